@@ -1,0 +1,139 @@
+"""Typed settings that the runtime obeys and a bundle's manifest carries.
+
+The defaults are those of the published `ytvis19_r50` configuration (IDOL_SPEC §1, §4).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from idol_runtime.errors import ConfigError
+
+__all__ = ["AssociationConfig", "Preprocessing", "VideoConfig"]
+
+
+def _require_share(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"{owner}.{name} must lie between 0 and 1, got {value}")
+
+
+@dataclass(frozen=True)
+class AssociationConfig:
+    """How the queries of one frame become detections, and detections tracks (IDOL_SPEC §4).
+
+    Attributes:
+        select_score: a query becomes a candidate when its best class score is above this.
+        box_nms_iou: class-wise box NMS suppresses above this IoU.
+        mask_nms_iou: class-agnostic mask NMS suppresses above this IoU (0.3 in the OVIS presets).
+        init_score: score above which a detection starts a track when no track exists.
+        new_track_score: score above which an unmatched detection starts a track (0.3 for OVIS).
+        match_score: a match needs a (weighted) bi-softmax above this.
+        matching: `embedding`, IDOL's bi-softmax; or `multi_cue`, MaskTrack R-CNN's
+            log p + log s + 2 IoU + 10 [same class], the baseline that the paper compares with.
+        temporal: what stands for a track: `published` weighs its last embeddings by score + t/n (t = n the
+            newest), `paper` by tau + T/t (t = 1 the newest), `score` by the score alone, and `momentum`
+            keeps one running embedding instead.
+        frame_weight: on rows with several candidates, weigh by how often each track was seen.
+        memory_length: embeddings kept per track; the paper's T.
+        tau: the paper's constant in its temporal weight.
+        momentum: share of the new embedding in the running one.
+        max_age: a track unseen for this many frames is forgotten, and its id never returns.
+    """
+
+    select_score: float = 0.1
+    box_nms_iou: float = 0.9
+    mask_nms_iou: float = 0.5
+    init_score: float = 0.2
+    new_track_score: float = 0.2
+    match_score: float = 0.5
+    matching: Literal["embedding", "multi_cue"] = "embedding"
+    temporal: Literal["published", "paper", "score", "momentum"] = "published"
+    frame_weight: bool = True
+    memory_length: int = 3
+    tau: float = 0.5
+    momentum: float = 0.8
+    max_age: int = 10
+
+    def __post_init__(self) -> None:
+        _require_share(
+            "association",
+            select_score=self.select_score,
+            box_nms_iou=self.box_nms_iou,
+            mask_nms_iou=self.mask_nms_iou,
+            init_score=self.init_score,
+            new_track_score=self.new_track_score,
+            match_score=self.match_score,
+            momentum=self.momentum,
+        )
+        if self.memory_length < 1 or self.max_age < 1:
+            raise ConfigError("association.memory_length and association.max_age must be at least 1")
+        if self.tau < 0:
+            raise ConfigError(f"association.tau must not be negative, got {self.tau}")
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """How the frames of a track become a video's results (IDOL_SPEC §4, "Video result").
+
+    Attributes:
+        class_score: with `multi_class`, every class whose score over the track is above this is a result.
+        multi_class: one result per such class; False: one per track, its best class.
+        temporal_score: `mean` or `max` of the class scores over the frames where the track was seen.
+    """
+
+    class_score: float = 0.05
+    multi_class: bool = True
+    temporal_score: Literal["mean", "max"] = "mean"
+
+    def __post_init__(self) -> None:
+        _require_share("video", class_score=self.class_score)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a source frame to the network's input (IDOL_SPEC §2).
+
+    Attributes:
+        short_side: the frame's shorter side is resized to this many pixels; None: no resizing.
+        max_side: ... unless its longer side would pass this.
+        mean: per channel, RGB, in 0..255.
+        std: per channel, RGB, in 0..255.
+        size_divisor: zero padding at the right and bottom makes both sides multiples of this.
+    """
+
+    short_side: int | None = 480
+    max_side: int = 1333
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    size_divisor: int = 32
+
+    def __post_init__(self) -> None:
+        if self.short_side is not None and self.short_side < 1:
+            raise ConfigError(f"short side must be positive, got {self.short_side}")
+        if self.max_side < 1 or self.size_divisor < 1:
+            raise ConfigError("max side and size divisor must be positive")
+        if min(self.std) <= 0:
+            raise ConfigError(f"std must be positive, got {self.std}")
+
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        """Un-padded (height, width) of the network input for a frame of this size, in pixels.
+
+        The published `ResizeShortestEdge`: 360x640 becomes 480x853 with a short side of 480.
+        """
+        if self.short_side is None:
+            return height, width
+        scale = self.short_side / min(height, width)
+        if height < width:
+            new_height, new_width = float(self.short_side), scale * width
+        else:
+            new_height, new_width = scale * height, float(self.short_side)
+        longer = max(new_height, new_width)
+        if longer > self.max_side:
+            scale = self.max_side / longer
+            new_height, new_width = new_height * scale, new_width * scale
+        return int(new_height + 0.5), int(new_width + 0.5)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Padded (height, width) of a network input whose un-padded size is given, in pixels."""
+        divisor = self.size_divisor
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor

@@ -1,0 +1,80 @@
+"""Every error a user can meet, in one tree.
+
+    IdolError                      base of all; the command line prints it as one line and exits with 2
+    ├── ConfigError                an option, preset or class list that cannot be
+    ├── CheckpointError            a weight file that is broken, unsafe, or of another network
+    ├── BundleError                an .idol file that is broken, tampered with, or of a newer schema
+    ├── SourceError                a video, image folder, camera or stream that cannot be read
+    ├── FrameError                 one frame of the wrong type, depth or size
+    ├── OutputError                a place that cannot be written
+    ├── BackendError               an inference engine that is missing, refuses the graph, or answers wrongly
+    ├── ParityError                an artefact that differs from PyTorch beyond its tolerance; names the stage
+    └── MissingDependencyError     an optional package that is not installed; names the extra that brings it
+"""
+
+from idol_plugins.errors import IdolError
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "CheckpointError",
+    "ConfigError",
+    "FrameError",
+    "IdolError",
+    "MissingDependencyError",
+    "OutputError",
+    "ParityError",
+    "SourceError",
+]
+
+
+class ConfigError(IdolError):
+    """An option, preset or class list that cannot be."""
+
+
+class CheckpointError(IdolError):
+    """A weight file that is broken, unsafe, or of another network."""
+
+
+class BundleError(IdolError):
+    """An `.idol` file that is broken, tampered with, or of a newer schema."""
+
+
+class SourceError(IdolError):
+    """A video, image folder, camera or stream that cannot be read."""
+
+
+class FrameError(IdolError):
+    """One frame of the wrong type, depth or size."""
+
+
+class OutputError(IdolError):
+    """A place that cannot be written."""
+
+
+class BackendError(IdolError):
+    """An inference engine that is missing, refuses the graph, or answers wrongly."""
+
+
+class ParityError(IdolError):
+    """An artefact that differs from PyTorch beyond its tolerance.
+
+    Attributes:
+        stage: name of the first stage out of tolerance.
+    """
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class MissingDependencyError(IdolError):
+    """An optional package that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed; install it with: "
+            f"pip install 'idol-deploy[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
