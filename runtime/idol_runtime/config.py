@@ -3,12 +3,12 @@
 The defaults are those of the published `ytvis19_r50` configuration (IDOL_SPEC §1, §4).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from idol_runtime.errors import ConfigError
 
-__all__ = ["AssociationConfig", "Preprocessing", "VideoConfig"]
+__all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "VideoConfig"]
 
 
 def _require_share(owner: str, **values: float) -> None:
@@ -137,3 +137,32 @@ class Preprocessing:
         """Padded (height, width) of a network input whose un-padded size is given, in pixels."""
         divisor = self.size_divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class: its name, and its id in the data set's own annotation files (1-based there, with gaps in COCO)."""
+
+    name: str
+    dataset_id: int
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """All that a pipeline needs to know besides the network: what goes in, how tracks form, what comes out."""
+
+    categories: tuple[Category, ...]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    association: AssociationConfig = field(default_factory=AssociationConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+
+    def __post_init__(self) -> None:
+        if not self.categories:
+            raise ConfigError("a network needs at least one category")
+        if len({category.dataset_id for category in self.categories}) != len(self.categories):
+            raise ConfigError("two categories share a data set id")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the network's class logits."""
+        return tuple(category.name for category in self.categories)

@@ -1,0 +1,155 @@
+"""ONNX Runtime, on a CPU or through CUDA."""
+
+import importlib.metadata
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.errors import BackendError, MissingDependencyError
+
+__all__ = ["OnnxRuntimeBackend", "import_onnxruntime", "open_session", "run_session"]
+
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+_QUIET = 3  # errors only: warnings about constant folding are of no use to anyone here
+
+
+def import_onnxruntime() -> types.ModuleType:
+    """ONNX Runtime, if exactly one distribution of it is installed.
+
+    Raises:
+        MissingDependencyError: none is.
+        BackendError: both are; they overwrite each other's files.
+    """
+    installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
+    if len(installed) > 1:
+        raise BackendError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; keep one: "
+            "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'idol-deploy[cpu]' or "
+            "'idol-deploy[gpu]'"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "cpu", "running the network") from error
+    return onnxruntime  # type: ignore[no-any-return, unused-ignore]
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) -> Any:  # noqa: ANN401
+    """An `onnxruntime.InferenceSession` on exactly the device asked for; it never falls back to another.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+        BackendError: the device is not there, or the graph is refused.
+    """
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _QUIET
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    providers = _providers(runtime, device)
+    try:
+        session = runtime.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own, undeclared types
+        raise BackendError(f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}") from error
+    if session.get_providers()[0] != _provider_name(providers[0]):
+        raise BackendError(f"ONNX Runtime could not start on {device}; check its driver, or use --device cpu")
+    return session
+
+
+def _providers(runtime: types.ModuleType, device: str) -> list[str | tuple[str, dict[str, str]]]:
+    kind, _, index = device.partition(":")
+    if kind == "cpu" and not index:
+        return ["CPUExecutionProvider"]
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise BackendError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        raise BackendError(
+            "this ONNX Runtime has no CUDA; replace it: pip uninstall onnxruntime, then "
+            "pip install 'idol-deploy[gpu]'"
+        )
+    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+
+
+def _provider_name(provider: str | tuple[str, dict[str, str]]) -> str:
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
+def run_session(
+    session: Any,  # noqa: ANN401
+    names: Sequence[str],
+    images: NDArray[np.uint8],  # [N, h, w, 3]
+) -> Mapping[str, NDArray[np.float32]]:
+    """Named outputs of the graph for these frames.
+
+    Raises:
+        BackendError: ONNX Runtime failed; out of memory, for instance.
+    """
+    try:
+        outputs = session.run(list(names), {"image": images})
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own, undeclared types
+        raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from error
+    return dict(zip(names, outputs, strict=True))
+
+
+class OnnxRuntimeBackend:
+    """The bundle's graph in an ONNX Runtime session."""
+
+    def __init__(self, session: Any, device: str, network_size: tuple[int, int]) -> None:  # noqa: ANN401
+        self._session = session
+        self._device = device
+        self._network_size = network_size
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> "OnnxRuntimeBackend":
+        """Load the graph, and check that it has the inputs and outputs that the manifest names.
+
+        Raises:
+            BackendError: it does not, or the graph or the device is refused.
+        """
+        session = open_session(bundle.graph(), device, threads)
+        found = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
+        promised = [tensor.name for tensor in (*bundle.manifest.inputs, *bundle.manifest.outputs)]
+        if found != promised or not set(OUTPUT_NAMES) <= set(found):
+            raise BackendError(f"{bundle.path}: the graph has {found}, its manifest promises {promised}")
+        return cls(session, device, bundle.manifest.network_size)
+
+    @property
+    def name(self) -> str:
+        """Engine and device."""
+        return f"onnxruntime ({self._device})"
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """(h, w) of the frames it takes."""
+        return self._network_size
+
+    def infer(
+        self,
+        images: NDArray[np.uint8],  # [N, h, w, 3]
+    ) -> list[NetworkOutput]:
+        """Run the network; one output per frame."""
+        outputs = run_session(self._session, OUTPUT_NAMES, images)
+        return [
+            NetworkOutput(**{name: values[i] for name, values in outputs.items()}) for i in range(len(images))
+        ]
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None

@@ -1,0 +1,316 @@
+"""The `.idol` bundle: one zip file with the graph and everything needed to run it and to trust it.
+
+    manifest.json   what it is: schema version, preset, classes, preprocessing, thresholds, shapes, hashes
+    model.onnx      the network
+    canary.npz      a golden frame and what PyTorch answers to it
+    parity.json     the certificate: PyTorch against this graph, stage by stage, down to track ids
+
+The SHA-256 of the manifest is the zip's comment; the manifest holds those of the others. Nothing is
+unpickled and nothing is extracted to disk. docs/bundle.md describes the format.
+"""
+
+import hashlib
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_runtime.config import StreamConfig
+from idol_runtime.errors import BundleError, ConfigError
+from idol_runtime.files import replacing
+
+__all__ = [
+    "CANARY",
+    "GRAPH",
+    "OUTPUT_NAMES",
+    "PARITY",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "Canary",
+    "Certificate",
+    "Manifest",
+    "Member",
+    "StageError",
+    "TensorInfo",
+    "sha256",
+    "write_bundle",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST, GRAPH, CANARY, PARITY = "manifest.json", "model.onnx", "canary.npz", "parity.json"
+OUTPUT_NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
+
+_MIB = 2**20
+# A protobuf cannot pass 2 GiB; the others are far below these in any bundle that we write.
+_MAX_BYTES = {MANIFEST: 4 * _MIB, GRAPH: 2048 * _MIB, CANARY: 256 * _MIB, PARITY: 16 * _MIB}
+_BROKEN = "export it again, or download it again"
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Size and hash of one file in the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An input or output of the graph; a dimension of -1 is the batch, free at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row of the certificate: the largest relative error of a stage over all verified frames."""
+
+    stage: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number within the tolerance."""
+        return self.error <= self.tolerance
+
+
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was compared with PyTorch, on how many frames, and how close it came."""
+
+    stages: tuple[StageError, ...]
+    frames: int
+    detections: int
+    identities: int
+    near_ties: int
+    source: str
+    backend: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every stage holds."""
+        return bool(self.stages) and all(stage.passed for stage in self.stages)
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a bundle is.
+
+    Attributes:
+        schema_version: of the bundle format.
+        preset: the configuration that the weights belong to.
+        stream: categories, preprocessing, thresholds and association.
+        frame_size: (H, W) of the source that the graph was made for, in pixels.
+        network_size: (h, w) of its input before padding.
+        padded_size: (h, w) that the network sees.
+        dynamic_batch: whether several frames can go in at once.
+        precision: of the graph's arithmetic.
+        inputs: of the graph.
+        outputs: of the graph.
+        weights_sha256: hash of the weights, equal for every container that holds the same.
+        members: the other files in the bundle.
+        versions: of the packages that made it.
+        created: time of export, ISO 8601, UTC.
+        note: shown as a caption on annotated videos; `untrained weights`, for instance.
+    """
+
+    schema_version: int
+    preset: str
+    stream: StreamConfig
+    frame_size: tuple[int, int]
+    network_size: tuple[int, int]
+    padded_size: tuple[int, int]
+    dynamic_batch: bool
+    precision: Literal["fp32"]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    weights_sha256: str
+    members: dict[str, Member]
+    versions: dict[str, str]
+    created: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A golden frame and PyTorch's answer to it.
+
+    Attributes:
+        frame: [H, W, 3] uint8 RGB.
+        outputs: by name, without the batch dimension.
+    """
+
+    frame: NDArray[np.uint8]
+    outputs: Mapping[str, NDArray[np.float32]]
+
+    def to_bytes(self) -> bytes:
+        """As an npz archive."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, frame=self.frame, **dict(self.outputs))
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "Canary":
+        """Read what `to_bytes` wrote; never unpickles."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            outputs = {name: np.asarray(archive[name], np.float32) for name in OUTPUT_NAMES}
+            return Canary(frame=np.asarray(archive["frame"], np.uint8), outputs=outputs)
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle, whole or not at all.
+
+    Args:
+        path: where to.
+        manifest: its `members` are filled in here.
+        members: the bytes of `model.onnx`, `canary.npz` and `parity.json`.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    listing = {name: Member(bytes=len(data), sha256=sha256(data)) for name, data in members.items()}
+    manifest = msgspec.structs.replace(manifest, members=listing)
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = sha256(encoded).encode()
+        for name, data in {MANIFEST: encoded, **members}.items():
+            archive.writestr(name, data)
+    return manifest
+
+
+class Bundle:
+    """An open bundle, every file of it checked against its hash before it is handed out.
+
+    Example:
+        with Bundle.open("model.idol") as bundle:
+            print(bundle.manifest.preset)
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+        self.path = path
+        self._archive = archive
+        self.manifest = self._read_manifest()
+        self.certificate = self._read_certificate()
+
+    @staticmethod
+    def open(path: str | Path) -> "Bundle":
+        """Open and validate.
+
+        Raises:
+            BundleError: not a bundle, broken, tampered with, of a newer schema, or without a passed
+                certificate.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise BundleError(f"{path} does not exist; write one with: idol-deploy export")
+        try:
+            archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise BundleError(f"{path} is not an .idol bundle or is cut short ({error}); {_BROKEN}") from error
+        try:
+            return Bundle(archive, path)
+        except BaseException:
+            archive.close()
+            raise
+
+    def __enter__(self) -> "Bundle":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._archive.close()
+
+    def graph(self) -> bytes:
+        """The ONNX graph."""
+        return self._member(GRAPH)
+
+    def canary(self) -> Canary:
+        """The golden frame with its expected outputs."""
+        data = self._member(CANARY)
+        try:
+            canary = Canary.from_bytes(data)
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{self.path}: {CANARY} cannot be read ({error}); {_BROKEN}") from error
+        if canary.frame.shape != (*self.manifest.frame_size, 3):
+            raise BundleError(f"{self.path}: the golden frame is not {self.manifest.frame_size}; {_BROKEN}")
+        return canary
+
+    def _read_manifest(self) -> Manifest:
+        self._check_names()
+        encoded = self._read(MANIFEST)
+        if sha256(encoded) != self._archive.comment.decode("ascii", "replace"):
+            raise BundleError(f"{self.path}: {MANIFEST} was changed after it was written; {_BROKEN}")
+        version = _decode(encoded, _SchemaOnly, self.path).schema_version
+        if version != SCHEMA_VERSION:
+            fix = "upgrade idol-deploy" if version > SCHEMA_VERSION else "export it again"
+            raise BundleError(
+                f"{self.path} has bundle schema {version}, this idol-deploy reads {SCHEMA_VERSION}; {fix}"
+            )
+        manifest = _decode(encoded, Manifest, self.path)
+        if set(manifest.members) != set(_MAX_BYTES) - {MANIFEST}:
+            raise BundleError(f"{self.path}: the manifest lists {sorted(manifest.members)}; {_BROKEN}")
+        return manifest
+
+    def _read_certificate(self) -> Certificate:
+        certificate = _decode(self._member(PARITY), Certificate, self.path)
+        failed = [stage.stage for stage in certificate.stages if not stage.passed]
+        if failed or not certificate.passed:
+            raise BundleError(
+                f"{self.path} was never shown to equal PyTorch (failed: {', '.join(failed) or 'nothing tested'}); "
+                "export it again"
+            )
+        return certificate
+
+    def _check_names(self) -> None:
+        names = [info.filename for info in self._archive.infolist()]
+        if sorted(names) != sorted(_MAX_BYTES):
+            odd = sorted(set(names) ^ set(_MAX_BYTES)) or sorted(names)
+            raise BundleError(f"{self.path} is not an .idol bundle: unexpected or missing {odd[:5]}; {_BROKEN}")
+
+    def _member(self, name: str) -> bytes:
+        data, expected = self._read(name), self.manifest.members[name]
+        if len(data) != expected.bytes or sha256(data) != expected.sha256:
+            raise BundleError(f"{self.path}: {name} was changed after it was written; {_BROKEN}")
+        return data
+
+    def _read(self, name: str) -> bytes:
+        limit = _MAX_BYTES[name]
+        try:
+            with self._archive.open(name) as member:
+                # The size in the zip's header may lie; one byte beyond the limit is enough to know.
+                data = member.read(limit + 1)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            raise BundleError(f"{self.path}: {name} cannot be read ({error}); {_BROKEN}") from error
+        if len(data) > limit:
+            raise BundleError(f"{self.path}: {name} is larger than {limit // _MIB} MiB; {_BROKEN}")
+        return data
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema_version: int
+
+
+def _decode(data: bytes, kind: type[Any], path: Path) -> Any:  # noqa: ANN401 - msgspec's own signature
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, ConfigError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: {kind.__name__.strip('_').lower()} is not valid ({error}); {_BROKEN}") from error

@@ -1,0 +1,52 @@
+"""Files that are whole or absent: written under a temporary name beside their target, then renamed."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from idol_runtime.errors import OutputError
+
+__all__ = ["replacing", "writable_target"]
+
+
+def writable_target(path: str | Path) -> Path:
+    """Check that a file can be written at `path`, before any work is done for it.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or `path` is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder; give a file name")
+    folder = target.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {target}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise OutputError(f"cannot write {target}: permission denied; choose another place")
+    return target
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path with the target's suffix; it becomes the target on success and vanishes on failure.
+
+    Raises:
+        OutputError: the target cannot be written, or the disk is full.
+    """
+    target = writable_target(path)
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp made it private; the finished file gets the permissions any new file would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,197 @@
+"""Frame in, tracked instances out: the whole runtime behind one `step`.
+
+    with Pipeline.open("model.idol") as pipeline:
+        for result in pipeline.stream("clip.mp4"):
+            print(result.index, result.ids, result.scores)
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from idol_runtime.association import NO_TRACK, Tracker
+from idol_runtime.backends import Backend, open_backend
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary
+from idol_runtime.config import StreamConfig
+from idol_runtime.detection import Detections, detect
+from idol_runtime.errors import BackendError, FrameError
+from idol_runtime.frames import check_frame
+from idol_runtime.preprocess import Placement, letterbox, resize
+from idol_runtime.results import FrameResult
+from idol_runtime.sources import open_source
+
+__all__ = ["CANARY_TOLERANCE", "Pipeline", "replay_canary"]
+
+# fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 and more.
+CANARY_TOLERANCE = 1e-3
+
+
+def replay_canary(backend: Backend, canary: Canary) -> None:
+    """Run the golden frame, from its resize to the network's six outputs, and compare with PyTorch's answer.
+
+    Raises:
+        BackendError: the backend answers wrongly; names the output.
+    """
+    size = backend.network_size or canary.frame.shape[:2]
+    output = backend.infer(resize(canary.frame, size)[None])[0]
+    for name in OUTPUT_NAMES:
+        expected, answer = canary.outputs[name], getattr(output, name)
+        if answer.shape != expected.shape:
+            raise BackendError(f"{backend.name}: {name} has shape {answer.shape}, expected {expected.shape}")
+        error = float(np.linalg.norm(answer - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+        if not error <= CANARY_TOLERANCE:
+            raise BackendError(
+                f"{backend.name} answers wrongly on the golden frame: {name} is off by {error:.1e} "
+                f"(allowed {CANARY_TOLERANCE:.0e}); use another backend or device, or another version of it"
+            )
+
+
+class Pipeline:
+    """A network and a tracker on one stream of frames.
+
+    Memory does not grow with the stream: the tracker holds the tracks of the last ten frames.
+    """
+
+    def __init__(self, backend: Backend, config: StreamConfig, *, fit: bool = False) -> None:
+        """Join a backend and a tracker; `open` does this from a bundle.
+
+        Args:
+            backend: runs the network. Closed with the pipeline.
+            config: preprocessing, thresholds and association.
+            fit: letterbox frames whose shape the network was not made for, instead of refusing them.
+        """
+        self.backend = backend
+        self.config = config
+        self.fit = fit
+        self.note = ""
+        self._tracker = Tracker(config.association)
+        self._index = 0
+        self._frame_size: tuple[int, int] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        *,
+        backend: str = "auto",
+        device: str = "cpu",
+        threads: int | None = None,
+        canary: bool = True,
+        fit: bool = False,
+    ) -> "Pipeline":
+        """Open a bundle, check it, load it, and see the golden frame answered rightly.
+
+        Args:
+            bundle: path of the `.idol` file.
+            backend: inference engine, or `auto`.
+            device: `cpu`, or `cuda` or `cuda:N` where the engine has it.
+            threads: CPU threads; None: as many as the engine likes.
+            canary: replay the golden frame; turn off only what you have checked otherwise.
+            fit: letterbox frames whose shape the network was not made for, instead of refusing them.
+
+        Raises:
+            BundleError: broken, tampered with, or of a newer schema.
+            MissingDependencyError: the engine is not installed.
+            BackendError: the engine refuses the graph or the device, or answers wrongly.
+        """
+        with Bundle.open(bundle) as opened:
+            golden = opened.canary()
+            engine = open_backend(opened, backend, device, threads)
+            try:
+                if canary:
+                    replay_canary(engine, golden)
+            except BaseException:
+                engine.close()
+                raise
+            pipeline = cls(engine, opened.manifest.stream, fit=fit)
+            pipeline.note = opened.manifest.note
+            return pipeline
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the backend."""
+        self.backend.close()
+
+    def reset(self) -> None:
+        """Start a new video: forget all tracks, number identities and frames from 0 again."""
+        self._tracker.reset()
+        self._index = 0
+        self._frame_size = None
+
+    def step(self, frame: object) -> FrameResult:
+        """Process the next frame of the stream.
+
+        Args:
+            frame: [H, W, 3] uint8, RGB.
+
+        Raises:
+            FrameError: the frame is of the wrong type or depth, of a size that the network was not made for,
+                or of another size than the frames before.
+            BackendError: the inference engine failed.
+        """
+        image, placement = self._prepare(frame)
+        detections = detect(self.backend.infer(image[None])[0], self.config.association)
+        ids = self._tracker.update(
+            detections.scores, detections.labels, detections.boxes, detections.embeddings
+        )
+        result = self._result(detections, ids, placement)
+        self._index += 1
+        return result
+
+    def stream(
+        self, source: str | int | Path, *, stride: int = 1, max_frames: int | None = None
+    ) -> Iterator[FrameResult]:
+        """Reset, then process a video file, image folder or glob, camera index or URL frame by frame.
+
+        Raises:
+            SourceError: the source cannot be read.
+            FrameError: a frame cannot be processed; see `step`.
+        """
+        self.reset()
+        with open_source(source, stride=stride, max_frames=max_frames) as frames:
+            for frame in frames:
+                yield self.step(frame.image)
+
+    def _prepare(self, frame: object) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Placement]:
+        image = check_frame(frame, name=f"frame {self._index}")
+        size = (image.shape[0], image.shape[1])
+        if self._frame_size not in (None, size):
+            raise FrameError(
+                f"frame {self._index} is {size[0]}x{size[1]}, those before were "
+                f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"  # type: ignore[index]
+            )
+        self._frame_size = size
+        wanted = self.config.preprocessing.network_size(*size)
+        taken = self.backend.network_size or wanted
+        if wanted == taken:
+            return resize(image, taken), Placement(frame=size, network=taken, content=taken)
+        if not self.fit:
+            raise FrameError(
+                f"a frame of {size[0]}x{size[1]} becomes {wanted[0]}x{wanted[1]}, this bundle's network takes "
+                f"{taken[0]}x{taken[1]}; letterbox it with --fit (fit=True), or export with "
+                f"--frame-size {size[0]}x{size[1]}"
+            )
+        return letterbox(image, taken, self.config.preprocessing.mean)
+
+    def _result(self, found: Detections, ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]], placement: Placement) -> FrameResult:
+        tracked = ids != NO_TRACK
+        return FrameResult(
+            index=self._index,
+            ids=ids[tracked],
+            labels=found.labels[tracked],
+            scores=found.scores[tracked],
+            class_scores=found.class_scores[tracked],
+            boxes_xyxy=placement.boxes_to_frame(found.boxes[tracked]),
+            mask_logits=found.mask_logits[tracked],
+            placement=placement,
+            class_names=self.config.class_names,
+        )
