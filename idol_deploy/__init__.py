@@ -1,0 +1,3 @@
+"""Network, presets, checkpoints and reference weights of IDOL."""
+
+__all__: list[str] = []

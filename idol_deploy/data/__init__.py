@@ -1,0 +1,3 @@
+"""Data sets: their categories, annotations and augmentations."""
+
+__all__: list[str] = []

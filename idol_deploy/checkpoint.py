@@ -1,0 +1,331 @@
+"""Reads and writes checkpoints: published IDOL files, and safetensors in the same layout.
+
+Reading never runs code from the file, converts half precision to float32, and is strict: every tensor must be
+there, fit and be finite. A file of another network is named by the presets that it does fit.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from idol_deploy.config import PRESETS, IdolConfig
+from idol_deploy.layout import (
+    KeyTable,
+    alias_of,
+    canonical_name,
+    fitting_presets,
+    is_position_index,
+    key_table,
+    position_indices,
+    published_names,
+    published_state,
+    weights_hash,
+)
+from idol_deploy.model.idol import Idol
+from idol_runtime.errors import CheckpointError, OutputError
+
+__all__ = [
+    "CheckpointInfo",
+    "inspect_checkpoint",
+    "load_checkpoint",
+    "published_names",
+    "save_checkpoint",
+    "weights_hash",
+]
+
+_FORMAT = "idol-deploy checkpoint"
+_FORMAT_VERSION = "1"
+_SHOWN = 8
+_Path: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint file holds.
+
+    Attributes:
+        kind: `torch` or `safetensors`.
+        presets: presets whose network the weights fit; several, where only class names differ.
+        classes: number of classes, None when it has no class head.
+        tensors: number of weights, each counted once.
+        parameters: number of values in them.
+        size: of the file, in bytes.
+        sha256: of the file.
+        weights: `weights_hash` of the weights, the same in either kind of file.
+        metadata: what the file says of itself; empty for torch files.
+    """
+
+    kind: str
+    presets: tuple[str, ...]
+    classes: int | None
+    tensors: int
+    parameters: int
+    size: int
+    sha256: str
+    weights: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _File:
+    kind: str
+    state: dict[str, Tensor]
+    metadata: Mapping[str, str]
+
+
+def load_checkpoint(path: _Path, config: IdolConfig) -> Idol:
+    """The network of `config` with the weights of a file, in evaluation mode, float32, on the CPU.
+
+    Args:
+        path: a published checkpoint (`{"model": ...}` or the bare dictionary), or safetensors in that layout.
+        config: the network that the file must fit.
+
+    Raises:
+        CheckpointError: no such file; not a checkpoint; truncated; holds pickled code; keys missing, unknown
+            or of the wrong shape; shared tensors that differ; values that are not finite.
+    """
+    path = Path(path)
+    state = _merge_aliases(_read(path).state, path)
+    _check_keys(state, config, path)
+    _check_position_indices(state, config, path)
+    state.update(position_indices(config))
+    with torch.device("meta"):
+        model = Idol(config)
+    weights = {name: _as_weight(key, state[key], path) for name, key in published_names(model).items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def save_checkpoint(path: _Path, model: Idol, config: IdolConfig) -> None:
+    """Writes safetensors in the published key layout, shared tensors once; replaces the file at once or not.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in published_state(model).items()}
+    metadata = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "config": config.name,
+        "classes": json.dumps(config.classes),
+        "package_version": importlib.metadata.version("idol-deploy"),
+    }
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            save_file(state, temporary, metadata=metadata)
+            os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"cannot write {path}: {error}; choose a writable folder with free space"
+        ) from error
+
+
+def inspect_checkpoint(path: _Path) -> CheckpointInfo:
+    """Describes a checkpoint without building a network.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, truncated, or pickled code.
+    """
+    path = Path(path)
+    file = _read(path)
+    state = _merge_aliases(file.state, path)
+    weights = {key: tensor for key, tensor in state.items() if not is_position_index(key)}
+    head = state.get("detr.detr.class_embed.0.weight")
+    with path.open("rb") as stream:
+        digest = _file_digest(stream.read)
+    return CheckpointInfo(
+        kind=file.kind,
+        presets=fitting_presets(_shapes(state)),
+        classes=None if head is None or head.ndim == 0 else head.shape[0],
+        tensors=len(weights),
+        parameters=sum(tensor.numel() for tensor in weights.values()),
+        size=path.stat().st_size,
+        sha256=digest,
+        weights=weights_hash(weights),
+        metadata=file.metadata,
+    )
+
+
+def _file_digest(read: Callable[[int], bytes]) -> str:
+    digest = hashlib.sha256()
+    for block in iter(functools.partial(read, 1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> _File:
+    """The tensors of a file under their published keys, as stored."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(9)
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    return _File("torch", _tensors(_unpickle(path, head), path), {})
+
+
+def _read_safetensors(path: Path) -> _File:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is a broken or truncated safetensors file ({error}); fetch it again"
+        ) from error
+    if metadata.get("format") == _FORMAT and metadata.get("format_version") != _FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {metadata.get('format_version')}, this version reads "
+            f"{_FORMAT_VERSION}; upgrade idol-deploy"
+        )
+    return _File("safetensors", state, metadata)
+
+
+def _unpickle(path: Path, head: bytes) -> object:
+    zipped = head[:4] == b"PK\x03\x04"
+    if not zipped and head[:1] != b"\x80":
+        raise CheckpointError(
+            f"{path} is not a checkpoint; give a published IDOL .pth or a .safetensors file"
+        )
+    try:
+        contents: object = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        if "weights_only" not in str(error) and "Unsupported" not in str(error):
+            raise CheckpointError(_broken(path)) from error
+        raise CheckpointError(
+            f"{path} holds pickled code beside its tensors, which is not run; if you trust its origin, load "
+            'it with torch yourself and save {"model": state_dict} alone'
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
+        raise CheckpointError(_broken(path)) from error
+    return contents
+
+
+def _broken(path: Path) -> str:
+    return f"{path} is broken or truncated ({path.stat().st_size} bytes); fetch it again and compare its size"
+
+
+def _tensors(contents: object, path: Path) -> dict[str, Tensor]:
+    """The dictionary of tensors in a torch file, bare or under "model"."""
+    if isinstance(contents, Mapping) and isinstance(contents.get("model"), Mapping):
+        contents = contents["model"]
+    if not isinstance(contents, Mapping) or not contents:
+        raise CheckpointError(
+            f"{path} holds no state dictionary ({type(contents).__name__} instead); save the weights as "
+            '{"model": model.state_dict()}'
+        )
+    strangers = [key for key, value in contents.items() if not isinstance(key, str) or not _is_dense(value)]
+    if strangers:
+        raise CheckpointError(
+            f"{path}: {_listing(map(str, strangers))} not plain tensors under names; save "
+            '{"model": model.state_dict()}'
+        )
+    return dict(contents)
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+
+
+def _merge_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Each shared tensor once, under its canonical key; two copies must agree."""
+    merged: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        first = merged.setdefault(canonical_name(key), tensor)
+        if first is not tensor and not _equal(first, tensor):
+            name = canonical_name(key)
+            raise CheckpointError(
+                f"{path}: {name} and {alias_of(name)} are one shared tensor, but their values differ; the "
+                "file was edited or belongs to another network"
+            )
+    return merged
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    # NaN counts as equal here: its own check names it better.
+    return first.shape == second.shape and bool(torch.isclose(first, second, 0, 0, equal_nan=True).all())
+
+
+def _shapes(state: Mapping[str, Tensor]) -> KeyTable:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def _check_keys(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> None:
+    wanted, found = key_table(config), _shapes(state)
+    missing = [key for key in wanted if key not in found and not is_position_index(key)]
+    unknown = [key for key in found if key not in wanted]
+    misshapen = [
+        f"{key} {list(found[key])} instead of {list(shape)}"
+        for key, shape in wanted.items()
+        if found.get(key, shape) != shape
+    ]
+    if not (missing or unknown or misshapen):
+        return
+    faults = [
+        f"{what}: {_listing(keys)}"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen))
+        if keys
+    ]
+    raise CheckpointError(f"{path} does not fit {config.name}: {_advice(found)}; {'; '.join(faults)}")
+
+
+def _listing(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    more = f", … ({len(keys)} in all)" if len(keys) > _SHOWN else f" ({len(keys)})"
+    return ", ".join(keys[:_SHOWN]) + more
+
+
+def _advice(found: KeyTable) -> str:
+    fitting = fitting_presets(found)
+    if fitting:
+        return f"this file fits preset {' or '.join(fitting)}"
+    return f"it fits no preset, the nearest is {_nearest(found)}"
+
+
+def _nearest(found: KeyTable) -> str:
+    def distance(name: str) -> int:
+        return len(set(key_table(PRESETS[name]()).items()) ^ set(found.items()))
+
+    return min(PRESETS, key=distance)
+
+
+def _check_position_indices(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> None:
+    for key, index in position_indices(config).items():
+        if key in state and not torch.equal(state[key].long(), index):
+            raise CheckpointError(
+                f"{path}: {key} is not that of a window of {index.shape[0]} tokens; the file was edited"
+            )
+
+
+def _as_weight(key: str, tensor: Tensor, path: Path) -> Tensor:
+    """A copy that does not depend on the file: float32, or the integers of a position index."""
+    if is_position_index(key):
+        return tensor
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{path}: {key} holds {tensor.dtype}, not floating-point weights")
+    weight = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    if not bool(weight.isfinite().all()):
+        bad = int((~weight.isfinite()).sum())
+        raise CheckpointError(
+            f"{path}: {key} has {bad} values that are not finite; its training diverged, or the "
+            "file is damaged"
+        )
+    return weight

@@ -1,0 +1,139 @@
+"""Multi-scale deformable attention (Zhu et al. 2021; IDOL_SPEC §3.2).
+
+Letters: N images, Q queries, S tokens of all L levels, M heads of D channels, P points per head and level.
+Three layers, innermost first: `ms_deform_attn` samples and mixes; `deformable_attention` turns raw
+projections into locations and weights first; the module projects. Locations are (x, y) in shares of the
+padded map.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["AttentionCore", "DeformableAttention", "Shapes", "deformable_attention", "ms_deform_attn"]
+
+Shapes: TypeAlias = tuple[tuple[int, int], ...]
+AttentionCore: TypeAlias = Callable[[Tensor, Shapes, Tensor, Tensor, Tensor], Tensor]
+
+
+def ms_deform_attn(
+    value: Tensor,  # [N, S, M, D]
+    shapes: Shapes,
+    locations: Tensor,  # [N, Q, M, L, P, 2]
+    weights: Tensor,  # [N, Q, M, L, P]
+) -> Tensor:
+    """Weighted sum of bilinear samples, zero outside the maps.
+
+    Args:
+        value: what is sampled, all levels one after the other.
+        shapes: (h, w) per level.
+        locations: (x, y) in [0, 1] per level; 0 and 1 are the outer edges of the border cells.
+        weights: of the L * P samples.
+
+    Returns:
+        [N, Q, M * D].
+    """
+    N, _, M, D = value.shape
+    Q, P = locations.shape[1], locations.shape[4]
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [N*M, Q, L, P, 2]
+    samples = []
+    for level, (part, (h, w)) in enumerate(
+        zip(torch.split(value, [h * w for h, w in shapes], 1), shapes, strict=True)
+    ):
+        maps = part.permute(0, 2, 3, 1).reshape(N * M, D, h, w)
+        samples.append(F.grid_sample(maps, grids[:, :, level], padding_mode="zeros", align_corners=False))
+    mixed = torch.cat(samples, -1) * weights.transpose(1, 2).reshape(N * M, 1, Q, len(shapes) * P)
+    return mixed.sum(-1).reshape(N, M * D, Q).transpose(1, 2)
+
+
+def deformable_attention(
+    value: Tensor,  # [N, S, M, D]
+    shapes: Shapes,
+    offsets: Tensor,  # [N, Q, M, L, P, 2]
+    logits: Tensor,  # [N, Q, M, L * P]
+    reference: Tensor,  # [N or 1, Q, L, 2 or 4]
+) -> Tensor:
+    """Deformable attention from raw projections.
+
+    Args:
+        value: what is sampled, all levels one after the other.
+        shapes: (h, w) per level.
+        offsets: raw; in cells around a reference point, or in 1 / (2 P) of a reference box's sides.
+        logits: raw; softmax over the L * P samples.
+        reference: points (x, y), or boxes cxcywh, in shares of the padded map.
+
+    Returns:
+        [N, Q, M * D].
+    """
+    weights = logits.softmax(-1).reshape(offsets.shape[:-1])
+    centre = reference[:, :, None, :, None, :2]
+    if reference.shape[-1] == 2:
+        sides = offsets.new_tensor([[w, h] for h, w in shapes])
+        locations = centre + offsets / sides[:, None]
+    else:
+        points = offsets.shape[-2]
+        locations = centre + offsets / points * reference[:, :, None, :, None, 2:] * 0.5
+    return ms_deform_attn(value, shapes, locations, weights)
+
+
+class DeformableAttention(nn.Module):
+    """Attention of each query to a few learnt points of every level.
+
+    Attributes:
+        core: the arithmetic between the projections; `deformable_attention`, or an operator that agrees
+            with it.
+    """
+
+    def __init__(self, dim: int, levels: int, heads: int, points: int) -> None:
+        super().__init__()
+        self.levels, self.heads, self.points = levels, heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.core: AttentionCore = deformable_attention
+        self._reset()
+
+    def forward(
+        self,
+        query: Tensor,  # [N, Q, C]
+        reference: Tensor,  # [N or 1, Q, L, 2 or 4]
+        tokens: Tensor,  # [N, S, C]
+        shapes: Shapes,
+        padding: Tensor | None,  # [N or 1, S]
+    ) -> Tensor:
+        """Attends to `tokens`, whose padded ones count as zero.
+
+        Returns:
+            [N, Q, C].
+        """
+        N, Q, _ = query.shape
+        M, L, P = self.heads, self.levels, self.points
+        value = self.value_proj(tokens)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        value = value.reshape(*value.shape[:2], M, -1)
+        offsets = self.sampling_offsets(query).reshape(N, Q, M, L, P, 2)
+        logits = self.attention_weights(query).reshape(N, Q, M, L * P)
+        projected: Tensor = self.output_proj(self.core(value, shapes, offsets, logits, reference))
+        return projected
+
+    def _reset(self) -> None:
+        """At first, head h looks in direction h, its point p at distance p, all with equal weight."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack((angle.cos(), angle.sin()), -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        distance = torch.arange(1, self.points + 1)
+        ring = direction[:, None, None] * distance[None, None, :, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(ring.expand(-1, self.levels, -1, -1).flatten())
+        nn.init.zeros_(self.sampling_offsets.weight)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
