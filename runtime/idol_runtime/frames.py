@@ -1,0 +1,94 @@
+"""What a frame is, and the fix for everything that is not one.
+
+H, W: height and width of a frame in pixels. Channels are in RGB order.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_runtime.errors import FrameError
+
+__all__ = ["Frame", "RGBImage", "check_frame"]
+
+RGBImage: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a source.
+
+    Attributes:
+        index: position in the source, from 0; a stride skips indices.
+        time_s: seconds since the first frame.
+        image: [H, W, 3] uint8 RGB, contiguous.
+    """
+
+    index: int
+    time_s: float
+    image: RGBImage
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+def check_frame(array: object, *, name: str = "frame") -> RGBImage:
+    """Accept an RGB frame, and refuse anything else with the line that converts it.
+
+    Channel order cannot be seen in the values: a BGR frame passes, with its colours exchanged.
+
+    Args:
+        array: what should be [H, W, 3] uint8 RGB.
+        name: what the message calls it.
+
+    Returns:
+        The same pixels, contiguous; a copy only where they were not.
+
+    Raises:
+        FrameError: not a numpy array, of another type or shape, or without pixels.
+    """
+    if not isinstance(array, np.ndarray):
+        raise FrameError(
+            f"{name} must be an HxWx3 uint8 RGB numpy array, got {type(array).__name__}; "
+            f"convert with numpy.asarray({name})"
+        )
+    fix = _shape_fix(array, name) or _type_fix(array, name)
+    if fix:
+        shape = "x".join(map(str, array.shape)) or "no axes"
+        raise FrameError(f"{name} must be HxWx3 uint8 RGB, got {shape} {array.dtype}; {fix}")
+    return np.ascontiguousarray(array)
+
+
+def _shape_fix(array: NDArray[np.generic], name: str) -> str | None:
+    channels = array.shape[2] if array.ndim == 3 else None
+    if array.size == 0:
+        return "it holds no pixels: check that the reader succeeded"
+    if array.ndim == 2:
+        return f"convert with cv2.cvtColor({name}, cv2.COLOR_GRAY2RGB)"
+    if array.ndim == 4:
+        return f"pass the frames one by one: for image in {name}: ..."
+    if channels == 1:
+        return f"convert with numpy.repeat({name}, 3, axis=2)"
+    if channels == 4:
+        return f"drop the alpha channel with {name}[:, :, :3]"
+    if channels != 3 and array.ndim == 3 and array.shape[0] == 3:
+        return f"put the channels last with {name}.transpose(1, 2, 0)"
+    return None if channels == 3 else "pass an image with three channels"
+
+
+def _type_fix(array: NDArray[np.generic], name: str) -> str | None:
+    if array.dtype == np.uint8:
+        return None
+    if np.issubdtype(array.dtype, np.floating):
+        return f"values in 0..1 convert with (255 * {name}).round().astype('uint8')"
+    if array.dtype == np.uint16:
+        return f"convert with ({name} >> 8).astype('uint8')"
+    if array.dtype == np.bool_:
+        return f"convert with {name}.astype('uint8') * 255"
+    if np.issubdtype(array.dtype, np.integer):
+        return f"values in 0..255 convert with {name}.astype('uint8')"
+    return "pass 8-bit pixels"
