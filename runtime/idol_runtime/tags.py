@@ -10,7 +10,7 @@ __all__ = ["Rectangle", "TagWriter"]
 Rectangle: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two exclusive
 
 _TEXT_SHARE = 0.026  # of the frame's shorter side: the height of a capital
-_TEXT_PIXELS = (8, 40)
+_TEXT_PIXELS = (10, 40)
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> int:
@@ -36,6 +36,8 @@ class TagWriter:
         self._pixels: int = min(max(round(min(canvas.shape[:2]) * _TEXT_SHARE), smallest), largest)
         self._font = cv2.FONT_HERSHEY_DUPLEX
         self._scale = cv2.getFontScaleFromHeight(self._font, self._pixels, 1)
+        # OpenCV 5 writes with other letters than OpenCV 4, and each says how far they reach below the line.
+        self._descent: int = cv2.getTextSize("g", self._font, self._scale, 1)[1]
         self._margin = max(2, self._pixels // 3)
         self._taken: list[Rectangle] = []
 
@@ -67,19 +69,16 @@ class TagWriter:
         self._put(text, self._margin, self._height, (255, 255, 255))
 
     def _put(self, text: str, left: int, bottom: int, ink: tuple[int, int, int]) -> None:
-        origin = left + self._margin, bottom - self._margin - self._descent()
+        origin = left + self._margin, bottom - self._margin - self._descent
         self._cv2.putText(self._canvas, text, origin, self._font, self._scale, ink, 1, self._cv2.LINE_AA)
 
     def _text_width(self, text: str) -> int:
         size, _ = self._cv2.getTextSize(text, self._font, self._scale, 1)
         return int(size[0])
 
-    def _descent(self) -> int:
-        return max(1, self._pixels // 5)
-
     def _tag_size(self, text: str) -> tuple[int, int]:
         width = self._text_width(text) + 2 * self._margin
-        return width, self._pixels + self._descent() + 2 * self._margin
+        return width, self._pixels + self._descent + 2 * self._margin
 
     def _shortened(self, text: str) -> str:
         """The text, cut so that its tag fits the frame's width; empty where nothing fits."""
@@ -99,7 +98,7 @@ class TagWriter:
         ]
         best, least = (0, 0, width, height), width * height + 1
         for row in rows:
-            for column in (left, right - width):
+            for column in (left, right - width, left - width, right):
                 x = min(max(column, 0), self._width - width)
                 y = min(max(row, 0), self._height - height)
                 place = (x, y, x + width, y + height)

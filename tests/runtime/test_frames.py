@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
 from idol_runtime.errors import FrameError
 from idol_runtime.frames import Frame, check_frame
-from numpy.typing import NDArray
 
 GOOD = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
