@@ -101,14 +101,17 @@ def draw(
         _fill(cv2, canvas, instance)
     for instance in by_score:
         _outline(cv2, canvas, instance, line, boxes)
-    writer = TagWriter(cv2, canvas)
+    # In the order of identities, not of scores: a tag should not jump when two scores change places.
+    by_id = [instances[position] for position in np.argsort(result.ids, kind="stable")]
+    _write(TagWriter(cv2, canvas), by_id, caption)
+    return canvas
+
+
+def _write(writer: TagWriter, instances: list[_Instance], caption: str | None) -> None:
     if caption:
         writer.banner(caption)
-    # In the order of identities, not of scores: a tag should not jump when two scores change places.
-    for position in np.argsort(result.ids, kind="stable"):
-        instance = instances[position]
+    for instance in instances:
         writer.tag(instance.text, instance.colour, instance.extent or instance.box)
-    return canvas
 
 
 def _instances(cv2: Any, result: DrawableResult, height: int, width: int) -> list[_Instance]:

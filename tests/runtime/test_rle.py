@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from idol_runtime.errors import FrameError, MissingDependencyError
 from idol_runtime.rle import decode_rle, encode_rle, encode_rles
 
+pytest.importorskip("pycocotools.mask")  # loaded here, outside the first example's time
+
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
 
