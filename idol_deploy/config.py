@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
-from idol_deploy.data.categories import COCO, OVIS, YTVIS_2019, YTVIS_2021
+from idol_deploy.data.categories import COCO, COCO_IDS, OVIS, YTVIS_2019, YTVIS_2021
 from idol_deploy.model.config import BackboneConfig, ModelConfig, ResNetConfig, SwinConfig
-from idol_runtime.config import AssociationConfig, Preprocessing, VideoConfig
+from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, VideoConfig
 from idol_runtime.errors import ConfigError
 
 __all__ = [
@@ -120,6 +120,13 @@ class IdolConfig:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ConfigError("a configuration needs at least one class name")
+
+    @property
+    def stream(self) -> StreamConfig:
+        """What the runtime needs of this configuration; the part of it that a bundle carries."""
+        dataset_ids = COCO_IDS if self.classes == COCO else range(1, len(self.classes) + 1)
+        categories = tuple(map(Category, self.classes, dataset_ids))
+        return StreamConfig(categories, self.preprocessing, self.association, self.video)
 
 
 _R50 = ModelConfig(backbone=ResNetConfig(depth=50))

@@ -21,8 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from idol_deploy.config import IdolConfig
+    from idol_deploy.model.idol import Idol
 
-__all__ = ["make_video", "reference_state", "reference_tensor", "write_reference_checkpoint"]
+__all__ = [
+    "make_video",
+    "reference_model",
+    "reference_state",
+    "reference_tensor",
+    "write_reference_checkpoint",
+]
 
 _Shape: TypeAlias = tuple[int, ...]
 _Value: TypeAlias = "float | npt.NDArray[np.float64]"
@@ -164,6 +171,20 @@ def reference_state(config: IdolConfig) -> dict[str, Tensor]:
         if alias is not None:
             state[alias] = state[key]
     return state
+
+
+def reference_model(config: IdolConfig) -> Idol:
+    """The network of a configuration with its reference weights, in evaluation mode."""
+    import torch
+
+    from idol_deploy.layout import published_names
+    from idol_deploy.model.idol import Idol
+
+    state = reference_state(config)
+    with torch.device("meta"):
+        model = Idol(config)
+    model.load_state_dict({name: state[key] for name, key in published_names(model).items()}, assign=True)
+    return model.eval()
 
 
 def write_reference_checkpoint(path: str | os.PathLike[str], config: IdolConfig) -> None:

@@ -3,7 +3,7 @@
 Spelled as the data sets' annotation files spell them ("Vehical" included).
 """
 
-__all__ = ["COCO", "OVIS", "YTVIS_2019", "YTVIS_2021"]
+__all__ = ["COCO", "COCO_IDS", "OVIS", "YTVIS_2019", "YTVIS_2021"]
 
 # fmt: off
 YTVIS_2019: tuple[str, ...] = (
@@ -37,4 +37,9 @@ COCO: tuple[str, ...] = (
     "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
     "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase",
     "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+
+# COCO numbered 91 categories and released 80.
+COCO_IDS: tuple[int, ...] = tuple(
+    i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 )

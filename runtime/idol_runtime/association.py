@@ -9,8 +9,8 @@ alive and on nothing that came before.
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_runtime.boxes import box_iou, cxcywh_to_xyxy
 from idol_runtime.config import AssociationConfig
-from idol_runtime.detection import box_iou
 
 __all__ = ["NO_TRACK", "MemoryBank", "Tracker", "bi_softmax", "multi_cue", "softmax"]
 
@@ -23,7 +23,8 @@ Ints = NDArray[np.int64]
 def softmax(x: Floats, axis: int) -> Floats:
     """Softmax along one axis, in the type of `x`."""
     shifted = np.exp(x - x.max(axis=axis, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=axis, keepdims=True), x.dtype)
+    out: Floats = np.asarray(shifted / shifted.sum(axis=axis, keepdims=True))
+    return out
 
 
 def bi_softmax(
@@ -50,14 +51,9 @@ def multi_cue(
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     cues = np.full_like(log_p, 10.0)
-    cues[:, 1:] = 2 * box_iou(*(_corners(boxes) for boxes in boxes_cxcywh))
+    cues[:, 1:] = 2 * box_iou(*map(cxcywh_to_xyxy, boxes_cxcywh))
     cues[:, 1:] += np.float32(10) * (labels[0][:, None] == labels[1][None, :])
     return np.asarray(log_p + np.log(scores)[:, None] + cues, np.float32)
-
-
-def _corners(boxes: Floats) -> Floats:
-    half = boxes[:, 2:] / 2
-    return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
 
 
 class MemoryBank:
@@ -109,7 +105,9 @@ class MemoryBank:
             weights = self._scores + from_oldest / held
         return np.where(from_oldest >= 1, weights, 0).astype(np.float32)
 
-    def update(self, rows: Ints, frame: int, scores: Floats, labels: Ints, boxes: Floats, new: Floats) -> None:
+    def update(
+        self, rows: Ints, frame: int, scores: Floats, labels: Ints, boxes: Floats, new: Floats
+    ) -> None:
         """Continue the tracks in `rows` [k] with what was seen of them: scores [k], …, embeddings [k, C].
 
         Only matched frames enter the memory: an occluded embedding would drift the track.
@@ -188,30 +186,49 @@ class Tracker:
         boxes: Floats,  # [n, 4] cxcywh
         embeddings: Floats,  # [n, C]
     ) -> Ints:  # [n]
-        """Identities of a frame's detections, given best first; NO_TRACK for those that neither continue nor
-        start a track. A frame without detections counts as time, but leaves the bank as it is.
+        """Identities of the next frame's detections, given best first, and remember them.
+
+        NO_TRACK for those that neither continue nor start a track. A frame without detections counts as
+        time, but leaves the bank as it is.
         """
+        ids = self.associate(scores, labels, boxes, embeddings)
+        self.commit(ids, scores, labels, boxes, embeddings)
+        return ids
+
+    def associate(self, scores: Floats, labels: Ints, boxes: Floats, embeddings: Floats) -> Ints:
+        """The identities that `update` would give, without remembering anything."""
+        bank = self._bank
+        ids = np.full(len(scores), NO_TRACK, np.int64)
+        threshold = self.config.init_score
+        if len(scores) and bank is not None and len(bank):
+            rows = self._match(bank, scores, labels, boxes, embeddings)
+            ids = np.where(rows >= 0, bank.ids[rows], ids)
+            threshold = self.config.new_track_score
+        born = (ids == NO_TRACK) & (scores > np.float32(threshold))
+        ids[born] = self._next_id + np.arange(born.sum())
+        return ids
+
+    def commit(self, ids: Ints, scores: Floats, labels: Ints, boxes: Floats, embeddings: Floats) -> None:
+        """Remember the next frame's detections under these identities [n]; an unknown one starts a track."""
         self._frame += 1
-        if not len(scores):
-            return np.empty(0, np.int64)
+        if not len(ids):
+            return
         if self._bank is None:
             self._bank = MemoryBank(self.config, embeddings.shape[1])
         bank = self._bank
-        first = not len(bank)
-        rows = np.full(len(scores), -1, np.int64) if first else self._match(bank, scores, labels, boxes, embeddings)
-        matched = rows >= 0
-        threshold = self.config.init_score if first else self.config.new_track_score
-        born = ~matched & (scores > np.float32(threshold))
-        ids = np.full(len(scores), NO_TRACK, np.int64)
-        ids[matched] = bank.ids[rows[matched]]
-        ids[born] = self._next_id + np.arange(born.sum())
-        self._next_id += int(born.sum())
-        for change, target, chosen in ((bank.update, rows, matched), (bank.add, ids, born)):
-            change(target[chosen], self._frame, scores[chosen], labels[chosen], boxes[chosen], embeddings[chosen])
+        row_of = {track: row for row, track in enumerate(bank.ids.tolist())}
+        rows = np.array([row_of.get(track, -1) for track in ids.tolist()], np.int64)
+        continued, born = rows >= 0, (rows < 0) & (ids != NO_TRACK)
+        for change, target, chosen in ((bank.update, rows, continued), (bank.add, ids, born)):
+            change(
+                target[chosen], self._frame, scores[chosen], labels[chosen], boxes[chosen], embeddings[chosen]
+            )
+        self._next_id = max(self._next_id, int(ids.max()) + 1)
         bank.forget(self._frame)
-        return ids
 
-    def _match(self, bank: MemoryBank, scores: Floats, labels: Ints, boxes: Floats, embeddings: Floats) -> Ints:
+    def _match(
+        self, bank: MemoryBank, scores: Floats, labels: Ints, boxes: Floats, embeddings: Floats
+    ) -> Ints:
         """Row in the bank that each detection continues, [n]; -1: none."""
         tracks = bank.embeddings()
         if self.config.matching == "multi_cue":

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -152,7 +152,8 @@ class Canary:
     def to_bytes(self) -> bytes:
         """As an npz archive."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, frame=self.frame, **dict(self.outputs))
+        arrays: dict[str, Any] = {"frame": self.frame, **self.outputs}
+        np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
     @staticmethod
@@ -220,7 +221,9 @@ class Bundle:
         try:
             archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise BundleError(f"{path} is not an .idol bundle or is cut short ({error}); {_BROKEN}") from error
+            raise BundleError(
+                f"{path} is not an .idol bundle or is cut short ({error}); {_BROKEN}"
+            ) from error
         try:
             return Bundle(archive, path)
         except BaseException:
@@ -284,7 +287,9 @@ class Bundle:
         names = [info.filename for info in self._archive.infolist()]
         if sorted(names) != sorted(_MAX_BYTES):
             odd = sorted(set(names) ^ set(_MAX_BYTES)) or sorted(names)
-            raise BundleError(f"{self.path} is not an .idol bundle: unexpected or missing {odd[:5]}; {_BROKEN}")
+            raise BundleError(
+                f"{self.path} is not an .idol bundle: unexpected or missing {odd[:5]}; {_BROKEN}"
+            )
 
     def _member(self, name: str) -> bytes:
         data, expected = self._read(name), self.manifest.members[name]
@@ -298,19 +303,31 @@ class Bundle:
             with self._archive.open(name) as member:
                 # The size in the zip's header may lie; one byte beyond the limit is enough to know.
                 data = member.read(limit + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            OSError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:
             raise BundleError(f"{self.path}: {name} cannot be read ({error}); {_BROKEN}") from error
         if len(data) > limit:
             raise BundleError(f"{self.path}: {name} is larger than {limit // _MIB} MiB; {_BROKEN}")
         return data
 
 
+_T = TypeVar("_T")
+
+
 class _SchemaOnly(msgspec.Struct):
     schema_version: int
 
 
-def _decode(data: bytes, kind: type[Any], path: Path) -> Any:  # noqa: ANN401 - msgspec's own signature
+def _decode(data: bytes, kind: type[_T], path: Path) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, ConfigError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: {kind.__name__.strip('_').lower()} is not valid ({error}); {_BROKEN}") from error
+        raise BundleError(
+            f"{path}: {kind.__name__.strip('_').lower()} is not valid ({error}); {_BROKEN}"
+        ) from error

@@ -8,10 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_runtime.boxes import box_iou, cxcywh_to_xyxy
 from idol_runtime.config import AssociationConfig
 from idol_runtime.masks import decode_masks, mask_iou
 
-__all__ = ["Detections", "NetworkOutput", "box_iou", "detect", "select_queries", "suppress"]
+__all__ = [
+    "Detections",
+    "NetworkOutput",
+    "decode_queries",
+    "detect",
+    "select_queries",
+    "sigmoid",
+    "suppress",
+    "suppress_masks",
+]
 
 
 @dataclass(frozen=True)
@@ -60,19 +70,6 @@ class Detections:
     candidates: NDArray[np.int64]
 
 
-def box_iou(
-    a: NDArray[np.float32],  # [n, 4] xyxy
-    b: NDArray[np.float32],  # [m, 4] xyxy
-) -> NDArray[np.float32]:  # [n, m]
-    """IoU of every pair of boxes; 0 where both are empty."""
-    corner = np.maximum(a[:, None, :2], b[None, :, :2])
-    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - corner
-    intersection = np.maximum(overlap, 0).prod(axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
-    union = areas[0][:, None] + areas[1][None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-
-
 def suppress(
     iou: NDArray[np.float32],  # [n, n], rows and columns best first
     threshold: float,
@@ -88,7 +85,8 @@ def suppress(
 
 def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logistic function in float32, without overflow for any input."""
-    return np.float32(1) / (np.float32(1) + np.exp(-np.clip(x, -80, 80)))
+    out: NDArray[np.float32] = np.float32(1) / (np.float32(1) + np.exp(-np.clip(x, -80, 80)))
+    return out
 
 
 def select_queries(
@@ -103,8 +101,7 @@ def select_queries(
         return np.array([scores.argmax()], np.int64)
     query = query[np.argsort(-scores[query], kind="stable")]
     labels = class_scores[query].argmax(axis=1)
-    half = boxes[query, 2:] * np.float32(0.5)
-    corners = np.concatenate([boxes[query, :2] - half, boxes[query, :2] + half], axis=1)
+    corners = cxcywh_to_xyxy(boxes[query])
     # Boxes of different classes are moved so far apart that they cannot meet; the shift's rounding is
     # part of the published result.
     shift = labels.astype(np.float32) * (corners.max() + np.float32(1))
@@ -112,15 +109,25 @@ def select_queries(
     return query[suppress(box_iou(corners, corners), config.box_nms_iou)].astype(np.int64)
 
 
+def suppress_masks(
+    masks: NDArray[np.float32],  # [n, h, w] logits, best first
+    config: AssociationConfig,
+) -> NDArray[np.bool_]:  # [n]
+    """Class-agnostic mask NMS at stride 4, padding included: which ones stay."""
+    return suppress(mask_iou(masks.reshape(len(masks), -1) > 0), config.mask_nms_iou)
+
+
+def decode_queries(output: NetworkOutput, query: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Mask logits [n, h, w] of these queries [n]."""
+    return decode_masks(output.mask_features, output.mask_params[query], output.mask_reference[query])
+
+
 def detect(output: NetworkOutput, config: AssociationConfig) -> Detections:
     """Threshold, box NMS, masks of what is left, mask NMS (IDOL_SPEC §4, steps 1 to 3)."""
     class_scores = sigmoid(output.logits)
     candidates = select_queries(class_scores, output.boxes, config)
-    masks = decode_masks(
-        output.mask_features, output.mask_params[candidates], output.mask_reference[candidates]
-    )
-    iou = mask_iou(masks.reshape(len(masks), -1) > 0)
-    keep = suppress(iou, config.mask_nms_iou)
+    masks = decode_queries(output, candidates)
+    keep = suppress_masks(masks, config)
     query = candidates[keep]
     return Detections(
         query=query,

@@ -88,7 +88,8 @@ def mask_iou(
     area = np.diagonal(intersection)
     union = area[:, None] + area[None, :] - intersection
     smooth = np.float32(1e-6)
-    return (intersection + smooth) / (union + smooth)
+    iou: NDArray[np.float32] = (intersection + smooth) / (union + smooth)
+    return iou
 
 
 def upsample_masks(

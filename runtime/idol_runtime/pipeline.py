@@ -1,8 +1,8 @@
 """Frame in, tracked instances out: the whole runtime behind one `step`.
 
-    with Pipeline.open("model.idol") as pipeline:
-        for result in pipeline.stream("clip.mp4"):
-            print(result.index, result.ids, result.scores)
+with Pipeline.open("model.idol") as pipeline:
+    for result in pipeline.stream("clip.mp4"):
+        print(result.index, result.ids, result.scores)
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from types import TracebackType
 
 import numpy as np
 
-from idol_runtime.association import NO_TRACK, Tracker
+from idol_runtime.association import Tracker
 from idol_runtime.backends import Backend, open_backend
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary
 from idol_runtime.config import StreamConfig
-from idol_runtime.detection import Detections, detect
+from idol_runtime.detection import detect
 from idol_runtime.errors import BackendError, FrameError
 from idol_runtime.frames import check_frame
 from idol_runtime.preprocess import Placement, letterbox, resize
@@ -143,7 +143,7 @@ class Pipeline:
         ids = self._tracker.update(
             detections.scores, detections.labels, detections.boxes, detections.embeddings
         )
-        result = self._result(detections, ids, placement)
+        result = FrameResult.from_detections(self._index, detections, ids, placement, self.config.class_names)
         self._index += 1
         return result
 
@@ -167,7 +167,7 @@ class Pipeline:
         if self._frame_size not in (None, size):
             raise FrameError(
                 f"frame {self._index} is {size[0]}x{size[1]}, those before were "
-                f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"  # type: ignore[index]
+                f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"
             )
         self._frame_size = size
         wanted = self.config.preprocessing.network_size(*size)
@@ -181,17 +181,3 @@ class Pipeline:
                 f"--frame-size {size[0]}x{size[1]}"
             )
         return letterbox(image, taken, self.config.preprocessing.mean)
-
-    def _result(self, found: Detections, ids: np.ndarray[tuple[int, ...], np.dtype[np.int64]], placement: Placement) -> FrameResult:
-        tracked = ids != NO_TRACK
-        return FrameResult(
-            index=self._index,
-            ids=ids[tracked],
-            labels=found.labels[tracked],
-            scores=found.scores[tracked],
-            class_scores=found.class_scores[tracked],
-            boxes_xyxy=placement.boxes_to_frame(found.boxes[tracked]),
-            mask_logits=found.mask_logits[tracked],
-            placement=placement,
-            class_names=self.config.class_names,
-        )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from idol_runtime.boxes import cxcywh_to_xyxy
 from idol_runtime.config import Preprocessing
 
 __all__ = ["Placement", "letterbox", "normalise", "resize"]
@@ -57,12 +58,12 @@ class Placement:
 
     def boxes_to_frame(self, boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
         """Boxes [n, 4] cxcywh, normalised by the network input, as xyxy in pixels of the frame, clipped to it."""
-        half = boxes_cxcywh[:, 2:] / 2
-        corners = np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], axis=1)
+        corners = cxcywh_to_xyxy(boxes_cxcywh)
         (net_h, net_w), (con_h, con_w), (height, width) = self.network, self.content, self.frame
         scale_x, scale_y = net_w / con_w * width, net_h / con_h * height
         corners *= np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
-        return np.clip(corners, 0, np.array([width, height, width, height], np.float32))
+        limits = np.array([width, height, width, height], np.float32)
+        return np.minimum(np.maximum(corners, np.float32(0)), limits)
 
 
 def letterbox(

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_runtime.association import NO_TRACK
 from idol_runtime.config import Category, VideoConfig
+from idol_runtime.detection import Detections
 from idol_runtime.errors import ConfigError, MissingDependencyError
 from idol_runtime.files import replacing
 from idol_runtime.masks import upsample_masks
 from idol_runtime.preprocess import Placement
-from idol_runtime.rle import Rle, encode_rles
+from idol_runtime.rle import RLE, encode_rles
 
 if TYPE_CHECKING:
     import supervision
@@ -59,6 +61,29 @@ class FrameResult:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @classmethod
+    def from_detections(
+        cls,
+        index: int,
+        found: Detections,
+        ids: NDArray[np.int64],
+        placement: Placement,
+        class_names: tuple[str, ...],
+    ) -> "FrameResult":
+        """The detections that have an identity; the others neither continue nor start a track."""
+        tracked = ids != NO_TRACK
+        return cls(
+            index=index,
+            ids=ids[tracked],
+            labels=found.labels[tracked],
+            scores=found.scores[tracked],
+            class_scores=found.class_scores[tracked],
+            boxes_xyxy=placement.boxes_to_frame(found.boxes[tracked]),
+            mask_logits=found.mask_logits[tracked],
+            placement=placement,
+            class_names=class_names,
+        )
 
     @functools.cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -106,7 +131,7 @@ class SubmissionEntry(TypedDict):
     video_id: int
     score: float
     category_id: int
-    segmentations: list[Rle]
+    segmentations: list[RLE]
 
 
 @dataclass(frozen=True)
@@ -123,17 +148,17 @@ class VideoInstance:
     track: int
     label: int
     score: float
-    masks: Mapping[int, Rle]
+    masks: Mapping[int, RLE]
 
 
 @dataclass
 class _Track:
-    masks: dict[int, Rle] = field(default_factory=dict)
+    masks: dict[int, RLE] = field(default_factory=dict)
     mean: NDArray[np.float64] | None = None  # running sum until divided
     best: NDArray[np.float32] | None = None
     last_seen: int = -1
 
-    def see(self, frame: int, class_scores: NDArray[np.float32], mask: Rle) -> None:
+    def see(self, frame: int, class_scores: NDArray[np.float32], mask: RLE) -> None:
         self.masks[frame] = mask
         self.last_seen = frame
         self.mean = class_scores.astype(np.float64) + (0.0 if self.mean is None else self.mean)
@@ -166,7 +191,9 @@ class VideoResult:
         """
         size = result.placement.frame
         if self._size not in (None, size):
-            raise ConfigError(f"a video has one frame size: got {size} after {self._size}; use a VideoResult each")
+            raise ConfigError(
+                f"a video has one frame size: got {size} after {self._size}; use a VideoResult each"
+            )
         self._size = size
         rles = encode_rles(result.masks)
         for track_id, scores, rle in zip(result.ids.tolist(), result.class_scores, rles, strict=True):
@@ -182,15 +209,23 @@ class VideoResult:
             self._short.discard(track_id)
             del self._tracks[track_id]
 
+    @property
+    def tracks(self) -> dict[int, Mapping[int, RLE]]:
+        """Compressed masks by frame index, by identity, in the order in which the tracks entered the result.
+
+        A track that was dropped and seen again stands at the end, without its history, as published.
+        """
+        return {track_id: track.masks for track_id, track in self._tracks.items()}
+
     def instances(self) -> list[VideoInstance]:
-        """Every (track, class) above the class score, or every track's best class; by first appearance."""
+        """Every (track, class) above the class score, or every track's best class, in the order of `tracks`."""
         found = []
         for track_id, track in self._tracks.items():
             scores = track.class_scores(self._config.temporal_score)
             if self._config.multi_class:
                 labels = np.flatnonzero(scores > np.float32(self._config.class_score))
             else:
-                labels = scores.argmax(keepdims=True)
+                labels = np.array([scores.argmax()])
             found += [VideoInstance(track_id, int(k), float(scores[k]), track.masks) for k in labels]
         return found
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from idol_runtime.boxes import box_iou
 from idol_runtime.config import AssociationConfig
-from idol_runtime.detection import NetworkOutput, box_iou, detect, select_queries, sigmoid, suppress
+from idol_runtime.detection import NetworkOutput, detect, select_queries, sigmoid, suppress
 
 
 def slow_nms(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float) -> list[int]:

@@ -35,7 +35,9 @@ def test_mask_iou_equals_the_published(reference: Path) -> None:
     assert mask_iou(empty_and_one)[0, 1] == unit["empty_vs_empty"]
 
 
-@pytest.mark.parametrize(("pixels", "above"), [(16, True), (31, True), (32, False), (64, False), (4096, False)])
+@pytest.mark.parametrize(
+    ("pixels", "above"), [(16, True), (31, True), (32, False), (64, False), (4096, False)]
+)
 def test_an_iou_of_one_half_falls_as_published(pixels: int, above: bool) -> None:
     masks = np.zeros((2, 3 * pixels), np.bool_)
     masks[0, : 2 * pixels] = masks[1, :pixels] = True

@@ -63,7 +63,9 @@ def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) 
     try:
         session = runtime.InferenceSession(graph, options, providers=providers)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own, undeclared types
-        raise BackendError(f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}") from error
+        raise BackendError(
+            f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}"
+        ) from error
     if session.get_providers()[0] != _provider_name(providers[0]):
         raise BackendError(f"ONNX Runtime could not start on {device}; check its driver, or use --device cpu")
     return session
@@ -117,7 +119,9 @@ class OnnxRuntimeBackend:
         self._network_size = network_size
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, device: str = "cpu", threads: int | None = None) -> "OnnxRuntimeBackend":
+    def from_bundle(
+        cls, bundle: Bundle, device: str = "cpu", threads: int | None = None
+    ) -> "OnnxRuntimeBackend":
         """Load the graph, and check that it has the inputs and outputs that the manifest names.
 
         Raises:

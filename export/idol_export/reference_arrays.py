@@ -1,0 +1,185 @@
+"""The layout of a folder of reference arrays: which part of which tensor each array holds.
+
+A folder holds `meta.json` ({tag: {"video": [T, H, W, seed], "preset", "keys"}}), key lists, and per tag the
+files `ref_<tag>_{backbone,transformer,heads,masks_full,tracker_final}.npz`, all made by running the published
+code on `reference.make_video` with `reference.reference_state`. Tags that start with `small` hold whole
+tensors; others hold slices. Letters: C channels, h x w cells, S tokens, Q queries, D decoder layers.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from idol_runtime.errors import ConfigError
+from numpy.typing import NDArray
+
+__all__ = ["FIRST_RUN", "Array", "Cut", "ReferenceFolder", "Stages", "Tag", "cuts"]
+
+Array = NDArray[Any]  # float32 mostly; masks are bool, counts integers
+Stages = Mapping[str, Array]
+
+FIRST_RUN = 10  # arrays before the heads cover the first run of ten frames
+
+
+class _TagMeta(msgspec.Struct):
+    video: tuple[int, int, int, int]
+    preset: str
+    keys: str = ""
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One reference video.
+
+    Attributes:
+        name: of the tag.
+        video: frames, height, width, seed.
+        preset: of the network.
+        keys: key -> shape of the published checkpoint; empty when the folder has no list.
+        arrays: by file part and name, `transformer/memory` for instance.
+    """
+
+    name: str
+    video: tuple[int, int, int, int]
+    preset: str
+    keys: Mapping[str, tuple[int, ...]]
+    arrays: Mapping[str, Array]
+
+
+class ReferenceFolder:
+    """Reads a folder of reference arrays.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            text = (self.path / "meta.json").read_bytes()
+            self._meta = msgspec.json.decode(text, type=dict[str, _TagMeta])
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"{path} is no folder of reference arrays: meta.json: {error}") from error
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Names of the tags."""
+        return tuple(self._meta)
+
+    def read(self, tag: str) -> Tag:
+        """All arrays of a tag."""
+        meta = self._meta[tag]
+        arrays: dict[str, Array] = {}
+        for part in ("backbone", "transformer", "heads", "masks_full", "tracker_final"):
+            file = self.path / f"ref_{tag}_{part}.npz"
+            if file.is_file():
+                with np.load(file, allow_pickle=False) as archive:
+                    arrays |= {f"{part}/{name}": archive[name] for name in archive.files}
+        if not arrays:
+            raise ConfigError(f"{self.path} names the tag {tag} but has no ref_{tag}_*.npz")
+        return Tag(tag, meta.video, meta.preset, self._keys(meta.keys), arrays)
+
+    def _keys(self, name: str) -> Mapping[str, tuple[int, ...]]:
+        file = self.path / name
+        if not name or file.parent != self.path or not file.is_file():
+            return {}
+        listed = json.loads(file.read_text())["keys"]
+        return {key: tuple(shape) for key, shape, *_ in listed}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a reference array was cut from the network's tensors.
+
+    Attributes:
+        stage: the stage it belongs to.
+        needs: the tensor it is cut from.
+        frames: how many leading frames it covers; the cuts of several frames are stacked.
+        take: one frame's tensors to the array's part.
+    """
+
+    stage: str
+    needs: str
+    frames: int
+    take: Callable[[Stages], Array]
+
+
+def cuts(tag: Tag) -> dict[str, Cut]:
+    """How every array of a tag was cut, by its name."""
+    small = tag.name.startswith("small")
+    run, all_frames = min(tag.video[0], FIRST_RUN), tag.video[0]
+    stride = int(tag.arrays.get("transformer/token_stride", np.array(1)))
+    found = {
+        "backbone/image_norm_slice": Cut(
+            "preprocess", "preprocess", run, lambda s: s["preprocess"][:, ::8, ::8]
+        ),
+        "transformer/memory": Cut("encoder", "memory", run, lambda s: s["memory"][::stride]),
+        "transformer/enc_layers_frame0": Cut(
+            "encoder", "encoder_layers", 1, lambda s: s["encoder_layers"][..., ::4]
+        ),
+        "transformer/hs_last": Cut(
+            "decoder",
+            "states_last",
+            run,
+            lambda s: s["states_last"] if small else s["states_last"][:, ::4],
+        ),
+        "transformer/hs_layers_frame0": Cut("decoder", "states", 1, lambda s: s["states"][..., ::4]),
+        "transformer/init_reference": Cut("decoder", "init_reference", 1, lambda s: s["init_reference"]),
+        "transformer/inter_references": Cut("decoder", "references", run, lambda s: s["references"]),
+        "transformer/pos3": Cut("geometry", "position3", 1, lambda s: s["position3"]),
+        "heads/pred_logits": Cut("logits", "logits", all_frames, lambda s: s["logits"]),
+        "heads/pred_boxes": Cut("boxes", "boxes", all_frames, lambda s: s["boxes"]),
+        "heads/pred_inst_embed": Cut("embeddings", "embeddings", all_frames, lambda s: s["embeddings"]),
+        "heads/mask_feat": Cut("mask_features", "mask_features", all_frames, lambda s: s["mask_features"]),
+        "heads/dyn_params_frame0": Cut("mask_params", "mask_params", 1, lambda s: s["mask_params"]),
+        "masks_full/pred_masks": Cut("masks", "masks", all_frames, lambda s: s["masks"][:, None]),
+        "heads/pred_masks_every12_16": Cut(
+            "masks",
+            "masks",
+            all_frames,
+            lambda s: s["masks"][::12, None, ::16, ::16],
+        ),
+        "heads/pred_masks_frame0_query_every20": Cut("masks", "masks", 1, lambda s: s["masks"][::20, None]),
+    }
+    for k in (2, 3, 4, 5):
+        found |= _backbone_level(f"res{k}", small, run)
+    for level in range(4):
+        found |= _neck_level(level, small, run)
+    return {name: entry for name, entry in found.items() if name in tag.arrays}
+
+
+def _backbone_level(level: str, small: bool, run: int) -> dict[str, Cut]:
+    def cut(s: Stages) -> Array:
+        return s[level][::8] if small else s[level][::16, ::2, ::2]
+
+    def stats(s: Stages) -> Array:
+        x = s[level].astype(np.float64)
+        return np.array([x.mean(), x.std(ddof=1), x.min(), x.max()])
+
+    return {
+        f"backbone/{level}_slice": Cut("backbone", level, run if small else min(run, 2), cut),
+        f"backbone/{level}_stats": Cut("backbone", level, run, stats),
+        f"backbone/{level}_channel_mean": Cut("backbone", level, run, lambda s: s[level].mean(axis=(1, 2))),
+        f"backbone/{level}_mask": Cut("geometry", f"{level}_mask", run, lambda s: s[f"{level}_mask"]),
+        f"backbone/{level}_pos_slice": Cut(
+            "geometry",
+            f"{level}_position",
+            1,
+            lambda s: s[f"{level}_position"][::8, ::2, ::2],
+        ),
+    }
+
+
+def _neck_level(level: int, small: bool, run: int) -> dict[str, Cut]:
+    step = 2 if small else 4
+    name = f"src{level}"
+    return {
+        f"transformer/{name}_slice": Cut(
+            "neck", name, run if small else min(run, 2), lambda s: s[name][::step]
+        ),
+        f"transformer/mask{level}": Cut("geometry", f"mask{level}", run, lambda s: s[f"mask{level}"]),
+    }

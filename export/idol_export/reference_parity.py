@@ -1,0 +1,366 @@
+"""Our network and runtime against the published implementation, from reference arrays, stage by stage.
+
+Both the PyTorch path and the exported graph in ONNX Runtime are held to every array of a folder, down to
+identities, final scores and mask pixels. `scripts/reference_parity` is the command.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from idol_deploy.config import IdolConfig, preset
+from idol_deploy.layout import alias_of, is_position_index, published_state
+from idol_deploy.model.idol import Idol
+from idol_deploy.model.position import sine_position
+from idol_deploy.reference import reference_model, make_video
+from idol_runtime.association import NO_TRACK
+from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.bundle import OUTPUT_NAMES
+from idol_runtime.config import Preprocessing, StreamConfig
+from idol_runtime.detection import NetworkOutput, decode_queries
+from idol_runtime.pipeline import Pipeline
+from idol_runtime.preprocess import Placement
+from idol_runtime.results import FrameResult, VideoResult
+from idol_runtime.rle import decode_rle
+from numpy.typing import NDArray
+
+from idol_export.agreement import NEAR, Decisions, Judge
+from idol_export.graph import STAGES, ExportGraph
+from idol_export.onnx import probe_to_onnx
+from idol_export.reference_arrays import FIRST_RUN, Array, Stages, Tag, cuts
+
+__all__ = ["Row", "compare_tag", "relative_error"]
+
+_ORDER = ("preprocess", "geometry", "backbone", "neck", "encoder", "decoder", *OUTPUT_NAMES, "masks")
+TOLERANCES = {"preprocess": 1e-6, "geometry": 1e-5, "backbone": 1e-5, "neck": 1e-5}
+DEFAULT_TOLERANCE = 1e-4
+MASK_PIXELS = 1e-3  # share of differing pixels
+SECOND_SIZE = (90, 150)  # the other output size that the folders hold mask sums for
+
+_Frame = tuple[dict[str, Array], NetworkOutput]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report.
+
+    Attributes:
+        tag: reference video.
+        path: `torch` or `onnx`.
+        stage: what was compared.
+        error: largest relative error, or share of differing pixels, or number of wrong decisions.
+        tolerance: what it may be.
+        compared: how many arrays, decisions or pixels.
+        near_ties: decisions that differ within a hair of their threshold; not counted in the error.
+        detail: what differs, if anything.
+    """
+
+    tag: str
+    path: str
+    stage: str
+    error: float
+    tolerance: float
+    compared: int
+    near_ties: int = 0
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number within the tolerance."""
+        return self.error <= self.tolerance
+
+
+def relative_error(ours: Array, expected: Array) -> float:
+    """‖ours - expected‖ / ‖expected‖; infinite where shapes differ; for booleans the share that differs."""
+    if ours.shape != expected.shape:
+        return float("inf")
+    if expected.dtype == np.bool_:
+        return float((ours != expected).mean())
+    a, b = ours.astype(np.float64), expected.astype(np.float64)
+    return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12))
+
+
+def compare_tag(tag: Tag, progress: Callable[[str], None] = lambda _: None) -> Iterator[Row]:
+    """Every row of one reference video, for both paths.
+
+    Args:
+        tag: the arrays.
+        progress: called with what is being done.
+    """
+    config = preset(tag.preset)
+    progress(f"{tag.name}: building {tag.preset}")
+    model = reference_model(config)
+    yield _compare_keys(tag, model)
+    graph = ExportGraph(model, tag.video[1:3])
+    video = np.ascontiguousarray(make_video(*tag.video).transpose(0, 2, 3, 1))
+    yield from _compare_path(tag, "torch", config, video, lambda image: _torch_frame(graph, image), progress)
+    progress(f"{tag.name}: exporting to ONNX")
+    session = open_session(probe_to_onnx(graph))
+    yield from _compare_path(
+        tag, "onnx", config, video, lambda image: _onnx_frame(graph, session, image), progress
+    )
+
+
+def _compare_keys(tag: Tag, model: Idol) -> Row:
+    ours = {key: tuple(tensor.shape) for key, tensor in published_state(model).items()}
+    ours |= {alias: shape for key, shape in ours.items() if (alias := alias_of(key))}
+    expected = dict(tag.keys)
+    if not any(is_position_index(key) for key in expected):
+        ours = {key: shape for key, shape in ours.items() if not is_position_index(key)}
+    wrong = sorted(key for key in ours | expected if ours.get(key) != expected.get(key)) if expected else []
+    return Row(tag.name, "torch", "keys", len(wrong), 0, len(expected), detail=", ".join(wrong[:3]))
+
+
+# -- the two paths ---------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def _torch_frame(graph: ExportGraph, image: NDArray[np.uint8]) -> _Frame:
+    """All stages of one frame in PyTorch; the layers of the encoder through hooks."""
+    model = graph.model
+    layers: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, out: layers.append(out[0]))
+        for layer in model.transformer.encoder.layers
+    ]
+    found = graph.run(torch.from_numpy(image)[None])
+    for hook in hooks:
+        hook.remove()
+    geometry = graph.geometry
+    features = model.backbone(found["preprocess"])
+    decoder = model.transformer.decode(found["encoder"], geometry)
+    stages = {name: tensor[0].numpy() for name, tensor in found.items()}
+    stages |= {f"res{k}": tensor[0].numpy() for k, tensor in enumerate(features, start=2)}
+    stages |= _split_levels(stages["neck"], geometry.shapes)
+    stages |= _positions(graph)
+    stages["memory"], stages["states_last"] = stages["encoder"], stages["decoder"]
+    stages["encoder_layers"] = torch.stack(layers).numpy()
+    stages["states"] = decoder.states[:, 0].numpy()
+    stages["references"] = decoder.boxes[:, 0].numpy()
+    stages["init_reference"] = decoder.references[0][0].numpy()
+    reference_px = found["mask_reference"]
+    stages["masks"] = model.mask_head.decode(found["mask_features"], found["mask_params"], reference_px)[
+        0
+    ].numpy()
+    return stages, NetworkOutput(**{name: stages[name] for name in OUTPUT_NAMES})
+
+
+def _onnx_frame(graph: ExportGraph, session: object, image: NDArray[np.uint8]) -> _Frame:
+    """The stages that the probe of the exported graph shows, and the masks that the host decodes."""
+    found = run_session(session, (*STAGES, *OUTPUT_NAMES), image[None])
+    stages: dict[str, Array] = {name: array[0] for name, array in found.items()}
+    stages |= _split_levels(stages["neck"], graph.geometry.shapes)
+    stages["res5"], stages["memory"], stages["states_last"] = (
+        stages["backbone"],
+        stages["encoder"],
+        stages["decoder"],
+    )
+    output = NetworkOutput(**{name: found[name][0] for name in OUTPUT_NAMES})
+    stages["masks"] = decode_queries(output, np.arange(len(output.logits)))
+    return stages, output
+
+
+def _split_levels(neck: Array, shapes: tuple[tuple[int, int], ...]) -> dict[str, Array]:
+    parts = np.split(neck, np.cumsum([h * w for h, w in shapes])[:-1], axis=1)
+    return {
+        f"src{level}": part.reshape(-1, h, w)
+        for level, (part, (h, w)) in enumerate(zip(parts, shapes, strict=True))
+    }
+
+
+def _positions(graph: ExportGraph) -> dict[str, Array]:
+    """Padding masks and position codes per level; those of the backbone's levels under both their names."""
+    geometry, found = graph.geometry, dict[str, Array]()
+    tokens = sum(h * w for h, w in geometry.shapes)
+    padding = torch.zeros(1, tokens, dtype=torch.bool) if geometry.padding is None else geometry.padding
+    sizes = [h * w for h, w in geometry.shapes]
+    for level, (flat, (h, w)) in enumerate(zip(torch.split(padding, sizes, 1), geometry.shapes, strict=True)):
+        mask = flat.reshape(1, h, w)
+        code = sine_position(mask, geometry.position.shape[-1])[0].numpy()
+        found |= {f"mask{level}": mask[0].numpy(), f"position{level}": code}
+        if level < 3:
+            found |= {f"res{level + 3}_mask": mask[0].numpy(), f"res{level + 3}_position": code}
+    return found
+
+
+# -- one path against the arrays -------------------------------------------------------------------------------
+
+
+@dataclass
+class _Replay:
+    """A backend that answers with what was computed already."""
+
+    outputs: list[NetworkOutput] = field(default_factory=list)
+    name: str = "replay"
+    network_size: tuple[int, int] | None = None
+
+    def infer(self, images: NDArray[np.uint8]) -> list[NetworkOutput]:
+        return [self.outputs[-1]] * len(images)
+
+    def close(self) -> None:
+        self.outputs.clear()
+
+
+def _compare_path(
+    tag: Tag,
+    path: str,
+    config: IdolConfig,
+    video: NDArray[np.uint8],
+    run: Callable[[NDArray[np.uint8]], _Frame],
+    progress: Callable[[str], None],
+) -> Iterator[Row]:
+    """Run the video once; keep only the slices that the arrays hold."""
+    wanted, parts = cuts(tag), dict[str, list[Array]]()
+    unresized = Preprocessing(short_side=None)
+    stream = StreamConfig(config.stream.categories, unresized, config.association, config.video)
+    replay = _Replay()
+    decisions = _DecisionRows(tag, path, stream, Pipeline(replay, stream))
+    for t, image in enumerate(video):
+        progress(f"{tag.name}: {path} frame {t + 1}/{len(video)}")
+        stages, output = run(image)
+        for name, cut in wanted.items():
+            if t < cut.frames and cut.needs in stages:
+                parts.setdefault(name, []).append(cut.take(stages))
+        replay.outputs = [output]
+        decisions.frame(t, image, output)
+    yield from _array_rows(tag, path, parts)
+    yield from decisions.rows()
+
+
+def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[Array]]) -> Iterator[Row]:
+    wanted = cuts(tag)
+    for stage in _ORDER:
+        errors = {}
+        for name, cut in wanted.items():
+            if cut.stage == stage and name in parts:
+                ours = (
+                    parts[name][0] if tag.arrays[name].ndim == parts[name][0].ndim else np.stack(parts[name])
+                )
+                # Per-layer arrays of the decoder have the frame as their second axis.
+                ours = ours.swapaxes(0, 1) if name.endswith("inter_references") else ours
+                errors[name] = relative_error(ours, tag.arrays[name])
+        if errors:
+            worst = max(errors, key=lambda name: errors[name])
+            tolerance = TOLERANCES.get(stage, DEFAULT_TOLERANCE)
+            yield Row(tag.name, path, stage, errors[worst], tolerance, len(errors), detail=worst)
+
+
+class _DecisionRows:
+    """Decisions, results of the video, and mask pixels of one path."""
+
+    def __init__(self, tag: Tag, path: str, stream: StreamConfig, pipeline: Pipeline) -> None:
+        self._tag, self._path, self._stream, self._pipeline = tag, path, stream, pipeline
+        self._judge = Judge(stream.association)
+        self._video, self._second = VideoResult(stream.video), VideoResult(stream.video)
+        self._scores, self._boxes = [0.0], [0.0]
+        self._free_run_differs = 0
+        self._tracked = 0
+
+    def frame(self, t: int, image: NDArray[np.uint8], output: NetworkOutput) -> None:
+        expected = self._expected(t)
+        found = self._judge.frame(output, expected)
+        n = len(expected.query)
+        self._scores.append(relative_error(found.scores, self._final("scores")[t, :n]))
+        self._boxes.append(relative_error(found.boxes, self._final("boxes_cxcywh")[t, :n]))
+        size = (image.shape[0], image.shape[1])
+        for video, out in ((self._video, size), (self._second, SECOND_SIZE)):
+            placement = Placement(frame=out, network=size, content=size)
+            result = FrameResult.from_detections(t, found, expected.ids, placement, self._stream.class_names)
+            video.add(result)
+            if video is self._video:
+                self._compare_free_run(result, self._pipeline.step(image))
+
+    def _compare_free_run(self, expected: FrameResult, stepped: FrameResult) -> None:
+        """The plain `Pipeline.step`, nobody holding its hand, must give the same instances."""
+        self._tracked += len(expected)
+        ours = set(zip(stepped.ids.tolist(), stepped.labels.tolist(), stepped.scores.tolist(), strict=True))
+        theirs = set(
+            zip(expected.ids.tolist(), expected.labels.tolist(), expected.scores.tolist(), strict=True)
+        )
+        self._free_run_differs += len(theirs - ours) + len(ours - theirs)
+
+    def _final(self, name: str) -> Array:
+        return self._tag.arrays[f"tracker_final/{name}"]
+
+    def _expected(self, t: int) -> Decisions:
+        before, n = int(self._final("n_before_mask_nms")[t]), int(self._final("n")[t])
+        return Decisions(
+            candidates=self._final("query_before_mask_nms")[t, :before].astype(np.int64),
+            query=self._final("query")[t, :n].astype(np.int64),
+            ids=np.maximum(self._final("ids")[t, :n].astype(np.int64), NO_TRACK),
+            labels=self._final("labels")[t, :n].astype(np.int64),
+        )
+
+    def rows(self) -> Iterator[Row]:
+        near_ties = 0
+        for stage, found in self._judge.parts.items():
+            near_ties += found.near_ties
+            detail = "; ".join(found.errors[:2])
+            yield self._row(stage, len(found.errors), 0, found.compared, found.near_ties, detail)
+        compared = self._judge.labels.compared
+        yield self._row("scores", max(self._scores), DEFAULT_TOLERANCE, compared)
+        yield self._row("detection boxes", max(self._boxes), DEFAULT_TOLERANCE, compared)
+        # One near-tie may renumber all that follows it in a free run, which is then no fault of its own.
+        differs = self._free_run_differs
+        yield self._row(
+            "step ids", 0 if near_ties else differs, 0, self._tracked, differs if near_ties else 0
+        )
+        yield from self._result_rows()
+        yield from self._pixel_rows()
+
+    def _row(
+        self, stage: str, error: float, tolerance: float, compared: int, near_ties: int = 0, detail: str = ""
+    ) -> Row:
+        return Row(self._tag.name, self._path, stage, error, tolerance, compared, near_ties, detail)
+
+    def _result_rows(self) -> Iterator[Row]:
+        rows = {track: row for row, track in enumerate(self._video.tracks)}
+        ours = {(rows[i.track], i.label): i.score for i in self._video.instances()}
+        keys = zip(self._final("result_row").tolist(), self._final("pred_labels").tolist(), strict=True)
+        theirs = dict(zip(keys, self._final("pred_scores").tolist(), strict=True))
+        differing = set(ours) ^ set(theirs)
+        limit = self._stream.video.class_score
+        near = {key for key in differing if abs((ours | theirs)[key] - limit) <= NEAR}
+        order_differs = not near and list(ours) != list(theirs)
+        yield self._row(
+            "video results",
+            len(differing - near) + order_differs,
+            0,
+            len(theirs),
+            len(near),
+            str(differing - near or ""),
+        )
+        shared = [key for key in theirs if key in ours]
+        error = relative_error(
+            np.array([ours[key] for key in shared]), np.array([theirs[key] for key in shared])
+        )
+        yield self._row("video scores", error, DEFAULT_TOLERANCE, len(shared))
+
+    def _pixel_rows(self) -> Iterator[Row]:
+        shape = tuple(self._final("row_masks_shape").tolist())
+        expected = np.unpackbits(self._final("row_masks_packed"), axis=-1, count=shape[-1]).astype(np.bool_)
+        sums = self._final("row_mask_sums")
+        differing = pixels = 0
+        tracks = list(self._video.tracks.values())
+        for row, t in np.argwhere(sums >= 0):
+            rle = tracks[row].get(int(t)) if row < len(tracks) else None
+            ours = decode_rle(rle) if rle is not None else np.zeros(shape[2:], np.bool_)
+            differing += int((ours != expected[row, t]).sum())
+            pixels += int(expected[row, t].sum())
+        surplus = sum(len(track) for track in tracks) - int((sums >= 0).sum())
+        error = differing / max(pixels, 1) if surplus == 0 and len(tracks) == shape[0] else float("inf")
+        yield self._row("mask pixels", error, MASK_PIXELS, pixels)
+        if "tracker_final/out90x150_row_mask_sums" in self._tag.arrays:
+            yield self._second_size_row()
+
+    def _second_size_row(self) -> Row:
+        expected = self._final("out90x150_row_mask_sums")
+        ours = np.full(expected.shape, -1)
+        for row, track in enumerate(self._second.tracks.values()):
+            for t, rle in track.items():
+                if row < len(ours):
+                    ours[row, t] = decode_rle(rle).sum()
+        present = np.maximum(expected, 0).sum()
+        error = float(np.abs(ours - expected).sum() / max(int(present), 1))
+        return self._row(f"mask pixels {SECOND_SIZE[0]}x{SECOND_SIZE[1]}", error, MASK_PIXELS, int(present))

@@ -1,0 +1,49 @@
+"""The PyTorch network as a backend of the runtime's `Pipeline`: the reference that every other one is held to."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from idol_deploy.model.idol import Idol
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.preprocess import normalise
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend:
+    """Runs the network in evaluation mode, on frames of any size.
+
+    Example:
+        Pipeline(TorchBackend(load_checkpoint("idol.pth", config)), config.stream)
+    """
+
+    network_size = None
+
+    def __init__(self, model: Idol) -> None:
+        self._model = model.eval()
+
+    @property
+    def name(self) -> str:
+        """Engine and device."""
+        return f"pytorch ({next(self._model.parameters()).device})"
+
+    @torch.inference_mode()
+    def infer(
+        self,
+        images: NDArray[np.uint8],  # [N, h, w, 3]
+    ) -> list[NetworkOutput]:
+        """Run the network; one output per frame."""
+        height, width = images.shape[1:3]
+        device = next(self._model.parameters()).device
+        inputs = np.stack([normalise(image, self._model.config.preprocessing) for image in images])
+        padding = torch.ones(len(images), *inputs.shape[2:], dtype=torch.bool, device=device)
+        padding[:, :height, :width] = False
+        output = self._model(torch.from_numpy(inputs).to(device), padding)
+        reference = output.mask_reference * output.mask_reference.new_tensor([width, height])
+        fields = (output.logits, output.boxes, output.embeddings, output.mask_features, output.mask_params)
+        arrays = [tensor.float().cpu().numpy() for tensor in (*fields, reference)]
+        return [NetworkOutput(*(array[i] for array in arrays)) for i in range(len(images))]
+
+    def close(self) -> None:
+        """Nothing to give back: the model is the caller's."""

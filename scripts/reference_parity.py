@@ -1,0 +1,84 @@
+"""Hold the PyTorch path and the exported ONNX path to a folder of reference arrays of the published code.
+
+    scripts/reference_parity FOLDER [--units] [--tag TAG ...] [--json OUT]
+
+Prints one row per video, path and stage; exits with 1 if any is out of tolerance, with 2 if the folder cannot
+be read.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from idol_export.reference_arrays import ReferenceFolder
+from idol_export.reference_parity import Row, compare_tag
+from idol_export.reference_units import compare_units
+from idol_runtime.errors import IdolError
+from idol_runtime.files import replacing
+
+_HEADER = f"{'video':12} {'path':5} {'stage':18} {'error':>9} {'allowed':>9} {'compared':>9} {'near-ties':>9}"
+
+
+def main() -> int:
+    """Run from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="reference_parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="holds meta.json and ref_*.npz, or unit_*.npz with --units")
+    parser.add_argument("--units", action="store_true", help="compare the unit_*.npz instead of whole videos")
+    parser.add_argument("--tag", action="append", help="only this video of the folder; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        rows = list(_report(compare_units(options.folder) if options.units else _videos(options)))
+        if options.json:
+            with replacing(options.json) as temporary:
+                listing = [{**dataclasses.asdict(row), "passed": row.passed} for row in rows]
+                temporary.write_text(json.dumps(listing, indent=1))
+    except IdolError as error:
+        print(f"reference_parity: {error}", file=sys.stderr)
+        return 2
+    failed = [row for row in rows if not row.passed]
+    near_ties = sum(row.near_ties for row in rows)
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} stages hold, {near_ties} near-ties counted apart")
+    return 1 if failed or not rows else 0
+
+
+def _videos(options: argparse.Namespace) -> Iterator[Row]:
+    folder = ReferenceFolder(options.folder)
+    unknown = sorted(set(options.tag or ()) - set(folder.tags))
+    if unknown:
+        raise IdolError(f"{options.folder} has no {', '.join(unknown)}; it has {', '.join(folder.tags)}")
+    for name in options.tag or folder.tags:
+        yield from compare_tag(folder.read(name), _progress)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _report(rows: Iterator[Row]) -> Iterator[Row]:
+    print(_HEADER)
+    for row in rows:
+        _progress("")
+        verdict = "pass" if row.passed else "FAIL"
+        counts = f"{row.compared:9d} {row.near_ties or '':>9}"
+        detail = f"  {row.detail}" if not row.passed and row.detail else ""
+        print(
+            f"{row.tag:12} {row.path:5} {row.stage:18} {row.error:9.1e} {row.tolerance:9.0e} {counts}  "
+            f"{verdict}{detail}",
+            flush=True,
+        )
+        yield row
+
+
+if __name__ == "__main__":
+    sys.exit(main())
