@@ -9,15 +9,14 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pickle
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from idol_deploy.layout import (
     weights_hash,
 )
 from idol_deploy.model.idol import Idol
+from idol_deploy.tensor_file import FORMAT, FORMAT_VERSION, listing, read_tensors
 from idol_runtime.errors import CheckpointError, OutputError
 
 __all__ = [
@@ -46,9 +46,6 @@ __all__ = [
     "weights_hash",
 ]
 
-_FORMAT = "idol-deploy checkpoint"
-_FORMAT_VERSION = "1"
-_SHOWN = 8
 _Path: TypeAlias = "str | os.PathLike[str]"
 
 
@@ -79,13 +76,6 @@ class CheckpointInfo:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _File:
-    kind: str
-    state: dict[str, Tensor]
-    metadata: Mapping[str, str]
-
-
 def load_checkpoint(path: _Path, config: IdolConfig) -> Idol:
     """The network of `config` with the weights of a file, in evaluation mode, float32, on the CPU.
 
@@ -98,7 +88,7 @@ def load_checkpoint(path: _Path, config: IdolConfig) -> Idol:
             or of the wrong shape; shared tensors that differ; values that are not finite.
     """
     path = Path(path)
-    state = _merge_aliases(_read(path).state, path)
+    state = _merge_aliases(read_tensors(path).state, path)
     _check_keys(state, config, path)
     _check_position_indices(state, config, path)
     state.update(position_indices(config))
@@ -118,8 +108,8 @@ def save_checkpoint(path: _Path, model: Idol, config: IdolConfig) -> None:
     path = Path(path)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in published_state(model).items()}
     metadata = {
-        "format": _FORMAT,
-        "format_version": _FORMAT_VERSION,
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
         "config": config.name,
         "classes": json.dumps(config.classes),
         "package_version": importlib.metadata.version("idol-deploy"),
@@ -142,7 +132,7 @@ def inspect_checkpoint(path: _Path) -> CheckpointInfo:
         CheckpointError: no such file, not a checkpoint, truncated, or pickled code.
     """
     path = Path(path)
-    file = _read(path)
+    file = read_tensors(path)
     state = _merge_aliases(file.state, path)
     weights = {key: tensor for key, tensor in state.items() if not is_position_index(key)}
     head = state.get("detr.detr.class_embed.0.weight")
@@ -168,83 +158,6 @@ def _file_digest(read: Callable[[int], bytes]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> _File:
-    """The tensors of a file under their published keys, as stored."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(9)
-    except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
-    return _File("torch", _tensors(_unpickle(path, head), path), {})
-
-
-def _read_safetensors(path: Path) -> _File:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is a broken or truncated safetensors file ({error}); fetch it again"
-        ) from error
-    if metadata.get("format") == _FORMAT and metadata.get("format_version") != _FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has checkpoint format {metadata.get('format_version')}, this version reads "
-            f"{_FORMAT_VERSION}; upgrade idol-deploy"
-        )
-    return _File("safetensors", state, metadata)
-
-
-def _unpickle(path: Path, head: bytes) -> object:
-    zipped = head[:4] == b"PK\x03\x04"
-    if not zipped and head[:1] != b"\x80":
-        raise CheckpointError(
-            f"{path} is not a checkpoint; give a published IDOL .pth or a .safetensors file"
-        )
-    try:
-        contents: object = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error) and "Unsupported" not in str(error):
-            raise CheckpointError(_broken(path)) from error
-        raise CheckpointError(
-            f"{path} holds pickled code beside its tensors, which is not run; if you trust its origin, load "
-            'it with torch yourself and save {"model": state_dict} alone'
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
-        raise CheckpointError(_broken(path)) from error
-    return contents
-
-
-def _broken(path: Path) -> str:
-    return f"{path} is broken or truncated ({path.stat().st_size} bytes); fetch it again and compare its size"
-
-
-def _tensors(contents: object, path: Path) -> dict[str, Tensor]:
-    """The dictionary of tensors in a torch file, bare or under "model"."""
-    if isinstance(contents, Mapping) and isinstance(contents.get("model"), Mapping):
-        contents = contents["model"]
-    if not isinstance(contents, Mapping) or not contents:
-        raise CheckpointError(
-            f"{path} holds no state dictionary ({type(contents).__name__} instead); save the weights as "
-            '{"model": model.state_dict()}'
-        )
-    strangers = [key for key, value in contents.items() if not isinstance(key, str) or not _is_dense(value)]
-    if strangers:
-        raise CheckpointError(
-            f"{path}: {_listing(map(str, strangers))} not plain tensors under names; save "
-            '{"model": model.state_dict()}'
-        )
-    return dict(contents)
-
-
-def _is_dense(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-
-
 def _merge_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Each shared tensor once, under its canonical key; two copies must agree."""
     merged: dict[str, Tensor] = {}
@@ -260,8 +173,10 @@ def _merge_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape:
+        return False
     # NaN counts as equal here: its own check names it better.
-    return first.shape == second.shape and bool(torch.isclose(first, second, 0, 0, equal_nan=True).all())
+    return bool(torch.isclose(first.double(), second.double(), 0, 0, equal_nan=True).all())
 
 
 def _shapes(state: Mapping[str, Tensor]) -> KeyTable:
@@ -280,17 +195,11 @@ def _check_keys(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> 
     if not (missing or unknown or misshapen):
         return
     faults = [
-        f"{what}: {_listing(keys)}"
+        f"{what}: {listing(keys)}"
         for what, keys in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen))
         if keys
     ]
     raise CheckpointError(f"{path} does not fit {config.name}: {_advice(found)}; {'; '.join(faults)}")
-
-
-def _listing(keys: Iterable[str]) -> str:
-    keys = list(keys)
-    more = f", … ({len(keys)} in all)" if len(keys) > _SHOWN else f" ({len(keys)})"
-    return ", ".join(keys[:_SHOWN]) + more
 
 
 def _advice(found: KeyTable) -> str:

@@ -103,7 +103,8 @@ class WindowAttention(nn.Module):
         N, B, T, C = x.shape
         qkv = self.qkv(x).reshape(N, B, T, 3, self.heads, C // self.heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # each [N, B, M, T, C / M]
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        rows = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
+        bias = rows.reshape(T, T, self.heads).permute(2, 0, 1)
         logits = (q * self.scale) @ k.transpose(-2, -1) + (bias if mask is None else bias + mask)
         mixed = (logits.softmax(-1) @ v).transpose(2, 3).reshape(N, B, T, C)
         projected: Tensor = self.proj(mixed)
