@@ -11,8 +11,8 @@ unpickled and nothing is extracted to disk. docs/bundle.md describes the format.
 
 import hashlib
 import io
+import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +136,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: str
     note: str = ""
 
+    def __post_init__(self) -> None:
+        if min(*self.frame_size, *self.network_size, *self.padded_size) < 1:
+            raise ConfigError("frame, network and padded sizes must be positive")
+
 
 @dataclass(frozen=True)
 class Canary:
@@ -158,7 +162,11 @@ class Canary:
 
     @staticmethod
     def from_bytes(data: bytes) -> "Canary":
-        """Read what `to_bytes` wrote; never unpickles."""
+        """Read what `to_bytes` wrote; never unpickles, and never inflates beyond a bundle's limit."""
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size, limit = sum(info.file_size for info in archive.infolist()), _MAX_BYTES[CANARY]
+        if size > limit:
+            raise BundleError(f"it is larger than {limit // _MIB} MiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             outputs = {name: np.asarray(archive[name], np.float32) for name in OUTPUT_NAMES}
             return Canary(frame=np.asarray(archive["frame"], np.uint8), outputs=outputs)
@@ -216,11 +224,11 @@ class Bundle:
                 certificate.
         """
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             raise BundleError(f"{path} does not exist; write one with: idol-deploy export")
         try:
             archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except Exception as error:  # zipfile raises whatever its parser meets
             raise BundleError(
                 f"{path} is not an .idol bundle or is cut short ({error}); {_BROKEN}"
             ) from error
@@ -251,7 +259,7 @@ class Bundle:
         data = self._member(CANARY)
         try:
             canary = Canary.from_bytes(data)
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # as does numpy's: EOFError, zlib.error, tokenize.TokenError
             raise BundleError(f"{self.path}: {CANARY} cannot be read ({error}); {_BROKEN}") from error
         if canary.frame.shape != (*self.manifest.frame_size, 3):
             raise BundleError(f"{self.path}: the golden frame is not {self.manifest.frame_size}; {_BROKEN}")
@@ -278,8 +286,8 @@ class Bundle:
         failed = [stage.stage for stage in certificate.stages if not stage.passed]
         if failed or not certificate.passed:
             raise BundleError(
-                f"{self.path} was never shown to equal PyTorch (failed: {', '.join(failed) or 'nothing tested'}); "
-                "export it again"
+                f"{self.path} was never shown to equal PyTorch "
+                f"(failed: {', '.join(failed) or 'nothing tested'}); export it again"
             )
         return certificate
 
@@ -303,14 +311,7 @@ class Bundle:
             with self._archive.open(name) as member:
                 # The size in the zip's header may lie; one byte beyond the limit is enough to know.
                 data = member.read(limit + 1)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            RuntimeError,
-            NotImplementedError,
-        ) as error:
+        except Exception as error:  # see `open`
             raise BundleError(f"{self.path}: {name} cannot be read ({error}); {_BROKEN}") from error
         if len(data) > limit:
             raise BundleError(f"{self.path}: {name} is larger than {limit // _MIB} MiB; {_BROKEN}")
@@ -325,9 +326,22 @@ class _SchemaOnly(msgspec.Struct):
 
 
 def _decode(data: bytes, kind: type[_T], path: Path) -> _T:
+    what = kind.__name__.strip("_").lower()
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, ConfigError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"{path}: {kind.__name__.strip('_').lower()} is not valid ({error}); {_BROKEN}"
-        ) from error
+        value = msgspec.json.decode(data, type=kind)
+        unknown = _unknown(msgspec.json.decode(data), msgspec.to_builtins(value))
+    except (msgspec.DecodeError, ConfigError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: {what} is not valid ({error}); {_BROKEN}") from error
+    if unknown is not None and kind is not _SchemaOnly:
+        raise BundleError(f"{path}: {what} is not valid (unknown field {unknown!r}); {_BROKEN}")
+    return value
+
+
+def _unknown(given: object, known: object) -> str | None:
+    """A key of `given` that `known` lacks: msgspec forbids them in structs, but not in plain dataclasses."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        extra = next((key for key in given if key not in known), None)
+        return extra or next(filter(None, (_unknown(given[key], known[key]) for key in given)), None)
+    if isinstance(given, list) and isinstance(known, list | tuple):
+        return next(filter(None, map(_unknown, given, known)), None)
+    return None

@@ -1,0 +1,161 @@
+"""A bundle of a few kilobytes, and how to spoil it; imports no torch and no onnx."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from idol_runtime.bundle import (
+    CANARY,
+    GRAPH,
+    OUTPUT_NAMES,
+    PARITY,
+    Bundle,
+    Canary,
+    Certificate,
+    Manifest,
+    StageError,
+    TensorInfo,
+    sha256,
+    write_bundle,
+)
+from idol_runtime.config import Category, Preprocessing, StreamConfig
+from idol_runtime.errors import BundleError
+
+SIZE = (16, 24)
+_FIXES = ("export it again", "upgrade idol-deploy", "idol-deploy export")
+# Three queries, two classes, embeddings of four numbers, 4x4 cells of stride 8.
+SHAPES = {
+    "logits": (3, 2),
+    "boxes": (3, 4),
+    "embeddings": (3, 4),
+    "mask_features": (8, 4, 4),
+    "mask_params": (3, 169),
+    "mask_reference": (3, 2),
+}
+
+
+class BundleKit:
+    """Valid parts of a bundle, and ways to write them otherwise than `write_bundle` would."""
+
+    size = SIZE
+    shapes = SHAPES
+
+    def __init__(self, tiny_graph: bytes) -> None:
+        self.tiny_graph = tiny_graph
+
+    def manifest(self, **changes: Any) -> Manifest:
+        stream = StreamConfig(
+            categories=(Category("cat", 3), Category("dog", 7)), preprocessing=Preprocessing(short_side=None)
+        )
+        outputs = tuple(TensorInfo(name, "float32", (1, *SHAPES[name])) for name in OUTPUT_NAMES)
+        manifest = Manifest(
+            schema_version=1,
+            preset="tiny",
+            stream=stream,
+            frame_size=SIZE,
+            network_size=SIZE,
+            padded_size=(32, 32),
+            dynamic_batch=False,
+            precision="fp32",
+            inputs=(TensorInfo("image", "uint8", (1, *SIZE, 3)),),
+            outputs=outputs,
+            weights_sha256="0" * 64,
+            members={},
+            versions={"idol-deploy": "0"},
+            created="2026-01-01T00:00:00Z",
+        )
+        return msgspec.structs.replace(manifest, **changes)
+
+    def canary(self, seed: int = 0) -> Canary:
+        rng = np.random.default_rng(seed)
+        outputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+        return Canary(frame=rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), outputs=outputs)
+
+    def certificate(self, *stages: StageError) -> bytes:
+        return msgspec.json.encode(
+            Certificate(
+                stages=stages or (StageError("logits", 1e-6, 1e-3),),
+                frames=2,
+                detections=3,
+                identities=2,
+                near_ties=0,
+                source="made up",
+                backend="none",
+            )
+        )
+
+    def members(self, **changes: bytes) -> dict[str, bytes]:
+        """Keyword names are graph, canary and parity."""
+        return {
+            GRAPH: changes.get("graph", b"not really a graph" * 5),
+            CANARY: changes.get("canary") or self.canary().to_bytes(),
+            PARITY: changes.get("parity") or self.certificate(),
+        }
+
+    def write(
+        self, path: Path, manifest: Manifest | None = None, members: Mapping[str, bytes] | None = None
+    ) -> Path:
+        write_bundle(path, manifest or self.manifest(), members or self.members())
+        return path
+
+    def write_raw(self, path: Path, manifest: bytes, members: Mapping[str, bytes] | None = None) -> Path:
+        """Any bytes as the manifest, under its true hash."""
+        return self.write_zip(path, {"manifest.json": manifest, **(members or self.members())})
+
+    def write_zip(
+        self,
+        path: Path,
+        members: Mapping[str, bytes],
+        comment: bytes | None = None,
+        compression: int = zipfile.ZIP_STORED,
+    ) -> Path:
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.comment = sha256(members["manifest.json"]).encode() if comment is None else comment
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return path
+
+    @staticmethod
+    def members_of(path: Path) -> dict[str, bytes]:
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    def rewrite(self, path: Path, change: Callable[[dict[str, bytes]], object]) -> Path:
+        """The same zip with other members under the same comment."""
+        with zipfile.ZipFile(path) as archive:
+            comment = archive.comment
+        members = self.members_of(path)
+        change(members)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.comment = comment
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return path
+
+    @staticmethod
+    def read_all(path: Path) -> tuple[Any, ...]:
+        """Everything that a bundle hands out, comparable with ==."""
+        with Bundle.open(path) as bundle:
+            canary = bundle.canary()
+            arrays = {name: array.tobytes() for name, array in canary.outputs.items()}
+            return bundle.manifest, bundle.certificate, bundle.graph(), canary.frame.tobytes(), arrays
+
+    def refusal(self, path: Path) -> str:
+        """The message of the BundleError that reading this file ends in: one line, its name and a fix."""
+        with pytest.raises(BundleError) as caught:
+            self.read_all(path)
+        message = str(caught.value)
+        assert "\n" not in message
+        assert str(path) in message
+        assert any(fix in message for fix in _FIXES), message
+        return message
+
+
+@pytest.fixture(scope="session")
+def kit() -> BundleKit:
+    return BundleKit((Path(__file__).parents[1] / "data" / "tiny.onnx").read_bytes())

@@ -1,0 +1,209 @@
+"""ONNX Runtime on a graph of three kilobytes, every refusal, and a bundle from file to tracked frame."""
+
+import importlib.metadata
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from idol_runtime.backends import open_backend
+from idol_runtime.backends.onnxruntime import import_onnxruntime, open_session
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary, TensorInfo
+from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError
+from idol_runtime.pipeline import Pipeline
+
+TINY = Path(__file__).parents[1] / "data" / "tiny.onnx"
+needs_onnxruntime = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="needs onnxruntime"
+)
+
+
+def tiny_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """What `tiny.onnx` answers, but for the image's mean / 255 in the logits: two objects, a faint query."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    weights["logits"][:] = [[2, -3], [-3, 1], [-6, -6]]
+    weights["boxes"][:] = [[0.2, 0.3, 0.2, 0.2], [0.7, 0.3, 0.2, 0.4], [0.5, 0.5, 0.1, 0.1]]
+    weights["embeddings"][:] = 5 * np.eye(3, 4)
+    # The masks are features 0 and 1: the first layers pass them through, the last reads one.
+    weights["mask_features"][:] = -1
+    weights["mask_features"][0, :, 0] = weights["mask_features"][1, :, 2] = 1
+    weights["mask_params"][:] = 0
+    for query, feature in enumerate((0, 1, 1)):
+        weights["mask_params"][query, [2 + feature, 80, 144]] = 1
+    weights["mask_params"][:, 168] = -0.5
+    weights["mask_reference"][:] = 0
+    return weights
+
+
+def build_tiny(shapes: dict[str, tuple[int, ...]], size: tuple[int, int]) -> bytes:
+    """How tests/data/tiny.onnx was made; `TINY.write_bytes(build_tiny(SHAPES, SIZE))` makes it again."""
+    from onnx import TensorProto, checker, helper
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean4"], axes=[0, 1, 2, 3], keepdims=0),
+        helper.make_node("Div", ["mean4", "full"], ["mean"]),
+    ]
+    constants = [helper.make_tensor("full", TensorProto.FLOAT, [], [255.0])]
+    for name, value in tiny_weights(shapes).items():
+        raw = value[None].tobytes()
+        constants.append(helper.make_tensor(f"c_{name}", TensorProto.FLOAT, [1, *value.shape], raw, raw=True))
+        if name == "logits":
+            nodes.append(helper.make_node("Add", [f"c_{name}", "mean"], [name]))
+        else:
+            nodes.append(helper.make_node("Identity", [f"c_{name}"], [name]))
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, *size, 3])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, *shapes[n]]) for n in OUTPUT_NAMES],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    checker.check_model(model)
+    return model.SerializeToString()
+
+
+def tiny_answer(frame: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The numpy twin of tiny.onnx."""
+    weights = tiny_weights(shapes)
+    return {**weights, "logits": weights["logits"] + np.float32(frame.mean() / 255)}
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    frame = kit.canary().frame
+    canary = Canary(frame, tiny_answer(frame, kit.shapes))
+    members = kit.members(graph=kit.tiny_graph, canary=canary.to_bytes())
+    return kit.write(tmp_path_factory.mktemp("tiny") / "tiny.idol", members=members)
+
+
+def test_the_tiny_graph_is_what_its_script_makes(kit: Any) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx to build the graph again")
+    assert onnx.load_from_string(kit.tiny_graph) == onnx.load_from_string(build_tiny(kit.shapes, kit.size))
+
+
+@needs_onnxruntime
+def test_onnxruntime_answers_by_name(kit: Any, tiny_bundle: Path) -> None:
+    with Bundle.open(tiny_bundle) as bundle:
+        backend = open_backend(bundle, threads=1)
+        assert backend.name == "onnxruntime (cpu)"
+        assert backend.network_size == kit.size
+        frame = np.random.default_rng(3).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
+        (output,) = backend.infer(frame[None])
+        for name, expected in tiny_answer(frame, kit.shapes).items():
+            answer = getattr(output, name)
+            assert answer.dtype == np.float32
+            np.testing.assert_allclose(answer, expected, rtol=1e-5, err_msg=name)
+        backend.close()
+
+
+@needs_onnxruntime
+def test_a_pipeline_from_file_to_tracked_frames(kit: Any, tiny_bundle: Path) -> None:
+    with Pipeline.open(tiny_bundle, threads=1) as pipeline:
+        first = pipeline.step(np.zeros((*kit.size, 3), np.uint8))
+        second = pipeline.step(np.full((*kit.size, 3), 9, np.uint8))
+        assert [r.ids.tolist() for r in (first, second)] == [[0, 1], [0, 1]]
+        assert first.labels.tolist() == [0, 1]
+        assert first.masks.shape == (2, *kit.size)
+        assert first.masks[0, :, 0].all()
+        assert not first.masks[0, :, 12:].any()
+        assert first.masks[1, :, 18].all()
+
+
+@needs_onnxruntime
+def test_a_wrong_weight_is_refused_by_the_canary(kit: Any, tmp_path: Path) -> None:
+    frame = kit.canary().frame
+    answer = tiny_answer(frame, kit.shapes)
+    weight = answer["boxes"].tobytes()
+    assert kit.tiny_graph.count(weight) == 1
+    spoiled = kit.tiny_graph.replace(weight, (answer["boxes"] * np.float32(1.01)).tobytes())
+    members = kit.members(graph=spoiled, canary=Canary(frame, answer).to_bytes())
+    path = kit.write(tmp_path / "spoiled.idol", members=members)
+    with pytest.raises(BackendError, match=r"\(cpu\) answers wrongly .* boxes is off by 1\.0e-02"):
+        Pipeline.open(path)
+    Pipeline.open(path, canary=False).close()
+
+
+@needs_onnxruntime
+def test_a_wrong_input_is_a_backend_error(kit: Any, tiny_bundle: Path) -> None:
+    with Bundle.open(tiny_bundle) as bundle, pytest.raises(BackendError, match="ONNX Runtime failed"):
+        open_backend(bundle).infer(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_unknown_backend(tiny_bundle: Path) -> None:
+    with (
+        Bundle.open(tiny_bundle) as bundle,
+        pytest.raises(ConfigError, match="choose one of: auto, onnx"),
+    ):
+        open_backend(bundle, backend="tensorflow")
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:x", "cuda:-1", "", "CPU "])
+def test_unknown_device(kit: Any, device: str) -> None:
+    with pytest.raises(BackendError, match="use cpu, cuda or cuda:N"):
+        open_session(kit.tiny_graph, device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_that_is_not_in_this_onnxruntime(kit: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    fake = SimpleNamespace(
+        SessionOptions=SimpleNamespace, get_available_providers=lambda: ["CPUExecutionProvider"]
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    with pytest.raises(BackendError, match=r"idol-deploy\[gpu\]"):
+        open_session(kit.tiny_graph, device)
+
+
+def test_cuda_that_does_not_start_is_not_replaced_by_the_cpu(
+    kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    fake = SimpleNamespace(
+        SessionOptions=SimpleNamespace,
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        InferenceSession=lambda *_, **__: session,
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    with pytest.raises(BackendError, match="could not start on cuda:1; check its driver"):
+        open_session(kit.tiny_graph, "cuda:1")
+
+
+def test_no_onnxruntime_names_the_extra(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'idol-deploy\[cpu\]'"):
+        open_session(kit.tiny_graph)
+
+
+def test_both_distributions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
+    with pytest.raises(BackendError, match="both installed and overwrite each other; keep one: pip"):
+        import_onnxruntime()
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize(
+    "graph", [b"", b"garbage", b"\x00" * 100, b"half"], ids=["none", "text", "zero", "half"]
+)
+def test_a_broken_graph_is_one_line(kit: Any, graph: bytes) -> None:
+    graph = kit.tiny_graph[: len(kit.tiny_graph) // 2] if graph == b"half" else graph
+    with pytest.raises(BackendError, match="refuses the graph") as caught:
+        open_session(graph)
+    assert "\n" not in str(caught.value)
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("where", ["outputs", "inputs"])
+def test_a_graph_other_than_promised(kit: Any, tmp_path: Path, where: str) -> None:
+    promised = getattr(kit.manifest(), where)
+    changed = (*promised[:-1], TensorInfo("other", "float32", (1,)))
+    manifest = kit.manifest(**{where: changed})
+    path = kit.write(tmp_path / "odd.idol", manifest, kit.members(graph=kit.tiny_graph))
+    with Bundle.open(path) as bundle, pytest.raises(BackendError, match=r"odd\.idol.*'other'"):
+        open_backend(bundle)
