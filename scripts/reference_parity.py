@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
 from idol_export.reference_arrays import ReferenceFolder
 from idol_export.reference_parity import Row, compare_tag
 from idol_export.reference_units import compare_units

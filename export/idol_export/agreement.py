@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from idol_runtime.association import NO_TRACK, Tracker, bi_softmax
 from idol_runtime.boxes import box_iou, cxcywh_to_xyxy
 from idol_runtime.config import AssociationConfig
@@ -22,7 +24,6 @@ from idol_runtime.detection import (
     suppress_masks,
 )
 from idol_runtime.masks import mask_iou
-from numpy.typing import NDArray
 
 __all__ = ["Agreement", "Decisions", "Judge", "NEAR"]
 

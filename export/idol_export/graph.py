@@ -6,11 +6,12 @@ Letters: N frames, h x w pixels of the network input before padding, Q queries.
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from idol_deploy.model.geometry import Geometry, build_geometry
 from idol_deploy.model.idol import Idol
 from idol_runtime.bundle import OUTPUT_NAMES
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 __all__ = ["STAGES", "ExportGraph"]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import onnx
 import onnx.utils
 import torch
-from idol_runtime.bundle import OUTPUT_NAMES, TensorInfo
-from idol_runtime.errors import ConfigError
 
 from idol_export.graph import STAGES, ExportGraph
+from idol_runtime.bundle import OUTPUT_NAMES, TensorInfo
+from idol_runtime.errors import ConfigError
 
 __all__ = ["DEFAULT_OPSET", "describe_io", "probe_to_onnx", "shipped"]
 

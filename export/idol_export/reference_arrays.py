@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from idol_runtime.errors import ConfigError
 from numpy.typing import NDArray
+
+from idol_runtime.errors import ConfigError
 
 __all__ = ["FIRST_RUN", "Array", "Cut", "ReferenceFolder", "Stages", "Tag", "cuts"]
 

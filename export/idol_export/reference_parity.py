@@ -8,27 +8,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+
 from idol_deploy.config import IdolConfig, preset
 from idol_deploy.layout import alias_of, is_position_index, published_state
 from idol_deploy.model.idol import Idol
-from idol_deploy.model.position import sine_position
-from idol_deploy.reference import reference_model, make_video
+from idol_deploy.reference import make_video, reference_model
+from idol_export.agreement import NEAR, Decisions, Judge
+from idol_export.graph import ExportGraph
+from idol_export.onnx import probe_to_onnx
+from idol_export.reference_arrays import Array, Tag, cuts
+from idol_export.reference_paths import FrameTensors, onnx_frame, torch_frame
 from idol_runtime.association import NO_TRACK
-from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.backends.onnxruntime import open_session
 from idol_runtime.bundle import OUTPUT_NAMES
 from idol_runtime.config import Preprocessing, StreamConfig
-from idol_runtime.detection import NetworkOutput, decode_queries
+from idol_runtime.detection import NetworkOutput
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.preprocess import Placement
 from idol_runtime.results import FrameResult, VideoResult
 from idol_runtime.rle import decode_rle
-from numpy.typing import NDArray
-
-from idol_export.agreement import NEAR, Decisions, Judge
-from idol_export.graph import STAGES, ExportGraph
-from idol_export.onnx import probe_to_onnx
-from idol_export.reference_arrays import FIRST_RUN, Array, Stages, Tag, cuts
 
 __all__ = ["Row", "compare_tag", "relative_error"]
 
@@ -37,8 +36,6 @@ TOLERANCES = {"preprocess": 1e-6, "geometry": 1e-5, "backbone": 1e-5, "neck": 1e
 DEFAULT_TOLERANCE = 1e-4
 MASK_PIXELS = 1e-3  # share of differing pixels
 SECOND_SIZE = (90, 150)  # the other output size that the folders hold mask sums for
-
-_Frame = tuple[dict[str, Array], NetworkOutput]
 
 
 @dataclass(frozen=True)
@@ -94,11 +91,11 @@ def compare_tag(tag: Tag, progress: Callable[[str], None] = lambda _: None) -> I
     yield _compare_keys(tag, model)
     graph = ExportGraph(model, tag.video[1:3])
     video = np.ascontiguousarray(make_video(*tag.video).transpose(0, 2, 3, 1))
-    yield from _compare_path(tag, "torch", config, video, lambda image: _torch_frame(graph, image), progress)
+    yield from _compare_path(tag, "torch", config, video, lambda image: torch_frame(model, image), progress)
     progress(f"{tag.name}: exporting to ONNX")
     session = open_session(probe_to_onnx(graph))
     yield from _compare_path(
-        tag, "onnx", config, video, lambda image: _onnx_frame(graph, session, image), progress
+        tag, "onnx", config, video, lambda image: onnx_frame(graph, session, image), progress
     )
 
 
@@ -110,81 +107,6 @@ def _compare_keys(tag: Tag, model: Idol) -> Row:
         ours = {key: shape for key, shape in ours.items() if not is_position_index(key)}
     wrong = sorted(key for key in ours | expected if ours.get(key) != expected.get(key)) if expected else []
     return Row(tag.name, "torch", "keys", len(wrong), 0, len(expected), detail=", ".join(wrong[:3]))
-
-
-# -- the two paths ---------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def _torch_frame(graph: ExportGraph, image: NDArray[np.uint8]) -> _Frame:
-    """All stages of one frame in PyTorch; the layers of the encoder through hooks."""
-    model = graph.model
-    layers: list[torch.Tensor] = []
-    hooks = [
-        layer.register_forward_hook(lambda _m, _i, out: layers.append(out[0]))
-        for layer in model.transformer.encoder.layers
-    ]
-    found = graph.run(torch.from_numpy(image)[None])
-    for hook in hooks:
-        hook.remove()
-    geometry = graph.geometry
-    features = model.backbone(found["preprocess"])
-    decoder = model.transformer.decode(found["encoder"], geometry)
-    stages = {name: tensor[0].numpy() for name, tensor in found.items()}
-    stages |= {f"res{k}": tensor[0].numpy() for k, tensor in enumerate(features, start=2)}
-    stages |= _split_levels(stages["neck"], geometry.shapes)
-    stages |= _positions(graph)
-    stages["memory"], stages["states_last"] = stages["encoder"], stages["decoder"]
-    stages["encoder_layers"] = torch.stack(layers).numpy()
-    stages["states"] = decoder.states[:, 0].numpy()
-    stages["references"] = decoder.boxes[:, 0].numpy()
-    stages["init_reference"] = decoder.references[0][0].numpy()
-    reference_px = found["mask_reference"]
-    stages["masks"] = model.mask_head.decode(found["mask_features"], found["mask_params"], reference_px)[
-        0
-    ].numpy()
-    return stages, NetworkOutput(**{name: stages[name] for name in OUTPUT_NAMES})
-
-
-def _onnx_frame(graph: ExportGraph, session: object, image: NDArray[np.uint8]) -> _Frame:
-    """The stages that the probe of the exported graph shows, and the masks that the host decodes."""
-    found = run_session(session, (*STAGES, *OUTPUT_NAMES), image[None])
-    stages: dict[str, Array] = {name: array[0] for name, array in found.items()}
-    stages |= _split_levels(stages["neck"], graph.geometry.shapes)
-    stages["res5"], stages["memory"], stages["states_last"] = (
-        stages["backbone"],
-        stages["encoder"],
-        stages["decoder"],
-    )
-    output = NetworkOutput(**{name: found[name][0] for name in OUTPUT_NAMES})
-    stages["masks"] = decode_queries(output, np.arange(len(output.logits)))
-    return stages, output
-
-
-def _split_levels(neck: Array, shapes: tuple[tuple[int, int], ...]) -> dict[str, Array]:
-    parts = np.split(neck, np.cumsum([h * w for h, w in shapes])[:-1], axis=1)
-    return {
-        f"src{level}": part.reshape(-1, h, w)
-        for level, (part, (h, w)) in enumerate(zip(parts, shapes, strict=True))
-    }
-
-
-def _positions(graph: ExportGraph) -> dict[str, Array]:
-    """Padding masks and position codes per level; those of the backbone's levels under both their names."""
-    geometry, found = graph.geometry, dict[str, Array]()
-    tokens = sum(h * w for h, w in geometry.shapes)
-    padding = torch.zeros(1, tokens, dtype=torch.bool) if geometry.padding is None else geometry.padding
-    sizes = [h * w for h, w in geometry.shapes]
-    for level, (flat, (h, w)) in enumerate(zip(torch.split(padding, sizes, 1), geometry.shapes, strict=True)):
-        mask = flat.reshape(1, h, w)
-        code = sine_position(mask, geometry.position.shape[-1])[0].numpy()
-        found |= {f"mask{level}": mask[0].numpy(), f"position{level}": code}
-        if level < 3:
-            found |= {f"res{level + 3}_mask": mask[0].numpy(), f"res{level + 3}_position": code}
-    return found
-
-
-# -- one path against the arrays -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -207,7 +129,7 @@ def _compare_path(
     path: str,
     config: IdolConfig,
     video: NDArray[np.uint8],
-    run: Callable[[NDArray[np.uint8]], _Frame],
+    run: Callable[[NDArray[np.uint8]], FrameTensors],
     progress: Callable[[str], None],
 ) -> Iterator[Row]:
     """Run the video once; keep only the slices that the arrays hold."""

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.model.deform_attn import ms_deform_attn
 from idol_deploy.model.mask_head import MaskHead, aligned_bilinear
 from idol_deploy.model.position import sine_position
 from idol_deploy.model.transformer import inverse_sigmoid
 from idol_deploy.reference import make_video, reference_tensor
+from idol_export.reference_arrays import Array
+from idol_export.reference_parity import Row, relative_error
 from idol_runtime.association import NO_TRACK, Tracker
 from idol_runtime.config import AssociationConfig, Preprocessing
 from idol_runtime.detection import suppress
 from idol_runtime.errors import ConfigError
 from idol_runtime.masks import decode_masks, mask_iou
 from idol_runtime.preprocess import resize
-
-from idol_export.reference_arrays import Array
-from idol_export.reference_parity import Row, relative_error
 
 __all__ = ["TRACKER_SETTINGS", "compare_units"]
 

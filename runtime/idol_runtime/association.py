@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 def softmax(x: Floats, axis: int) -> Floats:
     """Softmax along one axis, in the type of `x`."""
     shifted = np.exp(x - x.max(axis=axis, keepdims=True))
-    out: Floats = np.asarray(shifted / shifted.sum(axis=axis, keepdims=True))
+    out: Floats = shifted / shifted.sum(axis=axis, keepdims=True)
     return out
 
 
@@ -33,7 +33,8 @@ def bi_softmax(
 ) -> Floats:  # [n, m]
     """Mean of the softmax over tracks and the softmax over detections of the dot products (paper, eq. 7)."""
     products = detections @ tracks.T
-    return (softmax(products, axis=1) + softmax(products, axis=0)) / np.float32(2)
+    both: Floats = (softmax(products, axis=1) + softmax(products, axis=0)) / np.float32(2)
+    return both
 
 
 def multi_cue(

@@ -30,6 +30,7 @@ from idol_runtime.files import replacing
 __all__ = [
     "CANARY",
     "GRAPH",
+    "MANIFEST",
     "OUTPUT_NAMES",
     "PARITY",
     "SCHEMA_VERSION",

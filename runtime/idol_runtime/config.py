@@ -3,18 +3,28 @@
 The defaults are those of the published `ytvis19_r50` configuration (IDOL_SPEC §1, §4).
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args, get_type_hints
 
 from idol_runtime.errors import ConfigError
 
-__all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "VideoConfig"]
+__all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "VideoConfig", "override"]
 
 
 def _require_share(owner: str, **values: float) -> None:
     for name, value in values.items():
         if not 0.0 <= value <= 1.0:
             raise ConfigError(f"{owner}.{name} must lie between 0 and 1, got {value}")
+
+
+def _require_choice(owner: str, settings: object, *names: str) -> None:
+    hints = get_type_hints(type(settings))
+    for name in names:
+        choices, value = get_args(hints[name]), getattr(settings, name)
+        if value not in choices:
+            raise ConfigError(f"{owner}.{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,9 @@ class AssociationConfig:
         )
         if self.memory_length < 1 or self.max_age < 1:
             raise ConfigError("association.memory_length and association.max_age must be at least 1")
-        if self.tau < 0:
+        if not 0 <= self.tau < math.inf:
             raise ConfigError(f"association.tau must not be negative, got {self.tau}")
+        _require_choice("association", self, "matching", "temporal")
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         _require_share("video", class_score=self.class_score)
+        _require_choice("video", self, "temporal_score")
 
 
 @dataclass(frozen=True)
@@ -112,8 +124,10 @@ class Preprocessing:
             raise ConfigError(f"short side must be positive, got {self.short_side}")
         if self.max_side < 1 or self.size_divisor < 1:
             raise ConfigError("max side and size divisor must be positive")
-        if min(self.std) <= 0:
+        if not all(0 < value < math.inf for value in self.std):
             raise ConfigError(f"std must be positive, got {self.std}")
+        if not all(map(math.isfinite, self.mean)):
+            raise ConfigError(f"mean must be finite, got {self.mean}")
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """Un-padded (height, width) of the network input for a frame of this size, in pixels.
@@ -131,7 +145,7 @@ class Preprocessing:
         if longer > self.max_side:
             scale = self.max_side / longer
             new_height, new_width = new_height * scale, new_width * scale
-        return int(new_height + 0.5), int(new_width + 0.5)
+        return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """Padded (height, width) of a network input whose un-padded size is given, in pixels."""
@@ -166,3 +180,32 @@ class StreamConfig:
     def class_names(self) -> tuple[str, ...]:
         """Names in the order of the network's class logits."""
         return tuple(category.name for category in self.categories)
+
+
+def override(config: StreamConfig, settings: Sequence[str]) -> StreamConfig:
+    """The configuration with some thresholds or association options changed.
+
+    Args:
+        config: what to start from.
+        settings: `association.KEY=VALUE` or `video.KEY=VALUE`, such as `association.temporal=paper`. The rest
+            of a configuration is part of the exported network.
+
+    Raises:
+        ConfigError: no such key, or a value that cannot be.
+    """
+    import msgspec  # only here: the network's configuration must load where msgspec is missing
+
+    changed: dict[str, Any] = {"association": config.association, "video": config.video}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        section, _, key = path.partition(".")
+        if not equals or section not in changed:
+            raise ConfigError(f"{setting!r} is no setting; write association.KEY=VALUE or video.KEY=VALUE")
+        fields = msgspec.to_builtins(changed[section])
+        if key not in fields:
+            raise ConfigError(f"{section} has no {key!r}; it has {', '.join(fields)}")
+        try:
+            changed[section] = msgspec.convert({**fields, key: value}, type(changed[section]), strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{setting!r}: {error}") from error
+    return replace(config, **changed)

@@ -5,7 +5,7 @@ with Pipeline.open("model.idol") as pipeline:
         print(result.index, result.ids, result.scores)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +14,7 @@ import numpy as np
 from idol_runtime.association import Tracker
 from idol_runtime.backends import Backend, open_backend
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary
-from idol_runtime.config import StreamConfig
+from idol_runtime.config import StreamConfig, override
 from idol_runtime.detection import detect
 from idol_runtime.errors import BackendError, FrameError
 from idol_runtime.frames import check_frame
@@ -80,6 +80,7 @@ class Pipeline:
         threads: int | None = None,
         canary: bool = True,
         fit: bool = False,
+        settings: Sequence[str] = (),
     ) -> "Pipeline":
         """Open a bundle, check it, load it, and see the golden frame answered rightly.
 
@@ -90,13 +91,16 @@ class Pipeline:
             threads: CPU threads; None: as many as the engine likes.
             canary: replay the golden frame; turn off only what you have checked otherwise.
             fit: letterbox frames whose shape the network was not made for, instead of refusing them.
+            settings: changes to the bundle's thresholds and association; see `config.override`.
 
         Raises:
+            ConfigError: a setting that cannot be.
             BundleError: broken, tampered with, or of a newer schema.
             MissingDependencyError: the engine is not installed.
             BackendError: the engine refuses the graph or the device, or answers wrongly.
         """
         with Bundle.open(bundle) as opened:
+            config = override(opened.manifest.stream, settings)
             golden = opened.canary()
             engine = open_backend(opened, backend, device, threads)
             try:
@@ -105,7 +109,7 @@ class Pipeline:
             except BaseException:
                 engine.close()
                 raise
-            pipeline = cls(engine, opened.manifest.stream, fit=fit)
+            pipeline = cls(engine, config, fit=fit)
             pipeline.note = opened.manifest.note
             return pipeline
 

@@ -57,13 +57,14 @@ class Placement:
     content: tuple[int, int]
 
     def boxes_to_frame(self, boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes [n, 4] cxcywh, normalised by the network input, as xyxy in pixels of the frame, clipped to it."""
+        """Boxes [n, 4] from cxcywh, in shares of the network input, to xyxy in pixels of the frame, clipped."""
         corners = cxcywh_to_xyxy(boxes_cxcywh)
         (net_h, net_w), (con_h, con_w), (height, width) = self.network, self.content, self.frame
         scale_x, scale_y = net_w / con_w * width, net_h / con_h * height
         corners *= np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
         limits = np.array([width, height, width, height], np.float32)
-        return np.minimum(np.maximum(corners, np.float32(0)), limits)
+        clipped: NDArray[np.float32] = np.minimum(np.maximum(corners, np.float32(0)), limits)
+        return clipped
 
 
 def letterbox(

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from idol_runtime.draw import DrawableResult
 from idol_runtime.errors import OutputError
 from idol_runtime.files import replacing
 from idol_runtime.frames import Frame
+from idol_runtime.results import FrameResult
 
 __all__ = ["FileSink", "Sink"]
 
@@ -42,7 +42,7 @@ class Sink(ABC):
             self.close()
 
     @abstractmethod
-    def write(self, frame: Frame, result: DrawableResult) -> None:
+    def write(self, frame: Frame, result: FrameResult) -> None:
         """Take one frame and its result.
 
         Raises:

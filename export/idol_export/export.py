@@ -1,0 +1,179 @@
+"""From a checkpoint to a verified bundle."""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_deploy.config import IdolConfig
+from idol_deploy.layout import published_state, weights_hash
+from idol_deploy.model.idol import Idol
+from idol_deploy.reference import make_video
+from idol_export.graph import ExportGraph
+from idol_export.onnx import DEFAULT_OPSET, describe_io, probe_to_onnx, shipped
+from idol_export.parity import torch_stages, verify
+from idol_runtime.backends.onnxruntime import import_onnxruntime
+from idol_runtime.bundle import (
+    CANARY,
+    GRAPH,
+    OUTPUT_NAMES,
+    PARITY,
+    SCHEMA_VERSION,
+    Canary,
+    Certificate,
+    Manifest,
+    write_bundle,
+)
+from idol_runtime.errors import ConfigError, FrameError
+from idol_runtime.files import replacing, writable_target
+from idol_runtime.pipeline import Pipeline
+from idol_runtime.preprocess import resize
+from idol_runtime.sources import open_source
+
+__all__ = ["ExportOptions", "Exported", "export"]
+
+_GOLDEN_SEED = 0
+_PACKAGES = ("idol-deploy", "torch", "onnx", "onnxscript", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export for.
+
+    Attributes:
+        frame_size: (H, W) of the source, in pixels.
+        dynamic_batch: leave the number of frames free, instead of 1.
+        opset: of the ONNX operators.
+        verify_source: video or images to verify on; None: a generated video.
+        verify_frames: how many of its frames.
+        note: caption for annotated videos, `untrained weights`, for instance.
+    """
+
+    frame_size: tuple[int, int]
+    dynamic_batch: bool = False
+    opset: int = DEFAULT_OPSET
+    verify_source: str | None = None
+    verify_frames: int = 4
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.frame_size) < 1:
+            raise ConfigError(f"frame size must be positive, got {self.frame_size[0]}x{self.frame_size[1]}")
+        if self.verify_frames < 1:
+            raise ConfigError("an export that is verified on no frame proves nothing; verify at least 1")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and the proof that it equals PyTorch."""
+
+    manifest: Manifest
+    certificate: Certificate
+
+
+def export(
+    model: Idol,
+    config: IdolConfig,
+    out: str | Path,
+    options: ExportOptions,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Export, verify against PyTorch, and write a bundle; on any failure no file is left behind.
+
+    Args:
+        model: the network.
+        config: its configuration; the bundle carries its stream part.
+        out: where to write the `.idol` file.
+        options: what to export for.
+        announce: called with each step's name.
+
+    Raises:
+        OutputError: `out` cannot be written; told before any work.
+        MissingDependencyError: there is no ONNX Runtime to verify with.
+        ParityError: a stage is out of tolerance.
+    """
+    writable_target(out)
+    runtime = import_onnxruntime()
+    stream = config.stream
+    network_size = stream.preprocessing.network_size(*options.frame_size)
+    if min(network_size) < 32:
+        raise ConfigError(
+            f"a network input of {network_size[0]}x{network_size[1]} is too small; use a larger --short-side"
+        )
+    announce(f"tracing the network at {network_size[0]}x{network_size[1]}")
+    # Identities are verified one frame at a time, so the probe has a batch of one, like the default graph.
+    graph = ExportGraph(model, network_size)
+    probe = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
+    network = shipped(probe)
+    certificate = verify(
+        model,
+        probe,
+        network,
+        _frames(options, network_size, config, announce),
+        network_size,
+        stream,
+        source=options.verify_source or "generated video",
+    )
+    announce("recording the golden frame")
+    golden = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
+    answer = torch_stages(model, resize(golden, network_size))
+    canary = Canary(golden, {name: answer[name] for name in OUTPUT_NAMES})
+    inputs, outputs = describe_io(network)
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        preset=config.name,
+        stream=stream,
+        frame_size=options.frame_size,
+        network_size=network_size,
+        padded_size=stream.preprocessing.padded_size(*network_size),
+        dynamic_batch=options.dynamic_batch,
+        precision="fp32",
+        inputs=inputs,
+        outputs=outputs,
+        weights_sha256=weights_hash(published_state(model)),
+        members={},
+        versions={
+            **versions,
+            "onnxruntime": runtime.__version__,
+            "opset": str(options.opset),
+            "python": platform.python_version(),
+        },
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        note=options.note,
+    )
+    members = {GRAPH: network, CANARY: canary.to_bytes(), PARITY: msgspec.json.encode(certificate)}
+    announce("writing the bundle and replaying its golden frame")
+    with replacing(out) as temporary:
+        manifest = write_bundle(temporary, manifest, members)
+        Pipeline.open(temporary).close()
+    return Exported(manifest, certificate)
+
+
+def _frames(
+    options: ExportOptions, network_size: tuple[int, int], config: IdolConfig, announce: Callable[[str], None]
+) -> Iterator[NDArray[np.uint8]]:
+    """The frames to verify on, each of a size that the network takes."""
+    count = options.verify_frames
+    if options.verify_source is None:
+        for index, image in enumerate(make_video(count, *options.frame_size, seed=1)):
+            announce(f"comparing with PyTorch, frame {index + 1} of {count}")
+            yield np.ascontiguousarray(image.transpose(1, 2, 0))
+        return
+    with open_source(options.verify_source, max_frames=count) as source:
+        for index, frame in enumerate(source):
+            taken = config.preprocessing.network_size(*frame.size)
+            if taken != network_size:
+                raise FrameError(
+                    f"{source.name} is {frame.size[0]}x{frame.size[1]}, which the network would see as "
+                    f"{taken[0]}x{taken[1]} instead of {network_size[0]}x{network_size[1]}; verify on a source "
+                    f"of {options.frame_size[0]}x{options.frame_size[1]}"
+                )
+            announce(f"comparing with PyTorch, frame {index + 1} of {count}")
+            yield frame.image

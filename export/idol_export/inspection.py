@@ -1,0 +1,131 @@
+"""What a file is: a bundle, an ONNX graph, or a checkpoint. A bundle is described without torch or onnx."""
+
+import collections
+import hashlib
+import zipfile
+from pathlib import Path
+
+from idol_runtime.bundle import MANIFEST, Bundle
+from idol_runtime.errors import BundleError, ConfigError
+from idol_runtime.optional import import_optional
+
+__all__ = ["describe"]
+
+_CHUNK = 2**20
+
+
+def describe(path: str | Path) -> dict[str, object]:
+    """Name and value of everything worth knowing about a file, ready for JSON.
+
+    Raises:
+        ConfigError: there is no such file, or it is none of these.
+        BundleError: a bundle that is broken or tampered with.
+        CheckpointError: a checkpoint that is broken.
+        MissingDependencyError: torch or onnx is needed to read it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file")
+    if path.suffix == ".idol" or _is_bundle(path):
+        return _describe_bundle(path)
+    if path.suffix == ".onnx":
+        return _describe_onnx(path)
+    return _describe_checkpoint(path)
+
+
+def _is_bundle(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return MANIFEST in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _describe_bundle(path: Path) -> dict[str, object]:
+    with Bundle.open(path) as bundle:
+        bundle.graph()
+        bundle.canary()
+        manifest, certificate = bundle.manifest, bundle.certificate
+    stream = manifest.stream
+    return {
+        "kind": f"idol bundle, schema {manifest.schema_version}",
+        "preset": manifest.preset,
+        "note": manifest.note,
+        "precision": manifest.precision,
+        "classes": f"{len(stream.categories)}: {', '.join(stream.class_names)}",
+        "frame size": "x".join(map(str, manifest.frame_size)),
+        "network input": "x".join(map(str, manifest.network_size)),
+        "padded input": "x".join(map(str, manifest.padded_size)),
+        "batch": "dynamic" if manifest.dynamic_batch else "1",
+        "association": {
+            name: getattr(stream.association, name) for name in stream.association.__dataclass_fields__
+        },
+        "inputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.inputs},
+        "outputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.outputs},
+        "parity": {
+            stage.stage: f"{stage.error:.1e} (allowed {stage.tolerance:.0e})" for stage in certificate.stages
+        },
+        "verified on": f"{certificate.source}: {certificate.frames} frames, {certificate.identities} identities, "
+        f"{certificate.near_ties} near-ties",
+        "weights sha256": manifest.weights_sha256,
+        "members": {
+            name: f"{member.bytes} bytes, sha256 {member.sha256}" for name, member in manifest.members.items()
+        },
+        "versions": manifest.versions,
+        "created": manifest.created,
+        "size": f"{path.stat().st_size} bytes",
+        "sha256": _digest(path),
+    }
+
+
+def _describe_onnx(path: Path) -> dict[str, object]:
+    onnx = import_optional("onnx", "onnx", "export", "reading an ONNX file")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise BundleError(
+            f"{path} is no valid ONNX file ({str(error).splitlines()[0]}); export it again"
+        ) from error
+    from idol_export.onnx import describe_io
+
+    inputs, outputs = describe_io(path.read_bytes())
+    operators = collections.Counter(
+        f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph.node
+    )
+    return {
+        "kind": "ONNX graph",
+        "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "inputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in inputs},
+        "outputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in outputs},
+        "nodes": len(model.graph.node),
+        "operators": dict(operators.most_common()),
+        "size": f"{path.stat().st_size} bytes",
+        "sha256": _digest(path),
+    }
+
+
+def _describe_checkpoint(path: Path) -> dict[str, object]:
+    import_optional("torch", "torch", "export", "reading a checkpoint")
+    from idol_deploy.checkpoint import inspect_checkpoint
+
+    info = inspect_checkpoint(path)
+    return {
+        "kind": f"checkpoint ({info.kind})",
+        "presets": list(info.presets) or "none fits",
+        "classes": info.classes,
+        "tensors": info.tensors,
+        "parameters": info.parameters,
+        "weights sha256": info.weights,
+        "metadata": dict(info.metadata),
+        "size": f"{info.size} bytes",
+        "sha256": info.sha256,
+    }

@@ -1,0 +1,272 @@
+"""The `idol-deploy` command: argument parsing only; each subcommand imports what it needs when it runs.
+
+Exit status: 0 done, 1 an internal error, 2 an error that the user can mend (one line on stderr), 130 Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from idol_runtime.errors import ConfigError, IdolError
+
+__all__ = ["build_parser", "main"]
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = build_parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except IdolError as error:
+        print(f"idol-deploy: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("idol-deploy: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="idol-deploy",
+        description="Online video instance segmentation with IDOL, from checkpoint to device.",
+    )
+    version = importlib.metadata.version("idol-deploy")
+    parser.add_argument("--version", action="version", version=f"idol-deploy {version}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_export(commands.add_parser("export", help="checkpoint to verified .idol bundle"))
+    _add_run(commands.add_parser("run", help="bundle and video to tracked masks"))
+    _add_inspect(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))
+    return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Export a checkpoint to ONNX, compare it with PyTorch stage by stage down to track ids, and write one "
+        ".idol bundle. Out of tolerance: an error that names the stage, and no file."
+    )
+    parser.set_defaults(command=_export)
+    add = parser.add_argument
+    add("--weights", required=True, type=Path, metavar="FILE", help="published checkpoint, or safetensors")
+    add("--preset", required=True, help="what the weights are: ytvis19_r50, ovis_swin_l, …")
+    add(
+        "--frame-size", required=True, type=_size, metavar="HxW", help="size of the source's frames: 720x1280"
+    )
+    add("-o", "--output", required=True, type=Path, metavar="FILE", help="the .idol bundle to write")
+    resize = parser.add_mutually_exclusive_group()
+    resize.add_argument(
+        "--short-side", type=_positive, metavar="N", help="resize to this; default: the preset's"
+    )
+    resize.add_argument("--no-resize", action="store_true", help="the network sees frames as they are")
+    add("--dynamic-batch", action="store_true", help="leave the number of frames free")
+    add("--opset", type=_positive, help="of the ONNX operators (default: 18)")
+    add("--verify", metavar="SOURCE", help="video or images to compare on (default: a generated video)")
+    add("--verify-frames", type=_positive, default=4, metavar="N", help="how many frames of it (default: 4)")
+    add("--note", default="", help="caption for annotated videos")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Track instances through a video with an exported bundle. Needs no PyTorch."
+    parser.set_defaults(command=_run)
+    add = parser.add_argument
+    add("bundle", type=Path, help="the .idol file")
+    add("--source", required=True, help="video file, image folder, 'glob*', camera index, or rtsp/http URL")
+    add("--save", type=Path, metavar="FILE", help="annotated video: .mp4, .mkv, .avi")
+    add("--jsonl", type=Path, metavar="FILE", help="one JSON object per frame, masks as RLE")
+    add(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="the video's results.json, as YouTube-VIS and OVIS take it",
+    )
+    add("--masks", type=Path, metavar="DIR", help="16-bit PNGs of id + 1")
+    add("--display", action="store_true", help="show a window; q or Esc ends")
+    add("--boxes", action="store_true", help="draw boxes as well")
+    add("--score", type=float, default=0.0, metavar="S", help="hide instances below this (not in --results)")
+    add("--stride", type=_positive, default=1, metavar="N", help="take every N-th frame")
+    add("--max-frames", type=_positive, metavar="N", help="stop after N frames")
+    add("--video-id", type=int, default=1, metavar="N", help="of the entries in --results (default: 1)")
+    add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
+    add("--backend", default="auto", help="auto, onnxruntime (default: auto)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
+    add("--threads", type=_positive, metavar="N", help="CPU threads of the backend")
+    add("--no-canary", dest="canary", action="store_false", help="skip the golden frame at load")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="association.temporal=paper, for example",
+    )
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Say what a file is: preset, classes, sizes, hashes, and for a bundle its parity certificate."
+    )
+    parser.set_defaults(command=_inspect)
+    parser.add_argument("file", type=Path, help="checkpoint, ONNX file or bundle")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().replace("×", "x").partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH; 720x1280, for example")
+    return int(height), int(width)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from idol_deploy.config import preset
+    from idol_runtime.files import writable_target
+    from idol_runtime.optional import import_optional
+
+    config = preset(options.preset)
+    if options.no_resize or options.short_side:
+        side = None if options.no_resize else options.short_side
+        config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
+    writable_target(options.output)
+    for package in ("torch", "onnx", "onnxscript"):
+        import_optional(package, package, "export", "exporting")
+
+    from idol_deploy.checkpoint import load_checkpoint
+    from idol_export.export import ExportOptions, export
+    from idol_export.onnx import DEFAULT_OPSET
+
+    with _steps() as announce:
+        announce(f"reading {options.weights}")
+        model = load_checkpoint(options.weights, config)
+        exported = export(
+            model,
+            config,
+            options.output,
+            ExportOptions(
+                frame_size=options.frame_size,
+                dynamic_batch=options.dynamic_batch,
+                opset=options.opset or DEFAULT_OPSET,
+                verify_source=options.verify,
+                verify_frames=options.verify_frames,
+                note=options.note,
+            ),
+            announce,
+        )
+    _print_certificate(exported.certificate)
+    size = options.output.stat().st_size / 2**20
+    network = "x".join(map(str, exported.manifest.network_size))
+    print(f"wrote {options.output} ({size:.0f} MiB, network input {network})")
+    return 0
+
+
+@contextlib.contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """A line that says what is going on; plain lines where there is no terminal."""
+    terminal = sys.stderr.isatty()
+
+    def announce(what: str) -> None:
+        print(
+            f"\r\x1b[K{what} …" if terminal else what,
+            end="" if terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    try:
+        yield announce
+    finally:
+        if terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _print_certificate(certificate: Any) -> None:
+    print(
+        f"{'stage':16} {'error':>9} {'allowed':>9}   PyTorch against {certificate.backend}, {certificate.source}"
+    )
+    for stage in certificate.stages:
+        print(
+            f"{stage.stage:16} {stage.error:9.1e} {stage.tolerance:9.0e}   {'pass' if stage.passed else 'FAIL'}"
+        )
+    print(
+        f"{certificate.frames} frames, {certificate.detections} detections, {certificate.identities} identities, "
+        f"{certificate.near_ties} near-ties"
+    )
+    if not certificate.identities:
+        print(
+            "note: nothing was tracked, so identities are untested; verify on a clip with objects: --verify"
+        )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from idol_runtime.pipeline import Pipeline
+    from idol_runtime.run import RunOptions, run
+
+    if not (options.save or options.jsonl or options.results or options.masks or options.display):
+        raise ConfigError("nothing to write; give --save, --jsonl, --results, --masks or --display")
+    run_options = RunOptions(
+        source=options.source,
+        save=options.save,
+        jsonl=options.jsonl,
+        results=options.results,
+        masks=options.masks,
+        display=options.display,
+        boxes=options.boxes,
+        score=options.score,
+        stride=options.stride,
+        max_frames=options.max_frames,
+        video_id=options.video_id,
+    )
+    with Pipeline.open(
+        options.bundle,
+        backend=options.backend,
+        device=options.device,
+        threads=options.threads,
+        canary=options.canary,
+        fit=options.fit,
+        settings=options.set,
+    ) as pipeline:
+        backend = pipeline.backend.name
+        summary = run(pipeline, run_options)
+    print(f"{summary.frames} frames, {summary.tracks} tracks, {backend}")
+    for output in summary.outputs:
+        if output.exists():
+            print(f"wrote {output}")
+    return _INTERRUPTED if summary.interrupted and not options.display else 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from idol_export.inspection import describe
+
+    description = describe(options.file)
+    if options.json:
+        print(json.dumps(description, indent=2, ensure_ascii=False))
+        return 0
+    for key, value in description.items():
+        print(f"{key:16} {_readable(value)}")
+    return 0
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, dict):
+        return "\n".join(("" if i == 0 else " " * 17) + f"{k}: {v}" for i, (k, v) in enumerate(value.items()))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
