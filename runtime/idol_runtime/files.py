@@ -15,11 +15,21 @@ def writable_target(path: str | Path) -> Path:
     """Check that a file can be written at `path`, before any work is done for it.
 
     Raises:
-        OutputError: the folder is missing or not writable, or `path` is a folder.
+        OutputError: the folder is missing or not writable, or `path` is a folder or a device.
     """
     target = Path(path)
+    try:
+        os.stat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {target}: {reason}; choose another place") from error
     if target.is_dir():
         raise OutputError(f"{target} is a folder; give a file name")
+    if target.exists() and not target.is_file():
+        # Renaming would put an ordinary file in the place of /dev/null.
+        raise OutputError(f"{target} is not a regular file; give another file name")
     folder = target.parent
     if not folder.is_dir():
         raise OutputError(f"cannot write {target}: the folder {folder} does not exist; create it first")
@@ -36,7 +46,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OutputError: the target cannot be written, or the disk is full.
     """
     target = writable_target(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    # Cut to what leaves room for mkstemp's own letters in a name of 255 bytes, whatever the script.
+    prefix, suffix = f".{target.stem[:40]}-", target.suffix[:20]
+    try:
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     os.close(handle)
     temporary = Path(name)
     try:
