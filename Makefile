@@ -1,0 +1,35 @@
+# Everything here makes what it needs by itself: `make test` is enough after a clone.
+PYTHON ?= python3
+ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo check test-oldest test-install clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo '  PYTHON=python3.12 chooses the Python, 3.10 or newer; ARGS="-k tracker" is passed on to pytest'
+
+setup: ## make .venv with all that development needs; the other targets do this themselves
+	@scripts/setup
+
+test: setup ## run the tests, but for the slow ones
+	.venv/bin/python -m pytest $(ARGS)
+
+demo: setup ## export a network, run it on a video, and draw the tracks
+	.venv/bin/python examples/demo.py
+
+check: setup ## check style, types, import rules and exported names
+	@scripts/check
+
+test-oldest: ## run the runtime's tests with the oldest Python and packages, without torch
+	@scripts/test-oldest $(ARGS)
+
+test-install: ## build the wheel, install it in an empty environment, and measure it
+	@scripts/test-install
+
+clean: ## remove the environments, builds and caches
+	rm -rf .venv .venv-oldest build dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name .git -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,76 @@
+"""Checks and measures the environment that `scripts/test-install` made; run by it, with that environment's Python.
+
+installed.py WHEEL < the files of the packages, relative to the repository
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+import zipfile
+from pathlib import Path
+
+_PACKAGES = ("idol_deploy", "idol_export", "idol_plugins", "idol_runtime")
+_BASE = {"idol-deploy", "msgspec", "numpy", "pillow"}
+_ABSENT = ("torch", "cv2", "pycocotools", "tqdm", "safetensors", "onnx")
+
+
+def main() -> None:
+    """Exit with a message at the first fault."""
+    _check_wheel(Path(sys.argv[1]), sys.stdin.read().split())
+    _check_imports()
+    _report_sizes()
+
+
+def _check_wheel(wheel: Path, sources: list[str]) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    # export/idol_export/graph.py is idol_export/graph.py in the wheel.
+    wanted = {source[source.index("idol_") :] for source in sources}
+    wanted |= {f"{package}/{file}" for package in _PACKAGES for file in ("__init__.py", "py.typed")}
+    missing = sorted(wanted - names)
+    if missing:
+        sys.exit(f"[test-install] the wheel lacks {', '.join(missing)}")
+    foreign = sorted(
+        name for name in names if not name.startswith(tuple(f"{package}/" for package in _PACKAGES))
+    )
+    if any(".dist-info/" not in name for name in foreign):
+        sys.exit(f"[test-install] the wheel holds more than the four packages: {', '.join(foreign)}")
+    print(f"[test-install] the wheel holds {len(names)} files, {wheel.stat().st_size / 1e3:.0f} kB")
+
+
+def _check_imports() -> None:
+    for module in _ABSENT:
+        if importlib.util.find_spec(module):
+            sys.exit(f"[test-install] {module} is installed, a device does not need it")
+    for package in _PACKAGES:
+        module = importlib.import_module(package)
+        if not Path(str(module.__file__)).is_relative_to(sys.prefix):
+            sys.exit(f"[test-install] {package} comes from {module.__file__}, not from the wheel")
+    runtime = importlib.import_module("idol_runtime")
+    for name in runtime.__all__:
+        getattr(runtime, name)
+    print(f"[test-install] idol_runtime {runtime.__version__} and all its names load without torch")
+
+
+def _report_sizes() -> None:
+    sizes = {
+        str(distribution.metadata["Name"]).lower(): _size(distribution)
+        for distribution in importlib.metadata.distributions()
+        if str(distribution.metadata["Name"]).lower() not in {"pip", "setuptools"}
+    }
+    for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        extra = "" if name in _BASE else "  [cpu]"
+        print(f"[test-install]   {name:20} {size / 1e6:7.1f} MB{extra}")
+    base = sum(sizes.get(name, 0) for name in _BASE)
+    print(
+        f"[test-install] installed size: {base / 1e6:.1f} MB, with [cpu] {sum(sizes.values()) / 1e6:.1f} MB"
+    )
+
+
+def _size(distribution: importlib.metadata.Distribution) -> int:
+    paths = (Path(str(distribution.locate_file(file))) for file in distribution.files or ())
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+if __name__ == "__main__":
+    main()
