@@ -8,13 +8,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
+
+# The same examples for everyone; a busy machine is not a failure.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci")
+
+CLIPS = Path(__file__).parents[2] / "shared" / "data" / "clips"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
-    reason = _no_gpu() if gpu_tests else None
-    for item in gpu_tests if reason else []:
+    _skip(items, "gpu", _no_gpu)
+    _skip(items, "clips", _no_clips)
+
+
+def _skip(items: list[pytest.Item], marker: str, why: Callable[[], str | None]) -> None:
+    marked = [item for item in items if item.get_closest_marker(marker)]
+    reason = why() if marked else None
+    for item in marked if reason else []:
         item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_clips() -> str | None:
+    return None if CLIPS.is_dir() else "the demonstration clips are not in ../shared/data/clips"
 
 
 def _no_gpu() -> str | None:
