@@ -143,6 +143,7 @@ class Pipeline:
             BackendError: the inference engine failed.
         """
         image, placement = self._prepare(frame)
+        self._frame_size = placement.frame  # only now: a refused frame must not decide the stream's size
         detections = detect(self.backend.infer(image[None])[0], self.config.association)
         ids = self._tracker.update(
             detections.scores, detections.labels, detections.boxes, detections.embeddings
@@ -173,7 +174,6 @@ class Pipeline:
                 f"frame {self._index} is {size[0]}x{size[1]}, those before were "
                 f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"
             )
-        self._frame_size = size
         wanted = self.config.preprocessing.network_size(*size)
         taken = self.backend.network_size or wanted
         if wanted == taken:

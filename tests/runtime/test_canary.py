@@ -1,0 +1,121 @@
+"""The golden frame: the right answer opens a pipeline, any wrong one is refused by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from idol_runtime import pipeline as module
+from idol_runtime.bundle import OUTPUT_NAMES, Canary
+from idol_runtime.config import Preprocessing
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.errors import BackendError
+from idol_runtime.pipeline import Pipeline, replay_canary
+from idol_runtime.preprocess import resize
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+class FixedBackend:
+    """Answers every frame alike."""
+
+    name = "fixed (numpy)"
+
+    def __init__(self, canary: Canary, size: tuple[int, int] | None, **changes: Change) -> None:
+        self.network_size = size
+        self.seen: list[np.ndarray] = []
+        self.closed = False
+        outputs = {name: canary.outputs[name].copy() for name in OUTPUT_NAMES}
+        for name, change in changes.items():
+            outputs[name] = change(outputs[name])
+        self._output = NetworkOutput(**outputs)
+
+    def infer(self, images: np.ndarray) -> list[NetworkOutput]:
+        self.seen.append(images)
+        return [self._output] * len(images)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def put(value: float) -> Change:
+    def change(array: np.ndarray) -> np.ndarray:
+        array.flat[-1] = value
+        return array
+
+    return change
+
+
+def test_the_right_answer_passes(kit: Any) -> None:
+    canary = kit.canary()
+    backend = FixedBackend(canary, kit.size)
+    replay_canary(backend, canary)
+    assert np.array_equal(backend.seen[0], canary.frame[None])
+
+
+def test_the_golden_frame_is_resized_as_any_frame(kit: Any) -> None:
+    canary = kit.canary()
+    backend = FixedBackend(canary, (32, 48))
+    replay_canary(backend, canary)
+    assert np.array_equal(backend.seen[0][0], resize(canary.frame, (32, 48)))
+
+
+def test_rounding_passes(kit: Any) -> None:
+    canary = kit.canary()
+    for name in OUTPUT_NAMES:
+        replay_canary(FixedBackend(canary, None, **{name: lambda a: a * np.float32(1 + 1e-5)}), canary)
+
+
+@pytest.mark.parametrize("name", OUTPUT_NAMES)
+@pytest.mark.parametrize(
+    "change",
+    [put(1e4), put(float("nan")), put(float("inf")), lambda a: a[:-1], lambda a: a[None], lambda a: a * 1.01],
+    ids=["one value", "nan", "inf", "short", "extra axis", "all"],
+)
+def test_a_wrong_answer_is_refused_by_name(kit: Any, name: str, change: Change) -> None:
+    canary = kit.canary()
+    with pytest.raises(BackendError, match=rf"fixed \(numpy\).*\b{name}\b") as caught:
+        replay_canary(FixedBackend(canary, None, **{name: change}), canary)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OUTPUT_NAMES)
+def test_a_canary_of_nan_passes_nothing(kit: Any, name: str) -> None:
+    canary = kit.canary()
+    spoiled = Canary(canary.frame, {**canary.outputs, name: canary.outputs[name] * np.float32("nan")})
+    with pytest.raises(BackendError, match=name):
+        replay_canary(FixedBackend(spoiled, None), spoiled)
+
+
+def test_an_all_zero_output_is_compared_too(kit: Any) -> None:
+    canary = kit.canary()
+    zeros = Canary(canary.frame, {**canary.outputs, "boxes": np.zeros((3, 4), np.float32)})
+    replay_canary(FixedBackend(zeros, None), zeros)
+    with pytest.raises(BackendError, match="boxes"):
+        replay_canary(FixedBackend(canary, None), zeros)
+
+
+def test_open_replays_the_canary_unless_told_otherwise(
+    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = kit.canary()
+    path = kit.write(tmp_path / "m.idol", kit.manifest(note="untrained weights"))
+    opened: list[FixedBackend] = []
+
+    def use(backend: FixedBackend) -> None:
+        monkeypatch.setattr(module, "open_backend", lambda *_: opened.append(backend) or backend)
+
+    use(FixedBackend(canary, kit.size))
+    with Pipeline.open(path) as pipeline:
+        assert pipeline.note == "untrained weights"
+        assert pipeline.config.preprocessing == Preprocessing(short_side=None)
+        assert pipeline.step(canary.frame).index == 0, "the canary is not part of the stream"
+    assert [len(opened[0].seen), opened[0].closed] == [2, True]
+    use(FixedBackend(canary, kit.size, boxes=put(9)))
+    with pytest.raises(BackendError, match="boxes"):
+        Pipeline.open(path)
+    assert opened[1].closed, "a refused engine is given back"
+    with Pipeline.open(path, canary=False):
+        assert len(opened[2].seen) == 1, "only the replay before"
