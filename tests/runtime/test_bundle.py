@@ -221,7 +221,7 @@ def valid(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, byt
     return path, path.read_bytes(), kit.read_all(path)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(data=st.data())
 def test_mutated_bytes_are_refused_or_do_not_matter(
     kit: Any, valid: tuple[Path, bytes, tuple[Any, ...]], data: st.DataObject
