@@ -118,7 +118,7 @@ def export(
         _frames(options, network_size, config, announce),
         network_size,
         stream,
-        source=options.verify_source or "generated video",
+        source=Path(options.verify_source).name if options.verify_source else "generated video",
     )
     announce("recording the golden frame")
     golden = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
