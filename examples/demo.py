@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from idol_deploy.cli import main as idol_deploy
 from idol_deploy.config import preset
 from idol_deploy.reference import make_video, write_reference_checkpoint
@@ -55,8 +56,12 @@ def demo(folder: Path) -> None:
         *("run", str(bundle), "--source", str(video), "--save", outputs["annotated.mp4"], "--score", "0.3"),
         *("--jsonl", outputs["frames.jsonl"], "--results", outputs["results.json"]),
     )
-    print(f"\nYour results are in {folder}: watch annotated.mp4; frames.jsonl and results.json hold the masks.")
-    print("The weights are untrained, so what is tracked means nothing; that it is tracked the same everywhere does.")
+    print(
+        f"\nYour results are in {folder}: watch annotated.mp4; frames.jsonl and results.json hold the masks."
+    )
+    print(
+        "The weights are untrained, so what is tracked means nothing; that it is tracked the same everywhere does."
+    )
 
 
 if __name__ == "__main__":

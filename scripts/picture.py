@@ -1,15 +1,16 @@
 """The README's picture: frames of an annotated video side by side.
 
-    python scripts/picture.py build/demo/annotated.mp4 docs/images/demo.png [FRAME ...]
+python scripts/picture.py build/demo/annotated.mp4 docs/images/demo.png [FRAME ...]
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from idol_runtime.files import replacing
 from idol_runtime.sources import open_source
-from PIL import Image
 
 _GAP = 6  # white pixels between frames
 
