@@ -1,4 +1,7 @@
-"""Track a video with the Python API: python examples/stream.py model.idol clip.mp4"""
+"""Track a video with the Python API.
+
+python examples/stream.py model.idol clip.mp4
+"""
 
 import sys
 
@@ -6,8 +9,5 @@ from idol_runtime import Pipeline
 
 with Pipeline.open(sys.argv[1]) as pipeline:
     for result in pipeline.stream(sys.argv[2]):
-        names = [
-            f"{result.class_names[label]} #{track}"
-            for label, track in zip(result.labels, result.ids, strict=True)
-        ]
-        print(result.index, ", ".join(names), f"{result.masks.sum()} pixels")
+        found = zip(result.labels, result.ids, result.masks, strict=True)
+        print(result.index, *(f"{result.class_names[k]} #{i}: {mask.sum()} pixels;" for k, i, mask in found))
