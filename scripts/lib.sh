@@ -26,7 +26,7 @@ require_python() { # NAME PYTHON
 }
 
 fingerprint() { # FOLDER PYTHON CONSTRAINTS ARGUMENT...
-    { "$2" -V && command -v "$2" && pwd && cat pyproject.toml "$3" scripts/lib.sh && echo "$@"; } | cksum
+    { "$2" -V && pwd && cat pyproject.toml "$3" scripts/lib.sh && echo "$@"; } | cksum
 }
 
 ensure_venv() {
@@ -70,7 +70,11 @@ _progress() { # NAME LOG [new]: copies all to LOG, shows one line per package
     while IFS= read -r line; do
         printf '%s\n' "$line" >>"$2"
         case $line in
-            Collecting*) printf '[%s]   %s\n' "$1" "${line#Collecting }" ;;
+            *.whl.metadata*) ;;
+            "  Downloading "* | "  Using cached "* | "Processing "*.whl*)
+                line=${line%% (from *} # who asked for it
+                line=${line##*/}       # where it lay
+                printf '[%s]   %s\n' "$1" "${line#  }" ;;
             "Installing collected"*) printf '[%s]   unpacking\n' "$1" ;;
         esac
     done
