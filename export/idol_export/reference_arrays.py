@@ -101,12 +101,19 @@ class Cut:
         needs: the tensor it is cut from.
         frames: how many leading frames it covers; the cuts of several frames are stacked.
         take: one frame's tensors to the array's part.
+        others: other readings of the folder's description; the one that gives the array's shape counts.
     """
 
     stage: str
     needs: str
     frames: int
     take: Callable[[Stages], Array]
+    others: tuple[Callable[[Stages], Array], ...] = ()
+
+    @property
+    def readings(self) -> tuple[Callable[[Stages], Array], ...]:
+        """All ways in which the array may have been cut, the likeliest first."""
+        return (self.take, *self.others)
 
 
 def cuts(tag: Tag) -> dict[str, Cut]:
@@ -116,11 +123,19 @@ def cuts(tag: Tag) -> dict[str, Cut]:
     stride = int(tag.arrays.get("transformer/token_stride", np.array(1)))
     found = {
         "backbone/image_norm_slice": Cut(
-            "preprocess", "preprocess", run, lambda s: s["preprocess"][:, ::8, ::8]
+            "preprocess",
+            "preprocess",
+            run,
+            lambda s: s["preprocess"][:, ::8, ::8],
+            (lambda s: s["preprocess"][:, : tag.video[1] : 8, : tag.video[2] : 8],),
         ),
         "transformer/memory": Cut("encoder", "memory", run, lambda s: s["memory"][::stride]),
         "transformer/enc_layers_frame0": Cut(
-            "encoder", "encoder_layers", 1, lambda s: s["encoder_layers"][..., ::4]
+            "encoder",
+            "encoder_layers",
+            1,
+            lambda s: s["encoder_layers"][..., ::4],
+            (lambda s: s["encoder_layers"][:, ::stride, ::4],),
         ),
         "transformer/hs_last": Cut(
             "decoder",
@@ -143,8 +158,16 @@ def cuts(tag: Tag) -> dict[str, Cut]:
             "masks",
             all_frames,
             lambda s: s["masks"][::12, None, ::16, ::16],
+            (
+                lambda s: s["masks"][::12, ::16, ::16],
+                lambda s: s["masks"][::12, None, :, ::16],
+                lambda s: s["masks"][::12, None, ::16],
+                lambda s: s["masks"][::12].reshape(-1)[::16],
+            ),
         ),
-        "heads/pred_masks_frame0_query_every20": Cut("masks", "masks", 1, lambda s: s["masks"][::20, None]),
+        "heads/pred_masks_frame0_query_every20": Cut(
+            "masks", "masks", 1, lambda s: s["masks"][::20, None], (lambda s: s["masks"][::20],)
+        ),
     }
     for k in (2, 3, 4, 5):
         found |= _backbone_level(f"res{k}", small, run)

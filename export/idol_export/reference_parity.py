@@ -17,6 +17,7 @@ from idol_deploy.reference import make_video, reference_model
 from idol_export.agreement import NEAR, Decisions, Judge
 from idol_export.graph import ExportGraph
 from idol_export.onnx import probe_to_onnx
+from idol_export.parity import relative_error
 from idol_export.reference_arrays import Array, Tag, cuts
 from idol_export.reference_paths import FrameTensors, onnx_frame, torch_frame
 from idol_runtime.association import NO_TRACK
@@ -29,7 +30,7 @@ from idol_runtime.preprocess import Placement
 from idol_runtime.results import FrameResult, VideoResult
 from idol_runtime.rle import decode_rle
 
-__all__ = ["Row", "compare_tag", "relative_error"]
+__all__ = ["Row", "compare_tag"]
 
 _ORDER = ("preprocess", "geometry", "backbone", "neck", "encoder", "decoder", *OUTPUT_NAMES, "masks")
 TOLERANCES = {"preprocess": 1e-6, "geometry": 1e-5, "backbone": 1e-5, "neck": 1e-5}
@@ -66,16 +67,6 @@ class Row:
     def passed(self) -> bool:
         """Whether the error is a number within the tolerance."""
         return self.error <= self.tolerance
-
-
-def relative_error(ours: Array, expected: Array) -> float:
-    """‖ours - expected‖ / ‖expected‖; infinite where shapes differ; for booleans the share that differs."""
-    if ours.shape != expected.shape:
-        return float("inf")
-    if expected.dtype == np.bool_:
-        return float((ours != expected).mean())
-    a, b = ours.astype(np.float64), expected.astype(np.float64)
-    return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12))
 
 
 def compare_tag(tag: Tag, progress: Callable[[str], None] = lambda _: None) -> Iterator[Row]:
@@ -133,7 +124,7 @@ def _compare_path(
     progress: Callable[[str], None],
 ) -> Iterator[Row]:
     """Run the video once; keep only the slices that the arrays hold."""
-    wanted, parts = cuts(tag), dict[str, list[Array]]()
+    wanted, parts = cuts(tag), dict[str, list[list[Array]]]()
     unresized = Preprocessing(short_side=None)
     stream = StreamConfig(config.stream.categories, unresized, config.association, config.video)
     replay = _Replay()
@@ -143,29 +134,41 @@ def _compare_path(
         stages, output = run(image)
         for name, cut in wanted.items():
             if t < cut.frames and cut.needs in stages:
-                parts.setdefault(name, []).append(cut.take(stages))
+                parts.setdefault(name, []).append([take(stages) for take in cut.readings])
         replay.outputs = [output]
         decisions.frame(t, image, output)
     yield from _array_rows(tag, path, parts)
     yield from decisions.rows()
 
 
-def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[Array]]) -> Iterator[Row]:
+def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> Iterator[Row]:
     wanted = cuts(tag)
     for stage in _ORDER:
-        errors = {}
+        errors, unread = {}, []
         for name, cut in wanted.items():
-            if cut.stage == stage and name in parts:
-                ours = (
-                    parts[name][0] if tag.arrays[name].ndim == parts[name][0].ndim else np.stack(parts[name])
-                )
-                # Per-layer arrays of the decoder have the frame as their second axis.
-                ours = ours.swapaxes(0, 1) if name.endswith("inter_references") else ours
-                errors[name] = relative_error(ours, tag.arrays[name])
+            if cut.stage != stage or name not in parts:
+                continue
+            expected = tag.arrays[name]
+            readings = [_joined(list(frames), expected, name) for frames in zip(*parts[name], strict=True)]
+            fitting = [ours for ours in readings if ours.shape == expected.shape]
+            if fitting or len(readings) == 1:
+                errors[name] = min(relative_error(ours, expected) for ours in fitting or readings)
+            else:
+                unread.append(f"{name} is cut in a way unknown here")
         if errors:
             worst = max(errors, key=lambda name: errors[name])
             tolerance = TOLERANCES.get(stage, DEFAULT_TOLERANCE)
-            yield Row(tag.name, path, stage, errors[worst], tolerance, len(errors), detail=worst)
+            detail = "; ".join([worst, *unread])
+            yield Row(tag.name, path, stage, errors[worst], tolerance, len(errors), detail=detail)
+        elif unread:
+            yield Row(tag.name, path, stage, float("inf"), 0, 0, detail="; ".join(unread))
+
+
+def _joined(frames: list[Array], expected: Array, name: str) -> Array:
+    """The frames' parts as one array; arrays of one frame have no axis for it."""
+    joined = frames[0] if expected.ndim == frames[0].ndim else np.stack(frames)
+    # Per-layer arrays of the decoder have the frame as their second axis.
+    return joined.swapaxes(0, 1) if name.endswith("inter_references") else joined
 
 
 class _DecisionRows:

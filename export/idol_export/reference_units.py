@@ -13,8 +13,9 @@ from idol_deploy.model.mask_head import MaskHead, aligned_bilinear
 from idol_deploy.model.position import sine_position
 from idol_deploy.model.transformer import inverse_sigmoid
 from idol_deploy.reference import make_video, reference_tensor
+from idol_export.parity import relative_error
 from idol_export.reference_arrays import Array
-from idol_export.reference_parity import Row, relative_error
+from idol_export.reference_parity import Row
 from idol_runtime.association import NO_TRACK, Tracker
 from idol_runtime.config import AssociationConfig, Preprocessing
 from idol_runtime.detection import suppress
