@@ -1,0 +1,160 @@
+"""Whether association stays as fast and as small after thousands of frames as it was at the start.
+
+Streams random detections, whose identities appear, stay a while and vanish, through the tracker. A table
+gives, by quarter of the stream: median time per frame, memory that Python and numpy hold, tracks in the bank.
+
+    python benchmarks/association_stream.py [--frames 2000] [--repeats 3] [--json OUT]
+
+Exits with 1 when, from the second to the last quarter, memory grew by more than 5 % or the time per frame by
+more than 50 %. The first quarter is left out of the judgement: the bank is still filling there.
+"""
+
+import argparse
+import json
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from machine import machine_facts
+from numpy.typing import NDArray
+
+from idol_runtime.association import Tracker
+from idol_runtime.config import AssociationConfig
+from idol_runtime.files import replacing
+
+MEMORY_LIMIT, TIME_LIMIT = 1.05, 1.5
+WIDTH, CLASSES = 256, 40
+# Share of the identities that vanish in a frame, to be replaced by new ones.
+TURNOVER = 0.02
+
+Detections = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one number of detections per frame costs, by quarter of the stream."""
+
+    detections_per_frame: int
+    identities: int
+    median_us: list[float]
+    held_kib: list[float]
+    tracks: list[int]
+    time_ratio_last_to_first: float
+    time_ratio_last_to_second: float
+    memory_ratio_last_to_second: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the last quarter costs what the second did."""
+        return (
+            self.memory_ratio_last_to_second <= MEMORY_LIMIT and self.time_ratio_last_to_second <= TIME_LIMIT
+        )
+
+
+def detections(frames: int, mean_count: int, seed: int) -> Iterator[Detections]:
+    """Scores, labels, boxes and embeddings of each frame, best score first."""
+    rng = np.random.default_rng(seed)
+    # A fifth of the identities is hidden in any frame.
+    pool = round(mean_count / 0.8)
+    embeddings = rng.standard_normal((pool, WIDTH), np.float32)
+    labels = rng.integers(0, CLASSES, pool)
+    for _ in range(frames):
+        fresh = rng.random(pool) < TURNOVER
+        embeddings[fresh] = rng.standard_normal((int(fresh.sum()), WIDTH), np.float32)
+        seen = np.flatnonzero(rng.random(pool) < 0.8)
+        scores = np.sort(rng.uniform(0.1, 1, len(seen)))[::-1].astype(np.float32)
+        noise = 0.1 * rng.standard_normal((len(seen), WIDTH), np.float32)
+        boxes = rng.uniform(0.1, 0.9, (len(seen), 4)).astype(np.float32)
+        yield scores, labels[seen].astype(np.int64), boxes, embeddings[seen] + noise
+
+
+def _times_us(frames: int, count: int) -> NDArray[np.float64]:
+    """Time of every frame, without tracemalloc, which slows allocation."""
+    tracker = Tracker(AssociationConfig())
+    times = []
+    for frame in detections(frames, count, seed=count):
+        start = time.perf_counter_ns()
+        tracker.update(*frame)
+        times.append(time.perf_counter_ns() - start)
+    return np.array(times) / 1e3
+
+
+def measure(frames: int, count: int, repeats: int) -> Load:
+    """Run one load: `repeats` times for the time, the best of which counts, and once more for the memory."""
+    runs = np.stack([_times_us(frames, count) for _ in range(repeats)])
+    # The least over the runs of the same frame: a busy machine only ever adds time.
+    quarters = np.array_split(runs.min(axis=0), 4)
+    median_us = [float(np.median(quarter)) for quarter in quarters]
+    tracker = Tracker(AssociationConfig())
+    # Made before the count begins, so that the samples themselves do not grow with the stream.
+    held, tracks = np.zeros(frames), np.zeros(frames)
+    identities = 0
+    tracemalloc.start()
+    for t, frame in enumerate(detections(frames, count, seed=count)):
+        ids = tracker.update(*frame)
+        identities = max(identities, int(ids.max(initial=-1)) + 1)
+        held[t] = tracemalloc.get_traced_memory()[0] / 1024
+        tracks[t] = len(tracker.bank or ())
+    tracemalloc.stop()
+    held_kib = [float(np.median(quarter)) for quarter in np.array_split(held, 4)]
+    return Load(
+        detections_per_frame=count,
+        identities=identities,
+        median_us=[round(value, 1) for value in median_us],
+        held_kib=[round(value, 1) for value in held_kib],
+        tracks=[round(float(np.median(quarter))) for quarter in np.array_split(tracks, 4)],
+        time_ratio_last_to_first=round(median_us[3] / median_us[0], 3),
+        time_ratio_last_to_second=round(median_us[3] / median_us[1], 3),
+        memory_ratio_last_to_second=round(held_kib[3] / held_kib[1], 3),
+    )
+
+
+def report(loads: list[Load]) -> str:
+    """The table."""
+    lines = ["detections  quarter  µs/frame  held KiB  tracks"]
+    for load in loads:
+        rows = zip(load.median_us, load.held_kib, load.tracks, strict=True)
+        for quarter, (us, kib, tracks) in enumerate(rows, start=1):
+            lines.append(f"{load.detections_per_frame:10d}  {quarter:7d}  {us:8.1f}  {kib:8.1f}  {tracks:6d}")
+        lines.append(
+            f"{'':10}  {load.identities} identities; time last/first {load.time_ratio_last_to_first:.2f}, "
+            f"last/second {load.time_ratio_last_to_second:.2f}; memory last/second "
+            f"{load.memory_ratio_last_to_second:.2f}: {'flat' if load.passed else 'GROWS'}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, print, write; 0 when nothing grows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--frames", type=int, default=2000, help="length of the stream")
+    parser.add_argument("--counts", type=int, nargs="+", default=[10, 50], help="mean detections per frame")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed runs, of which each frame's best counts"
+    )
+    parser.add_argument("--json", type=Path, help="write the result here, too")
+    args = parser.parse_args()
+    if args.frames < 40 or args.repeats < 1 or min(args.counts) < 1:
+        parser.error("give at least 40 frames, 1 repeat and 1 detection per frame")
+    loads = [measure(args.frames, count, args.repeats) for count in args.counts]
+    print(report(loads))
+    passed = all(load.passed for load in loads)
+    if args.json:
+        found = {
+            "machine": machine_facts(),
+            "frames": args.frames,
+            "repeats": args.repeats,
+            "passed": passed,
+            "loads": [asdict(load) for load in loads],
+        }
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

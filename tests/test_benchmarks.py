@@ -1,0 +1,141 @@
+"""The benchmarks run, judge, and write what they say they do; one parity test for a CUDA device."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a benchmark by name."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module
+
+
+def run(script: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "export", "plugins", "runtime"))
+    command = [sys.executable, str(BENCHMARKS / script), *args]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths, **env}, check=False
+    )
+
+
+def test_association_stream_writes_and_judges(tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    done = run(
+        "association_stream.py", "--frames", "120", "--counts", "5", "--repeats", "1", "--json", str(out)
+    )
+    # So short a stream on a busy machine may be judged either way; it must only say so.
+    found = json.loads(out.read_text())
+    assert done.returncode == (0 if found["passed"] else 1), done.stderr
+    (load,) = found["loads"]
+    assert [len(load[key]) for key in ("median_us", "held_kib", "tracks")] == [4, 4, 4]
+    assert load["memory_ratio_last_to_second"] < 1.5
+    assert "last/second" in done.stdout
+    assert str(ROOT) not in out.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_association_stream_refuses_too_few_frames() -> None:
+    done = run("association_stream.py", "--frames", "3")
+    assert done.returncode == 2
+    assert "at least 40 frames" in done.stderr
+
+
+@pytest.mark.parametrize(("memory", "time", "passed"), [(1.0, 1.0, True), (1.06, 1, False), (1, 1.6, False)])
+def test_what_counts_as_growth(load: Any, memory: float, time: float, passed: bool) -> None:
+    module = load("association_stream")
+    found = module.Load(1, 1, [], [], [], 1.0, time, memory)
+    assert found.passed == passed
+
+
+def test_the_committed_result_is_of_this_benchmark() -> None:
+    found = json.loads((BENCHMARKS / "results" / "association_stream.json").read_text())
+    assert found["passed"]
+    assert found["frames"] >= 2000
+    assert {"cpu", "python", "numpy", "date"} <= set(found["machine"])
+    assert [load["detections_per_frame"] for load in found["loads"]] == [10, 50]
+
+
+@needs_torch
+def test_the_network_loads_where_only_torch_and_numpy_are() -> None:
+    blocked = ("msgspec", "PIL", "cv2", "onnx", "onnxruntime", "pycocotools", "safetensors", "tqdm")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import gpu"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=BENCHMARKS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@needs_torch
+def test_gpu_check_without_a_device(load: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    assert load("gpu").main() == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "needs a CUDA device" in err
+
+
+@needs_torch
+def test_what_the_gpu_check_lets_pass(load: Any) -> None:
+    import torch
+
+    gpu = load("gpu")
+    expected = tuple(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(6))
+
+    def judge(scale: float, which: int, half: bool) -> bool:
+        changed = tuple(a * scale if i == which else a for i, a in enumerate(expected))
+        return bool(gpu.holds(gpu.compare(changed, expected), half))
+
+    assert all(judge(1 + 5e-4, i, half=False) for i in range(6))
+    assert not any(judge(1 + 2e-3, i, half=False) for i in range(6))
+    assert not any(judge(float("nan"), i, half=False) for i in range(6))
+    assert [judge(1.2, i, half=True) for i in range(6)] == [False, True, False, True, True, True]
+    assert not judge(float("nan"), 0, half=True)
+
+
+@needs_torch
+@pytest.mark.slow
+def test_gpu_check_dry_run(tmp_path: Path) -> None:
+    done = run("gpu.py", "--device", "cpu", "--quick", OUT=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+    assert found["passed"]
+    for size in found["sizes"]:
+        assert list(size["variants"]) == ["eager_fp32", "compile_fp32", "eager_fp16", "compile_fp16"]
+        for variant in size["variants"].values():
+            assert variant["median_ms"] > 0
+            assert len(variant["relative_error"]) == 6
+    assert str(ROOT) not in done.stdout
+
+
+@needs_torch
+@pytest.mark.gpu
+def test_cuda_answers_as_the_cpu(load: Any) -> None:
+    import torch
+
+    gpu = load("gpu")
+    torch.backends.cudnn.allow_tf32 = False
+    with torch.inference_mode():
+        models = [gpu.reference_model(gpu.ytvis19_r50()).to(device) for device in ("cpu", "cuda")]
+        images = gpu.frame_of(models[0], (192, 320))
+        expected, found = (
+            gpu.Network(model, (192, 320), half=False)(images.to(device))
+            for model, device in zip(models, ("cpu", "cuda"), strict=True)
+        )
+    report = gpu.compare(found, expected)
+    assert gpu.holds(report, half=False), report
