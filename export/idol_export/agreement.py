@@ -2,17 +2,18 @@
 
 Every decision (which queries are candidates, which survive mask NMS, which identity each gets) is made again
 from one run's network output but from the *other run's* earlier decisions, so that one coin-flip cannot
-spoil all that follows. A difference is a near-tie when the quantity it hangs on lies within a small distance
-of its threshold, and is counted apart; any other difference is an error.
+spoil all that follows. Where the runs differ, each of the two outcomes must follow from quantities that lie
+within a small distance of our own: then it is a near-tie, and counted apart. Any other difference is an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.association import NO_TRACK, Tracker, bi_softmax
+from idol_export.near_ties import Overlaps, impossible_identities, impossible_survivors
+from idol_runtime.association import Tracker
 from idol_runtime.boxes import box_iou, cxcywh_to_xyxy
 from idol_runtime.config import AssociationConfig
 from idol_runtime.detection import (
@@ -58,20 +59,20 @@ class Agreement:
     Attributes:
         compared: decisions that were compared.
         near_ties: those that differ, each within `NEAR` of its threshold.
-        errors: those that differ otherwise, one sentence each.
+        errors: those that differ otherwise, one sentence for each frame.
     """
 
     compared: int = 0
     near_ties: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def judge(self, what: str, of: Sequence[int], differing: Sequence[int], near: Sequence[int]) -> None:
-        """Count the decisions on the queries `of`, some of which differ, some of those near a threshold."""
-        self.compared += len(of)
-        self.near_ties += len(set(differing) & set(near))
-        wrong = sorted(set(differing) - set(near))
-        if wrong:
-            self.errors.append(f"{what}: queries {wrong[:5]}{' …' if len(wrong) > 5 else ''}")
+    def judge(self, what: str, compared: int, differing: Iterable[int], wrong: Iterable[int]) -> None:
+        """Count the decisions of one frame, of which some queries' differ, some of those without excuse."""
+        self.compared += compared
+        self.near_ties += len(set(differing) - set(wrong))
+        queries = sorted(set(wrong))
+        if queries:
+            self.errors.append(f"{what}: queries {queries[:5]}{' …' if len(queries) > 5 else ''}")
 
 
 class Judge:
@@ -84,6 +85,7 @@ class Judge:
         self.identity = Agreement()
         self.labels = Agreement()
         self._tracker = Tracker(config)
+        self._next_id = 0
         self._frame = -1
 
     @property
@@ -102,9 +104,7 @@ class Judge:
         class_scores = sigmoid(output.logits)
         self._judge_selection(class_scores, output.boxes, other.candidates)
         masks = decode_queries(output, other.candidates)
-        self._judge_suppression(class_scores.max(axis=1), masks, other)
-        position = {query: i for i, query in enumerate(other.candidates.tolist())}
-        kept = [position[query] for query in other.query.tolist()]
+        self._judge_suppression(masks, other)
         scores = class_scores[other.query]
         found = Detections(
             query=other.query,
@@ -113,7 +113,7 @@ class Judge:
             class_scores=scores,
             boxes=output.boxes[other.query],
             embeddings=output.embeddings[other.query],
-            mask_logits=masks[kept],
+            mask_logits=_masks_of(other, masks, output),
             candidates=other.candidates,
         )
         self._judge_labels(found)
@@ -121,116 +121,113 @@ class Judge:
         return found
 
     def _judge_selection(self, class_scores: Floats, boxes: Floats, expected: Ints) -> None:
-        ours = select_queries(class_scores, boxes, self.config)
-        scores = class_scores.max(axis=1)
-        pool = np.flatnonzero(scores > self.config.select_score - NEAR)
-        if not len(pool):
-            pool = np.argsort(-scores)[:2]
-        corners = cxcywh_to_xyxy(boxes[pool])
-        labels = class_scores[pool].argmax(axis=1)
-        iou = box_iou(corners, corners) * (labels[:, None] == labels[None, :])
-        differing = set(ours.tolist()) ^ set(expected.tolist())
-        near = set(pool[np.abs(scores[pool] - self.config.select_score) <= NEAR].tolist())
-        near |= _near_suppression(
-            pool, scores[pool], iou, np.zeros_like(iou), self.config.box_nms_iou, differing
-        )
-        if len(ours) == len(expected) == 1 and scores.max() <= self.config.select_score + NEAR:
-            # No query is above the threshold: the best one stands in, whichever of two equals it is.
-            near |= {int(q) for q in (ours[0], expected[0]) if scores.max() - scores[q] <= NEAR}
-        self.selection.judge(f"frame {self._frame}", expected.tolist(), sorted(differing), sorted(near))
-
-    def _judge_suppression(self, scores: Floats, masks: Floats, other: Decisions) -> None:
-        ours = other.candidates[suppress_masks(masks, self.config)]
-        differing = set(ours.tolist()) ^ set(other.query.tolist())
-        near: set[int] = set()
+        ours, theirs = select_queries(class_scores, boxes, self.config), expected
+        differing = set(ours.tolist()) ^ set(theirs.tolist())
+        # Each looked-at query must come after all that are clearly better; mask NMS and tracker rely on it.
+        scores = class_scores.max(axis=1)[theirs]
+        wrong = set(theirs[scores > np.minimum.accumulate(scores) + NEAR].tolist()) if len(theirs) else set()
         if differing:
-            flat = masks.reshape(len(masks), -1)
-            # A pixel whose logit is next to nothing may be set in one run and not in the other.
-            open_pixels = (np.abs(flat) <= NEAR * np.abs(flat).std()).sum(axis=1)
-            union = np.maximum((flat > 0).sum(axis=1), 1)
-            slack = (open_pixels[:, None] + open_pixels[None]) / np.maximum(union[:, None], union[None])
-            near = _near_suppression(
-                other.candidates,
-                scores[other.candidates],
-                mask_iou(flat > 0),
-                slack.astype(np.float32),
-                self.config.mask_nms_iou,
-                differing,
-            )
-        self.suppression.judge(
-            f"frame {self._frame}", other.candidates.tolist(), sorted(differing), sorted(near)
-        )
+            for outcome in (ours, theirs):
+                wrong |= _impossible_candidates(class_scores, boxes, outcome, self.config)
+        self.selection.judge(f"frame {self._frame}", len(theirs), differing, wrong)
+
+    def _judge_suppression(self, masks: Floats, other: Decisions) -> None:
+        if not len(masks):
+            return
+        keep = suppress_masks(masks, self.config)
+        kept = np.isin(other.candidates, other.query)
+        # Those that survive keep their order.
+        in_order = other.candidates[kept].tolist()
+        wrong = set(other.query.tolist()) - set(in_order)
+        if not wrong and in_order != other.query.tolist():
+            wrong |= set(in_order)
+        if (keep != kept).any():
+            overlaps = _mask_overlaps(masks, self.config.mask_nms_iou)
+            for outcome in (keep, kept):
+                wrong |= set(other.candidates[impossible_survivors(overlaps, outcome)].tolist())
+        differing = other.candidates[keep != kept].tolist()
+        self.suppression.judge(f"frame {self._frame}", len(other.candidates), differing, wrong)
 
     def _judge_labels(self, found: Detections) -> None:
         ours = found.class_scores.argmax(axis=1)
-        margin = found.class_scores.max(axis=1) - np.take_along_axis(
-            found.class_scores, found.labels[:, None], axis=1
-        ).squeeze(1)
-        differing = found.query[ours != found.labels]
-        self.labels.judge(
-            f"frame {self._frame}",
-            found.query.tolist(),
-            differing.tolist(),
-            found.query[margin <= NEAR].tolist(),
-        )
+        classes = found.class_scores.shape[1]
+        given = found.class_scores[np.arange(len(ours)), np.clip(found.labels, 0, classes - 1)]
+        known = (found.labels >= 0) & (found.labels < classes)
+        wrong = ~known | (found.scores - given > NEAR)
+        differing = found.query[ours != found.labels].tolist()
+        self.labels.judge(f"frame {self._frame}", len(ours), differing, found.query[wrong].tolist())
 
     def _judge_identity(self, found: Detections, expected: Ints) -> None:
         features = (found.scores, found.labels, found.boxes, found.embeddings)
         ours = self._tracker.associate(*features)
-        differing = np.flatnonzero(ours != expected)
-        near: set[int] = set()
-        if len(differing):
-            near = self._near_identities(found, ours, expected)
-        self.identity.judge(
-            f"frame {self._frame}",
-            found.query.tolist(),
-            found.query[differing].tolist(),
-            [int(found.query[i]) for i in near],
-        )
+        wrong = np.zeros(len(ours), np.bool_)
+        if (ours != expected).any():
+            for ids in (ours, expected):
+                wrong |= impossible_identities(
+                    found, self._tracker.bank, self._next_id, ids, self.config, NEAR
+                )
+        differing = found.query[ours != expected].tolist()
+        self.identity.judge(f"frame {self._frame}", len(ours), differing, found.query[wrong].tolist())
         self._tracker.commit(expected, *features)
-
-    def _near_identities(self, found: Detections, ours: Ints, expected: Ints) -> set[int]:
-        """Detections whose identity hangs on a hair, and those that such a one has displaced."""
-        bank = self._tracker.bank
-        thresholds = {self.config.init_score, self.config.new_track_score}
-        close = np.zeros(len(ours), np.bool_)
-        for threshold in thresholds:
-            close |= np.abs(found.scores - threshold) <= NEAR
-        if bank is not None and len(bank):
-            similarity = bi_softmax(found.embeddings, bank.embeddings())
-            close |= (np.abs(similarity - self.config.match_score) <= NEAR).any(axis=1)
-            ranked = np.sort(similarity, axis=1)[:, ::-1]
-            if ranked.shape[1] > 1:
-                close |= ranked[:, 0] - ranked[:, 1] <= NEAR
-        # Equal scores may be taken in either order, and the order decides who chooses first.
-        gaps = np.abs(np.diff(found.scores)) <= NEAR
-        close[:-1] |= gaps
-        close[1:] |= gaps
-        near = set(np.flatnonzero(close).tolist())
-        touched = {int(i) for k in near for i in (ours[k], expected[k])} - {NO_TRACK}
-        known = set(bank.ids.tolist()) if bank is not None else set()
-        renumbered = any(ours[k] not in known or expected[k] not in known for k in near)
-        for i in np.flatnonzero(ours != expected):
-            pair = {int(ours[i]), int(expected[i])}
-            # A birth more or less shifts the numbers of the births after it.
-            if pair & touched or (renumbered and not pair & known):
-                near.add(int(i))
-        return near
+        self._next_id = max(self._next_id, *(expected + 1).tolist(), 0)
 
 
-def _near_suppression(
-    query: Ints, scores: Floats, iou: Floats, slack: Floats, threshold: float, differing: set[int]
+def _masks_of(other: Decisions, masks: Floats, output: NetworkOutput) -> Floats:
+    position = {query: i for i, query in enumerate(other.candidates.tolist())}
+    queries = other.query.tolist()
+    if all(query in position for query in queries):
+        return masks[[position[query] for query in queries]]
+    return decode_queries(output, other.query)
+
+
+def _impossible_candidates(
+    class_scores: Floats, boxes: Floats, chosen: Ints, config: AssociationConfig
 ) -> set[int]:
-    """Queries of `differing` whose suppression hangs on a near-tie, at first or second hand."""
-    overlap = iou > threshold - NEAR - slack
-    np.fill_diagonal(overlap, val=False)
-    at_threshold = overlap & (np.abs(iou - threshold) <= NEAR + slack)
-    swapped = overlap & (np.abs(scores[:, None] - scores[None]) <= NEAR)
-    near = (at_threshold | swapped).any(axis=1)
-    differs = np.isin(query, list(differing))
-    for _ in range(len(query)):
-        spread = near | (differs & (overlap & (near & differs)[None]).any(axis=1))
-        if (spread == near).all():
-            break
-        near = spread
-    return set(query[near].tolist())
+    """Queries whose being chosen, or not, follows from no scores and boxes within `NEAR` of these."""
+    scores, limit = class_scores.max(axis=1), config.select_score
+    best = float(scores.max())
+    if best <= limit + NEAR and len(chosen) == 1 and scores[chosen[0]] >= best - NEAR:
+        return set()  # No query need be above the threshold, and then the best one stands in.
+    pool = np.flatnonzero(scores > limit - NEAR)
+    if best <= limit - NEAR or not len(chosen):
+        return {*chosen.tolist(), *pool.tolist(), int(scores.argmax())}
+    survives = np.isin(pool, chosen)
+    wrong = impossible_survivors(_box_overlaps(class_scores[pool], boxes[pool], config), survives)
+    return set(pool[wrong].tolist()) | (set(chosen.tolist()) - set(pool.tolist()))
+
+
+def _box_overlaps(class_scores: Floats, boxes: Floats, config: AssociationConfig) -> Overlaps:
+    scores, corners = class_scores.max(axis=1), cxcywh_to_xyxy(boxes)
+    iou = box_iou(corners, corners)
+    # Class-wise NMS moves boxes apart by class, and a moved corner is rounded to a multiple of `rounding`.
+    shift = class_scores.argmax(axis=1) * (np.abs(corners).max() + 1)
+    rounding = np.spacing(shift.astype(np.float32)) * (1 / np.maximum(boxes[:, 2:], 1e-6)).sum(axis=1)
+    slack = NEAR + 2 * (rounding[:, None] + rounding[None])
+    possible = class_scores >= scores[:, None] - NEAR
+    same = (possible[:, None] & possible[None]).any(axis=2)
+    certain = possible.sum(axis=1) == 1
+    different = ~np.eye(len(scores), dtype=np.bool_)
+    return Overlaps(
+        may=different & same & (iou > config.box_nms_iou - slack),
+        must=different & same & certain[:, None] & certain[None] & (iou > config.box_nms_iou + slack),
+        before=scores[:, None] >= scores[None] - NEAR,
+        required=scores > config.select_score + NEAR,
+    )
+
+
+def _mask_overlaps(masks: Floats, threshold: float) -> Overlaps:
+    """Of masks that are given in the order in which they suppress."""
+    flat = masks.reshape(len(masks), -1)
+    iou, area = mask_iou(flat > 0), (flat > 0).sum(axis=1)
+    # A pixel whose logit is next to nothing may be set in one run and not in the other.
+    open_pixels = (np.abs(flat) <= NEAR * flat.std(axis=1, keepdims=True)).sum(axis=1)
+    union = (area[:, None] + area[None]) / (1 + iou)
+    slack = NEAR + (open_pixels[:, None] + open_pixels[None]) / np.maximum(union, 1)
+    different = ~np.eye(len(masks), dtype=np.bool_)
+    position = np.arange(len(masks))
+    return Overlaps(
+        may=different & (iou > threshold - slack),
+        must=different & (iou > threshold + slack),
+        before=position[:, None] < position[None],
+        required=np.ones(len(masks), np.bool_),
+    )

@@ -14,7 +14,7 @@ from idol_runtime.association import NO_TRACK, MemoryBank, bi_softmax, multi_cue
 from idol_runtime.config import AssociationConfig
 from idol_runtime.detection import Detections
 
-__all__ = ["Overlaps", "impossible_identities", "impossible_survivors"]
+__all__ = ["Matching", "Overlaps", "impossible_identities", "impossible_survivors"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -66,18 +66,18 @@ def impossible_identities(
         config: of the association.
         near: how far off a quantity may be.
     """
-    tracks = Matching(found, bank, ids, config, near)
+    matching = Matching(found, bank, ids, config, near)
     known = set(bank.ids.tolist()) if bank is not None else set()
     threshold = config.new_track_score if known else config.init_score
     wrong = np.zeros(len(ids), np.bool_)
     for i, track in enumerate(ids.tolist()):
         if track in known:
-            wrong[i] = not tracks.may_match(i)
+            wrong[i] = not matching.may_match(i)
             continue
         born = track != NO_TRACK
         margin = float(found.scores[i]) - threshold
         fits = margin > -near and track == next_id if born else margin <= near
-        wrong[i] = not fits or not tracks.may_be_left(i)
+        wrong[i] = not fits or not matching.may_be_left(i)
         next_id = max(next_id, track + 1)
     return wrong
 
@@ -120,7 +120,9 @@ class Matching:
             return True
         if self._config.matching == "multi_cue":
             asked = self._asked(i)
-            return bool(asked[0]) or any(self._lost(i, column - 1) for column in np.flatnonzero(asked))
+            return bool(asked[0]) or any(
+                self._lost(i, column - 1) for column in np.flatnonzero(asked).tolist()
+            )
         lower, _, _ = self._values(i)
         return bool((lower <= self._config.match_score).all())
 
