@@ -27,6 +27,7 @@ TESTS = {
 # Tests of something other than one module, and of what.
 NOT_OF_ONE_MODULE = {
     "runtime/test_bundle_contents.py": "what may be inside a bundle; the second half of test_bundle.py",
+    "runtime/test_canary.py": "replay_canary of pipeline.py, with Pipeline.open; test_pipeline.py has the rest",
 }
 # Where torch may not be imported before it is used, besides all of idol_runtime and idol_plugins.
 TORCH_FREE = {"idol_deploy.cli", "idol_deploy.config", "idol_deploy.reference", "idol_export.engine"}
