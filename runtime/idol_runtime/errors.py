@@ -1,15 +1,15 @@
 """Every error a user can meet, in one tree.
 
-    IdolError                      base of all; the command line prints it as one line and exits with 2
-    ├── ConfigError                an option, preset or class list that cannot be
-    ├── CheckpointError            a weight file that is broken, unsafe, or of another network
-    ├── BundleError                an .idol file that is broken, tampered with, or of a newer schema
-    ├── SourceError                a video, image folder, camera or stream that cannot be read
-    ├── FrameError                 one frame of the wrong type, depth or size
-    ├── OutputError                a place that cannot be written
-    ├── BackendError               an inference engine that is missing, refuses the graph, or answers wrongly
-    ├── ParityError                an artefact that differs from PyTorch beyond its tolerance; names the stage
-    └── MissingDependencyError     an optional package that is not installed; names the extra that brings it
+IdolError                      base of all; the command line prints it as one line and exits with 2
+├── ConfigError                an option, preset or class list that cannot be
+├── CheckpointError            a weight file that is broken, unsafe, or of another network
+├── BundleError                an .idol file that is broken, tampered with, or of a newer schema
+├── SourceError                a video, image folder, camera or stream that cannot be read
+├── FrameError                 one frame of the wrong type, depth or size
+├── OutputError                a place that cannot be written
+├── BackendError               an inference engine that is missing, refuses the graph, or answers wrongly
+├── ParityError                an artefact that differs from PyTorch beyond its tolerance; names the stage
+└── MissingDependencyError     an optional package that is not installed; names the extra that brings it
 """
 
 from idol_plugins.errors import IdolError

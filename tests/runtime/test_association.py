@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idol_runtime.association import NO_TRACK, MemoryBank, Tracker, bi_softmax, multi_cue
 from idol_runtime.config import AssociationConfig
 from idol_runtime.detection import suppress

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idol_runtime.boxes import box_iou
 from idol_runtime.config import AssociationConfig
 from idol_runtime.detection import NetworkOutput, detect, select_queries, sigmoid, suppress

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idol_runtime.masks import decode_masks, mask_iou, upsample_masks
 from idol_runtime.preprocess import Placement
 

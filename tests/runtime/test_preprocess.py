@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from idol_runtime.config import Preprocessing
 from idol_runtime.preprocess import Placement, letterbox, normalise, resize
 

@@ -47,7 +47,7 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) -> Any:  # noqa: ANN401
+def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) -> Any:
     """An `onnxruntime.InferenceSession` on exactly the device asked for; it never falls back to another.
 
     Raises:
@@ -62,7 +62,7 @@ def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) 
     providers = _providers(runtime, device)
     try:
         session = runtime.InferenceSession(graph, options, providers=providers)
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own, undeclared types
+    except Exception as error:
         raise BackendError(
             f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}"
         ) from error
@@ -94,7 +94,7 @@ def _first_line(error: Exception) -> str:
 
 
 def run_session(
-    session: Any,  # noqa: ANN401
+    session: Any,
     names: Sequence[str],
     images: NDArray[np.uint8],  # [N, h, w, 3]
 ) -> Mapping[str, NDArray[np.float32]]:
@@ -105,7 +105,7 @@ def run_session(
     """
     try:
         outputs = session.run(list(names), {"image": images})
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises its own, undeclared types
+    except Exception as error:
         raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from error
     return dict(zip(names, outputs, strict=True))
 
@@ -113,7 +113,7 @@ def run_session(
 class OnnxRuntimeBackend:
     """The bundle's graph in an ONNX Runtime session."""
 
-    def __init__(self, session: Any, device: str, network_size: tuple[int, int]) -> None:  # noqa: ANN401
+    def __init__(self, session: Any, device: str, network_size: tuple[int, int]) -> None:
         self._session = session
         self._device = device
         self._network_size = network_size
