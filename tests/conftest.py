@@ -1,14 +1,23 @@
 """Fixtures of the whole suite; imports no torch, so that the runtime's tests run without it."""
 
+from __future__ import annotations
+
 import ctypes.util
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from idol_deploy.config import IdolConfig
+    from idol_deploy.model.idol import Idol
+    from idol_export.export import Exported
 
 # The same examples for everyone; a busy machine is not a failure.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -58,3 +67,60 @@ def relative_error() -> Callable[[npt.ArrayLike, npt.ArrayLike], float]:
         return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
     return error
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A small network, exported.
+
+    Attributes:
+        config: its configuration, which no preset is.
+        model: in PyTorch; read only.
+        size: (H, W) of its frames, which the network pads.
+        path: its bundle.
+        exported: what the export returned.
+        probe: its ONNX file with the stages on the way.
+        graph: its ONNX file as shipped.
+    """
+
+    config: IdolConfig
+    model: Idol
+    size: tuple[int, int]
+    path: Path
+    exported: Exported
+    probe: bytes
+    graph: bytes
+
+    def video(self, frames: int, seed: int = 1, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+        """[T, H, W, 3], with something to track."""
+        from idol_deploy.reference import make_video
+
+        video = make_video(frames, *(size or self.size), seed)
+        return np.ascontiguousarray(video.transpose(0, 2, 3, 1))
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """Swin with shifted windows, one encoder and one decoder layer, reference weights; tracks four things."""
+    from idol_deploy.config import ModelConfig, SwinConfig, ytvis19_r50
+    from idol_deploy.reference import reference_model
+    from idol_export import export as module
+
+    backbone = SwinConfig(embed_dim=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=4)
+    network = ModelConfig(backbone, hidden_dim=64, queries=40, ffn_dim=64, encoder_layers=1, decoder_layers=1)
+    base = ytvis19_r50()
+    preprocessing = replace(base.preprocessing, short_side=None)
+    config = replace(base, name="toy", model=network, preprocessing=preprocessing)
+    model, path, size = reference_model(config), tmp_path_factory.mktemp("toy") / "toy.idol", (72, 104)
+    probes: list[bytes] = []
+    trace = module.probe_to_onnx
+
+    def kept(*arguments: object, **options: object) -> bytes:
+        probes.append(trace(*arguments, **options))
+        return probes[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "probe_to_onnx", kept)
+        options = module.ExportOptions(size, verify_frames=3, note="untrained weights")
+        exported = module.export(model, config, path, options)
+    return Toy(config, model, size, path, exported, probes[0], module.shipped(probes[0]))

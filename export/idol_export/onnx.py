@@ -19,6 +19,8 @@ __all__ = ["DEFAULT_OPSET", "describe_io", "probe_to_onnx", "shipped"]
 # GridSample of opset 20 is computed wrongly by TensorRT 10.13 and later where that of 16 (in opset 18) is right.
 DEFAULT_OPSET = 18
 
+_LIMIT = 2**31  # of a protobuf, in bytes
+
 
 def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int = DEFAULT_OPSET) -> bytes:
     """The graph as a checked ONNX file that returns `STAGES` as well as `OUTPUT_NAMES`.
@@ -64,7 +66,7 @@ def shipped(probe: bytes) -> bytes:
 
 
 def _checked(model: onnx.ModelProto) -> bytes:
-    if model.ByteSize() >= 2**31:
+    if model.ByteSize() >= _LIMIT:
         raise ConfigError("the network does not fit one ONNX file of 2 GiB; choose a smaller backbone")
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
@@ -74,15 +76,17 @@ def _checked(model: onnx.ModelProto) -> bytes:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's chatter about its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _strip(model: onnx.ModelProto) -> None:

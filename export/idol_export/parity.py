@@ -38,8 +38,9 @@ def relative_error(ours: NDArray[np.generic], expected: NDArray[np.generic]) -> 
     if ours.shape != expected.shape:
         return float("inf")
     a, b = ours.astype(np.float64), expected.astype(np.float64)
-    error = float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12))
-    return error if np.isfinite(error) else float("inf")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12))
 
 
 @torch.inference_mode()
