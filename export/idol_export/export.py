@@ -64,7 +64,10 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if min(self.frame_size) < 1:
-            raise ConfigError(f"frame size must be positive, got {self.frame_size[0]}x{self.frame_size[1]}")
+            raise ConfigError(
+                f"frame size must be positive, got {self.frame_size[0]}x{self.frame_size[1]}; "
+                "give HEIGHTxWIDTH, 720x1280, for example"
+            )
         if self.verify_frames < 1:
             raise ConfigError("an export that is verified on no frame proves nothing; verify at least 1")
 
@@ -94,8 +97,11 @@ def export(
         announce: called with each step's name.
 
     Raises:
-        OutputError: `out` cannot be written; told before any work.
+        OutputError: `out` cannot be written; told before any work, like the four that follow.
         MissingDependencyError: there is no ONNX Runtime to verify with.
+        ConfigError: the network's input would be too small.
+        SourceError: there is nothing to verify on.
+        FrameError: what there is to verify on is of another shape.
         ParityError: a stage is out of tolerance.
     """
     writable_target(out)
@@ -104,8 +110,10 @@ def export(
     network_size = stream.preprocessing.network_size(*options.frame_size)
     if min(network_size) < 32:
         raise ConfigError(
-            f"a network input of {network_size[0]}x{network_size[1]} is too small; use a larger --short-side"
+            f"a network input of {network_size[0]}x{network_size[1]} is too small; its "
+            "sides must be 32 or more: use a larger --short-side"
         )
+    _check_source(options, network_size, config)
     announce(f"tracing the network at {network_size[0]}x{network_size[1]}")
     # Identities are verified one frame at a time, so the probe has a batch of one, like the default graph.
     graph = ExportGraph(model, network_size)
@@ -115,7 +123,7 @@ def export(
         model,
         probe,
         network,
-        _frames(options, network_size, config, announce),
+        _frames(options, announce),
         network_size,
         stream,
         source=Path(options.verify_source).name if options.verify_source else "generated video",
@@ -156,10 +164,8 @@ def export(
     return Exported(manifest, certificate)
 
 
-def _frames(
-    options: ExportOptions, network_size: tuple[int, int], config: IdolConfig, announce: Callable[[str], None]
-) -> Iterator[NDArray[np.uint8]]:
-    """The frames to verify on, each of a size that the network takes."""
+def _frames(options: ExportOptions, announce: Callable[[str], None]) -> Iterator[NDArray[np.uint8]]:
+    """The frames to verify on."""
     count = options.verify_frames
     if options.verify_source is None:
         for index, image in enumerate(make_video(count, *options.frame_size, seed=1)):
@@ -168,12 +174,20 @@ def _frames(
         return
     with open_source(options.verify_source, max_frames=count) as source:
         for index, frame in enumerate(source):
-            taken = config.preprocessing.network_size(*frame.size)
-            if taken != network_size:
-                raise FrameError(
-                    f"{source.name} is {frame.size[0]}x{frame.size[1]}, which the network would see as "
-                    f"{taken[0]}x{taken[1]} instead of {network_size[0]}x{network_size[1]}; verify on a source "
-                    f"of {options.frame_size[0]}x{options.frame_size[1]}"
-                )
             announce(f"comparing with PyTorch, frame {index + 1} of {count}")
             yield frame.image
+
+
+def _check_source(options: ExportOptions, network_size: tuple[int, int], config: IdolConfig) -> None:
+    """That there is a source to verify on, and that its frames are of a size that the network takes."""
+    if options.verify_source is None:
+        return
+    with open_source(options.verify_source) as source:
+        assert source.size is not None
+        taken = config.preprocessing.network_size(*source.size)
+        if taken != network_size:
+            raise FrameError(
+                f"{source.name} is {source.size[0]}x{source.size[1]}, which the network would see as "
+                f"{taken[0]}x{taken[1]} instead of {network_size[0]}x{network_size[1]}; verify on a source "
+                f"of {options.frame_size[0]}x{options.frame_size[1]}"
+            )

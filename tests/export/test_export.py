@@ -1,0 +1,247 @@
+"""From a network to a bundle: what is in it, and that nothing is left where it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idol_deploy.layout import published_state, weights_hash
+from idol_export import export as module
+from idol_export.export import ExportOptions, export
+from idol_export.onnx import describe_io
+from idol_export.parity import FP32_TOLERANCES
+from idol_runtime.backends import onnxruntime as backend
+from idol_runtime.bundle import Bundle
+from idol_runtime.errors import (
+    BackendError,
+    ConfigError,
+    FrameError,
+    IdolError,
+    MissingDependencyError,
+    OutputError,
+    ParityError,
+    SourceError,
+)
+from idol_runtime.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+
+
+@pytest.fixture
+def traced(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Tracing takes no time, and is noted."""
+    seen: list[str] = []
+
+    def probe(graph: object, **options: object) -> bytes:
+        seen.append("traced")
+        return toy.probe
+
+    monkeypatch.setattr(module, "probe_to_onnx", probe)
+    return seen
+
+
+def _refused(
+    toy: Toy, out: Path, options: ExportOptions, kind: type[IdolError], **changes: object
+) -> IdolError:
+    """The error of an export that leaves its folder as it was."""
+    before = {path: path.read_bytes() for path in out.parent.iterdir() if path.is_file()}
+    with pytest.raises(kind) as caught:
+        export(toy.model, replace(toy.config, **changes), out, options)
+    assert {path: path.read_bytes() for path in out.parent.iterdir() if path.is_file()} == before
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_the_bundle_says_what_it_is(toy: Toy) -> None:
+    with Bundle.open(toy.path) as bundle:
+        manifest = bundle.manifest
+        assert bundle.graph() == toy.graph
+        assert bundle.certificate == toy.exported.certificate
+    assert manifest == toy.exported.manifest
+    assert (manifest.preset, manifest.note, manifest.precision) == ("toy", "untrained weights", "fp32")
+    assert manifest.stream == toy.config.stream
+    assert (manifest.frame_size, manifest.network_size, manifest.padded_size) == (
+        (72, 104),
+        (72, 104),
+        (96, 128),
+    )
+    assert not manifest.dynamic_batch
+    assert (manifest.inputs, manifest.outputs) == describe_io(toy.graph)
+    assert manifest.weights_sha256 == weights_hash(published_state(toy.model))
+    assert manifest.versions.keys() >= {"idol-deploy", "torch", "onnx", "onnxruntime", "opset", "python"}
+    assert manifest.versions["opset"] == "18"
+    assert manifest.created.endswith("+00:00")
+
+
+def test_the_certificate_says_what_was_compared(toy: Toy) -> None:
+    certificate = toy.exported.certificate
+    assert certificate.passed
+    assert {stage.stage for stage in certificate.stages} > set(FP32_TOLERANCES)
+    assert (certificate.frames, certificate.source) == (3, "generated video")
+    assert certificate.identities >= 3
+    assert certificate.backend == "onnxruntime (cpu)"
+
+
+def test_the_golden_frame_is_answered(toy: Toy) -> None:
+    with Pipeline.open(toy.path) as pipeline:
+        result = pipeline.step(toy.video(1)[0])
+    assert len(result) >= 3
+    assert result.masks.shape == (len(result), *toy.size)
+
+
+def test_the_bundle_names_no_place_of_this_machine(toy: Toy) -> None:
+    data = toy.path.read_bytes()
+    for place in (os.getcwd(), sys.prefix, str(toy.path.parent), str(Path(__file__).parent)):
+        assert place.encode() not in data
+
+
+def test_a_video_to_verify_on(toy: Toy, tmp_path: Path, traced: list[str]) -> None:
+    for i, image in enumerate(toy.video(3)):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    steps: list[str] = []
+    out = tmp_path / "toy.idol"
+    options = ExportOptions(toy.size, verify_source=str(tmp_path), verify_frames=2)
+    exported = export(toy.model, toy.config, out, options, steps.append)
+    assert exported.certificate.frames == 2
+    assert str(tmp_path.parent) not in exported.certificate.source, "a name, not the place"
+    assert sum(step.startswith("comparing with PyTorch, frame ") for step in steps) == 2
+    assert out.is_file()
+    assert exported.manifest.note == ""
+
+
+def test_frames_are_resized_as_the_preset_says(toy: Toy, tmp_path: Path, traced: list[str]) -> None:
+    """144x208 with a short side of 72 is what the toy's graph takes."""
+    config = replace(toy.config, preprocessing=replace(toy.config.preprocessing, short_side=72))
+    exported = export(toy.model, config, tmp_path / "toy.idol", ExportOptions((144, 208), verify_frames=1))
+    assert (exported.manifest.frame_size, exported.manifest.network_size) == ((144, 208), (72, 104))
+    with Bundle.open(tmp_path / "toy.idol") as bundle:
+        assert bundle.canary().frame.shape == (144, 208, 3)
+
+
+def test_a_source_of_another_shape_is_refused(toy: Toy, tmp_path: Path, traced: list[str]) -> None:
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(toy.video(1, size=(72, 72))[0]).save(tmp_path / "frames" / "0.png")
+    options = ExportOptions(toy.size, verify_source=str(tmp_path / "frames"))
+    error = _refused(toy, tmp_path / "toy.idol", options, FrameError)
+    assert "is 72x72, which the network would see as 72x72 instead of 72x104" in str(error)
+    assert "verify on a source of 72x104" in str(error)
+    assert not traced, "told before the work"
+
+
+def test_a_source_that_is_not_there_is_refused(toy: Toy, tmp_path: Path, traced: list[str]) -> None:
+    options = ExportOptions(toy.size, verify_source=str(tmp_path / "missing.mp4"))
+    _refused(toy, tmp_path / "toy.idol", options, SourceError)
+    assert not traced, "told before the work"
+
+
+@pytest.mark.parametrize("older", [None, b"the bundle of yesterday"])
+def test_a_wrong_graph_leaves_no_file_and_keeps_an_older_one(
+    toy: Toy,
+    tmp_path: Path,
+    traced: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    sabotage: Callable[..., bytes],
+    older: bytes | None,
+) -> None:
+    out = tmp_path / "toy.idol"
+    if older:
+        out.write_bytes(older)
+    monkeypatch.setattr(
+        module, "shipped", lambda probe: sabotage(toy.graph, "model.heads.class_embed.0.bias")
+    )
+    error = _refused(toy, out, ExportOptions(toy.size, verify_frames=1), ParityError)
+    assert error.stage == "logits"
+    assert out.exists() == (older is not None)
+
+
+def test_a_golden_frame_answered_wrongly_leaves_no_file(
+    toy: Toy, tmp_path: Path, traced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last check, after the file was written under its temporary name."""
+    stages = module.torch_stages
+
+    def wrong(*arguments: object) -> dict[str, np.ndarray]:
+        found = stages(*arguments)
+        return {**found, "boxes": found["boxes"] * 1.1}
+
+    monkeypatch.setattr(module, "torch_stages", wrong)
+    (tmp_path / "toy.idol").write_bytes(b"older")
+    error = _refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size, verify_frames=1), BackendError)
+    assert "boxes is off by" in str(error)
+
+
+@pytest.mark.parametrize("place", ["missing/toy.idol", "."])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    toy: Toy, tmp_path: Path, traced: list[str], place: str
+) -> None:
+    with pytest.raises(OutputError):
+        export(toy.model, toy.config, tmp_path / place, ExportOptions(toy.size))
+    assert not traced
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_onnx_runtime_is_told_before_the_work(
+    toy: Toy, tmp_path: Path, traced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    error = _refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size), MissingDependencyError)
+    assert "pip install 'idol-deploy[cpu]'" in str(error)
+    assert not traced
+
+
+def test_two_onnx_runtimes_are_told_before_the_work(
+    toy: Toy, tmp_path: Path, traced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_is_installed", lambda distribution: True)
+    error = _refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size), BackendError)
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in str(error)
+    assert not traced
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "what"),
+    [
+        ((16, 200), None, "16x200 is too small"),
+        ((480, 640), 24, "24x32 is too small"),
+        ((20, 4000), 480, "too small"),
+    ],
+)
+def test_a_network_input_that_is_too_small(
+    toy: Toy, tmp_path: Path, traced: list[str], size: tuple[int, int], short_side: int | None, what: str
+) -> None:
+    preprocessing = replace(toy.config.preprocessing, short_side=short_side)
+    error = _refused(
+        toy, tmp_path / "toy.idol", ExportOptions(size), ConfigError, preprocessing=preprocessing
+    )
+    assert what in str(error)
+    assert "--short-side" in str(error)
+    assert not traced
+
+
+@pytest.mark.parametrize("size", [(0, 640), (480, 0), (-1, 5)])
+def test_a_frame_size_that_cannot_be(size: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=r"frame size must be positive.*720x1280"):
+        ExportOptions(size)
+
+
+def test_a_proof_on_no_frame_is_refused() -> None:
+    with pytest.raises(ConfigError, match="verify at least 1"):
+        ExportOptions((72, 104), verify_frames=0)
+
+
+def test_the_manifest_is_readable_json(toy: Toy) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(toy.path) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+    assert manifest["stream"]["categories"][0] == {"name": "person", "dataset_id": 1}
