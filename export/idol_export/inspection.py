@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import os
 import zipfile
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def describe(path: str | Path) -> dict[str, object]:
         MissingDependencyError: torch or onnx is needed to read it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path} is no file")
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
+        raise ConfigError(f"{path} is no file; check the path")
     if path.suffix == ".idol" or _is_bundle(path):
         return _describe_bundle(path)
     if path.suffix == ".onnx":

@@ -1,0 +1,149 @@
+"""What a file is, told from the file itself; a bundle without torch and onnx."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idol_deploy.checkpoint import save_checkpoint
+from idol_deploy.config import ytvis19_r50
+from idol_deploy.layout import published_state, weights_hash
+from idol_deploy.reference import write_reference_checkpoint
+from idol_export.inspection import describe
+from idol_runtime.errors import BundleError, CheckpointError, ConfigError, IdolError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_bundle(toy: Toy) -> None:
+    found = describe(toy.path)
+    assert found["kind"] == "idol bundle, schema 1"
+    assert (found["preset"], found["note"]) == ("toy", "untrained weights")
+    assert (found["frame size"], found["padded input"], found["batch"]) == ("72x104", "96x128", "1")
+    assert str(found["classes"]).startswith("40: person, ")
+    assert found["inputs"] == {"image": "uint8 [1, 72, 104, 3]"}
+    assert set(found["parity"]) > {"backbone", "logits", "masks", "track ids"}
+    assert "3 frames" in str(found["verified on"])
+    assert found["association"]["temporal"] == "published"
+    assert found["weights sha256"] == weights_hash(published_state(toy.model))
+    json.dumps(found)
+
+
+def test_a_bundle_of_another_name_is_still_one(toy: Toy, tmp_path: Path) -> None:
+    copy = tmp_path / "model.bin"
+    copy.write_bytes(toy.path.read_bytes())
+    assert describe(copy)["kind"] == "idol bundle, schema 1"
+
+
+def test_a_bundle_needs_neither_torch_nor_onnx(toy: Toy) -> None:
+    blocked = ("torch", "onnx", "onnxscript", "onnxruntime", "cv2", "safetensors", "pycocotools")
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "from idol_deploy.cli import main\n"
+        f"sys.exit(main(['inspect', {str(toy.path)!r}, '--json']))\n"
+    )
+    done = _run("-W", "error", "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["preset"] == "toy"
+
+
+def test_a_changed_bundle_is_not_described(toy: Toy, tmp_path: Path) -> None:
+    changed = bytearray(toy.path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    (tmp_path / "toy.idol").write_bytes(changed)
+    with pytest.raises(BundleError, match=r"model\.onnx .*; export it again"):
+        describe(tmp_path / "toy.idol")
+
+
+def test_an_onnx_file(toy: Toy, tmp_path: Path) -> None:
+    path = tmp_path / "toy.onnx"
+    path.write_bytes(toy.graph)
+    found = describe(path)
+    assert found["kind"] == "ONNX graph"
+    assert found["opset"] == {"ai.onnx": 18}
+    assert found["outputs"]["boxes"] == "float32 [1, 40, 4]"
+    assert found["operators"]["GridSample"] > 0
+    assert sum(found["operators"].values()) == found["nodes"]
+    json.dumps(found)
+
+
+def test_checkpoints_of_both_kinds(toy: Toy, tmp_path: Path) -> None:
+    published, ours = tmp_path / "toy.pth", tmp_path / "toy.safetensors"
+    write_reference_checkpoint(published, toy.config)
+    save_checkpoint(ours, toy.model, toy.config)
+    first, second = describe(published), describe(ours)
+    assert (first["kind"], second["kind"]) == ("checkpoint (torch)", "checkpoint (safetensors)")
+    for name in ("classes", "tensors", "parameters", "weights sha256"):
+        assert first[name] == second[name]
+    assert first["weights sha256"] == describe(toy.path)["weights sha256"], "the same in all three"
+    assert first["presets"] == "none fits"
+    assert second["metadata"]["config"] == "toy"
+    json.dumps([first, second])
+
+
+def test_a_published_checkpoint_names_its_preset(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    write_reference_checkpoint(path, ytvis19_r50())
+    assert "ytvis19_r50" in describe(path)["presets"]
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("open('ran', 'w')",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("noise.idol", b"\x00noise" * 50, BundleError),
+        ("empty.idol", b"", BundleError),
+        ("noise.onnx", b"\x00noise" * 50, BundleError),
+        ("empty.onnx", b"", BundleError),
+        ("noise.pth", b"\x00noise" * 50, CheckpointError),
+        ("noise.safetensors", b"\x00noise" * 50, CheckpointError),
+        ("empty.pth", b"", CheckpointError),
+        ("notes.txt", b"to do", CheckpointError),
+        ("evil.pth", pickle.dumps(_Evil()), CheckpointError),
+    ],
+)
+def test_what_is_none_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, kind: type[IdolError]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(kind) as caught:
+        describe(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("what", ["missing", "folder", "NUL"])
+def test_what_is_no_file(tmp_path: Path, what: str) -> None:
+    path = {"missing": str(tmp_path / "gone.idol"), "folder": str(tmp_path), "NUL": "a\0b"}[what]
+    with pytest.raises(ConfigError, match="check the path"):
+        describe(path)
+
+
+@pytest.mark.parametrize(("package", "name"), [("onnx", "toy.onnx"), ("torch", "toy.pth")])
+def test_a_missing_package_is_named(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str
+) -> None:
+    (tmp_path / name).write_bytes(toy.graph)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=rf"{package}.*idol-deploy\[export\]"):
+        describe(tmp_path / name)
