@@ -19,7 +19,7 @@ from idol_export.reference_arrays import ReferenceFolder
 from idol_export.reference_parity import Row, compare_tag
 from idol_export.reference_units import compare_units
 from idol_runtime.errors import IdolError
-from idol_runtime.files import replacing
+from idol_runtime.files import replacing, writable_target
 
 _HEADER = f"{'video':12} {'path':5} {'stage':18} {'error':>9} {'allowed':>9} {'compared':>9} {'near-ties':>9}"
 
@@ -38,6 +38,8 @@ def main() -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
+        if options.json:
+            writable_target(options.json)
         rows = list(_report(compare_units(options.folder) if options.units else _videos(options)))
         if options.json:
             with replacing(options.json) as temporary:
@@ -54,9 +56,14 @@ def main() -> int:
 
 def _videos(options: argparse.Namespace) -> Iterator[Row]:
     folder = ReferenceFolder(options.folder)
-    unknown = sorted(set(options.tag or ()) - set(folder.tags))
-    if unknown:
-        raise IdolError(f"{options.folder} has no {', '.join(unknown)}; it has {', '.join(folder.tags)}")
+    if not options.tag:
+        for name in folder.others:
+            print(f"{name}: no arrays of a whole video here, not compared")
+    if not (options.tag or folder.tags):
+        raise IdolError(f"{options.folder} has no ref_*.npz of any video in its meta.json; copy them there")
+    # Every tag is read before the first is compared, which takes minutes.
+    for name in options.tag or folder.tags:
+        folder.read(name)
     for name in options.tag or folder.tags:
         yield from compare_tag(folder.read(name), _progress)
 

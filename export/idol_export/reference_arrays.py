@@ -6,7 +6,8 @@ code on `reference.make_video` with `reference.reference_state`. Tags that start
 tensors; others hold slices. Letters: C channels, h x w cells, S tokens, Q queries, D decoder layers.
 """
 
-import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +19,33 @@ from numpy.typing import NDArray
 
 from idol_runtime.errors import ConfigError
 
-__all__ = ["FIRST_RUN", "Array", "Cut", "ReferenceFolder", "Stages", "Tag", "cuts"]
+__all__ = ["FIRST_RUN", "Array", "Cut", "ReferenceFolder", "Stages", "Tag", "cuts", "read_arrays"]
 
 Array = NDArray[Any]  # float32 mostly; masks are bool, counts integers
 Stages = Mapping[str, Array]
 
 FIRST_RUN = 10  # arrays before the heads cover the first run of ten frames
 
+_PARTS = ("backbone", "transformer", "heads", "masks_full", "tracker_final")
+# Of the tracker's arrays, those that only come together.
+_DECISIONS = (
+    *("n_before_mask_nms", "query_before_mask_nms", "n", "query", "ids", "labels", "scores", "boxes_cxcywh"),
+    *("result_row", "pred_labels", "pred_scores", "row_mask_sums", "row_masks_packed", "row_masks_shape"),
+)
+
 
 class _TagMeta(msgspec.Struct):
     video: tuple[int, int, int, int]
     preset: str
     keys: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.video[:3]) < 1 or self.video[3] < 0:
+            raise ValueError(f"a video is (frames, height, width, seed), got {self.video}")
+
+
+class _KeyList(msgspec.Struct):
+    keys: list[list[Any]]  # name, shape, and whatever else
 
 
 @dataclass(frozen=True)
@@ -68,28 +84,70 @@ class ReferenceFolder:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Names of the tags."""
-        return tuple(self._meta)
+        """Names of the tags that have arrays of a whole video."""
+        return tuple(tag for tag in self._meta if any(self._files(tag).values()))
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the tags that have none."""
+        return tuple(tag for tag in self._meta if tag not in self.tags)
 
     def read(self, tag: str) -> Tag:
-        """All arrays of a tag."""
+        """All arrays of a tag.
+
+        Raises:
+            ConfigError: there is no such tag, or a file of it is missing or broken.
+        """
+        if tag not in self.tags:
+            has = ", ".join(self.tags) or "none"
+            raise ConfigError(
+                f"{self.path} has no arrays of {tag!r}: ref_{tag}_{{{','.join(_PARTS)}}}.npz; it has {has}"
+            )
         meta = self._meta[tag]
         arrays: dict[str, Array] = {}
-        for part in ("backbone", "transformer", "heads", "masks_full", "tracker_final"):
-            file = self.path / f"ref_{tag}_{part}.npz"
-            if file.is_file():
-                with np.load(file, allow_pickle=False) as archive:
-                    arrays |= {f"{part}/{name}": archive[name] for name in archive.files}
-        if not arrays:
-            raise ConfigError(f"{self.path} names the tag {tag} but has no ref_{tag}_*.npz")
+        for part, file in self._files(tag).items():
+            if file is not None:
+                arrays |= {f"{part}/{name}": array for name, array in read_arrays(file).items()}
+        missing = [name for name in _DECISIONS if f"tracker_final/{name}" not in arrays]
+        if any(name.startswith("tracker_final/") for name in arrays) and missing:
+            raise ConfigError(
+                f"{self.path}: ref_{tag}_tracker_final.npz lacks {', '.join(missing)}; copy it again"
+            )
         return Tag(tag, meta.video, meta.preset, self._keys(meta.keys), arrays)
 
+    def _files(self, tag: str) -> dict[str, Path | None]:
+        paths = {part: self.path / f"ref_{tag}_{part}.npz" for part in _PARTS}
+        return {part: path if path.is_file() else None for part, path in paths.items()}
+
     def _keys(self, name: str) -> Mapping[str, tuple[int, ...]]:
-        file = self.path / name
-        if not name or file.parent != self.path or not file.is_file():
+        if not name:
             return {}
-        listed = json.loads(file.read_text())["keys"]
-        return {key: tuple(shape) for key, shape, *_ in listed}
+        file = self.path / name
+        try:
+            if file.parent != self.path:
+                raise ConfigError(
+                    f"{self.path}: meta.json names {name!r}, which lies elsewhere; copy it here"
+                )
+            listed = msgspec.json.decode(file.read_bytes(), type=_KeyList).keys
+            return {str(key): tuple(map(int, shape)) for key, shape, *_ in listed}
+        except (OSError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.path}: the key list {name} that meta.json names cannot be read ({error}); copy it again"
+            ) from error
+
+
+def read_arrays(file: Path) -> dict[str, Array]:
+    """All arrays of an npz file.
+
+    Raises:
+        ConfigError: it is none, or broken.
+    """
+    try:
+        # Opened here: numpy leaves the file of a broken archive open.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ConfigError(f"{file} is no readable npz file ({error}); copy it again") from error
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def _compare_path(
     stream = StreamConfig(config.stream.categories, unresized, config.association, config.video)
     replay = _Replay()
     decisions = _DecisionRows(tag, path, stream, Pipeline(replay, stream))
+    decided = "tracker_final/n" in tag.arrays
     for t, image in enumerate(video):
         progress(f"{tag.name}: {path} frame {t + 1}/{len(video)}")
         stages, output = run(image)
@@ -136,9 +137,11 @@ def _compare_path(
             if t < cut.frames and cut.needs in stages:
                 parts.setdefault(name, []).append([take(stages) for take in cut.readings])
         replay.outputs = [output]
-        decisions.frame(t, image, output)
+        if decided:
+            decisions.frame(t, image, output)
     yield from _array_rows(tag, path, parts)
-    yield from decisions.rows()
+    if decided:
+        yield from decisions.rows()
 
 
 def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> Iterator[Row]:
@@ -179,7 +182,7 @@ class _DecisionRows:
         self._judge = Judge(stream.association)
         self._video, self._second = VideoResult(stream.video), VideoResult(stream.video)
         self._scores, self._boxes = [0.0], [0.0]
-        self._free_run_differs = 0
+        self._free_run_differs = self._free_run_excused = 0
         self._tracked = 0
 
     def frame(self, t: int, image: NDArray[np.uint8], output: NetworkOutput) -> None:
@@ -203,7 +206,12 @@ class _DecisionRows:
         theirs = set(
             zip(expected.ids.tolist(), expected.labels.tolist(), expected.scores.tolist(), strict=True)
         )
-        self._free_run_differs += len(theirs - ours) + len(ours - theirs)
+        differs = len(theirs - ours) + len(ours - theirs)
+        # A near-tie may renumber all that follows it in a free run, which is then no fault of its own.
+        if any(part.near_ties for part in self._judge.parts.values()):
+            self._free_run_excused += differs
+        else:
+            self._free_run_differs += differs
 
     def _final(self, name: str) -> Array:
         return self._tag.arrays[f"tracker_final/{name}"]
@@ -218,19 +226,13 @@ class _DecisionRows:
         )
 
     def rows(self) -> Iterator[Row]:
-        near_ties = 0
         for stage, found in self._judge.parts.items():
-            near_ties += found.near_ties
             detail = "; ".join(found.errors[:2])
             yield self._row(stage, len(found.errors), 0, found.compared, found.near_ties, detail)
         compared = self._judge.labels.compared
         yield self._row("scores", max(self._scores), DEFAULT_TOLERANCE, compared)
         yield self._row("detection boxes", max(self._boxes), DEFAULT_TOLERANCE, compared)
-        # One near-tie may renumber all that follows it in a free run, which is then no fault of its own.
-        differs = self._free_run_differs
-        yield self._row(
-            "step ids", 0 if near_ties else differs, 0, self._tracked, differs if near_ties else 0
-        )
+        yield self._row("step ids", self._free_run_differs, 0, self._tracked, self._free_run_excused)
         yield from self._result_rows()
         yield from self._pixel_rows()
 

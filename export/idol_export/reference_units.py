@@ -14,7 +14,7 @@ from idol_deploy.model.position import sine_position
 from idol_deploy.model.transformer import inverse_sigmoid
 from idol_deploy.reference import make_video, reference_tensor
 from idol_export.parity import relative_error
-from idol_export.reference_arrays import Array
+from idol_export.reference_arrays import Array, read_arrays
 from idol_export.reference_parity import Row
 from idol_runtime.association import NO_TRACK, Tracker
 from idol_runtime.config import AssociationConfig, Preprocessing
@@ -44,16 +44,22 @@ def compare_units(folder: str | Path) -> Iterator[Row]:
     """One row per quantity of every `unit_*.npz` in the folder that concerns inference.
 
     Raises:
-        ConfigError: the folder holds none.
+        ConfigError: the folder holds none, or one that is broken.
     """
     found = {path.stem: path for path in sorted(Path(folder).glob("unit_*.npz"))}
     known = [name for name in found if name in _UNITS]
     if not known:
-        raise ConfigError(f"{folder} holds no unit_*.npz that can be compared")
+        names = ", ".join(f"{name}.npz" for name in _UNITS)
+        raise ConfigError(f"{folder} holds no unit_*.npz that can be compared; give a folder with {names}")
     for name in known:
-        with np.load(found[name], allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        yield from _UNITS[name](arrays)
+        yield from _compare(name, found[name])
+
+
+def _compare(name: str, file: Path) -> Iterator[Row]:
+    try:
+        yield from _UNITS[name](read_arrays(file))
+    except KeyError as error:
+        raise ConfigError(f"{file} lacks the array {error}; copy it again") from error
 
 
 def _row(unit: str, path: str, what: str, ours: Array, expected: Array, tolerance: float = _SINGLE) -> Row:
