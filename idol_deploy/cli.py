@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from idol_runtime.errors import ConfigError, IdolError
 
@@ -33,9 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong argument as every other error is told: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"idol-deploy: error: {message}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="idol-deploy",
         description="Online video instance segmentation with IDOL, from checkpoint to device.",
     )
@@ -175,16 +182,14 @@ def _export(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _steps() -> Iterator[Callable[[str], None]]:
-    """A line that says what is going on; plain lines where there is no terminal."""
+    """A line that says what is going on; where there is no terminal, plain lines on stdout."""
     terminal = sys.stderr.isatty()
 
     def announce(what: str) -> None:
-        print(
-            f"\r\x1b[K{what} …" if terminal else what,
-            end="" if terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        if terminal:
+            print(f"\r\x1b[K{what} …", end="", file=sys.stderr, flush=True)
+        else:
+            print(what, flush=True)
 
     try:
         yield announce

@@ -55,7 +55,8 @@ def read_tensors(path: Path) -> TensorFile:
     except IsADirectoryError:
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it") from None
     except OSError as error:
-        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason}; check the path") from error
     if head[8:9] == b"{":
         return _read_safetensors(path)
     return TensorFile("torch", _tensors(_unpickle(path, head), path))
