@@ -28,9 +28,10 @@ FIRST_RUN = 10  # arrays before the heads cover the first run of ten frames
 
 _PARTS = ("backbone", "transformer", "heads", "masks_full", "tracker_final")
 # Of the tracker's arrays, those that only come together.
-_DECISIONS = (
-    *("n_before_mask_nms", "query_before_mask_nms", "n", "query", "ids", "labels", "scores", "boxes_cxcywh"),
-    *("result_row", "pred_labels", "pred_scores", "row_mask_sums", "row_masks_packed", "row_masks_shape"),
+_TOGETHER = (
+    ("n_before_mask_nms", "query_before_mask_nms", "n", "query", "ids", "labels", "scores", "boxes_cxcywh"),
+    ("result_row", "pred_labels", "pred_scores"),
+    ("row_mask_sums", "row_masks_packed", "row_masks_shape"),
 )
 
 
@@ -108,11 +109,12 @@ class ReferenceFolder:
         for part, file in self._files(tag).items():
             if file is not None:
                 arrays |= {f"{part}/{name}": array for name, array in read_arrays(file).items()}
-        missing = [name for name in _DECISIONS if f"tracker_final/{name}" not in arrays]
-        if any(name.startswith("tracker_final/") for name in arrays) and missing:
-            raise ConfigError(
-                f"{self.path}: ref_{tag}_tracker_final.npz lacks {', '.join(missing)}; copy it again"
-            )
+        for names in _TOGETHER:
+            missing = [name for name in names if f"tracker_final/{name}" not in arrays]
+            if 0 < len(missing) < len(names):
+                raise ConfigError(
+                    f"{self.path}: ref_{tag}_tracker_final.npz lacks {', '.join(missing)}; copy it again"
+                )
         return Tag(tag, meta.video, meta.preset, self._keys(meta.keys), arrays)
 
     def _files(self, tag: str) -> dict[str, Path | None]:

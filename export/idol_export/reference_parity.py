@@ -233,8 +233,12 @@ class _DecisionRows:
         yield self._row("scores", max(self._scores), DEFAULT_TOLERANCE, compared)
         yield self._row("detection boxes", max(self._boxes), DEFAULT_TOLERANCE, compared)
         yield self._row("step ids", self._free_run_differs, 0, self._tracked, self._free_run_excused)
-        yield from self._result_rows()
-        yield from self._pixel_rows()
+        if "tracker_final/result_row" in self._tag.arrays:
+            yield from self._result_rows()
+        if "tracker_final/row_masks_packed" in self._tag.arrays:
+            yield self._pixel_row()
+        if "tracker_final/out90x150_row_mask_sums" in self._tag.arrays:
+            yield self._second_size_row()
 
     def _row(
         self, stage: str, error: float, tolerance: float, compared: int, near_ties: int = 0, detail: str = ""
@@ -264,7 +268,7 @@ class _DecisionRows:
         )
         yield self._row("video scores", error, DEFAULT_TOLERANCE, len(shared))
 
-    def _pixel_rows(self) -> Iterator[Row]:
+    def _pixel_row(self) -> Row:
         shape = tuple(self._final("row_masks_shape").tolist())
         expected = np.unpackbits(self._final("row_masks_packed"), axis=-1, count=shape[-1]).astype(np.bool_)
         sums = self._final("row_mask_sums")
@@ -277,9 +281,7 @@ class _DecisionRows:
             pixels += int(expected[row, t].sum())
         surplus = sum(len(track) for track in tracks) - int((sums >= 0).sum())
         error = differing / max(pixels, 1) if surplus == 0 and len(tracks) == shape[0] else float("inf")
-        yield self._row("mask pixels", error, MASK_PIXELS, pixels)
-        if "tracker_final/out90x150_row_mask_sums" in self._tag.arrays:
-            yield self._second_size_row()
+        return self._row("mask pixels", error, MASK_PIXELS, pixels)
 
     def _second_size_row(self) -> Row:
         expected = self._final("out90x150_row_mask_sums")
