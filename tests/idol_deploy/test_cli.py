@@ -840,3 +840,13 @@ def test_inspect_refuses_what_it_does_not_know(refused: Callable[..., str], tmp_
     path = tmp_path / "notes.txt"
     path.write_text("to do")
     assert "notes.txt" in refused("inspect", path)
+
+
+@pytest.mark.clips
+def test_a_real_clip_of_another_shape_runs_letterboxed(
+    idol: Command, toy: Toy, clips: Path, outputs: dict[str, Path]
+) -> None:
+    source = clips / "bedroom.mp4"
+    told = idol("run", toy.path, "--source", source, "--fit", "--max-frames", 4, *_to(outputs))
+    assert told.status == 0, told.err
+    _check_outputs(outputs, 4)

@@ -486,3 +486,13 @@ def test_redaction(url: str, shown: str) -> None:
 @given(st.text(alphabet="@?/:x", max_size=6), st.text(alphabet="@?/:x", max_size=6))
 def test_no_url_shows_its_secrets(before: str, after: str) -> None:
     assert "S" not in redact(f"rtsp://user:{before}SSS{after}@host/path?key=SSS{before}")
+
+
+@pytest.mark.clips
+@pytest.mark.parametrize(("name", "frames", "size"), [("bedroom", 200, (540, 960)), ("dancers", 270, (360, 640))])
+def test_real_clips_are_read_to_their_end(clips: Path, name: str, frames: int, size: tuple[int, int]) -> None:
+    with open_source(clips / f"{name}.mp4") as source:
+        assert (source.frame_count, source.size) == (frames, size)
+        times = [frame.time_s for frame in source]
+    assert len(times) == frames
+    assert times == sorted(times)
