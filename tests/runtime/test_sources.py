@@ -489,7 +489,9 @@ def test_no_url_shows_its_secrets(before: str, after: str) -> None:
 
 
 @pytest.mark.clips
-@pytest.mark.parametrize(("name", "frames", "size"), [("bedroom", 200, (540, 960)), ("dancers", 270, (360, 640))])
+@pytest.mark.parametrize(
+    ("name", "frames", "size"), [("bedroom", 200, (540, 960)), ("dancers", 270, (360, 640))]
+)
 def test_real_clips_are_read_to_their_end(clips: Path, name: str, frames: int, size: tuple[int, int]) -> None:
     with open_source(clips / f"{name}.mp4") as source:
         assert (source.frame_count, source.size) == (frames, size)
