@@ -79,7 +79,8 @@ def _report(rows: Iterator[Row]) -> Iterator[Row]:
         _progress("")
         verdict = "pass" if row.passed else "FAIL"
         counts = f"{row.compared:9d} {row.near_ties or '':>9}"
-        detail = f"  {row.detail}" if not row.passed and row.detail else ""
+        told = [row.remark] if row.passed else [row.detail, row.remark]
+        detail = f"  {'; '.join(filter(None, told))}" if any(told) else ""
         print(
             f"{row.tag:12} {row.path:5} {row.stage:18} {row.error:9.1e} {row.tolerance:9.0e} {counts}  "
             f"{verdict}{detail}",

@@ -27,6 +27,12 @@ Stages = Mapping[str, Array]
 FIRST_RUN = 10  # arrays before the heads cover the first run of ten frames
 
 _PARTS = ("backbone", "transformer", "heads", "masks_full", "tracker_final")
+# What the published configuration files are called, where we call them otherwise.
+_PUBLISHED_PRESETS = {
+    "ytvis19_swinL": "ytvis19_swin_l",
+    "ytvis21_swinL": "ytvis21_swin_l",
+    "ovis_swin": "ovis_swin_l",
+}
 # Of the tracker's arrays, those that only come together.
 _TOGETHER = (
     ("n_before_mask_nms", "query_before_mask_nms", "n", "query", "ids", "labels", "scores", "boxes_cxcywh"),
@@ -115,21 +121,20 @@ class ReferenceFolder:
                 raise ConfigError(
                     f"{self.path}: ref_{tag}_tracker_final.npz lacks {', '.join(missing)}; copy it again"
                 )
-        return Tag(tag, meta.video, meta.preset, self._keys(meta.keys), arrays)
+        preset = _PUBLISHED_PRESETS.get(meta.preset, meta.preset)
+        return Tag(tag, meta.video, preset, self._keys(meta.keys), arrays)
 
     def _files(self, tag: str) -> dict[str, Path | None]:
         paths = {part: self.path / f"ref_{tag}_{part}.npz" for part in _PARTS}
         return {part: path if path.is_file() else None for part, path in paths.items()}
 
     def _keys(self, name: str) -> Mapping[str, tuple[int, ...]]:
-        if not name:
-            return {}
         file = self.path / name
+        if name and file.parent != self.path:
+            raise ConfigError(f"{self.path}: meta.json names {name!r}, which lies elsewhere; copy it here")
+        if not name or not file.exists():
+            return {}  # The arrays stand without it, and the report says that it was not there.
         try:
-            if file.parent != self.path:
-                raise ConfigError(
-                    f"{self.path}: meta.json names {name!r}, which lies elsewhere; copy it here"
-                )
             listed = msgspec.json.decode(file.read_bytes(), type=_KeyList).keys
             return {str(key): tuple(map(int, shape)) for key, shape, *_ in listed}
         except (OSError, TypeError, ValueError) as error:

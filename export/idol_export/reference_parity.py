@@ -51,7 +51,8 @@ class Row:
         tolerance: what it may be.
         compared: how many arrays, decisions or pixels.
         near_ties: decisions that differ within a hair of their threshold; not counted in the error.
-        detail: what differs, if anything.
+        detail: what differs most.
+        remark: what was not compared, and why.
     """
 
     tag: str
@@ -62,6 +63,7 @@ class Row:
     compared: int
     near_ties: int = 0
     detail: str = ""
+    remark: str = ""
 
     @property
     def passed(self) -> bool:
@@ -97,7 +99,8 @@ def _compare_keys(tag: Tag, model: Idol) -> Row:
     if not any(is_position_index(key) for key in expected):
         ours = {key: shape for key, shape in ours.items() if not is_position_index(key)}
     wrong = sorted(key for key in ours | expected if ours.get(key) != expected.get(key)) if expected else []
-    return Row(tag.name, "torch", "keys", len(wrong), 0, len(expected), detail=", ".join(wrong[:3]))
+    remark = "" if expected else "the folder has no key list"
+    return Row(tag.name, "torch", "keys", len(wrong), 0, len(expected), 0, ", ".join(wrong[:3]), remark)
 
 
 @dataclass
@@ -161,10 +164,10 @@ def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> 
         if errors:
             worst = max(errors, key=lambda name: errors[name])
             tolerance = TOLERANCES.get(stage, DEFAULT_TOLERANCE)
-            detail = "; ".join([worst, *unread])
-            yield Row(tag.name, path, stage, errors[worst], tolerance, len(errors), detail=detail)
+            remark = "; ".join(unread)
+            yield Row(tag.name, path, stage, errors[worst], tolerance, len(errors), 0, worst, remark)
         elif unread:
-            yield Row(tag.name, path, stage, float("inf"), 0, 0, detail="; ".join(unread))
+            yield Row(tag.name, path, stage, float("inf"), 0, 0, remark="; ".join(unread))
 
 
 def _joined(frames: list[Array], expected: Array, name: str) -> Array:

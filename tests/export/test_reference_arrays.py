@@ -60,6 +60,16 @@ def test_arrays_of_no_meaning_here_are_left_alone(folder: Path) -> None:
     assert not any(name.startswith("masks_full/") for name in cuts(tag))
 
 
+def test_a_key_list_that_lies_elsewhere_is_done_without(folder: Path) -> None:
+    (folder / "state_dict_keys.json").unlink()
+    assert not ReferenceFolder(folder).read("small").keys
+
+
+def test_published_preset_names_are_understood(folder: Path) -> None:
+    _meta(folder, preset="ytvis19_swinL")
+    assert ReferenceFolder(folder).read("small").preset == "ytvis19_swin_l"
+
+
 def test_no_key_list_need_be_named(folder: Path) -> None:
     _meta(folder, keys="")
     assert not ReferenceFolder(folder).read("small").keys
@@ -88,11 +98,10 @@ def test_a_tag_without_arrays(folder: Path, tag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"keys": [["a"]]}', '{"keys": [["a", "b"]]}', '{"keys": [3]}']
+    "content", ["{", "[]", '{"keys": [["a"]]}', '{"keys": [["a", "b"]]}', '{"keys": [3]}']
 )
-def test_a_key_list_that_is_named_must_be_there(folder: Path, content: str | None) -> None:
-    path = folder / "state_dict_keys.json"
-    path.unlink() if content is None else path.write_text(content)
+def test_a_broken_key_list_is_refused(folder: Path, content: str) -> None:
+    (folder / "state_dict_keys.json").write_text(content)
     with pytest.raises(ConfigError, match=r"key list state_dict_keys\.json that meta\.json names"):
         ReferenceFolder(folder).read("small")
 
