@@ -21,7 +21,7 @@ def ms_deform_attn(
     locations: Floats,  # [N, Q, M, L, P, 2] x, y; 0 and 1 are the outer edges of the border cells
     weights: Floats,  # [N, Q, M, L, P]
 ) -> Floats:  # [N, Q, M * D]
-    """Weighted sum of bilinear samples, zero outside the maps."""
+    """Weighted sum of bilinear samples, zero outside the maps, whatever is there."""
     N, _, M, D = value.shape
     out = np.zeros((N, locations.shape[1], M, D), value.dtype)
     batch, head = np.ogrid[:N, :M]
@@ -40,7 +40,7 @@ def ms_deform_attn(
                 inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
                 # Far-away locations would not fit an integer; what they read counts nothing.
                 column, row = (np.where(inside, i, 0).astype(np.intp) for i in (column, row))
-                sample = tokens[batch, row, column, head]  # [N, Q, M, P, D]
+                sample = np.where(inside[..., None], tokens[batch, row, column, head], 0)  # [N, Q, M, P, D]
                 scale = np.where(inside, share, 0) * weights[:, :, :, level]
                 out += (sample * scale[..., None].astype(value.dtype)).sum(axis=3)
     return out.reshape(N, -1, M * D)

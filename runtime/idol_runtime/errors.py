@@ -9,10 +9,11 @@ IdolError                      base of all; the command line prints it as one li
 ├── OutputError                a place that cannot be written
 ├── BackendError               an inference engine that is missing, refuses the graph, or answers wrongly
 ├── ParityError                an artefact that differs from PyTorch beyond its tolerance; names the stage
+├── PluginError                a plugin library that is not built, cannot be built or loaded, or refuses its arguments
 └── MissingDependencyError     an optional package that is not installed; names the extra that brings it
 """
 
-from idol_plugins.errors import IdolError
+from idol_plugins.errors import IdolError, PluginError
 
 __all__ = [
     "BackendError",
@@ -24,6 +25,7 @@ __all__ = [
     "MissingDependencyError",
     "OutputError",
     "ParityError",
+    "PluginError",
     "SourceError",
 ]
 

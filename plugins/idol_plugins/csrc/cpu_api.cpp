@@ -1,0 +1,263 @@
+// The C interface: checks a call, makes its tables, chooses the kernel, divides the work.
+#include <atomic>
+#include <exception>
+#include <initializer_list>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "cpu_call.h"
+#include "idol_deform_attn_cpu.h"
+
+namespace {
+
+constexpr int64_t kMostSide = int64_t{1} << 24;    // a float counts cells exactly up to here
+constexpr int64_t kMostTokens = int64_t{1} << 30;  // an int32_t counts tokens
+constexpr int64_t kMost = int64_t{1} << 40;        // bytes of any array stay within 63 bits
+constexpr int64_t kLanes = 16;                     // of the longest vectors
+
+bool product_fits(std::initializer_list<int64_t> factors) {
+  int64_t product = 1;
+  for (const int64_t factor : factors) {
+    if (factor < 0 || factor > kMost) return false;
+    if (__builtin_mul_overflow(product, factor, &product) || product > kMost) return false;
+  }
+  return true;
+}
+
+bool sizes_fit(const idol_sizes &s) {
+  if (s.heads < 1 || s.width < 1 || s.levels < 1 || s.points < 1 || s.shapes == nullptr) return false;
+  if (!product_fits({s.images, s.tokens, s.heads, s.width})) return false;
+  if (!product_fits({s.images, s.queries, s.heads, s.width})) return false;
+  if (!product_fits({s.images, s.queries, s.heads, s.levels, s.points, 3})) return false;
+  if (!product_fits({s.heads, s.levels, s.points, 64})) return false;
+  int64_t tokens = 0;
+  for (int64_t level = 0; level < s.levels; ++level) {
+    const int64_t h = s.shapes[2 * level], w = s.shapes[2 * level + 1];
+    if (h < 1 || w < 1 || h > kMostSide || w > kMostSide) return false;
+    tokens += h * w;
+    if (tokens > kMostTokens) return false;
+  }
+  return tokens == s.tokens;
+}
+
+bool is_type(int32_t type) { return type >= IDOL_FLOAT32 && type <= IDOL_BFLOAT16; }
+
+bool has_instructions(int32_t isa) {
+  switch (isa) {
+    case IDOL_ISA_SCALAR:
+    case IDOL_ISA_VEC128:
+      return true;
+#if defined(__x86_64__)
+    case IDOL_ISA_AVX2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    case IDOL_ISA_AVX512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             has_instructions(IDOL_ISA_AVX2);
+#endif
+    default:
+      return false;
+  }
+}
+
+int64_t lanes_of(int32_t isa) {
+  switch (isa) {
+    case IDOL_ISA_VEC128:
+      return 4;
+    case IDOL_ISA_AVX2:
+      return 8;
+    case IDOL_ISA_AVX512:
+      return kLanes;
+    default:
+      return 1;
+  }
+}
+
+bool offers(int32_t isa, int64_t width) { return has_instructions(isa) && width % lanes_of(isa) == 0; }
+
+const idol::Kernels &kernels_of(int32_t isa) {
+  switch (isa) {
+    case IDOL_ISA_VEC128:
+      return idol::vec128_kernels;
+#if defined(__x86_64__)
+    case IDOL_ISA_AVX2:
+      return idol::avx2_kernels;
+    case IDOL_ISA_AVX512:
+      return idol::avx512_kernels;
+#endif
+    default:
+      return idol::scalar_kernels;
+  }
+}
+
+// The widest that fits, or the one asked for; negative if that cannot be.
+int32_t choose_isa(int32_t asked, int64_t width) {
+  if (asked != IDOL_ISA_AUTO) return offers(asked, width) ? asked : -1;
+  for (const int32_t isa : {IDOL_ISA_AVX512, IDOL_ISA_AVX2, IDOL_ISA_VEC128})
+    if (offers(isa, width)) return isa;
+  return IDOL_ISA_SCALAR;
+}
+
+// The tables behind Call::samples.
+class Tables {
+ public:
+  Tables(const idol_sizes &sizes, int64_t padded)
+      : sides_(static_cast<size_t>(2 * padded), 1.0f), cells_(static_cast<size_t>(3 * padded)), padded_(padded) {
+    for (int64_t s = 0; s < padded; ++s) cells_[at(s)] = cells_[at(padded + s)] = 1;
+    int64_t start = 0, s = 0;
+    for (int64_t level = 0; level < sizes.levels; ++level) {
+      const int64_t h = sizes.shapes[2 * level], w = sizes.shapes[2 * level + 1];
+      for (int64_t point = 0; point < sizes.points; ++point, ++s) {
+        sides_[at(s)] = static_cast<float>(w);
+        sides_[at(padded + s)] = static_cast<float>(h);
+        cells_[at(s)] = static_cast<int32_t>(w);
+        cells_[at(padded + s)] = static_cast<int32_t>(h);
+        cells_[at(2 * padded + s)] = static_cast<int32_t>(start);
+      }
+      start += h * w;
+    }
+  }
+
+  idol::Samples samples() const {
+    const float *w = sides_.data();
+    const int32_t *columns = cells_.data();
+    return {w, w + padded_, columns, columns + padded_, columns + 2 * padded_};
+  }
+
+ private:
+  static size_t at(int64_t i) { return static_cast<size_t>(i); }
+
+  std::vector<float> sides_;
+  std::vector<int32_t> cells_;
+  int64_t padded_;
+};
+
+// In an encoder, token q is query q and samples around itself on every level. Tile by tile, all levels of a tile
+// together, what one query has read is still in the cache for the next; row by row it would be long gone.
+std::vector<int32_t> tiled_order(const idol_sizes &sizes) {
+  constexpr int64_t tile = 8;  // cells of the first level: with all around them, they fit a second-level cache
+  const int64_t rows = (sizes.shapes[0] + tile - 1) / tile, columns = (sizes.shapes[1] + tile - 1) / tile;
+  std::vector<int32_t> order;
+  order.reserve(static_cast<size_t>(sizes.queries));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      int64_t start = 0;
+      for (int64_t level = 0; level < sizes.levels; ++level) {
+        const int64_t h = sizes.shapes[2 * level], w = sizes.shapes[2 * level + 1];
+        for (int64_t y = row * h / rows; y < (row + 1) * h / rows; ++y)
+          for (int64_t x = column * w / columns; x < (column + 1) * w / columns; ++x)
+            order.push_back(static_cast<int32_t>(start + y * w + x));
+        start += h * w;
+      }
+    }
+  }
+  return order;
+}
+
+// A call on its way through a pool; a thread that finds no memory for its scratch says so, and its part is void.
+struct Work {
+  const idol::Call &call;
+  idol::RangeKernel kernel;
+  std::atomic<bool> failed{false};
+};
+
+void compute_range(void *opaque, int64_t begin, int64_t end) {
+  Work &work = *static_cast<Work *>(opaque);
+  const auto count = static_cast<size_t>(idol::scratch_floats(work.call));
+  const std::unique_ptr<float[]> scratch(new (std::nothrow) float[count]);
+  if (scratch == nullptr)
+    work.failed = true;
+  else
+    work.kernel(work.call, scratch.get(), begin, end);
+}
+
+// The caller's thread takes the first part, and what a thread that cannot be started would have taken.
+void own_threads(int64_t threads, int64_t count, idol_range range, void *work) {
+  const int64_t parts = threads < count ? threads : count;
+  std::vector<std::thread> started;
+  int64_t covered = count / parts;
+  try {
+    for (int64_t part = 1; part < parts; ++part) {
+      const int64_t end = count * (part + 1) / parts;
+      started.emplace_back(range, work, covered, end);
+      covered = end;
+    }
+  } catch (const std::exception &) {
+    range(work, covered, count);
+  }
+  range(work, 0, count / parts);
+  for (std::thread &thread : started) thread.join();
+}
+
+void parallel_for(const idol_options *options, int64_t count, idol_range range, void *work) {
+  if (options != nullptr && options->parallel_for != nullptr)
+    options->parallel_for(options->pool, count, range, work);
+  else
+    own_threads(options != nullptr && options->threads > 1 ? options->threads : 1, count, range, work);
+}
+
+int32_t run(const idol_sizes &sizes, int32_t type, const idol_options *options, idol::Call *call) {
+  const int32_t isa = choose_isa(options != nullptr ? options->isa : IDOL_ISA_AUTO, sizes.width);
+  if (isa < 0) return IDOL_BAD_ISA;
+  const int64_t count = sizes.images * sizes.queries, lanes = lanes_of(isa);
+  if (count == 0) return IDOL_OK;
+  call->tokens = sizes.tokens, call->queries = sizes.queries;
+  call->heads = sizes.heads, call->width = sizes.width;
+  call->levels = sizes.levels, call->points = sizes.points;
+  call->padded = (sizes.levels * sizes.points + lanes - 1) / lanes * lanes;
+  try {
+    const Tables tables(sizes, call->padded);
+    call->samples = tables.samples();
+    const std::vector<int32_t> order =
+        sizes.queries == sizes.tokens ? tiled_order(sizes) : std::vector<int32_t>();
+    call->order = order.empty() ? nullptr : order.data();
+    Work work{*call, kernels_of(isa).by_type[type]};
+    parallel_for(options, count, compute_range, &work);
+    return work.failed ? IDOL_OUT_OF_MEMORY : IDOL_OK;
+  } catch (const std::exception &) {
+    return IDOL_OUT_OF_MEMORY;
+  }
+}
+
+}  // namespace
+
+int32_t idol_deform_attn_fused(const idol_fused *call, const idol_options *options) {
+  if (call == nullptr) return IDOL_NULL_POINTER;
+  const idol_sizes &sizes = call->sizes;
+  if (!sizes_fit(sizes)) return IDOL_BAD_SHAPE;
+  if (call->reference_width != 2 && call->reference_width != 4) return IDOL_BAD_SHAPE;
+  if (call->reference_images != 1 && call->reference_images != sizes.images) return IDOL_BAD_SHAPE;
+  const bool half = call->merged_type == IDOL_FLOAT16;
+  if (!is_type(call->type) || (half ? call->type != IDOL_FLOAT16 : call->merged_type != IDOL_FLOAT32))
+    return IDOL_BAD_TYPE;
+  const bool empty = sizes.images == 0 || sizes.queries == 0;
+  if (!empty && (!call->value || !call->merged || !call->reference || !call->out)) return IDOL_NULL_POINTER;
+  idol::Call work{};
+  work.value = call->value, work.merged = call->merged, work.reference = call->reference, work.out = call->out;
+  work.half_merged = half;
+  work.reference_width = call->reference_width;
+  work.reference_stride =
+      call->reference_images == 1 ? 0 : sizes.queries * sizes.levels * call->reference_width;
+  return run(sizes, call->type, options, &work);
+}
+
+int32_t idol_deform_attn_classic(const idol_classic *call, const idol_options *options) {
+  if (call == nullptr) return IDOL_NULL_POINTER;
+  const idol_sizes &sizes = call->sizes;
+  if (!sizes_fit(sizes)) return IDOL_BAD_SHAPE;
+  if (!is_type(call->type)) return IDOL_BAD_TYPE;
+  const bool empty = sizes.images == 0 || sizes.queries == 0;
+  if (!empty && (!call->value || !call->locations || !call->weights || !call->out)) return IDOL_NULL_POINTER;
+  idol::Call work{};
+  work.value = call->value, work.out = call->out;
+  work.locations = call->locations, work.weights = call->weights;
+  return run(sizes, call->type, options, &work);
+}
+
+int32_t idol_deform_attn_offers(int32_t isa, int64_t width) {
+  return width > 0 && (isa == IDOL_ISA_AUTO || offers(isa, width));
+}
+
+int32_t idol_deform_attn_abi(void) { return IDOL_DEFORM_ATTN_ABI; }

@@ -1,0 +1,56 @@
+// Eight lanes: AVX2 with FMA and F16C.
+#include <immintrin.h>
+
+#include "cpu_vector.h"
+
+namespace {
+
+using F = float __attribute__((vector_size(32)));
+using I = int32_t __attribute__((vector_size(32)));
+using Words = uint16_t __attribute__((vector_size(16)));
+
+}  // namespace
+
+namespace idol {
+template <> struct Lane<F> : VectorLane<F, I> {};
+}  // namespace idol
+
+namespace {
+
+struct Lanes : idol::VectorLanes<F, I, Words> {
+  using Base = idol::VectorLanes<F, I, Words>;
+  using Base::load;
+  using Base::store;
+
+  static IDOL_INLINE F load(const idol::Half *from) {
+    return (F)_mm256_cvtph_ps(idol::load_as<__m128i>(from));
+  }
+  static IDOL_INLINE void store(F what, idol::Half *to) {
+    idol::store_as(to, _mm256_cvtps_ph((__m256)what, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static IDOL_INLINE void split(const float *pairs, F *first, F *second) {
+    const F a = load(pairs), b = load(pairs + 8);
+    *first = IDOL_SHUFFLE(a, b, I, 0, 2, 4, 6, 8, 10, 12, 14);
+    *second = IDOL_SHUFFLE(a, b, I, 1, 3, 5, 7, 9, 11, 13, 15);
+  }
+  static IDOL_INLINE float largest(F x) {
+    F other = IDOL_SHUFFLE(x, x, I, 4, 5, 6, 7, 0, 1, 2, 3);
+    x = idol::select(other > x, other, x);
+    other = IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5);
+    x = idol::select(other > x, other, x);
+    other = IDOL_SHUFFLE(x, x, I, 1, 0, 3, 2, 5, 4, 7, 6);
+    return idol::select(other > x, other, x)[0];
+  }
+  static IDOL_INLINE float total(F x) {
+    x += IDOL_SHUFFLE(x, x, I, 4, 5, 6, 7, 0, 1, 2, 3);
+    x += IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5);
+    return x[0] + x[1];
+  }
+  static IDOL_INLINE uint64_t bits(I mask) { return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask)); }
+};
+
+}  // namespace
+
+namespace idol {
+const Kernels avx2_kernels = kernels_of<Lanes>();
+}

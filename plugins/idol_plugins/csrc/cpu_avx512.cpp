@@ -1,0 +1,59 @@
+// Sixteen lanes: AVX-512 F, BW, DQ and VL, with F16C.
+#include <immintrin.h>
+
+#include "cpu_vector.h"
+
+namespace {
+
+using F = float __attribute__((vector_size(64)));
+using I = int32_t __attribute__((vector_size(64)));
+using Words = uint16_t __attribute__((vector_size(32)));
+
+}  // namespace
+
+namespace idol {
+template <> struct Lane<F> : VectorLane<F, I> {};
+}  // namespace idol
+
+namespace {
+
+struct Lanes : idol::VectorLanes<F, I, Words> {
+  using Base = idol::VectorLanes<F, I, Words>;
+  using Base::load;
+  using Base::store;
+
+  static IDOL_INLINE F load(const idol::Half *from) {
+    return (F)_mm512_cvtph_ps(idol::load_as<__m256i>(from));
+  }
+  static IDOL_INLINE void store(F what, idol::Half *to) {
+    idol::store_as(to, _mm512_cvtps_ph((__m512)what, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static IDOL_INLINE void split(const float *pairs, F *first, F *second) {
+    const F a = load(pairs), b = load(pairs + 16);
+    *first = IDOL_SHUFFLE(a, b, I, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *second = IDOL_SHUFFLE(a, b, I, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  }
+  static IDOL_INLINE float largest(F x) {
+    F other = IDOL_SHUFFLE(x, x, I, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    x = idol::select(other > x, other, x);
+    other = IDOL_SHUFFLE(x, x, I, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    x = idol::select(other > x, other, x);
+    other = IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    x = idol::select(other > x, other, x);
+    other = IDOL_SHUFFLE(x, x, I, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    return idol::select(other > x, other, x)[0];
+  }
+  static IDOL_INLINE float total(F x) {
+    x += IDOL_SHUFFLE(x, x, I, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    x += IDOL_SHUFFLE(x, x, I, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    x += IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    return x[0] + x[1];
+  }
+  static IDOL_INLINE uint64_t bits(I mask) { return _mm512_movepi32_mask((__m512i)mask); }
+};
+
+}  // namespace
+
+namespace idol {
+const Kernels avx512_kernels = kernels_of<Lanes>();
+}

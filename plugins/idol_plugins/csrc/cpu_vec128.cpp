@@ -1,0 +1,39 @@
+// Four lanes: NEON on aarch64, SSE2 on x86-64, whatever else the compiler makes of them elsewhere.
+#include "cpu_vector.h"
+
+namespace {
+
+using F = float __attribute__((vector_size(16)));
+using I = int32_t __attribute__((vector_size(16)));
+using Words = uint16_t __attribute__((vector_size(8)));
+
+}  // namespace
+
+namespace idol {
+template <> struct Lane<F> : VectorLane<F, I> {};
+}  // namespace idol
+
+namespace {
+
+struct Lanes : idol::VectorLanes<F, I, Words> {
+  using Base = idol::VectorLanes<F, I, Words>;
+  using Base::load;
+
+#if defined(__aarch64__)
+  static IDOL_INLINE F load(const idol::Half *from) {
+    using Halves = __fp16 __attribute__((vector_size(8)));
+    return __builtin_convertvector(idol::load_as<Halves>(from), F);
+  }
+#endif
+  static IDOL_INLINE void split(const float *pairs, F *first, F *second) {
+    const F a = load(pairs), b = load(pairs + 4);
+    *first = IDOL_SHUFFLE(a, b, I, 0, 2, 4, 6);
+    *second = IDOL_SHUFFLE(a, b, I, 1, 3, 5, 7);
+  }
+};
+
+}  // namespace
+
+namespace idol {
+const Kernels vec128_kernels = kernels_of<Lanes>();
+}

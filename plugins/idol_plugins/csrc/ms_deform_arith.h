@@ -1,0 +1,119 @@
+// The arithmetic of multi-scale deformable attention, once for all: a CPU's scalars and vectors, and a CUDA thread.
+//
+// F is float or a vector of floats, I is int32_t or a vector of as many; a comparison of F gives bool or I. A function
+// here never reads memory. No location is so wild (NaN, infinite, far outside) that an index leaves its level.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define IDOL_INLINE __host__ __device__ __forceinline__
+#else
+// Always inline: a copy compiled for AVX-512 must never be linked in for a processor without it.
+#define IDOL_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace idol {
+
+template <class F> struct Lane;
+template <> struct Lane<float> {
+  using Int = int32_t;
+  using Mask = bool;
+  static IDOL_INLINE Int to_int(float x) { return static_cast<Int>(x); }
+  static IDOL_INLINE float to_float(Int x) { return static_cast<float>(x); }
+  static IDOL_INLINE float as_float(Int x) {
+#if defined(__CUDA_ARCH__)
+    return __int_as_float(x);
+#else
+    float bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+#endif
+  }
+};
+
+template <class M, class T> IDOL_INLINE T select(M mask, T yes, T no) { return mask ? yes : no; }
+
+// e^x of x <= 0 to about 1e-7; NaN stays NaN, and what is below the normal numbers becomes 0.
+template <class F> IDOL_INLINE F exp_nonpositive(F x) {
+  using L = Lane<F>;
+  constexpr float lowest = -87.0f;
+  const auto normal = x > lowest;  // false for NaN, whose conversion to an integer would be undefined
+  const F safe = select(normal, x, F{} + lowest);
+  const auto power = L::to_int(safe * 1.44269504f - 0.5f);
+  const F n = L::to_float(power);
+  const F r = (safe - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first short
+  F e = F{} + 1.0f / 5040;
+  e = e * r + 1.0f / 720;
+  e = e * r + 1.0f / 120;
+  e = e * r + 1.0f / 24;
+  e = e * r + 1.0f / 6;
+  e = e * r + 0.5f;
+  e = e * r + 1.0f;
+  e = e * r + 1.0f;
+  // Shifted as 2^23 (n + 127): a left shift of a signed number is what some compilers object to.
+  const F found = e * L::as_float((power + 127) * (1 << 23));
+  return select(normal, found, select(x == x, F{}, x));
+}
+
+// One axis of a sample: cells = base + scale * raw, counted from the centre of the first cell.
+struct Axis {
+  float base, scale;
+};
+
+// Of a fused call: `raw` is an offset, in cells around a point or in 1 / (2 P) of a box's side.
+IDOL_INLINE Axis offset_axis(float centre, float side, bool box, float size, float points) {
+  return {centre * size - 0.5f, box ? side * size * (0.5f / points) : 1.0f};
+}
+
+// Of a classic call: `raw` is a location in [0, 1].
+IDOL_INLINE Axis location_axis(float size) { return {-0.5f, size}; }
+
+// The four cells around a sample, in the order (top, left), (top, right), (bottom, left), (bottom, right).
+template <class F> struct Corners {
+  typename Lane<F>::Int token[4];    // always of this level, even where the corner lies outside
+  typename Lane<F>::Mask inside[4];
+  F share[4];                        // 0 outside
+};
+
+// Where an axis is cut: the two cells and their shares.
+template <class F> struct Cut {
+  typename Lane<F>::Int cell[2];
+  typename Lane<F>::Mask inside[2];
+  F share[2];
+};
+
+template <class F, class I> IDOL_INLINE Cut<F> cut(F at, F size, I count) {
+  using L = Lane<F>;
+  const auto near = (at > -1.0f) & (at < size);  // false for NaN and infinities
+  const F safe = select(near, at, F{} - 1.0f);
+  const I whole = L::to_int(safe);
+  const I low = whole + select(safe < L::to_float(whole), I{} - 1, I{});  // floor; -1 ... size - 1
+  const I high = low + 1;
+  const F part = safe - L::to_float(low);
+  Cut<F> found;
+  found.inside[0] = near & (low >= 0);
+  found.inside[1] = near & (high < count);
+  found.cell[0] = select(low >= 0, low, I{});
+  found.cell[1] = select(high < count, high, low);
+  found.share[0] = select(found.inside[0], 1.0f - part, F{});
+  found.share[1] = select(found.inside[1], part, F{});
+  return found;
+}
+
+template <class F, class I> IDOL_INLINE Corners<F> corners(F x, F y, F w, F h, I columns, I rows, I start) {
+  const Cut<F> across = cut(x, w, columns), down = cut(y, h, rows);
+  Corners<F> found;
+  for (int dy = 0; dy < 2; ++dy) {
+    const I row = start + down.cell[dy] * columns;
+    for (int dx = 0; dx < 2; ++dx) {
+      found.token[2 * dy + dx] = row + across.cell[dx];
+      found.inside[2 * dy + dx] = down.inside[dy] & across.inside[dx];
+      found.share[2 * dy + dx] = down.share[dy] * across.share[dx];
+    }
+  }
+  return found;
+}
+
+}  // namespace idol

@@ -1,0 +1,51 @@
+"""Where the built libraries are. Looking for one never builds it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from idol_plugins.errors import PluginError
+
+__all__ = ["FOLDER_VARIABLE", "Library", "build_folder", "find_library", "library_folders"]
+
+# A folder to look in before any other.
+FOLDER_VARIABLE = "IDOL_PLUGINS"
+
+# The name of a library without its affixes, as CMakeLists.txt calls it.
+Library = str
+
+
+def build_folder() -> Path:
+    """Where `build` puts libraries unless told otherwise: in the user's cache, for this version of the sources."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "idol_deploy" / "plugins"
+
+
+def library_folders() -> Iterator[Path]:
+    """Folders that may hold libraries, best first: `$IDOL_PLUGINS`, the package's own, the user's cache."""
+    if os.environ.get(FOLDER_VARIABLE):
+        yield Path(os.environ[FOLDER_VARIABLE])
+    yield Path(__file__).parent / "lib"
+    yield build_folder()
+
+
+def find_library(library: Library, folder: Path | None = None) -> Path:
+    """The file of a built library.
+
+    Args:
+        library: `idol_deform_attn_cpu`, for instance.
+        folder: look here only.
+
+    Raises:
+        PluginError: it is in none of the folders.
+    """
+    name = f"lib{library}.dylib" if sys.platform == "darwin" else f"lib{library}.so"
+    folders = [folder] if folder is not None else list(library_folders())
+    for candidate in folders:
+        if (candidate / name).is_file():
+            return candidate / name
+    raise PluginError(
+        f"{name} is not built: it is not in {', '.join(map(str, folders))}; "
+        "build it with: python -m idol_plugins.build"
+    )

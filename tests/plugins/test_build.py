@@ -1,0 +1,37 @@
+"""The build command: what it needs, what it leaves, what it says when it cannot."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from idol_plugins.build import build, compiler, main
+from idol_plugins.errors import PluginError
+
+
+def test_builds_into_the_folder(libraries: Path) -> None:
+    assert (libraries / "libidol_deform_attn_cpu.so").is_file()
+    assert not list(libraries.glob("*.new"))
+
+
+def test_without_cmake_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(PluginError, match="cmake is not installed"):
+        build(tmp_path)
+    with pytest.raises(PluginError, match=r"no C\+\+ compiler"):
+        compiler()
+
+
+def test_headers_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not shutil.which("cmake"):
+        pytest.skip("there is no cmake here")
+    assert main(["--into", str(tmp_path), "--ort-include", str(tmp_path)]) == 2
+    assert "onnxruntime_c_api.h" in capsys.readouterr().err
+
+
+def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if not shutil.which("cmake"):
+        pytest.skip("there is no cmake here")
+    monkeypatch.setenv("CXX", "/bin/false")
+    with pytest.raises(PluginError, match=r"(?s)building the plugins failed.*C\+\+17"):
+        build(tmp_path)

@@ -1,0 +1,26 @@
+"""Where libraries are looked for."""
+
+from pathlib import Path
+
+import pytest
+
+from idol_plugins.errors import PluginError
+from idol_plugins.libraries import FOLDER_VARIABLE, build_folder, find_library, library_folders
+
+
+def test_the_variable_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    (tmp_path / "libsomething.so").touch()
+    assert next(library_folders()) == tmp_path
+    assert find_library("something") == tmp_path / "libsomething.so"
+
+
+def test_the_cache_comes_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert list(library_folders())[-1] == build_folder() == tmp_path / "idol_deploy" / "plugins"
+
+
+def test_a_missing_library_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"python -m idol_plugins\.build"):
+        find_library("idol_nothing", tmp_path)
