@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,3 +133,37 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
         options = module.ExportOptions(size, verify_frames=3, note="untrained weights")
         exported = module.export(model, config, path, options)
     return Toy(config, model, size, path, exported, probes[0], module.shipped(probes[0]))
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of freshly built plugin libraries, warnings being errors; skips where nothing can be built.
+
+    ONNX Runtime's headers are the system's or those in `$ORT_INCLUDE_DIR`; without them its library is left out.
+    """
+    from idol_plugins.build import build, compiler
+    from idol_plugins.errors import PluginError
+
+    include = os.environ.get("ORT_INCLUDE_DIR")
+    try:
+        compiler()
+    except PluginError as error:
+        pytest.skip(f"the kernel is tested where it can be compiled: {error}")
+    if not shutil.which("cmake"):
+        pytest.skip("the kernel is tested where it can be compiled: there is no cmake")
+    folder = tmp_path_factory.mktemp("libraries")
+    sanitize = os.environ.get("IDOL_SANITIZE", "")
+    build(folder, ort_include=Path(include) if include else None, strict=True, sanitize=sanitize)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ort_operator(libraries: Path) -> Path:
+    """The operator's library for ONNX Runtime."""
+    from idol_plugins.errors import PluginError
+    from idol_plugins.ort import ort_library
+
+    try:
+        return ort_library(libraries)
+    except PluginError:
+        pytest.skip("ONNX Runtime's headers are not here; set ORT_INCLUDE_DIR (see plugins/README.md)")

@@ -4,7 +4,8 @@ The PyTorch side prepares its input with the runtime's numpy code and builds mas
 reference points anew for every frame, so that nothing the export baked into the graph is taken for granted.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -90,6 +91,7 @@ def verify(
     config: StreamConfig,
     *,
     source: str,
+    libraries: Sequence[Path] = (),
     progress: Callable[[], object] = lambda: None,
 ) -> Certificate:
     """Compare on real frames, and certify or refuse.
@@ -102,13 +104,14 @@ def verify(
         network_size: (h, w) that they are resized to.
         config: thresholds and association.
         source: what the frames are, for the certificate.
+        libraries: of the operators that the graphs need besides ONNX's.
         progress: called after each frame.
 
     Raises:
         ParityError: a stage is out of tolerance; names it, and how far.
         BackendError: ONNX Runtime refuses a graph.
     """
-    probing, shipping = open_session(probe), open_session(graph)
+    probing, shipping = (open_session(data, libraries=libraries) for data in (probe, graph))
     judge, tracker = Judge(config.association), Tracker(config.association)
     errors = dict.fromkeys(FP32_TOLERANCES, 0.0)
     identities: set[int] = set()

@@ -53,7 +53,7 @@ def build(
     options = {
         "IDOL_STRICT": "ON" if strict else "OFF",
         "IDOL_SANITIZE": sanitize,
-        "ORT_INCLUDE_DIR": "" if ort_include is None else str(ort_include.resolve()),
+        **({} if ort_include is None else {"ORT_INCLUDE_DIR": str(ort_include.resolve())}),
     }
     with tempfile.TemporaryDirectory(prefix="idol-plugins-") as work:
         defined = [f"-D{name}={value}" for name, value in options.items()]

@@ -23,6 +23,12 @@ SHAPES: Shapes = ((9, 14), (5, 7), (3, 4), (1, 1))
 TOLERANCES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}
 
 
+@pytest.fixture(scope="session")
+def cpu_library(libraries: Path) -> CpuLibrary:
+    """The kernel, through its C interface."""
+    return CpuLibrary(libraries / "libidol_deform_attn_cpu.so")
+
+
 @dataclass
 class Case:
     """Arguments of a fused call; of a classic one, too, by its locations and weights."""

@@ -3,6 +3,7 @@
 import importlib.metadata
 import types
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,19 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) -> Any:
+def open_session(
+    graph: bytes,
+    device: str = "cpu",
+    threads: int | None = None,
+    libraries: Sequence[Path] = (),
+) -> Any:
     """An `onnxruntime.InferenceSession` on exactly the device asked for; it never falls back to another.
+
+    Args:
+        graph: an ONNX file.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: for one operator; None: as many as ONNX Runtime likes.
+        libraries: of operators that are not ONNX Runtime's own; `idol_plugins.ort.ort_library()`.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -60,6 +72,8 @@ def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) 
     if threads is not None:
         options.intra_op_num_threads = threads
     providers = _providers(runtime, device)
+    for library in libraries:
+        _register(options, library)
     try:
         session = runtime.InferenceSession(graph, options, providers=providers)
     except Exception as error:
@@ -69,6 +83,15 @@ def open_session(graph: bytes, device: str = "cpu", threads: int | None = None) 
     if session.get_providers()[0] != _provider_name(providers[0]):
         raise BackendError(f"ONNX Runtime could not start on {device}; check its driver, or use --device cpu")
     return session
+
+
+def _register(options: Any, library: Path) -> None:
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:
+        raise BackendError(
+            f"ONNX Runtime cannot load {library}: {_first_line(error)}; build it again: python -m idol_plugins.build"
+        ) from error
 
 
 def _providers(runtime: types.ModuleType, device: str) -> list[str | tuple[str, dict[str, str]]]:

@@ -1,0 +1,154 @@
+"""How much faster the deformable attention's kernel is than torch's grid_sample form, and what a frame gains.
+
+An encoder call of the network at 360x640 and 720x1280 (padded to multiples of 32), fp32, in turns: torch's
+`deformable_attention`, then the kernel. With --frame, also whole frames of ytvis19_r50 at 360x640 in ONNX Runtime:
+the portable graph, then the one with the operator. Offsets are those of a fresh network, plus noise.
+
+    python -m idol_plugins.build --into build/plugins --ort-include FOLDER
+    IDOL_PLUGINS=build/plugins python benchmarks/deform_attn_cpu.py [--frame] [--threads 2] [--json OUT]
+
+Ratios are of medians; `best` are of the least times, which other work on the machine disturbs least. Exits with 1
+when a ratio of an encoder call is below 20 or an answer is wrong.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import machine_facts
+from torch import Tensor
+
+from idol_deploy.config import ytvis19_r50
+from idol_deploy.model.deform_attn import DeformableAttention, Shapes, deformable_attention
+from idol_deploy.model.geometry import build_geometry
+from idol_deploy.reference import make_video, reference_model
+from idol_export.fused import with_fused_attention
+from idol_export.graph import ExportGraph
+from idol_export.onnx import probe_to_onnx, shipped
+from idol_export.parity import relative_error
+from idol_plugins.cpu import CpuLibrary, Isa
+from idol_plugins.ort import ort_library
+from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.bundle import OUTPUT_NAMES
+from idol_runtime.files import replacing
+
+SIZES = ((384, 640), (736, 1280))
+FRAME = (360, 640)
+GOAL = 20.0
+# Two fp32 orders of summation, and locations that torch rounds once more often.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two ways to one answer, timed in turns."""
+
+    what: str
+    slow_ms: float
+    fast_ms: float
+    ratio: float
+    best_ratio: float
+    relative_error: float
+
+
+def race(
+    what: str, slow: Callable[[], object], fast: Callable[[], object], rounds: int, error: float
+) -> Race:
+    """Median and least times of each; the fast one runs three times a round, for as steady a median."""
+    times: Mapping[str, list[float]] = {"slow": [], "fast": []}
+    for _ in range(rounds):
+        for name, run, count in (("slow", slow, 1), ("fast", fast, 3)):
+            for _ in range(count):
+                start = time.perf_counter()
+                run()
+                times[name].append((time.perf_counter() - start) * 1e3)
+    a, b = (float(np.median(times[name])) for name in ("slow", "fast"))
+    best = min(times["slow"]) / min(times["fast"])
+    return Race(what, round(a, 2), round(b, 2), round(a / b, 2), round(best, 2), error)
+
+
+def encoder_call(size: tuple[int, int]) -> tuple[Tensor, Shapes, Tensor, Tensor, Tensor]:
+    """Arguments of `deformable_attention` in an encoder layer."""
+    config = ytvis19_r50().model
+    geometry = build_geometry(torch.zeros(1, *size, dtype=torch.bool), config.hidden_dim)
+    M, L, P = config.heads, config.levels, config.points
+    S = geometry.encoder_reference.shape[1]
+    random = torch.Generator().manual_seed(0)
+    ring = DeformableAttention(config.hidden_dim, L, M, P).sampling_offsets.bias.detach().reshape(M, L, P, 2)
+    offsets = ring + 0.5 * torch.randn(1, S, M, L, P, 2, generator=random)
+    logits = torch.randn(1, S, M, L * P, generator=random)
+    value = torch.randn(1, S, M, config.hidden_dim // M, generator=random)
+    return value, geometry.shapes, offsets, logits, geometry.encoder_reference.contiguous()
+
+
+@torch.inference_mode()
+def op_race(size: tuple[int, int], threads: int, rounds: int, library: CpuLibrary) -> Race:
+    """One encoder call."""
+    value, shapes, offsets, logits, reference = encoder_call(size)
+    merged = torch.cat([offsets.flatten(2), logits.flatten(2)], -1)
+    arrays = value.numpy(), shapes, merged.numpy(), reference.numpy()
+    expected = deformable_attention(value, shapes, offsets, logits, reference).numpy()
+    return race(
+        f"encoder call at {size[0]}x{size[1]}: torch grid_sample / kernel",
+        lambda: deformable_attention(value, shapes, offsets, logits, reference),
+        lambda: library.deformable_attention(*arrays, threads=threads),
+        rounds,
+        relative_error(library.deformable_attention(*arrays, threads=threads), expected),
+    )
+
+
+def frame_race(threads: int, rounds: int) -> Race:
+    """One frame through ONNX Runtime, all six outputs."""
+    model = reference_model(ytvis19_r50())
+    graphs = [shipped(probe_to_onnx(ExportGraph(net, FRAME))) for net in (model, with_fused_attention(model))]
+    image = np.ascontiguousarray(make_video(1, *FRAME, seed=0)[0].transpose(1, 2, 0))[None]
+    sessions = [open_session(graph, threads=threads, libraries=[ort_library()]) for graph in graphs]
+    plain, fused = (run_session(session, OUTPUT_NAMES, image) for session in sessions)
+    return race(
+        f"R50 frame at {FRAME[0]}x{FRAME[1]}, ONNX Runtime: portable / operator",
+        lambda: run_session(sessions[0], OUTPUT_NAMES, image),
+        lambda: run_session(sessions[1], OUTPUT_NAMES, image),
+        rounds,
+        max(relative_error(fused[name], plain[name]) for name in OUTPUT_NAMES),
+    )
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--frame", action="store_true", help="whole frames in ONNX Runtime, too")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    library = CpuLibrary()
+    races = [op_race(size, args.threads, args.rounds, library) for size in SIZES]
+    passed = all(found.ratio >= GOAL and found.relative_error <= TOLERANCE for found in races)
+    if args.frame:
+        races.append(frame_race(args.threads, args.rounds))
+        passed = passed and races[-1].relative_error <= TOLERANCE
+    report = {
+        "machine": machine_facts(),
+        "torch": torch.__version__,
+        "threads": args.threads,
+        "instructions": [isa.name for isa in Isa if library.offers(isa)],
+        "passed": passed,
+        "races": [asdict(found) for found in races],
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.json:
+        with replacing(args.json) as temporary:
+            temporary.write_text(text + "\n")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
