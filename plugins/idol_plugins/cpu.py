@@ -5,13 +5,22 @@ Letters as in `idol_plugins.reference`. Values may be float32, float16, or bfloa
 
 import ctypes
 import enum
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_plugins.abi import (
+    ClassicCall,
+    FusedCall,
+    Options,
+    check,
+    make_cells,
+    make_sizes,
+    refusal,
+    type_code,
+)
 from idol_plugins.errors import PluginError
 from idol_plugins.libraries import find_library
 from idol_plugins.reference import Shapes
@@ -23,17 +32,6 @@ LIBRARY = "idol_deform_attn_cpu"
 
 Array: TypeAlias = NDArray[Any]
 
-_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
-# By status, in the order of the header.
-_REFUSALS = {
-    1: "was given a null pointer; report this",
-    2: "does not take these types: values are float32, float16 or bfloat16, and projections float32, or float16 "
-    "with float16 values",
-    3: "refuses the sizes: all must be positive, and the tokens as many as the cells of all levels",
-    4: "has no such instructions for this processor and head width; use Isa.AUTO",
-    5: "ran out of memory; use fewer threads",
-}
-
 
 class Isa(enum.IntEnum):
     """Which instructions to use; AUTO takes the best that the processor and the head width allow."""
@@ -43,50 +41,6 @@ class Isa(enum.IntEnum):
     VEC128 = 2
     AVX2 = 3
     AVX512 = 4
-
-
-class _Options(ctypes.Structure):
-    _fields_ = (
-        ("isa", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("parallel_for", ctypes.c_void_p),
-        ("pool", ctypes.c_void_p),
-    )
-
-
-class _Sizes(ctypes.Structure):
-    _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in ("images", "tokens", "queries", "heads", "width", "levels", "points")
-        ),
-        ("shapes", ctypes.c_void_p),
-    )
-
-
-class _Fused(ctypes.Structure):
-    _fields_ = (
-        ("sizes", _Sizes),
-        ("type", ctypes.c_int32),
-        ("merged_type", ctypes.c_int32),
-        ("value", ctypes.c_void_p),
-        ("merged", ctypes.c_void_p),
-        ("reference", ctypes.c_void_p),
-        ("reference_images", ctypes.c_int64),
-        ("reference_width", ctypes.c_int64),
-        ("out", ctypes.c_void_p),
-    )
-
-
-class _Classic(ctypes.Structure):
-    _fields_ = (
-        ("sizes", _Sizes),
-        ("type", ctypes.c_int32),
-        ("value", ctypes.c_void_p),
-        ("locations", ctypes.c_void_p),
-        ("weights", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-    )
 
 
 class CpuLibrary:
@@ -138,19 +92,19 @@ class CpuLibrary:
         value, merged = np.ascontiguousarray(value), np.ascontiguousarray(merged)
         reference = np.ascontiguousarray(reference, np.float32)
         if reference.ndim != 4 or merged.ndim != 3 or value.ndim != 4:
-            raise _refusal(3)
+            raise refusal(3)
         N, _, M, D = value.shape
         Q, L = merged.shape[1], len(shapes)
         P = merged.shape[2] // max(1, 3 * M * L)
         expected = (N, Q, 3 * M * L * P), (reference.shape[0], Q, L, reference.shape[3])
         if (merged.shape, reference.shape) != expected:
-            raise _refusal(3)
-        cells = _cells(shapes)
+            raise refusal(3)
+        cells = make_cells(shapes)
         out = np.empty((N, Q, M * D), value.dtype)
-        call = _Fused(
-            sizes=_sizes(value, Q, L, P, cells),
-            type=_type(value),
-            merged_type=_type(merged),
+        call = FusedCall(
+            sizes=make_sizes(value.shape, Q, L, P, cells),
+            type=type_code(value.dtype.name),
+            merged_type=type_code(merged.dtype.name),
             value=value.ctypes.data,
             merged=merged.ctypes.data,
             reference=reference.ctypes.data,
@@ -158,8 +112,8 @@ class CpuLibrary:
             reference_width=reference.shape[3],
             out=out.ctypes.data,
         )
-        options = _Options(isa=isa, threads=threads)
-        _check(self._library.idol_deform_attn_fused(ctypes.byref(call), ctypes.byref(options)))
+        options = Options(isa=isa, threads=threads)
+        check(self._library.idol_deform_attn_fused(ctypes.byref(call), ctypes.byref(options)))
         return out
 
     def ms_deform_attn(
@@ -181,55 +135,21 @@ class CpuLibrary:
         locations = np.ascontiguousarray(locations, np.float32)
         weights = np.ascontiguousarray(weights, np.float32)
         if value.ndim != 4 or weights.ndim != 5:
-            raise _refusal(3)
+            raise refusal(3)
         N, _, M, D = value.shape
         Q, L, P = weights.shape[1], len(shapes), weights.shape[4]
         if weights.shape != (N, Q, M, L, P) or locations.shape != (*weights.shape, 2):
-            raise _refusal(3)
-        cells = _cells(shapes)
+            raise refusal(3)
+        cells = make_cells(shapes)
         out = np.empty((N, Q, M * D), value.dtype)
-        call = _Classic(
-            sizes=_sizes(value, Q, L, P, cells),
-            type=_type(value),
+        call = ClassicCall(
+            sizes=make_sizes(value.shape, Q, L, P, cells),
+            type=type_code(value.dtype.name),
             value=value.ctypes.data,
             locations=locations.ctypes.data,
             weights=weights.ctypes.data,
             out=out.ctypes.data,
         )
-        options = _Options(isa=isa, threads=threads)
-        _check(self._library.idol_deform_attn_classic(ctypes.byref(call), ctypes.byref(options)))
+        options = Options(isa=isa, threads=threads)
+        check(self._library.idol_deform_attn_classic(ctypes.byref(call), ctypes.byref(options)))
         return out
-
-
-def _cells(shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    return np.array(shapes, np.int64).reshape(-1, 2)
-
-
-def _sizes(value: Array, queries: int, levels: int, points: int, cells: NDArray[np.int64]) -> _Sizes:
-    N, S, M, D = value.shape
-    return _Sizes(
-        images=N,
-        tokens=S,
-        queries=queries,
-        heads=M,
-        width=D,
-        levels=levels,
-        points=points,
-        shapes=cells.ctypes.data,
-    )
-
-
-def _type(array: Array) -> int:
-    try:
-        return _TYPES[array.dtype.name]
-    except KeyError:
-        raise _refusal(2) from None
-
-
-def _refusal(status: int) -> PluginError:
-    return PluginError(f"the deformable attention {_REFUSALS.get(status, f'failed with status {status}')}")
-
-
-def _check(status: int) -> None:
-    if status:
-        raise _refusal(status)

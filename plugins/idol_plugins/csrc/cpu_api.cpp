@@ -1,48 +1,18 @@
 // The C interface: checks a call, makes its tables, chooses the kernel, divides the work.
 #include <atomic>
 #include <exception>
-#include <initializer_list>
 #include <memory>
 #include <new>
 #include <thread>
 #include <vector>
 
+#include "call_checks.h"
 #include "cpu_call.h"
 #include "idol_deform_attn_cpu.h"
 
 namespace {
 
-constexpr int64_t kMostSide = int64_t{1} << 24;    // a float counts cells exactly up to here
-constexpr int64_t kMostTokens = int64_t{1} << 30;  // an int32_t counts tokens
-constexpr int64_t kMost = int64_t{1} << 40;        // bytes of any array stay within 63 bits
-constexpr int64_t kLanes = 16;                     // of the longest vectors
-
-bool product_fits(std::initializer_list<int64_t> factors) {
-  int64_t product = 1;
-  for (const int64_t factor : factors) {
-    if (factor < 0 || factor > kMost) return false;
-    if (__builtin_mul_overflow(product, factor, &product) || product > kMost) return false;
-  }
-  return true;
-}
-
-bool sizes_fit(const idol_sizes &s) {
-  if (s.heads < 1 || s.width < 1 || s.levels < 1 || s.points < 1 || s.shapes == nullptr) return false;
-  if (!product_fits({s.images, s.tokens, s.heads, s.width})) return false;
-  if (!product_fits({s.images, s.queries, s.heads, s.width})) return false;
-  if (!product_fits({s.images, s.queries, s.heads, s.levels, s.points, 3})) return false;
-  if (!product_fits({s.heads, s.levels, s.points, 64})) return false;
-  int64_t tokens = 0;
-  for (int64_t level = 0; level < s.levels; ++level) {
-    const int64_t h = s.shapes[2 * level], w = s.shapes[2 * level + 1];
-    if (h < 1 || w < 1 || h > kMostSide || w > kMostSide) return false;
-    tokens += h * w;
-    if (tokens > kMostTokens) return false;
-  }
-  return tokens == s.tokens;
-}
-
-bool is_type(int32_t type) { return type >= IDOL_FLOAT32 && type <= IDOL_BFLOAT16; }
+constexpr int64_t kLanes = 16;  // of the longest vectors
 
 bool has_instructions(int32_t isa) {
   switch (isa) {
@@ -224,19 +194,11 @@ int32_t run(const idol_sizes &sizes, int32_t type, const idol_options *options, 
 }  // namespace
 
 int32_t idol_deform_attn_fused(const idol_fused *call, const idol_options *options) {
-  if (call == nullptr) return IDOL_NULL_POINTER;
+  if (const int32_t status = idol::check(call)) return status;
   const idol_sizes &sizes = call->sizes;
-  if (!sizes_fit(sizes)) return IDOL_BAD_SHAPE;
-  if (call->reference_width != 2 && call->reference_width != 4) return IDOL_BAD_SHAPE;
-  if (call->reference_images != 1 && call->reference_images != sizes.images) return IDOL_BAD_SHAPE;
-  const bool half = call->merged_type == IDOL_FLOAT16;
-  if (!is_type(call->type) || (half ? call->type != IDOL_FLOAT16 : call->merged_type != IDOL_FLOAT32))
-    return IDOL_BAD_TYPE;
-  const bool empty = sizes.images == 0 || sizes.queries == 0;
-  if (!empty && (!call->value || !call->merged || !call->reference || !call->out)) return IDOL_NULL_POINTER;
   idol::Call work{};
   work.value = call->value, work.merged = call->merged, work.reference = call->reference, work.out = call->out;
-  work.half_merged = half;
+  work.half_merged = call->merged_type == IDOL_FLOAT16;
   work.reference_width = call->reference_width;
   work.reference_stride =
       call->reference_images == 1 ? 0 : sizes.queries * sizes.levels * call->reference_width;
@@ -244,16 +206,11 @@ int32_t idol_deform_attn_fused(const idol_fused *call, const idol_options *optio
 }
 
 int32_t idol_deform_attn_classic(const idol_classic *call, const idol_options *options) {
-  if (call == nullptr) return IDOL_NULL_POINTER;
-  const idol_sizes &sizes = call->sizes;
-  if (!sizes_fit(sizes)) return IDOL_BAD_SHAPE;
-  if (!is_type(call->type)) return IDOL_BAD_TYPE;
-  const bool empty = sizes.images == 0 || sizes.queries == 0;
-  if (!empty && (!call->value || !call->locations || !call->weights || !call->out)) return IDOL_NULL_POINTER;
+  if (const int32_t status = idol::check(call)) return status;
   idol::Call work{};
   work.value = call->value, work.out = call->out;
   work.locations = call->locations, work.weights = call->weights;
-  return run(sizes, call->type, options, &work);
+  return run(call->sizes, call->type, options, &work);
 }
 
 int32_t idol_deform_attn_offers(int32_t isa, int64_t width) {

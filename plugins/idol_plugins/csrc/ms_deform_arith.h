@@ -39,7 +39,9 @@ template <class M, class T> IDOL_INLINE T select(M mask, T yes, T no) { return m
 template <class F> IDOL_INLINE F exp_nonpositive(F x) {
   using L = Lane<F>;
   constexpr float lowest = -87.0f;
-  const auto normal = x > lowest;  // false for NaN, whose conversion to an integer would be undefined
+  // False for NaN, whose conversion to an integer would be undefined; and beside a NaN among the logits, the largest
+  // of the others may have been overlooked.
+  const auto normal = (x > lowest) & (x <= 0.0f);
   const F safe = select(normal, x, F{} + lowest);
   const auto power = L::to_int(safe * 1.44269504f - 0.5f);
   const F n = L::to_float(power);
