@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from idol_deploy import config as config_module
-from idol_deploy.cli import main
+from idol_deploy.cli import build_parser, main
 from idol_deploy.config import PRESETS
 from idol_deploy.reference import write_reference_checkpoint
 from idol_runtime.bundle import Bundle
@@ -138,6 +138,16 @@ def test_help_of_every_command(idol: Command, command: list[str]) -> None:
     done = idol(*command, "--help")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(" ".join(["usage: idol-deploy", *command]))
+
+
+def test_every_option_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    [commands] = [action for action in build_parser()._actions if isinstance(action.choices, dict)]
+    for name, parser in commands.choices.items():
+        section = page.partition(f"## idol-deploy {name}\n")[2].partition("\n## ")[0]
+        options = {option for action in parser._actions for option in action.option_strings}
+        assert len(options) > 2
+        assert not [option for option in options if option not in section], name
 
 
 def test_version(idol: Command) -> None:
