@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from idol_deploy.model.geometry import padding_mask
 from idol_deploy.model.idol import Idol
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.preprocess import normalise
@@ -37,8 +38,7 @@ class TorchBackend:
         height, width = images.shape[1:3]
         device = next(self._model.parameters()).device
         inputs = np.stack([normalise(image, self._model.config.preprocessing) for image in images])
-        padding = torch.ones(len(images), *inputs.shape[2:], dtype=torch.bool, device=device)
-        padding[:, :height, :width] = False
+        padding = padding_mask((height, width), (inputs.shape[2], inputs.shape[3]), len(images)).to(device)
         output = self._model(torch.from_numpy(inputs).to(device), padding)
         reference = output.mask_reference * output.mask_reference.new_tensor([width, height])
         fields = (output.logits, output.boxes, output.embeddings, output.mask_features, output.mask_params)

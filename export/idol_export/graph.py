@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idol_deploy.model.geometry import Geometry, build_geometry
+from idol_deploy.model.geometry import Geometry, build_geometry, padding_mask
 from idol_deploy.model.idol import Idol
 from idol_runtime.bundle import OUTPUT_NAMES
 
@@ -47,9 +47,8 @@ class ExportGraph(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(preprocessing.std)[:, None, None])
         self.register_buffer("pixels", torch.tensor([float(width), float(height)]))
-        padded = torch.ones(1, padded_height, padded_width, dtype=torch.bool)
-        padded[:, :height, :width] = False
-        geometry = build_geometry(padded, model.config.model.hidden_dim)
+        mask = padding_mask(network_size, (padded_height, padded_width))
+        geometry = build_geometry(mask, model.config.model.hidden_dim)
         self._shapes = geometry.shapes
         for name in ("padding", "position", "encoder_reference", "valid_ratios"):
             self.register_buffer(f"geometry_{name}", getattr(geometry, name))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from idol_deploy.model.geometry import build_geometry
+from idol_deploy.model.geometry import build_geometry, padding_mask
 from idol_deploy.model.idol import Idol
 from idol_export.agreement import Decisions, Judge
 from idol_export.graph import STAGES
@@ -52,9 +52,8 @@ def torch_stages(
     """Every stage and every output of the PyTorch network for one frame, without the batch dimension."""
     height, width = image.shape[:2]
     x = torch.from_numpy(normalise(image, model.config.preprocessing))[None]
-    padding = torch.ones(1, *x.shape[2:], dtype=torch.bool)
-    padding[:, :height, :width] = False
-    geometry = build_geometry(padding, model.config.model.hidden_dim)
+    mask = padding_mask((height, width), (x.shape[2], x.shape[3]))
+    geometry = build_geometry(mask, model.config.model.hidden_dim)
     features = model.backbone(x)
     sources = model.neck(features)
     memory = model.transformer.encode(sources, geometry)

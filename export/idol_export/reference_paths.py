@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from idol_deploy.model.geometry import Geometry, build_geometry
+from idol_deploy.model.geometry import Geometry, build_geometry, padding_mask
 from idol_deploy.model.idol import Idol
 from idol_deploy.model.position import sine_position
 from idol_export.graph import STAGES, ExportGraph
@@ -42,9 +42,8 @@ def torch_frame(
         tensors: dict[str, Array] = dict(torch_stages(model, image))
     output = NetworkOutput(**{name: tensors[name] for name in OUTPUT_NAMES})
     height, width = tensors["preprocess"].shape[1:]
-    padding = torch.ones(1, height, width, dtype=torch.bool)
-    padding[:, : image.shape[0], : image.shape[1]] = False
-    geometry = build_geometry(padding, model.config.model.hidden_dim)
+    mask = padding_mask((image.shape[0], image.shape[1]), (height, width))
+    geometry = build_geometry(mask, model.config.model.hidden_dim)
     tensors |= {f"res{k}": tensor[0].numpy() for k, tensor in enumerate(seen["backbone"], start=2)}
     tensors |= _split_levels(tensors["neck"], geometry) | _positions(geometry)
     decoder = seen["decoder"]

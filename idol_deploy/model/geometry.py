@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from idol_deploy.model.position import sine_position
 
-__all__ = ["Geometry", "build_geometry", "level_shapes"]
+__all__ = ["Geometry", "build_geometry", "level_shapes", "padding_mask"]
 
 _STRIDES = (8, 16, 32, 64)
 
@@ -40,6 +40,13 @@ class Geometry:
 def level_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
     """(h, w) of each level for a padded input of height x width pixels."""
     return tuple((-(-height // stride), -(-width // stride)) for stride in _STRIDES)
+
+
+def padding_mask(size: tuple[int, int], padded_size: tuple[int, int], images: int = 1) -> Tensor:
+    """Bool [images, H, W], True outside the (h, w) pixels at the top left of padded images of (H, W)."""
+    mask = torch.ones(images, *padded_size, dtype=torch.bool)
+    mask[:, : size[0], : size[1]] = False
+    return mask
 
 
 def build_geometry(padding_mask: Tensor, channels: int = 256) -> Geometry:
