@@ -73,7 +73,7 @@ def race(
     return Race(what, round(a, 2), round(b, 2), round(a / b, 2), round(best, 2), error)
 
 
-def encoder_call(size: tuple[int, int]) -> tuple[Tensor, Shapes, Tensor, Tensor, Tensor]:
+def encoder_call(size: tuple[int, int]) -> tuple[Tensor, Shapes, Tensor, Tensor]:
     """Arguments of `deformable_attention` in an encoder layer."""
     config = ytvis19_r50().model
     geometry = build_geometry(torch.zeros(1, *size, dtype=torch.bool), config.hidden_dim)
@@ -84,19 +84,19 @@ def encoder_call(size: tuple[int, int]) -> tuple[Tensor, Shapes, Tensor, Tensor,
     offsets = ring + 0.5 * torch.randn(1, S, M, L, P, 2, generator=random)
     logits = torch.randn(1, S, M, L * P, generator=random)
     value = torch.randn(1, S, M, config.hidden_dim // M, generator=random)
-    return value, geometry.shapes, offsets, logits, geometry.encoder_reference.contiguous()
+    merged = torch.cat([offsets.flatten(2), logits.flatten(2)], -1)
+    return value, geometry.shapes, merged, geometry.encoder_reference.contiguous()
 
 
 @torch.inference_mode()
 def op_race(size: tuple[int, int], threads: int, rounds: int, library: CpuLibrary) -> Race:
     """One encoder call."""
-    value, shapes, offsets, logits, reference = encoder_call(size)
-    merged = torch.cat([offsets.flatten(2), logits.flatten(2)], -1)
+    value, shapes, merged, reference = encoder_call(size)
     arrays = value.numpy(), shapes, merged.numpy(), reference.numpy()
-    expected = deformable_attention(value, shapes, offsets, logits, reference).numpy()
+    expected = deformable_attention(value, shapes, merged, reference).numpy()
     return race(
         f"encoder call at {size[0]}x{size[1]}: torch grid_sample / kernel",
-        lambda: deformable_attention(value, shapes, offsets, logits, reference),
+        lambda: deformable_attention(value, shapes, merged, reference),
         lambda: library.deformable_attention(*arrays, threads=threads),
         rounds,
         relative_error(library.deformable_attention(*arrays, threads=threads), expected),

@@ -3,7 +3,8 @@
 Letters: N images, Q queries, S tokens of all L levels, M heads of D channels, P points per head and level.
 Three layers, innermost first: `ms_deform_attn` samples and mixes; `deformable_attention` turns raw
 projections into locations and weights first; the module projects. Locations are (x, y) in shares of the
-padded map.
+padded map. Raw projections come as the kernel takes them: one row per query, its offsets [M, L, P, 2], then
+its logits [M, L * P].
 """
 
 import math
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 __all__ = ["AttentionCore", "DeformableAttention", "Shapes", "deformable_attention", "ms_deform_attn"]
 
 Shapes: TypeAlias = tuple[tuple[int, int], ...]
-AttentionCore: TypeAlias = Callable[[Tensor, Shapes, Tensor, Tensor, Tensor], Tensor]
+AttentionCore: TypeAlias = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
 
 def ms_deform_attn(
@@ -53,8 +54,7 @@ def ms_deform_attn(
 def deformable_attention(
     value: Tensor,  # [N, S, M, D]
     shapes: Shapes,
-    offsets: Tensor,  # [N, Q, M, L, P, 2]
-    logits: Tensor,  # [N, Q, M, L * P]
+    merged: Tensor,  # [N, Q, M * L * P * 3]
     reference: Tensor,  # [N or 1, Q, L, 2 or 4]
 ) -> Tensor:
     """Deformable attention from raw projections.
@@ -62,21 +62,25 @@ def deformable_attention(
     Args:
         value: what is sampled, all levels one after the other.
         shapes: (h, w) per level.
-        offsets: raw; in cells around a reference point, or in 1 / (2 P) of a reference box's sides.
-        logits: raw; softmax over the L * P samples.
+        merged: raw offsets, in cells around a reference point or in 1 / (2 P) of a reference box's sides; then
+            raw logits, for a softmax over the L * P samples.
         reference: points (x, y), or boxes cxcywh, in shares of the padded map.
 
     Returns:
         [N, Q, M * D].
     """
-    weights = logits.softmax(-1).reshape(offsets.shape[:-1])
+    M, L = value.shape[2], len(shapes)
+    N, Q, samples = merged.shape[0], merged.shape[1], merged.shape[2] // 3
+    P = samples // (M * L)
+    offsets, logits = torch.split(merged, [2 * samples, samples], -1)
+    offsets = offsets.reshape(N, Q, M, L, P, 2)
+    weights = logits.reshape(N, Q, M, L * P).softmax(-1).reshape(N, Q, M, L, P)
     centre = reference[:, :, None, :, None, :2]
     if reference.shape[-1] == 2:
         sides = offsets.new_tensor([[w, h] for h, w in shapes])
         locations = centre + offsets / sides[:, None]
     else:
-        points = offsets.shape[-2]
-        locations = centre + offsets / points * reference[:, :, None, :, None, 2:] * 0.5
+        locations = centre + offsets / P * reference[:, :, None, :, None, 2:] * 0.5
     return ms_deform_attn(value, shapes, locations, weights)
 
 
@@ -111,15 +115,15 @@ class DeformableAttention(nn.Module):
         Returns:
             [N, Q, C].
         """
-        N, Q, _ = query.shape
-        M, L, P = self.heads, self.levels, self.points
         value = self.value_proj(tokens)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
-        value = value.reshape(*value.shape[:2], M, -1)
-        offsets = self.sampling_offsets(query).reshape(N, Q, M, L, P, 2)
-        logits = self.attention_weights(query).reshape(N, Q, M, L * P)
-        projected: Tensor = self.output_proj(self.core(value, shapes, offsets, logits, reference))
+        value = value.reshape(*value.shape[:2], self.heads, -1)
+        # As one linear layer: one product instead of two, and one row per query, which the kernel reads at once.
+        parts = (self.sampling_offsets, self.attention_weights)
+        weight, bias = (torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))
+        merged = F.linear(query, weight, bias)
+        projected: Tensor = self.output_proj(self.core(value, shapes, merged, reference))
         return projected
 
     def _reset(self) -> None:

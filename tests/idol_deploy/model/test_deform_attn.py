@@ -70,23 +70,26 @@ def test_the_operator_agrees_with_its_definition(
 def test_points_move_by_cells_and_boxes_by_their_sides() -> None:
     shapes = ((4, 8),)
     value = torch.arange(32.0).reshape(1, 32, 1, 1)
-    logits = torch.zeros(1, 1, 1, 2)
-    offsets = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).reshape(1, 1, 1, 1, 2, 2)
+    offsets = torch.tensor([[[1.0, 0.0, 0.0, 1.0]]])
+    logits = torch.zeros(1, 1, 2)
     centre = torch.tensor([2.5 / 8, 1.5 / 4]).reshape(1, 1, 1, 2)
     # One cell to the right is 11, one cell down is 18.
-    assert deformable_attention(value, shapes, offsets, logits, centre).item() == pytest.approx(14.5)
+    assert deformable_attention(
+        value, shapes, torch.cat((offsets, logits), -1), centre
+    ).item() == pytest.approx(14.5)
     # With two points, an offset of 4 is the side of the box: 2 cells wide, 1 cell high.
     box = torch.cat((centre, torch.tensor([2 / 8, 1 / 4]).reshape(1, 1, 1, 2)), -1)
-    assert deformable_attention(value, shapes, 4 * offsets, logits, box).item() == pytest.approx(15.0)
+    assert deformable_attention(
+        value, shapes, torch.cat((4 * offsets, logits), -1), box
+    ).item() == pytest.approx(15.0)
 
 
 def test_one_reference_serves_a_batch() -> None:
     torch.manual_seed(0)
     shapes = ((3, 4), (2, 2))
-    value, offsets = torch.randn(3, 16, 2, 4), torch.randn(3, 5, 2, 2, 3, 2)
-    logits, reference = torch.randn(3, 5, 2, 6), torch.rand(1, 5, 2, 2)
-    shared = deformable_attention(value, shapes, offsets, logits, reference)
-    own = deformable_attention(value, shapes, offsets, logits, reference.repeat(3, 1, 1, 1))
+    value, merged, reference = torch.randn(3, 16, 2, 4), torch.randn(3, 5, 36), torch.rand(1, 5, 2, 2)
+    shared = deformable_attention(value, shapes, merged, reference)
+    own = deformable_attention(value, shapes, merged, reference.repeat(3, 1, 1, 1))
     assert torch.equal(shared, own)
 
 
@@ -105,15 +108,15 @@ def test_the_core_can_be_replaced() -> None:
     attention = DeformableAttention(dim=8, levels=1, heads=2, points=2)
     seen: list[tuple[int, ...]] = []
 
-    def core(value: Tensor, shapes: Shapes, offsets: Tensor, logits: Tensor, reference: Tensor) -> Tensor:
-        seen.extend(tuple(t.shape) for t in (value, offsets, logits, reference))
-        return deformable_attention(value, shapes, offsets, logits, reference)
+    def core(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor) -> Tensor:
+        seen.extend(tuple(t.shape) for t in (value, merged, reference))
+        return deformable_attention(value, shapes, merged, reference)
 
     inputs = (torch.randn(1, 5, 8), torch.rand(1, 5, 1, 4), torch.randn(1, 12, 8), ((3, 4),), None)
     wanted = attention(*inputs)
     attention.core = core
     assert torch.equal(attention(*inputs), wanted)
-    assert seen == [(1, 12, 2, 4), (1, 5, 2, 1, 2, 2), (1, 5, 2, 2), (1, 5, 1, 4)]
+    assert seen == [(1, 12, 2, 4), (1, 5, 12), (1, 5, 1, 4)]
 
 
 def test_at_first_heads_look_around_in_a_ring() -> None:
