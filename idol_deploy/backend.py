@@ -20,6 +20,7 @@ class TorchBackend:
     """
 
     network_size = None
+    remark = ""
 
     def __init__(self, model: Idol) -> None:
         self._model = model.eval()

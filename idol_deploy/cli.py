@@ -73,6 +73,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--short-side", type=_positive, metavar="N", help="resize to this; default: the preset's"
     )
     resize.add_argument("--no-resize", action="store_true", help="the network sees frames as they are")
+    add(
+        "--portable",
+        action="store_true",
+        help="standard operators only: leave out the graph with our operator",
+    )
     add("--dynamic-batch", action="store_true", help="leave the number of frames free")
     add("--opset", type=_positive, help="of the ONNX operators (default: 18)")
     add("--verify", metavar="SOURCE", help="video or images to compare on (default: a generated video)")
@@ -103,6 +108,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--video-id", type=int, default=1, metavar="N", help="of the entries in --results (default: 1)")
     add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
     add("--backend", default="auto", help="auto, onnxruntime (default: auto)")
+    add("--graph", default="auto", help="auto, plugin (our operator), portable (default: auto)")
     add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
     add("--threads", type=_positive, metavar="N", help="CPU threads of the backend")
     add("--no-canary", dest="canary", action="store_false", help="skip the golden frame at load")
@@ -165,6 +171,7 @@ def _export(options: argparse.Namespace) -> int:
             options.output,
             ExportOptions(
                 frame_size=options.frame_size,
+                portable=options.portable,
                 dynamic_batch=options.dynamic_batch,
                 opset=options.opset or DEFAULT_OPSET,
                 verify_source=options.verify,
@@ -173,7 +180,9 @@ def _export(options: argparse.Namespace) -> int:
             ),
             announce,
         )
-    _print_certificate(exported.certificate)
+    _print_parity(exported.parity)
+    if exported.remark:
+        print(f"note: {exported.remark}")
     size = options.output.stat().st_size / 2**20
     network = "x".join(map(str, exported.manifest.network_size))
     print(f"wrote {options.output} ({size:.0f} MiB, network input {network})")
@@ -198,19 +207,20 @@ def _steps() -> Iterator[Callable[[str], None]]:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _print_certificate(certificate: Any) -> None:
+def _print_parity(parity: Any) -> None:
+    certificates = parity.by_graph()
+    first = parity.portable
+    print(f"PyTorch against {first.backend}, {first.source}: largest relative error of each stage")
+    print(f"{'stage':16} {'allowed':>9} " + "".join(f"{name:>9}" for name in certificates))
+    for stages in zip(*(certificate.stages for certificate in certificates.values()), strict=True):
+        errors = "".join(f"{stage.error:9.1e}" for stage in stages)
+        passed = all(stage.passed for stage in stages)
+        print(f"{stages[0].stage:16} {stages[0].tolerance:9.0e} {errors}   {'pass' if passed else 'FAIL'}")
+    near_ties = sum(certificate.near_ties for certificate in certificates.values())
     print(
-        f"{'stage':16} {'error':>9} {'allowed':>9}   PyTorch against {certificate.backend}, {certificate.source}"
+        f"{first.frames} frames, {first.detections} detections, {first.identities} identities, {near_ties} near-ties"
     )
-    for stage in certificate.stages:
-        print(
-            f"{stage.stage:16} {stage.error:9.1e} {stage.tolerance:9.0e}   {'pass' if stage.passed else 'FAIL'}"
-        )
-    print(
-        f"{certificate.frames} frames, {certificate.detections} detections, {certificate.identities} identities, "
-        f"{certificate.near_ties} near-ties"
-    )
-    if not certificate.identities:
+    if not first.identities:
         print(
             "note: nothing was tracked, so identities are untested; verify on a clip with objects: --verify"
         )
@@ -240,11 +250,14 @@ def _run(options: argparse.Namespace) -> int:
         backend=options.backend,
         device=options.device,
         threads=options.threads,
+        graph=options.graph,
         canary=options.canary,
         fit=options.fit,
         settings=options.set,
     ) as pipeline:
         backend = pipeline.backend.name
+        if pipeline.backend.remark:
+            print(f"note: {pipeline.backend.remark}")
         summary = run(pipeline, run_options)
     print(f"{summary.frames} frames, {summary.tracks} tracks, {backend}")
     for output in summary.outputs:

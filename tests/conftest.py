@@ -6,7 +6,7 @@ import ctypes.util
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,15 @@ def _no_gpu() -> str | None:
 
         return None if torch.cuda.is_available() else "torch finds no CUDA device"
     return None if ctypes.util.find_library("cuda") else "no CUDA driver is installed"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_libraries_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests see only the plugin libraries that they build themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("IDOL_PLUGINS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +139,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "probe_to_onnx", kept)
-        options = module.ExportOptions(size, verify_frames=3, note="untrained weights")
+        options = module.ExportOptions(size, portable=True, verify_frames=3, note="untrained weights")
         exported = module.export(model, config, path, options)
     return Toy(config, model, size, path, exported, probes[0], module.shipped(probes[0]))
 

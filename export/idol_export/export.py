@@ -15,19 +15,24 @@ from idol_deploy.config import IdolConfig
 from idol_deploy.layout import published_state, weights_hash
 from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video
+from idol_export.fused import with_fused_attention
 from idol_export.graph import ExportGraph
 from idol_export.onnx import DEFAULT_OPSET, describe_io, probe_to_onnx, shipped
-from idol_export.parity import torch_stages, verify
+from idol_export.parity import Candidate, torch_stages, verify
+from idol_export.weights import part_weights
+from idol_plugins.errors import PluginError
+from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import import_onnxruntime
 from idol_runtime.bundle import (
     CANARY,
-    GRAPH,
+    GRAPHS,
     OUTPUT_NAMES,
     PARITY,
     SCHEMA_VERSION,
+    WEIGHTS,
     Canary,
-    Certificate,
     Manifest,
+    Parity,
     write_bundle,
 )
 from idol_runtime.errors import ConfigError, FrameError
@@ -48,6 +53,8 @@ class ExportOptions:
 
     Attributes:
         frame_size: (H, W) of the source, in pixels.
+        portable: leave out the graph with our operator; it is also left out, and said, where the operator's
+            library for ONNX Runtime is not built, since it could not be verified.
         dynamic_batch: leave the number of frames free, instead of 1.
         opset: of the ONNX operators.
         verify_source: video or images to verify on; None: a generated video.
@@ -56,6 +63,7 @@ class ExportOptions:
     """
 
     frame_size: tuple[int, int]
+    portable: bool = False
     dynamic_batch: bool = False
     opset: int = DEFAULT_OPSET
     verify_source: str | None = None
@@ -74,10 +82,17 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and the proof that it equals PyTorch."""
+    """What was written, and the proof that it equals PyTorch.
+
+    Attributes:
+        manifest: of the bundle.
+        parity: a certificate for each graph in it.
+        remark: why there is no graph with our operator, if there is none and it was not asked to be left out.
+    """
 
     manifest: Manifest
-    certificate: Certificate
+    parity: Parity
+    remark: str = ""
 
 
 def export(
@@ -114,25 +129,39 @@ def export(
             "sides must be 32 or more: use a larger --short-side"
         )
     _check_source(options, network_size, config)
-    announce(f"tracing the network at {network_size[0]}x{network_size[1]}")
+    operator: tuple[Path, ...] = ()
+    remark = ""
+    if not options.portable:
+        try:
+            operator = (ort_library(),)
+        except PluginError as error:
+            remark = f"left out the graph with our operator, which cannot be verified here: {error}"
     # Identities are verified one frame at a time, so the probe has a batch of one, like the default graph.
-    graph = ExportGraph(model, network_size)
-    probe = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
-    network = shipped(probe)
-    certificate = verify(
+    networks = {"portable": model, **({"plugin": with_fused_attention(model)} if operator else {})}
+    probes = {}
+    for name, network in networks.items():
+        announce(f"tracing the network at {network_size[0]}x{network_size[1]}, {name} graph")
+        graph = ExportGraph(network, network_size)
+        probes[name] = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
+    weights, parts = part_weights([shipped(probe) for probe in probes.values()])
+    candidates = [
+        Candidate(name, probe, weights + part, operator if name == "plugin" else ())
+        for (name, probe), part in zip(probes.items(), parts, strict=True)
+    ]
+    certificates = verify(
         model,
-        probe,
-        network,
+        candidates,
         _frames(options, announce),
         network_size,
         stream,
         source=Path(options.verify_source).name if options.verify_source else "generated video",
     )
+    parity = Parity(*certificates)
     announce("recording the golden frame")
     golden = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
     answer = torch_stages(model, resize(golden, network_size))
     canary = Canary(golden, {name: answer[name] for name in OUTPUT_NAMES})
-    inputs, outputs = describe_io(network)
+    inputs, outputs = describe_io(candidates[0].graph)
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -156,12 +185,18 @@ def export(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         note=options.note,
     )
-    members = {GRAPH: network, CANARY: canary.to_bytes(), PARITY: msgspec.json.encode(certificate)}
+    members = {
+        WEIGHTS: weights,
+        **{GRAPHS[name]: part for name, part in zip(parity.by_graph(), parts, strict=True)},
+        CANARY: canary.to_bytes(),
+        PARITY: msgspec.json.encode(parity),
+    }
     announce("writing the bundle and replaying its golden frame")
     with replacing(out) as temporary:
         manifest = write_bundle(temporary, manifest, members)
-        Pipeline.open(temporary).close()
-    return Exported(manifest, certificate)
+        for name in parity.by_graph():
+            Pipeline.open(temporary, graph=name).close()
+    return Exported(manifest, parity, remark)
 
 
 def _frames(options: ExportOptions, announce: Callable[[str], None]) -> Iterator[NDArray[np.uint8]]:

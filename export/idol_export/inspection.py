@@ -6,7 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 
-from idol_runtime.bundle import MANIFEST, Bundle
+from idol_runtime.bundle import MANIFEST, Bundle, Certificate
 from idol_runtime.errors import BundleError, ConfigError
 from idol_runtime.optional import import_optional
 
@@ -52,9 +52,10 @@ def _digest(path: Path) -> str:
 
 def _describe_bundle(path: Path) -> dict[str, object]:
     with Bundle.open(path) as bundle:
-        bundle.graph()
+        manifest, certificates = bundle.manifest, bundle.parity.by_graph()
+        for graph in certificates:
+            bundle.graph(graph)
         bundle.canary()
-        manifest, certificate = bundle.manifest, bundle.certificate
     stream = manifest.stream
     return {
         "kind": f"idol bundle, schema {manifest.schema_version}",
@@ -71,11 +72,7 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         },
         "inputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.inputs},
         "outputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.outputs},
-        "parity": {
-            stage.stage: f"{stage.error:.1e} (allowed {stage.tolerance:.0e})" for stage in certificate.stages
-        },
-        "verified on": f"{certificate.source}: {certificate.frames} frames, {certificate.identities} identities, "
-        f"{certificate.near_ties} near-ties",
+        **{f"{graph} graph": _describe_parity(certificate) for graph, certificate in certificates.items()},
         "weights sha256": manifest.weights_sha256,
         "members": {
             name: f"{member.bytes} bytes, sha256 {member.sha256}" for name, member in manifest.members.items()
@@ -85,6 +82,15 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         "size": f"{path.stat().st_size} bytes",
         "sha256": _digest(path),
     }
+
+
+def _describe_parity(certificate: Certificate) -> dict[str, str]:
+    stages = {s.stage: f"{s.error:.1e} (allowed {s.tolerance:.0e})" for s in certificate.stages}
+    verified = (
+        f"{certificate.source}: {certificate.frames} frames, {certificate.identities} identities, "
+        f"{certificate.near_ties} near-ties"
+    )
+    return {**stages, "verified on": verified}
 
 
 def _describe_onnx(path: Path) -> dict[str, object]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import onnx
 import onnx.utils
 import torch
+from onnxscript import optimizer
 
 from idol_export.graph import STAGES, ExportGraph
 from idol_runtime.bundle import OUTPUT_NAMES, TensorInfo
@@ -51,7 +52,10 @@ def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int
             external_data=False,
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        # The exporter leaves large constants alone; what it must join is the weights of a projection.
+        optimizer.fold_constants(program.model, should_fold=lambda node: node.op_type == "Concat" or None)
+        optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
     _strip(model)
     return _checked(model)

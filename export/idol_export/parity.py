@@ -1,10 +1,11 @@
-"""PyTorch against the exported graph, stage by stage, down to track ids. What fails here never ships.
+"""PyTorch against exported graphs, stage by stage, down to track ids. What fails here never ships.
 
 The PyTorch side prepares its input with the runtime's numpy code and builds masks, position codes and
 reference points anew for every frame, so that nothing the export baked into the graph is taken for granted.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from idol_runtime.detection import NetworkOutput, decode_queries, detect
 from idol_runtime.errors import ParityError
 from idol_runtime.preprocess import normalise, resize
 
-__all__ = ["FP32_TOLERANCES", "relative_error", "torch_stages", "verify"]
+__all__ = ["FP32_TOLERANCES", "Candidate", "relative_error", "torch_stages", "verify"]
 
 # Fair for float32: 1e-5 for a single module, 1e-4 behind the transformer. Observed: 3e-6 and less.
 FP32_TOLERANCES: Mapping[str, float] = {
@@ -81,97 +82,130 @@ def _torch_masks(model: Idol, output: NetworkOutput, query: NDArray[np.int64]) -
     return masks
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A graph to be certified.
+
+    Attributes:
+        name: which it is.
+        probe: ONNX file that returns the stages as well.
+        graph: ONNX file that ships; the identities come from this one.
+        libraries: of the operators that they need besides ONNX's.
+    """
+
+    name: str
+    probe: bytes
+    graph: bytes
+    libraries: tuple[Path, ...] = ()
+
+
 def verify(
     model: Idol,
-    probe: bytes,
-    graph: bytes,
+    candidates: Sequence[Candidate],
     frames: Iterable[NDArray[np.uint8]],  # [H, W, 3] each
     network_size: tuple[int, int],
     config: StreamConfig,
     *,
     source: str,
-    libraries: Sequence[Path] = (),
-    progress: Callable[[], object] = lambda: None,
-) -> Certificate:
+) -> list[Certificate]:
     """Compare on real frames, and certify or refuse.
 
     Args:
         model: the PyTorch network.
-        probe: ONNX file that returns the stages as well.
-        graph: ONNX file that ships; the identities come from this one.
+        candidates: graphs to compare with it, all on the same frames.
         frames: consecutive source frames.
         network_size: (h, w) that they are resized to.
         config: thresholds and association.
-        source: what the frames are, for the certificate.
-        libraries: of the operators that the graphs need besides ONNX's.
-        progress: called after each frame.
+        source: what the frames are, for the certificates.
+
+    Returns:
+        One certificate for each candidate.
 
     Raises:
-        ParityError: a stage is out of tolerance; names it, and how far.
+        ParityError: a stage is out of tolerance; names the graph and the stage, and how far.
         BackendError: ONNX Runtime refuses a graph.
     """
-    probing, shipping = (open_session(data, libraries=libraries) for data in (probe, graph))
-    judge, tracker = Judge(config.association), Tracker(config.association)
-    errors = dict.fromkeys(FP32_TOLERANCES, 0.0)
-    identities: set[int] = set()
-    count = 0
+    comparisons = [_Comparison(candidate, config) for candidate in candidates]
+    tracker, identities, count = Tracker(config.association), set[int](), 0
     for frame in frames:
         image = resize(frame, network_size)
         expected = torch_stages(model, image)
         theirs = NetworkOutput(**{name: expected[name] for name in OUTPUT_NAMES})
-        found = dict(run_session(probing, STAGES, image[None]))
-        found |= run_session(shipping, OUTPUT_NAMES, image[None])
-        ours = NetworkOutput(**{name: found[name][0] for name in OUTPUT_NAMES})
-        for stage, array in expected.items():
-            errors[stage] = max(errors[stage], relative_error(found[stage][0], array))
-        _check(errors)
+        answers = [comparison.network(image, expected) for comparison in comparisons]
         detected = detect(theirs, config.association)
         masks = _torch_masks(model, theirs, detected.candidates)
-        errors["masks"] = max(
-            errors["masks"], relative_error(decode_queries(ours, detected.candidates), masks)
-        )
-        _check(errors)
         ids = tracker.update(detected.scores, detected.labels, detected.boxes, detected.embeddings)
-        judge.frame(ours, Decisions(detected.candidates, detected.query, ids, detected.labels))
+        decisions = Decisions(detected.candidates, detected.query, ids, detected.labels)
+        for comparison, ours in zip(comparisons, answers, strict=True):
+            comparison.decisions(ours, masks, decisions)
         identities |= set(ids[ids >= 0].tolist())
         count += 1
-        progress()
-    return _certificate(errors, judge, len(identities), count, source)
-
-
-def _check(errors: Mapping[str, float]) -> None:
-    """Raises for the first stage out of tolerance, in the order in which an error spreads."""
-    for stage, error in errors.items():
-        if not error <= FP32_TOLERANCES[stage]:
-            raise ParityError(
-                stage,
-                f"the exported graph differs from PyTorch at stage '{stage}': relative error {error:.1e}, "
-                f"allowed {FP32_TOLERANCES[stage]:.0e}; nothing was written. Try another version of "
-                "torch or onnxruntime, and report it",
-            )
-
-
-def _certificate(
-    errors: Mapping[str, float], judge: Judge, identities: int, count: int, source: str
-) -> Certificate:
-    stages = [StageError(stage, error, FP32_TOLERANCES[stage]) for stage, error in errors.items()]
-    for name, part in judge.parts.items():
-        stages.append(StageError(name, float(len(part.errors)), 0.0))
-        if part.errors:
-            raise ParityError(
-                name,
-                f"the exported graph decides differently from PyTorch at stage '{name}': {part.errors[0]}; "
-                "nothing was written. Try another version of torch or onnxruntime, and report it",
-            )
-    certificate = Certificate(
-        stages=tuple(stages),
-        frames=count,
-        detections=judge.labels.compared,
-        identities=identities,
-        near_ties=sum(part.near_ties for part in judge.parts.values()),
-        source=source,
-        backend="onnxruntime (cpu)",
-    )
     if not count:
         raise ParityError("frames", f"{source} has no frame to compare on; give another with --verify")
-    return certificate
+    return [comparison.certificate(len(identities), count, source) for comparison in comparisons]
+
+
+class _Comparison:
+    """One graph's answers against PyTorch's, frame after frame."""
+
+    def __init__(self, candidate: Candidate, config: StreamConfig) -> None:
+        self._name = candidate.name
+        self._probing, self._shipping = (
+            open_session(data, libraries=candidate.libraries) for data in (candidate.probe, candidate.graph)
+        )
+        self._judge = Judge(config.association)
+        self._errors = dict.fromkeys(FP32_TOLERANCES, 0.0)
+
+    def network(
+        self,
+        image: NDArray[np.uint8],  # [h, w, 3] resized
+        expected: Mapping[str, NDArray[np.float32]],
+    ) -> NetworkOutput:
+        """Compares the stages and the outputs."""
+        found = dict(run_session(self._probing, STAGES, image[None]))
+        found |= run_session(self._shipping, OUTPUT_NAMES, image[None])
+        for stage, array in expected.items():
+            self._note(stage, relative_error(found[stage][0], array))
+        self._check()
+        return NetworkOutput(**{name: found[name][0] for name in OUTPUT_NAMES})
+
+    def decisions(self, ours: NetworkOutput, masks: NDArray[np.float32], theirs: Decisions) -> None:
+        """Compares the masks, and what follows from the outputs, down to the identities."""
+        self._note("masks", relative_error(decode_queries(ours, theirs.candidates), masks))
+        self._check()
+        self._judge.frame(ours, theirs)
+
+    def _note(self, stage: str, error: float) -> None:
+        self._errors[stage] = max(self._errors[stage], error)
+
+    def _check(self) -> None:
+        """Raises for the first stage out of tolerance, in the order in which an error spreads."""
+        for stage, error in self._errors.items():
+            if not error <= FP32_TOLERANCES[stage]:
+                raise ParityError(
+                    stage,
+                    f"the {self._name} graph differs from PyTorch at stage '{stage}': relative error {error:.1e}, "
+                    f"allowed {FP32_TOLERANCES[stage]:.0e}; nothing was written. Try another version of "
+                    "torch or onnxruntime, and report it",
+                )
+
+    def certificate(self, identities: int, count: int, source: str) -> Certificate:
+        """What was found; raises where a decision differed."""
+        stages = [StageError(stage, error, FP32_TOLERANCES[stage]) for stage, error in self._errors.items()]
+        for name, part in self._judge.parts.items():
+            stages.append(StageError(name, float(len(part.errors)), 0.0))
+            if part.errors:
+                raise ParityError(
+                    name,
+                    f"the {self._name} graph decides differently from PyTorch at stage '{name}': {part.errors[0]}; "
+                    "nothing was written. Try another version of torch or onnxruntime, and report it",
+                )
+        return Certificate(
+            stages=tuple(stages),
+            frames=count,
+            detections=self._judge.labels.compared,
+            identities=identities,
+            near_ties=sum(part.near_ties for part in self._judge.parts.values()),
+            source=source,
+            backend="onnxruntime (cpu)",
+        )

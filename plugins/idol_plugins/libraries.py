@@ -47,5 +47,5 @@ def find_library(library: Library, folder: Path | None = None) -> Path:
             return candidate / name
     raise PluginError(
         f"{name} is not built: it is not in {', '.join(map(str, folders))}; "
-        "build it with: python -m idol_plugins.build"
+        "build it with: idol-deploy plugins build"
     )

@@ -1,12 +1,15 @@
-"""The `.idol` bundle: one zip file with the graph and everything needed to run it and to trust it.
+"""The `.idol` bundle: one zip file with the graphs and everything needed to run and to trust them.
 
     manifest.json   what it is: schema version, preset, classes, preprocessing, thresholds, shapes, hashes
-    model.onnx      the network
+    weights.onnx    what both graphs share
+    portable.onnx   the network in standard operators
+    plugin.onnx     the network with our deformable attention as one operator; may be left out
     canary.npz      a golden frame and what PyTorch answers to it
-    parity.json     the certificate: PyTorch against this graph, stage by stage, down to track ids
+    parity.json     a certificate for each graph: PyTorch against it, stage by stage, down to track ids
 
-The SHA-256 of the manifest is the zip's comment; the manifest holds those of the others. Nothing is
-unpickled and nothing is extracted to disk. docs/bundle.md describes the format.
+A graph is its file behind `weights.onnx`, byte after byte: protobuf messages merge when joined. The SHA-256 of
+the manifest is the zip's comment; the manifest holds those of the others. Nothing is unpickled and nothing is
+extracted to disk. docs/bundle.md describes the format.
 """
 
 import hashlib
@@ -17,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,29 +32,41 @@ from idol_runtime.files import replacing
 
 __all__ = [
     "CANARY",
-    "GRAPH",
+    "GRAPHS",
     "MANIFEST",
     "OUTPUT_NAMES",
     "PARITY",
     "SCHEMA_VERSION",
+    "WEIGHTS",
     "Bundle",
     "Canary",
     "Certificate",
+    "GraphName",
     "Manifest",
     "Member",
+    "Parity",
     "StageError",
     "TensorInfo",
     "sha256",
     "write_bundle",
 ]
 
-SCHEMA_VERSION = 1
-MANIFEST, GRAPH, CANARY, PARITY = "manifest.json", "model.onnx", "canary.npz", "parity.json"
+SCHEMA_VERSION = 2
+MANIFEST, WEIGHTS, CANARY, PARITY = "manifest.json", "weights.onnx", "canary.npz", "parity.json"
+GraphName: TypeAlias = Literal["portable", "plugin"]
+GRAPHS: Mapping[GraphName, str] = {"portable": "portable.onnx", "plugin": "plugin.onnx"}
 OUTPUT_NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
 
 _MIB = 2**20
 # A protobuf cannot pass 2 GiB; the others are far below these in any bundle that we write.
-_MAX_BYTES = {MANIFEST: 4 * _MIB, GRAPH: 2048 * _MIB, CANARY: 256 * _MIB, PARITY: 16 * _MIB}
+_MAX_BYTES = {
+    MANIFEST: 4 * _MIB,
+    WEIGHTS: 2048 * _MIB,
+    **dict.fromkeys(GRAPHS.values(), 2048 * _MIB),
+    CANARY: 256 * _MIB,
+    PARITY: 16 * _MIB,
+}
+_OPTIONAL = {GRAPHS["plugin"]}
 _BROKEN = "export it again, or download it again"
 
 
@@ -100,6 +115,18 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bool(self.stages) and all(stage.passed for stage in self.stages)
 
 
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A certificate for each graph of a bundle."""
+
+    portable: Certificate
+    plugin: Certificate | None = None
+
+    def by_graph(self) -> Mapping[GraphName, Certificate]:
+        """Those that are there."""
+        found: dict[GraphName, Certificate] = {"portable": self.portable}
+        return found if self.plugin is None else {**found, "plugin": self.plugin}
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a bundle is.
 
@@ -111,9 +138,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         network_size: (h, w) of its input before padding.
         padded_size: (h, w) that the network sees.
         dynamic_batch: whether several frames can go in at once.
-        precision: of the graph's arithmetic.
-        inputs: of the graph.
-        outputs: of the graph.
+        precision: of the graphs' arithmetic.
+        inputs: of each graph.
+        outputs: of each graph.
         weights_sha256: hash of the weights, equal for every container that holds the same.
         members: the other files in the bundle.
         versions: of the packages that made it.
@@ -184,7 +211,7 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
     Args:
         path: where to.
         manifest: its `members` are filled in here.
-        members: the bytes of `model.onnx`, `canary.npz` and `parity.json`.
+        members: the bytes of the other files.
 
     Returns:
         The manifest as written.
@@ -214,15 +241,15 @@ class Bundle:
         self.path = path
         self._archive = archive
         self.manifest = self._read_manifest()
-        self.certificate = self._read_certificate()
+        self.parity = self._read_parity()
 
     @staticmethod
     def open(path: str | Path) -> "Bundle":
         """Open and validate.
 
         Raises:
-            BundleError: not a bundle, broken, tampered with, of a newer schema, or without a passed
-                certificate.
+            BundleError: not a bundle, broken, tampered with, of a newer schema, or with a graph that has no
+                passed certificate.
         """
         path = Path(path)
         if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
@@ -251,9 +278,9 @@ class Bundle:
         """Close the file."""
         self._archive.close()
 
-    def graph(self) -> bytes:
-        """The ONNX graph."""
-        return self._member(GRAPH)
+    def graph(self, name: GraphName = "portable") -> bytes:
+        """A whole ONNX file; `plugin` only where `parity` has it."""
+        return self._member(WEIGHTS) + self._member(GRAPHS[name])
 
     def canary(self) -> Canary:
         """The golden frame with its expected outputs."""
@@ -278,24 +305,29 @@ class Bundle:
                 f"{self.path} has bundle schema {version}, this idol-deploy reads {SCHEMA_VERSION}; {fix}"
             )
         manifest = _decode(encoded, Manifest, self.path)
-        if set(manifest.members) != set(_MAX_BYTES) - {MANIFEST}:
+        if {MANIFEST, *manifest.members} != set(self._archive.namelist()):
             raise BundleError(f"{self.path}: the manifest lists {sorted(manifest.members)}; {_BROKEN}")
         return manifest
 
-    def _read_certificate(self) -> Certificate:
-        certificate = _decode(self._member(PARITY), Certificate, self.path)
-        failed = [stage.stage for stage in certificate.stages if not stage.passed]
-        if failed or not certificate.passed:
-            raise BundleError(
-                f"{self.path} was never shown to equal PyTorch "
-                f"(failed: {', '.join(failed) or 'nothing tested'}); export it again"
-            )
-        return certificate
+    def _read_parity(self) -> Parity:
+        parity = _decode(self._member(PARITY), Parity, self.path)
+        certificates = parity.by_graph()
+        if {GRAPHS[name] for name in certificates} != set(GRAPHS.values()) & set(self.manifest.members):
+            raise BundleError(f"{self.path}: {PARITY} speaks of {', '.join(certificates)} alone; {_BROKEN}")
+        for name, certificate in certificates.items():
+            failed = [stage.stage for stage in certificate.stages if not stage.passed]
+            if not certificate.passed:
+                raise BundleError(
+                    f"{self.path}: the {name} graph was never shown to equal PyTorch "
+                    f"(failed: {', '.join(failed) or 'nothing tested'}); export it again"
+                )
+        return parity
 
     def _check_names(self) -> None:
         names = [info.filename for info in self._archive.infolist()]
-        if sorted(names) != sorted(_MAX_BYTES):
-            odd = sorted(set(names) ^ set(_MAX_BYTES)) or sorted(names)
+        known = set(_MAX_BYTES)
+        if len(set(names)) < len(names) or not known - _OPTIONAL <= set(names) <= known:
+            odd = sorted((set(names) - known) | (known - _OPTIONAL - set(names))) or sorted(names)
             raise BundleError(
                 f"{self.path} is not an .idol bundle: unexpected or missing {odd[:5]}; {_BROKEN}"
             )

@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from idol_runtime.association import Tracker
-from idol_runtime.backends import Backend, open_backend
+from idol_runtime.backends import Backend, GraphChoice, open_backend
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary
 from idol_runtime.config import StreamConfig, override
 from idol_runtime.detection import detect
@@ -44,7 +44,7 @@ def replay_canary(backend: Backend, canary: Canary) -> None:
         if not error <= CANARY_TOLERANCE:
             raise BackendError(
                 f"{backend.name} answers wrongly on the golden frame: {name} is off by {error:.1e} "
-                f"(allowed {CANARY_TOLERANCE:.0e}); use another backend or device, or another version of it"
+                f"(allowed {CANARY_TOLERANCE:.0e}); use another graph (--graph portable), device or version of it"
             )
 
 
@@ -78,6 +78,7 @@ class Pipeline:
         backend: str = "auto",
         device: str = "cpu",
         threads: int | None = None,
+        graph: GraphChoice = "auto",
         canary: bool = True,
         fit: bool = False,
         settings: Sequence[str] = (),
@@ -89,6 +90,7 @@ class Pipeline:
             backend: inference engine, or `auto`.
             device: `cpu`, or `cuda` or `cuda:N` where the engine has it.
             threads: CPU threads; None: as many as the engine likes.
+            graph: `plugin`, `portable`, or `auto`: the first where the library of its operator can be loaded.
             canary: replay the golden frame; turn off only what you have checked otherwise.
             fit: letterbox frames whose shape the network was not made for, instead of refusing them.
             settings: changes to the bundle's thresholds and association; see `config.override`.
@@ -97,12 +99,13 @@ class Pipeline:
             ConfigError: a setting that cannot be.
             BundleError: broken, tampered with, or of a newer schema.
             MissingDependencyError: the engine is not installed.
+            PluginError: the plugin graph was asked for, and its library is not built.
             BackendError: the engine refuses the graph or the device, or answers wrongly.
         """
         with Bundle.open(bundle) as opened:
             config = override(opened.manifest.stream, settings)
             golden = opened.canary()
-            engine = open_backend(opened, backend, device, threads)
+            engine = open_backend(opened, backend, device, threads, graph)
             try:
                 if canary:
                     replay_canary(engine, golden)

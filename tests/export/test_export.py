@@ -19,6 +19,7 @@ from idol_export import export as module
 from idol_export.export import ExportOptions, export
 from idol_export.onnx import describe_io
 from idol_export.parity import FP32_TOLERANCES
+from idol_export.weights import part_weights
 from idol_runtime.backends import onnxruntime as backend
 from idol_runtime.bundle import Bundle
 from idol_runtime.errors import (
@@ -65,8 +66,9 @@ def _refused(
 def test_the_bundle_says_what_it_is(toy: Toy) -> None:
     with Bundle.open(toy.path) as bundle:
         manifest = bundle.manifest
-        assert bundle.graph() == toy.graph
-        assert bundle.certificate == toy.exported.certificate
+        weights, parts = part_weights([toy.graph])
+        assert [bundle.graph()] == [weights + part for part in parts]
+        assert bundle.parity == toy.exported.parity
     assert manifest == toy.exported.manifest
     assert (manifest.preset, manifest.note, manifest.precision) == ("toy", "untrained weights", "fp32")
     assert manifest.stream == toy.config.stream
@@ -84,12 +86,53 @@ def test_the_bundle_says_what_it_is(toy: Toy) -> None:
 
 
 def test_the_certificate_says_what_was_compared(toy: Toy) -> None:
-    certificate = toy.exported.certificate
+    certificate = toy.exported.parity.portable
     assert certificate.passed
     assert {stage.stage for stage in certificate.stages} > set(FP32_TOLERANCES)
     assert (certificate.frames, certificate.source) == (3, "generated video")
     assert certificate.identities >= 3
     assert certificate.backend == "onnxruntime (cpu)"
+
+
+def test_the_graph_with_our_operator_comes_first(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ort_operator: Path
+) -> None:
+    """Both graphs are certified on the same frames; the runtime takes the faster, and both track alike."""
+    trace = module.probe_to_onnx
+    monkeypatch.setattr(
+        module,
+        "probe_to_onnx",
+        lambda graph, **options: toy.probe if graph.model is toy.model else trace(graph, **options),
+    )
+    monkeypatch.setenv("IDOL_PLUGINS", str(ort_operator.parent))
+    out = tmp_path / "toy.idol"
+    exported = export(toy.model, toy.config, out, ExportOptions(toy.size, verify_frames=3))
+    assert exported.remark == ""
+    portable, plugin = exported.parity.portable, exported.parity.plugin
+    assert portable == toy.exported.parity.portable
+    assert plugin is not None
+    assert plugin.passed
+    assert [stage.stage for stage in plugin.stages] == [stage.stage for stage in portable.stages]
+    assert plugin.identities == portable.identities
+    assert 0 < out.stat().st_size - toy.path.stat().st_size < 0.1 * toy.path.stat().st_size, (
+        "weights are shared"
+    )
+    ids = {}
+    for graph in ("auto", "portable"):
+        with Pipeline.open(out, graph=graph) as pipeline:
+            ids[pipeline.backend.name] = [pipeline.step(frame).ids.tolist() for frame in toy.video(3)]
+    assert list(ids) == ["onnxruntime (cpu, plugin graph)", "onnxruntime (cpu, portable graph)"]
+    assert len({str(found) for found in ids.values()}) == 1
+
+
+def test_without_its_library_our_operator_is_left_out_and_said(
+    toy: Toy, tmp_path: Path, traced: list[str]
+) -> None:
+    exported = export(toy.model, toy.config, tmp_path / "a.idol", ExportOptions(toy.size, verify_frames=1))
+    assert exported.parity.plugin is None
+    assert "cannot be verified here" in exported.remark
+    assert "idol-deploy plugins build" in exported.remark
+    assert toy.exported.remark == "", "not where it was asked for"
 
 
 def test_the_golden_frame_is_answered(toy: Toy) -> None:
@@ -112,8 +155,8 @@ def test_a_video_to_verify_on(toy: Toy, tmp_path: Path, traced: list[str]) -> No
     out = tmp_path / "toy.idol"
     options = ExportOptions(toy.size, verify_source=str(tmp_path), verify_frames=2)
     exported = export(toy.model, toy.config, out, options, steps.append)
-    assert exported.certificate.frames == 2
-    assert str(tmp_path.parent) not in exported.certificate.source, "a name, not the place"
+    assert exported.parity.portable.frames == 2
+    assert str(tmp_path.parent) not in exported.parity.portable.source, "a name, not the place"
     assert sum(step.startswith("comparing with PyTorch, frame ") for step in steps) == 2
     assert out.is_file()
     assert exported.manifest.note == ""

@@ -28,13 +28,14 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_bundle(toy: Toy) -> None:
     found = describe(toy.path)
-    assert found["kind"] == "idol bundle, schema 1"
+    assert found["kind"] == "idol bundle, schema 2"
     assert (found["preset"], found["note"]) == ("toy", "untrained weights")
     assert (found["frame size"], found["padded input"], found["batch"]) == ("72x104", "96x128", "1")
     assert str(found["classes"]).startswith("40: person, ")
     assert found["inputs"] == {"image": "uint8 [1, 72, 104, 3]"}
-    assert set(found["parity"]) > {"backbone", "logits", "masks", "track ids"}
-    assert "3 frames" in str(found["verified on"])
+    assert set(found["portable graph"]) > {"backbone", "logits", "masks", "track ids"}
+    assert "3 frames" in found["portable graph"]["verified on"]
+    assert "plugin graph" not in found
     assert found["association"]["temporal"] == "published"
     assert found["weights sha256"] == weights_hash(published_state(toy.model))
     json.dumps(found)
@@ -43,7 +44,7 @@ def test_a_bundle(toy: Toy) -> None:
 def test_a_bundle_of_another_name_is_still_one(toy: Toy, tmp_path: Path) -> None:
     copy = tmp_path / "model.bin"
     copy.write_bytes(toy.path.read_bytes())
-    assert describe(copy)["kind"] == "idol bundle, schema 1"
+    assert describe(copy)["kind"] == "idol bundle, schema 2"
 
 
 def test_a_bundle_needs_neither_torch_nor_onnx(toy: Toy) -> None:
@@ -63,7 +64,7 @@ def test_a_changed_bundle_is_not_described(toy: Toy, tmp_path: Path) -> None:
     changed = bytearray(toy.path.read_bytes())
     changed[len(changed) // 2] ^= 1
     (tmp_path / "toy.idol").write_bytes(changed)
-    with pytest.raises(BundleError, match=r"model\.onnx .*; export it again"):
+    with pytest.raises(BundleError, match=r"weights\.onnx .*; export it again"):
         describe(tmp_path / "toy.idol")
 
 

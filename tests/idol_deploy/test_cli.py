@@ -408,7 +408,7 @@ def test_run_writes_everything_and_all_of_it_agrees(
     lines = _check_outputs(outputs, FRAMES)
     identities = {instance["id"] for line in lines for instance in line["instances"]}
     assert len(identities) >= 3
-    assert f"{FRAMES} frames, {len(identities)} tracks, onnxruntime (cpu)" in done.out
+    assert f"{FRAMES} frames, {len(identities)} tracks, onnxruntime (cpu, portable graph)" in done.out
     for output in outputs.values():
         assert f"wrote {output}" in done.out
 
@@ -581,7 +581,9 @@ def _newer(path: Path, data: bytes) -> str:
 
 def _never_passed(path: Path, data: bytes) -> str:
     path.write_bytes(data)
-    _rewrite(path, lambda manifest: manifest, lambda certificate: {**certificate, "stages": []})
+    _rewrite(
+        path, lambda manifest: manifest, lambda parity: {"portable": {**parity["portable"], "stages": []}}
+    )
     return "was never shown to equal PyTorch"
 
 
@@ -604,12 +606,12 @@ def _missing(path: Path, data: bytes) -> str:
 def _rewrite(
     path: Path,
     manifest: Callable[[dict], dict],
-    certificate: Callable[[dict], dict] = lambda certificate: certificate,
+    parity: Callable[[dict], dict] = lambda parity: parity,
 ) -> None:
-    """The bundle with another manifest and certificate, every hash of it right."""
+    """The bundle with another manifest and other certificates, every hash of it right."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    members["parity.json"] = json.dumps(certificate(json.loads(members["parity.json"]))).encode()
+    members["parity.json"] = json.dumps(parity(json.loads(members["parity.json"]))).encode()
     listing = manifest(json.loads(members["manifest.json"]))
     listing["members"]["parity.json"] = {
         "bytes": len(members["parity.json"]),

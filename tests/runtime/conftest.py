@@ -11,13 +11,16 @@ import pytest
 
 from idol_runtime.bundle import (
     CANARY,
-    GRAPH,
+    GRAPHS,
     OUTPUT_NAMES,
     PARITY,
+    SCHEMA_VERSION,
+    WEIGHTS,
     Bundle,
     Canary,
     Certificate,
     Manifest,
+    Parity,
     StageError,
     TensorInfo,
     sha256,
@@ -37,6 +40,8 @@ SHAPES = {
     "mask_params": (3, 169),
     "mask_reference": (3, 2),
 }
+# A protobuf of its own: what graphs share, here a note.
+SHARED = b"\x32\x06shared"
 
 
 class BundleKit:
@@ -44,6 +49,7 @@ class BundleKit:
 
     size = SIZE
     shapes = SHAPES
+    shared = SHARED
 
     def __init__(self, tiny_graph: bytes) -> None:
         self.tiny_graph = tiny_graph
@@ -54,7 +60,7 @@ class BundleKit:
         )
         outputs = tuple(TensorInfo(name, "float32", (1, *SHAPES[name])) for name in OUTPUT_NAMES)
         manifest = Manifest(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             preset="tiny",
             stream=stream,
             frame_size=SIZE,
@@ -76,25 +82,28 @@ class BundleKit:
         outputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
         return Canary(frame=rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), outputs=outputs)
 
-    def certificate(self, *stages: StageError) -> bytes:
-        return msgspec.json.encode(
-            Certificate(
-                stages=stages or (StageError("logits", 1e-6, 1e-3),),
-                frames=2,
-                detections=3,
-                identities=2,
-                near_ties=0,
-                source="made up",
-                backend="none",
-            )
+    def parity(self, *stages: StageError, plugin: bool = False) -> bytes:
+        """The failed or passed stages are those of the portable graph."""
+        certificate = Certificate(
+            stages=stages or (StageError("logits", 1e-6, 1e-3),),
+            frames=2,
+            detections=3,
+            identities=2,
+            near_ties=0,
+            source="made up",
+            backend="none",
         )
+        return msgspec.json.encode(Parity(certificate, certificate if plugin else None))
 
     def members(self, **changes: bytes) -> dict[str, bytes]:
-        """Keyword names are graph, canary and parity."""
+        """Keyword names are graph, plugin, canary and parity."""
+        plugin = changes.get("plugin")
         return {
-            GRAPH: changes.get("graph", b"not really a graph" * 5),
+            WEIGHTS: SHARED,
+            GRAPHS["portable"]: changes.get("graph", b"not really a graph" * 5),
+            **({} if plugin is None else {GRAPHS["plugin"]: plugin}),
             CANARY: changes.get("canary") or self.canary().to_bytes(),
-            PARITY: changes.get("parity") or self.certificate(),
+            PARITY: changes.get("parity") or self.parity(plugin=plugin is not None),
         }
 
     def write(
@@ -143,7 +152,7 @@ class BundleKit:
         with Bundle.open(path) as bundle:
             canary = bundle.canary()
             arrays = {name: array.tobytes() for name, array in canary.outputs.items()}
-            return bundle.manifest, bundle.certificate, bundle.graph(), canary.frame.tobytes(), arrays
+            return bundle.manifest, bundle.parity, bundle.graph(), canary.frame.tobytes(), arrays
 
     def refusal(self, path: Path) -> str:
         """The message of the BundleError that reading this file ends in: one line, its name and a fix."""

@@ -13,7 +13,7 @@ import pytest
 from idol_runtime.backends import open_backend
 from idol_runtime.backends.onnxruntime import import_onnxruntime, open_session
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary, TensorInfo
-from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError
+from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError, PluginError
 from idol_runtime.pipeline import Pipeline
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.onnx"
@@ -92,7 +92,7 @@ def test_the_tiny_graph_is_what_its_script_makes(kit: Any) -> None:
 def test_onnxruntime_answers_by_name(kit: Any, tiny_bundle: Path) -> None:
     with Bundle.open(tiny_bundle) as bundle:
         backend = open_backend(bundle, threads=1)
-        assert backend.name == "onnxruntime (cpu)"
+        assert backend.name == "onnxruntime (cpu, portable graph)"
         assert backend.network_size == kit.size
         frame = np.random.default_rng(3).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
         (output,) = backend.infer(frame[None])
@@ -125,9 +125,74 @@ def test_a_wrong_weight_is_refused_by_the_canary(kit: Any, tmp_path: Path) -> No
     spoiled = kit.tiny_graph.replace(weight, (answer["boxes"] * np.float32(1.01)).tobytes())
     members = kit.members(graph=spoiled, canary=Canary(frame, answer).to_bytes())
     path = kit.write(tmp_path / "spoiled.idol", members=members)
-    with pytest.raises(BackendError, match=r"\(cpu\) answers wrongly .* boxes is off by 1\.0e-02"):
+    with pytest.raises(
+        BackendError, match=r"\(cpu, portable graph\) answers wrongly .* boxes is off by 1\.0e-02"
+    ):
         Pipeline.open(path)
     Pipeline.open(path, canary=False).close()
+
+
+@pytest.fixture
+def two_graphs(kit: Any, tmp_path: Path) -> Path:
+    """A bundle whose second graph stands for one with our operator, and has a constant of its own."""
+    frame = kit.canary().frame
+    answer = tiny_answer(frame, kit.shapes)
+    weight = answer["embeddings"].tobytes()
+    plugin = kit.tiny_graph.replace(weight, (answer["embeddings"] * np.float32(1.5)).tobytes())
+    assert plugin != kit.tiny_graph
+    members = kit.members(graph=kit.tiny_graph, plugin=plugin, canary=Canary(frame, answer).to_bytes())
+    return kit.write(tmp_path / "two.idol", members=members)
+
+
+@needs_onnxruntime
+def test_without_its_library_the_operator_gives_way_and_says_why(two_graphs: Path) -> None:
+    with Bundle.open(two_graphs) as bundle:
+        backend = open_backend(bundle)
+        assert backend.name == "onnxruntime (cpu, portable graph)"
+        assert backend.remark.startswith(
+            "this is the portable graph, which is slower: libidol_deform_attn_ort."
+        )
+        assert "idol-deploy plugins build" in backend.remark
+        assert open_backend(bundle, graph="portable").remark == ""
+        with pytest.raises(PluginError, match="is not built"):
+            open_backend(bundle, graph="plugin")
+
+
+@needs_onnxruntime
+def test_a_library_that_cannot_be_loaded_gives_way_too(
+    two_graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "libidol_deform_attn_ort.so").write_bytes(b"no library")
+    monkeypatch.setenv("IDOL_PLUGINS", str(tmp_path))
+    with Bundle.open(two_graphs) as bundle:
+        assert "ONNX Runtime cannot load" in open_backend(bundle).remark
+        with pytest.raises(BackendError, match="ONNX Runtime cannot load"):
+            open_backend(bundle, graph="plugin")
+
+
+@needs_onnxruntime
+def test_with_its_library_the_operator_is_used_and_checked(
+    kit: Any, two_graphs: Path, ort_operator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDOL_PLUGINS", str(ort_operator.parent))
+    with Bundle.open(two_graphs) as bundle:
+        backend = open_backend(bundle)
+        assert (backend.name, backend.remark) == ("onnxruntime (cpu, plugin graph)", "")
+        frame = np.zeros((1, *kit.size, 3), np.uint8)
+        expected = open_backend(bundle, graph="portable").infer(frame)[0].embeddings
+        np.testing.assert_allclose(backend.infer(frame)[0].embeddings, 1.5 * expected)
+    with pytest.raises(BackendError, match=r"plugin graph\) answers wrongly .* \(--graph portable"):
+        Pipeline.open(two_graphs)
+
+
+@needs_onnxruntime
+def test_a_bundle_without_the_graph_that_is_asked_for(tiny_bundle: Path) -> None:
+    with Bundle.open(tiny_bundle) as bundle:
+        assert "export it again after: idol-deploy plugins build" in open_backend(bundle).remark
+        with pytest.raises(BackendError, match="no graph with our operator"):
+            open_backend(bundle, graph="plugin")
+        with pytest.raises(ConfigError, match="choose one of: auto, portable, plugin"):
+            open_backend(bundle, graph="fast")
 
 
 @needs_onnxruntime

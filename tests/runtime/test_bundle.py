@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idol_runtime import bundle as module
-from idol_runtime.bundle import CANARY, GRAPH, PARITY, Bundle, Certificate, write_bundle
+from idol_runtime.bundle import CANARY, GRAPHS, PARITY, WEIGHTS, Bundle, Parity, write_bundle
 from idol_runtime.errors import BundleError, OutputError
 
 MANIFEST = "manifest.json"
-NAMES = (MANIFEST, GRAPH, CANARY, PARITY)
+GRAPH, PLUGIN = GRAPHS["portable"], GRAPHS["plugin"]
+NAMES = (MANIFEST, WEIGHTS, GRAPH, CANARY, PARITY)
 
 
 @pytest.fixture
@@ -37,14 +38,14 @@ def change_header(path: Path, offset: int, value: bytes) -> None:
 def test_round_trip(kit: Any, good: Path) -> None:
     with Bundle.open(good) as bundle:
         canary, expected = bundle.canary(), kit.canary()
-        assert bundle.graph() == kit.members()[GRAPH]
+        assert bundle.graph() == kit.shared + kit.members()[GRAPH]
         assert np.array_equal(canary.frame, expected.frame)
         assert canary.frame.dtype == np.uint8
         assert set(canary.outputs) == set(expected.outputs)
         for name, array in expected.outputs.items():
             assert np.array_equal(canary.outputs[name], array)
             assert canary.outputs[name].dtype == np.float32
-        assert bundle.certificate == msgspec.json.decode(kit.certificate(), type=Certificate)
+        assert bundle.parity == msgspec.json.decode(kit.parity(), type=Parity)
         assert msgspec.structs.replace(bundle.manifest, members={}) == kit.manifest()
 
 
@@ -55,6 +56,19 @@ def test_writing_twice_gives_the_manifest_as_written(kit: Any, tmp_path: Path) -
     assert {name: member.bytes for name, member in manifest.members.items()} == {
         name: len(data) for name, data in kit.members().items()
     }
+
+
+def test_a_second_graph_behind_the_same_weights(kit: Any, tmp_path: Path) -> None:
+    with Bundle.open(kit.write(tmp_path / "two.idol", members=kit.members(plugin=b"another"))) as bundle:
+        assert bundle.graph("plugin") == kit.shared + b"another"
+        assert bundle.graph() == kit.shared + kit.members()[GRAPH]
+        assert set(bundle.parity.by_graph()) == {"portable", "plugin"}
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_a_graph_without_a_certificate_or_the_reverse(kit: Any, tmp_path: Path, certified: bool) -> None:
+    members = kit.members(plugin=None if certified else b"another", parity=kit.parity(plugin=certified))
+    assert "parity.json speaks of portable" in kit.refusal(kit.write(tmp_path / "odd.idol", members=members))
 
 
 def test_missing_file_and_folder(kit: Any, tmp_path: Path) -> None:
@@ -101,9 +115,11 @@ def test_a_comment_that_was_removed(kit: Any, good: Path) -> None:
     assert "manifest.json was changed" in kit.refusal(good)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_missing_member(kit: Any, good: Path, name: str) -> None:
-    assert name in kit.refusal(kit.rewrite(good, lambda members: members.pop(name)))
+@pytest.mark.parametrize("name", [*NAMES, PLUGIN])
+def test_a_missing_member(kit: Any, tmp_path: Path, name: str) -> None:
+    path = kit.write(tmp_path / "both.idol", members=kit.members(plugin=b"another"))
+    message = kit.refusal(kit.rewrite(path, lambda members: members.pop(name)))
+    assert name in message or "the manifest lists" in message
 
 
 @pytest.mark.parametrize("name", ["extra.txt", "../x", "/etc/passwd", "..\\x", "a/", "model.onnx "])
@@ -150,7 +166,7 @@ def test_an_oversized_manifest_is_named(kit: Any, tmp_path: Path, monkeypatch: p
 
 def test_an_oversized_graph_is_named(kit: Any, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module._MAX_BYTES, GRAPH, 5)
-    assert "model.onnx is larger than" in kit.refusal(good)
+    assert "portable.onnx is larger than" in kit.refusal(good)
 
 
 @pytest.mark.parametrize("size", [0, 1, 10**6, 2**32 - 1])

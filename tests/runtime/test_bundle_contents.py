@@ -24,10 +24,10 @@ def good(kit: Any, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"schema_version": 2}, "upgrade idol-deploy"),
-        ({"schema_version": 2, "unheard": 1}, "upgrade idol-deploy"),
-        ({"schema_version": 0}, "export it again"),
-        ({"schema_version": "1"}, "schema_version"),
+        ({"schema_version": 3}, "upgrade idol-deploy"),
+        ({"schema_version": 3, "unheard": 1}, "upgrade idol-deploy"),
+        ({"schema_version": 1}, "export it again"),
+        ({"schema_version": "2"}, "schema_version"),
         ({"schema_version": None}, "schema_version"),
         ({"unheard": 1}, "unheard"),
         ({"frame_size": [1, 2, 3]}, "frame_size"),
@@ -75,7 +75,7 @@ def test_settings_out_of_range(kit: Any, good: Path, tmp_path: Path, changes: di
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"schema_version":1}', b"[" * 100_000, b'{"a":' * 100_000],
+    [b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"schema_version":2}', b"[" * 100_000, b'{"a":' * 100_000],
     ids=["empty", "null", "list", "open", "not UTF-8", "bare", "deep list", "deep object"],
 )
 def test_a_manifest_that_is_no_manifest(kit: Any, tmp_path: Path, text: bytes) -> None:
@@ -91,22 +91,22 @@ def test_a_manifest_that_is_no_manifest(kit: Any, tmp_path: Path, text: bytes) -
     ids=["one", "second"],
 )
 def test_a_failed_certificate(kit: Any, tmp_path: Path, stages: tuple[StageError, ...]) -> None:
-    path = kit.write(tmp_path / "f.idol", members=kit.members(parity=kit.certificate(*stages)))
-    assert "never shown to equal PyTorch (failed: neck)" in kit.refusal(path)
+    path = kit.write(tmp_path / "f.idol", members=kit.members(parity=kit.parity(*stages)))
+    assert "the portable graph was never shown to equal PyTorch (failed: neck)" in kit.refusal(path)
 
 
 @pytest.mark.parametrize("error", ["NaN", "null", "Infinity", "1e999", '"0"'])
 def test_a_certificate_without_a_number(kit: Any, tmp_path: Path, error: str) -> None:
-    parity = kit.certificate().replace(b"1e-6", error.encode())
+    parity = kit.parity().replace(b"1e-6", error.encode())
     assert error.encode() in parity
-    assert "certificate is not valid" in kit.refusal(
+    assert "parity is not valid" in kit.refusal(
         kit.write(tmp_path / "n.idol", members=kit.members(parity=parity))
     )
 
 
 def test_an_empty_certificate(kit: Any, tmp_path: Path) -> None:
-    parity = msgspec.json.decode(kit.certificate())
-    parity["stages"] = []
+    parity = msgspec.json.decode(kit.parity())
+    parity["portable"]["stages"] = []
     path = kit.write(tmp_path / "e.idol", members=kit.members(parity=msgspec.json.encode(parity)))
     assert "nothing tested" in kit.refusal(path)
 

@@ -1,29 +1,34 @@
 """What a backend is, and how one is chosen."""
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle import GRAPHS, Bundle, GraphName
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import ConfigError
 
-__all__ = ["BACKENDS", "Backend", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "GraphChoice", "open_backend"]
 
 BACKENDS = ("onnxruntime",)
+GraphChoice: TypeAlias = GraphName | Literal["auto"]
 
 
 class Backend(Protocol):
     """Runs the network on resized frames.
 
     Attributes:
-        name: which engine, and where: `onnxruntime (cpu)`.
+        name: which engine, where, and which of the bundle's graphs: `onnxruntime (cpu, plugin graph)`.
+        remark: why it is not the fastest that the bundle offers, and how it can be; empty where it is.
         network_size: (h, w) of the frames it takes; None: any.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def remark(self) -> str: ...
 
     @property
     def network_size(self) -> tuple[int, int] | None: ...
@@ -41,7 +46,11 @@ class Backend(Protocol):
 
 
 def open_backend(
-    bundle: Bundle, backend: str = "auto", device: str = "cpu", threads: int | None = None
+    bundle: Bundle,
+    backend: str = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    graph: GraphChoice = "auto",
 ) -> Backend:
     """Load the bundle's graph into an inference engine.
 
@@ -50,14 +59,17 @@ def open_backend(
         backend: one of `BACKENDS`, or `auto`.
         device: `cpu`, or `cuda` or `cuda:N` where the engine has it.
         threads: for the CPU; None: as many as the engine likes.
+        graph: which of the bundle's; `auto`: the one with our operator where its library can be loaded.
 
     Raises:
-        ConfigError: no such backend.
+        ConfigError: no such backend, or no such graph.
         MissingDependencyError: its package is not installed.
         BackendError: it refuses the graph or the device.
     """
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}")
+    if graph not in ("auto", *GRAPHS):
+        raise ConfigError(f"unknown graph {graph!r}; choose one of: auto, {', '.join(GRAPHS)}")
     from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend.from_bundle(bundle, device=device, threads=threads)
+    return OnnxRuntimeBackend.from_bundle(bundle, device=device, threads=threads, graph=graph)

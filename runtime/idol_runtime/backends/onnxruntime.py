@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle
+from idol_plugins.errors import PluginError
+from idol_plugins.ort import ort_library
+from idol_runtime.backends.base import GraphChoice
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError, MissingDependencyError
 
@@ -90,7 +93,7 @@ def _register(options: Any, library: Path) -> None:
         options.register_custom_ops_library(str(library))
     except Exception as error:
         raise BackendError(
-            f"ONNX Runtime cannot load {library}: {_first_line(error)}; build it again: python -m idol_plugins.build"
+            f"ONNX Runtime cannot load {library}: {_first_line(error)}; build it again: idol-deploy plugins build"
         ) from error
 
 
@@ -133,37 +136,88 @@ def run_session(
     return dict(zip(names, outputs, strict=True))
 
 
-class OnnxRuntimeBackend:
-    """The bundle's graph in an ONNX Runtime session."""
+def _operator(bundle: Bundle, device: str) -> tuple[Path]:
+    """The operator's library, for a bundle and a device that can use it."""
+    if bundle.parity.plugin is None:
+        raise BackendError(
+            "the bundle has no graph with our operator; export it again after: idol-deploy plugins build"
+        )
+    if device != "cpu":
+        raise BackendError("the operator's library for ONNX Runtime is for the CPU")
+    return (ort_library(),)
 
-    def __init__(self, session: Any, device: str, network_size: tuple[int, int]) -> None:
+
+class OnnxRuntimeBackend:
+    """One of the bundle's graphs in an ONNX Runtime session."""
+
+    def __init__(
+        self, session: Any, name: str, network_size: tuple[int, int] | None, remark: str = ""
+    ) -> None:
         self._session = session
-        self._device = device
+        self._name = name
         self._network_size = network_size
+        self._remark = remark
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, device: str = "cpu", threads: int | None = None
+        cls,
+        bundle: Bundle,
+        device: str = "cpu",
+        threads: int | None = None,
+        graph: GraphChoice = "auto",
     ) -> "OnnxRuntimeBackend":
-        """Load the graph, and check that it has the inputs and outputs that the manifest names.
+        """Load a graph, and check that it has the inputs and outputs that the manifest names.
+
+        Args:
+            bundle: where the graphs are.
+            device: `cpu`, `cuda` or `cuda:N`.
+            threads: for one operator; None: as many as ONNX Runtime likes.
+            graph: which; `auto`: `plugin` where it is there and its operator can be loaded, else `portable`.
 
         Raises:
-            BackendError: it does not, or the graph or the device is refused.
+            PluginError: the operator's library was asked for, and is not built.
+            BackendError: it does not have them, the graph or the device is refused, or the bundle lacks the graph.
         """
-        session = open_session(bundle.graph(), device, threads)
+        remark = ""
+        if graph != "portable":
+            try:
+                return cls._open(bundle, "plugin", device, threads, _operator(bundle, device))
+            except (PluginError, BackendError) as error:
+                if graph == "plugin":
+                    raise
+                remark = f"this is the portable graph, which is slower: {error}"
+        return cls._open(bundle, "portable", device, threads, (), remark)
+
+    @classmethod
+    def _open(
+        cls,
+        bundle: Bundle,
+        graph: GraphName,
+        device: str,
+        threads: int | None,
+        libraries: Sequence[Path],
+        remark: str = "",
+    ) -> "OnnxRuntimeBackend":
+        session = open_session(bundle.graph(graph), device, threads, libraries)
         found = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
         promised = [tensor.name for tensor in (*bundle.manifest.inputs, *bundle.manifest.outputs)]
         if found != promised or not set(OUTPUT_NAMES) <= set(found):
             raise BackendError(f"{bundle.path}: the graph has {found}, its manifest promises {promised}")
-        return cls(session, device, bundle.manifest.network_size)
+        name = f"onnxruntime ({device}, {graph} graph)"
+        return cls(session, name, bundle.manifest.network_size, remark)
 
     @property
     def name(self) -> str:
-        """Engine and device."""
-        return f"onnxruntime ({self._device})"
+        """Engine, device and graph."""
+        return self._name
 
     @property
-    def network_size(self) -> tuple[int, int]:
+    def remark(self) -> str:
+        """Why it is the slower graph, if it is."""
+        return self._remark
+
+    @property
+    def network_size(self) -> tuple[int, int] | None:
         """(h, w) of the frames it takes."""
         return self._network_size
 
