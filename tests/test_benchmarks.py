@@ -70,7 +70,8 @@ def test_the_committed_result_is_of_this_benchmark() -> None:
 @needs_torch
 def test_the_network_loads_where_only_torch_and_numpy_are() -> None:
     blocked = ("msgspec", "PIL", "cv2", "onnx", "onnxruntime", "pycocotools", "safetensors", "tqdm")
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import gpu"
+    sections = "gpu, gpu_build, gpu_candidates, gpu_frames, gpu_tests"
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {sections}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=BENCHMARKS, check=False
     )
@@ -93,7 +94,7 @@ def test_gpu_check_without_a_device(load: Any, monkeypatch: pytest.MonkeyPatch, 
 def test_what_the_gpu_check_lets_pass(load: Any) -> None:
     import torch
 
-    gpu = load("gpu")
+    gpu = load("gpu_frames")
     expected = tuple(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(6))
 
     def judge(scale: float, which: int, half: bool) -> bool:
@@ -110,13 +111,13 @@ def test_what_the_gpu_check_lets_pass(load: Any) -> None:
 @needs_torch
 @pytest.mark.slow
 def test_gpu_check_dry_run(tmp_path: Path) -> None:
-    done = run("gpu.py", "--device", "cpu", "--quick", OUT=str(tmp_path))
+    done = run("gpu.py", "--device", "cpu", "--quick", "--only", "frames", OUT=str(tmp_path))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert json.loads((tmp_path / "gpu.json").read_text()) == found
     assert found["passed"]
-    for size in found["sizes"]:
-        assert list(size["variants"]) == ["eager_fp32", "compile_fp32", "eager_fp16", "compile_fp16"]
+    for size in found["sections"]["frames"]["sizes"]:
+        assert list(size["variants"])[:4] == ["eager_fp32", "compile_fp32", "eager_fp16", "compile_fp16"]
         for variant in size["variants"].values():
             assert variant["median_ms"] > 0
             assert len(variant["relative_error"]) == 6
@@ -128,7 +129,7 @@ def test_gpu_check_dry_run(tmp_path: Path) -> None:
 def test_cuda_answers_as_the_cpu(load: Any) -> None:
     import torch
 
-    gpu = load("gpu")
+    gpu = load("gpu_frames")
     torch.backends.cudnn.allow_tf32 = False
     with torch.inference_mode():
         models = [gpu.reference_model(gpu.ytvis19_r50()).to(device) for device in ("cpu", "cuda")]

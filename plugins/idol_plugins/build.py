@@ -1,9 +1,10 @@
 """Builds the kernel's libraries from `csrc/`: a command of its own, never called on import.
 
-python -m idol_plugins.build [--into FOLDER] [--ort-include FOLDER]
+python -m idol_plugins.build [--into FOLDER] [--ort-include FOLDER] [--cuda [ARCHITECTURES]]
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from idol_plugins.errors import PluginError
 from idol_plugins.libraries import build_folder
 
-__all__ = ["SOURCES", "build", "compiler", "main"]
+__all__ = ["SOURCES", "build", "compiler", "cuda_compiler", "main"]
 
 SOURCES = Path(__file__).parent / "csrc"
 
@@ -23,6 +24,7 @@ def build(
     into: Path | None = None,
     *,
     ort_include: Path | None = None,
+    cuda_architectures: str | None = None,
     strict: bool = False,
     sanitize: str = "",
     jobs: int = 2,
@@ -32,6 +34,8 @@ def build(
     Args:
         into: folder for the libraries; None: `libraries.build_folder()`.
         ort_include: folder of ONNX Runtime's C headers; None: the system's, and without them no operator.
+        cuda_architectures: devices to build the CUDA kernel for, as CMake names them: "native" for the one that is
+            here, "87" for an Orin, "80;90" for two; None: no CUDA kernel.
         strict: warnings are errors.
         sanitize: sanitizers to build with, `address,undefined` for instance.
         jobs: how many compilers at once.
@@ -40,8 +44,8 @@ def build(
         The libraries.
 
     Raises:
-        PluginError: CMake or a compiler is missing, the headers are not where they were said to be, or the
-            compiler fails.
+        PluginError: CMake, a compiler or CUDA's compiler is missing, the headers are not where they were said to
+            be, or a compiler fails.
     """
     cmake = _tool("cmake", "install it with your system's package manager, or: pip install cmake")
     compiler()
@@ -55,6 +59,12 @@ def build(
         "IDOL_SANITIZE": sanitize,
         **({} if ort_include is None else {"ORT_INCLUDE_DIR": str(ort_include.resolve())}),
     }
+    if cuda_architectures is not None:
+        options |= {
+            "IDOL_CUDA": "ON",
+            "IDOL_CUDA_ARCHITECTURES": cuda_architectures,
+            "CMAKE_CUDA_COMPILER": cuda_compiler(),
+        }
     with tempfile.TemporaryDirectory(prefix="idol-plugins-") as work:
         defined = [f"-D{name}={value}" for name, value in options.items()]
         _run([cmake, "-S", str(SOURCES), "-B", work, "-DCMAKE_BUILD_TYPE=Release", *defined])
@@ -89,6 +99,22 @@ def compiler() -> str:
     raise PluginError("there is no C++ compiler; install one: apt install g++, for instance")
 
 
+def cuda_compiler() -> str:
+    """Path of nvcc: `$CUDACXX`, on the path, or where the toolkit installs it.
+
+    Raises:
+        PluginError: there is none.
+    """
+    toolkit = Path("/usr/local/cuda/bin/nvcc")  # on no path by default, on a Jetson for instance
+    for name in (os.environ.get("CUDACXX"), "nvcc", str(toolkit)):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    raise PluginError(
+        "there is no nvcc to compile the CUDA kernel with; install NVIDIA's CUDA toolkit, or name nvcc in CUDACXX"
+    )
+
+
 def _tool(name: str, fix: str) -> str:
     found = shutil.which(name)
     if found is None:
@@ -111,9 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m idol_plugins.build", description="Build the libraries.")
     parser.add_argument("--into", type=Path, help="folder for the libraries; default: the user's cache")
     parser.add_argument("--ort-include", type=Path, help="folder of ONNX Runtime's C headers")
+    parser.add_argument(
+        "--cuda",
+        nargs="?",
+        const="native",
+        metavar="ARCHITECTURES",
+        help="also build the CUDA kernel, for the device that is here, or for those named: 87, or '80;90'",
+    )
     options = parser.parse_args(arguments)
     try:
-        built = build(options.into, ort_include=options.ort_include)
+        built = build(options.into, ort_include=options.ort_include, cuda_architectures=options.cuda)
     except PluginError as error:
         sys.stderr.write(f"{error}\n")
         return 2

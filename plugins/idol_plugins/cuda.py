@@ -4,7 +4,7 @@ import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
-from idol_plugins.abi import FusedCall, check, make_cells, make_sizes, type_code
+from idol_plugins.abi import ClassicCall, FusedCall, check, make_cells, make_sizes, type_code
 from idol_plugins.errors import PluginError
 from idol_plugins.libraries import find_library
 from idol_plugins.reference import Shapes
@@ -12,6 +12,7 @@ from idol_plugins.reference import Shapes
 __all__ = ["CudaLibrary", "DeviceArray"]
 
 _CUDA_ERROR = 1000  # IDOL_CUDA_ERROR
+_ENTRIES = ("idol_deform_attn_cuda_fused", "idol_deform_attn_cuda_classic")
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class CudaLibrary:
         """
         path = find_library("idol_deform_attn_cuda") if path is None else path
         try:
-            self._fused = ctypes.CDLL(str(path)).idol_deform_attn_cuda_fused
+            library = ctypes.CDLL(str(path))
+            self._fused, self._classic = (library[name] for name in _ENTRIES)
         except (OSError, AttributeError) as error:
             raise PluginError(f"{path} cannot be loaded ({error}); build it again for this device") from error
-        self._fused.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        for entry in (self._fused, self._classic):
+            entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
     def deformable_attention(
         self,
@@ -81,9 +84,44 @@ class CudaLibrary:
             reference_width=reference.shape[3],
             out=out.pointer,
         )
-        status = int(self._fused(ctypes.byref(call), stream))
-        if status >= _CUDA_ERROR:
-            raise PluginError(
-                f"the CUDA device refuses the launch with error {status - _CUDA_ERROR}; is the library built for it?"
-            )
-        check(status)
+        _check(self._fused(ctypes.byref(call), stream))
+
+    def ms_deform_attn(
+        self,
+        value: DeviceArray,  # [N, S, M, D]
+        shapes: Shapes,
+        locations: DeviceArray,  # [N, Q, M, L, P, 2] float32 x, y; 0 and 1 are the outer edges of the border cells
+        weights: DeviceArray,  # [N, Q, M, L, P] float32
+        out: DeviceArray,  # [N, Q, M * D] of value's type
+        stream: int = 0,
+    ) -> None:
+        """Puts `idol_plugins.reference.ms_deform_attn` into the stream; does not wait for it.
+
+        Raises:
+            PluginError: types or shapes do not fit, or the device refuses the launch.
+        """
+        N, _, M, D = value.shape
+        Q, L, P = weights.shape[1], len(shapes), weights.shape[-1]
+        expected = (N, Q, M, L, P), (N, Q, M, L, P, 2), (N, Q, M * D)
+        if (weights.shape, locations.shape, out.shape) != expected:
+            check(3)
+        if (weights.dtype, locations.dtype, out.dtype) != ("float32", "float32", value.dtype):
+            check(2)
+        cells = make_cells(shapes)
+        call = ClassicCall(
+            sizes=make_sizes(value.shape, Q, L, P, cells),
+            type=type_code(value.dtype),
+            value=value.pointer,
+            locations=locations.pointer,
+            weights=weights.pointer,
+            out=out.pointer,
+        )
+        _check(self._classic(ctypes.byref(call), stream))
+
+
+def _check(status: int) -> None:
+    if status >= _CUDA_ERROR:
+        raise PluginError(
+            f"the CUDA device refuses the launch with error {status - _CUDA_ERROR}; is the library built for it?"
+        )
+    check(status)

@@ -1,0 +1,143 @@
+"""Calls of the deformable attention for the GPU benchmark: their inputs, the libraries that answer them.
+
+Letters as in `idol_deploy.model.deform_attn`.
+"""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from idol_deploy.config import ytvis19_r50
+from idol_deploy.model.deform_attn import DeformableAttention, Shapes
+from idol_deploy.model.geometry import build_geometry
+from idol_plugins.cuda import CudaLibrary, DeviceArray
+from idol_plugins.libraries import find_library
+
+__all__ = ["TYPES", "Call", "HostLibrary", "array_of", "library_of", "network_call", "raw_call", "run_fused"]
+
+# Of value and of merged, as the kernel takes them.
+TYPES = (
+    (torch.float32, torch.float32),
+    (torch.float16, torch.float16),
+    (torch.float16, torch.float32),
+    (torch.bfloat16, torch.float32),
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of a fused call."""
+
+    value: Tensor  # [N, S, M, D]
+    shapes: Shapes
+    merged: Tensor  # [N, Q, 3 * M * L * P]
+    reference: Tensor  # [N or 1, Q, L, 2 or 4]
+    points: int
+
+    @property
+    def samples(self) -> int:
+        """N * Q * M * L * P."""
+        return self.merged.numel() // 3
+
+    @property
+    def traffic(self) -> int:
+        """Bytes of every array, the output's included, once."""
+        held = (self.value, self.merged, self.reference)
+        out = self.merged.shape[1] * self.value[:, 0].numel() * self.value.element_size()
+        return sum(tensor.numel() * tensor.element_size() for tensor in held) + out
+
+    def empty_out(self) -> Tensor:
+        """Where the answer goes, NaN so far."""
+        N, Q = self.merged.shape[:2]
+        return self.value.new_full((N, Q, self.value.shape[2] * self.value.shape[3]), float("nan"))
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """Offsets [N, Q, M, L, P, 2] and logits [N, Q, M, L * P]."""
+        N, Q = self.merged.shape[:2]
+        M, L, P = self.value.shape[2], len(self.shapes), self.points
+        offsets, logits = self.merged.split([2 * M * L * P, M * L * P], -1)
+        return offsets.reshape(N, Q, M, L, P, 2), logits.reshape(N, Q, M, L * P)
+
+
+class HostLibrary(CudaLibrary):
+    """The CPU's kernel behind the same calls, for a dry run: host pointers, and no stream."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        library = ctypes.CDLL(str(path or find_library("idol_deform_attn_cpu")))
+        self._fused, self._classic = library.idol_deform_attn_fused, library.idol_deform_attn_classic
+        for entry in (self._fused, self._classic):
+            entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+
+
+def library_of(device: str, path: Path | None = None) -> CudaLibrary:
+    """The kernel for a device."""
+    return CudaLibrary(path) if device == "cuda" else HostLibrary(path)
+
+
+def array_of(tensor: Tensor) -> DeviceArray:
+    """What the library is told of a tensor."""
+    if not tensor.is_contiguous():
+        raise ValueError("the kernel takes dense arrays only")
+    return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def run_fused(library: CudaLibrary, call: Call, out: Tensor) -> None:
+    """Into the current stream."""
+    stream = torch.cuda.current_stream().cuda_stream if out.device.type == "cuda" else 0
+    arrays = [array_of(tensor) for tensor in (call.value, call.merged, call.reference, out)]
+    library.deformable_attention(arrays[0], call.shapes, *arrays[1:], stream=stream)
+
+
+def raw_call(
+    value: Tensor,
+    shapes: Shapes,
+    offsets: Tensor,
+    logits: Tensor,
+    reference: Tensor,
+    types: tuple[torch.dtype, ...],
+) -> Call:
+    """A call of these numbers, rounded to the types of value and merged."""
+    merged = torch.cat([offsets.flatten(2), logits.flatten(2)], -1)
+    return Call(
+        value.to(types[0]).contiguous(),
+        shapes,
+        merged.to(types[1]).contiguous(),
+        reference.float().contiguous(),
+        offsets.shape[-2],
+    )
+
+
+def network_call(
+    size: tuple[int, int], decoder: bool, types: tuple[torch.dtype, ...], seed: int, device: str
+) -> Call:
+    """As a layer of the network makes it at a padded size: a query for every token, or 300 boxes.
+
+    Offsets are those of a fresh network, plus noise of half a cell.
+    """
+    config = ytvis19_r50().model
+    M, L, P = config.heads, config.levels, config.points
+    geometry = build_geometry(torch.zeros(1, *size, dtype=torch.bool), config.hidden_dim)
+    S = geometry.encoder_reference.shape[1]
+    Q = config.queries if decoder else S
+    random = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, device=device)
+
+    module = DeformableAttention(config.hidden_dim, L, M, P)
+    ring = module.sampling_offsets.bias.detach().reshape(M, L, P, 2).to(device)
+    reference = geometry.encoder_reference.to(device)
+    if decoder:
+        boxes = torch.rand(1, Q, 1, 4, generator=random, device=device)
+        reference = torch.cat([boxes[..., :2], 0.05 + 0.4 * boxes[..., 2:]], -1).expand(-1, -1, L, -1)
+    return raw_call(
+        normal(1, S, M, config.hidden_dim // M),
+        geometry.shapes,
+        ring + 0.5 * normal(1, Q, M, L, P, 2),
+        normal(1, Q, M, L * P),
+        reference,
+        types,
+    )

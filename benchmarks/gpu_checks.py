@@ -1,0 +1,214 @@
+"""The kernel's answers on a device against float64: its numpy twin given the same rounded inputs.
+
+An answer must have the twin's NaNs and infinities in the same places, and elsewhere its numbers; the output is NaN
+before each run.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+
+import numpy as np
+import torch
+from gpu_attention import TYPES, Call, array_of, library_of, raw_call, run_fused
+from gpu_common import Options, Report, Save
+from torch import Tensor
+
+from idol_plugins import reference as twin
+from idol_plugins.cuda import CudaLibrary
+
+__all__ = ["TOLERANCES", "check_library", "disagreement", "run", "short"]
+
+# Relative, in the Euclidean norm: the sums are fp32, a half rounds the answer by 2e-4, a bfloat16 by 2e-3.
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+SHAPES = ((19, 24), (10, 12), (5, 6), (1, 1))
+# Heads, width, points, maps: what the kernel is made for, then others.
+SIZES = (
+    (8, 32, 4, SHAPES),
+    (8, 32, 4, ((12, 20), (6, 10), (3, 5), (2, 3))),
+    (1, 32, 4, SHAPES),
+    (3, 32, 4, SHAPES),
+    (4, 32, 3, SHAPES[:3]),
+    (8, 16, 4, SHAPES),
+    (2, 5, 1, ((7, 3),)),
+    (5, 64, 8, ((1, 1), (1, 9), (9, 1))),
+    (8, 32, 4, ((4, 4),) * 6),
+)
+HOSTILE = (float("nan"), float("inf"), -float("inf"), 3e38, -6e4)
+
+
+def disagreement(found: np.ndarray, expected: np.ndarray) -> float:
+    """The relative error of the numbers; infinite where NaN or infinity is not where it should be."""
+    if found.shape != expected.shape:
+        return float("inf")
+    finite = np.isfinite(expected)
+    if (
+        not np.array_equal(found[~finite], expected[~finite], equal_nan=True)
+        or not np.isfinite(found[finite]).all()
+    ):
+        return float("inf")
+    norm = np.linalg.norm(expected[finite])
+    return float(np.linalg.norm(found[finite] - expected[finite]) / norm) if norm else 0.0
+
+
+def draw(size: tuple, images: int, queries: int, box: bool, shared: bool, seed: int) -> tuple:
+    """Value, maps, offsets, logits and reference of a random call; some locations outside."""
+    M, D, P, shapes = size
+    L, S = len(shapes), sum(h * w for h, w in shapes)
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random)
+
+    reference = 1.2 * torch.rand(1 if shared else images, queries, L, 4 if box else 2, generator=random) - 0.1
+    offsets = 3 * normal(images, queries, M, L, P, 2)
+    return normal(images, S, M, D), shapes, offsets, 2 * normal(images, queries, M, L * P), reference
+
+
+def edges(seed: int) -> tuple:
+    """Points exactly on, and just beside, the centres and edges of cells."""
+    value, shapes, offsets, logits, reference = draw(SIZES[0], 1, 257, box=False, shared=True, seed=seed)
+    h, w = shapes[0]
+    grid = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
+    random = torch.Generator().manual_seed(seed)
+    cells = grid[torch.randint(len(grid), offsets.shape, generator=random)]
+    nudged = cells + 1e-6 * torch.randint(-1, 2, offsets.shape, generator=random)
+    corners = torch.tensor([0.0, 0.5, 1.0])[torch.randint(3, reference.shape, generator=random)]
+    reference = corners + 0.5 / torch.tensor([w, h])
+    return value, shapes, nudged, logits, reference
+
+
+def hostile(poison: float, where: str, seed: int) -> tuple:
+    """A call with something wild among its logits, offsets, references or values."""
+    held = list(draw(SIZES[0], 2, 65, box=seed % 2 == 1, shared=False, seed=seed))
+    target = held[{"value": 0, "offsets": 2, "logits": 3, "reference": 4}[where]].view(-1)
+    random = torch.Generator().manual_seed(seed)
+    target[torch.randint(len(target), (40,), generator=random)] = poison
+    return tuple(held)
+
+
+def cases(quick: bool) -> Iterator[tuple[str, tuple, tuple[torch.dtype, ...]]]:
+    """Name, numbers and types of each fused call."""
+    seed = 0
+    for size in SIZES:
+        M, D, P, shapes = size
+        for types in TYPES:
+            for box, shared in ((False, True), (True, False)):
+                seed += 1
+                name = f"{M}x{D}, {len(shapes)} levels, {P} points, {'boxes' if box else 'points'}"
+                yield name, draw(size, 2, 37 if quick else 301, box, shared, seed), types
+    for types in TYPES:
+        yield "edges of cells", edges(7), types
+        for queries in (0, 1):
+            yield f"{queries} queries", draw(SIZES[0], 2, queries, box=False, shared=False, seed=3), types
+    # Queries as many as tokens, as in the encoder.
+    for size in SIZES[:2]:
+        for types in TYPES:
+            tokens = sum(h * w for h, w in size[3])
+            yield (
+                f"{tokens} queries of as many tokens",
+                draw(size, 2, tokens, box=False, shared=True, seed=5),
+                types,
+            )
+    for seed, poison in enumerate(HOSTILE):
+        for where in ("logits", "offsets", "reference", "value"):
+            yield f"{poison:g} among the {where}", hostile(poison, where, seed), TYPES[0]
+    far = list(draw(SIZES[0], 1, 33, box=False, shared=True, seed=9))
+    far[2] = far[2] * 1e9
+    yield "far outside", tuple(far), TYPES[0]
+
+
+def expected_of(call: Call) -> np.ndarray:
+    """The twin's answer in float64, rounded to infinity where the type of the values ends."""
+    offsets, logits = (tensor.double().cpu().numpy() for tensor in call.split())
+    value, reference = (tensor.double().cpu().numpy() for tensor in (call.value, call.reference))
+    if not offsets.size:
+        return np.zeros(call.empty_out().shape)
+    with np.errstate(all="ignore"):
+        found = twin.deformable_attention(value, call.shapes, offsets, logits, reference)
+        return np.where(np.abs(found) > torch.finfo(call.value.dtype).max, np.inf * np.sign(found), found)
+
+
+def check_fused(library: CudaLibrary, call: Call, expected: np.ndarray) -> float:
+    """How far a library is from the twin."""
+    out = call.empty_out()
+    run_fused(library, call, out)
+    return disagreement(out.double().cpu().numpy(), expected)
+
+
+def check_classic(library: CudaLibrary, dtype: torch.dtype, size: tuple, hostile: bool, device: str) -> float:
+    """The same for the form that takes locations and weights."""
+    value, shapes, offsets, logits, _ = draw(size, 2, 67, box=False, shared=False, seed=11)
+    locations = 0.5 + 0.3 * offsets / 3
+    weights = logits.reshape(offsets.shape[:-1]).softmax(-1)
+    if hostile:
+        for target in (locations, weights):
+            for step, poison in enumerate(HOSTILE[:3]):
+                target.view(-1)[step + 5 :: 997] = poison
+    value = value.to(dtype)
+    with np.errstate(all="ignore"):
+        expected = twin.ms_deform_attn(
+            value.double().numpy(), shapes, locations.double().numpy(), weights.double().numpy()
+        )
+    held = [tensor.to(device).contiguous() for tensor in (value, locations, weights)]
+    out = held[0].new_full(expected.shape, float("nan"))
+    arrays = [array_of(tensor) for tensor in (*held, out)]
+    stream = torch.cuda.current_stream().cuda_stream if device == "cuda" else 0
+    library.ms_deform_attn(arrays[0], shapes, *arrays[1:], stream=stream)
+    return disagreement(out.double().cpu().numpy(), expected)
+
+
+def judge(report: Report, name: str, error: Callable[[], float], tolerance: float) -> None:
+    """Count a check; keep the worst, and what fails."""
+    try:
+        found: float | str = error()
+    except Exception as reason:  # noqa: BLE001 - one case that raises is a finding
+        found = f"{type(reason).__name__}: {reason}"[:300]
+    report["checks"] += 1
+    if isinstance(found, float):
+        report["worst_share_of_tolerance"] = round(
+            max(report["worst_share_of_tolerance"], found / tolerance), 4
+        )
+    if not isinstance(found, float) or not found <= tolerance:
+        report["failed"].append({"case": name, "error": str(found), "tolerance": tolerance})
+
+
+def check_library(library: CudaLibrary, options: Options, classic: bool) -> Report:
+    """All cases, a library's; the worst error of a type as a share of what is allowed, and what fails."""
+    report: Report = {"checks": 0, "worst_share_of_tolerance": 0.0, "failed": []}
+    for name, call, expected in _expected(options.quick):
+        sent = Call(
+            *(call.value.to(options.device), call.shapes, call.merged.to(options.device)),
+            *(call.reference.to(options.device), call.points),
+        )
+        full = f"{name}, {short(call.value.dtype)} of {short(call.merged.dtype)}"
+        error = partial(check_fused, library, sent, expected)
+        judge(report, full, error, TOLERANCES[call.value.dtype])
+    for dtype, tolerance in TOLERANCES.items() if classic else ():
+        for size in SIZES:
+            for wild in (False, True):
+                name = f"classic, {size[0]}x{size[1]}, {short(dtype)}{', hostile' if wild else ''}"
+                error = partial(check_classic, library, dtype, size, wild, options.device)
+                judge(report, name, error, tolerance)
+    report["passed"] = not report["failed"]
+    return report
+
+
+@cache
+def _expected(quick: bool) -> list[tuple[str, Call, np.ndarray]]:
+    """Every case with the twin's answer."""
+    found = []
+    for name, numbers, types in cases(quick):
+        call = raw_call(*numbers, types=types)
+        found.append((name, call, expected_of(call)))
+    return found
+
+
+def short(dtype: torch.dtype) -> str:
+    """Name of a type."""
+    return str(dtype).removeprefix("torch.")
+
+
+def run(options: Options, report: Report, save: Save) -> None:
+    """The library that ships."""
+    report.update(check_library(library_of(options.device), options, classic=True))
+    save()
