@@ -1,11 +1,10 @@
-"""How much faster the deformable attention's kernel is than torch's grid_sample form, and what a frame gains.
+"""How much faster the deformable attention's kernel is than torch's grid_sample form.
 
 An encoder call of the network at 360x640 and 720x1280 (padded to multiples of 32), fp32, in turns: torch's
-`deformable_attention`, then the kernel. With --frame, also whole frames of ytvis19_r50 at 360x640 in ONNX Runtime:
-the portable graph, then the one with the operator. Offsets are those of a fresh network, plus noise.
+`deformable_attention`, then the kernel. Offsets are those of a fresh network, plus noise.
 
-    python -m idol_plugins.build --into build/plugins --ort-include FOLDER
-    IDOL_PLUGINS=build/plugins python benchmarks/deform_attn_cpu.py [--frame] [--threads 2] [--json OUT]
+    idol-deploy plugins build
+    python benchmarks/deform_attn_cpu.py [--threads 2] [--json OUT]
 
 Ratios are of medians; `best` are of the least times, which other work on the machine disturbs least. Exits with 1
 when a ratio of an encoder call is below 20 or an answer is wrong.
@@ -27,19 +26,11 @@ from torch import Tensor
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes, deformable_attention
 from idol_deploy.model.geometry import build_geometry
-from idol_deploy.reference import make_video, reference_model
-from idol_export.fused import with_fused_attention
-from idol_export.graph import ExportGraph
-from idol_export.onnx import probe_to_onnx, shipped
 from idol_export.parity import relative_error
 from idol_plugins.cpu import CpuLibrary, Isa
-from idol_plugins.ort import ort_library
-from idol_runtime.backends.onnxruntime import open_session, run_session
-from idol_runtime.bundle import OUTPUT_NAMES
 from idol_runtime.files import replacing
 
 SIZES = ((384, 640), (736, 1280))
-FRAME = (360, 640)
 GOAL = 20.0
 # Two fp32 orders of summation, and locations that torch rounds once more often.
 TOLERANCE = 1e-5
@@ -103,37 +94,17 @@ def op_race(size: tuple[int, int], threads: int, rounds: int, library: CpuLibrar
     )
 
 
-def frame_race(threads: int, rounds: int) -> Race:
-    """One frame through ONNX Runtime, all six outputs."""
-    model = reference_model(ytvis19_r50())
-    graphs = [shipped(probe_to_onnx(ExportGraph(net, FRAME))) for net in (model, with_fused_attention(model))]
-    image = np.ascontiguousarray(make_video(1, *FRAME, seed=0)[0].transpose(1, 2, 0))[None]
-    sessions = [open_session(graph, threads=threads, libraries=[ort_library()]) for graph in graphs]
-    plain, fused = (run_session(session, OUTPUT_NAMES, image) for session in sessions)
-    return race(
-        f"R50 frame at {FRAME[0]}x{FRAME[1]}, ONNX Runtime: portable / operator",
-        lambda: run_session(sessions[0], OUTPUT_NAMES, image),
-        lambda: run_session(sessions[1], OUTPUT_NAMES, image),
-        rounds,
-        max(relative_error(fused[name], plain[name]) for name in OUTPUT_NAMES),
-    )
-
-
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--frame", action="store_true", help="whole frames in ONNX Runtime, too")
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     library = CpuLibrary()
     races = [op_race(size, args.threads, args.rounds, library) for size in SIZES]
     passed = all(found.ratio >= GOAL and found.relative_error <= TOLERANCE for found in races)
-    if args.frame:
-        races.append(frame_race(args.threads, args.rounds))
-        passed = passed and races[-1].relative_error <= TOLERANCE
     report = {
         "machine": machine_facts(),
         "torch": torch.__version__,

@@ -1,0 +1,184 @@
+"""One frame of ytvis19_r50 on a CPU: what our operator gains over everything else that runs the network.
+
+fp32, reference weights, 360x640, uint8 frame in and the six outputs out, every way in turns:
+
+    eager      PyTorch, the network as published, grid_sample and all, in inference mode
+    compile    the same under torch.compile, weights frozen
+    openvino   the portable graph in OpenVINO, where it is installed
+    portable   the portable graph in ONNX Runtime
+    operator   the graph with our operator in ONNX Runtime
+
+    idol-deploy plugins build
+    python benchmarks/frame_cpu.py [--threads 2] [--rounds 7] [--size 360x640] [--only eager,operator] [--json OUT]
+
+Ratios are of medians to the operator's; `best` are of the least times, which other work on the machine disturbs least.
+Errors are the largest difference from eager over the largest value, over all outputs. Exits with 1 when that of a graph
+of ours in ONNX Runtime is above 1e-5.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from machine import machine_facts
+from numpy.typing import NDArray
+
+from idol_deploy.config import ytvis19_r50
+from idol_deploy.reference import make_video, reference_model
+from idol_export.fused import with_fused_attention
+from idol_export.graph import STAGES, ExportGraph
+from idol_export.onnx import probe_to_onnx, shipped
+from idol_plugins.cpu import CpuLibrary, Isa
+from idol_plugins.ort import ort_library
+from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.bundle import OUTPUT_NAMES
+from idol_runtime.files import replacing
+
+WAYS = ("eager", "compile", "openvino", "portable", "operator")
+TOLERANCE = 1e-5
+
+Outputs: TypeAlias = Mapping[str, NDArray[np.float32]]
+Way: TypeAlias = Callable[[], Outputs]
+
+
+def torch_way(graph: torch.nn.Module, image: NDArray[np.uint8]) -> Way:
+    """A network whose outputs follow its stages."""
+    pixels = torch.from_numpy(image)
+
+    def run() -> Outputs:
+        with torch.inference_mode():
+            return {n: t.numpy() for n, t in zip((*STAGES, *OUTPUT_NAMES), graph(pixels), strict=True)}
+
+    return run
+
+
+def openvino_way(graph: bytes, image: NDArray[np.uint8], threads: int) -> Way:
+    """OpenVINO, told to keep to fp32 and to as many threads as the others."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(graph, b""), "CPU", settings)
+
+    def run() -> Outputs:
+        found = compiled({"image": image})
+        return {name: found[name] for name in OUTPUT_NAMES}
+
+    return run
+
+
+def ways(size: tuple[int, int], threads: int, wanted: tuple[str, ...]) -> dict[str, Way]:
+    """Every way that was asked for and is installed."""
+    model = reference_model(ytvis19_r50())
+    image = np.ascontiguousarray(make_video(1, *size, seed=0)[0].transpose(1, 2, 0))[None]
+    plain = ExportGraph(model, size)
+    found: dict[str, Way] = {}
+    if "eager" in wanted:
+        found["eager"] = torch_way(plain, image)
+    if "compile" in wanted:
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True
+        found["compile"] = torch_way(torch.compile(plain, dynamic=False), image)  # type: ignore[arg-type]
+    if {"openvino", "portable"} & set(wanted):
+        portable = shipped(probe_to_onnx(plain))
+        if "openvino" in wanted and importlib.util.find_spec("openvino"):
+            found["openvino"] = openvino_way(portable, image, threads)
+        session = open_session(portable, threads=threads)
+        found["portable"] = lambda: run_session(session, OUTPUT_NAMES, image)
+    if "operator" in wanted:
+        fused = shipped(probe_to_onnx(ExportGraph(with_fused_attention(model), size)))
+        operator = open_session(fused, threads=threads, libraries=[ort_library()])
+        found["operator"] = lambda: run_session(operator, OUTPUT_NAMES, image)
+    return found
+
+
+def furthest(found: Outputs, expected: Outputs) -> float:
+    """The largest difference over the largest value, of the worst output."""
+    return max(
+        float(np.abs(found[name] - expected[name]).max() / np.abs(expected[name]).max())
+        for name in OUTPUT_NAMES
+    )
+
+
+def measure(found: Mapping[str, Way], rounds: int) -> dict[str, dict[str, float]]:
+    """Times of each way, taken in turns after a first call, and its error."""
+    answers = {name: run() for name, run in found.items()}
+    times: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, run in found.items():
+            start = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    fastest = times["operator"]
+    return {
+        name: {
+            "median_ms": round(float(np.median(taken)), 1),
+            "ratio": round(float(np.median(taken) / np.median(fastest)), 2),
+            "best_ratio": round(min(taken) / min(fastest), 2),
+            "error": furthest(answers[name], answers["eager"]),
+        }
+        for name, taken in times.items()
+    }
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", default="360x640", help="HEIGHTxWIDTH")
+    parser.add_argument(
+        "--only", default=",".join(WAYS), help="some of these; eager and operator are always run"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    args = parser.parse_args()
+    height, width = map(int, args.size.split("x"))
+    torch.set_num_threads(args.threads)
+    library = CpuLibrary()
+    found = measure(
+        ways((height, width), args.threads, ("eager", "operator", *args.only.split(","))), args.rounds
+    )
+    report = {
+        "machine": machine_facts(),
+        "versions": {name: versions(name) for name in ("torch", "onnxruntime", "openvino")},
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "instructions": [isa.name for isa in Isa if library.offers(isa)],
+        "size": args.size,
+        "passed": all(
+            found[name]["error"] <= TOLERANCE for name in ("portable", "operator") if name in found
+        ),
+        "ways": found,
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.json:
+        with replacing(args.json) as temporary:
+            temporary.write_text(text + "\n")
+    return 0 if report["passed"] else 1
+
+
+def versions(package: str) -> str:
+    """Of an installed package."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
