@@ -22,6 +22,9 @@ def fused_node(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor)
             "heads": heads,
             "points": merged.shape[2] // (3 * heads * len(shapes)),
             "shapes": [side for shape in shapes for side in shape],
+            # By which TensorRT finds its plugin; to ONNX Runtime they say nothing.
+            "plugin_version": str(VERSION),
+            "plugin_namespace": DOMAIN,
         },
         dtype=value.dtype,
         shape=(*merged.shape[:2], heads * value.shape[3]),
