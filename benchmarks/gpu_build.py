@@ -13,22 +13,27 @@ from idol_plugins.build import SOURCES, build, cuda_compiler
 __all__ = ["CANDIDATES", "run"]
 
 HERE = Path(__file__).parent
-# By name: IDOL_ORDER, IDOL_SHARE, IDOL_LANES, IDOL_BLOCK of deform_attn_variants.cu.
-CANDIDATES = {
-    "rows_shuffle": (0, 0, 0, 128),
-    "rows_shared": (0, 1, 0, 128),
-    "head_shuffle": (1, 0, 0, 128),
-    "head_shared": (1, 1, 0, 128),
-    "head_shared_256": (1, 1, 0, 256),
-    "tile_shuffle": (2, 0, 0, 128),
-    "tile_shared": (2, 1, 0, 128),
-    "tile_shared_256": (2, 1, 0, 256),
-    "tile_shared_512": (2, 1, 0, 512),
-    "tile_slow_heads": (3, 1, 0, 256),
-    "tile_4_lanes": (2, 1, 4, 128),
-    "tile_2_lanes": (2, 1, 2, 128),
+# Switches of deform_attn_variants.cu, as far as they are not the file's own.
+CANDIDATES: dict[str, dict[str, int]] = {
+    "tile": {},
+    "tile_80_registers": {"RESIDENT": 6},
+    "tile_borrow": {"OUTSIDE": 0},
+    "tile_redo": {"OUTSIDE": 2},
+    "tile_redo_80_registers": {"OUTSIDE": 2, "RESIDENT": 6},
+    "tile_redo_64_registers": {"OUTSIDE": 2, "RESIDENT": 8},
+    "tile_redo_256": {"OUTSIDE": 2, "BLOCK": 256},
+    "tile_redo_shuffle": {"OUTSIDE": 2, "SHARE": 0},
+    "tile_redo_cache": {"OUTSIDE": 2, "CACHE": 1},
+    "tile_redo_4_lanes": {"OUTSIDE": 2, "LANES": 4},
+    "tile_redo_2_lanes": {"OUTSIDE": 2, "LANES": 2},
+    "rows_redo": {"OUTSIDE": 2, "ORDER": 0},
+    "head_redo": {"OUTSIDE": 2, "ORDER": 1},
+    "split_2": {"OUTSIDE": 2, "SPLIT": 2},
+    "split_4": {"OUTSIDE": 2, "SPLIT": 4},
+    "split_8": {"OUTSIDE": 2, "SPLIT": 8},
+    "split_8_not_read": {"SPLIT": 8},
+    "split_auto": {"OUTSIDE": 2, "SPLIT": 0},
 }
-_SWITCHES = ("IDOL_ORDER", "IDOL_SHARE", "IDOL_LANES", "IDOL_BLOCK")
 
 
 def compile_cuda(source: str, name: str, *flags: str) -> str:
@@ -70,9 +75,9 @@ def run(options: Options, report: Report, save: Save) -> None:
     save()
     if not cuda:
         return
-    work = {"stock_deform_attn": ("stock_deform_attn.cu", [])}
-    for name, values in CANDIDATES.items():
-        flags = [f"-D{switch}={value}" for switch, value in zip(_SWITCHES, values, strict=True)]
+    work: dict[str, tuple[str, list[str]]] = {"stock_deform_attn": ("stock_deform_attn.cu", [])}
+    for name, switches in CANDIDATES.items():
+        flags = [f"-DIDOL_{switch}={value}" for switch, value in switches.items()]
         work[f"candidate_{name}"] = ("deform_attn_variants.cu", flags)
     say(f"compiling {len(work)} more with {jobs} compilers")
     with ThreadPoolExecutor(jobs) as pool:

@@ -210,7 +210,14 @@ def gains(report: Report) -> Report:
     return {name: round(found["median"] / kernel["median"], 2) for name, found in others.items() if found}
 
 
-def run_over(libraries: Libraries, others: bool, options: Options, report: Report, save: Save) -> None:
+def run_over(
+    libraries: Libraries,
+    others: bool,
+    options: Options,
+    report: Report,
+    save: Save,
+    kinds: tuple[tuple[torch.dtype, ...], ...] = TYPES,
+) -> None:
     """Every call by every library; the encoder's first, the large before the small."""
     speed = copy_speed(options)
     report["copy_tb_s"] = round(speed / 1e12, 4)
@@ -218,10 +225,11 @@ def run_over(libraries: Libraries, others: bool, options: Options, report: Repor
     sizes = QUICK_SIZES if options.quick else SIZES
     for decoder in (False, True):
         for size in reversed(sizes):
-            for types in TYPES:
+            for types in kinds:
                 found = measure(size, decoder, types, speed, libraries, others, options)
                 report["calls"].append(found)
-                say(table(found))
+                if others:
+                    say(table(found))
                 save()
     report["passed"] = not any(found["failed"] for found in report["calls"])
 

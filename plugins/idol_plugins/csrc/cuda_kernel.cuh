@@ -43,7 +43,7 @@ template <int lanes> struct Group {
   __device__ __forceinline__ Group() {
     const int in_warp = static_cast<int>(threadIdx.x) % 32;
     lane = in_warp % lanes;
-    mask = ((1u << lanes) - 1u) << (in_warp - lane);
+    mask = 0xffffffffu >> (32 - lanes) << (in_warp - lane);
   }
   template <class T> __device__ __forceinline__ T from(T what, int source) const {
     return __shfl_sync(mask, what, source, lanes);
