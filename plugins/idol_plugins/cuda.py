@@ -1,6 +1,7 @@
 """The kernel on a CUDA device, called with device pointers: `csrc/idol_deform_attn_cuda.h` through ctypes."""
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 from idol_plugins.abi import (
@@ -68,19 +69,16 @@ class CudaLibrary:
         shapes: Shapes,
         merged: DeviceArray,
         reference: DeviceArray,
-        grad_value: DeviceArray | None,  # [N, S, M, D] float32
-        grad_merged: DeviceArray | None,  # [N, Q, M * L * P * 3] float32
-        grad_reference: DeviceArray | None,  # [N or 1, Q, L, 2 or 4] float32
+        wanted: Sequence[DeviceArray | None],  # of value, merged, reference: float32; None is not wanted
         stream: int = 0,
     ) -> None:
-        """Puts the gradients into the stream, each written from end to end; None is not wanted.
+        """Puts the gradients into the stream, each written from end to end.
 
         Sums come in no certain order: the last bits may differ from one call to the next.
 
         Raises:
             PluginError: types or shapes do not fit, or the device refuses the launch.
         """
-        wanted = grad_value, grad_merged, grad_reference
         call, _held = fused_grad_call(grad, value, shapes, merged, reference, wanted)
         _check(self._backward(ctypes.byref(call), stream))
 
