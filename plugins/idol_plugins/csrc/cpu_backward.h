@@ -164,16 +164,43 @@ IDOL_INLINE void grad_query(const Call &call, const Axes &axes, const Raw &raw, 
     GradTaps found;
     const int64_t end = s + kGroup < call.padded ? s + kGroup : call.padded;
     find_grad_taps<Lanes>(call, axes, raw.pairs, own.weight, s, end, &found);
+    for (int i = 0; i < kTaps && end - s == kGroup; ++i) {
+      prefetch_tap(value, stride, R * Lanes::count, found.taps.token[i]);
+      if (to != nullptr) prefetch_tap(to, stride, R * Lanes::count, found.taps.token[i]);
+    }
     for (int64_t channel = 0; channel < call.width; channel += R * Lanes::count)
       grad_channels<Lanes, R>(value + channel, to == nullptr ? to : to + channel, stride, own.out + channel, &found);
     grad_samples<Lanes>(found, own, s, end);
   }
 }
 
+IDOL_INLINE void prefetch_bytes(const void *from, int64_t bytes) {
+  constexpr int64_t line = 64;
+  for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(static_cast<const char *>(from) + i);
+}
+
+// What a query reads and writes beside values: a head's part of rows that are long, which no processor foresees.
+template <class T> IDOL_INLINE void prefetch_query(const GradCall &grad, int64_t index, int64_t head) {
+  const Call &call = grad.call;
+  const int64_t samples = call.levels * call.points, all = call.heads * samples;
+  const int64_t pairs = index * 3 * all + head * samples * 2, logits = index * 3 * all + 2 * all + head * samples;
+  const int64_t size = call.half_merged ? sizeof(Half) : sizeof(float);
+  const char *merged = static_cast<const char *>(call.merged);
+  prefetch_bytes(merged + pairs * size, 2 * samples * size);
+  prefetch_bytes(merged + logits * size, samples * size);
+  prefetch_bytes(static_cast<const T *>(grad.out) + (index * call.heads + head) * call.width,
+                 call.width * static_cast<int64_t>(sizeof(T)));
+  if (grad.merged == nullptr) return;
+  prefetch_bytes(grad.merged + pairs, 2 * samples * static_cast<int64_t>(sizeof(float)));
+  prefetch_bytes(grad.merged + logits, samples * static_cast<int64_t>(sizeof(float)));
+}
+
 IDOL_INLINE void clear_head(const Call &call, float *to) {
   for (int64_t token = 0; token < call.tokens; ++token)
     std::memset(to + token * call.heads * call.width, 0, sizeof(float) * static_cast<size_t>(call.width));
 }
+
+constexpr int64_t kAhead = 2;  // queries
 
 template <class Lanes, int R, class T>
 IDOL_INLINE void grad_head(const GradCall &grad, int64_t image, int64_t head, float *scratch) {
@@ -187,6 +214,8 @@ IDOL_INLINE void grad_head(const GradCall &grad, int64_t image, int64_t head, fl
   if (to != nullptr) clear_head(call, to);
   for (int64_t turn = 0; turn < call.queries; ++turn) {
     const Item item = item_of(call, image * call.queries + turn);
+    if (turn + kAhead < call.queries)
+      prefetch_query<T>(grad, item_of(call, image * call.queries + turn + kAhead).index, head);
     const int64_t width = call.levels * call.reference_width;
     set_axes(call, call.reference + image * call.reference_stride + item.query * width, axes);
     const Raw raw = raw_of<Lanes>(call, item.index, head, raw_own);
