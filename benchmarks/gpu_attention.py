@@ -67,8 +67,9 @@ class HostLibrary(CudaLibrary):
 
     def __init__(self, path: Path | None = None) -> None:
         library = ctypes.CDLL(str(path or find_library("idol_deform_attn_cpu")))
-        self._fused, self._classic = library.idol_deform_attn_fused, library.idol_deform_attn_classic
-        for entry in (self._fused, self._classic):
+        names = ("fused", "classic", "fused_backward")
+        self._fused, self._classic, self._backward = (library[f"idol_deform_attn_{name}"] for name in names)
+        for entry in (self._fused, self._classic, self._backward):
             entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 

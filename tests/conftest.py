@@ -87,6 +87,35 @@ def relative_error() -> Callable[[npt.ArrayLike, npt.ArrayLike], float]:
     return error
 
 
+@pytest.fixture(scope="session")
+def smooth() -> Callable[..., npt.NDArray[np.bool_]]:
+    """Of a deformable attention's queries, those whose gradients rounding cannot change by much.
+
+    Bilinear sampling has a kink at every cell's centre: a location that lies there but for its last bits has one
+    of two slopes.
+    """
+
+    def smooth(
+        shapes: tuple[tuple[int, int], ...],
+        merged: npt.ArrayLike,  # [N, Q, M * L * P * 3]
+        reference: npt.ArrayLike,  # [N or 1, Q, L, 2 or 4]
+        heads: int,
+        margin: float = 1e-4,  # cells
+    ) -> npt.NDArray[np.bool_]:  # [N, Q]
+        merged, reference = np.asarray(merged, np.float64), np.asarray(reference, np.float64)
+        N, Q, width = merged.shape
+        points = width // (3 * heads * len(shapes))
+        offsets = merged[..., : 2 * width // 3].reshape(N, Q, heads, len(shapes), points, 2)
+        sides = np.array([[w, h] for h, w in shapes], np.float64)[:, None]
+        reference = reference[:, :, None, :, None]
+        step = reference[..., 2:] * sides * 0.5 / points if reference.shape[-1] == 4 else 1.0
+        at = reference[..., :2] * sides - 0.5 + offsets * step
+        clear: npt.NDArray[np.bool_] = (np.abs(at - np.rint(at)) > margin).all((2, 3, 4, 5))
+        return clear
+
+    return smooth
+
+
 @dataclass(frozen=True)
 class Toy:
     """A small network, exported.

@@ -5,6 +5,7 @@ Letters as in `idol_plugins.reference`. Values may be float32, float16, or bfloa
 
 import ctypes
 import enum
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from idol_plugins.abi import (
     ClassicCall,
-    FusedCall,
+    DeviceArray,
     Options,
     check,
+    fused_call,
+    fused_grad_call,
     make_cells,
     make_sizes,
     refusal,
@@ -27,7 +30,7 @@ from idol_plugins.reference import Shapes
 
 __all__ = ["ABI", "CpuLibrary", "Isa"]
 
-ABI = 1
+ABI = 2
 LIBRARY = "idol_deform_attn_cpu"
 
 Array: TypeAlias = NDArray[Any]
@@ -89,32 +92,79 @@ class CpuLibrary:
         Raises:
             PluginError: types or shapes do not fit, or the instructions are not there.
         """
-        value, merged = np.ascontiguousarray(value), np.ascontiguousarray(merged)
-        reference = np.ascontiguousarray(reference, np.float32)
-        if reference.ndim != 4 or merged.ndim != 3 or value.ndim != 4:
+        arrays = _dense(value, merged, np.asarray(reference, np.float32))
+        if value.ndim != 4 or merged.ndim != 3:
             raise refusal(3)
-        N, _, M, D = value.shape
-        Q, L = merged.shape[1], len(shapes)
-        P = merged.shape[2] // max(1, 3 * M * L)
-        expected = (N, Q, 3 * M * L * P), (reference.shape[0], Q, L, reference.shape[3])
-        if (merged.shape, reference.shape) != expected:
-            raise refusal(3)
-        cells = make_cells(shapes)
-        out = np.empty((N, Q, M * D), value.dtype)
-        call = FusedCall(
-            sizes=make_sizes(value.shape, Q, L, P, cells),
-            type=type_code(value.dtype.name),
-            merged_type=type_code(merged.dtype.name),
-            value=value.ctypes.data,
-            merged=merged.ctypes.data,
-            reference=reference.ctypes.data,
-            reference_images=reference.shape[0],
-            reference_width=reference.shape[3],
-            out=out.ctypes.data,
+        out = np.empty((*merged.shape[:2], value.shape[2] * value.shape[3]), value.dtype)
+        of_value, of_merged, of_reference = map(_describe, arrays)
+        self.fused(of_value, shapes, of_merged, of_reference, _describe(out), isa=isa, threads=threads)
+        return out
+
+    def deformable_attention_backward(
+        self,
+        grad: Array,  # [N, Q, M * D] of value's type: the gradient of what the above returns
+        value: Array,  # [N, S, M, D]
+        shapes: Shapes,  # (h, w) per level
+        merged: Array,  # [N, Q, M * L * P * 3]
+        reference: Array,  # [N or 1, Q, L, 2 or 4] float32
+        *,
+        isa: Isa = Isa.AUTO,
+        threads: int = 1,
+    ) -> tuple[Array, Array, Array]:
+        """The gradients of value, merged and reference, all float32; the same bits on any number of threads.
+
+        Raises:
+            PluginError: types or shapes do not fit, or the instructions are not there.
+        """
+        arrays = _dense(grad, value, merged, np.asarray(reference, np.float32))
+        found = tuple(np.empty(array.shape, np.float32) for array in arrays[1:])
+        of_grad, of_value, of_merged, of_reference = map(_describe, arrays)
+        wanted = [_describe(array) for array in found]
+        self.fused_backward(
+            of_grad, of_value, shapes, of_merged, of_reference, wanted, isa=isa, threads=threads
         )
+        return found[0], found[1], found[2]
+
+    def fused(
+        self,
+        value: DeviceArray,
+        shapes: Shapes,
+        merged: DeviceArray,
+        reference: DeviceArray,
+        out: DeviceArray,
+        *,
+        isa: Isa = Isa.AUTO,
+        threads: int = 1,
+    ) -> None:
+        """`deformable_attention` of arrays of any library, into another.
+
+        Raises:
+            PluginError: types or shapes do not fit, or the instructions are not there.
+        """
+        call, _held = fused_call(value, shapes, merged, reference, out)
         options = Options(isa=isa, threads=threads)
         check(self._library.idol_deform_attn_fused(ctypes.byref(call), ctypes.byref(options)))
-        return out
+
+    def fused_backward(
+        self,
+        grad: DeviceArray,
+        value: DeviceArray,
+        shapes: Shapes,
+        merged: DeviceArray,
+        reference: DeviceArray,
+        wanted: Sequence[DeviceArray | None],  # of value, merged, reference: float32; None is not wanted
+        *,
+        isa: Isa = Isa.AUTO,
+        threads: int = 1,
+    ) -> None:
+        """`deformable_attention_backward` of arrays of any library, into others.
+
+        Raises:
+            PluginError: types or shapes do not fit, or the instructions are not there.
+        """
+        call, _held = fused_grad_call(grad, value, shapes, merged, reference, wanted)
+        options = Options(isa=isa, threads=threads)
+        check(self._library.idol_deform_attn_fused_backward(ctypes.byref(call), ctypes.byref(options)))
 
     def ms_deform_attn(
         self,
@@ -153,3 +203,11 @@ class CpuLibrary:
         options = Options(isa=isa, threads=threads)
         check(self._library.idol_deform_attn_classic(ctypes.byref(call), ctypes.byref(options)))
         return out
+
+
+def _dense(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(np.ascontiguousarray(array) for array in arrays)
+
+
+def _describe(array: Array) -> DeviceArray:
+    return DeviceArray(array.ctypes.data, array.shape, array.dtype.name)

@@ -1,10 +1,19 @@
 """The kernel on a CUDA device, called with device pointers: `csrc/idol_deform_attn_cuda.h` through ctypes."""
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from idol_plugins.abi import ClassicCall, FusedCall, check, make_cells, make_sizes, type_code
+from idol_plugins.abi import (
+    ClassicCall,
+    DeviceArray,
+    check,
+    fused_call,
+    fused_grad_call,
+    make_cells,
+    make_sizes,
+    type_code,
+)
 from idol_plugins.errors import PluginError
 from idol_plugins.libraries import find_library
 from idol_plugins.reference import Shapes
@@ -12,22 +21,7 @@ from idol_plugins.reference import Shapes
 __all__ = ["CudaLibrary", "DeviceArray"]
 
 _CUDA_ERROR = 1000  # IDOL_CUDA_ERROR
-_ENTRIES = ("idol_deform_attn_cuda_fused", "idol_deform_attn_cuda_classic")
-
-
-@dataclass(frozen=True)
-class DeviceArray:
-    """A dense array on the device.
-
-    Attributes:
-        pointer: its address, a multiple of 16.
-        shape: of the array.
-        dtype: numpy's name of its type.
-    """
-
-    pointer: int
-    shape: tuple[int, ...]
-    dtype: str
+_ENTRIES = tuple(f"idol_deform_attn_cuda_{name}" for name in ("fused", "classic", "fused_backward"))
 
 
 class CudaLibrary:
@@ -45,10 +39,10 @@ class CudaLibrary:
         path = find_library("idol_deform_attn_cuda") if path is None else path
         try:
             library = ctypes.CDLL(str(path))
-            self._fused, self._classic = (library[name] for name in _ENTRIES)
+            self._fused, self._classic, self._backward = (library[name] for name in _ENTRIES)
         except (OSError, AttributeError) as error:
             raise PluginError(f"{path} cannot be loaded ({error}); build it again for this device") from error
-        for entry in (self._fused, self._classic):
+        for entry in (self._fused, self._classic, self._backward):
             entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
     def deformable_attention(
@@ -65,26 +59,28 @@ class CudaLibrary:
         Raises:
             PluginError: types or shapes do not fit, or the device refuses the launch.
         """
-        N, _, M, D = value.shape
-        Q, L = merged.shape[1], len(shapes)
-        P = merged.shape[2] // max(1, 3 * M * L)
-        if (merged.shape, out.shape) != ((N, Q, 3 * M * L * P), (N, Q, M * D)) or out.dtype != value.dtype:
-            check(3)
-        if reference.shape[1:3] != (Q, L) or reference.dtype != "float32":
-            check(3)
-        cells = make_cells(shapes)
-        call = FusedCall(
-            sizes=make_sizes(value.shape, Q, L, P, cells),
-            type=type_code(value.dtype),
-            merged_type=type_code(merged.dtype),
-            value=value.pointer,
-            merged=merged.pointer,
-            reference=reference.pointer,
-            reference_images=reference.shape[0],
-            reference_width=reference.shape[3],
-            out=out.pointer,
-        )
+        call, _held = fused_call(value, shapes, merged, reference, out)
         _check(self._fused(ctypes.byref(call), stream))
+
+    def deformable_attention_backward(
+        self,
+        grad: DeviceArray,  # [N, Q, M * D] of value's type: the gradient of `out`
+        value: DeviceArray,
+        shapes: Shapes,
+        merged: DeviceArray,
+        reference: DeviceArray,
+        wanted: Sequence[DeviceArray | None],  # of value, merged, reference: float32; None is not wanted
+        stream: int = 0,
+    ) -> None:
+        """Puts the gradients into the stream, each written from end to end.
+
+        Sums come in no certain order: the last bits may differ from one call to the next.
+
+        Raises:
+            PluginError: types or shapes do not fit, or the device refuses the launch.
+        """
+        call, _held = fused_grad_call(grad, value, shapes, merged, reference, wanted)
+        _check(self._backward(ctypes.byref(call), stream))
 
     def ms_deform_attn(
         self,

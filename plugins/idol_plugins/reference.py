@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Shapes", "deformable_attention", "ms_deform_attn"]
+__all__ = ["Shapes", "deformable_attention", "deformable_attention_backward", "ms_deform_attn"]
 
 Shapes: TypeAlias = tuple[tuple[int, int], ...]
 Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -57,8 +57,7 @@ def deformable_attention(
 
     Offsets count cells around a reference point, and 1 / (2 P) of a reference box's sides.
     """
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    weights = (shifted / shifted.sum(axis=-1, keepdims=True)).reshape(offsets.shape[:-1])
+    weights = _softmax(logits).reshape(offsets.shape[:-1])
     centre = reference[:, :, None, :, None, :2]
     if reference.shape[-1] == 2:
         sides = np.array([[w, h] for h, w in shapes], offsets.dtype)
@@ -66,3 +65,56 @@ def deformable_attention(
     else:
         locations = centre + offsets / offsets.shape[-2] * reference[:, :, None, :, None, 2:] * 0.5
     return ms_deform_attn(value, shapes, locations, weights)
+
+
+def deformable_attention_backward(
+    grad: Floats,  # [N, Q, M * D] of the output
+    value: Floats,  # [N, S, M, D]
+    shapes: Shapes,
+    offsets: Floats,  # [N, Q, M, L, P, 2] raw
+    logits: Floats,  # [N, Q, M, L * P] raw
+    reference: Floats,  # [N or 1, Q, L, 2 or 4]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """The gradients of value, offsets, logits and reference; on a kink, those to the right and downwards."""
+    N, _, M, D = value.shape
+    Q, L, P = offsets.shape[1], *offsets.shape[3:5]
+    grad = grad.reshape(N, Q, M, 1, D)
+    weights = _softmax(logits).reshape(N, Q, M, L, P)
+    sides = np.array([[w, h] for h, w in shapes], value.dtype)[:, None]  # [L, 1, 2]
+    box = reference.shape[-1] == 4
+    reach = reference[:, :, None, :, None, 2:] * sides * (0.5 / P) if box else np.ones_like(sides)
+    cells = reference[:, :, None, :, None, :2] * sides - 0.5 + offsets * reach  # [N, Q, M, L, P, 2]
+    of_value, of_weights, of_cells = (np.zeros_like(like) for like in (value, weights, cells))
+    batch, head = np.ogrid[:N, :M]
+    batch, head = batch[:, None, :, None], head[:, None, :, None]
+    start = 0
+    for level, (h, w) in enumerate(shapes):
+        x, y = cells[:, :, :, level, :, 0], cells[:, :, :, level, :, 1]
+        left, top = np.floor(x), np.floor(y)
+        for dy, dx in np.ndindex(2, 2):
+            column, row = left + dx, top + dy
+            inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
+            token = start + np.where(inside, row * w + column, 0).astype(np.intp)
+            across, down = (np.where(inside, 1 - np.abs(at), 0) for at in (x - column, y - row))
+            product = (value[batch, token, head] * grad).sum(-1)  # [N, Q, M, P]
+            share = across * down * weights[:, :, :, level]
+            np.add.at(of_value, (batch, token, head), share[..., None] * grad)
+            of_weights[:, :, :, level] += across * down * product
+            product = np.where(inside, product, 0) * weights[:, :, :, level]
+            of_cells[:, :, :, level, :, 0] += (2 * dx - 1) * down * product
+            of_cells[:, :, :, level, :, 1] += (2 * dy - 1) * across * product
+        start += h * w
+    mean = (weights * of_weights).sum((3, 4), keepdims=True)
+    of_logits = (weights * (of_weights - mean)).reshape(logits.shape)
+    of_centre = (of_cells * sides).sum((2, 4))  # [N, Q, L, 2]
+    of_side = (of_cells * offsets * sides * (0.5 / P)).sum((2, 4))
+    of_reference = np.concatenate([of_centre, of_side], -1) if box else of_centre
+    if reference.shape[0] < N:
+        of_reference = of_reference.sum(0, keepdims=True)
+    return of_value, of_cells * reach, of_logits, of_reference
+
+
+def _softmax(logits: Floats) -> Floats:
+    shifted: Floats = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    found: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
+    return found

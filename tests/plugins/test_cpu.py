@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.errors import PluginError
-from idol_plugins.reference import Shapes, deformable_attention, ms_deform_attn
+from idol_plugins.reference import (
+    Shapes,
+    deformable_attention,
+    deformable_attention_backward,
+    ms_deform_attn,
+)
 
 Array = NDArray[Any]
 SHAPES: Shapes = ((9, 14), (5, 7), (3, 4), (1, 1))
@@ -58,6 +63,21 @@ class Case:
                 *self.projections,
                 self.reference.astype(np.float64),
             )
+
+    def twin_backward(self, grad: Array) -> tuple[Array, Array, Array]:
+        """The right gradients of value, merged and reference."""
+        value, reference = (array.astype(np.float64) for array in (self.value, self.reference))
+        of_value, of_offsets, of_logits, of_reference = deformable_attention_backward(
+            grad.astype(np.float64), value, self.shapes, *self.projections, reference
+        )
+        N, Q, width = self.merged.shape
+        rows = of_offsets.reshape(N, Q, 2 * width // 3), of_logits.reshape(N, Q, width // 3)
+        return of_value, np.concatenate(rows, -1), of_reference
+
+    def grad(self, seed: int = 0) -> Array:
+        """A gradient of the output."""
+        shape = (*self.merged.shape[:2], self.value.shape[2] * self.value.shape[3])
+        return np.random.default_rng(seed).standard_normal(shape).astype(self.value.dtype)
 
 
 def make_case(
@@ -257,6 +277,157 @@ def test_refuses_what_it_cannot_do(cpu_library: CpuLibrary) -> None:
         cpu_library.deformable_attention(*good[:2], case.merged.astype(np.float16), case.reference)
     with pytest.raises(PluginError, match="instructions"):
         cpu_library.deformable_attention(case.value[..., :3].copy(), *good[1:], isa=Isa.VEC128)
+
+
+@pytest.mark.parametrize("isa", Isa)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("seed", [1, 2], ids=["shared", "own"])
+def test_gradients_equal_the_twin(
+    cpu_library: CpuLibrary,
+    relative_error: Callable[..., float],
+    smooth: Callable[..., Array],
+    isa: Isa,
+    dtype: str,
+    box: bool,
+    seed: int,
+) -> None:
+    case = cast(make_case(seed, box=box), dtype)
+    grad = case.grad() * smooth(SHAPES, case.merged, case.reference, 8)[..., None].astype(case.value.dtype)
+    with needs(cpu_library, isa, 32):
+        found = cpu_library.deformable_attention_backward(
+            grad, case.value, SHAPES, case.merged, case.reference, isa=isa, threads=2
+        )
+    for gradient, expected in zip(found, case.twin_backward(grad), strict=True):
+        assert gradient.dtype == np.float32
+        # Given the same rounded inputs: they are fp32 whatever the values are.
+        assert relative_error(gradient, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("width", [1, 3, 4, 8, 16, 24, 32, 64, 96])
+def test_gradients_of_every_width_and_instruction_set(
+    cpu_library: CpuLibrary, relative_error: Callable[..., float], width: int
+) -> None:
+    case = make_case(5, sizes=(1, 9, 3, width, 2))
+    expected = case.twin_backward(case.grad())
+    for isa in (Isa.AUTO, *isas(cpu_library, width)):
+        found = cpu_library.deformable_attention_backward(
+            case.grad(), case.value, SHAPES, case.merged, case.reference, isa=isa
+        )
+        assert max(map(relative_error, found, expected)) <= 1e-5, isa.name
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_gradients_do_not_depend_on_the_threads(
+    cpu_library: CpuLibrary, relative_error: Callable[..., float], smooth: Callable[..., Array], box: bool
+) -> None:
+    shapes = ((17, 11), (9, 6), (5, 3), (1, 2))
+    case = make_case(
+        6 + box, shapes, sizes=(2, 258, 3, 8, 4), box=box
+    )  # as an encoder: a query of every token
+    grad = case.grad() * smooth(shapes, case.merged, case.reference, 3)[..., None]
+    found = [
+        cpu_library.deformable_attention_backward(
+            grad, case.value, shapes, case.merged, case.reference, threads=threads
+        )
+        for threads in (1, 2, 3, 5, 64)
+    ]
+    assert max(map(relative_error, found[0], case.twin_backward(grad))) <= 1e-5
+    for others in found[1:]:
+        assert all(map(np.array_equal, others, found[0]))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5),
+    sizes=st.tuples(*(st.integers(low, high) for low, high in ((1, 2), (0, 6), (1, 3), (1, 33), (1, 5)))),
+    box=st.booleans(),
+    spread=st.sampled_from([0.1, 1.0, 30.0, 1e9]),
+)
+def test_gradients_of_any_sizes_and_reach(
+    cpu_library: CpuLibrary,
+    smooth: Callable[..., Array],
+    seed: int,
+    shapes: list[tuple[int, int]],
+    sizes: tuple[int, int, int, int, int],
+    box: bool,
+    spread: float,
+) -> None:
+    case = make_case(seed, tuple(shapes), sizes=sizes, box=box, spread=spread)
+    grad = case.grad(seed) * smooth(case.shapes, case.merged, case.reference, sizes[2])[..., None]
+    expected = case.twin_backward(grad)
+    for isa in isas(cpu_library, sizes[3]):
+        found = cpu_library.deformable_attention_backward(
+            grad, case.value, case.shapes, case.merged, case.reference, isa=isa
+        )
+        for gradient, twin in zip(found, expected, strict=True):
+            # A box's side moves a sample by its offset, in cells: up to 100 of those here.
+            np.testing.assert_allclose(
+                gradient, twin, rtol=1e-4, atol=2e-5 * max(1, np.abs(twin).max(initial=0))
+            )
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    poison=st.sampled_from([np.nan, np.inf, -np.inf, 3e38, -3e38]),
+    target=st.sampled_from(["offset", "logit", "reference", "grad"]),
+    box=st.booleans(),
+    points=st.integers(1, 4),
+)
+def test_hostile_numbers_spoil_no_other_query(
+    cpu_library: CpuLibrary, seed: int, poison: float, target: str, box: bool, points: int
+) -> None:
+    case = make_case(2 * (seed // 2), sizes=(1, 6, 2, 16, points), box=box)
+    first_logit, grad = 2 * 2 * len(SHAPES) * points, case.grad(seed)
+    clean = [grad.copy(), case.merged.copy(), case.reference.copy()]
+    array = {
+        "offset": case.merged[..., :first_logit],
+        "logit": case.merged[..., first_logit:],
+        "reference": case.reference,
+        "grad": grad,
+    }[target]
+    rng = np.random.default_rng(seed)
+    queries = rng.choice(6, 2, replace=False)
+    for query in queries:
+        array[(0, query, *(rng.integers(0, size) for size in array.shape[2:]))] = poison
+    others = np.setdiff1d(np.arange(6), queries)
+    for isa in isas(cpu_library, 16):
+        found, expected = (
+            cpu_library.deformable_attention_backward(g, case.value, SHAPES, merged, reference, isa=isa)
+            for g, merged, reference in ((grad, case.merged, case.reference), clean)
+        )
+        for i in (1, 2):
+            np.testing.assert_array_equal(found[i][:, others], expected[i][:, others])
+        if target == "offset":
+            assert all(np.isfinite(gradient).all() for gradient in found)
+        if target == "logit" and poison in (np.nan, np.inf):
+            assert all(np.isnan(found[1][0, query]).any() for query in queries)
+
+
+def test_gradients_of_no_query_are_zero(cpu_library: CpuLibrary) -> None:
+    for sizes in ((2, 0, 8, 32, 4), (0, 5, 8, 32, 4)):
+        case = make_case(1, sizes=sizes)
+        found = cpu_library.deformable_attention_backward(
+            case.grad(), case.value, SHAPES, case.merged, case.reference
+        )
+        assert [gradient.shape for gradient in found] == [
+            array.shape for array in (case.value, case.merged, case.reference)
+        ]
+        assert not any(gradient.any() for gradient in found)
+
+
+def test_gradients_refuse_what_they_cannot_do(cpu_library: CpuLibrary) -> None:
+    case = make_case(9)
+    good = case.value, SHAPES, case.merged, case.reference
+    with pytest.raises(PluginError, match="refuses the sizes"):
+        cpu_library.deformable_attention_backward(case.grad()[:, 1:], *good)
+    with pytest.raises(PluginError, match="refuses the sizes"):
+        cpu_library.deformable_attention_backward(case.grad(), case.value[:, 1:], *good[1:])
+    with pytest.raises(PluginError, match="types"):
+        cpu_library.deformable_attention_backward(case.grad().astype(np.float16), *good)
+    narrow = case.value[..., :3]
+    with pytest.raises(PluginError, match="instructions"):
+        cpu_library.deformable_attention_backward(case.grad()[..., :24], narrow, *good[1:], isa=Isa.VEC128)
 
 
 def test_a_library_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idol_plugins.reference import deformable_attention, ms_deform_attn
+from idol_plugins.reference import (
+    deformable_attention,
+    deformable_attention_backward,
+    ms_deform_attn,
+)
 
 
 def test_equals_the_published_operator(reference: Path) -> None:
@@ -45,18 +49,49 @@ def test_constant_maps_are_reproduced_wherever_all_samples_lie_inside(seed: int)
 
 
 @pytest.mark.parametrize("width", [2, 4])
-def test_equals_the_torch_form(width: int) -> None:
+def test_equals_the_torch_form_and_its_autograd(width: int) -> None:
     torch = pytest.importorskip("torch", reason="the torch twin is compared where torch is installed")
     from idol_deploy.model import deform_attn
 
     rng = np.random.default_rng(width)
     shapes = ((6, 9), (3, 5), (2, 3), (1, 2))
-    arrays = (
-        rng.normal(size=(2, 77, 8, 4)),
-        rng.normal(size=(2, 5, 8, 4, 4, 2)) * 3,
-        rng.normal(size=(2, 5, 8, 16)),
-        rng.uniform(0, 1, (1, 5, 4, width)),
+    value, reference = rng.normal(size=(2, 77, 8, 4)), rng.uniform(0, 1, (1, 5, 4, width))
+    offsets, logits = rng.normal(size=(2, 5, 8, 4, 4, 2)) * 3, rng.normal(size=(2, 5, 8, 16))
+    merged = np.concatenate([offsets.reshape(2, 5, -1), logits.reshape(2, 5, -1)], -1)
+    leaves = [torch.from_numpy(array).requires_grad_() for array in (value, merged, reference)]
+    expected = deform_attn.deformable_attention(leaves[0], shapes, leaves[1], leaves[2])
+    found = deformable_attention(value, shapes, offsets, logits, reference)
+    assert found == pytest.approx(expected.detach().numpy(), rel=1e-9, abs=1e-9)
+    grad = rng.normal(size=found.shape)
+    expected.backward(torch.from_numpy(grad))
+    of_value, of_offsets, of_logits, of_reference = deformable_attention_backward(
+        grad, value, shapes, offsets, logits, reference
     )
-    value, *rest = map(torch.from_numpy, arrays)
-    expected = deform_attn.deformable_attention(value, shapes, *rest).numpy()
-    assert deformable_attention(arrays[0], shapes, *arrays[1:]) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    of_merged = np.concatenate([of_offsets.reshape(2, 5, -1), of_logits.reshape(2, 5, -1)], -1)
+    for gradient, leaf in zip((of_value, of_merged, of_reference), leaves, strict=True):
+        assert gradient == pytest.approx(leaf.grad.numpy(), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("images", [1, 2])
+def test_gradients_equal_finite_differences(width: int, images: int) -> None:
+    rng = np.random.default_rng(width)
+    shapes = ((3, 4), (1, 1))
+    arrays = (
+        rng.normal(size=(2, 13, 2, 2)),
+        rng.normal(size=(2, 3, 2, 2, 2, 2)) * 2,
+        rng.normal(size=(2, 3, 2, 4)),
+        rng.uniform(-0.1, 1.1, (images, 3, 2, width)),
+    )
+    grad = rng.normal(size=(2, 3, 4))
+    found = deformable_attention_backward(grad, arrays[0], shapes, *arrays[1:])
+    step = 1e-6
+    for array, gradient in zip(arrays, found, strict=True):
+        expected = np.empty_like(array)
+        for at in np.ndindex(array.shape):
+            here, ends = array[at], []
+            for array[at] in (here - step, here + step):
+                ends.append((deformable_attention(arrays[0], shapes, *arrays[1:]) * grad).sum())
+            array[at] = here
+            expected[at] = (ends[1] - ends[0]) / (2 * step)
+        assert gradient == pytest.approx(expected, rel=1e-6, abs=1e-7)

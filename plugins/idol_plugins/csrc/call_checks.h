@@ -41,16 +41,28 @@ inline bool is_type(int32_t type) { return type >= IDOL_FLOAT32 && type <= IDOL_
 
 inline bool is_empty(const idol_sizes &sizes) { return sizes.images == 0 || sizes.queries == 0; }
 
-inline int32_t check(const idol_fused *call) {
-  if (call == nullptr) return IDOL_NULL_POINTER;
+// All but whether `out` is there.
+inline int32_t check_inputs(const idol_fused *call) {
   if (!sizes_fit(call->sizes)) return IDOL_BAD_SHAPE;
   if (call->reference_width != 2 && call->reference_width != 4) return IDOL_BAD_SHAPE;
   if (call->reference_images != 1 && call->reference_images != call->sizes.images) return IDOL_BAD_SHAPE;
   const bool half = call->merged_type == IDOL_FLOAT16;
   if (!is_type(call->type) || (half ? call->type != IDOL_FLOAT16 : call->merged_type != IDOL_FLOAT32))
     return IDOL_BAD_TYPE;
-  const bool given = call->value && call->merged && call->reference && call->out;
+  const bool given = call->value && call->merged && call->reference;
   return given || is_empty(call->sizes) ? IDOL_OK : IDOL_NULL_POINTER;
+}
+
+inline int32_t check(const idol_fused *call) {
+  if (call == nullptr) return IDOL_NULL_POINTER;
+  if (const int32_t status = check_inputs(call)) return status;
+  return call->out || is_empty(call->sizes) ? IDOL_OK : IDOL_NULL_POINTER;
+}
+
+inline int32_t check(const idol_fused_grad *grad) {
+  if (grad == nullptr) return IDOL_NULL_POINTER;
+  if (const int32_t status = check_inputs(&grad->call)) return status;
+  return grad->grad_out || is_empty(grad->call.sizes) ? IDOL_OK : IDOL_NULL_POINTER;
 }
 
 inline int32_t check(const idol_classic *call) {

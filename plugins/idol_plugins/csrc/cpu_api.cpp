@@ -63,7 +63,8 @@ const idol::Kernels &kernels_of(int32_t isa) {
 }
 
 // The widest that fits, or the one asked for; negative if that cannot be.
-int32_t choose_isa(int32_t asked, int64_t width) {
+int32_t choose_isa(const idol_options *options, int64_t width) {
+  const int32_t asked = options != nullptr ? options->isa : IDOL_ISA_AUTO;
   if (asked != IDOL_ISA_AUTO) return offers(asked, width) ? asked : -1;
   for (const int32_t isa : {IDOL_ISA_AVX512, IDOL_ISA_AVX2, IDOL_ISA_VEC128})
     if (offers(isa, width)) return isa;
@@ -127,14 +128,14 @@ std::vector<int32_t> tiled_order(const idol_sizes &sizes) {
 }
 
 // A call on its way through a pool; a thread that finds no memory for its scratch says so, and its part is void.
-struct Work {
-  const idol::Call &call;
-  idol::RangeKernel kernel;
+template <class Call> struct Work {
+  const Call &call;
+  void (*kernel)(const Call &call, float *scratch, int64_t begin, int64_t end);
   std::atomic<bool> failed{false};
 };
 
-void compute_range(void *opaque, int64_t begin, int64_t end) {
-  Work &work = *static_cast<Work *>(opaque);
+template <class Call> void compute_range(void *opaque, int64_t begin, int64_t end) {
+  Work<Call> &work = *static_cast<Work<Call> *>(opaque);
   const auto count = static_cast<size_t>(idol::scratch_floats(work.call));
   const std::unique_ptr<float[]> scratch(new (std::nothrow) float[count]);
   if (scratch == nullptr)
@@ -168,46 +169,109 @@ void parallel_for(const idol_options *options, int64_t count, idol_range range, 
     own_threads(options != nullptr && options->threads > 1 ? options->threads : 1, count, range, work);
 }
 
-int32_t run(const idol_sizes &sizes, int32_t type, const idol_options *options, idol::Call *call) {
-  const int32_t isa = choose_isa(options != nullptr ? options->isa : IDOL_ISA_AUTO, sizes.width);
-  if (isa < 0) return IDOL_BAD_ISA;
-  const int64_t count = sizes.images * sizes.queries, lanes = lanes_of(isa);
+// Covers `count` work items of a call, whose arrays and sizes are set, and gives it its tables meanwhile.
+template <class Call>
+int32_t run(const idol_sizes &sizes, int32_t isa, const idol_options *options, int64_t count, idol::Call *tabled,
+            Work<Call> *work) {
   if (count == 0) return IDOL_OK;
-  call->tokens = sizes.tokens, call->queries = sizes.queries;
-  call->heads = sizes.heads, call->width = sizes.width;
-  call->levels = sizes.levels, call->points = sizes.points;
-  call->padded = (sizes.levels * sizes.points + lanes - 1) / lanes * lanes;
+  const int64_t lanes = lanes_of(isa);
+  tabled->padded = (sizes.levels * sizes.points + lanes - 1) / lanes * lanes;
+  const Tables tables(sizes, tabled->padded);
+  tabled->samples = tables.samples();
+  const std::vector<int32_t> order = sizes.queries == sizes.tokens ? tiled_order(sizes) : std::vector<int32_t>();
+  tabled->order = order.empty() ? nullptr : order.data();
+  parallel_for(options, count, compute_range<Call>, work);
+  return work->failed ? IDOL_OUT_OF_MEMORY : IDOL_OK;
+}
+
+int32_t run(const idol_sizes &sizes, int32_t type, const idol_options *options, idol::Call *call) {
+  const int32_t isa = choose_isa(options, sizes.width);
+  if (isa < 0) return IDOL_BAD_ISA;
+  Work<idol::Call> work{*call, kernels_of(isa).by_type[type]};
   try {
-    const Tables tables(sizes, call->padded);
-    call->samples = tables.samples();
-    const std::vector<int32_t> order =
-        sizes.queries == sizes.tokens ? tiled_order(sizes) : std::vector<int32_t>();
-    call->order = order.empty() ? nullptr : order.data();
-    Work work{*call, kernels_of(isa).by_type[type]};
-    parallel_for(options, count, compute_range, &work);
-    return work.failed ? IDOL_OUT_OF_MEMORY : IDOL_OK;
+    return run(sizes, isa, options, sizes.images * sizes.queries, call, &work);
   } catch (const std::exception &) {
     return IDOL_OUT_OF_MEMORY;
   }
+}
+
+idol::Call describe(const idol_sizes &sizes) {
+  idol::Call call{};
+  call.tokens = sizes.tokens, call.queries = sizes.queries;
+  call.heads = sizes.heads, call.width = sizes.width;
+  call.levels = sizes.levels, call.points = sizes.points;
+  return call;
+}
+
+idol::Call describe(const idol_fused &of) {
+  idol::Call call = describe(of.sizes);
+  call.value = of.value, call.merged = of.merged, call.reference = of.reference, call.out = of.out;
+  call.half_merged = of.merged_type == IDOL_FLOAT16;
+  call.reference_width = of.reference_width;
+  call.reference_stride = of.reference_images == 1 ? 0 : of.sizes.queries * of.sizes.levels * of.reference_width;
+  return call;
+}
+
+// The sum of a reference's gradients over the heads, and over the images where all share one: always in this order.
+struct Reduction {
+  const float *parts;  // [N, heads, count]
+  int64_t heads, count;
+  int64_t shared;  // images that one sum is over
+  float *to;
+};
+
+void reduce_range(void *opaque, int64_t begin, int64_t end) {
+  const Reduction &work = *static_cast<Reduction *>(opaque);
+  const int64_t parts = work.shared * work.heads;
+  for (int64_t i = begin; i < end; ++i) {
+    const float *from = work.parts + i / work.count * parts * work.count + i % work.count;
+    float sum = 0.0f;
+    for (int64_t part = 0; part < parts; ++part) sum += from[part * work.count];
+    work.to[i] = sum;
+  }
+}
+
+int32_t run_backward(const idol_fused_grad &grad, const idol_options *options, int32_t isa) {
+  const idol_sizes &sizes = grad.call.sizes;
+  idol::GradCall call{describe(grad.call), grad.grad_out, grad.grad_value, grad.grad_merged, nullptr};
+  const int64_t count = sizes.queries * sizes.levels * grad.call.reference_width, heads = sizes.images * sizes.heads;
+  std::unique_ptr<float[]> parts;
+  if (grad.grad_reference != nullptr) {
+    parts.reset(new float[static_cast<size_t>(heads * count)]);
+    call.reference = parts.get();
+  }
+  Work<idol::GradCall> work{call, kernels_of(isa).backward_by_type[grad.call.type]};
+  if (const int32_t status = run(sizes, isa, options, heads, &call.call, &work)) return status;
+  const int64_t sums = grad.call.reference_images * count;
+  if (grad.grad_reference == nullptr || sums == 0) return IDOL_OK;
+  const int64_t shared = sizes.images / grad.call.reference_images;
+  Reduction reduction{parts.get(), sizes.heads, count, shared, grad.grad_reference};
+  parallel_for(options, sums, reduce_range, &reduction);
+  return IDOL_OK;
 }
 
 }  // namespace
 
 int32_t idol_deform_attn_fused(const idol_fused *call, const idol_options *options) {
   if (const int32_t status = idol::check(call)) return status;
-  const idol_sizes &sizes = call->sizes;
-  idol::Call work{};
-  work.value = call->value, work.merged = call->merged, work.reference = call->reference, work.out = call->out;
-  work.half_merged = call->merged_type == IDOL_FLOAT16;
-  work.reference_width = call->reference_width;
-  work.reference_stride =
-      call->reference_images == 1 ? 0 : sizes.queries * sizes.levels * call->reference_width;
-  return run(sizes, call->type, options, &work);
+  idol::Call work = describe(*call);
+  return run(call->sizes, call->type, options, &work);
+}
+
+int32_t idol_deform_attn_fused_backward(const idol_fused_grad *call, const idol_options *options) {
+  if (const int32_t status = idol::check(call)) return status;
+  const int32_t isa = choose_isa(options, call->call.sizes.width);
+  if (isa < 0) return IDOL_BAD_ISA;
+  try {
+    return run_backward(*call, options, isa);
+  } catch (const std::exception &) {
+    return IDOL_OUT_OF_MEMORY;
+  }
 }
 
 int32_t idol_deform_attn_classic(const idol_classic *call, const idol_options *options) {
   if (const int32_t status = idol::check(call)) return status;
-  idol::Call work{};
+  idol::Call work = describe(call->sizes);
   work.value = call->value, work.out = call->out;
   work.locations = call->locations, work.weights = call->weights;
   return run(call->sizes, call->type, options, &work);

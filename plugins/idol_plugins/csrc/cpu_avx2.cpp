@@ -46,6 +46,13 @@ struct Lanes : idol::VectorLanes<F, I, Words> {
     x += IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5);
     return x[0] + x[1];
   }
+  // Within each half: the sums of neighbours in a, then in b.
+  static IDOL_INLINE F pairwise(F a, F b) { return (F)_mm256_hadd_ps((__m256)a, (__m256)b); }
+  static IDOL_INLINE void add_totals(const F *sums, float *to) {
+    const auto both = (__m256)pairwise(pairwise(sums[0], sums[1]), pairwise(sums[2], sums[3]));
+    const __m128 total = _mm_add_ps(_mm256_castps256_ps128(both), _mm256_extractf128_ps(both, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), total));
+  }
   static IDOL_INLINE uint64_t bits(I mask) { return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask)); }
 };
 

@@ -49,6 +49,17 @@ struct Lanes : idol::VectorLanes<F, I, Words> {
     x += IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
     return x[0] + x[1];
   }
+  // Within each quarter: the sums of neighbours in a, then in b.
+  static IDOL_INLINE F pairwise(F a, F b) {
+    return IDOL_SHUFFLE(a, b, I, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
+           IDOL_SHUFFLE(a, b, I, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+  }
+  static IDOL_INLINE void add_totals(const F *sums, float *to) {
+    const auto all = (__m512)pairwise(pairwise(sums[0], sums[1]), pairwise(sums[2], sums[3]));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    const __m128 total = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), total));
+  }
   static IDOL_INLINE uint64_t bits(I mask) { return _mm512_movepi32_mask((__m512i)mask); }
 };
 

@@ -37,9 +37,28 @@ inline __attribute__((always_inline)) int64_t scratch_floats(const Call &call) {
 // Computes the work items [begin, end) of the N * Q.
 using RangeKernel = void (*)(const Call &call, float *scratch, int64_t begin, int64_t end);
 
+// A fused call and what is to be found of its gradients; each may be null. All are floats, whatever the values are.
+struct GradCall {
+  Call call;
+  const void *out;   // [N, Q, M, D], the output's gradient, of value's type
+  float *value;      // [N, S, M, D]
+  float *merged;     // [N, Q, M*L*P*3]
+  float *reference;  // [N, M, Q, L, 2 or 4], of each head its own part
+};
+
+// Floats that a backward kernel needs for itself: beside the above, weights, three gradients a sample, and a head of
+// the output's gradient.
+inline __attribute__((always_inline)) int64_t scratch_floats(const GradCall &grad) {
+  return 11 * grad.call.padded + grad.call.width;
+}
+
+// Computes the work items [begin, end) of the N * M: heads of an image, each of which alone writes its gradients.
+using GradKernel = void (*)(const GradCall &grad, float *scratch, int64_t begin, int64_t end);
+
 // By idol_type.
 struct Kernels {
   RangeKernel by_type[3];
+  GradKernel backward_by_type[3];
 };
 
 extern const Kernels scalar_kernels;

@@ -1,8 +1,10 @@
 // The kernel, for any number of lanes. A source file defines its lanes in an unnamed namespace and takes
-// `kernels_of<Lanes>()`; nothing of the standard library is instantiated here (see ms_deform_arith.h on why).
+// `kernels_of<Lanes>()` of cpu_backward.h; nothing of the standard library is instantiated in either (see
+// ms_deform_arith.h on why).
 //
 // Lanes has: F and I, vectors of `count` floats and integers; `bits`, a comparison as one bit a lane; `split`, which
-// parts pairs into their first and second halves; `load` and `store` of each value type.
+// parts pairs into their first and second halves; `add_totals`, which adds the totals of four vectors to four floats;
+// `load` and `store` of each value type.
 #pragma once
 
 #include "cpu_call.h"
@@ -75,7 +77,7 @@ template <class Lanes> IDOL_INLINE void widen_to(const float *from, float *to, i
   std::memcpy(to, from, sizeof(float) * static_cast<size_t>(count));
 }
 
-template <class Lanes> IDOL_INLINE void widen_to(const Half *from, float *to, int64_t count) {
+template <class Lanes, class T> IDOL_INLINE void widen_to(const T *from, float *to, int64_t count) {
   int64_t i = 0;
   for (; i + Lanes::count <= count; i += Lanes::count) store_as(to + i, Lanes::load(from + i));
   for (; i < count; ++i) to[i] = widen(from[i]);
@@ -118,15 +120,21 @@ template <class Lanes> IDOL_INLINE float largest(const float *logits, int64_t co
   return Lanes::largest(most);
 }
 
-// Of samples s ... s + count.
+// In cells, of samples s ... s + count.
+template <class Lanes>
+IDOL_INLINE void location(const Axes &axes, const float *pairs, int64_t s, typename Lanes::F *x, typename Lanes::F *y) {
+  using F = typename Lanes::F;
+  Lanes::split(pairs + 2 * s, x, y);
+  *x = load_as<F>(axes.x_base + s) + load_as<F>(axes.x_scale + s) * *x;
+  *y = load_as<F>(axes.y_base + s) + load_as<F>(axes.y_scale + s) * *y;
+}
+
 template <class Lanes>
 IDOL_INLINE Corners<typename Lanes::F> corners_of(const Call &call, const Axes &axes, const float *pairs, int64_t s) {
   using F = typename Lanes::F;
   using I = typename Lanes::I;
   F x, y;
-  Lanes::split(pairs + 2 * s, &x, &y);
-  x = load_as<F>(axes.x_base + s) + load_as<F>(axes.x_scale + s) * x;
-  y = load_as<F>(axes.y_base + s) + load_as<F>(axes.y_scale + s) * y;
+  location<Lanes>(axes, pairs, s, &x, &y);
   const Samples &of = call.samples;
   return corners<F, I>(x, y, load_as<F>(of.w + s), load_as<F>(of.h + s), load_as<I>(of.columns + s),
                        load_as<I>(of.rows + s), load_as<I>(of.start + s));
@@ -260,10 +268,6 @@ template <class Lanes, class T> void range_kernel(const Call &call, float *scrat
     range<Lanes, registers, T>(call, scratch, begin, end);
   else
     range<Lanes, 1, T>(call, scratch, begin, end);
-}
-
-template <class Lanes> constexpr Kernels kernels_of() {
-  return {{range_kernel<Lanes, float>, range_kernel<Lanes, Half>, range_kernel<Lanes, Bfloat>}};
 }
 
 }  // namespace idol

@@ -1,5 +1,5 @@
 // Heads of any width, on any processor.
-#include "cpu_kernel.h"
+#include "cpu_backward.h"
 
 namespace {
 
@@ -16,6 +16,9 @@ struct Lanes {
   }
   static IDOL_INLINE float largest(float x) { return x; }
   static IDOL_INLINE float total(float x) { return x; }
+  static IDOL_INLINE void add_totals(const float *sums, float *to) {
+    for (int i = 0; i < 4; ++i) to[i] += sums[i];
+  }
   static IDOL_INLINE uint64_t bits(int mask) { return static_cast<uint64_t>(mask & 1); }
 };
 

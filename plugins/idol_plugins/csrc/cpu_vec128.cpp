@@ -30,6 +30,12 @@ struct Lanes : idol::VectorLanes<F, I, Words> {
     *first = IDOL_SHUFFLE(a, b, I, 0, 2, 4, 6);
     *second = IDOL_SHUFFLE(a, b, I, 1, 3, 5, 7);
   }
+  static IDOL_INLINE F pairwise(F a, F b) {
+    return IDOL_SHUFFLE(a, b, I, 0, 2, 4, 6) + IDOL_SHUFFLE(a, b, I, 1, 3, 5, 7);
+  }
+  static IDOL_INLINE void add_totals(const F *sums, float *to) {
+    Base::store(Base::load(to) + pairwise(pairwise(sums[0], sums[1]), pairwise(sums[2], sums[3])), to);
+  }
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
 // What vectors of any length share, in the compilers' own vector types: GCC 9 and clang 12, or newer.
 #pragma once
 
-#include "cpu_kernel.h"
+#include "cpu_backward.h"
 
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-#define IDOL_DEFORM_ATTN_ABI 1
+#define IDOL_DEFORM_ATTN_ABI 2
 #define IDOL_EXPORT __attribute__((visibility("default")))
 
 enum idol_status {
@@ -60,6 +60,15 @@ typedef struct {
   void *out;                 /* [N, Q, M * D] */
 } idol_fused;
 
+/* The gradients of a fused call, all fp32. Each may be null: it is not wanted. Else it is written from end to end. */
+typedef struct {
+  idol_fused call;        /* its `out` is not looked at */
+  const void *grad_out;   /* [N, Q, M * D], of value's type: the gradient of `out` */
+  float *grad_value;      /* [N, S, M, D] */
+  float *grad_merged;     /* [N, Q, M*L*P*3] */
+  float *grad_reference;  /* [N or 1, Q, L, 2 or 4], as `reference`: the sum over what shares it */
+} idol_fused_grad;
+
 typedef struct {
   idol_sizes sizes;
   int32_t type;            /* idol_type of value and out */
@@ -72,6 +81,11 @@ typedef struct {
 /* Softmax over the L*P samples, locations, bilinear samples (zero outside the maps), weighted sum. `options` may be
  * null. Returns an idol_status. */
 IDOL_EXPORT int32_t idol_deform_attn_fused(const idol_fused *call, const idol_options *options);
+
+/* Its gradients. Bilinear sampling has a kink at every cell's centre: there, the slope to the right and downwards. A
+ * sample that lies outside has none. The same call gives the same bits on any number of threads, of which as many as
+ * N * M can be of use. */
+IDOL_EXPORT int32_t idol_deform_attn_fused_backward(const idol_fused_grad *call, const idol_options *options);
 
 /* The weighted sum of bilinear samples at given locations. */
 IDOL_EXPORT int32_t idol_deform_attn_classic(const idol_classic *call, const idol_options *options);

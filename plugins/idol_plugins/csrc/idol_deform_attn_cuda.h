@@ -18,6 +18,8 @@ extern "C" {
 
 /* `stream` is a cudaStream_t. Returns an idol_status, or what the launch returned. */
 IDOL_EXPORT int32_t idol_deform_attn_cuda_fused(const idol_fused *call, void *stream);
+/* Adds to value's gradient in no certain order: the last bits may differ from one call to the next. */
+IDOL_EXPORT int32_t idol_deform_attn_cuda_fused_backward(const idol_fused_grad *call, void *stream);
 IDOL_EXPORT int32_t idol_deform_attn_cuda_classic(const idol_classic *call, void *stream);
 
 #ifdef __cplusplus

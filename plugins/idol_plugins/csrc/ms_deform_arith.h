@@ -104,8 +104,8 @@ template <class F, class I> IDOL_INLINE Cut<F> cut(F at, F size, I count) {
   return found;
 }
 
-template <class F, class I> IDOL_INLINE Corners<F> corners(F x, F y, F w, F h, I columns, I rows, I start) {
-  const Cut<F> across = cut(x, w, columns), down = cut(y, h, rows);
+template <class F, class I>
+IDOL_INLINE Corners<F> corners(const Cut<F> &across, const Cut<F> &down, I columns, I start) {
   Corners<F> found;
   for (int dy = 0; dy < 2; ++dy) {
     const I row = start + down.cell[dy] * columns;
@@ -116,6 +116,32 @@ template <class F, class I> IDOL_INLINE Corners<F> corners(F x, F y, F w, F h, I
     }
   }
   return found;
+}
+
+template <class F, class I> IDOL_INLINE Corners<F> corners(F x, F y, F w, F h, I columns, I rows, I start) {
+  return corners<F, I>(cut(x, w, columns), cut(y, h, rows), columns, start);
+}
+
+// A bilinear sample of what is at the four corners, 0 outside, and how it changes as the location moves by a cell: on
+// the grid itself to the right and downwards, which is where `cut` puts it.
+template <class F> struct Slope {
+  F value, x, y;
+};
+
+template <class F> IDOL_INLINE Slope<F> slope(const F (&across)[2], const F (&down)[2], const F (&at)[4]) {
+  const F top = at[0] * across[0] + at[1] * across[1], bottom = at[2] * across[0] + at[3] * across[1];
+  return {top * down[0] + bottom * down[1], (at[1] - at[0]) * down[0] + (at[3] - at[2]) * down[1],
+          (at[2] - at[0]) * across[0] + (at[3] - at[1]) * across[1]};
+}
+
+// The slope along an axis handed on to the reference's centre and side, by `offset_axis`. What lies outside has no
+// slope, however wild its offset.
+struct Pull {
+  float centre, side;
+};
+
+IDOL_INLINE Pull pull(float slope, float raw, float size, float points) {
+  return {slope * size, slope == 0.0f ? 0.0f : slope * raw * size * (0.5f / points)};
 }
 
 }  // namespace idol
