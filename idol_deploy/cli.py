@@ -1,6 +1,7 @@
 """The `idol-deploy` command: argument parsing only; each subcommand imports what it needs when it runs.
 
-Exit status: 0 done, 1 an internal error, 2 an error that the user can mend (one line on stderr), 130 Ctrl-C.
+Exit status: 0 done, 1 an internal error or a failed selftest, 2 an error that the user can mend (one line on stderr),
+130 Ctrl-C.
 """
 
 import argparse
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands.add_parser("export", help="checkpoint to verified .idol bundle"))
     _add_run(commands.add_parser("run", help="bundle and video to tracked masks"))
     _add_inspect(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))
+    _add_plugins(commands.add_parser("plugins", help="build, list or test the deformable-attention kernel"))
     return parser
 
 
@@ -130,6 +132,56 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _add_plugins(parser: argparse.ArgumentParser) -> None:
+    parser.description = "The deformable-attention kernel for the CPU, ONNX Runtime, CUDA and TensorRT."
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_plugins_build(commands.add_parser("build", help="compile the libraries for this machine"))
+    _add_plugins_info(commands.add_parser("info", help="what is here, what is missing and why"))
+    _add_plugins_selftest(commands.add_parser("selftest", help="compare all that is here with numpy"))
+
+
+def _add_plugins_build(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compile the libraries for this machine, from the sources that are installed with the package. "
+        "Needs a C++17 compiler and CMake."
+    )
+    parser.set_defaults(command=_plugins_build)
+    add = parser.add_argument
+    add("--into", type=Path, metavar="DIR", help="folder for the libraries; default: the user's cache")
+    add(
+        "--ort-include",
+        type=Path,
+        metavar="DIR",
+        help="ONNX Runtime's C headers; default: the system's, if there",
+    )
+
+
+def _add_plugins_info(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Say which homes of the kernel are here, which file each is, why others are not and what mends it, "
+        "and what there is to build with."
+    )
+    parser.set_defaults(command=_plugins_info)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_plugins_selftest(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare all that is here with numpy, on ordinary and adversarial inputs; exit status 1 if not equal."
+    )
+    parser.set_defaults(command=_plugins_selftest)
+    add = parser.add_argument
+    add("--json", action="store_true", help="print JSON")
+    add("--seed", type=_whole, default=0, metavar="N", help="of the inputs (default: 0)")
+    add(
+        "--cases",
+        type=_whole,
+        default=24,
+        metavar="N",
+        help="inputs of random sizes, besides the special ones (default: 24)",
+    )
+
+
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().replace("×", "x").partition("x")
     if not (height.isdecimal() and width.isdecimal()):
@@ -140,6 +192,12 @@ def _size(text: str) -> tuple[int, int]:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 
@@ -284,6 +342,38 @@ def _readable(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def _plugins_build(options: argparse.Namespace) -> int:
+    from idol_plugins.build import build
+    from idol_plugins.headers import ONNXRUNTIME, find_headers
+
+    with _steps() as announce:
+        announce("compiling")
+        built = build(options.into, ort_include=options.ort_include or find_headers(ONNXRUNTIME))
+    for library in built:
+        print(f"wrote {library}")
+    return 0
+
+
+def _plugins_info(options: argparse.Namespace) -> int:
+    from idol_plugins.info import collect
+
+    found = collect()
+    print(json.dumps(found.as_dict(), indent=2) if options.json else found.table())
+    return 0
+
+
+def _plugins_selftest(options: argparse.Namespace) -> int:
+    from idol_plugins.selftest import selftest
+
+    # JSON stands alone on stdout.
+    with contextlib.nullcontext(lambda _: None) if options.json else _steps() as announce:
+        report = selftest(seed=options.seed, cases=options.cases, announce=announce)
+    print(json.dumps(report.as_dict(), indent=2) if options.json else report.table())
+    for failure in report.failures:
+        print(f"idol-deploy: selftest: {failure}", file=sys.stderr)
+    return 1 if report.failures else 0
 
 
 if __name__ == "__main__":

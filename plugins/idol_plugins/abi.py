@@ -26,7 +26,8 @@ __all__ = [
     "type_code",
 ]
 
-_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+# numpy has no bfloat16: ml_dtypes has, and who does without it passes the bits.
+_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "uint16": 2}
 # By status, in the order of the header.
 _REFUSALS = {
     1: "was given a null pointer; report this",

@@ -1,6 +1,7 @@
 """The kernel on a CPU, called from numpy: `csrc/idol_deform_attn_cpu.h` through ctypes.
 
-Letters as in `idol_plugins.reference`. Values may be float32, float16, or bfloat16 as `ml_dtypes` defines it.
+Letters as in `idol_plugins.reference`. Values may be float32, float16, or bfloat16: as `ml_dtypes` defines it, or its
+bits as uint16.
 """
 
 import ctypes

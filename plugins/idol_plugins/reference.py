@@ -43,7 +43,7 @@ def ms_deform_attn(
                 sample = np.where(inside[..., None], tokens[batch, row, column, head], 0)  # [N, Q, M, P, D]
                 scale = np.where(inside, share, 0) * weights[:, :, :, level]
                 out += (sample * scale[..., None].astype(value.dtype)).sum(axis=3)
-    return out.reshape(N, -1, M * D)
+    return out.reshape(N, locations.shape[1], M * D)
 
 
 def deformable_attention(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -133,17 +134,34 @@ def _length(path: Path) -> int:
 # Help --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], ["export"], ["run"], ["inspect"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["export"],
+        ["run"],
+        ["inspect"],
+        ["plugins"],
+        *(["plugins", c] for c in ("build", "info", "selftest")),
+    ],
+)
 def test_help_of_every_command(idol: Command, command: list[str]) -> None:
     done = idol(*command, "--help")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(" ".join(["usage: idol-deploy", *command]))
 
 
+def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command that does something, by all its words."""
+    for action in parser._actions:
+        for name, command in action.choices.items() if isinstance(action.choices, dict) else ():
+            inner = [(f"{name} {words}", below) for words, below in _commands(command)]
+            yield from inner or [(name, command)]
+
+
 def test_every_option_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    [commands] = [action for action in build_parser()._actions if isinstance(action.choices, dict)]
-    for name, parser in commands.choices.items():
+    for name, parser in _commands(build_parser()):
         section = page.partition(f"## idol-deploy {name}\n")[2].partition("\n## ")[0]
         options = {option for action in parser._actions for option in action.option_strings}
         assert len(options) > 2
@@ -164,6 +182,9 @@ def test_version(idol: Command) -> None:
         (["run", "x.idol", "--source", "0", "--stride", "0"], "'0' is not a positive whole number"),
         (["run", "x.idol", "--source", "0", "--score", "high"], "invalid float"),
         (["inspect"], "see idol-deploy inspect --help"),
+        (["plugins"], "see idol-deploy plugins --help"),
+        (["plugins", "selftest", "--seed", "-1"], "-1"),
+        (["plugins", "selftest", "--cases", "few"], "'few' is not a whole number"),
         (["export", "--weights", "w", "--preset", "p", "-o", "o"], "--frame-size"),
         (
             ["export", "--weights=w", "--preset=p", "-o", "o", "--frame-size=720"],
@@ -862,3 +883,57 @@ def test_a_real_clip_of_another_shape_runs_letterboxed(
     told = idol("run", toy.path, "--source", source, "--fit", "--max-frames", 4, *_to(outputs))
     assert told.status == 0, told.err
     _check_outputs(outputs, 4)
+
+
+# Plugins -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def built(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The libraries, as a user finds them."""
+    monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
+    return libraries
+
+
+def test_plugins_info(idol: Command, built: Path) -> None:
+    done = idol("plugins", "info")
+    assert (done.status, done.err) == (0, "")
+    assert f"ready     {built / 'libidol_deform_attn_cpu.so'}" in done.out
+    homes = {home["name"]: home for home in json.loads(idol("plugins", "info", "--json").out)["homes"]}
+    assert homes["cpu"]["ready"] is True
+    assert homes["cuda"]["fix"] or homes["cuda"]["ready"]
+
+
+@pytest.mark.usefixtures("built")
+def test_plugins_selftest(idol: Command) -> None:
+    done = idol("plugins", "selftest", "--cases", 2)
+    assert (done.status, done.err) == (0, "")
+    assert "cpu scalar" in done.out
+    report = json.loads(idol("plugins", "selftest", "--cases", 2, "--seed", 5, "--json").out)
+    assert (report["passed"], report["seed"]) == (True, 5)
+
+
+@pytest.mark.usefixtures("built")
+def test_plugins_selftest_names_what_disagrees(idol: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from idol_plugins.cpu import CpuLibrary
+
+    fused = CpuLibrary.deformable_attention
+    monkeypatch.setattr(CpuLibrary, "deformable_attention", lambda *a, **k: fused(*a, **k) + np.float32(1e-3))
+    done = idol("plugins", "selftest", "--cases", 0)
+    assert done.status == 1
+    assert "idol-deploy: selftest: cpu scalar, points, float32 values" in done.err
+
+
+def test_plugins_build_says_what_it_wrote(
+    idol: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from idol_plugins import build
+
+    monkeypatch.setattr(build, "build", lambda into, **options: [into / "libidol.so"])
+    done = idol("plugins", "build", "--into", tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert f"wrote {tmp_path / 'libidol.so'}" in done.out
+
+
+def test_plugins_build_without_its_headers(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "holds no onnxruntime_c_api.h" in refused("plugins", "build", "--ort-include", tmp_path)

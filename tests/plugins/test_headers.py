@@ -1,0 +1,16 @@
+"""Where headers are looked for."""
+
+from pathlib import Path
+
+import pytest
+
+from idol_plugins.headers import ONNXRUNTIME, find_headers
+
+
+def test_the_variable_comes_first_if_it_holds_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(ONNXRUNTIME.variable, raising=False)
+    system = find_headers(ONNXRUNTIME)
+    monkeypatch.setenv(ONNXRUNTIME.variable, str(tmp_path))
+    assert find_headers(ONNXRUNTIME) == system
+    (tmp_path / ONNXRUNTIME.file).touch()
+    assert find_headers(ONNXRUNTIME) == tmp_path
