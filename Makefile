@@ -4,7 +4,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo check test-oldest test-install clean
+.PHONY: help setup test demo check test-oldest test-install wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ test-oldest: ## run the runtime's tests with the oldest Python and packages, wit
 
 test-install: ## build the wheel, install it in an empty environment, and measure it
 	@scripts/test-install
+
+wheel: ## build into dist/ a wheel that carries the kernel's libraries
+	@scripts/wheel
 
 clean: ## remove the environments, builds and caches
 	rm -rf .venv .venv-oldest build dist

@@ -1,0 +1,66 @@
+"""The platform tag of a wheel that carries libraries, after the versions of the system's libraries that they need.
+
+wheel_tag.py LIBRARY...
+"""
+
+import platform
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+# What every manylinux system has.
+_SYSTEM = {
+    "libc.so.6",
+    "libm.so.6",
+    "libpthread.so.0",
+    "libdl.so.2",
+    "librt.so.1",
+    "libgcc_s.so.1",
+    "libstdc++.so.6",
+}
+# The newest versions on the oldest system of each tag, PEP 600: glibc's own is the tag's.
+_TAGS = (
+    ((2, 17), {"GLIBCXX": (3, 4, 19), "CXXABI": (1, 3, 7), "GCC": (4, 7, 0)}),  # CentOS 7
+    ((2, 24), {"GLIBCXX": (3, 4, 22), "CXXABI": (1, 3, 10), "GCC": (4, 7, 0)}),  # Debian 9
+    ((2, 28), {"GLIBCXX": (3, 4, 25), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}),  # RHEL 8, Debian 10
+    ((2, 31), {"GLIBCXX": (3, 4, 28), "CXXABI": (1, 3, 12), "GCC": (7, 0, 0)}),  # Debian 11, Ubuntu 20.04
+    ((2, 34), {"GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13), "GCC": (7, 0, 0)}),  # RHEL 9
+    ((2, 35), {"GLIBCXX": (3, 4, 30), "CXXABI": (1, 3, 13), "GCC": (12, 0, 0)}),  # Ubuntu 22.04
+)
+
+
+def main() -> None:
+    """Print the tag."""
+    machine = platform.machine()
+    needed: dict[str, tuple[int, ...]] = defaultdict(tuple)
+    for library in map(Path, sys.argv[1:]):
+        _check_dependencies(library)
+        for name, version in re.findall(r"\((GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)\)", _objdump("-T", library)):
+            needed[name] = max(needed[name], tuple(map(int, version.split("."))))
+    for glibc, versions in _TAGS:
+        if all(needed[name] <= newest for name, newest in {"GLIBC": glibc, **versions}.items()):
+            print(f"manylinux_{glibc[0]}_{glibc[1]}_{machine}")
+            return
+    print(f"linux_{machine}")
+
+
+def _check_dependencies(library: Path) -> None:
+    foreign = set(re.findall(r"NEEDED\s+(\S+)", _objdump("-p", library))) - _SYSTEM
+    foreign = {name for name in foreign if not name.startswith("ld-linux")}
+    if foreign:
+        sys.exit(f"[wheel] {library.name} needs {', '.join(sorted(foreign))}, which a user may not have")
+
+
+def _objdump(option: str, library: Path) -> str:
+    return subprocess.run(  # noqa: S603
+        ["objdump", option, str(library)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+if __name__ == "__main__":
+    main()
