@@ -15,7 +15,7 @@ setup: ## make .venv with all that development needs; the other targets do this 
 	@scripts/setup
 
 test: setup ## run the tests, but for the slow ones
-	.venv/bin/python -m pytest $(ARGS)
+	@scripts/test $(ARGS)
 
 demo: setup ## export a network, run it on a video, and draw the tracks
 	.venv/bin/python examples/demo.py

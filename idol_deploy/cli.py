@@ -154,6 +154,18 @@ def _add_plugins_build(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="ONNX Runtime's C headers; default: the system's, if there",
     )
+    add(
+        "--fetch-headers",
+        action="store_true",
+        help="get ONNX Runtime's headers with apt-get download, if they are not here",
+    )
+    add(
+        "--cuda",
+        nargs="?",
+        const="native",
+        metavar="ARCH",
+        help="also for CUDA devices: the one that is here, or those named: 87, '80;90'",
+    )
 
 
 def _add_plugins_info(parser: argparse.ArgumentParser) -> None:
@@ -346,13 +358,24 @@ def _readable(value: object) -> str:
 
 def _plugins_build(options: argparse.Namespace) -> int:
     from idol_plugins.build import build
+    from idol_plugins.fetch import fetch_onnxruntime
     from idol_plugins.headers import ONNXRUNTIME, find_headers
 
     with _steps() as announce:
+        ort_include = options.ort_include or find_headers(ONNXRUNTIME)
+        if options.fetch_headers and ort_include is None:
+            announce("getting ONNX Runtime's headers")
+            ort_include = fetch_onnxruntime()
         announce("compiling")
-        built = build(options.into, ort_include=options.ort_include or find_headers(ONNXRUNTIME))
+        built = build(
+            options.into,
+            ort_include=ort_include,
+            cuda_architectures=options.cuda,
+        )
     for library in built:
         print(f"wrote {library}")
+    if ort_include is None:
+        print("left out the operator for ONNX Runtime: its headers are not here; give --fetch-headers")
     return 0
 
 

@@ -25,6 +25,21 @@ require_python() { # NAME PYTHON
     fi
 }
 
+# Exports VARIABLE, the folder of the headers that scripts/fetch-headers KIND gets, unless it is set. Tries once: where
+# they cannot be had, a file beside the folder says why, and the tests that need them skip with these words.
+use_headers() { # NAME KIND VARIABLE
+    local folder=$PWD/build/headers/$2
+    if [[ ${!3-} ]]; then return; fi
+    if [[ ! -f $folder/.complete && ! -f $folder.why ]]; then
+        mkdir -p build/headers
+        if ! scripts/fetch-headers "$2" "$folder" 2>"$folder.log" >&2; then
+            tail -n 1 "$folder.log" >"$folder.why"
+            say "$1" "without the headers of $2: $(<"$folder.why") (rm $folder.why to try again)"
+        fi
+    fi
+    if [[ -f $folder/.complete ]]; then export "$3=$folder"; fi
+}
+
 fingerprint() { # FOLDER PYTHON CONSTRAINTS ARGUMENT...
     { "$2" -V && pwd && cat pyproject.toml "$3" scripts/lib.sh && echo "$@"; } | cksum
 }

@@ -204,4 +204,10 @@ def ort_operator(libraries: Path) -> Path:
     try:
         return ort_library(libraries)
     except PluginError:
-        pytest.skip("ONNX Runtime's headers are not here; set ORT_INCLUDE_DIR (see plugins/README.md)")
+        pytest.skip(f"ONNX Runtime's headers are not here; set ORT_INCLUDE_DIR{_tried('onnxruntime')}")
+
+
+def _tried(kind: str) -> str:
+    """Why `scripts/test` could not get the headers, if it tried."""
+    why = Path(__file__).parents[1] / "build" / "headers" / f"{kind}.why"
+    return f" ({why.read_text().strip()})" if why.is_file() else ""

@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ONNXRUNTIME", "TENSORRT", "Headers", "find_headers"]
+from idol_plugins.libraries import build_folder
+
+__all__ = ["ONNXRUNTIME", "TENSORRT", "Headers", "find_headers", "header_folder"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,17 @@ TENSORRT = Headers(
 )
 
 
+def header_folder(headers: Headers) -> Path:
+    """Where fetched headers are kept, in the user's cache."""
+    return build_folder().parent / "headers" / headers.variable.lower().removesuffix("_include_dir")
+
+
 def find_headers(headers: Headers) -> Path | None:
-    """The folder of an engine's headers: what its variable names, or one of the system's."""
+    """The folder of an engine's headers: what its variable names, one of the system's, or those fetched."""
     named = os.environ.get(headers.variable)
     roots = [Path("/usr/include"), Path("/usr/local/include")]
     folders = [root / place for root in roots for place in headers.places]
-    for folder in [Path(named), *folders] if named else folders:
+    for folder in [*([Path(named)] if named else []), *folders, header_folder(headers)]:
         if (folder / headers.file).is_file():
             return folder
     return None

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -113,7 +114,7 @@ class OrtHome:
         if path is None:
             return Status(
                 why=_NOT_BUILT,
-                fix=BUILD if find_headers(ONNXRUNTIME) else f"{BUILD} {ONNXRUNTIME.option} FOLDER",
+                fix=BUILD if find_headers(ONNXRUNTIME) else f"{BUILD} --fetch-headers",
             )
         if importlib.util.find_spec("onnxruntime") is None:
             return Status(path, why="onnxruntime is not installed", fix="pip install 'idol-deploy[cpu]'")
@@ -208,28 +209,33 @@ class CudaHome:
     def variants(self) -> list[Variant]:
         library, memory = CudaLibrary(), CudaMemory()
 
-        def run(case: Case) -> Array | None:
-            arrays = {
-                "value": (pack(case.value, case.dtype), case.dtype),
-                "merged": (pack(case.merged, case.merged_dtype), case.merged_dtype),
-                "reference": (case.reference, "float32"),
-            }
-            with memory.held():
-                given = {
-                    name: DeviceArray(memory.put(array), array.shape, dtype)
-                    for name, (array, dtype) in arrays.items()
-                }
-                # Whatever is not written stays NaN in every type.
-                blank = np.full(case.output_shape, 0xFFFF, np.uint16)
-                blank = blank if case.dtype != "float32" else np.full(case.output_shape, np.nan, np.float32)
-                out = DeviceArray(memory.put(blank), case.output_shape, case.dtype)
-                library.deformable_attention(
-                    given["value"], case.shapes, given["merged"], given["reference"], out
-                )
-                stored = memory.get(out.pointer, blank)
-            return unpack(stored if case.dtype != "float16" else stored.view(np.float16), case.dtype)
+        def put(array: Array, dtype: str = "float32") -> DeviceArray:
+            return DeviceArray(memory.put(pack(array, dtype)), array.shape, dtype)
 
-        return [Variant("fused", run)]
+        def finish(case: Case, compute: Callable[[DeviceArray], None]) -> Array:
+            # What is not written stays NaN.
+            blank = np.full(case.output_shape, np.nan, np.float32)
+            out = put(blank, case.dtype)
+            compute(out)
+            return unpack(memory.get(out.pointer, pack(blank, case.dtype)), case.dtype)
+
+        def fused(case: Case) -> Array:
+            with memory.held():
+                value, merged = put(case.value, case.dtype), put(case.merged, case.merged_dtype)
+                reference = put(case.reference)
+                return finish(
+                    case,
+                    lambda out: library.deformable_attention(value, case.shapes, merged, reference, out),
+                )
+
+        def classic(case: Case) -> Array:
+            with memory.held():
+                value, (locations, weights) = put(case.value, case.dtype), map(put, case.classic)
+                return finish(
+                    case, lambda out: library.ms_deform_attn(value, case.shapes, locations, weights, out)
+                )
+
+        return [Variant("fused", fused), Variant("classic", classic, classic=True)]
 
 
 class TensorRtHome:

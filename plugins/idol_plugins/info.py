@@ -4,12 +4,12 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from idol_plugins.build import compiler
+from idol_plugins.build import compiler, cuda_compiler
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
 from idol_plugins.home import Home, Status
@@ -117,18 +117,21 @@ def collect(homes: Sequence[Home] | None = None) -> Info:
 
 
 def _parts() -> tuple[Part, ...]:
-    try:
-        cxx: str | None = compiler()
-    except PluginError:
-        cxx = None
     ort, trt = find_headers(ONNXRUNTIME), find_headers(TENSORRT)
     return (
-        _tool("C++ compiler", cxx, "everything", "apt install g++"),
+        _tool("C++ compiler", _path(compiler), "everything", "apt install g++"),
         _tool("CMake", shutil.which("cmake"), "everything", "pip install cmake"),
-        _tool("nvcc", shutil.which("nvcc"), "CUDA, TensorRT", "install NVIDIA's CUDA toolkit"),
-        Part("ONNX Runtime's headers", ort, "", "ONNX Runtime", f"plugins build {ONNXRUNTIME.option} FOLDER"),
+        _tool("nvcc", _path(cuda_compiler), "CUDA, TensorRT", "install NVIDIA's CUDA toolkit"),
+        Part("ONNX Runtime's headers", ort, "", "ONNX Runtime", "plugins build --fetch-headers"),
         Part("TensorRT's headers", trt, "", "TensorRT", f"plugins build {TENSORRT.option} FOLDER"),
     )
+
+
+def _path(find: Callable[[], str]) -> str | None:
+    try:
+        return find()
+    except PluginError:
+        return None
 
 
 def _tool(name: str, path: str | None, needed_for: str, fix: str) -> Part:

@@ -929,9 +929,13 @@ def test_plugins_build_says_what_it_wrote(
 ) -> None:
     from idol_plugins import build
 
-    monkeypatch.setattr(build, "build", lambda into, **options: [into / "libidol.so"])
-    done = idol("plugins", "build", "--into", tmp_path)
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(
+        build, "build", lambda into, **options: asked.update(options) or [into / "libidol.so"]
+    )
+    done = idol("plugins", "build", "--into", tmp_path, "--cuda", "87")
     assert (done.status, done.err) == (0, "")
+    assert asked["cuda_architectures"] == "87"
     assert f"wrote {tmp_path / 'libidol.so'}" in done.out
 
 

@@ -44,7 +44,9 @@ def test_tells_what_building_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.path.dirname(shutil.which('sh') or '/bin/sh')}")
-    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name) if name != "nvcc" else None)
+    monkeypatch.setattr(
+        shutil, "which", lambda name: str(tmp_path / name) if name in ("c++", "cmake") else None
+    )
     for headers in (ONNXRUNTIME, TENSORRT):
         folder = tmp_path / headers.variable
         folder.mkdir()
