@@ -33,6 +33,6 @@ wheel: ## build into dist/ a wheel that carries the kernel's libraries
 	@scripts/wheel
 
 clean: ## remove the environments, builds and caches
-	rm -rf .venv .venv-oldest build dist
+	rm -rf .venv .venv-oldest .venv-tensorrt-rtx build dist
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name .git -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -177,12 +177,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of freshly built plugin libraries, warnings being errors; skips where nothing can be built.
 
-    ONNX Runtime's headers are the system's or those in `$ORT_INCLUDE_DIR`; without them its library is left out.
+    ONNX Runtime's headers are the system's or those in `$ORT_INCLUDE_DIR`, TensorRT's those in
+    `$TENSORRT_INCLUDE_DIR`; without them their libraries are left out.
     """
     from idol_plugins.build import build, compiler
     from idol_plugins.errors import PluginError
 
-    include = os.environ.get("ORT_INCLUDE_DIR")
+    ort, tensorrt = os.environ.get("ORT_INCLUDE_DIR"), os.environ.get("TENSORRT_INCLUDE_DIR")
     try:
         compiler()
     except PluginError as error:
@@ -191,7 +192,14 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the kernel is tested where it can be compiled: there is no cmake")
     folder = tmp_path_factory.mktemp("libraries")
     sanitize = os.environ.get("IDOL_SANITIZE", "")
-    build(folder, ort_include=Path(include) if include else None, strict=True, sanitize=sanitize)
+    build(
+        folder,
+        ort_include=Path(ort) if ort else None,
+        tensorrt_include=Path(tensorrt) if tensorrt else None,
+        tensorrt_host=True,
+        strict=True,
+        sanitize=sanitize,
+    )
     return folder
 
 
@@ -205,6 +213,15 @@ def ort_operator(libraries: Path) -> Path:
         return ort_library(libraries)
     except PluginError:
         pytest.skip(f"ONNX Runtime's headers are not here; set ORT_INCLUDE_DIR{_tried('onnxruntime')}")
+
+
+@pytest.fixture(scope="session")
+def trt_harness(libraries: Path) -> Path:
+    """What uses a plugin library as TensorRT would; beside it is the plugin's build for the CPU."""
+    harness = libraries / "libidol_trt_harness.so"
+    if not harness.is_file():
+        pytest.skip(f"TensorRT's headers are not here; set TENSORRT_INCLUDE_DIR{_tried('tensorrt')}")
+    return harness
 
 
 def _tried(kind: str) -> str:

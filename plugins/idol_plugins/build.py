@@ -1,6 +1,7 @@
 """Builds the kernel's libraries from `csrc/`: a command of its own, never called on import.
 
 python -m idol_plugins.build [--into FOLDER] [--ort-include FOLDER] [--cuda [ARCHITECTURES]]
+                             [--tensorrt-include FOLDER]
 """
 
 import argparse
@@ -25,6 +26,8 @@ def build(
     *,
     ort_include: Path | None = None,
     cuda_architectures: str | None = None,
+    tensorrt_include: Path | None = None,
+    tensorrt_host: bool = False,
     strict: bool = False,
     sanitize: str = "",
     jobs: int = 2,
@@ -36,6 +39,9 @@ def build(
         ort_include: folder of ONNX Runtime's C headers; None: the system's, and without them no operator.
         cuda_architectures: devices to build the CUDA kernel for, as CMake names them: "native" for the one that is
             here, "87" for an Orin, "80;90" for two; None: no CUDA kernel.
+        tensorrt_include: folder of TensorRT's C++ headers; None: the system's, and without them, or without CUDA's,
+            neither plugin nor harness.
+        tensorrt_host: build the plugin for tests, too, which computes on the CPU.
         strict: warnings are errors.
         sanitize: sanitizers to build with, `address,undefined` for instance.
         jobs: how many compilers at once.
@@ -49,15 +55,16 @@ def build(
     """
     cmake = _tool("cmake", "install it with your system's package manager, or: pip install cmake")
     compiler()
-    if ort_include is not None and not (ort_include / "onnxruntime_c_api.h").is_file():
-        raise PluginError(
-            f"{ort_include} holds no onnxruntime_c_api.h; see idol_plugins' README on where to get it"
-        )
+    for folder, header in ((ort_include, "onnxruntime_c_api.h"), (tensorrt_include, "NvInfer.h")):
+        if folder is not None and not (folder / header).is_file():
+            raise PluginError(f"{folder} holds no {header}; see idol_plugins' README on where to get it")
     into = build_folder() if into is None else into
     options = {
         "IDOL_STRICT": "ON" if strict else "OFF",
         "IDOL_SANITIZE": sanitize,
+        "IDOL_TRT_HOST": "ON" if tensorrt_host else "OFF",
         **({} if ort_include is None else {"ORT_INCLUDE_DIR": str(ort_include.resolve())}),
+        **({} if tensorrt_include is None else {"TENSORRT_INCLUDE_DIR": str(tensorrt_include.resolve())}),
     }
     if cuda_architectures is not None:
         options |= {
@@ -69,7 +76,13 @@ def build(
         defined = [f"-D{name}={value}" for name, value in options.items()]
         _run([cmake, "-S", str(SOURCES), "-B", work, "-DCMAKE_BUILD_TYPE=Release", *defined])
         _run([cmake, "--build", work, "--parallel", str(jobs)])
-        return _collect(Path(work), into)
+        libraries = _collect(Path(work), into)
+    if tensorrt_include is not None and not any("trt" in library.name for library in libraries):
+        raise PluginError(
+            "TensorRT's headers need CUDA's: install the CUDA toolkit, or put cuda_runtime_api.h and what it needs "
+            f"into {tensorrt_include}"
+        )
+    return libraries
 
 
 def _collect(work: Path, into: Path) -> list[Path]:
@@ -144,9 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="ARCHITECTURES",
         help="also build the CUDA kernel, for the device that is here, or for those named: 87, or '80;90'",
     )
+    parser.add_argument("--tensorrt-include", type=Path, help="folder of TensorRT's C++ headers; with --cuda")
     options = parser.parse_args(arguments)
     try:
-        built = build(options.into, ort_include=options.ort_include, cuda_architectures=options.cuda)
+        built = build(
+            options.into,
+            ort_include=options.ort_include,
+            cuda_architectures=options.cuda,
+            tensorrt_include=options.tensorrt_include,
+        )
     except PluginError as error:
         sys.stderr.write(f"{error}\n")
         return 2

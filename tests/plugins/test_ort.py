@@ -9,6 +9,7 @@ import pytest
 
 from idol_plugins.ort import DOMAIN, OPERATOR, VERSION
 from idol_plugins.reference import Shapes, deformable_attention
+from idol_plugins.trt import NODE_ATTRIBUTES
 
 onnx = pytest.importorskip("onnx", reason="graphs are made with onnx")
 ort = pytest.importorskip("onnxruntime", reason="the operator is one of ONNX Runtime")
@@ -36,6 +37,7 @@ def make_graph(
         heads=heads,
         points=P,
         shapes=sides,
+        **NODE_ATTRIBUTES,  # for TensorRT, to which the same node is a plugin
     )
     graph = onnx.helper.make_graph([operator], "graph", inputs, [info("out", value, None)])
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(DOMAIN, VERSION)]

@@ -1,0 +1,15 @@
+// What the TensorRT plugin has to say: through the logger that TensorRT names, or on stderr where it names none.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+namespace idol {
+
+using Severity = nvinfer1::ILogger::Severity;
+
+void set_logger_finder(nvinfer1::ILoggerFinder *finder) noexcept;
+
+// Must be called on the thread on which TensorRT called the plugin.
+void log(Severity severity, const char *format, ...) noexcept __attribute__((format(printf, 2, 3)));
+
+}  // namespace idol
