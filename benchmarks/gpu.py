@@ -30,7 +30,15 @@ from idol_runtime.files import replacing
 
 NO_CUDA = 3
 # In this order, what matters most first; and the most seconds that each may take.
-SECTIONS = {"build": 240, "checks": 150, "kernels": 150, "tests": 150, "candidates": 200, "frames": 600}
+SECTIONS = {
+    "build": 240,
+    "checks": 150,
+    "plugin": 60,
+    "kernels": 150,
+    "tests": 150,
+    "candidates": 200,
+    "frames": 600,
+}
 RESERVE_S = 10.0
 
 

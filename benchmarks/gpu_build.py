@@ -9,6 +9,7 @@ from pathlib import Path
 from gpu_common import Options, Report, Save, say
 
 from idol_plugins.build import SOURCES, build, cuda_compiler
+from idol_plugins.headers import TENSORRT, find_headers
 
 __all__ = ["CANDIDATES", "run"]
 
@@ -69,7 +70,14 @@ def run(options: Options, report: Report, save: Save) -> None:
     """The libraries first; a candidate that does not compile is reported, and missing from the race."""
     folder, cuda = Path(os.environ["IDOL_PLUGINS"]), options.device == "cuda"
     jobs = os.cpu_count() or 2
-    libraries = build(folder, cuda_architectures="native" if cuda else None, strict=True, jobs=jobs)
+    libraries = build(
+        folder,
+        cuda_architectures="native" if cuda else None,
+        tensorrt_include=find_headers(TENSORRT),
+        tensorrt_host=not cuda,
+        strict=True,
+        jobs=jobs,
+    )
     report["libraries"] = [library.name for library in libraries]
     report["passed"] = True
     save()

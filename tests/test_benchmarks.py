@@ -70,7 +70,7 @@ def test_the_committed_result_is_of_this_benchmark() -> None:
 @needs_torch
 def test_the_network_loads_where_only_torch_and_numpy_are() -> None:
     blocked = ("msgspec", "PIL", "cv2", "onnx", "onnxruntime", "pycocotools", "safetensors", "tqdm")
-    sections = "gpu, gpu_build, gpu_candidates, gpu_frames, gpu_tests"
+    sections = "gpu, gpu_build, gpu_candidates, gpu_frames, gpu_plugin, gpu_tests"
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {sections}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=BENCHMARKS, check=False

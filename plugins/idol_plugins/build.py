@@ -58,6 +58,8 @@ def build(
     for folder, header in ((ort_include, "onnxruntime_c_api.h"), (tensorrt_include, "NvInfer.h")):
         if folder is not None and not (folder / header).is_file():
             raise PluginError(f"{folder} holds no {header}; see idol_plugins' README on where to get it")
+    if tensorrt_include is not None and cuda_architectures is None and not tensorrt_host:
+        raise PluginError("TensorRT's plugin is one for CUDA devices; build the CUDA kernel, too: add --cuda")
     into = build_folder() if into is None else into
     options = {
         "IDOL_STRICT": "ON" if strict else "OFF",

@@ -27,6 +27,11 @@ def test_headers_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.Cap
         pytest.skip("there is no cmake here")
     assert main(["--into", str(tmp_path), "--ort-include", str(tmp_path)]) == 2
     assert "onnxruntime_c_api.h" in capsys.readouterr().err
+    assert main(["--into", str(tmp_path), "--tensorrt-include", str(tmp_path)]) == 2
+    assert "NvInfer.h" in capsys.readouterr().err
+    (tmp_path / "NvInfer.h").touch()
+    assert main(["--into", str(tmp_path), "--tensorrt-include", str(tmp_path)]) == 2
+    assert "add --cuda" in capsys.readouterr().err
 
 
 def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 """The TensorRT plugin as TensorRT would use it: the build for the CPU, broken ones, and a device's."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from idol_plugins.build import SOURCES, compiler
+from idol_plugins.build import SOURCES, build, compiler, cuda_compiler
 from idol_plugins.cases import TOLERANCES, make_cases, pack
 from idol_plugins.conformance import examine, main
 from idol_plugins.cuda_memory import CudaMemory
+from idol_plugins.errors import PluginError
+from idol_plugins.headers import TENSORRT, find_headers
 from idol_plugins.host_memory import HostMemory
+from idol_plugins.trt import trt_library
 from idol_plugins.trt_calls import make_fields
 from idol_plugins.trt_harness import PluginLibrary
 from idol_plugins.trt_types import Phase, Tensor, TensorType
@@ -88,14 +90,16 @@ def test_what_is_broken_is_found(
 @pytest.fixture(scope="session")
 def device_plugin(trt_harness: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The plugin for the device that is here."""
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("there is no nvcc to compile the kernel with")
-    path = tmp_path_factory.mktemp("trt") / "libidol_deform_attn_trt.so"
-    flags = ["-std=c++17", "-O3", "-arch=native", "-shared", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-    sources = [str(SOURCES / name) for name in (*TRT_SOURCES, "cuda_launch.cu")]
-    subprocess.run([nvcc, *flags, *includes(), *sources, "-o", str(path)], check=True)
-    return path
+    try:
+        cuda_compiler()
+    except PluginError as error:
+        pytest.skip(str(error))
+    headers = find_headers(TENSORRT)
+    folder = tmp_path_factory.mktemp("trt")
+    build(
+        folder, cuda_architectures="native", tensorrt_include=headers, strict=True, jobs=os.cpu_count() or 2
+    )
+    return trt_library(folder)
 
 
 @pytest.mark.gpu

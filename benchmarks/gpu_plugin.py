@@ -1,0 +1,30 @@
+"""The TensorRT plugin on the device, used as TensorRT would, without TensorRT; on a CPU, its build for tests."""
+
+import os
+from pathlib import Path
+
+from gpu_common import Options, Report, Save
+
+from idol_plugins.conformance import examine
+from idol_plugins.cuda_memory import CudaMemory
+from idol_plugins.headers import TENSORRT, find_headers
+from idol_plugins.host_memory import HostMemory
+from idol_plugins.trt_harness import PluginLibrary
+
+__all__ = ["run"]
+
+
+def run(options: Options, report: Report, save: Save) -> None:
+    """Of every check, how many expectations there were, and which were not met."""
+    if find_headers(TENSORRT) is None:
+        report["skipped"] = f"TensorRT's headers are not here; {TENSORRT.variable} names their folder"
+        report["passed"] = True
+        return
+    cuda, folder = options.device == "cuda", Path(os.environ["IDOL_PLUGINS"])
+    name = "libidol_deform_attn_trt.so" if cuda else "libidol_deform_attn_trt_host.so"
+    with PluginLibrary(folder / name, harness=folder / "libidol_trt_harness.so") as library:
+        report["headers"] = ".".join(map(str, library.headers))
+        checks = examine(library, CudaMemory() if cuda else HostMemory())
+    report["checks"] = {check.name: {"count": check.count, "failures": check.failures} for check in checks}
+    report["passed"] = not any(check.failures for check in checks)
+    save()
