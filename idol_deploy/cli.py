@@ -160,6 +160,12 @@ def _add_plugins_build(parser: argparse.ArgumentParser) -> None:
         help="get ONNX Runtime's headers with apt-get download, if they are not here",
     )
     add(
+        "--tensorrt-include",
+        type=Path,
+        metavar="DIR",
+        help="TensorRT's C++ headers, for its plugin with --cuda; default: the system's",
+    )
+    add(
         "--cuda",
         nargs="?",
         const="native",
@@ -359,7 +365,7 @@ def _readable(value: object) -> str:
 def _plugins_build(options: argparse.Namespace) -> int:
     from idol_plugins.build import build
     from idol_plugins.fetch import fetch_onnxruntime
-    from idol_plugins.headers import ONNXRUNTIME, find_headers
+    from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
 
     with _steps() as announce:
         ort_include = options.ort_include or find_headers(ONNXRUNTIME)
@@ -371,6 +377,7 @@ def _plugins_build(options: argparse.Namespace) -> int:
             options.into,
             ort_include=ort_include,
             cuda_architectures=options.cuda,
+            tensorrt_include=options.tensorrt_include or find_headers(TENSORRT),
         )
     for library in built:
         print(f"wrote {library}")

@@ -1,5 +1,6 @@
 """The homes of the kernel, each of which may be there or not, and runs the same cases. None needs PyTorch."""
 
+import ctypes
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -26,6 +27,7 @@ Array: TypeAlias = NDArray[Any]
 
 _THREADS = 2
 _NOT_BUILT = "not built"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def all_homes() -> list[Home]:
@@ -104,7 +106,7 @@ class CpuHome:
 
 
 class OrtHome:
-    """The operator in ONNX Runtime, on its CPU provider."""
+    """The operator in ONNX Runtime, on its CPU provider, and on its CUDA provider where both have it."""
 
     name = "onnxruntime"
     title = "ONNX Runtime operator"
@@ -140,20 +142,26 @@ class OrtHome:
         return options
 
     def variants(self) -> list[Variant]:
-        options = self._options(ort_library())
+        path = ort_library()
         if importlib.util.find_spec("onnx") is None:
             raise PluginError("making a graph of one node needs onnx; pip install onnx")
         import onnxruntime
 
-        def run(case: Case) -> Array | None:
-            session = onnxruntime.InferenceSession(
-                _one_node_graph(case), options, providers=["CPUExecutionProvider"]
-            )
+        def run(provider: str, case: Case) -> Array:
+            options = self._options(path)
+            if provider != _CPU:
+                # Else what the provider cannot do would be done on the CPU, unsaid.
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            session = onnxruntime.InferenceSession(_one_node_graph(case), options, providers=[provider])
             fed = {"value": case.value, "merged": case.merged, "reference": case.reference}
             (out,) = session.run(None, fed)
             return np.asarray(out, np.float32)
 
-        return [Variant("cpu", run)]
+        found = [Variant("cpu", partial(run, _CPU))]
+        # A library built without CUDA does not name the provider.
+        if _CUDA in onnxruntime.get_available_providers() and _CUDA.encode() in path.read_bytes():
+            found.append(Variant("cuda", partial(run, _CUDA)))
+        return found
 
 
 def _one_node_graph(case: Case) -> bytes:
@@ -249,9 +257,14 @@ class TensorRtHome:
         if path is None:
             folder = "" if find_headers(TENSORRT) else f" {TENSORRT.option} FOLDER"
             return Status(why=_NOT_BUILT, fix=f"{BUILD} --cuda{folder}")
-        if importlib.util.find_spec("tensorrt") is None:
-            return Status(path, why="tensorrt is not installed", fix="pip install 'idol-deploy[tensorrt]'")
-        return Status(path)
+        try:
+            ctypes.CDLL(str(path))
+        except OSError as error:
+            return Status(path, why=f"{path} cannot be loaded ({error})", fix=f"{BUILD} --cuda")
+        # trtexec and C++ programs need no Python package.
+        return Status(
+            path, "" if importlib.util.find_spec("tensorrt") else "Python's tensorrt is not installed"
+        )
 
     def variants(self) -> list[Variant]:
         raise PluginError("TensorRT runs engines, not single calls; use: python -m idol_plugins.conformance")

@@ -933,8 +933,9 @@ def test_plugins_build_says_what_it_wrote(
     monkeypatch.setattr(
         build, "build", lambda into, **options: asked.update(options) or [into / "libidol.so"]
     )
-    done = idol("plugins", "build", "--into", tmp_path, "--cuda", "87")
+    done = idol("plugins", "build", "--into", tmp_path, "--cuda", "87", "--tensorrt-include", "headers")
     assert (done.status, done.err) == (0, "")
+    assert asked["tensorrt_include"] == Path("headers")
     assert asked["cuda_architectures"] == "87"
     assert f"wrote {tmp_path / 'libidol.so'}" in done.out
 

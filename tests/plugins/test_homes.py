@@ -34,7 +34,7 @@ def test_nothing_is_built() -> None:
 
 @pytest.mark.parametrize(
     ("home", "library"),
-    [(CpuHome, "cpu"), (OrtHome, "ort"), (CudaHome, "cuda")],
+    [(CpuHome, "cpu"), (OrtHome, "ort"), (CudaHome, "cuda"), (TensorRtHome, "trt")],
 )
 def test_a_library_that_is_none_is_named(nothing: Path, home: type, library: str) -> None:
     if library == "ort":
@@ -72,12 +72,10 @@ def test_without_onnx_the_operator_is_not_tested(ort_operator: Path, monkeypatch
         OrtHome().variants()
 
 
-def test_engines_without_their_packages(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for library in ("ort", "trt"):
-        (nothing / f"libidol_deform_attn_{library}.so").touch()
+def test_an_engine_that_is_not_installed(nothing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nothing / "libidol_deform_attn_ort.so").touch()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "idol-deploy[cpu]" in OrtHome().status().fix
-    assert "idol-deploy[tensorrt]" in TensorRtHome().status().fix
 
 
 @pytest.mark.gpu

@@ -1,4 +1,5 @@
-// DeformAttn, version 1 of domain idol_deploy, for ONNX Runtime 1.17 and newer, on a CPU.
+// DeformAttn, version 1 of domain idol_deploy, for ONNX Runtime 1.17 and newer: on a CPU, and with IDOL_CUDA on a CUDA
+// device as well, for the provider that a session runs the node on.
 //
 //   inputs      value [N, S, M, D] T, merged [N, Q, M*L*P*3] U, reference [N or 1, Q, L, 2 or 4] float
 //   output      [N, Q, M*D] T
@@ -14,6 +15,9 @@
 #include <vector>
 
 #include "idol_deform_attn_cpu.h"
+#ifdef IDOL_CUDA
+#include "idol_deform_attn_cuda.h"
+#endif
 
 namespace {
 
@@ -31,7 +35,11 @@ OrtStatus *refuse(const std::string &why) {
   return api->CreateStatus(ORT_INVALID_ARGUMENT, ("DeformAttn: " + why).c_str());
 }
 
-const char *text_of(int32_t status) {
+std::string text_of(int32_t status) {
+#ifdef IDOL_CUDA
+  if (status >= IDOL_CUDA_ERROR)
+    return "the CUDA device refuses the launch with error " + std::to_string(status - IDOL_CUDA_ERROR);
+#endif
   switch (status) {
     case IDOL_BAD_SHAPE:
       return "sizes must be positive, the tokens as many as the cells of all levels, and reference [N or 1, Q, L, 2 or 4]";
@@ -44,9 +52,11 @@ const char *text_of(int32_t status) {
   }
 }
 
-// Of one pair of types; the same name under several pairs is one operator to ONNX Runtime.
+// Of one pair of types on one provider; the same name under several of them is one operator to ONNX Runtime.
 struct Operator : OrtCustomOp {
   ONNXTensorElementDataType value, merged;
+  const char *provider;
+  int32_t (*call)(const idol_fused &call, OrtKernelContext *context, OrtStatus **status);
 };
 
 const Operator &as_operator(const OrtCustomOp *op) { return *static_cast<const Operator *>(op); }
@@ -55,6 +65,7 @@ struct Kernel {
   int64_t heads, points;
   std::vector<int64_t> shapes;
   int32_t type, merged_type;
+  const Operator *op;
 };
 
 int32_t type_of(ONNXTensorElementDataType type) {
@@ -74,6 +85,7 @@ OrtStatus *create_kernel(const OrtCustomOp *op, const OrtApi *, const OrtKernelI
   IDOL_TRY(api->KernelInfoGetAttributeArray_int64(info, "shapes", kernel->shapes.data(), &count));
   kernel->type = type_of(as_operator(op).value);
   kernel->merged_type = type_of(as_operator(op).merged);
+  kernel->op = &as_operator(op);
   *created = kernel.release();
   return nullptr;
 }
@@ -123,6 +135,20 @@ void parallel_for(void *pool, int64_t count, idol_range range, void *work) {
   range(work, 0, count);
 }
 
+int32_t call_cpu(const idol_fused &call, OrtKernelContext *context, OrtStatus **) {
+  const idol_options options{IDOL_ISA_AUTO, 1, parallel_for, context};
+  return idol_deform_attn_fused(&call, &options);
+}
+
+#ifdef IDOL_CUDA
+// Into the session's own stream; the arrays are on its device.
+int32_t call_cuda(const idol_fused &call, OrtKernelContext *context, OrtStatus **status) {
+  void *stream = nullptr;
+  *status = api->KernelContext_GetGPUComputeStream(context, &stream);
+  return *status == nullptr ? idol_deform_attn_cuda_fused(&call, stream) : IDOL_OK;
+}
+#endif
+
 OrtStatus *compute_checked(const Kernel &kernel, OrtKernelContext *context) {
   Input value, merged, reference;
   IDOL_TRY(read_input(context, 0, &value));
@@ -149,8 +175,9 @@ OrtStatus *compute_checked(const Kernel &kernel, OrtKernelContext *context) {
   call.value = value.data, call.merged = merged.data, call.out = out;
   call.reference = static_cast<const float *>(reference.data);
   call.reference_images = reference.shape[0], call.reference_width = reference.shape[3];
-  const idol_options options{IDOL_ISA_AUTO, 1, parallel_for, context};
-  const int32_t status = idol_deform_attn_fused(&call, &options);
+  OrtStatus *failed = nullptr;
+  const int32_t status = kernel.op->call(call, context, &failed);
+  if (failed != nullptr) return failed;
   return status == IDOL_OK ? nullptr : refuse(text_of(status));
 }
 
@@ -193,12 +220,13 @@ OrtStatus *infer(const OrtCustomOp *, OrtShapeInferContext *context) {
   return api->ShapeInferContext_SetOutputTypeShape(context, 0, info.get());
 }
 
-Operator make_operator(ONNXTensorElementDataType value, ONNXTensorElementDataType merged) {
+Operator make_cpu(ONNXTensorElementDataType value, ONNXTensorElementDataType merged) {
   Operator op{};
   op.version = kApiVersion;
   op.value = value, op.merged = merged;
+  op.provider = "CPUExecutionProvider", op.call = call_cpu;
   op.GetName = [](const OrtCustomOp *) { return "DeformAttn"; };
-  op.GetExecutionProviderType = [](const OrtCustomOp *) { return "CPUExecutionProvider"; };
+  op.GetExecutionProviderType = [](const OrtCustomOp *self) { return as_operator(self).provider; };
   op.GetInputTypeCount = [](const OrtCustomOp *) { return size_t{3}; };
   op.GetInputType = [](const OrtCustomOp *self, size_t index) {
     if (index == 2) return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
@@ -219,14 +247,26 @@ Operator make_operator(ONNXTensorElementDataType value, ONNXTensorElementDataTyp
   return op;
 }
 
+#ifdef IDOL_CUDA
+Operator make_cuda(ONNXTensorElementDataType value, ONNXTensorElementDataType merged) {
+  Operator op = make_cpu(value, merged);
+  op.provider = "CUDAExecutionProvider", op.call = call_cuda;
+  return op;
+}
+#endif
+
 }  // namespace
 
 extern "C" IDOL_EXPORT OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
   constexpr auto f32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, f16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
   constexpr auto bf16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
   // They live as long as the library, since sessions keep pointing to them.
-  static const Operator operators[] = {make_operator(f32, f32), make_operator(f16, f16), make_operator(f16, f32),
-                                       make_operator(bf16, f32)};
+  static const Operator operators[] = {
+      make_cpu(f32, f32),  make_cpu(f16, f16),  make_cpu(f16, f32),  make_cpu(bf16, f32),
+#ifdef IDOL_CUDA
+      make_cuda(f32, f32), make_cuda(f16, f16), make_cuda(f16, f32), make_cuda(bf16, f32),
+#endif
+  };
   api = base->GetApi(kApiVersion);
   if (api == nullptr) return base->GetApi(1)->CreateStatus(ORT_FAIL, "DeformAttn needs ONNX Runtime 1.17 or newer");
   OrtCustomOpDomain *domain = nullptr;
