@@ -8,6 +8,7 @@ from torch import Tensor
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes
 from idol_deploy.model.idol import Idol
 from idol_plugins.ort import DOMAIN, OPERATOR, VERSION
+from idol_plugins.trt import NODE_ATTRIBUTES
 
 __all__ = ["fused_node", "with_fused_attention"]
 
@@ -22,9 +23,7 @@ def fused_node(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor)
             "heads": heads,
             "points": merged.shape[2] // (3 * heads * len(shapes)),
             "shapes": [side for shape in shapes for side in shape],
-            # By which TensorRT finds its plugin; to ONNX Runtime they say nothing.
-            "plugin_version": str(VERSION),
-            "plugin_namespace": DOMAIN,
+            **NODE_ATTRIBUTES,
         },
         dtype=value.dtype,
         shape=(*merged.shape[:2], heads * value.shape[3]),

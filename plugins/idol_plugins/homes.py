@@ -19,7 +19,7 @@ from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
 from idol_plugins.home import BUILD, Home, Status, Variant
 from idol_plugins.libraries import Library, find_library
-from idol_plugins.ort import DOMAIN, OPERATOR, VERSION, ort_library
+from idol_plugins.ort import DOMAIN, OPERATOR, VERSION, ort_library, serves_cuda
 
 __all__ = ["CpuHome", "CudaHome", "OrtHome", "TensorRtHome", "all_homes"]
 
@@ -158,8 +158,7 @@ class OrtHome:
             return np.asarray(out, np.float32)
 
         found = [Variant("cpu", partial(run, _CPU))]
-        # A library built without CUDA does not name the provider.
-        if _CUDA in onnxruntime.get_available_providers() and _CUDA.encode() in path.read_bytes():
+        if _CUDA in onnxruntime.get_available_providers() and serves_cuda(path):
             found.append(Variant("cuda", partial(run, _CUDA)))
         return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from idol_plugins.libraries import find_library
 
-__all__ = ["DOMAIN", "OPERATOR", "VERSION", "ort_library"]
+__all__ = ["DOMAIN", "OPERATOR", "VERSION", "ort_library", "serves_cuda"]
 
 DOMAIN = "idol_deploy"
 OPERATOR = "DeformAttn"
@@ -31,3 +31,8 @@ def ort_library(folder: Path | None = None) -> Path:
         PluginError: it is not built.
     """
     return find_library("idol_deform_attn_ort", folder)
+
+
+def serves_cuda(library: Path) -> bool:
+    """Whether the library has the operator for ONNX Runtime's CUDA provider, too: it then names it."""
+    return b"CUDAExecutionProvider" in library.read_bytes()

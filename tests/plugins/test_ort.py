@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from idol_plugins.cases import pack, unpack
-from idol_plugins.ort import DOMAIN, OPERATOR, VERSION
+from idol_plugins.ort import DOMAIN, OPERATOR, VERSION, serves_cuda
 from idol_plugins.reference import Shapes, deformable_attention
 from idol_plugins.trt import NODE_ATTRIBUTES
 
@@ -137,3 +137,9 @@ def test_refuses_what_does_not_fit(ort_operator: Path) -> None:
         start(ort_operator, make_graph(FLOAT, FLOAT)).run(
             None, fed | {"reference": np.zeros((3, Q, 4, 4), np.float32)}
         )
+
+
+def test_a_library_says_whether_it_serves_cuda(ort_operator: Path, tmp_path: Path) -> None:
+    assert not serves_cuda(ort_operator)
+    (tmp_path / "with_cuda.so").write_bytes(ort_operator.read_bytes() + b"CUDAExecutionProvider\0")
+    assert serves_cuda(tmp_path / "with_cuda.so")

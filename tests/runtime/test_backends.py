@@ -181,6 +181,10 @@ def test_with_its_library_the_operator_is_used_and_checked(
         frame = np.zeros((1, *kit.size, 3), np.uint8)
         expected = open_backend(bundle, graph="portable").infer(frame)[0].embeddings
         np.testing.assert_allclose(backend.infer(frame)[0].embeddings, 1.5 * expected)
+        with pytest.raises(
+            BackendError, match="built for CPUs alone; build it again: idol-deploy plugins build --cuda"
+        ):
+            open_backend(bundle, device="cuda", graph="plugin")
     with pytest.raises(BackendError, match=r"plugin graph\) answers wrongly .* \(--graph portable"):
         Pipeline.open(two_graphs)
 

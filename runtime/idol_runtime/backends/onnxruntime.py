@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
-from idol_plugins.ort import ort_library
+from idol_plugins.ort import ort_library, serves_cuda
 from idol_runtime.backends.base import GraphChoice
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.detection import NetworkOutput
@@ -142,9 +142,12 @@ def _operator(bundle: Bundle, device: str) -> tuple[Path]:
         raise BackendError(
             "the bundle has no graph with our operator; export it again after: idol-deploy plugins build"
         )
-    if device != "cpu":
-        raise BackendError("the operator's library for ONNX Runtime is for the CPU")
-    return (ort_library(),)
+    library = ort_library()
+    if device != "cpu" and not serves_cuda(library):
+        raise BackendError(
+            f"{library} is built for CPUs alone; build it again: idol-deploy plugins build --cuda"
+        )
+    return (library,)
 
 
 class OnnxRuntimeBackend:
