@@ -387,19 +387,24 @@ def _plugins_build(options: argparse.Namespace) -> int:
 
 
 def _plugins_info(options: argparse.Namespace) -> int:
+    from idol_deploy.torch_home import TorchHome
+    from idol_plugins.homes import all_homes
     from idol_plugins.info import collect
 
-    found = collect()
+    found = collect([*all_homes(), TorchHome()])
     print(json.dumps(found.as_dict(), indent=2) if options.json else found.table())
     return 0
 
 
 def _plugins_selftest(options: argparse.Namespace) -> int:
+    from idol_deploy.torch_home import TorchHome
+    from idol_plugins.homes import all_homes
     from idol_plugins.selftest import selftest
 
+    homes = [*all_homes(), TorchHome()]
     # JSON stands alone on stdout.
     with contextlib.nullcontext(lambda _: None) if options.json else _steps() as announce:
-        report = selftest(seed=options.seed, cases=options.cases, announce=announce)
+        report = selftest(homes, seed=options.seed, cases=options.cases, announce=announce)
     print(json.dumps(report.as_dict(), indent=2) if options.json else report.table())
     for failure in report.failures:
         print(f"idol-deploy: selftest: {failure}", file=sys.stderr)

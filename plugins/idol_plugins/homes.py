@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_plugins.abi import DeviceArray
 from idol_plugins.cases import Case, pack, unpack
 from idol_plugins.cpu import CpuLibrary, Isa
-from idol_plugins.cuda import CudaLibrary, DeviceArray
+from idol_plugins.cuda import CudaLibrary
 from idol_plugins.cuda_memory import CudaMemory
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
