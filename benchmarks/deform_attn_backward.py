@@ -1,0 +1,135 @@
+"""How much faster a network learns on a CPU with the attention's operator than with torch's grid_sample form.
+
+Forward and backward pass of a network's summed outputs, gradients of all its parameters, fp32, in turns: the pure form
+and its autograd, then the operator. An edge-sized network (a small Swin, 3 + 3 layers, 100 queries) at 256x448, and
+ytvis19_r50 at 360x640, with reference weights; then the attention alone, an encoder call at 384x640.
+
+    idol-deploy plugins build
+    python benchmarks/deform_attn_backward.py [--threads 2] [--rounds 5] [--json OUT]
+
+Ratios are of medians; `best` are of the least times, which other work on the machine disturbs least. Exits with 1 when
+a network's ratio is below 1.5 or gradients differ.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from deform_attn_cpu import Race, encoder_call, race
+from machine import machine_facts
+from torch import Tensor
+
+from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
+from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
+from idol_deploy.model.deform_op import deform_attn, use_core, use_operator
+from idol_deploy.model.idol import Idol
+from idol_deploy.reference import make_video, reference_model
+from idol_export.parity import relative_error
+from idol_plugins.cpu import CpuLibrary, Isa
+from idol_runtime.files import replacing
+
+GOAL = 1.5
+ENCODER = (384, 640)
+# A sample that rounding puts on the other side of a cell's centre has another slope: 1e-4 to 1e-3 of a gradient, whose
+# other entries agree to 1e-6 or so.
+TOLERANCE = 5e-3
+
+
+def edge_config() -> IdolConfig:
+    """The smallest network that is still of the same kind."""
+    backbone = SwinConfig(embed_dim=48, depths=(2, 2, 2, 2), heads=(3, 6, 12, 24), window=7, drop_path=0.0)
+    network = ModelConfig(backbone, queries=100, ffn_dim=512, encoder_layers=3, decoder_layers=3)
+    return replace(ytvis19_r50(), name="edge", model=network)
+
+
+class Lesson:
+    """A network and a frame to learn from."""
+
+    def __init__(self, config: IdolConfig, size: tuple[int, int]) -> None:
+        self.model: Idol = reference_model(config).eval()  # as in training, but for dropout
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        frame = torch.from_numpy(make_video(1, *size, seed=0)).float() / 64 - 2
+        sides = [-(-side // 32) * 32 for side in size]
+        self.images = frame.new_zeros(1, 3, *sides)
+        self.images[..., : size[0], : size[1]] = frame
+        self.padding = torch.ones(1, *sides, dtype=torch.bool)
+        self.padding[:, : size[0], : size[1]] = False
+
+    def learn(self, core: AttentionCore) -> Sequence[Tensor]:
+        """Gradients of all parameters that the outputs depend on."""
+        use_core(self.model, core)
+        output = self.model(self.images, self.padding)
+        parts = (output.logits, output.boxes, output.embeddings, output.mask_features, output.mask_params)
+        loss = torch.stack([part.sum() for part in parts]).sum()
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return [gradient for gradient in gradients if gradient is not None]
+
+
+def compared(what: str, learn: Callable[[AttentionCore], Sequence[Tensor]], rounds: int) -> Race:
+    """The pure form's time and the operator's, and how far apart their gradients are."""
+    found, expected = (
+        torch.cat([gradient.flatten() for gradient in learn(core)]).numpy()
+        for core in (deform_attn, deformable_attention)
+    )
+    error = relative_error(found, expected)
+    return race(what, lambda: learn(deformable_attention), lambda: learn(deform_attn), rounds, error)
+
+
+def network_race(config: IdolConfig, size: tuple[int, int], rounds: int) -> Race:
+    """A whole network."""
+    what = f"{config.name} at {size[0]}x{size[1]}, forward + backward: grid_sample / operator"
+    return compared(what, Lesson(config, size).learn, rounds)
+
+
+def encoder_race(rounds: int) -> Race:
+    """The attention alone."""
+    value, shapes, merged, reference = encoder_call(ENCODER)
+    leaves = [tensor.requires_grad_() for tensor in (value, merged)]
+    grad = torch.randn(merged.shape[0], merged.shape[1], 256, generator=torch.Generator().manual_seed(1))
+
+    def learn(core: AttentionCore) -> Sequence[Tensor]:
+        return torch.autograd.grad(core(leaves[0], shapes, leaves[1], reference), leaves, grad)
+
+    what = f"encoder call at {ENCODER[0]}x{ENCODER[1]}, forward + backward: grid_sample / operator"
+    return compared(what, learn, rounds)
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    use_operator(torch.nn.Linear(1, 1), required=True)
+    races = [
+        network_race(edge_config(), (256, 448), args.rounds),
+        network_race(ytvis19_r50(), (360, 640), args.rounds),
+    ]
+    passed = all(found.ratio >= GOAL for found in races)
+    races.append(encoder_race(args.rounds))
+    passed = passed and all(found.relative_error <= TOLERANCE for found in races)
+    library = CpuLibrary()
+    report = {
+        "machine": machine_facts(),
+        "torch": torch.__version__,
+        "threads": args.threads,
+        "instructions": [isa.name for isa in Isa if library.offers(isa)],
+        "passed": passed,
+        "races": [asdict(found) for found in races],
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if args.json:
+        with replacing(args.json) as temporary:
+            temporary.write_text(text + "\n")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
