@@ -22,5 +22,5 @@ def test_the_cache_comes_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_a_missing_library_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match=r"python -m idol_plugins\.build"):
+    with pytest.raises(PluginError, match="idol-deploy plugins build"):
         find_library("idol_nothing", tmp_path)
