@@ -119,6 +119,25 @@ def test_the_core_can_be_replaced() -> None:
     assert seen == [(1, 12, 2, 4), (1, 5, 12), (1, 5, 1, 4)]
 
 
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_offsets_keep_their_width_under_bf16_autocast(narrow: torch.dtype) -> None:
+    attention = DeformableAttention(dim=8, levels=1, heads=2, points=2)
+    seen: list[Tensor] = []
+
+    def core(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor) -> Tensor:
+        seen.append(merged)
+        return deformable_attention(value.float(), shapes, merged.float(), reference)
+
+    attention.core = core
+    inputs = (torch.randn(1, 5, 8), torch.rand(1, 5, 1, 4), torch.randn(1, 12, 8), ((3, 4),), None)
+    attention(*inputs)
+    with torch.autocast("cpu", narrow):
+        assert attention(*inputs).dtype == narrow
+    wide, found = seen
+    assert found.dtype == (torch.float32 if narrow == torch.bfloat16 else narrow)
+    assert torch.equal(found, wide) == (narrow == torch.bfloat16)
+
+
 def test_at_first_heads_look_around_in_a_ring() -> None:
     attention = DeformableAttention(dim=16, levels=2, heads=8, points=3)
     ring = attention.sampling_offsets.bias.detach().reshape(8, 2, 3, 2)
