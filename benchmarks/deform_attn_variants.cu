@@ -1,52 +1,41 @@
-// Candidates for the CUDA kernel of 4 levels, 4 points and width 32, of which gpu_kernels.py finds the fastest:
+// Candidates for the CUDA kernel of 4 levels, 4 points and width 32, which gpu_candidates.py checks and times:
 //
-//   IDOL_ORDER    which items a block holds: 0 all heads of consecutive queries, 1 one head of consecutive queries,
-//                 2 one head of a tile of the map where the queries are the tokens
+//   IDOL_ORDER    items of a block: 0 all heads of consecutive queries; 1 one head, of a tile of the map where the
+//                 queries are the tokens, for taps that its neighbours have read
 //   IDOL_SHARE    how lanes learn of each other's taps: 0 by shuffles, 1 through shared memory
-//   IDOL_LANES    lanes that read a tap: 0 as many as read 16 bytes each, else 2, 4 or 8
+//   IDOL_CHUNKS   16-byte reads of a lane at each tap: 1 or 2, for fewer instructions on where it lies
 //   IDOL_BLOCK    threads of a block
-//   IDOL_OUTSIDE  a corner outside: 0 lends its token from one inside, and 0 * infinity is wrong; 1 is not read;
-//                 2 as 0, and what is then not finite is summed anew as by 1
-//   IDOL_SPLIT    groups of lanes that divide the samples of a head: 1, 2, 4, 8, at most a warp; 0 as many as the
-//                 device has threads for
-//   IDOL_CACHE    1: merged and out, which are used once, do not displace values
-//   IDOL_RESIDENT blocks that a multiprocessor holds at least, which limits registers; 0 as the compiler likes
+//   IDOL_REDO     0: a corner outside is not read; 1: it lends its token from one inside, without a predicate, and a
+//                 sum that is then not finite, as 0 * infinity is, is made anew as by 0
+//   IDOL_SPLIT    groups of lanes that divide the samples of a head, at most a warp; 0: as many as the device has
+//                 threads for, since a decoder's few queries leave it idle
 //
 // In all of them a lane finds the taps of consecutive samples, whose projections it reads as vectors; nothing branches
 // on a tap; a tap is an offset of 32 bits.
-#include <cuda_runtime.h>
-
 #include <atomic>
 #include <cstring>
 #include <type_traits>
 
-#define idol_deform_attn_cuda_fused idol_published_fused
-#include "cuda_launch.cu"
-#undef idol_deform_attn_cuda_fused
+#include "call_checks.h"
+#include "cuda_kernel.cuh"
 
 #ifndef IDOL_ORDER
-#define IDOL_ORDER 2
+#define IDOL_ORDER 1
 #endif
 #ifndef IDOL_SHARE
 #define IDOL_SHARE 1
 #endif
-#ifndef IDOL_LANES
-#define IDOL_LANES 0
+#ifndef IDOL_CHUNKS
+#define IDOL_CHUNKS 1
 #endif
 #ifndef IDOL_BLOCK
 #define IDOL_BLOCK 128
 #endif
-#ifndef IDOL_OUTSIDE
-#define IDOL_OUTSIDE 1
+#ifndef IDOL_REDO
+#define IDOL_REDO 0
 #endif
 #ifndef IDOL_SPLIT
 #define IDOL_SPLIT 1
-#endif
-#ifndef IDOL_CACHE
-#define IDOL_CACHE 0
-#endif
-#ifndef IDOL_RESIDENT
-#define IDOL_RESIDENT 0
 #endif
 
 namespace {
@@ -70,14 +59,6 @@ struct alignas(16) Taps {
 struct alignas(16) Shares {
   float at[4];
 };
-
-template <class V> __device__ __forceinline__ V load_once(const V *from) {
-#if IDOL_CACHE
-  return __ldcs(from);
-#else
-  return *from;
-#endif
-}
 
 // What lies there, or zeros where `tap` is negative; one instruction with a predicate, where the compiler would gather
 // the comparisons of many taps first and run out of registers.
@@ -123,7 +104,7 @@ template <class U, int count> __device__ __forceinline__ void read(const U *from
   using Word = typename WordOf<step * sizeof(U)>::type;
 #pragma unroll
   for (int i = 0; i < count; i += step) {
-    const Word word = load_once(reinterpret_cast<const Word *>(from + i));
+    const Word word = *reinterpret_cast<const Word *>(from + i);
     U held[step];
     std::memcpy(held, &word, sizeof word);
 #pragma unroll
@@ -141,7 +122,7 @@ template <int team> __device__ __forceinline__ int2 item_of(const Plan &plan) {
   return {query < plan.queries ? query : -1, static_cast<int32_t>(pair % heads)};
 #else
   const int32_t head = block % plan.heads, tile = block / plan.heads;
-  if (IDOL_ORDER == 1 || plan.tile_rows == 1) {
+  if (plan.tile_rows == 1) {
     const int32_t query = tile * teams + own;
     return {query < plan.queries ? query : -1, head};
   }
@@ -155,13 +136,7 @@ template <int team> __device__ __forceinline__ int2 item_of(const Plan &plan) {
 }
 
 template <class T, class U, int lanes, int split>
-__global__ void
-#if IDOL_RESIDENT
-__launch_bounds__(IDOL_BLOCK, IDOL_RESIDENT)
-#else
-__launch_bounds__(IDOL_BLOCK)
-#endif
-candidate(const __grid_constant__ Plan plan) {
+__global__ void __launch_bounds__(IDOL_BLOCK) candidate(const __grid_constant__ Plan plan) {
   constexpr int team = lanes * split, finders = team < kSamples ? team : kSamples, own = kSamples / finders;
   constexpr int each = finders / split;               // samples of a group in a turn
   [[maybe_unused]] constexpr int groups = 32 / lanes;  // of a warp
@@ -274,12 +249,10 @@ candidate(const __grid_constant__ Plan plan) {
       }
     }
   };
-#if IDOL_OUTSIDE == 1
+#if IDOL_REDO == 0
   walk(std::true_type{});
 #else
   walk(std::false_type{});
-#endif
-#if IDOL_OUTSIDE == 2
   float all = 0.0f;
 #pragma unroll
   for (int i = 0; i < chunks * vector; ++i) all += sum[i];
@@ -303,11 +276,7 @@ candidate(const __grid_constant__ Plan plan) {
     for (int i = 0; i < vector; ++i) idol::narrow(sum[chunk * vector + i] * scale, &result[i]);
     uint4 words;
     std::memcpy(&words, result, sizeof words);
-#if IDOL_CACHE
-    __stcs(reinterpret_cast<uint4 *>(out + chunk * lanes * vector), words);
-#else
     *reinterpret_cast<uint4 *>(out + chunk * lanes * vector) = words;
-#endif
   }
 }
 
@@ -321,7 +290,7 @@ cudaError_t launch_split(const idol_fused &call, cudaStream_t stream) {
   plan.tokens = static_cast<int32_t>(s.tokens), plan.queries = static_cast<int32_t>(s.queries);
   plan.heads = static_cast<int32_t>(s.heads), plan.reference_width = static_cast<int32_t>(call.reference_width);
   plan.tile_rows = 1, plan.tile_columns = teams;
-  if (IDOL_ORDER == 2 && s.queries == s.tokens) {
+  if (IDOL_ORDER == 1 && s.queries == s.tokens) {
     plan.tile_columns = teams >= 32 ? 8 : 4;
     plan.tile_rows = teams / plan.tile_columns;
   }
@@ -361,7 +330,7 @@ cudaError_t launch_split(const idol_fused &call, cudaStream_t stream) {
 }
 
 template <class T, class U> cudaError_t launch_candidate(const idol_fused &call, cudaStream_t stream) {
-  constexpr int lanes = IDOL_LANES ? IDOL_LANES : kWidth * sizeof(T) / 16, most = 32 / lanes;
+  constexpr int lanes = kWidth * sizeof(T) / 16 / IDOL_CHUNKS, most = 32 / lanes;
 #if IDOL_SPLIT
   return launch_split<T, U, lanes, (IDOL_SPLIT < most ? IDOL_SPLIT : most)>(call, stream);
 #else
@@ -376,17 +345,25 @@ template <class T, class U> cudaError_t launch_candidate(const idol_fused &call,
 
 }  // namespace
 
-extern "C" IDOL_EXPORT int32_t idol_deform_attn_cuda_fused(const idol_fused *call, void *stream) {
+// Of other sizes, a candidate says that it does not take them.
+int32_t idol_deform_attn_cuda_fused(const idol_fused *call, void *stream) {
   if (const int32_t status = idol::check(call)) return status;
   const idol_sizes &s = call->sizes;
   constexpr int64_t most = int64_t{1} << 30;
   const bool ours = s.levels == kLevels && s.points == kPoints && s.width == kWidth && s.images < 65536 &&
-                    s.queries * s.heads < most / 64 &&
-                    s.tokens * s.heads * kWidth * 4 < most && !idol::is_empty(s);
-  if (!ours) return idol_published_fused(call, stream);
+                    s.queries * s.heads < most / 64 && s.tokens * s.heads * kWidth * 4 < most;
+  if (!ours) return IDOL_BAD_SHAPE;
+  if (idol::is_empty(s)) return IDOL_OK;
   auto *const on = static_cast<cudaStream_t>(stream);
-  if (call->type == IDOL_FLOAT32) return status_of(launch_candidate<float, float>(*call, on));
-  if (call->type == IDOL_BFLOAT16) return status_of(launch_candidate<__nv_bfloat16, float>(*call, on));
-  if (call->merged_type == IDOL_FLOAT16) return status_of(launch_candidate<__half, __half>(*call, on));
-  return status_of(launch_candidate<__half, float>(*call, on));
+  cudaError_t error = cudaSuccess;
+  if (call->type == IDOL_FLOAT32) {
+    error = launch_candidate<float, float>(*call, on);
+  } else if (call->type == IDOL_BFLOAT16) {
+    error = launch_candidate<__nv_bfloat16, float>(*call, on);
+  } else if (call->merged_type == IDOL_FLOAT16) {
+    error = launch_candidate<__half, __half>(*call, on);
+  } else {
+    error = launch_candidate<__half, float>(*call, on);
+  }
+  return error == cudaSuccess ? IDOL_OK : IDOL_CUDA_ERROR + static_cast<int32_t>(error);
 }

@@ -16,7 +16,17 @@ from idol_deploy.model.geometry import build_geometry
 from idol_plugins.cuda import CudaLibrary, DeviceArray
 from idol_plugins.libraries import find_library
 
-__all__ = ["TYPES", "Call", "HostLibrary", "array_of", "library_of", "network_call", "raw_call", "run_fused"]
+__all__ = [
+    "TYPES",
+    "Call",
+    "CandidateLibrary",
+    "HostLibrary",
+    "array_of",
+    "library_of",
+    "network_call",
+    "raw_call",
+    "run_fused",
+]
 
 # Of value and of merged, as the kernel takes them.
 TYPES = (
@@ -58,24 +68,34 @@ class Call:
         """Offsets [N, Q, M, L, P, 2] and logits [N, Q, M, L * P]."""
         N, Q = self.merged.shape[:2]
         M, L, P = self.value.shape[2], len(self.shapes), self.points
-        offsets, logits = self.merged.split([2 * M * L * P, M * L * P], -1)
+        offsets, logits = torch.split(self.merged, [2 * M * L * P, M * L * P], -1)
         return offsets.reshape(N, Q, M, L, P, 2), logits.reshape(N, Q, M, L * P)
 
 
 class HostLibrary(CudaLibrary):
     """The CPU's kernel behind the same calls, for a dry run: host pointers, and no stream."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        library = ctypes.CDLL(str(path or find_library("idol_deform_attn_cpu")))
+    def __init__(self) -> None:
+        library = ctypes.CDLL(str(find_library("idol_deform_attn_cpu")))
         names = ("fused", "classic", "fused_backward")
         self._fused, self._classic, self._backward = (library[f"idol_deform_attn_{name}"] for name in names)
         for entry in (self._fused, self._classic, self._backward):
             entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 
+class CandidateLibrary(CudaLibrary):
+    """A candidate for the kernel, which has the fused form alone."""
+
+    def __init__(self, path: Path) -> None:
+        self._fused = ctypes.CDLL(str(path)).idol_deform_attn_cuda_fused
+        self._fused.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+
+
 def library_of(device: str, path: Path | None = None) -> CudaLibrary:
-    """The kernel for a device."""
-    return CudaLibrary(path) if device == "cuda" else HostLibrary(path)
+    """The kernel for a device; a candidate, if its file is named."""
+    if path is not None:
+        return CandidateLibrary(path)
+    return CudaLibrary() if device == "cuda" else HostLibrary()
 
 
 def array_of(tensor: Tensor) -> DeviceArray:
@@ -88,8 +108,8 @@ def array_of(tensor: Tensor) -> DeviceArray:
 def run_fused(library: CudaLibrary, call: Call, out: Tensor) -> None:
     """Into the current stream."""
     stream = torch.cuda.current_stream().cuda_stream if out.device.type == "cuda" else 0
-    arrays = [array_of(tensor) for tensor in (call.value, call.merged, call.reference, out)]
-    library.deformable_attention(arrays[0], call.shapes, *arrays[1:], stream=stream)
+    value, merged, reference, into = map(array_of, (call.value, call.merged, call.reference, out))
+    library.deformable_attention(value, call.shapes, merged, reference, into, stream)
 
 
 def raw_call(

@@ -3,12 +3,14 @@
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 from gpu_common import Options, Report, Save, say
 
 from idol_plugins.build import SOURCES, build, cuda_compiler
+from idol_plugins.errors import PluginError
 from idol_plugins.headers import TENSORRT, find_headers
 
 __all__ = ["CANDIDATES", "run"]
@@ -17,23 +19,13 @@ HERE = Path(__file__).parent
 # Switches of deform_attn_variants.cu, as far as they are not the file's own.
 CANDIDATES: dict[str, dict[str, int]] = {
     "tile": {},
-    "tile_80_registers": {"RESIDENT": 6},
-    "tile_borrow": {"OUTSIDE": 0},
-    "tile_redo": {"OUTSIDE": 2},
-    "tile_redo_80_registers": {"OUTSIDE": 2, "RESIDENT": 6},
-    "tile_redo_64_registers": {"OUTSIDE": 2, "RESIDENT": 8},
-    "tile_redo_256": {"OUTSIDE": 2, "BLOCK": 256},
-    "tile_redo_shuffle": {"OUTSIDE": 2, "SHARE": 0},
-    "tile_redo_cache": {"OUTSIDE": 2, "CACHE": 1},
-    "tile_redo_4_lanes": {"OUTSIDE": 2, "LANES": 4},
-    "tile_redo_2_lanes": {"OUTSIDE": 2, "LANES": 2},
-    "rows_redo": {"OUTSIDE": 2, "ORDER": 0},
-    "head_redo": {"OUTSIDE": 2, "ORDER": 1},
-    "split_2": {"OUTSIDE": 2, "SPLIT": 2},
-    "split_4": {"OUTSIDE": 2, "SPLIT": 4},
-    "split_8": {"OUTSIDE": 2, "SPLIT": 8},
-    "split_8_not_read": {"SPLIT": 8},
-    "split_auto": {"OUTSIDE": 2, "SPLIT": 0},
+    "redo": {"REDO": 1},
+    "redo_256": {"REDO": 1, "BLOCK": 256},
+    "redo_shuffle": {"REDO": 1, "SHARE": 0},
+    "redo_2_chunks": {"REDO": 1, "CHUNKS": 2},
+    "redo_rows": {"REDO": 1, "ORDER": 0},
+    "redo_split_4": {"REDO": 1, "SPLIT": 4},
+    "redo_split_auto": {"REDO": 1, "SPLIT": 0},
 }
 
 
@@ -70,16 +62,15 @@ def run(options: Options, report: Report, save: Save) -> None:
     """The libraries first; a candidate that does not compile is reported, and missing from the race."""
     folder, cuda = Path(os.environ["IDOL_PLUGINS"]), options.device == "cuda"
     jobs = os.cpu_count() or 2
-    libraries = build(
-        folder,
-        cuda_architectures="native" if cuda else None,
-        tensorrt_include=find_headers(TENSORRT),
-        tensorrt_host=not cuda,
-        strict=True,
-        jobs=jobs,
-    )
-    report["libraries"] = [library.name for library in libraries]
+    make = partial(build, folder, cuda_architectures="native" if cuda else None, strict=True, jobs=jobs)
     report["passed"] = True
+    try:
+        libraries = make(tensorrt_include=find_headers(TENSORRT), tensorrt_host=not cuda)
+    except PluginError as error:
+        # Not all sections are to fail for a plugin that TensorRT's headers here do not compile.
+        report["error"], report["passed"] = str(error)[-1500:], False
+        libraries = make()
+    report["libraries"] = [library.name for library in libraries]
     save()
     if not cuda:
         return

@@ -25,7 +25,7 @@ def run(options: Options, report: Report, save: Save) -> None:
     for path in found if options.device == "cuda" else []:
         name = path.stem.removeprefix("libcandidate_")
         libraries[name] = path
-        report["checks"][name] = check_library(library_of("cuda", path), options, classic=False)
+        report["checks"][name] = check_library(library_of("cuda", path), options, candidate=True)
         save()
     run_over(libraries, False, options, report, save, TYPES)
     report["passed"] &= all(checks["passed"] for checks in report["checks"].values())

@@ -36,7 +36,7 @@ def copy_speed(options: Options) -> float:
     source = torch.empty(count, dtype=torch.uint8, device=options.device).random_(0, 255)
     target = torch.empty_like(source)
     taken = time_us([lambda: target.copy_(source)], options)["median"]
-    return 2 * count / taken * 1e6
+    return float(2 * count / taken * 1e6)
 
 
 class GridSample:
