@@ -37,6 +37,7 @@ SECTIONS = {
     "kernels": 150,
     "tests": 150,
     "candidates": 200,
+    "backward": 120,
     "frames": 600,
 }
 RESERVE_S = 10.0
@@ -50,6 +51,8 @@ def run_section(name: str, into: Path, options: Options) -> int:
         with replacing(into) as temporary:
             temporary.write_text(json.dumps(report))
 
+    if options.quick:
+        torch.set_num_threads(1)  # threads of small arrays on a busy machine wait for each other
     started = time.perf_counter()
     try:
         importlib.import_module(f"gpu_{name}").run(options, report, save)

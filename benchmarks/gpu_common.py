@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from machine import machine_facts
 
-__all__ = ["Options", "Report", "Save", "device_facts", "say", "spread", "time_us"]
+__all__ = ["Options", "Report", "Save", "device_facts", "say", "spread", "time_ms", "time_us", "turns"]
 
 Report: TypeAlias = dict[str, Any]
 # Keeps what the report holds so far: a section that is cut off leaves what it has.
@@ -47,6 +47,29 @@ def spread(values: Sequence[float], digits: int = 3) -> Report:
     """Median, 10th and 90th percentile."""
     low, middle, high = (float(np.percentile(values, share)) for share in (10, 50, 90))
     return {"median": round(middle, digits), "p10": round(low, digits), "p90": round(high, digits)}
+
+
+def time_ms(call: Callable[[], object], device: str) -> float:
+    """Milliseconds of one call, what the host does included: by CUDA events on a GPU, by the clock elsewhere."""
+    if device != "cuda":
+        return _clock_us([call]) / 1e3
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call, unused-ignore]
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def turns(calls: Mapping[str, Callable[[], object]], options: Options) -> dict[str, Report]:
+    """Milliseconds of each, the calls taking turns, after a few to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-min(3, options.repeats), options.repeats):
+        for name, call in calls.items():
+            taken = time_ms(call, options.device)
+            if turn >= 0:
+                times[name].append(taken)
+    return {name: spread(taken) for name, taken in times.items()}
 
 
 def time_us(calls: Sequence[Callable[[], object]], options: Options) -> Report:

@@ -8,22 +8,24 @@ Fails when an fp32 variant is off by more than the tolerance, an fp16 variant ha
 embeddings, or a variant fails.
 """
 
-import importlib
+import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
-import numpy as np
 import torch
-from gpu_common import Options, Report, Save, say
+from gpu_common import Options, Report, Save, say, turns
 from torch import Tensor, nn
 
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import IdolConfig, ytvis19_r50
+from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.geometry import Geometry, build_geometry
 from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video, reference_model
 
-__all__ = ["Network", "compare", "frame_of", "holds", "run"]
+__all__ = ["Network", "compare", "frame_of", "holds", "network_config", "run"]
 
 NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
 SIZES = ((384, 640), (736, 1280))
@@ -95,16 +97,12 @@ def holds(report: Report, half: bool) -> bool:
     return all(error <= TOLERANCE for error in errors.values())
 
 
-def with_operator(model: Idol) -> Idol | None:
-    """The same network with our operator for its attention; None where there is no operator."""
-    try:
-        module = importlib.import_module("idol_deploy.model.deform_op")
-    except ModuleNotFoundError:
-        return None
-    device = next(model.parameters()).device
-    ours = reference_model(ytvis19_r50()).to(device)
-    module.use_operator(ours)
-    return ours
+def network_config(options: Options) -> IdolConfig:
+    """The published network's; of a dry run, with one layer of each kind."""
+    config = ytvis19_r50()
+    if not options.quick:
+        return config
+    return replace(config, model=replace(config.model, encoder_layers=1, decoder_layers=1))
 
 
 def variants(models: dict[str, Idol], size: tuple[int, int], compiler: str) -> dict[str, Variant]:
@@ -116,24 +114,9 @@ def variants(models: dict[str, Idol], size: tuple[int, int], compiler: str) -> d
             kind = ("fp16" if half else "fp32") + suffix
             found[f"eager_{kind}"] = Network(model, size, half).eval()
             found[f"compile_{kind}"] = torch.compile(
-                Network(model, size, half).eval(), dynamic=False, backend=compiler
+                Network(model, size, half).eval(), fullgraph=True, dynamic=False, backend=compiler
             )
     return found
-
-
-def time_ms(run: Variant, images: Tensor) -> float:
-    """One call: by CUDA events on a GPU, by the clock elsewhere."""
-    if images.device.type != "cuda":
-        start = time.perf_counter()
-        run(images)
-        return (time.perf_counter() - start) * 1e3
-    event = torch.cuda.Event
-    begin, end = event(enable_timing=True), event(enable_timing=True)  # type: ignore[no-untyped-call, unused-ignore]
-    begin.record()
-    run(images)
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end))
 
 
 def peak_mib(run: Variant, images: Tensor) -> float | None:
@@ -167,20 +150,13 @@ def check_size(
                 "first_call_s": round(time.perf_counter() - start, 2),
             }
             report[name]["passed"] = holds(report[name], "fp16" in name)
-            for _ in range(min(5, options.repeats)):
-                run_variant(images)
             report[name]["peak_mib"] = peak_mib(run_variant, images)
         except Exception as error:  # noqa: BLE001 - a compiler that fails is a finding, not the run's end
             report[name] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
             continue
         ready[name] = run_variant
-    times: dict[str, list[float]] = {name: [] for name in ready}
-    for _ in range(options.repeats):
-        for name, run_variant in ready.items():
-            times[name].append(time_ms(run_variant, images))
-    for name, values in times.items():
-        report[name]["median_ms"] = round(float(np.median(values)), 3)
-        report[name]["p90_ms"] = round(float(np.percentile(values, 90)), 3)
+    for name, taken in turns({name: partial(one, images) for name, one in ready.items()}, options).items():
+        report[name]["ms"] = taken
     return {"size": list(size), "repeats": options.repeats, "variants": report, "gain": gains(report)}
 
 
@@ -188,9 +164,9 @@ def gains(report: dict[str, Report]) -> dict[str, float]:
     """By variant: the time without the operator over the time with it."""
     found = {}
     for name, variant in report.items():
-        ours = report.get(name + OPERATOR, {}).get("median_ms")
-        if ours and variant.get("median_ms"):
-            found[name] = round(variant["median_ms"] / ours, 2)
+        ours = report.get(name + OPERATOR, {})
+        if "ms" in ours and "ms" in variant:
+            found[name] = round(variant["ms"]["median"] / ours["ms"]["median"], 2)
     return found
 
 
@@ -199,20 +175,19 @@ def run(options: Options, report: Report, save: Save) -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    if options.quick:
-        torch.set_num_threads(1)  # threads of small frames on a busy machine wait for each other
-    on_cpu = reference_model(ytvis19_r50())
-    on_device = {"": reference_model(ytvis19_r50()).to(options.device)}
-    ours = with_operator(on_device[""])
-    if ours is not None:
-        on_device[OPERATOR] = ours
+    on_cpu = reference_model(network_config(options))
+    on_device = {"": copy.deepcopy(on_cpu).to(options.device)}
+    problem = operator_problem(options.device)
+    if problem is None:
+        on_device[OPERATOR] = copy.deepcopy(on_cpu).to(options.device)
+        use_operator(on_device[OPERATOR], required=True)
     compiler = "eager" if options.quick else "inductor"
     report["network"] = "ytvis19_r50, reference weights, batch 1"
-    report["operator"] = ours is not None
+    report["operator"] = problem or "built"
     report["settings"] = {
         "fp32": "TF32 off",
         "fp16": "torch.autocast(float16); weights stay fp32",
-        "compile": f"torch.compile(dynamic=False, backend={compiler!r})",
+        "compile": f"torch.compile(fullgraph=True, dynamic=False, backend={compiler!r})",
         "cudnn_benchmark": True,
         "timing": "CUDA events, variants in turn"
         if options.device == "cuda"
