@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+OURS = ("", "_operator")
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 
 
@@ -70,7 +71,7 @@ def test_the_committed_result_is_of_this_benchmark() -> None:
 @needs_torch
 def test_the_network_loads_where_only_torch_and_numpy_are() -> None:
     blocked = ("msgspec", "PIL", "cv2", "onnx", "onnxruntime", "pycocotools", "safetensors", "tqdm")
-    sections = "gpu, gpu_build, gpu_candidates, gpu_frames, gpu_plugin, gpu_tests"
+    sections = "gpu, gpu_backward, gpu_build, gpu_candidates, gpu_frames, gpu_plugin, gpu_tests"
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {sections}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=BENCHMARKS, check=False
@@ -109,19 +110,116 @@ def test_what_the_gpu_check_lets_pass(load: Any) -> None:
 
 
 @needs_torch
+def test_a_section_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+    done = run(
+        *("gpu.py", "--device", "cpu", "--quick", "--only", "backward,plugin"),
+        OUT=str(tmp_path),
+        IDOL_PLUGINS=str(tmp_path / "empty"),
+        TENSORRT_INCLUDE_DIR="",
+    )
+    assert done.returncode == 1, done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(found["sections"]) == ["backward", "plugin"]
+    assert "backward" in found["failed"]
+    assert "idol-deploy plugins build" in found["sections"]["backward"]["error"]
+
+
+@needs_torch
+@pytest.mark.parametrize("section", ["checks", "kernels", "candidates", "plugin"])
+def test_gpu_section_dry_run(
+    load: Any, libraries: Path, monkeypatch: pytest.MonkeyPatch, section: str
+) -> None:
+    monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
+    report: dict[str, Any] = {}
+    load(f"gpu_{section}").run(load("gpu_common").Options("cpu", True, 2), report, lambda: None)
+    assert report["passed"], report
+    if section == "checks":
+        assert report["checks"] == 167
+        assert 0 < report["worst_share_of_tolerance"] < 1
+    if section == "kernels":
+        assert all(call["gain"]["torch"] > 0 for call in report["calls"] if call["types"][0] == "float32")
+
+
+@needs_torch
+def test_a_wrong_kernel_fails_the_gpu_checks(
+    load: Any, libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
+    library = load("gpu_attention").HostLibrary()
+    right = library.deformable_attention
+
+    def wrong(value: Any, *others: Any) -> None:
+        if value.dtype != "bfloat16":
+            right(value, *others)
+
+    library.deformable_attention = wrong
+    report = load("gpu_checks").check_library(library, load("gpu_common").Options("cpu", True, 2))
+    assert not report["passed"]
+    assert {failed["case"].split(", ")[-1] for failed in report["failed"]} == {"bfloat16 of float32"}
+
+
+@needs_torch
+def test_what_the_gpu_check_lets_pass_of_gradients(load: Any) -> None:
+    from idol_deploy.model.deform_attn import deformable_attention
+
+    gpu, types = load("gpu_backward"), load("gpu_attention").TYPES[0]
+    for decoder in (False, True):
+        call = load("gpu_attention").network_call((64, 96), decoder, types, 0, "cpu")
+        assert 0.5 < float(gpu.smooth(call).float().mean()) < 1
+        assert max(gpu.call_errors(deformable_attention, call).values()) <= 1e-5
+        # The same answer, and another gradient of merged.
+        errors = gpu.call_errors(
+            lambda value, shapes, merged, reference: deformable_attention(
+                value, shapes, 1.001 * merged - 0.001 * merged.detach(), reference
+            ),
+            call,
+        )
+        assert errors["merged"] == pytest.approx(1e-3, rel=0.01)
+        assert max(errors[name] for name in ("out", "value", "reference")) <= 1e-5
+
+
+@needs_torch
 @pytest.mark.slow
-def test_gpu_check_dry_run(tmp_path: Path) -> None:
-    done = run("gpu.py", "--device", "cpu", "--quick", "--only", "frames", OUT=str(tmp_path))
+def test_gpu_check_dry_run(libraries: Path, tmp_path: Path) -> None:
+    done = run(
+        *("gpu.py", "--device", "cpu", "--quick", "--only", "backward,frames"),
+        OUT=str(tmp_path),
+        IDOL_PLUGINS=str(libraries),
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert json.loads((tmp_path / "gpu.json").read_text()) == found
     assert found["passed"]
+    assert found["sections"]["backward"]["network"]["gain"] > 0
+    kinds = {
+        f"{mode}_{half}{ours}" for mode in ("eager", "compile") for half in ("fp32", "fp16") for ours in OURS
+    }
     for size in found["sections"]["frames"]["sizes"]:
-        assert list(size["variants"])[:4] == ["eager_fp32", "compile_fp32", "eager_fp16", "compile_fp16"]
+        assert set(size["variants"]) == kinds
         for variant in size["variants"].values():
-            assert variant["median_ms"] > 0
+            assert variant["ms"]["median"] > 0
             assert len(variant["relative_error"]) == 6
     assert str(ROOT) not in done.stdout
+
+
+def test_what_the_readme_says_of_a_gpu() -> None:
+    """Its figures are those of the committed result."""
+    found = json.loads((BENCHMARKS / "results" / "gpu_h100.json").read_text())
+    assert set(found["failed"]) == {"candidates"}
+    assert found["sections"]["checks"]["checks"] == 167
+    text = (BENCHMARKS / "README.md").read_text()
+    for call in found["sections"]["kernels"]["calls"]:
+        gain = call.get("gain")
+        if gain:
+            kernel = call["libraries"]["kernel"]
+            row = [kernel["us"]["median"], kernel["warm_us"]["median"]]
+            cells = [f"{us:.1f}" for us in row] + [
+                f"{kernel['over_floor']:.1f}",
+                f"{kernel['gathered_tb_s']:.1f}",
+            ]
+            cells += [f"{gain[name]:.1f}" if gain[name] >= 2 else f"{gain[name]:.2f}" for name in gain]
+            kind = f"{call['call']}, {call['types'][0].replace('float', 'fp')}"
+            assert f"| {kind} | {' | '.join(cells)} |" in text
 
 
 @needs_torch
