@@ -858,7 +858,7 @@ def test_errors_of_a_process_of_its_own(toy: Toy, clip: Path, tmp_path: Path, ar
 def test_inspect_shows_a_bundle(idol: Command, toy: Toy) -> None:
     done = idol("inspect", toy.path)
     assert (done.status, done.err) == (0, "")
-    for text in ("idol bundle, schema 1", "untrained weights", "72x104", "person", "sha256"):
+    for text in ("idol bundle, schema 2", "untrained weights", "72x104", "person", "sha256"):
         assert text in done.out
 
 
