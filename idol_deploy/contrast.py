@@ -101,7 +101,7 @@ class PublishedSampler:
 
     def __call__(self, negative: Tensor, count: Tensor) -> Tensor:
         """The drawn negatives [N, G, Q]; draws for an instance without negatives take nothing."""
-        drawn = torch.zeros_like(negative)
+        drawn = torch.zeros(negative.shape, dtype=torch.bool, device=negative.device)
         for row, available, wanted in zip(
             drawn.flatten(0, 1), negative.flatten(0, 1), count.flatten().tolist(), strict=True
         ):

@@ -25,7 +25,7 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     logits, targets = logits.float(), targets.float()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     score = logits.sigmoid()
-    missed = score + targets - 2 * score * targets
+    missed = targets * (1 - score) + (1 - targets) * score
     weight = _ALPHA * targets + (1 - _ALPHA) * (1 - targets)
     return weight * entropy * missed**_GAMMA
 

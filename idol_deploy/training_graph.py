@@ -1,0 +1,30 @@
+"""The exact graph that trains: batch in, losses out; an adapter around the network, which does not know of it.
+
+As one module, so that DistributedDataParallel sees every parameter that a step uses.
+"""
+
+from torch import nn
+
+from idol_deploy.batch import Batch
+from idol_deploy.criterion import Criterion, Losses
+from idol_deploy.model.idol import Idol
+from idol_deploy.model.pairs import forward_pairs, normalise
+
+__all__ = ["TrainingGraph"]
+
+
+class TrainingGraph(nn.Module):
+    """Normalises frames, runs the network on pairs of them, and compares with what is annotated."""
+
+    def __init__(self, model: Idol, criterion: Criterion) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+
+    def forward(self, batch: Batch) -> Losses:
+        """All losses of a batch."""
+        images = normalise(self.model, batch.images, batch.padding_mask)
+        losses: Losses = self.criterion(
+            self.model, forward_pairs(self.model, images, batch.padding_mask), batch.targets
+        )
+        return losses
