@@ -134,7 +134,9 @@ def _targets(pairs: Sequence[Pair], height: int, width: int) -> Targets:
         return F.pad(joined, (0, 0) * (joined.ndim - 2) + (0, missing), value=padding)
 
     start = _MASK_STRIDE // 2
-    masks = [_padded(pair.masks, height, width)[:, start::_MASK_STRIDE, start::_MASK_STRIDE] for pair in pairs]
+    masks = [
+        _padded(pair.masks, height, width)[:, start::_MASK_STRIDE, start::_MASK_STRIDE] for pair in pairs
+    ]
     return Targets(
         labels=join([pair.labels for pair in pairs]),
         boxes=join([_shares(pair.key_boxes, pair.key) for pair in pairs]),
@@ -156,5 +158,5 @@ def _pixels(frame: Tensor) -> Tensor:
 
 
 def _shares(boxes: Tensor, frame: Tensor) -> Tensor:
-    """cxcywh in shares of the frame, of xyxy in its pixels."""
+    """Boxes as cxcywh in shares of the frame, of xyxy in its pixels."""
     return to_cxcywh(boxes.float() / _pixels(frame).repeat(2))

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from idol_deploy.data.categories import COCO, COCO_IDS, OVIS, YTVIS_2019, YTVIS_2021
+from idol_deploy.loss_config import LossConfig
 from idol_deploy.model.config import BackboneConfig, ModelConfig, ResNetConfig, SwinConfig
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, VideoConfig
 from idol_runtime.errors import ConfigError
@@ -19,6 +20,7 @@ __all__ = [
     "PRESETS",
     "BackboneConfig",
     "IdolConfig",
+    "LossConfig",
     "ModelConfig",
     "ResNetConfig",
     "SwinConfig",
@@ -67,6 +69,7 @@ class TrainConfig:
         checkpoint_period: iterations between checkpoints.
         still_images: make pairs of two augmentations of one image (the COCO stage).
         drop_empty: leave out frames without annotations.
+        loss: weights of the losses, and how the embedding is trained.
     """
 
     initial_weights: str = "cocopretrain_R50.pth"
@@ -93,6 +96,7 @@ class TrainConfig:
     checkpoint_period: int = 1000
     still_images: bool = False
     drop_empty: bool = False
+    loss: LossConfig = field(default_factory=LossConfig)
 
 
 @dataclass(frozen=True)

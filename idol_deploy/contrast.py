@@ -89,15 +89,14 @@ def sample_uniformly(negative: Tensor, count: Tensor) -> Tensor:
     return (draws.argsort(-1).argsort(-1) < count[..., None]) & negative
 
 
-@dataclass(frozen=True)
 class PublishedSampler:
-    """A `Sampler` that draws as the published code does, instance by instance; slow, for comparisons.
+    """A `Sampler` that draws as the published code does after `random.seed`, instance by instance.
 
-    Attributes:
-        generator: `random.Random(0)` draws what the published code draws after `random.seed(0)`.
+    Slow; for comparisons.
     """
 
-    generator: random.Random
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = random.Random(seed)  # noqa: S311
 
     def __call__(self, negative: Tensor, count: Tensor) -> Tensor:
         """The drawn negatives [N, G, Q]; draws for an instance without negatives take nothing."""
@@ -106,7 +105,7 @@ class PublishedSampler:
             drawn.flatten(0, 1), negative.flatten(0, 1), count.flatten().tolist(), strict=True
         ):
             (queries,) = available.nonzero(as_tuple=True)
-            chosen = self.generator.sample(range(len(queries)), wanted)
+            chosen = self._generator.sample(range(len(queries)), wanted)
             row[queries[chosen]] = True
         return drawn
 

@@ -112,8 +112,7 @@ class Criterion(nn.Module):
             output = _last_layer(output)
         layers, pairs = output.logits.shape[:2]
         found = _match_layers(output, targets)
-        matched = found.matched.unflatten(0, (layers, pairs))
-        instance = found.instance.unflatten(0, (layers, pairs))
+        matched, instance = (values.reshape(layers, pairs, -1) for values in (found.matched, found.instance))
         sums = _detection_sums(output, targets, matched, instance)
         sums |= self._mask_sums(model, output, targets, matched, instance)
         last = Assignment(*(getattr(found, field.name)[-pairs:] for field in fields(Assignment)))
@@ -186,9 +185,7 @@ class Criterion(nn.Module):
         owner = selection.positive.int().argmax(1)
         embeddings = torch.cat((key, reference), 1)
         identities = torch.cat((targets.identities, targets.identities.gather(1, owner)), 1)
-        loss, items = head.loss(
-            embeddings, identities, torch.cat((found, selection.positive.any(1)), 1)
-        )
+        loss, items = head.loss(embeddings, identities, torch.cat((found, selection.positive.any(1)), 1))
         return {"loss_id": loss}, items
 
 

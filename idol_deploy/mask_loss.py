@@ -1,8 +1,8 @@
 """Mask losses of the matched queries, of all decoder layers at once and in bounded memory.
 
 Each matched query decodes its mask by its own small network, as a batched matrix product. Many masks do not fit: they
-are decoded a few at a time, and, where there is more than one such chunk, once more for the gradient. Letters: L layers, N images,
-Q queries, G instances, C channels, h x w cells of stride 8, n matched queries of all layers of one image (padded).
+are decoded a few at a time and, where there is more than one such chunk, once more for the gradient. Letters: L layers,
+N images, Q queries, G instances, h x w cells of stride 8, n matched queries of all layers of one image (padded).
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,8 @@ def mask_losses(
 
     features, params, reference_px = features.float(), params.float(), reference_px.float()
     width = max(1, at_once // features.shape[0])
-    chunks = list(zip(*(part.split(width, 1) for part in (params, reference_px, instance)), strict=True))
+    parted = (torch.split(part, width, 1) for part in (params, reference_px, instance))
+    chunks = list(zip(*parted, strict=True))
     if len(chunks) == 1:
         return some(features, params, reference_px, instance)
     parts = [

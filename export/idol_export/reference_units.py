@@ -1,4 +1,4 @@
-"""Single operators and the tracker against the published implementation, from `unit_*.npz`."""
+"""Single operators, the tracker and a training step against the published implementation, from `unit_*.npz`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -16,6 +16,7 @@ from idol_deploy.reference import make_video, reference_tensor
 from idol_export.parity import relative_error
 from idol_export.reference_arrays import Array, read_arrays
 from idol_export.reference_parity import Row
+from idol_export.reference_training import compare_matcher, compare_selection, compare_training
 from idol_runtime.association import NO_TRACK, Tracker
 from idol_runtime.config import AssociationConfig, Preprocessing
 from idol_runtime.detection import suppress
@@ -41,7 +42,7 @@ Arrays = Mapping[str, Array]
 
 
 def compare_units(folder: str | Path) -> Iterator[Row]:
-    """One row per quantity of every `unit_*.npz` in the folder that concerns inference.
+    """One row per quantity of every `unit_*.npz` in the folder.
 
     Raises:
         ConfigError: the folder holds none, or one that is broken.
@@ -153,8 +154,11 @@ def _tracker(unit: Arrays) -> Iterator[Row]:
 _UNITS: Mapping[str, Callable[[Arrays], Iterator[Row]]] = {
     "unit_mask_head": _mask_head,
     "unit_mask_iou": _mask_iou,
+    "unit_matcher": compare_matcher,
     "unit_ms_deform": _ms_deform,
     "unit_pos": _position,
+    "unit_pos_neg": compare_selection,
     "unit_resize": _resize,
     "unit_tracker": _tracker,
+    "unit_train": compare_training,
 }
