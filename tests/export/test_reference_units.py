@@ -16,7 +16,7 @@ from idol_export.reference_units import TRACKER_SETTINGS, compare_units
 from idol_runtime.errors import ConfigError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reference_parity.py"
-UNITS = ("mask_head", "mask_iou", "ms_deform", "pos", "resize", "tracker")
+UNITS = ("mask_head", "mask_iou", "matcher", "ms_deform", "pos", "pos_neg", "resize", "tracker", "train")
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import pytest
 from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from idol_deploy.batch import Pair
     from idol_deploy.model.idol import Idol
 
 
@@ -52,3 +54,29 @@ def tiny(tiny_config: IdolConfig) -> Idol:
 
     torch.manual_seed(0)
     return Idol(tiny_config).eval()
+
+
+@pytest.fixture(scope="session")
+def make_pair() -> Callable[..., Pair]:
+    """Two frames of a generated video, and this many random boxes as instances, their masks filled."""
+    import torch
+
+    from idol_deploy.batch import Pair
+    from idol_deploy.reference import make_video
+
+    def make(instances: int, seed: int = 0, size: tuple[int, int] = (64, 96)) -> Pair:
+        height, width = size
+        g = torch.Generator().manual_seed(seed)
+        frames = torch.from_numpy(make_video(2, height, width, seed))
+        low = torch.rand(2, instances, 2, generator=g) * 0.6
+        high = low + 0.1 + torch.rand(2, instances, 2, generator=g) * 0.3
+        boxes = torch.cat((low, high), -1) * torch.tensor([width, height, width, height])
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        left, top, right, bottom = boxes[0].round()[:, :, None, None].unbind(1)
+        masks = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        present = torch.ones(instances, dtype=torch.bool)
+        labels = torch.randint(0, 2, (instances,), generator=g)
+        identities = torch.arange(instances)
+        return Pair(*frames, labels, *boxes, masks, present, present, identities)
+
+    return make
