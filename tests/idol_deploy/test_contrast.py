@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from idol_deploy import contrast
 from idol_deploy.contrast import (
     PublishedSampler,
     Selection,
@@ -104,6 +105,23 @@ def test_published_pairs_as_one_batch(reference: Path) -> None:
     selection = select_by_transport(*arrays, valid)
     assert torch.equal(selection.positive, batch("positive"))
     assert torch.equal(selection.negative, ~batch("not_negative") & valid[..., None])
+
+
+def test_the_wider_choice_starts_from_raised_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Tensor, int]] = []
+
+    def raising(cost: Tensor, iou: Tensor, exists: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+        calls.append((cost, candidates))
+        return torch.ones_like(iou, dtype=torch.bool), cost + 1
+
+    monkeypatch.setattr(contrast, "dynamic_k", raising)
+    exists = torch.ones(1, 2, dtype=torch.bool)
+    select_by_transport(
+        torch.zeros(1, 3, 4), torch.rand(1, 3, 4), torch.zeros(1, 2).long(), torch.rand(1, 2, 4), exists
+    )
+    (first, ten), (second, hundred) = calls
+    assert (ten, hundred) == (10, 100)
+    assert torch.equal(second, first + 1)
 
 
 def test_fewer_queries_than_candidates() -> None:
