@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from idol_deploy.batch import Pair, collate
@@ -22,3 +23,23 @@ def test_steps_lower_the_loss_of_one_batch(tiny: Idol, make_pair: Callable[..., 
         optimiser.step()
         totals.append(losses.total.item())
     assert sum(totals[-3:]) < 0.85 * sum(totals[:3])
+
+
+@pytest.mark.gpu
+def test_a_cuda_device_finds_the_same_losses_and_gradients(
+    tiny: Idol, make_pair: Callable[..., Pair]
+) -> None:
+    batch = collate([make_pair(3), make_pair(0, 1, (50, 90))], tiny.config.preprocessing)
+    graph = TrainingGraph(tiny, Criterion(LossConfig(masks_at_once=2), 32))
+    graph.criterion.sampler = lambda negative, count: negative
+    found = []
+    for device in ("cpu", "cuda"):
+        graph.to(device).zero_grad()
+        losses = graph(batch.pin_memory().to(device, non_blocking=True))
+        losses.total.backward()
+        gradients = [parameter.grad.cpu() for parameter in tiny.parameters() if parameter.grad is not None]
+        found.append((torch.stack(list(losses.parts.values())).detach().cpu(), gradients))
+    # Another order of float32 sums. A bias before a normalisation has a gradient of nothing but rounding.
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-5)
+    for ours, wanted in zip(found[1][1], found[0][1], strict=True):
+        assert (ours - wanted).norm() <= 1e-2 * wanted.norm() + 1e-4
