@@ -1,0 +1,106 @@
+"""Results files: what a model found in the videos of a data set, in the YouTube-VIS / OVIS submission format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from idol_deploy.data.ytvis import Masks, Segmentation, VisDataset, compress, load_json
+from idol_runtime.errors import DataError
+
+__all__ = ["Prediction", "by_cell", "read_predictions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One result: a track under one class.
+
+    Attributes:
+        video_id: the video it was found in.
+        category_id: in the numbers of the annotation file.
+        score: the higher the surer.
+        masks: its masks, and where they are.
+        area: mean pixels of the masks that are not empty; 0 without any.
+    """
+
+    video_id: int
+    category_id: int
+    score: float
+    masks: Masks
+    area: float
+
+
+class _Entry(msgspec.Struct):
+    video_id: int
+    category_id: int
+    score: float
+    segmentations: list[Segmentation]
+
+
+def read_predictions(path: str | Path, dataset: VisDataset) -> list[Prediction]:
+    """Read a results file.
+
+    Args:
+        path: JSON: a list of objects with `video_id`, `category_id`, `score` and `segmentations`, one RLE or null per
+            frame.
+        dataset: the data set that the results are of.
+
+    Returns:
+        The results, in the order of the file, which decides between equal scores.
+
+    Raises:
+        DataError: no such file, not JSON, not of this format, or a result of an unknown video or category, or with
+            masks of another size or number than the video's frames. Names the result.
+        MissingDependencyError: pycocotools is not installed.
+    """
+    path = Path(path)
+    entries = load_json(path, list[msgspec.Raw], "results file")
+    decoder = msgspec.json.Decoder(_Entry)
+    categories = {category.dataset_id for category in dataset.categories}
+    found = []
+    for index, raw in enumerate(entries):
+        try:
+            found.append(_prediction(decoder.decode(raw), dataset, categories))
+        except (msgspec.DecodeError, UnicodeDecodeError, DataError) as error:
+            raise DataError(f"{path}: result number {index}: {error}") from error
+    return found
+
+
+def _prediction(entry: _Entry, dataset: VisDataset, categories: set[int]) -> Prediction:
+    video = dataset.video(entry.video_id)
+    if video is None:
+        raise DataError(
+            f"there is no video {entry.video_id} in {dataset.path}; give the annotations of the same set"
+        )
+    if entry.category_id not in categories:
+        raise DataError(
+            f"there is no category {entry.category_id} in {dataset.path}; it has {_few(sorted(categories))}"
+        )
+    if len(entry.segmentations) != len(video):
+        raise DataError(
+            f"{len(entry.segmentations)} segmentations for the {len(video)} frames of video {video.id}; "
+            "give one per frame, or null"
+        )
+    masks = compress([entry.segmentations], video)[0]
+    areas = masks.areas[masks.areas > 0]
+    return Prediction(
+        video.id, entry.category_id, entry.score, masks, float(areas.mean()) if len(areas) else 0.0
+    )
+
+
+def _few(ids: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ids[:8]))
+    return shown if len(ids) <= 8 else f"{shown}, … {ids[-1]}"
+
+
+def by_cell(predictions: Sequence[Prediction]) -> dict[tuple[int, int], list[Prediction]]:
+    """The results of each (video, category), best score first; equal scores keep their order."""
+    cells: dict[tuple[int, int], list[Prediction]] = {}
+    for prediction in predictions:
+        cells.setdefault((prediction.video_id, prediction.category_id), []).append(prediction)
+    for cell in cells.values():
+        order = np.argsort([-prediction.score for prediction in cell], kind="stable")
+        cell[:] = [cell[i] for i in order]
+    return cells
