@@ -230,14 +230,13 @@ def read_dataset(path: str | Path, *, strict: bool = True, allow_empty: bool = T
     tracks: dict[int, list[Track]] = {}
     skipped: Counter[str] = Counter()
     for index, raw in enumerate(file.annotations or ()):
-        try:
-            track = reader.read(raw)
-        except _Fault as fault:
-            if strict:
-                raise DataError(f"{path}: {fault.where or f'annotation number {index}'}: {fault}") from fault
-            skipped[fault.kind] += 1
-        else:
+        track = reader.read(raw)
+        if isinstance(track, Track):
             tracks.setdefault(track.video_id, []).append(track)
+        elif strict:
+            raise DataError(f"{path}: {track.where or f'annotation number {index}'}: {track}") from track
+        else:
+            skipped[track.kind] += 1
     return VisDataset(
         path,
         videos,
@@ -290,16 +289,17 @@ class _AnnotationReader:
         self._seen: set[int] = set()
         self._decoder = msgspec.json.Decoder(_Annotation)
 
-    def read(self, raw: msgspec.Raw) -> Track:
+    def read(self, raw: msgspec.Raw) -> Track | _Fault:
+        """The annotation, or what is wrong with it."""
         try:
             entry = self._decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _Fault("fields missing or of another type", str(error)) from error
+            return _Fault("fields missing or of another type", str(error))
         try:
             return self._track(entry)
         except _Fault as fault:
             fault.where = f"annotation {entry.id}"
-            raise
+            return fault
 
     def _track(self, entry: _Annotation) -> Track:
         video = self._videos.get(entry.video_id)

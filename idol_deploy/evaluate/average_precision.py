@@ -184,7 +184,7 @@ def _match_cell(
 
 
 def _out_of(values: NDArray[np.float64], bounds: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
-    """[A, n]"""
+    """[A, n], for values [n] and bounds [A]."""
     low, high = np.array(bounds).T[:, :, None]
     out: NDArray[np.bool_] = (values < low) | (values > high)
     return out

@@ -1,6 +1,7 @@
 """Which result is which instance: the greedy matching of the official evaluators, at every threshold at once.
 
-A: ranges of area or occlusion; T: overlap thresholds; D: results of one video and class, best score first; G: instances.
+A: ranges of area or occlusion; T: overlap thresholds; D: results of one video and class, best score first; G: its
+instances.
 """
 
 from typing import NamedTuple

@@ -33,7 +33,8 @@ def track_overlaps(
         # An overlap is c / (a + b - c): its c is a whole number, and rounding finds it.
         common[np.ix_(rows, columns)] += np.rint(both * overlap / (1 + overlap))
     either = areas_found.sum(1)[:, None] + areas_truth.sum(1) - common
-    return np.divide(common, either, out=np.zeros_like(common), where=either > 0)
+    overlaps: NDArray[np.float64] = np.divide(common, either, out=np.zeros_like(common), where=either > 0)
+    return overlaps
 
 
 def frame_overlaps(

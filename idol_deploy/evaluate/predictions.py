@@ -56,38 +56,46 @@ def read_predictions(path: str | Path, dataset: VisDataset) -> list[Prediction]:
         MissingDependencyError: pycocotools is not installed.
     """
     path = Path(path)
-    entries = load_json(path, list[msgspec.Raw], "results file")
-    decoder = msgspec.json.Decoder(_Entry)
-    categories = {category.dataset_id for category in dataset.categories}
-    found = []
-    for index, raw in enumerate(entries):
+    reader = _Reader(path, dataset)
+    return [
+        reader.read(index, raw)
+        for index, raw in enumerate(load_json(path, list[msgspec.Raw], "results file"))
+    ]
+
+
+class _Reader:
+    def __init__(self, path: Path, dataset: VisDataset) -> None:
+        self._path = path
+        self._dataset = dataset
+        self._categories = {category.dataset_id for category in dataset.categories}
+        self._decoder = msgspec.json.Decoder(_Entry)
+
+    def read(self, index: int, raw: msgspec.Raw) -> Prediction:
         try:
-            found.append(_prediction(decoder.decode(raw), dataset, categories))
+            return self._prediction(self._decoder.decode(raw))
         except (msgspec.DecodeError, UnicodeDecodeError, DataError) as error:
-            raise DataError(f"{path}: result number {index}: {error}") from error
-    return found
+            raise DataError(f"{self._path}: result number {index}: {error}") from error
 
-
-def _prediction(entry: _Entry, dataset: VisDataset, categories: set[int]) -> Prediction:
-    video = dataset.video(entry.video_id)
-    if video is None:
-        raise DataError(
-            f"there is no video {entry.video_id} in {dataset.path}; give the annotations of the same set"
-        )
-    if entry.category_id not in categories:
-        raise DataError(
-            f"there is no category {entry.category_id} in {dataset.path}; it has {_few(sorted(categories))}"
-        )
-    if len(entry.segmentations) != len(video):
-        raise DataError(
-            f"{len(entry.segmentations)} segmentations for the {len(video)} frames of video {video.id}; "
-            "give one per frame, or null"
-        )
-    masks = compress([entry.segmentations], video)[0]
-    areas = masks.areas[masks.areas > 0]
-    return Prediction(
-        video.id, entry.category_id, entry.score, masks, float(areas.mean()) if len(areas) else 0.0
-    )
+    def _prediction(self, entry: _Entry) -> Prediction:
+        where = self._dataset.path
+        video = self._dataset.video(entry.video_id)
+        if video is None:
+            raise DataError(
+                f"there is no video {entry.video_id} in {where}; give the annotations of the same set"
+            )
+        if entry.category_id not in self._categories:
+            raise DataError(
+                f"there is no category {entry.category_id} in {where}; it has {_few(sorted(self._categories))}"
+            )
+        if len(entry.segmentations) != len(video):
+            raise DataError(
+                f"{len(entry.segmentations)} segmentations for the {len(video)} frames of video {video.id}; "
+                "give one per frame, or null"
+            )
+        masks = compress([entry.segmentations], video)[0]
+        areas = masks.areas[masks.areas > 0]
+        area = float(areas.mean()) if len(areas) else 0.0
+        return Prediction(video.id, entry.category_id, entry.score, masks, area)
 
 
 def _few(ids: Sequence[int]) -> str:
