@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["measure_rles"]
+__all__ = ["expand_rle", "measure_rles"]
 
 _BATCH_BYTES = 1 << 16  # stays in the cache, and bounds the memory
 _MOST_DIGITS = 6  # of one run: 2^30 pixels
@@ -31,6 +31,25 @@ def measure_rles(counts: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np
     for part in _batches(counts):
         areas[part], sizes[part] = _measure(counts[part])
     return areas, sizes
+
+
+def expand_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """One mask as pixels.
+
+    Args:
+        counts: a mask that `measure_rles` has found to be one.
+        size: (H, W) in pixels.
+
+    Returns:
+        [H, W] bool, contiguous.
+    """
+    # pycocotools' own decoder warns under numpy 2.
+    digits = np.frombuffer(counts, np.uint8) - np.uint8(48)
+    values, _, _ = _runs(digits, (digits & 32) == 0, np.array([len(digits)]))
+    for chain in (slice(1, None, 2), slice(2, None, 2)):
+        values[chain] = np.cumsum(values[chain])
+    columns = np.repeat(np.arange(len(values)) & 1 == 1, values)
+    return np.ascontiguousarray(columns.reshape(size[1], size[0]).T)
 
 
 def _batches(counts: Sequence[bytes]) -> Iterator[slice]:

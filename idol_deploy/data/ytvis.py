@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.data.rle import measure_rles
+from idol_deploy.data.rle import expand_rle, measure_rles
 from idol_runtime.config import Category
 from idol_runtime.errors import DataError
 from idol_runtime.optional import import_optional
@@ -87,11 +87,8 @@ class Masks:
 
     def mask(self, frame: int) -> NDArray[np.bool_]:
         """[H, W] bool."""
-        rle = self.rle(frame)
-        if rle is None:
-            return np.zeros(self.size, np.bool_)
-        decoded: NDArray[np.bool_] = _coco().decode(rle).astype(np.bool_)
-        return decoded
+        counts = self.counts[frame]
+        return np.zeros(self.size, np.bool_) if counts is None else expand_rle(counts, self.size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,8 @@ from idol_runtime.results import SubmissionEntry, VideoResult, write_results
 
 __all__ = ["Work", "match_categories", "run_videos"]
 
-_PATIENCE_S = 0.2  # between looks for the parts of other processes
+_LOOK_S = 0.2  # between looks at how far the other processes are
+_STALE_S = 30.0  # a process that starts removes what an earlier run left of it; until then it is not believed
 
 
 @dataclass(frozen=True)
@@ -202,18 +203,20 @@ def _await_others(work: Work, started: float) -> None:
     """Until every other process has finished its share.
 
     Raises:
-        BackendError: one of them failed since this one started.
+        BackendError: one of them failed.
     """
     waiting = list(range(1, work.shard.count))
+    since = time.monotonic()
     while waiting := [rank for rank in waiting if not _done(work, rank).is_file()]:
         for rank in waiting:
             with contextlib.suppress(FileNotFoundError):
-                if _failure(work, rank).stat().st_mtime >= started:
+                fresh = _failure(work, rank).stat().st_mtime >= started
+                if fresh or time.monotonic() - since > _STALE_S:
                     why = _failure(work, rank).read_text()
                     raise BackendError(
                         f"process {rank} failed: {why}; mend that and run again to go on from here"
                     )
-        time.sleep(_PATIENCE_S)
+        time.sleep(_LOOK_S)
 
 
 def _merge(work: Work) -> None:

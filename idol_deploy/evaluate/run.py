@@ -15,7 +15,7 @@ from idol_deploy.evaluate.predictions import Prediction, read_predictions
 from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
-from idol_deploy.evaluate.tracking import score_tracking
+from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_runtime.backends import GraphChoice
 from idol_runtime.config import override
 from idol_runtime.errors import ConfigError, DataError
@@ -149,7 +149,7 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         writable_target(path)
     import_optional("pycocotools.mask", "pycocotools", "evaluate", "evaluating")
     if task.tracking:
-        import_optional("trackeval", "trackeval", "evaluate", "HOTA, AssA, DetA and IDF1")
+        load_trackeval()
     announce(f"reading {task.gt}")
     whole = read_dataset(task.gt)
     dataset = whole if task.seed is None else holdout(whole, task.seed, task.share)[1]

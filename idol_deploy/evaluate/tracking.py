@@ -5,6 +5,8 @@ its score, and a class without instances and results scores 0 and takes part in 
 no detection: a results file holds one for each frame in which a track is not seen.
 """
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from idol_deploy.evaluate.predictions import Prediction
 from idol_runtime.errors import DataError
 from idol_runtime.optional import import_optional
 
-__all__ = ["CLASS_MEAN", "DETECTION_MEAN", "score_tracking"]
+__all__ = ["CLASS_MEAN", "DETECTION_MEAN", "load_trackeval", "score_tracking"]
 
 CLASS_MEAN = "class_mean"
 DETECTION_MEAN = "detection_mean"
@@ -71,8 +73,18 @@ def score_tracking(dataset: VisDataset, predictions: Sequence[Prediction]) -> di
     return scores
 
 
+def load_trackeval() -> Any:
+    """The package, without what it prints.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        return import_optional("trackeval", "trackeval", "evaluate", "HOTA, AssA, DetA and IDF1")
+
+
 def _metrics() -> dict[str, Any]:
-    package = import_optional("trackeval", "trackeval", "evaluate", "HOTA, AssA, DetA and IDF1")
+    package = load_trackeval()
     return {
         "HOTA": package.metrics.HOTA(),
         "Identity": package.metrics.Identity({"THRESHOLD": 0.5, "PRINT_CONFIG": False}),
