@@ -16,7 +16,6 @@ from idol_deploy.evaluate.run import Evaluation, ModelChoice, evaluate
 from idol_deploy.reference import make_video
 from idol_runtime.errors import ConfigError, DataError
 
-
 if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol
 
