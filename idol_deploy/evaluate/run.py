@@ -150,6 +150,9 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
     import_optional("pycocotools.mask", "pycocotools", "evaluate", "evaluating")
     if task.tracking:
         load_trackeval()
+    shard = Shard.from_environment() if task.model is not None else Shard()
+    if shard.rank:
+        announce = _silent
     announce(f"reading {task.gt}")
     whole = read_dataset(task.gt)
     dataset = whole if task.seed is None else holdout(whole, task.seed, task.share)[1]
@@ -160,7 +163,8 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
     results = task.pred
     if task.model is not None:
         results = task.results
-        if not _run_model(task, task.model, dataset, announce):
+        announce(f"running {task.model.file}")
+        if not _run_model(task, task.model, dataset, shard):
             return Evaluated()
     assert results is not None
     if task.submission is not None:
@@ -171,6 +175,10 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
     announce(f"reading {results}")
     predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
     return _score(task, dataset, predictions, announce, written)
+
+
+def _silent(_: str) -> None:
+    """One process of several tells."""
 
 
 def _score(
@@ -193,10 +201,9 @@ def _score(
     return Evaluated(table(scores, tracking), (note,), written)
 
 
-def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, announce: Announce) -> bool:
+def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard) -> bool:
     assert task.frames is not None
     assert task.results is not None
-    shard = Shard.from_environment()
     identity: dict[str, Any] = {
         "annotations": _digest(task.gt),
         "videos": [video.id for video in dataset.videos],
@@ -206,7 +213,6 @@ def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, announ
         "fit": model.fit,
         "graph": model.graph,
     }
-    announce(f"loading {model.file}")
     work = Work(dataset, task.frames, task.results, identity, shard)
     return run_videos(work, lambda: _open(model, shard))
 
