@@ -15,7 +15,6 @@ __all__ = ["expand_rle", "measure_rles"]
 
 _BATCH_BYTES = 1 << 16  # stays in the cache, and bounds the memory
 _MOST_DIGITS = 6  # of one run: 2^30 pixels
-_IMPOSSIBLE = -(1 << 40)  # below 0 whatever it is added to
 
 
 def measure_rles(counts: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -45,7 +44,7 @@ def expand_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     """
     # pycocotools' own decoder warns under numpy 2.
     digits = np.frombuffer(counts, np.uint8) - np.uint8(48)
-    values, _, _ = _runs(digits, (digits & 32) == 0, np.array([len(digits)]))
+    values, _, _ = _numbers(digits, digits & 32 == 0, np.array([len(digits)]))
     for chain in (slice(1, None, 2), slice(2, None, 2)):
         values[chain] = np.cumsum(values[chain])
     columns = np.repeat(np.arange(len(values)) & 1 == 1, values)
@@ -65,63 +64,72 @@ def _batches(counts: Sequence[bytes]) -> Iterator[slice]:
 
 def _measure(counts: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     lengths = np.array([len(text) for text in counts], np.intp)
-    broken = lengths == 0
-    digits = np.frombuffer(
-        b"".join(b"0" if empty else t for t, empty in zip(counts, broken, strict=True)), np.uint8
-    )
-    lengths[broken] = 1
+    if not lengths.all():
+        return _measure_others(counts, lengths == 0)
     ends = np.cumsum(lengths)
-    digits = digits - np.uint8(48)  # [B]; below "0" wraps beyond 63
-    last = (digits & 32) == 0  # of its run
-    broken |= np.maximum.reduceat(digits, ends - lengths) > 63
-    broken |= ~last[ends - 1]
+    digits = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(48)  # [B]; below "0" wraps beyond 63
+    last = digits & 32 == 0  # of its run
+    broken = ~last[ends - 1]
+    if digits.max() > 63:
+        broken |= np.maximum.reduceat(digits, ends - lengths) > 63
     if broken.any():
-        # Each becomes an empty mask, so that a run never goes on in the next mask.
-        whole = _measure([b"0" if bad else text for text, bad in zip(counts, broken, strict=True)])
-        return np.where(broken, -1, whole[0]), np.where(broken, -1, whole[1])
-    values, owner, first = _runs(digits, last, ends)
-    return _sums(values, owner, first)
+        return _measure_others(counts, broken)
+    values, first, whole = _numbers(digits, last, ends)
+    return _sums(values, first, whole)
 
 
-def _runs(
+def _measure_others(
+    counts: Sequence[bytes], broken: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of those that are masks: the others become empty ones, so that no run goes on in the next mask."""
+    area, pixels = _measure([b"0" if bad else text for text, bad in zip(counts, broken, strict=True)])
+    return np.where(broken, -1, area), np.where(broken, -1, pixels)
+
+
+def _numbers(
     digits: NDArray[np.uint8],  # [B]
     last: NDArray[np.bool_],  # [B]
     ends: NDArray[np.intp],  # [n]
-) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.intp]]:
-    """[R] the numbers as written, [R] which mask each is of, and [n] each mask's first."""
+) -> tuple[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_]]:
+    """[R] the numbers as written, [n] which is each mask's first, and [n] whether none is too long."""
     stops = np.flatnonzero(last)
-    sizes = np.diff(stops, prepend=-1)
-    values = (digits[stops] & 31).astype(np.int64)
+    values = digits[stops].astype(np.int32)
     values -= (values & 16) << 1  # the sign is the highest bit of the last digit
-    for back in range(1, _MOST_DIGITS):
-        deeper = np.flatnonzero(sizes > back)
-        values[deeper] = (values[deeper] << 5) + (digits[stops[deeper] - back] & 31)
-    values[sizes > _MOST_DIGITS] = _IMPOSSIBLE
     after = np.searchsorted(stops, ends)
     first = np.concatenate([[0], after[:-1]])
-    return values, np.repeat(np.arange(len(ends)), after - first), first
+    whole = np.ones(len(ends), np.bool_)
+    more = np.flatnonzero(digits[stops - 1] & 32)  # whose last digit has another before it
+    if not stops[0]:
+        more = more[more > 0]  # what lies before the very first digit is the batch's end
+    back = 1
+    while len(more):
+        if back == _MOST_DIGITS:
+            whole[np.searchsorted(after, more, side="right")] = False
+            break
+        values[more] = (values[more] << 5) + (digits[stops[more] - back] & 31)
+        back += 1
+        more = more[(stops[more] >= back) & (digits[stops[more] - back] & 32 > 0)]
+    return values, first, whole
 
 
 def _sums(
-    values: NDArray[np.int64],  # [R]
-    owner: NDArray[np.intp],  # [R]
+    values: NDArray[np.int32],  # [R]
     first: NDArray[np.intp],  # [n]
+    whole: NDArray[np.bool_],  # [n]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    n = len(first)
-    broken = values[first] < 0
-    pixels = values[first].copy()
-    values[first] = (
-        0  # it is no part of the chains: a number is the difference to the run two before, from the third on
-    )
-    odd = (np.arange(len(owner)) - first[owner]) & 1 == 1
-    area = np.zeros(n, np.int64)
-    for chain in (np.flatnonzero(~odd), np.flatnonzero(odd)):
-        masks = owner[chain]
-        sizes = np.cumsum(values[chain])
-        begins = np.searchsorted(masks, np.arange(n))
-        sizes -= np.concatenate([[0], sizes])[begins][masks]
-        broken[masks[sizes < 0]] = True
-        total = np.bincount(masks, weights=sizes, minlength=n).astype(np.int64)
-        pixels += total
-        area = total
+    """Foreground and size. Sums wrap around at 2^32, as those of pycocotools do, which reads the same masks later."""
+    count = np.diff(first, append=len(values))
+    # A number is the difference to the run two before it, from the fourth on; so each mask is two chains, every other
+    # number, and the first number is no part of either.
+    chained = np.empty_like(values)
+    for chain in (slice(0, None, 2), slice(1, None, 2)):
+        np.cumsum(values[chain], out=chained[chain])
+    zero = np.where(first > 0, chained[first - 1], 0)  # what the odd chain has added up before this mask, and
+    start = chained[first]  # what the even one has, its first number included
+    odd = (np.arange(len(values), dtype=np.int32) - np.repeat(first.astype(np.int32), count)) & 1 == 1
+    runs = chained - np.where(odd, np.repeat(zero, count), np.repeat(start, count))
+    runs[first] = values[first]
+    broken = ~whole | (np.minimum.reduceat(runs, first) < 0)
+    area = np.add.reduceat(np.where(odd, runs, 0), first, dtype=np.int64)
+    pixels = np.add.reduceat(runs, first, dtype=np.int64)
     return np.where(broken, -1, area), np.where(broken, -1, pixels)

@@ -11,34 +11,35 @@ H, W: its height and width in pixels.
 
 import functools
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.data.rle import expand_rle, measure_rles
+from idol_deploy.data.masks import Masks, Segmentation, compress
 from idol_runtime.config import Category
 from idol_runtime.errors import DataError
-from idol_runtime.optional import import_optional
 
 __all__ = [
     "OCCLUSION",
-    "Masks",
-    "Segmentation",
     "Track",
     "Video",
     "VisDataset",
-    "compress",
+    "in_chunks",
     "load_json",
     "read_dataset",
 ]
 
 # What OVIS says of an instance in a frame, as the share that is hidden (its challenge's evaluator).
 OCCLUSION: Mapping[str, float] = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
+
+_CHUNK = 256
+_Raw = TypeVar("_Raw")
+_Read = TypeVar("_Read")
 
 _Side = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -59,36 +60,6 @@ class Video:
 
     def __len__(self) -> int:
         return len(self.files)
-
-
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """The masks of one instance through a video.
-
-    Attributes:
-        size: (H, W) in pixels.
-        counts: T compressed run lengths; None where the instance is not seen, an empty mask among them.
-        areas: [T] pixels of each mask.
-    """
-
-    size: tuple[int, int]
-    counts: tuple[bytes | None, ...]
-    areas: NDArray[np.int64]
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        """The frames in which the instance is seen."""
-        return tuple(np.flatnonzero(self.areas).tolist())
-
-    def rle(self, frame: int) -> dict[str, Any] | None:
-        """The mask of a frame as pycocotools takes it; None where the instance is not seen."""
-        counts = self.counts[frame]
-        return None if counts is None else {"size": list(self.size), "counts": counts}
-
-    def mask(self, frame: int) -> NDArray[np.bool_]:
-        """[H, W] bool."""
-        counts = self.counts[frame]
-        return np.zeros(self.size, np.bool_) if counts is None else expand_rle(counts, self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,14 +133,6 @@ class VisDataset:
         return {video.id: video for video in self.videos}
 
 
-class _Rle(msgspec.Struct):
-    size: tuple[int, int]
-    counts: str | list[int]
-
-
-Segmentation = _Rle | list[list[float]] | None
-
-
 class _Video(msgspec.Struct):
     id: int
     height: _Side
@@ -226,8 +189,7 @@ def read_dataset(path: str | Path, *, strict: bool = True, allow_empty: bool = T
     )
     tracks: dict[int, list[Track]] = {}
     skipped: Counter[str] = Counter()
-    for index, raw in enumerate(file.annotations or ()):
-        track = reader.read(raw)
+    for index, track in enumerate(in_chunks(reader.read, file.annotations or ())):
         if isinstance(track, Track):
             tracks.setdefault(track.video_id, []).append(track)
         elif strict:
@@ -260,6 +222,12 @@ def load_json(path: Path, kind: Any, what: str) -> Any:
         raise DataError(f"{path} is not JSON: {error}; is the file cut short? Copy it again") from error
 
 
+def in_chunks(read: Callable[[Sequence[_Raw]], Sequence[_Read]], raws: Sequence[_Raw]) -> Iterator[_Read]:
+    """Read many at a time, since compressing one instance's masks costs about what those of many do."""
+    for start in range(0, len(raws), _CHUNK):
+        yield from read(raws[start : start + _CHUNK])
+
+
 def _videos(entries: Sequence[_Video], path: Path) -> tuple[Video, ...]:
     for entry in entries:
         if entry.length not in (None, len(entry.file_names)):
@@ -286,37 +254,54 @@ class _AnnotationReader:
         self._seen: set[int] = set()
         self._decoder = msgspec.json.Decoder(_Annotation)
 
-    def read(self, raw: msgspec.Raw) -> Track | _Fault:
-        """The annotation, or what is wrong with it."""
+    def read(self, raws: Sequence[msgspec.Raw]) -> list[Track | _Fault]:
+        """The annotations, or what is wrong with each."""
+        entries = [self._entry(raw) for raw in raws]
+        sound = [entry for entry in entries if isinstance(entry, _Annotation)]
+        compressed = compress([(entry.segmentations, self._videos[entry.video_id].size) for entry in sound])
+        masks = dict(zip(map(id, sound), compressed, strict=True))
+        return [
+            entry if isinstance(entry, _Fault) else self._whole(entry, masks[id(entry)]) for entry in entries
+        ]
+
+    def _whole(self, entry: _Annotation, masks: Masks | DataError) -> Track | _Fault:
         try:
-            entry = self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _Fault("fields missing or of another type", str(error))
-        try:
-            return self._track(entry)
+            return self._track(entry, masks)
         except _Fault as fault:
             fault.where = f"annotation {entry.id}"
             return fault
 
-    def _track(self, entry: _Annotation) -> Track:
+    def _entry(self, raw: msgspec.Raw) -> _Annotation | _Fault:
+        try:
+            entry = self._decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _Fault("fields missing or of another type", str(error))
+        fault = self._misfit(entry)
+        return entry if fault is None else fault
+
+    def _misfit(self, entry: _Annotation) -> _Fault | None:
+        """Whether it is of this file's videos and categories, and as long as its video."""
+        where = f"annotation {entry.id}"
         video = self._videos.get(entry.video_id)
         if video is None:
-            raise _Fault(
-                "unknown video", f"there is no video {entry.video_id}; add it or remove the annotation"
-            )
+            message = f"there is no video {entry.video_id}; add it or remove the annotation"
+            return _Fault("unknown video", message, where)
         if entry.category_id not in self._categories:
-            raise _Fault(
-                "unknown category",
-                f"there is no category {entry.category_id}; add it or remove the annotation",
-            )
+            message = f"there is no category {entry.category_id}; add it or remove the annotation"
+            return _Fault("unknown category", message, where)
         for name in ("segmentations", "areas", "occlusion"):
             given = getattr(entry, name)
             if given is not None and len(given) != len(video):
-                raise _Fault(
+                return _Fault(
                     f"another number of {name} than frames",
                     f"{len(given)} {name} for the {len(video)} frames of video {video.id}; give one per frame, or null",
+                    where,
                 )
-        masks = _masks(entry.segmentations, video)
+        return None
+
+    def _track(self, entry: _Annotation, masks: Masks | DataError) -> Track:
+        if isinstance(masks, DataError):
+            raise _Fault("broken mask", str(masks)) from masks
         if not self._allow_empty and not masks.areas.any():
             raise _Fault("never seen", "it has no mask in any frame; remove it")
         if entry.id in self._seen:
@@ -326,7 +311,7 @@ class _AnnotationReader:
         seen = [area for area in areas if area]
         return Track(
             entry.id,
-            video.id,
+            entry.video_id,
             entry.category_id,
             masks,
             area=float(np.mean(seen)) if seen else 0.0,
@@ -339,69 +324,3 @@ def _hidden(label: str | None) -> float | None:
     if label is not None and label not in OCCLUSION:
         raise _Fault("unknown occlusion", f"occlusion {label!r} is none of {', '.join(OCCLUSION)}")
     return None if label is None else OCCLUSION[label]
-
-
-def _masks(segmentations: Sequence[Segmentation], video: Video) -> Masks:
-    try:
-        return compress([segmentations], video)[0]
-    except DataError as error:
-        raise _Fault("broken mask", str(error)) from error
-
-
-def compress(instances: Sequence[Sequence[Segmentation]], video: Video) -> list[Masks]:
-    """Compress and check the masks of a video's instances.
-
-    Args:
-        instances: one list of T segmentations, as the files hold them, per instance.
-        video: the video they are of.
-
-    Raises:
-        DataError: a mask of another size, or that is none. A mask whose runs end early would keep pycocotools busy
-            forever.
-        MissingDependencyError: pycocotools is not installed.
-    """
-    counts = [[_compressed(entry, video, t) for t, entry in enumerate(entries)] for entries in instances]
-    flat = [(i, t) for i, row in enumerate(counts) for t, text in enumerate(row) if text is not None]
-    areas, sizes = measure_rles([counts[i][t] or b"" for i, t in flat])
-    wrong = np.flatnonzero(sizes != video.size[0] * video.size[1])
-    if len(wrong):
-        _refuse_runs(flat[int(wrong[0])][1], int(sizes[wrong[0]]), video)
-    by_instance = [np.zeros(len(row), np.int64) for row in counts]
-    for (i, t), area in zip(flat, areas.tolist(), strict=True):
-        by_instance[i][t] = area
-        if not area:
-            counts[i][t] = None
-    return [Masks(video.size, tuple(row), area) for row, area in zip(counts, by_instance, strict=True)]
-
-
-def _compressed(entry: Segmentation, video: Video, frame: int) -> bytes | None:
-    if not entry:
-        return None
-    height, width = video.size
-    if isinstance(entry, list):
-        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in entry):
-            raise DataError(f"frame {frame} has a polygon of less than three points; write x, y pairs")
-        polygons = _coco().frPyObjects(entry, height, width)
-        return bytes(_coco().merge(polygons)["counts"])
-    if entry.size != video.size:
-        raise DataError(
-            f"the mask of frame {frame} is {entry.size[0]}x{entry.size[1]} (height x width) and video {video.id} "
-            f"{height}x{width}; write masks of the video's size"
-        )
-    if isinstance(entry.counts, str):
-        return entry.counts.encode()
-    if min(entry.counts, default=-1) < 0 or sum(entry.counts) != height * width:
-        _refuse_runs(frame, sum(entry.counts), video)
-    return bytes(
-        _coco().frPyObjects({"size": [height, width], "counts": entry.counts}, height, width)["counts"]
-    )
-
-
-def _refuse_runs(frame: int, pixels: int, video: Video) -> NoReturn:
-    height, width = video.size
-    held = "is no compressed mask" if pixels < 0 else f"covers {pixels} pixels of {height}x{width}"
-    raise DataError(f"the mask of frame {frame} {held}; write it with pycocotools or encode_rle")
-
-
-def _coco() -> Any:
-    return import_optional("pycocotools.mask", "pycocotools", "evaluate", "reading masks")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.data.ytvis import Masks
+from idol_deploy.data.masks import Masks
 from idol_runtime.optional import import_optional
 
 __all__ = ["frame_overlaps", "track_overlaps"]

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from idol_deploy.data.ytvis import Masks, Segmentation, VisDataset, compress, load_json
+from idol_deploy.data.masks import Masks, Segmentation, compress
+from idol_deploy.data.ytvis import Video, VisDataset, in_chunks, load_json
 from idol_runtime.errors import DataError
 
 __all__ = ["Prediction", "by_cell", "read_predictions"]
@@ -57,10 +58,7 @@ def read_predictions(path: str | Path, dataset: VisDataset) -> list[Prediction]:
     """
     path = Path(path)
     reader = _Reader(path, dataset)
-    return [
-        reader.read(index, raw)
-        for index, raw in enumerate(load_json(path, list[msgspec.Raw], "results file"))
-    ]
+    return list(in_chunks(reader.read, list(enumerate(load_json(path, list[msgspec.Raw], "results file")))))
 
 
 class _Reader:
@@ -70,32 +68,43 @@ class _Reader:
         self._categories = {category.dataset_id for category in dataset.categories}
         self._decoder = msgspec.json.Decoder(_Entry)
 
-    def read(self, index: int, raw: msgspec.Raw) -> Prediction:
-        try:
-            return self._prediction(self._decoder.decode(raw))
-        except (msgspec.DecodeError, UnicodeDecodeError, DataError) as error:
-            raise DataError(f"{self._path}: result number {index}: {error}") from error
+    def read(self, raws: Sequence[tuple[int, msgspec.Raw]]) -> list[Prediction]:
+        entries = [self._entry(index, raw) for index, raw in raws]
+        masks = compress([(entry.segmentations, video.size) for entry, video in entries])
+        return [
+            self._prediction(index, entry, instance)
+            for (index, _), (entry, _), instance in zip(raws, entries, masks, strict=True)
+        ]
 
-    def _prediction(self, entry: _Entry) -> Prediction:
+    def _entry(self, index: int, raw: msgspec.Raw) -> tuple[_Entry, Video]:
+        try:
+            entry = self._decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._error(index, error) from error
         where = self._dataset.path
         video = self._dataset.video(entry.video_id)
         if video is None:
-            raise DataError(
-                f"there is no video {entry.video_id} in {where}; give the annotations of the same set"
-            )
-        if entry.category_id not in self._categories:
-            raise DataError(
-                f"there is no category {entry.category_id} in {where}; it has {_few(sorted(self._categories))}"
-            )
-        if len(entry.segmentations) != len(video):
-            raise DataError(
+            why = f"there is no video {entry.video_id} in {where}; give the annotations of the same set"
+        elif entry.category_id not in self._categories:
+            why = f"there is no category {entry.category_id} in {where}; it has {_few(sorted(self._categories))}"
+        elif len(entry.segmentations) != len(video):
+            why = (
                 f"{len(entry.segmentations)} segmentations for the {len(video)} frames of video {video.id}; "
                 "give one per frame, or null"
             )
-        masks = compress([entry.segmentations], video)[0]
+        else:
+            return entry, video
+        raise self._error(index, why)
+
+    def _prediction(self, index: int, entry: _Entry, masks: Masks | DataError) -> Prediction:
+        if isinstance(masks, DataError):
+            raise self._error(index, masks) from masks
         areas = masks.areas[masks.areas > 0]
         area = float(areas.mean()) if len(areas) else 0.0
-        return Prediction(video.id, entry.category_id, entry.score, masks, area)
+        return Prediction(entry.video_id, entry.category_id, entry.score, masks, area)
+
+    def _error(self, index: int, why: object) -> DataError:
+        return DataError(f"{self._path}: result number {index}: {why}")
 
 
 def _few(ids: Sequence[int]) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.data.ytvis import Masks, Track, VisDataset
+from idol_deploy.data.masks import Masks
+from idol_deploy.data.ytvis import Track, VisDataset
 from idol_deploy.evaluate.overlap import frame_overlaps
 from idol_deploy.evaluate.predictions import Prediction
 from idol_runtime.errors import DataError

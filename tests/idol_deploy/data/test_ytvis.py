@@ -107,7 +107,7 @@ BROKEN = [
         "fields missing",
         r"annotation number 0: Expected `int`, got `str` - at `\$.category_id",
     ),
-    (_mask_is({"size": [6, 4], "counts": "08"}), "broken mask", "frame 0 is 6x4 .* and video 2 4x6"),
+    (_mask_is({"size": [6, 4], "counts": "08"}), "broken mask", "frame 0 is 6x4 .* and its video 4x6"),
     (_mask_is({"size": [*SIZE], "counts": "08"}), "broken mask", "frame 0 covers 8 pixels of 4x6"),
     (_mask_is({"size": [*SIZE], "counts": "é"}), "broken mask", "frame 0 is no compressed mask"),
     (_mask_is({"size": [*SIZE], "counts": [20, 5]}), "broken mask", "frame 0 covers 25 pixels of 4x6"),

@@ -35,7 +35,7 @@ def test_equal_scores_keep_their_order(dataset: VisDataset, tmp_path: Path) -> N
         ({"category_id": 4}, r"there is no category 4 in .*; it has 1, 2, 3"),
         ({"segmentations": [None] * 7}, "7 segmentations for the 8 frames of video 1"),
         ({"score": None}, r"result number 1: Expected `float`, got `null` - at `\$.score`"),
-        ({"segmentations": [{"size": [2, 2], "counts": "04"}, *[None] * 7]}, "2x2 .* and video 1 360x640"),
+        ({"segmentations": [{"size": [2, 2], "counts": "04"}, *[None] * 7]}, "2x2 .* and its video 360x640"),
     ],
 )
 def test_a_broken_result_is_named(
