@@ -99,8 +99,7 @@ class _Reader:
     def _prediction(self, index: int, entry: _Entry, masks: Masks | DataError) -> Prediction:
         if isinstance(masks, DataError):
             raise self._error(index, masks) from masks
-        areas = masks.areas[masks.areas > 0]
-        area = float(areas.mean()) if len(areas) else 0.0
+        area = int(masks.areas.sum()) / max(int(np.count_nonzero(masks.areas)), 1)
         return Prediction(entry.video_id, entry.category_id, entry.score, masks, area)
 
     def _error(self, index: int, why: object) -> DataError:
