@@ -217,7 +217,9 @@ def load_json(path: Path, kind: Any, what: str) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {what} {path}: {error.strerror}; check the path") from error
     except msgspec.ValidationError as error:
-        raise DataError(f"{path} is no {what}: {error}; see docs/cli.md for the format") from error
+        raise DataError(
+            f"{path} is no {what}: {error}; give one in the format of YouTube-VIS or OVIS"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON: {error}; is the file cut short? Copy it again") from error
 

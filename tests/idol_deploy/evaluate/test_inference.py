@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,8 +142,8 @@ def test_the_first_process_tells_of_another_that_failed(work: Work) -> None:
 
     waiting = threading.Thread(target=first)
     waiting.start()
-    while not (work.parts / "rank0.started").exists():
-        pass
+    while waiting.is_alive() and not (work.parts / "rank0.started").exists():
+        time.sleep(0.01)
     with pytest.raises(SourceError):
         run_videos(replace(work, shard=Shard(1, 2)), Counting)
     waiting.join(timeout=60)
