@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="checkpoint to verified .idol bundle"))
     _add_run(commands.add_parser("run", help="bundle and video to tracked masks"))
+    _add_evaluate(commands.add_parser("evaluate", help="score results, or a model over a data set"))
     _add_inspect(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))
     _add_plugins(commands.add_parser("plugins", help="build, list or test the deformable-attention kernel"))
     return parser
@@ -114,6 +115,46 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
     add("--threads", type=_positive, metavar="N", help="CPU threads of the backend")
     add("--no-canary", dest="canary", action="store_false", help="skip the golden frame at load")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="association.temporal=paper, for example",
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Score a results file, or run a model over a data set and score that, as YouTube-VIS and OVIS do. Under "
+        "torchrun the processes share the videos; a run that was cut off goes on where it stopped."
+    )
+    parser.set_defaults(command=_evaluate)
+    add = parser.add_argument
+    add("--gt", required=True, type=Path, metavar="FILE", help="annotations: YouTube-VIS or OVIS JSON")
+    add("--pred", type=Path, metavar="FILE", help="score this results.json")
+    add("--bundle", type=Path, metavar="FILE", help="or run this .idol file; needs no PyTorch")
+    add("--weights", type=Path, metavar="FILE", help="or run this checkpoint in PyTorch")
+    add("--preset", help="what the weights are: ytvis19_r50, ovis_swin_l, …")
+    add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
+    add("--results", type=Path, metavar="FILE", help="the results.json that the model writes")
+    add("--metric", default="ytvis", help="ytvis, or ovis: by occlusion as well (default: ytvis)")
+    add("--tracking", action="store_true", help="also HOTA, AssA, DetA and IDF1, through TrackEval")
+    add("--json", type=Path, metavar="FILE", help="all scores, by class and by overlap threshold")
+    add("--ious", action="store_true", help="also the overlap of every result and instance, in --json")
+    add("--submission", type=Path, metavar="FILE", help="the .zip that the evaluation servers take")
+    add("--holdout", type=_whole, metavar="SEED", help="only the part of the videos that training leaves out")
+    add(
+        "--holdout-share",
+        type=float,
+        metavar="S",
+        help="how much of them that is (default: 0.1)",
+    )
+    add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
+    add("--backend", default="auto", help="of the bundle: auto, onnxruntime (default: auto)")
+    add("--graph", default="auto", help="of the bundle: auto, plugin, portable (default: auto)")
+    add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
+    add("--threads", type=_positive, metavar="N", help="CPU threads of the model")
     add(
         "--set",
         action="append",
@@ -340,6 +381,52 @@ def _run(options: argparse.Namespace) -> int:
         if output.exists():
             print(f"wrote {output}")
     return _INTERRUPTED if summary.interrupted and not options.display else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from idol_deploy.data.holdout import HOLDOUT_SHARE
+    from idol_deploy.evaluate.run import Evaluation, ModelChoice, evaluate
+
+    model = None
+    if options.bundle or options.weights or options.preset:
+        model = ModelChoice(
+            bundle=options.bundle,
+            weights=options.weights,
+            preset=options.preset,
+            backend=options.backend,
+            graph=options.graph,
+            device=options.device,
+            threads=options.threads,
+            fit=options.fit,
+            settings=tuple(options.set),
+        )
+    if options.ious and not options.json:
+        raise ConfigError("--ious go into the file of --json; give both")
+    if options.holdout_share is not None and options.holdout is None:
+        raise ConfigError("--holdout-share is the size of a holdout; give --holdout SEED as well")
+    task = Evaluation(
+        gt=options.gt,
+        pred=options.pred,
+        model=model,
+        frames=options.frames,
+        results=options.results,
+        metric=options.metric,
+        tracking=options.tracking,
+        ious=options.ious,
+        json=options.json,
+        submission=options.submission,
+        seed=options.holdout,
+        share=HOLDOUT_SHARE if options.holdout_share is None else options.holdout_share,
+    )
+    with _steps() as announce:
+        done = evaluate(task, announce)
+    if done.table:
+        print(done.table)
+    for note in done.notes:
+        print(f"note: {note}")
+    for output in done.outputs:
+        print(f"wrote {output}")
+    return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:

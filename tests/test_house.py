@@ -31,6 +31,12 @@ NOT_OF_ONE_MODULE = {
 }
 # Where torch may not be imported before it is used, besides all of idol_runtime and idol_plugins.
 TORCH_FREE = {"idol_deploy.cli", "idol_deploy.config", "idol_deploy.reference", "idol_export.engine"}
+TORCH_FREE |= {
+    "idol_deploy.data.holdout",
+    "idol_deploy.data.masks",
+    "idol_deploy.data.rle",
+    "idol_deploy.data.ytvis",
+}
 DEVICE = {"numpy", "pillow", "msgspec"}
 HEAVY = ("cv2", "onnxruntime", "pycocotools", "supervision", "torch", "tqdm")
 
@@ -88,7 +94,7 @@ def _torch_free() -> list[str]:
     return [
         name
         for name, path in MODULES.items()
-        if name.startswith(("idol_runtime", "idol_plugins"))
+        if name.startswith(("idol_runtime", "idol_plugins", "idol_deploy.evaluate"))
         or path.name == "__init__.py"
         or name in TORCH_FREE
     ]

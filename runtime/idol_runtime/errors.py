@@ -4,6 +4,7 @@ IdolError                      base of all; the command line prints it as one li
 ├── ConfigError                an option, preset or class list that cannot be
 ├── CheckpointError            a weight file that is broken, unsafe, or of another network
 ├── BundleError                an .idol file that is broken, tampered with, or of a newer schema
+├── DataError                  an annotation or results file that is broken or contradicts itself
 ├── SourceError                a video, image folder, camera or stream that cannot be read
 ├── FrameError                 one frame of the wrong type, depth or size
 ├── OutputError                a place that cannot be written
@@ -20,6 +21,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "ConfigError",
+    "DataError",
     "FrameError",
     "IdolError",
     "MissingDependencyError",
@@ -40,6 +42,10 @@ class CheckpointError(IdolError):
 
 class BundleError(IdolError):
     """An `.idol` file that is broken, tampered with, or of a newer schema."""
+
+
+class DataError(IdolError):
+    """An annotation or results file that is broken or contradicts itself."""
 
 
 class SourceError(IdolError):

@@ -140,6 +140,7 @@ def _length(path: Path) -> int:
         [],
         ["export"],
         ["run"],
+        ["evaluate"],
         ["inspect"],
         ["plugins"],
         *(["plugins", c] for c in ("build", "info", "selftest")),
@@ -181,6 +182,13 @@ def test_version(idol: Command) -> None:
         (["run", "x.idol"], "--source"),
         (["run", "x.idol", "--source", "0", "--stride", "0"], "'0' is not a positive whole number"),
         (["run", "x.idol", "--source", "0", "--score", "high"], "invalid float"),
+        (["evaluate"], "--gt"),
+        (["evaluate", "--gt", "g"], "give --pred, or a model: --bundle, or --weights with --preset"),
+        (["evaluate", "--gt", "g", "--pred", "p", "--ious"], "--json; give both"),
+        (["evaluate", "--gt", "g", "--pred", "p", "--holdout-share", "0.5"], "give --holdout SEED as well"),
+        (["evaluate", "--gt", "g", "--pred", "p", "--holdout", "x"], "'x' is not a whole number"),
+        (["evaluate", "--gt", "g", "--pred", "p", "--metric", "coco"], "one of ytvis, ovis"),
+        (["evaluate", "--gt", "gone", "--pred", "p"], "cannot read annotation file gone: No such file"),
         (["inspect"], "see idol-deploy inspect --help"),
         (["plugins"], "see idol-deploy plugins --help"),
         (["plugins", "selftest", "--seed", "-1"], "-1"),
@@ -850,6 +858,80 @@ def test_errors_of_a_process_of_its_own(toy: Toy, clip: Path, tmp_path: Path, ar
     assert err.count("\n") == 1
     assert "Traceback" not in out
     assert _contents(tmp_path) == before
+
+
+# Evaluate ----------------------------------------------------------------------------------------------------
+
+OFFICIAL = Path(__file__).parents[1] / "data" / "ytvis_eval"
+
+
+def test_evaluate_a_results_file(idol: Command, tmp_path: Path) -> None:
+    scores, archive = tmp_path / "scores.json", tmp_path / "submission.zip"
+    files = "--gt", OFFICIAL / "gt.json", "--pred", OFFICIAL / "pred.json"
+    done = idol("evaluate", *files, "--metric", "ovis", "--json", scores, "--ious", "--submission", archive)
+    assert (done.status, done.err) == (0, "")
+    assert "note: 6 videos, 32 instances, 174 results\n" in done.out
+    assert f"wrote {archive}\nwrote {scores}\n" in done.out
+    expected = json.loads((OFFICIAL / "ovis_result.json").read_text())
+    written = json.loads(scores.read_text())
+    assert written["summary"] == pytest.approx(expected["summary"], abs=1e-9)
+    assert written["ious"].keys() <= expected["ious"].keys()
+    with zipfile.ZipFile(archive) as submission:
+        assert submission.read("results.json") == (OFFICIAL / "pred.json").read_bytes()
+
+
+def test_evaluate_broken_files(refused: Callable[..., str], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.json"
+    cut.write_bytes((OFFICIAL / "pred.json").read_bytes()[:-9])
+    out = tmp_path / "scores.json"
+    message = refused("evaluate", "--gt", OFFICIAL / "gt.json", "--pred", cut, "--json", out)
+    assert "cut.json is not JSON" in message
+
+
+@pytest.fixture
+def frames_set(toy: Toy, tmp_path: Path) -> dict[str, Path]:
+    """Annotations without instances for two videos, and their frames."""
+    videos = []
+    for seed in (1, 2):
+        _write_images(tmp_path / f"video{seed}", toy.video(4, seed))
+        names = [f"video{seed}/frame{t}.png" for t in range(4)]
+        videos.append({"id": seed, "height": toy.size[0], "width": toy.size[1], "file_names": names})
+    categories = [{"id": i, "name": name} for i, name in enumerate(toy.config.classes, 1)]
+    gt = tmp_path / "gt.json"
+    gt.write_text(json.dumps({"videos": videos, "categories": categories, "annotations": []}))
+    return {"--gt": gt, "--frames": tmp_path}
+
+
+def _pairs(options: dict[str, Path]) -> list[object]:
+    return [part for pair in options.items() for part in pair]
+
+
+def test_evaluate_runs_a_bundle_as_run_does(
+    idol: Command, toy: Toy, frames_set: dict[str, Path], tmp_path: Path
+) -> None:
+    results = tmp_path / "results.json"
+    done = idol("evaluate", *_pairs(frames_set), "--bundle", toy.path, "--results", results)
+    assert (done.status, done.err) == (0, "")
+    expected = []
+    for seed in (1, 2):
+        alone = tmp_path / f"{seed}.json"
+        source = "--source", tmp_path / f"video{seed}", "--video-id", seed
+        idol("run", toy.path, *source, "--results", alone)
+        expected += json.loads(alone.read_text())
+    assert expected
+    assert json.loads(results.read_text()) == expected
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.usefixtures("toy_preset")
+def test_evaluate_names_a_missing_frame(
+    refused: Callable[..., str], toy: Toy, toy_weights: Path, frames_set: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "video2" / "frame3.png").unlink()
+    results = tmp_path / "results.json"
+    model = "--weights", toy_weights, "--preset", "toy", "--results", results
+    message = refused("evaluate", *_pairs(frames_set), *model, beyond=tmp_path / "results.json.parts")
+    assert "video2/frame3.png does not exist; give the folder" in message
 
 
 # Inspect -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,53 @@
+"""A part of a training set kept back for validation: YouTube-VIS and OVIS publish annotations for training only."""
+
+import hashlib
+from pathlib import PurePosixPath
+
+from idol_deploy.data.ytvis import Video, VisDataset
+from idol_runtime.errors import ConfigError, DataError
+
+__all__ = ["HOLDOUT_SHARE", "holdout"]
+
+HOLDOUT_SHARE = 0.1
+
+
+def holdout(dataset: VisDataset, seed: int, share: float = HOLDOUT_SHARE) -> tuple[VisDataset, VisDataset]:
+    """Split a data set by video; the same seed and share give the same split on every machine.
+
+    Videos whose frames lie in one folder are clips of one recording and stay together, so that no instance is on both
+    sides. Which side a recording is on depends on its name and the seed, not on the order of the file.
+
+    Args:
+        dataset: what to split.
+        seed: of the split.
+        share: of the recordings that are held out, at least one.
+
+    Returns:
+        The part to train with, and the part held out.
+
+    Raises:
+        ConfigError: a share that is not between 0 and 1.
+        DataError: fewer than two recordings.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"the share held out must lie between 0 and 1, got {share}")
+    recordings = sorted({_recording(video) for video in dataset.videos}, key=lambda name: _rank(name, seed))
+    if len(recordings) < 2:
+        raise DataError(
+            f"{dataset.path} holds one recording, which cannot be split; give validation videos of its own"
+        )
+    count = min(max(round(share * len(recordings)), 1), len(recordings) - 1)
+    held = set(recordings[:count])
+    sides: tuple[set[int], set[int]] = (set(), set())
+    for video in dataset.videos:
+        sides[_recording(video) in held].add(video.id)
+    return dataset.subset(sides[False]), dataset.subset(sides[True])
+
+
+def _recording(video: Video) -> str:
+    folder = str(PurePosixPath(video.files[0]).parent)
+    return f"video {video.id}" if folder == "." else folder
+
+
+def _rank(name: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()

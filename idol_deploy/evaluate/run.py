@@ -1,0 +1,261 @@
+"""`idol-deploy evaluate`: results of a file, or of a model over a data set, against annotations."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from idol_deploy.data.holdout import HOLDOUT_SHARE, holdout
+from idol_deploy.data.ytvis import VisDataset, read_dataset
+from idol_deploy.evaluate.average_precision import RANGES, Metric, score
+from idol_deploy.evaluate.inference import Work, run_videos
+from idol_deploy.evaluate.predictions import Prediction, read_predictions
+from idol_deploy.evaluate.report import document, table
+from idol_deploy.evaluate.shards import Shard
+from idol_deploy.evaluate.submission import write_submission
+from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
+from idol_runtime.backends import GraphChoice
+from idol_runtime.config import override
+from idol_runtime.errors import ConfigError, DataError
+from idol_runtime.files import replacing, writable_target
+from idol_runtime.optional import import_optional
+from idol_runtime.pipeline import Pipeline
+
+__all__ = ["Evaluated", "Evaluation", "ModelChoice", "evaluate"]
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it runs.
+
+    Attributes:
+        bundle: an exported bundle; else
+        weights: a checkpoint, of
+        preset: this preset, run in PyTorch.
+        backend: of a bundle.
+        graph: of a bundle.
+        device: `cpu`, `cuda` or `cuda:N`; of several processes with `cuda`, each takes its own.
+        threads: CPU threads of a bundle's backend.
+        fit: letterbox frames that a bundle was not made for.
+        settings: changes to thresholds and association.
+    """
+
+    bundle: Path | None = None
+    weights: Path | None = None
+    preset: str | None = None
+    backend: str = "auto"
+    graph: GraphChoice = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    fit: bool = False
+    settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.bundle is None) == (self.weights is None):
+            raise ConfigError("nothing to run, or two things: give a bundle, or --weights with --preset")
+        if (self.weights is None) != (self.preset is None):
+            raise ConfigError("--weights and --preset go together: the preset says what the weights are")
+
+    @property
+    def file(self) -> Path:
+        """What the results come from."""
+        file = self.bundle or self.weights
+        assert file is not None
+        return file
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate, and what to write.
+
+    Attributes:
+        gt: annotation file.
+        pred: an existing results file; else
+        model: what makes one, from
+        frames: the folder of frames, as
+        results: this file.
+        metric: whose rules.
+        tracking: also HOTA, AssA, DetA and IDF1.
+        ious: keep the overlap matrices in `json`.
+        json: all scores.
+        submission: the server's archive.
+        seed: of a holdout: the part of the data set that is evaluated; None: all of it.
+        share: of the recordings in the holdout.
+    """
+
+    gt: Path
+    pred: Path | None = None
+    model: ModelChoice | None = None
+    frames: Path | None = None
+    results: Path | None = None
+    metric: Metric = "ytvis"
+    tracking: bool = False
+    ious: bool = False
+    json: Path | None = None
+    submission: Path | None = None
+    seed: int | None = None
+    share: float = HOLDOUT_SHARE
+
+    def __post_init__(self) -> None:
+        if self.metric not in RANGES:
+            raise ConfigError(f"metric must be one of {', '.join(RANGES)}, got {self.metric!r}")
+        if (self.pred is None) == (self.model is None):
+            raise ConfigError("give --pred, or a model: --bundle, or --weights with --preset")
+        if self.model is not None and (self.frames is None or self.results is None):
+            raise ConfigError(
+                "running a model needs --frames, the folder of frames, and --results, the file to write"
+            )
+        if self.pred is not None and self.results is not None:
+            raise ConfigError("--results is what a model writes; leave it out with --pred")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of it.
+
+    Attributes:
+        table: scores for people; "" where the data set has no annotations, or another process has them.
+        notes: what to know about them.
+        outputs: what was written.
+    """
+
+    table: str = ""
+    notes: tuple[str, ...] = ()
+    outputs: tuple[Path, ...] = ()
+
+
+def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
+    """Do it.
+
+    Args:
+        task: what to do.
+        announce: told what is going on.
+
+    Raises:
+        ConfigError: a shard, setting or preset that cannot be, or parts of another run.
+        DataError: annotations or results that are broken; see `read_dataset` and `read_predictions`.
+        SourceError: a frame that is missing or broken.
+        OutputError: an output cannot be written.
+        MissingDependencyError: pycocotools, or for tracking TrackEval, is not installed.
+    """
+    outputs = [path for path in (task.results, task.json, task.submission) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise ConfigError("two outputs have the same name; give each its own")
+    for path in outputs:
+        writable_target(path)
+    import_optional("pycocotools.mask", "pycocotools", "evaluate", "evaluating")
+    if task.tracking:
+        load_trackeval()
+    shard = Shard.from_environment() if task.model is not None else Shard()
+    if shard.rank:
+        announce = _silent
+    announce(f"reading {task.gt}")
+    whole = read_dataset(task.gt)
+    dataset = whole if task.seed is None else holdout(whole, task.seed, task.share)[1]
+    if not dataset.annotated and (task.json is not None or (task.model is None and task.submission is None)):
+        raise DataError(
+            f"{dataset.path} has no annotations to score against; give --submission, and no --json"
+        )
+    results = task.pred
+    if task.model is not None:
+        results = task.results
+        announce(f"running {task.model.file}")
+        if not _run_model(task, task.model, dataset, shard):
+            return Evaluated()
+    assert results is not None
+    if task.submission is not None:
+        write_submission(task.submission, results)
+    written = tuple(path for path in outputs if path != task.json)
+    if not dataset.annotated:
+        return Evaluated(notes=("the data set has no annotations, so there is no score",), outputs=written)
+    announce(f"reading {results}")
+    predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
+    return _score(task, dataset, predictions, announce, written)
+
+
+def _silent(_: str) -> None:
+    """One process of several tells."""
+
+
+def _score(
+    task: Evaluation,
+    dataset: VisDataset,
+    predictions: Sequence[Prediction],
+    announce: Announce,
+    written: tuple[Path, ...],
+) -> Evaluated:
+    announce("comparing masks")
+    scores = score(dataset, predictions, task.metric, keep_overlaps=task.ious)
+    tracking = score_tracking(dataset, predictions) if task.tracking else None
+    if task.json is not None:
+        contents = document(scores, tracking)
+        with replacing(task.json) as temporary:
+            temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        written = (*written, task.json)
+    instances = sum(len(dataset.tracks(video.id)) for video in dataset.videos)
+    note = f"{len(dataset.videos)} videos, {instances} instances, {len(predictions)} results"
+    return Evaluated(table(scores, tracking), (note,), written)
+
+
+def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard) -> bool:
+    assert task.frames is not None
+    assert task.results is not None
+    identity: dict[str, Any] = {
+        "annotations": _digest(task.gt),
+        "videos": [video.id for video in dataset.videos],
+        "model": _digest(model.file),
+        "preset": model.preset,
+        "settings": list(model.settings),
+        "fit": model.fit,
+        "graph": model.graph,
+    }
+    work = Work(dataset, task.frames, task.results, identity, shard)
+    return run_videos(work, lambda: _open(model, shard))
+
+
+def _open(model: ModelChoice, shard: Shard) -> Pipeline:
+    device = model.device
+    if device == "cuda" and shard.count > 1:
+        device = f"cuda:{shard.local_rank}"
+    if model.bundle is not None:
+        return Pipeline.open(
+            model.bundle,
+            backend=model.backend,
+            device=device,
+            threads=model.threads,
+            graph=model.graph,
+            fit=model.fit,
+            settings=model.settings,
+        )
+    from idol_deploy.config import preset
+
+    assert model.preset is not None
+    assert model.weights is not None
+    config = preset(model.preset)
+    stream = override(config.stream, model.settings)
+    torch = import_optional("torch", "torch", "train", "running a checkpoint")
+    from idol_deploy.backend import TorchBackend
+    from idol_deploy.checkpoint import load_checkpoint
+
+    if model.threads:
+        torch.set_num_threads(model.threads)
+    try:
+        network = load_checkpoint(model.weights, config).to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise ConfigError(f"PyTorch cannot use device {device}: {str(error).splitlines()[0]}") from error
+    return Pipeline(TorchBackend(network), stream)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
+    return digest.hexdigest()

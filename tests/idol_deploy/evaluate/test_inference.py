@@ -1,0 +1,198 @@
+"""A data set through a pipeline: what is written, what a cut-off run leaves, and who does what."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idol_deploy.data.ytvis import Video, VisDataset
+from idol_deploy.evaluate.inference import Work, match_categories, run_videos
+from idol_deploy.evaluate.shards import Shard
+from idol_runtime.config import Category, Preprocessing, StreamConfig
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.errors import BackendError, ConfigError, DataError, FrameError, SourceError
+from idol_runtime.pipeline import Pipeline
+from idol_runtime.results import VideoResult
+
+CLASSES = tuple(Category(name, i) for i, name in enumerate(("cat", "dog", "owl"), 1))
+CONFIG = StreamConfig(CLASSES, Preprocessing(short_side=None))
+
+
+class Noise:
+    """A backend whose answer depends on the frame alone."""
+
+    name = "noise"
+    remark = ""
+    network_size = None
+
+    def infer(self, images: np.ndarray) -> list[NetworkOutput]:
+        return [self._one(image) for image in images]
+
+    def _one(self, image: np.ndarray) -> NetworkOutput:
+        rng = np.random.default_rng(int(image.sum()))
+        height, width = (-(-side // 32) * 4 for side in image.shape[:2])
+        shapes = (5, 3), (5, 4), (5, 16), (8, height, width), (5, 169), (5, 2)
+        logits, boxes, *rest = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        return NetworkOutput(logits, 1 / (1 + np.exp(-boxes)), *rest)
+
+    def close(self) -> None:
+        pass
+
+
+class Counting(Pipeline):
+    """Counts frames, and may break down at one."""
+
+    def __init__(self, breaks_at: int | None = None) -> None:
+        super().__init__(Noise(), CONFIG)
+        self.steps = 0
+        self.breaks_at = breaks_at
+
+    def step(self, frame: object) -> object:
+        if self.steps == self.breaks_at:
+            raise KeyboardInterrupt
+        self.steps += 1
+        return super().step(frame)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    """Four videos of two sizes, whose data set numbers the classes in another way and lacks one."""
+    rng = np.random.default_rng(0)
+    videos = []
+    for i, (frames, size) in enumerate([(3, (40, 56)), (2, (64, 32)), (1, (40, 56)), (4, (40, 56))]):
+        names = tuple(f"v{i}/{t}.png" for t in range(frames))
+        (tmp_path / "frames" / f"v{i}").mkdir(parents=True)
+        for name in names:
+            Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(tmp_path / "frames" / name)
+        videos.append(Video(30 - i, size, names))
+    categories = Category("Dog", 11), Category("cat", 12)
+    dataset = VisDataset(tmp_path / "gt.json", tuple(videos), categories)
+    return Work(dataset, tmp_path / "frames", tmp_path / "results.json", {"model": "noise"})
+
+
+def _by_hand(work: Work) -> list[dict[str, object]]:
+    pipeline, entries = Pipeline(Noise(), CONFIG), []
+    for video in work.dataset.videos:
+        pipeline.reset()
+        collected = VideoResult(CONFIG.video)
+        for name in video.files:
+            collected.add(pipeline.step(np.asarray(Image.open(work.frames / name))))
+        entries += [entry for entry in collected.submission(video.id, CLASSES) if entry["category_id"] != 3]
+    ids = {1: 12, 2: 11}
+    return [entry | {"category_id": ids[entry["category_id"]]} for entry in entries]
+
+
+def test_every_video_as_the_pipeline_alone_would(work: Work) -> None:
+    assert run_videos(work, Counting)
+    results = json.loads(work.results.read_text())
+    assert results == _by_hand(work)
+    assert {entry["video_id"] for entry in results} == {27, 28, 29, 30}
+    assert not work.parts.exists()
+
+
+def test_a_run_that_was_cut_off_goes_on(work: Work) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_videos(work, lambda: Counting(breaks_at=4))  # in the second video
+    assert not work.results.exists()
+    second = Counting()
+    assert run_videos(work, lambda: second)
+    assert second.steps == 2 + 1 + 4
+    assert json.loads(work.results.read_text()) == _by_hand(work)
+
+
+def test_a_finished_share_loads_no_model(work: Work) -> None:
+    late = replace(work, shard=Shard(1, 2))
+    assert not run_videos(late, Counting)
+    assert not run_videos(late, lambda: pytest.fail("there is nothing to compute"))
+
+
+def test_processes_share_the_videos(work: Work) -> None:
+    pipelines = [Counting(), Counting()]
+    outcome: list[bool] = []
+
+    def process(rank: int) -> None:
+        outcome.append(run_videos(replace(work, shard=Shard(rank, 2)), lambda: pipelines[rank]))
+
+    first = threading.Thread(target=process, args=(0,))
+    first.start()
+    process(1)
+    first.join(timeout=60)
+    assert sorted(outcome) == [False, True]
+    assert [pipeline.steps for pipeline in pipelines] == [3 + 1, 2 + 4]
+    assert json.loads(work.results.read_text()) == _by_hand(work)
+
+
+def test_the_first_process_tells_of_another_that_failed(work: Work) -> None:
+    (work.frames / "v1" / "1.png").unlink()
+    told: list[BaseException] = []
+
+    def first() -> None:
+        try:
+            run_videos(replace(work, shard=Shard(0, 2)), Counting)
+        except BackendError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=first)
+    waiting.start()
+    while waiting.is_alive() and not (work.parts / "rank0.started").exists():
+        time.sleep(0.01)
+    with pytest.raises(SourceError):
+        run_videos(replace(work, shard=Shard(1, 2)), Counting)
+    waiting.join(timeout=60)
+    assert "process 1 failed: frame" in str(told[0])
+
+
+def test_parts_of_another_run_are_not_mixed_in(work: Work) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_videos(work, lambda: Counting(breaks_at=4))
+    with pytest.raises(ConfigError, match=r"holds videos of another run \(model differs\); remove it"):
+        run_videos(replace(work, identity={"model": "other"}), Counting)
+
+
+def _remove(work: Work) -> None:
+    (work.frames / "v3" / "0.png").unlink()
+    (work.frames / "v3" / "2.png").unlink()
+
+
+def _shrink(work: Work) -> None:
+    Image.new("RGB", (20, 20)).save(work.frames / "v1" / "0.png")
+
+
+def _spoil(work: Work) -> None:
+    (work.frames / "v0" / "1.png").write_bytes(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (_remove, SourceError, r"v3/0.png does not exist, and 1 more frames are missing; give the folder"),
+        (_shrink, DataError, r"v1/0.png is 20x20 .* the annotations say 64x32 of video 29"),
+        (_spoil, (SourceError, FrameError), r"v0/1.png"),
+    ],
+)
+def test_a_bad_frame_is_named(
+    work: Work, change: Callable[[Work], None], kind: type[Exception], message: str
+) -> None:
+    change(work)
+    with pytest.raises(kind, match=message):
+        run_videos(work, Counting)
+    assert not work.results.exists()
+
+
+def test_no_folder_of_frames(work: Work) -> None:
+    with pytest.raises(SourceError, match=r"folder of frames .* does not exist; check --frames"):
+        run_videos(replace(work, frames=work.frames / "no"), Counting)
+
+
+def test_a_class_that_the_model_does_not_know(work: Work) -> None:
+    unknown = replace(work.dataset, categories=(Category("emu", 1),))
+    with pytest.raises(DataError, match="'emu' is unknown to the model, whose classes are cat, dog, owl"):
+        match_categories(CLASSES, unknown)
