@@ -20,7 +20,9 @@ import argparse
 import importlib.util
 import json
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -104,6 +106,28 @@ def ways(size: tuple[int, int], threads: int, wanted: tuple[str, ...]) -> dict[s
     return found
 
 
+def shares(size: tuple[int, int], threads: int) -> dict[str, float]:
+    """Of a frame's time with the operator, by kind of node, as ONNX Runtime's profile has it."""
+    import onnxruntime
+
+    graph = shipped(probe_to_onnx(ExportGraph(with_fused_attention(reference_model(ytvis19_r50())), size)))
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/frame"
+        options.register_custom_ops_library(str(ort_library()))
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        image = np.ascontiguousarray(make_video(1, *size, seed=0)[0].transpose(1, 2, 0))[None]
+        for _ in range(4):
+            session.run(None, {"image": image})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    spent: Counter[str] = Counter()
+    for event in events:
+        if event["name"].endswith("_kernel_time"):
+            spent[event["args"]["op_name"]] += event["dur"]
+    return {name: round(time / spent.total(), 3) for name, time in spent.most_common(8)}
+
+
 def furthest(found: Outputs, expected: Outputs) -> float:
     """The largest difference over the largest value, of the worst output."""
     return max(
@@ -161,6 +185,7 @@ def main() -> int:
             found[name]["error"] <= TOLERANCE for name in ("portable", "operator") if name in found
         ),
         "ways": found,
+        "shares_of_operator": shares((height, width), args.threads),
     }
     text = json.dumps(report, indent=2)
     print(text)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -238,3 +239,15 @@ def test_cuda_answers_as_the_cpu(load: Any) -> None:
         )
     report = gpu.compare(found, expected)
     assert gpu.holds(report, half=False), report
+
+
+@needs_torch
+def test_a_frame_is_judged_by_its_worst_output(load: Any) -> None:
+    module = load("frame_cpu")
+    right = {name: np.array([[2.0, -4.0]], np.float32) for name in module.OUTPUT_NAMES}
+    wrong = {**right, "boxes": np.array([[2.0, -3.0]], np.float32)}
+    found = module.measure(
+        {"eager": lambda: right, "other": lambda: wrong, "operator": lambda: right}, rounds=2
+    )
+    assert {name: row["error"] for name, row in found.items()} == {"eager": 0, "other": 0.25, "operator": 0}
+    assert found["operator"]["ratio"] == found["operator"]["best_ratio"] == 1
