@@ -51,7 +51,9 @@ class TrainConfig:
         same_size: the frames of a pair share their short side (`choice_by_clip`; else `choice`).
         same_flip: the frames of a pair share their horizontal flip (`flip_by_clip`; else `horizontal`).
         crop_range: bounds of a random crop's sides, in pixels.
-        crop_short_sides: short sides before a crop, in pixels.
+        crop_short_sides: short sides before a crop, in pixels; of still images alone.
+        crop_probability: share of pairs (of still images: of frames) that are cropped.
+        flip_probability: share that is flipped.
         frames: frames per sample.
         frame_range: the second frame lies at most this many frames from the first.
         batch_pairs: frame pairs per iteration, over all devices.
@@ -79,6 +81,8 @@ class TrainConfig:
     same_flip: bool = True
     crop_range: tuple[int, int] = (384, 600)
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_probability: float = 0.5
+    flip_probability: float = 0.5
     frames: int = 2
     frame_range: int = 10
     batch_pairs: int = 32

@@ -1,0 +1,216 @@
+"""What training does to a frame: random crops, sizes and flips, as published (IDOL_SPEC §1, §5.1).
+
+    views = draw_video_views([(360, 640), (360, 640)], config.train, numpy.random.default_rng(0))
+    image, masks = views[0].image(frame), views[0].masks(instances)
+
+What is drawn is kept apart from what is done with it: a `View` is a value, and turns images, masks and boxes alike.
+Letters: H x W pixels of the frame, h x w of the view, n instances.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_deploy.config import TrainConfig
+from idol_runtime.config import Preprocessing
+from idol_runtime.frames import RGBImage
+from idol_runtime.preprocess import resize
+
+__all__ = [
+    "Crop",
+    "Flip",
+    "Resize",
+    "Size",
+    "Step",
+    "View",
+    "boxes_of",
+    "draw_still_views",
+    "draw_video_views",
+]
+
+Size: TypeAlias = tuple[int, int]  # height, width in pixels
+_T = TypeVar("_T")
+_NO_BOUND = 1 << 30
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Cuts a window out.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        size: of the window.
+    """
+
+    top: int
+    left: int
+    size: Size
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resizes: images with Pillow's bilinear filter, masks to the nearest pixel.
+
+    Attributes:
+        size: afterwards.
+    """
+
+    size: Size
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Exchanges left and right."""
+
+
+Step: TypeAlias = Crop | Resize | Flip
+
+
+@dataclass(frozen=True)
+class View:
+    """What a network sees of a frame.
+
+    Attributes:
+        source: (H, W) of the frame.
+        steps: what is done with it, in this order.
+    """
+
+    source: Size
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """(h, w), without padding."""
+        sized = [step.size for step in self.steps if not isinstance(step, Flip)]
+        return sized[-1] if sized else self.source
+
+    def image(self, frame: RGBImage) -> RGBImage:
+        """[h, w, 3] of a frame [H, W, 3]; may share its memory."""
+        for step in self.steps:
+            if isinstance(step, Crop):
+                (height, width), top, left = step.size, step.top, step.left
+                frame = frame[top : top + height, left : left + width]
+            elif isinstance(step, Flip):
+                frame = frame[:, ::-1]
+            else:
+                frame = resize(frame, step.size)
+        return frame
+
+    def masks(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[n, h, w] of masks [n, H, W]: one look-up per pixel, however many the steps."""
+        rows, columns = np.arange(self.source[0]), np.arange(self.source[1])
+        for step in self.steps:
+            if isinstance(step, Crop):
+                (height, width), top, left = step.size, step.top, step.left
+                rows, columns = rows[top : top + height], columns[left : left + width]
+            elif isinstance(step, Flip):
+                columns = columns[::-1]
+            else:
+                rows = rows[_nearest(len(rows), step.size[0])]
+                columns = columns[_nearest(len(columns), step.size[1])]
+        # By columns, since compressed masks are expanded so.
+        turned: NDArray[np.bool_] = masks.transpose(0, 2, 1).take(columns, axis=1).take(rows, axis=2)
+        return turned.transpose(0, 2, 1)
+
+    def boxes(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Boxes [n, 4] xyxy in pixels of the view, clipped to it, of boxes in pixels of the frame.
+
+        A box outside becomes one without area.
+        """
+        boxes = boxes_xyxy.astype(np.float64)
+        height, width = self.source
+        for step in self.steps:
+            if isinstance(step, Crop):
+                boxes -= [step.left, step.top, step.left, step.top]
+                height, width = step.size
+            elif isinstance(step, Flip):
+                boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+            else:
+                scale_y, scale_x = step.size[0] / height, step.size[1] / width
+                boxes *= [scale_x, scale_y, scale_x, scale_y]
+                height, width = step.size
+        return boxes.clip(0, [width, height, width, height]).astype(np.float32)
+
+
+def draw_video_views(sizes: Sequence[Size], train: TrainConfig, rng: np.random.Generator) -> tuple[View, ...]:
+    """Views of the frames of one video: cropped all or none, each at a place of its own, then resized and flipped.
+
+    Short side and flip are the same for all of them where `same_size` and `same_flip` say so.
+    """
+    cropped = rng.random() < train.crop_probability
+    shorts, flips = _shorts_and_flips(len(sizes), train, rng)
+    views = []
+    for size, short, flip in zip(sizes, shorts, flips, strict=True):
+        steps: list[Step] = [_draw_crop(size, train, rng)] if cropped else []
+        steps.append(Resize(_resized(View(size, tuple(steps)).size, short, train.max_size)))
+        views.append(View(size, (*steps, Flip()) if flip else tuple(steps)))
+    return tuple(views)
+
+
+def draw_still_views(
+    size: Size, count: int, train: TrainConfig, rng: np.random.Generator
+) -> tuple[View, ...]:
+    """Views of one image that pass for frames of a video, drawn one by one.
+
+    Each is flipped or not, then resized to a short side and cropped or not, then resized.
+    """
+    shorts, flips = _shorts_and_flips(count, train, rng)
+    views = []
+    for short, flip in zip(shorts, flips, strict=True):
+        steps: list[Step] = [Flip()] if flip else []
+        if rng.random() < train.crop_probability:
+            enlarged = _resized(size, _choose(train.crop_short_sides, rng), _NO_BOUND)
+            steps += [Resize(enlarged), _draw_crop(enlarged, train, rng)]
+        steps.append(Resize(_resized(View(size, tuple(steps)).size, short, train.max_size)))
+        views.append(View(size, tuple(steps)))
+    return tuple(views)
+
+
+def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Boxes [n, 4] xyxy around masks [n, h, w], which end behind their last pixel; zeros where empty."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for axis, low, high in ((1, 0, 2), (2, 1, 3)):
+        seen: NDArray[np.bool_] = np.logical_or.reduce(masks, axis)
+        filled = seen.any(1)
+        boxes[filled, low] = seen[filled].argmax(1)
+        boxes[filled, high] = seen.shape[1] - seen[filled, ::-1].argmax(1)
+    return boxes
+
+
+def _shorts_and_flips(
+    count: int, train: TrainConfig, rng: np.random.Generator
+) -> tuple[list[int], list[bool]]:
+    shorts = _draw(count, train.same_size, lambda: _choose(train.min_sizes, rng))
+    flips = _draw(count, train.same_flip, lambda: bool(rng.random() < train.flip_probability))
+    return shorts, flips
+
+
+def _draw(count: int, shared: bool, one: Callable[[], _T]) -> list[_T]:
+    return [one()] * count if shared else [one() for _ in range(count)]
+
+
+def _choose(values: Sequence[int], rng: np.random.Generator) -> int:
+    return values[int(rng.integers(len(values)))]
+
+
+def _draw_crop(size: Size, train: TrainConfig, rng: np.random.Generator) -> Crop:
+    """A window of random sides, no larger than the frame, at a random place."""
+    least, most = train.crop_range
+    height, width = (int(rng.integers(min(side, least), min(side, most) + 1)) for side in size)
+    top, left = (int(rng.integers(room + 1)) for room in (size[0] - height, size[1] - width))
+    return Crop(top, left, (height, width))
+
+
+def _resized(size: Size, short: int, longest: int) -> Size:
+    return Preprocessing(short_side=short, max_side=longest).network_size(*size)
+
+
+def _nearest(source: int, target: int) -> NDArray[np.intp]:
+    """[target] the pixel each comes from, by adding steps up as Pillow does: ties then fall the same way."""
+    steps = np.full(target, source / target)
+    steps[0] /= 2
+    return np.minimum(np.cumsum(steps).astype(np.intp), source - 1)
