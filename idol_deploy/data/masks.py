@@ -30,6 +30,8 @@ class RunLengths(msgspec.Struct):
     counts: str | list[int]
 
 
+_FAR = 16  # times the longer side: no point of a polygon lies there
+
 Segmentation = RunLengths | list[list[float]] | None
 
 
@@ -110,6 +112,12 @@ def _counts(entry: RunLengths | list[list[float]], size: tuple[int, int], frame:
     if isinstance(entry, list):
         if any(len(polygon) < 6 or len(polygon) % 2 for polygon in entry):
             raise DataError(f"frame {frame} has a polygon of less than three points; write x, y pairs")
+        # pycocotools walks along every side, step by step, and would be gone for hours.
+        furthest = max((abs(value) for polygon in entry for value in polygon), default=0.0)
+        if furthest > _FAR * max(height, width):
+            raise DataError(
+                f"frame {frame} has a polygon with a point at {furthest:g} in {height}x{width} pixels; write pixels"
+            )
         return bytes(_coco().merge(_coco().frPyObjects(entry, height, width))["counts"])
     if entry.size != size:
         raise DataError(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["expand_rle", "measure_rles"]
+__all__ = ["expand_columns", "expand_rle", "measure_rles"]
 
 _BATCH_BYTES = 1 << 16  # stays in the cache, and bounds the memory
 _MOST_DIGITS = 6  # of one run: 2^30 pixels
@@ -42,13 +42,21 @@ def expand_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     Returns:
         [H, W] bool, contiguous.
     """
+    return np.ascontiguousarray(expand_columns(counts, size).T)
+
+
+def expand_columns(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The same as `expand_rle`, transposed: [W, H], as the runs lie and several times as fast."""
     # pycocotools' own decoder warns under numpy 2.
     digits = np.frombuffer(counts, np.uint8) - np.uint8(48)
     values, _, _ = _numbers(digits, digits & 32 == 0, np.array([len(digits)]))
     for chain in (slice(1, None, 2), slice(2, None, 2)):
         values[chain] = np.cumsum(values[chain])
-    columns = np.repeat(np.arange(len(values)) & 1 == 1, values)
-    return np.ascontiguousarray(columns.reshape(size[1], size[0]).T)
+    ends = np.cumsum(values)
+    pixels = np.zeros(size[1] * size[0], np.bool_)
+    for start, stop in zip(ends[::2].tolist(), ends[1::2].tolist(), strict=False):
+        pixels[start:stop] = True
+    return pixels.reshape(size[1], size[0])
 
 
 def _batches(counts: Sequence[bytes]) -> Iterator[slice]:

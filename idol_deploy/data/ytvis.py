@@ -12,7 +12,7 @@ H, W: its height and width in pixels.
 import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -105,6 +105,7 @@ class VisDataset:
         categories: in the order of the file.
         annotated: whether the file has annotations; the public validation and test files have none.
         skipped: how many annotations were left out, by why; empty under `strict`.
+        first_skipped: the first of each, in words.
     """
 
     path: Path
@@ -112,6 +113,7 @@ class VisDataset:
     categories: tuple[Category, ...]
     annotated: bool = True
     skipped: Mapping[str, int] = field(default_factory=dict)
+    first_skipped: Mapping[str, str] = field(default_factory=dict)
     _tracks: Mapping[int, tuple[Track, ...]] = field(default_factory=dict, repr=False)
 
     def tracks(self, video_id: int) -> tuple[Track, ...]:
@@ -126,7 +128,7 @@ class VisDataset:
         """The same with some of the videos, in the order of the file."""
         videos = tuple(video for video in self.videos if video.id in video_ids)
         tracks = {video.id: self.tracks(video.id) for video in videos}
-        return VisDataset(self.path, videos, self.categories, self.annotated, self.skipped, tracks)
+        return replace(self, videos=videos, _tracks=tracks)
 
     @functools.cached_property
     def _by_id(self) -> dict[int, Video]:
@@ -189,25 +191,29 @@ def read_dataset(path: str | Path, *, strict: bool = True, allow_empty: bool = T
     )
     tracks: dict[int, list[Track]] = {}
     skipped: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for index, track in enumerate(in_chunks(reader.read, file.annotations or ())):
         if isinstance(track, Track):
             tracks.setdefault(track.video_id, []).append(track)
-        elif strict:
-            raise DataError(f"{path}: {track.where or f'annotation number {index}'}: {track}") from track
-        else:
-            skipped[track.kind] += 1
+            continue
+        message = f"{path}: {track.where or f'annotation number {index}'}: {track}"
+        if strict:
+            raise DataError(message) from track
+        skipped[track.kind] += 1
+        first.setdefault(track.kind, message)
     return VisDataset(
         path,
         videos,
         categories,
         annotated=file.annotations is not None,
         skipped=dict(skipped),
+        first_skipped=first,
         _tracks={video_id: tuple(found) for video_id, found in tracks.items()},
     )
 
 
-def load_json(path: Path, kind: Any, what: str) -> Any:
-    """Read a JSON file as values of a type.
+def load_json(path: Path, kind: Any, what: str, form: str = "YouTube-VIS or OVIS") -> Any:
+    """Read a JSON file as values of a type; `what` and the name of its format are for messages.
 
     Raises:
         DataError: missing, not JSON, or of other fields; says where in the file.
@@ -217,9 +223,7 @@ def load_json(path: Path, kind: Any, what: str) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {what} {path}: {error.strerror}; check the path") from error
     except msgspec.ValidationError as error:
-        raise DataError(
-            f"{path} is no {what}: {error}; give one in the format of YouTube-VIS or OVIS"
-        ) from error
+        raise DataError(f"{path} is no {what}: {error}; give one in the format of {form}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON: {error}; is the file cut short? Copy it again") from error
 
