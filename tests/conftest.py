@@ -27,11 +27,14 @@ settings.load_profile("ci")
 
 # Real clips, which may not be redistributed: beside a checkout of ours, or where IDOL_CLIPS says.
 CLIPS = Path(os.environ.get("IDOL_CLIPS") or Path(__file__).parents[2] / "shared" / "data" / "clips")
+# Real frames with labels that a detector made, likewise.
+PSEUDO_YTVIS = Path(os.environ.get("IDOL_PSEUDO_YTVIS") or CLIPS.parent / "pseudo_ytvis")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _skip(items, "gpu", _no_gpu)
     _skip(items, "clips", _no_clips)
+    _skip(items, "pseudo_ytvis", _no_pseudo_ytvis)
 
 
 def _skip(items: list[pytest.Item], marker: str, why: Callable[[], str | None]) -> None:
@@ -43,6 +46,11 @@ def _skip(items: list[pytest.Item], marker: str, why: Callable[[], str | None]) 
 
 def _no_clips() -> str | None:
     return None if CLIPS.is_dir() else "the demonstration clips are not here; IDOL_CLIPS names their folder"
+
+
+def _no_pseudo_ytvis() -> str | None:
+    found = PSEUDO_YTVIS.is_dir()
+    return None if found else "the pseudo-labelled frames are not here; IDOL_PSEUDO_YTVIS names their folder"
 
 
 def _no_gpu() -> str | None:
@@ -73,6 +81,12 @@ def reference() -> Path:
 def clips() -> Path:
     """The folder of demonstration clips; for tests marked `clips`."""
     return CLIPS
+
+
+@pytest.fixture(scope="session")
+def pseudo_ytvis() -> Path:
+    """The folder of pseudo-labelled frames; for tests marked `pseudo_ytvis`."""
+    return PSEUDO_YTVIS
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from idol_deploy.config import ytvis19_r50
+from idol_deploy.data.faults import Fault, FaultLog
+from idol_deploy.data.loader import Draw, EndlessSampler, LoaderState, PairLoader, draw_sample
+from idol_deploy.data.pairs import open_pairs
+from idol_deploy.data.synthetic import SHAPES, make_videos
+from idol_deploy.data.video_pairs import VideoPairs
+from idol_runtime.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from idol_deploy.batch import Batch
+    from idol_deploy.config import IdolConfig
+    from idol_deploy.data.samples import Sample
+    from idol_deploy.data.synthetic import MadeDataset
+
+# Python 3.12 warns of what DataLoader does; torch of machines with a single core.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
+
+SMALL = replace(ytvis19_r50(), classes=SHAPES)
+SMALL = replace(SMALL, train=replace(SMALL.train, min_sizes=(48, 64, 80), max_size=120, crop_range=(40, 60)))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeDataset:
+    return make_videos(tmp_path_factory.mktemp("videos"), videos=5, frames=4, size=(60, 80))
+
+
+def _loader(made: MadeDataset, state: LoaderState | None = None, **options: object) -> PairLoader:
+    source = VideoPairs.open(made.annotations, made.frames, SMALL, strict=True)
+    state = state or LoaderState(seed=7)
+    return PairLoader(source, SMALL.preprocessing, pairs=2, state=state, **options)  # type: ignore[arg-type]
+
+
+def _take(loader: PairLoader, count: int) -> list[Batch]:
+    return list(itertools.islice(loader, count))
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    targets = batch.targets
+    return [batch.images, batch.padding_mask, *(getattr(targets, field.name) for field in fields(targets))]
+
+
+def _same(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y)
+        for one, other in zip(a, b, strict=True)
+        for x, y in zip(_tensors(one), _tensors(other), strict=True)
+    )
+
+
+def _draws(world: int, rank: int, position: int = 0, lists: int = 8) -> list[tuple[int, int]]:
+    sampler = EndlessSampler(5, LoaderState(3, position), 2, rank=rank, world=world)
+    return [(d.epoch, d.index) for draws in itertools.islice(sampler, lists) for d in draws]
+
+
+def test_every_round_takes_each_sample_once_in_another_order() -> None:
+    draws = _draws(1, 0, lists=10)
+    assert [epoch for epoch, _ in draws] == [i // 5 for i in range(20)]
+    rounds = [tuple(index for _, index in draws[i : i + 5]) for i in range(0, 20, 5)]
+    assert all(sorted(order) == [0, 1, 2, 3, 4] for order in rounds)
+    assert len(set(rounds)) > 1
+
+
+def test_processes_share_one_order_and_any_number_of_them_goes_on_in_it() -> None:
+    whole = _draws(1, 0, lists=12)
+    shares = [_draws(3, rank, lists=4) for rank in range(3)]
+    assert [draw for together in zip(*shares, strict=True) for draw in together] == whole
+    assert _draws(1, 0, position=14, lists=5) == whole[14:]
+
+
+def test_batches_are_the_same_bits_with_any_number_of_workers(made: MadeDataset) -> None:
+    alone = _take(_loader(made), 5)
+    assert _same(_take(_loader(made, workers=1), 5), alone)
+    assert _same(_take(_loader(made, workers=2), 5), alone)
+    assert not _same(_take(_loader(made, LoaderState(seed=8)), 5), alone)
+
+
+class _Drawing:
+    """A source whose samples are all broken, and say what was drawn for them."""
+
+    log = FaultLog()
+    identities = 0
+
+    def __len__(self) -> int:
+        return 3
+
+    def load(self, index: int, rng: np.random.Generator) -> Fault:
+        return Fault("drawn", str(index), repr(rng.random()))
+
+
+def test_seed_round_number_and_try_each_draw_something_else() -> None:
+    runs = [
+        draw_sample(_Drawing(), Draw(epoch, index), seed, tries=2)
+        for seed, epoch, index in itertools.product(range(3), repeat=3)
+    ]
+    assert {sample for sample, _ in runs} == {None}
+    assert len({fault.detail for _, faults in runs for fault in faults}) == 3**3 * 2
+    assert [fault.where for fault in draw_sample(_Drawing(), Draw(0, 2), 0, tries=2)[1]] == ["2", "0"]
+
+
+def test_a_loader_goes_on_where_another_stopped(made: MadeDataset) -> None:
+    whole = _take(_loader(made), 5)
+    loader = _loader(made, workers=2)
+    first = _take(loader, 2)
+    # Workers have more ready; what was handed out counts.
+    assert loader.state == LoaderState(7, 4)
+    assert _same(first, whole[:2])
+    assert _same(_take(loader, 1), whole[2:3])
+    assert _same(_take(_loader(made, loader.state, workers=1), 2), whole[3:])
+
+
+def test_loading_leaves_the_global_generators_alone(made: MadeDataset) -> None:
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    _take(_loader(made, workers=1), 1)
+    _take(_loader(made), 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+class _Breaking:
+    """A source some of whose samples cannot be read."""
+
+    identities = 0
+
+    def __init__(self, source: VideoPairs, broken: set[int]) -> None:
+        self.log = FaultLog()
+        self._source = source
+        self._broken = broken
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def load(self, index: int, rng: np.random.Generator) -> Sample | Fault:
+        if index in self._broken:
+            return Fault("unreadable image", f"video {index}, frame 0", "a.jpg is cut short; copy it again")
+        return self._source.load(index, rng)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_replaced_by_the_next_sample_and_counted(made: MadeDataset, workers: int) -> None:
+    whole = VideoPairs.open(made.annotations, made.frames, SMALL)
+    loader = PairLoader(
+        _Breaking(whole, {1, 2}), SMALL.preprocessing, pairs=1, state=LoaderState(7), workers=workers
+    )
+    batches = _take(loader, 10)
+    # In each of two rounds, 1 is read as 2, both fail, and 3 comes in their place: three faults a round.
+    assert loader.log.counts == {"unreadable image": 6}
+    assert loader.log.summary()[0].startswith("6 x unreadable image, first video ")
+    assert loader.state.position == 10
+    intact = _take(PairLoader(whole, SMALL.preprocessing, pairs=1, state=LoaderState(7)), 10)
+    same = [_same([a], [b]) for a, b in zip(batches, intact, strict=True)]
+    assert same == [index not in {1, 2} for _, index in _draw_order(whole)]
+
+
+def _draw_order(source: VideoPairs) -> list[tuple[int, int]]:
+    sampler = EndlessSampler(len(source), LoaderState(7), 10)
+    return [(draw.epoch, draw.index) for draw in next(iter(sampler))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_strict_or_all_broken_is_refused_in_one_line(made: MadeDataset, workers: int) -> None:
+    whole = VideoPairs.open(made.annotations, made.frames, SMALL)
+    state = LoaderState(7)
+    strict = PairLoader(
+        _Breaking(whole, {0, 1, 2, 3, 4}),
+        SMALL.preprocessing,
+        pairs=2,
+        state=state,
+        workers=workers,
+        strict=True,
+    )
+    with pytest.raises(DataError, match=r"^video \d, frame 0: a.jpg is cut short; copy it again$"):
+        _take(strict, 1)
+    loose = PairLoader(
+        _Breaking(whole, {0, 1, 2, 3, 4}), SMALL.preprocessing, pairs=2, state=state, workers=workers
+    )
+    with pytest.raises(
+        DataError, match=r"^100 samples in a row cannot be read, the last: video \d, frame 0: "
+    ):
+        _take(loose, 1)
+
+
+def test_numbers_that_cannot_be(made: MadeDataset) -> None:
+    with pytest.raises(ConfigError, match="workers must be at least 0, got -1"):
+        _loader(made, workers=-1)
+    with pytest.raises(ConfigError, match="seed must be at least 0"):
+        _loader(made, LoaderState(-1))
+
+
+def test_the_losses_take_what_is_loaded(
+    shapes: tuple[MadeDataset, IdolConfig], tiny_config: IdolConfig
+) -> None:
+    from idol_deploy.criterion import Criterion
+    from idol_deploy.model.idol import Idol
+    from idol_deploy.training_graph import TrainingGraph
+
+    made, config = shapes
+    config = replace(config, model=tiny_config.model)
+    torch.manual_seed(0)
+    graph = TrainingGraph(Idol(config), Criterion(config.train.loss, config.model.hidden_dim))
+    source = open_pairs(made.annotations, made.frames, config, strict=True)
+    (batch,) = _take(PairLoader(source, config.preprocessing, pairs=1, state=LoaderState(1)), 1)
+    assert all(side % 32 == 0 for side in batch.images.shape[2:])
+    with torch.no_grad():
+        losses = graph(batch)
+    assert torch.isfinite(losses.total)
+    assert losses.items > 0
