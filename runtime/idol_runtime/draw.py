@@ -70,6 +70,7 @@ def draw(
     result: DrawableResult,
     *,
     boxes: bool = False,
+    scores: bool = True,
     caption: str | None = None,
 ) -> RGBImage:  # [H, W, 3]
     """Draw a result over its frame: translucent masks, contours, and a tag `class #id score` for each.
@@ -81,6 +82,7 @@ def draw(
         frame: [H, W, 3] uint8 RGB; it is left as it is.
         result: what to draw, in pixels of this frame.
         boxes: draw boxes as well.
+        scores: write them; annotations have none.
         caption: one line along the lower edge, such as `untrained weights`.
 
     Returns:
@@ -93,7 +95,7 @@ def draw(
     cv2 = load_cv2("drawing results")
     canvas: RGBImage = check_frame(frame).copy()
     height, width = canvas.shape[:2]
-    instances = _instances(cv2, result, height, width)
+    instances = _instances(cv2, result, height, width, scores)
     line = max(1, round(min(height, width) / 240))
     # The higher score on top; all contours above all fills, so that none is tinted away.
     by_score = [instances[position] for position in np.argsort(result.scores, kind="stable")]
@@ -114,7 +116,7 @@ def _write(writer: TagWriter, instances: list[_Instance], caption: str | None) -
         writer.tag(instance.text, instance.colour, instance.extent or instance.box)
 
 
-def _instances(cv2: Any, result: DrawableResult, height: int, width: int) -> list[_Instance]:
+def _instances(cv2: Any, result: DrawableResult, height: int, width: int, scores: bool) -> list[_Instance]:
     masks = result.masks
     if len(masks) and masks.shape[1:] != (height, width):
         raise FrameError(
@@ -130,7 +132,7 @@ def _instances(cv2: Any, result: DrawableResult, height: int, width: int) -> lis
         left, top, right, bottom = (int(value) for value in corners[i])
         instances.append(
             _Instance(
-                text=f"{name} #{int(result.ids[i])} {float(result.scores[i]):.2f}",
+                text=f"{name} #{int(result.ids[i])}" + (f" {float(result.scores[i]):.2f}" if scores else ""),
                 colour=id_colour(int(result.ids[i])),
                 box=(left, top, max(right, left + 1), max(bottom, top + 1)),
                 mask=pixels,

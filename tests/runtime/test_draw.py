@@ -77,6 +77,14 @@ def test_the_contour_shows_on_black_and_on_white() -> None:
         assert contrast.max() > 100
 
 
+def test_without_scores_a_tag_is_shorter() -> None:
+    result = rectangles((240, 320), (60, 60, 200, 200))
+    with_score, without = (draw(grey(240, 320), result, scores=scores) for scores in (True, False))
+    # Tags are the only opaque areas of the pure colour.
+    tags = [(drawn == id_colour(0)).all(2).sum() for drawn in (with_score, without)]
+    assert 0 < tags[1] < tags[0]
+
+
 def test_no_instances_no_change() -> None:
     frame = grey(50, 60)
     np.testing.assert_array_equal(draw(frame, rectangles((50, 60))), frame)
