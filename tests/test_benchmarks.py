@@ -251,3 +251,15 @@ def test_a_frame_is_judged_by_its_worst_output(load: Any) -> None:
     )
     assert {name: row["error"] for name, row in found.items()} == {"eager": 0, "other": 0.25, "operator": 0}
     assert found["operator"]["ratio"] == found["operator"]["best_ratio"] == 1
+
+
+@needs_torch
+def test_data_loading_writes_and_judges(tmp_path: Path) -> None:
+    out = tmp_path / "d.json"
+    options = ("--size", "48x64", "--workers", "0,1", "--batches", "1", "--rounds", "1", "--json", str(out))
+    done = run("data_loading.py", *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["images_per_second"].keys() == {"0", "1"}
+    assert set(found["ms_per_image"]) >= {"read", "expand masks", "resize masks", "resize images", "join"}
+    assert found["passed"]
