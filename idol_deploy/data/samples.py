@@ -10,13 +10,14 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.rle import expand_columns
 from idol_runtime.config import Category
 from idol_runtime.errors import DataError, FrameError, SourceError
 from idol_runtime.frames import RGBImage
-from idol_runtime.images import read_image
+from idol_runtime.images import open_image
 
 __all__ = [
     "NO_IDENTITY",
@@ -121,8 +122,8 @@ def unlisted_class(path: Path, annotation: int, name: str) -> Fault:
     return Fault(f"class {name!r} is not in the list", f"{path}: annotation {annotation}", why)
 
 
-def read_frame(root: Path, file: str, size: tuple[int, int], where: str) -> RGBImage | Fault:
-    """A frame [H, W, 3], or why it cannot be read or is not what was annotated.
+def read_frame(root: Path, file: str, size: tuple[int, int], where: str) -> Image.Image | Fault:
+    """An RGB frame, or why it cannot be read or is not what was annotated.
 
     Args:
         root: the folder that the file's name starts from.
@@ -131,13 +132,13 @@ def read_frame(root: Path, file: str, size: tuple[int, int], where: str) -> RGBI
         where: what a message calls it.
     """
     try:
-        image = read_image(root / file)
+        image = open_image(root / file)
     except (SourceError, FrameError) as error:
         return Fault("unreadable image", where, str(error))
-    if image.shape[:2] == size:
+    if image.size == size[::-1]:
         return image
     why = (
-        f"{root / file} is {image.shape[0]}x{image.shape[1]} (height x width), its annotations say "
+        f"{root / file} is {image.height}x{image.width} (height x width), its annotations say "
         f"{size[0]}x{size[1]}; mend one of them"
     )
     return Fault("image of another size", where, why)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from idol_deploy.config import IdolConfig, TrainConfig
 from idol_deploy.data.coco import CocoDataset, Still, read_coco
@@ -24,7 +25,6 @@ from idol_deploy.data.samples import (
 )
 from idol_deploy.data.transforms import View, draw_still_views
 from idol_runtime.errors import DataError
-from idol_runtime.frames import RGBImage
 
 __all__ = ["StillPairs"]
 
@@ -114,7 +114,7 @@ class StillPairs:
 
 
 def _still_frame(
-    image: RGBImage,
+    image: Image.Image,
     view: View,
     masks: NDArray[np.bool_],  # [n, H, W]
     boxes_xyxy: NDArray[np.float32],  # [n, 4]

@@ -13,11 +13,11 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from idol_deploy.config import TrainConfig
 from idol_runtime.config import Preprocessing
 from idol_runtime.frames import RGBImage
-from idol_runtime.preprocess import resize
 
 __all__ = [
     "Crop",
@@ -88,17 +88,17 @@ class View:
         sized = [step.size for step in self.steps if not isinstance(step, Flip)]
         return sized[-1] if sized else self.source
 
-    def image(self, frame: RGBImage) -> RGBImage:
-        """[h, w, 3] of a frame [H, W, 3]; may share its memory."""
+    def image(self, frame: Image.Image) -> RGBImage:
+        """[h, w, 3] of an RGB frame, read-only; it becomes an array only when it is small."""
         for step in self.steps:
             if isinstance(step, Crop):
                 (height, width), top, left = step.size, step.top, step.left
-                frame = frame[top : top + height, left : left + width]
+                frame = frame.crop((left, top, left + width, top + height))
             elif isinstance(step, Flip):
-                frame = frame[:, ::-1]
+                frame = frame.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             else:
-                frame = resize(frame, step.size)
-        return frame
+                frame = frame.resize(step.size[::-1], Image.Resampling.BILINEAR)
+        return np.asarray(frame)
 
     def masks(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """[n, h, w] of masks [n, H, W]: one look-up per pixel, however many the steps."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from idol_deploy.config import IdolConfig, TrainConfig
 from idol_deploy.data.faults import Fault, FaultLog, missing_files
@@ -23,7 +24,6 @@ from idol_deploy.data.samples import (
 from idol_deploy.data.transforms import View, boxes_of, draw_video_views
 from idol_deploy.data.ytvis import Track, Video, VisDataset, read_dataset
 from idol_runtime.errors import DataError
-from idol_runtime.frames import RGBImage
 
 __all__ = ["VideoPairs", "draw_frames"]
 
@@ -183,7 +183,7 @@ def draw_frames(frames: Sequence[int], most: int, rng: np.random.Generator) -> t
     return min(first, second), max(first, second)
 
 
-def _video_frame(image: RGBImage, view: View, counts: Sequence[bytes | None]) -> AnnotatedFrame:
+def _video_frame(image: Image.Image, view: View, counts: Sequence[bytes | None]) -> AnnotatedFrame:
     masks = view.masks(expand_masks(counts, view.source))
     boxes = boxes_of(masks)
     return AnnotatedFrame(view.image(image), masks, boxes, boxes[:, 2] > 0)
