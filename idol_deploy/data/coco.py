@@ -180,7 +180,7 @@ class _AnnotationReader:
         where = f"{self._path}: annotation {head.id}"
         if isinstance(masks, DataError):
             return Fault("broken mask", where, str(masks).replace("frame 0", f"image {head.image_id}"))
-        if not masks.frames:
+        if masks.counts[0] is None:
             return Fault("empty mask", where, "it covers no pixel; remove the annotation")
         return _Instance(head, entry.category_id, entry.bbox, masks)
 

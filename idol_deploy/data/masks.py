@@ -113,12 +113,14 @@ def _counts(entry: RunLengths | list[list[float]], size: tuple[int, int], frame:
         if any(len(polygon) < 6 or len(polygon) % 2 for polygon in entry):
             raise DataError(f"frame {frame} has a polygon of less than three points; write x, y pairs")
         # pycocotools walks along every side, step by step, and would be gone for hours.
-        furthest = max((abs(value) for polygon in entry for value in polygon), default=0.0)
+        furthest = max(max(map(max, entry)), -min(map(min, entry)))
         if furthest > _FAR * max(height, width):
             raise DataError(
                 f"frame {frame} has a polygon with a point at {furthest:g} in {height}x{width} pixels; write pixels"
             )
-        return bytes(_coco().merge(_coco().frPyObjects(entry, height, width))["counts"])
+        coco = _coco()
+        parts = coco.frPyObjects(entry, height, width)
+        return bytes((coco.merge(parts) if len(parts) > 1 else parts[0])["counts"])
     if entry.size != size:
         raise DataError(
             f"the mask of frame {frame} is {entry.size[0]}x{entry.size[1]} (height x width) and its video "
