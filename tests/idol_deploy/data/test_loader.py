@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -217,3 +219,17 @@ def test_the_losses_take_what_is_loaded(
         losses = graph(batch)
     assert torch.isfinite(losses.total)
     assert losses.items > 0
+
+
+class _Killed(_Drawing):
+    """A source whose reader is killed, as when memory is short."""
+
+    def load(self, index: int, rng: np.random.Generator) -> Fault:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(index, rng)
+
+
+def test_a_killed_worker_is_an_error_that_says_what_to_do() -> None:
+    loader = PairLoader(_Killed(), SMALL.preprocessing, pairs=1, state=LoaderState(1), workers=1)
+    with pytest.raises(DataError, match=r"a process that loads data was killed, .*; take fewer workers"):
+        _take(loader, 1)
