@@ -43,10 +43,14 @@ __all__ = [
     "load_checkpoint",
     "published_names",
     "save_checkpoint",
+    "start_from",
     "weights_hash",
 ]
 
 _Path: TypeAlias = "str | os.PathLike[str]"
+
+_BACKBONE = "detr.detr.backbone."
+_CLASS_HEADS = "detr.detr.class_embed."
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,35 @@ def load_checkpoint(path: _Path, config: IdolConfig) -> Idol:
             or of the wrong shape; shared tensors that differ; values that are not finite.
     """
     path = Path(path)
+    return _filled(_merge_aliases(read_tensors(path).state, path), config, path).eval()
+
+
+def start_from(path: _Path, config: IdolConfig) -> tuple[Idol, tuple[str, ...]]:
+    """A network to train, with what a file has of its weights; the rest is drawn from torch's generator.
+
+    Class heads of another number of classes are not taken, and a file may hold the backbone alone. Besides, the
+    file must fit, as for `load_checkpoint`.
+
+    Returns:
+        The network in training mode, and the published keys that are not from the file.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    path = Path(path)
     state = _merge_aliases(read_tensors(path).state, path)
+    drawn = published_state(Idol(config))
+    heads = {key for key in drawn if key.startswith(_CLASS_HEADS) and key in state}
+    fresh = {key for key in heads if state[key].shape != drawn[key].shape}
+    missing = drawn.keys() - state.keys() - position_indices(config).keys()
+    if not any(key.startswith(_BACKBONE) for key in missing):
+        fresh |= missing
+    state.update((key, drawn[key]) for key in fresh)
+    return _filled(state, config, path).train(), tuple(key for key in drawn if key in fresh)
+
+
+def _filled(state: dict[str, Tensor], config: IdolConfig, path: Path) -> Idol:
+    """The network with these tensors, once they are found to fit."""
     _check_keys(state, config, path)
     _check_position_indices(state, config, path)
     state.update(position_indices(config))
@@ -96,7 +128,7 @@ def load_checkpoint(path: _Path, config: IdolConfig) -> Idol:
         model = Idol(config)
     weights = {name: _as_weight(key, state[key], path) for name, key in published_names(model).items()}
     model.load_state_dict(weights, assign=True)
-    return model.eval()
+    return model
 
 
 def save_checkpoint(path: _Path, model: Idol, config: IdolConfig) -> None:

@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"idol-deploy {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands.add_parser("export", help="checkpoint to verified .idol bundle"))
+    _add_train(commands.add_parser("train", help="annotated videos to a checkpoint"))
     _add_run(commands.add_parser("run", help="bundle and video to tracked masks"))
     _add_evaluate(commands.add_parser("evaluate", help="score results, or a model over a data set"))
     _add_inspect(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))
@@ -86,6 +87,42 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add("--verify", metavar="SOURCE", help="video or images to compare on (default: a generated video)")
     add("--verify-frames", type=_positive, default=4, metavar="N", help="how many frames of it (default: 4)")
     add("--note", default="", help="caption for annotated videos")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train a network on annotated videos, or on pairs made of still images. Under torchrun, processes share each "
+        "iteration's pairs. Ctrl-C finishes the iteration and writes a snapshot; --resume goes on from the last one."
+    )
+    parser.set_defaults(command=_train)
+    add = parser.add_argument
+    add(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder for settings, log and weights"
+    )
+    add("--resume", action="store_true", help="go on from the last snapshot in the folder, with its settings")
+    add("--preset", help="network, augmentation and schedule: ytvis19_r50, ovis_swin_l, coco_r50, …")
+    add("--annotations", type=Path, metavar="FILE", help="YouTube-VIS or OVIS JSON; COCO's for coco_*")
+    add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
+    add("--weights", type=Path, metavar="FILE", help="checkpoint to start from; without, from nothing")
+    add(
+        "--own-classes",
+        action="store_true",
+        help="train the classes of --annotations instead of the preset's",
+    )
+    add("--strict", action="store_true", help="refuse broken frames and annotations instead of counting them")
+    add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
+    add(
+        "--global-normaliser",
+        action="store_true",
+        help="divide losses by what all processes found; published: by what each found",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="train.iterations=500, run.precision=bf16, data.workers=4, model.queries=100, … (docs/training.md)",
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -341,6 +378,66 @@ def _print_parity(parity: Any) -> None:
         print(
             "note: nothing was tracked, so identities are untested; verify on a clip with objects: --verify"
         )
+
+
+def _train(options: argparse.Namespace) -> int:
+    from idol_runtime.optional import import_optional
+
+    for package in ("torch", "safetensors", "pycocotools"):
+        import_optional(package, package, "train", "training")
+
+    from idol_deploy.train.loop import Training, train
+    from idol_deploy.train.processes import joined
+    from idol_deploy.train.settings import override
+
+    settings, snapshot = _resumed_settings(options) if options.resume else (_new_settings(options), None)
+    task = Training(override(settings, options.set), options.output, options.weights, snapshot)
+    with joined(options.device) as processes, _steps() as announce:
+        trained = train(task, processes, announce)
+        if not processes.first:
+            return 0
+    best = "" if trained.best is None else f", best AP {trained.best:.3f}"
+    print(f"{trained.iterations} iterations{best}")
+    for output in trained.outputs:
+        print(f"wrote {output}")
+    return _INTERRUPTED if trained.interrupted else 0
+
+
+def _resumed_settings(options: argparse.Namespace) -> tuple[Any, Path]:
+    """The settings of the last snapshot, and the snapshot."""
+    from idol_deploy.train.snapshots import SnapshotFolder, read_snapshot
+
+    for name in ("preset", "annotations", "frames", "weights", "own_classes", "strict", "global_normaliser"):
+        if getattr(options, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"--resume goes on with the snapshot's settings; leave {flag} out, or use --set"
+            )
+    newest = SnapshotFolder(options.output, 1).newest()
+    return read_snapshot(newest).settings, newest
+
+
+def _new_settings(options: argparse.Namespace) -> Any:
+    from dataclasses import replace
+
+    from idol_deploy.config import preset
+    from idol_deploy.loss_config import LossConfig
+    from idol_deploy.train.data import category_names
+    from idol_deploy.train.settings import DataConfig, TrainSettings
+
+    for name in ("preset", "annotations", "frames"):
+        if not getattr(options, name):
+            raise ConfigError(
+                f"--{name} is missing; give it, or --resume to go on with a run in {options.output}"
+            )
+    network = preset(options.preset)
+    if options.own_classes:
+        network = replace(network, classes=category_names(options.annotations))
+    return TrainSettings(
+        network,
+        LossConfig(global_normaliser=options.global_normaliser),
+        DataConfig(str(options.annotations), str(options.frames), strict=options.strict),
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

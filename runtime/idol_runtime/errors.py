@@ -8,6 +8,7 @@ IdolError                      base of all; the command line prints it as one li
 ├── SourceError                a video, image folder, camera or stream that cannot be read
 ├── FrameError                 one frame of the wrong type, depth or size
 ├── OutputError                a place that cannot be written
+├── TrainingError              a training run that cannot go on: its loss is no number
 ├── BackendError               an inference engine that is missing, refuses the graph, or answers wrongly
 ├── ParityError                an artefact that differs from PyTorch beyond its tolerance; names the stage
 ├── PluginError                a plugin library that is not built, cannot be built or loaded, or refuses its arguments
@@ -29,6 +30,7 @@ __all__ = [
     "ParityError",
     "PluginError",
     "SourceError",
+    "TrainingError",
 ]
 
 
@@ -58,6 +60,10 @@ class FrameError(IdolError):
 
 class OutputError(IdolError):
     """A place that cannot be written."""
+
+
+class TrainingError(IdolError):
+    """A training run that cannot go on: its loss is no number."""
 
 
 class BackendError(IdolError):

@@ -1,0 +1,85 @@
+"""The graph that a run trains: fresh or from a file, with the cores and wrappers that the settings ask for."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from idol_deploy.checkpoint import start_from
+from idol_deploy.criterion import Criterion
+from idol_deploy.model.backbone import Bottleneck
+from idol_deploy.model.deform_op import operator_problem, use_operator
+from idol_deploy.model.idol import Idol
+from idol_deploy.model.swin import Swin
+from idol_deploy.model.transformer import DecoderLayer, EncoderLayer
+from idol_deploy.train.settings import TrainSettings
+from idol_deploy.training_graph import TrainingGraph
+
+__all__ = ["build_graph", "prepare_graph", "recompute_layers"]
+
+Announce = Callable[[str], None]
+
+
+def build_graph(
+    settings: TrainSettings, identities: int, weights: Path | None, announce: Announce
+) -> TrainingGraph:
+    """Network and criterion in training mode, on the CPU; what is drawn depends on the seed alone.
+
+    Args:
+        settings: of the run.
+        identities: of the training set, for an identity head.
+        weights: a checkpoint to start from; None: fresh weights.
+        announce: told what the file does not have.
+
+    Raises:
+        CheckpointError: the file does not fit; see `start_from`.
+        ConfigError: an identity head without identities.
+    """
+    torch.manual_seed(settings.run.seed)
+    config = settings.network
+    if weights is None:
+        model = Idol(config).train()
+    else:
+        model, fresh = start_from(weights, config)
+        if fresh:
+            announce(f"{weights} leaves {len(fresh)} tensors to be learnt from nothing, {fresh[0]} the first")
+    return TrainingGraph(model, Criterion(settings.losses, config.model.hidden_dim, identities)).train()
+
+
+def prepare_graph(graph: TrainingGraph, settings: TrainSettings, announce: Announce) -> None:
+    """Gives a graph, on its device already, the operator and the wrappers of the settings.
+
+    Raises:
+        PluginError: the operator is insisted on, and not built.
+    """
+    run, model = settings.run, graph.model
+    device = next(model.parameters()).device
+    if run.operator != "never":
+        use_operator(model, required=run.operator == "always")
+    problem = "run.operator=never" if run.operator == "never" else operator_problem(device)
+    announce(f"deformable attention: {'its library' if problem is None else f'torch alone ({problem})'}")
+    if run.recompute:
+        recompute_layers(model)
+    if run.compile:
+        for part in (model.backbone, model.transformer.encoder, model.transformer.decoder):
+            # Sizes change from batch to batch; one program for all of them.
+            part.compile(dynamic=True)
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Lets backbone blocks and transformer layers forget their activations, and compute them again for the gradient."""
+    blocks = [block for swin in model.modules() if isinstance(swin, Swin) for block in _blocks(swin)]
+    for module in model.modules():
+        trains = any(parameter.requires_grad for parameter in module.parameters())
+        if isinstance(module, Bottleneck | EncoderLayer | DecoderLayer) and trains:
+            blocks.append(module)
+    for block in blocks:
+        # Set on the instance: a wrapping module would rename the parameters.
+        block.__dict__["forward"] = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def _blocks(swin: Swin) -> list[nn.Module]:
+    return [block for stage in swin.layers for block in stage.get_submodule("blocks").children()]

@@ -1,0 +1,156 @@
+"""What a training run tells: a file of JSON lines, TensorBoard's files, and a line for people with the time left."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from idol_deploy.train.step import StepReport
+from idol_runtime.errors import OutputError
+from idol_runtime.optional import import_optional
+
+__all__ = ["JsonLines", "Progress", "TensorBoard", "record"]
+
+
+def record(iteration: int, report: StepReport, faults: int) -> dict[str, Any]:
+    """The JSON object of an iteration; times are in seconds, losses without their weights but for `loss`."""
+    return {
+        "iteration": iteration,
+        "loss": report.total,
+        "losses": report.losses,
+        "lr": report.rate,
+        # JSON has no infinity.
+        "grad_norm": report.grad_norm if math.isfinite(report.grad_norm) else None,
+        "skipped": report.skipped,
+        "matched": report.matched,
+        "items": report.items,
+        "seconds": report.seconds,
+        "faults": faults,
+    }
+
+
+class JsonLines:
+    """A file of one JSON object per line, each written out at once."""
+
+    def __init__(self, path: Path, after: int) -> None:
+        """Opens it, without what it says of iterations after `after`: they are about to be done again.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._path = path
+        self._size = _end_of(path, after) if path.exists() else 0
+        try:
+            self._file = path.open("r+b" if self._size else "wb")
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Adds an object.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            self._file.write(json.dumps(entry).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        # What could not be written has been told, and closing tries once more.
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _cannot(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"cannot write {self._path}: {error.strerror or error}; free some space, then continue with --resume"
+        )
+
+
+def _end_of(path: Path, after: int) -> int:
+    """Bytes of the lines up to an iteration; a line that was cut off ends it."""
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                done = json.loads(line)["iteration"]
+            except (ValueError, KeyError, TypeError):
+                break
+            if done > after or not line.endswith(b"\n"):
+                break
+            end += len(line)
+    return end
+
+
+class TensorBoard:
+    """The same numbers for TensorBoard."""
+
+    def __init__(self, folder: Path, after: int) -> None:
+        """Opens it.
+
+        Args:
+            folder: where its files go.
+            after: what earlier files say of later iterations is void.
+
+        Raises:
+            MissingDependencyError: tensorboard is not installed.
+        """
+        import_optional("tensorboard", "tensorboard", "tensorboard", "writing TensorBoard's files")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=after + 1)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Adds what is a number, and what is in groups of numbers."""
+        iteration = entry["iteration"]
+        for name, value in entry.items():
+            for key, number in value.items() if isinstance(value, dict) else [("", value)]:
+                if number is not None and name != "iteration":
+                    self._writer.add_scalar(f"{name}/{key}".rstrip("/"), float(number), iteration)
+
+    def close(self) -> None:
+        """Closes its files."""
+        self._writer.close()
+
+
+class Progress:
+    """A line every few iterations: how far, the loss, the speed, and the time left."""
+
+    def __init__(self, announce: Callable[[str], None], iterations: int, period: int) -> None:
+        self._announce = announce
+        self._iterations = iterations
+        self._period = period
+        self._since = time.perf_counter()
+        self._entries: list[dict[str, Any]] = []
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Takes the object of an iteration, and tells from time to time."""
+        if "loss" not in entry:
+            return
+        self._entries.append(entry)
+        done = entry["iteration"]
+        if done % self._period and done != self._iterations:
+            return
+        now = time.perf_counter()
+        each = (now - self._since) / len(self._entries)
+        loss = sum(entry["loss"] for entry in self._entries) / len(self._entries)
+        waited = sum(entry["seconds"]["data"] for entry in self._entries) / (now - self._since)
+        self._announce(
+            f"iteration {done} of {self._iterations}: loss {loss:.3f}, lr {entry['lr']:.1e}, {each:.2f} s each, "
+            f"{waited:.0%} of it for data, {_clock(each * (self._iterations - done))} left"
+        )
+        self._since, self._entries = now, []
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

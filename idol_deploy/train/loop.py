@@ -1,0 +1,271 @@
+"""A training run from its first iteration, or from where it stopped, to its last.
+
+    with joined("cpu") as processes:
+        train(Training(settings, Path("out")), processes, print)
+
+Interrupted by Ctrl-C or SIGTERM, it finishes the iteration, writes a snapshot and stops; killed, it goes on from the
+last snapshot as if nothing had happened, to the last bit on a CPU.
+"""
+
+import contextlib
+import signal
+import threading
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from idol_deploy.batch import Batch
+from idol_deploy.data.loader import LoaderState, PairLoader
+from idol_deploy.layout import published_names, published_state
+from idol_deploy.train.chance import chance_state, restore_chance, seed_chance
+from idol_deploy.train.data import TrainingData, open_training_data
+from idol_deploy.train.graph import build_graph, prepare_graph
+from idol_deploy.train.log import JsonLines, Progress, TensorBoard, record
+from idol_deploy.train.processes import Processes
+from idol_deploy.train.score import evaluate_holdout
+from idol_deploy.train.settings import TrainSettings
+from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
+from idol_deploy.train.step import Stepper
+from idol_deploy.training_graph import TrainingGraph
+from idol_runtime.errors import CheckpointError
+
+__all__ = ["Trained", "Training", "train"]
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train, and where it goes.
+
+    Attributes:
+        settings: of the run.
+        output: the folder that gets settings, log and weights.
+        weights: a checkpoint to start from; None: fresh weights.
+        resume: a snapshot in `output` to go on from, in place of `weights`.
+    """
+
+    settings: TrainSettings
+    output: Path
+    weights: Path | None = None
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        iterations: how many are done.
+        interrupted: it was asked to stop before the end.
+        best: highest AP on the videos held out; None where there was no evaluation.
+        outputs: weights that were written.
+    """
+
+    iterations: int
+    interrupted: bool
+    best: float | None
+    outputs: tuple[Path, ...]
+
+
+def train(task: Training, processes: Processes, announce: Announce) -> Trained:
+    """Trains.
+
+    Args:
+        task: what to train.
+        processes: that train together; each calls this.
+        announce: told what is going on; of the first process.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        DataError: annotations or frames that cannot be used.
+        CheckpointError: weights or a snapshot that do not fit.
+        OutputError: something cannot be written; the last snapshot is as it was.
+        TrainingError: a loss or gradient is no number; likewise.
+        PluginError: the operator is insisted on, and not built.
+        MissingDependencyError: pycocotools or tensorboard is not installed.
+    """
+    if not processes.first:
+        announce = _silent
+    run = _Run(task, processes, announce)
+    with _asked_to_stop() as stop:
+        return run.go(stop)
+
+
+class _Listener(Protocol):
+    def write(self, entry: dict[str, Any]) -> None: ...
+
+
+class _Run:
+    def __init__(self, task: Training, processes: Processes, announce: Announce) -> None:
+        settings = task.settings
+        self._settings, self._processes, self._announce = settings, processes, announce
+        pairs = settings.pairs_per_batch(processes.shard.count)
+        snapshot = None if task.resume is None else read_snapshot(task.resume)
+        self._data = self._open_data()
+        self._graph = build_graph(settings, self._data.pairs.identities, task.weights, announce)
+        self._iteration = 0
+        self._best: float | None = None
+        state = LoaderState(settings.run.seed)
+        if snapshot is not None:
+            _load_weights(self._graph, snapshot)
+            state = snapshot.loader
+        self._graph.to(processes.device)
+        prepare_graph(self._graph, settings, announce)
+        self._stepper = Stepper(self._graph, settings, processes)
+        seed_chance(settings.run.seed, processes.shard.rank)
+        if snapshot is not None:
+            self._restore(snapshot)
+        self._loader = PairLoader(
+            self._data.pairs,
+            settings.network.preprocessing,
+            pairs=pairs,
+            state=state,
+            workers=settings.data.workers,
+            rank=processes.shard.rank,
+            world=processes.shard.count,
+            strict=settings.data.strict,
+            pin_memory=processes.device.type == "cuda",
+        )
+        self._folder = SnapshotFolder(task.output, settings.run.keep_last)
+        if processes.first:
+            self._folder.begin(settings, resumed=snapshot is not None)
+
+    def go(self, stop: Callable[[], bool]) -> Trained:
+        train = self._settings.network.train
+        outputs: list[Path] = []
+        stopped = False
+        with contextlib.ExitStack() as resources:
+            listeners = self._listeners(resources) if self._processes.first else []
+            batches: Iterator[Batch] = resources.enter_context(contextlib.closing(iter(self._loader)))  # type: ignore[type-var]
+            while self._iteration < train.iterations and not stopped:
+                report = self._stepper.step(batches, self._iteration, stop=stop())
+                self._iteration += 1
+                faults = sum(self._loader.log.counts.values())
+                for listener in listeners:
+                    listener.write(record(self._iteration, report, faults))
+                stopped = report.stop
+                self._evaluate(listeners)
+                if stopped or self._due(train.checkpoint_period):
+                    self._save()
+            for line in self._loader.log.summary():
+                self._announce(f"passed over: {line}")
+        if not stopped and self._processes.first:
+            self._folder.write_weights(self._folder.final, self._graph.model, self._settings)
+            outputs.append(self._folder.final)
+        if self._folder.best.exists():
+            outputs.append(self._folder.best)
+        return Trained(self._iteration, stopped, self._best, tuple(outputs))
+
+    def _open_data(self) -> TrainingData:
+        data = open_training_data(self._settings)
+        for line in data.pairs.log.summary():
+            self._announce(f"left out: {line}")
+        what = "images" if self._settings.network.train.still_images else "videos"
+        self._announce(f"training with {len(data.pairs)} {what}")
+        return data
+
+    def _listeners(self, resources: contextlib.ExitStack) -> list[_Listener]:
+        run = self._settings.run
+        log = JsonLines(self._folder.log, after=self._iteration)
+        resources.callback(log.close)
+        listeners: list[_Listener] = [log]
+        if run.tensorboard:
+            board = TensorBoard(self._folder.path / "tensorboard", after=self._iteration)
+            resources.callback(board.close)
+            listeners.append(board)
+        listeners.append(Progress(self._announce, self._settings.network.train.iterations, run.log_period))
+        return listeners
+
+    def _due(self, period: int) -> bool:
+        return self._iteration % period == 0 or self._iteration == self._settings.network.train.iterations
+
+    def _evaluate(self, listeners: list[_Listener]) -> None:
+        period, held_out = self._settings.run.evaluate_period, self._data.held_out
+        if not period or held_out is None or not self._due(period):
+            return
+        self._announce(f"iteration {self._iteration}: evaluating on {len(held_out.videos)} videos")
+        frames, model = Path(self._settings.data.frames), self._graph.model
+        scores = evaluate_holdout(
+            model, held_out, frames, self._folder.path, self._iteration, self._processes
+        )
+        for listener in listeners:
+            listener.write({"iteration": self._iteration, "scores": scores})
+        self._announce(f"iteration {self._iteration}: AP {scores['AP']:.3f}, AP50 {scores['AP50']:.3f}")
+        if self._best is None or scores["AP"] > self._best:
+            self._best = scores["AP"]
+            if self._processes.first:
+                self._folder.write_weights(self._folder.best, model, self._settings)
+
+    def _save(self) -> None:
+        chance = self._processes.gather(chance_state(self._processes.device))
+        if not self._processes.first:
+            return
+        path = self._folder.write(
+            Snapshot(
+                settings=self._settings,
+                iteration=self._iteration,
+                model=published_state(self._graph.model),
+                criterion=self._graph.criterion.state_dict(),
+                optimiser=self._stepper.optimiser.state_dict(),
+                scaler=self._stepper.scaler.state_dict(),
+                loader=self._loader.state,
+                chance=chance,
+                best=self._best,
+            )
+        )
+        self._announce(f"wrote {path}")
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self._iteration, self._best = snapshot.iteration, snapshot.best
+        self._stepper.optimiser.load_state_dict(snapshot.optimiser)
+        if snapshot.scaler:
+            self._stepper.scaler.load_state_dict(snapshot.scaler)
+        shard, device = self._processes.shard, self._processes.device
+        if len(snapshot.chance) == shard.count:
+            restore_chance(snapshot.chance[shard.rank], device)
+        else:
+            self._announce(
+                f"the run had {len(snapshot.chance)} processes and has {shard.count} now: other units are dropped "
+                "than would have been"
+            )
+            seed_chance(snapshot.iteration, shard.rank)
+
+
+def _load_weights(graph: TrainingGraph, snapshot: Snapshot) -> None:
+    names = published_names(graph.model)
+    try:
+        graph.model.load_state_dict({name: snapshot.model[key] for name, key in names.items()})
+        graph.criterion.load_state_dict(dict(snapshot.criterion))
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            "the snapshot is of another network or training set; resume it with the settings and data that it "
+            "began with"
+        ) from error
+
+
+def _silent(what: str) -> None:
+    """In place of the first process's announcements."""
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came; a second Ctrl-C is not waited for."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: types.FrameType | None) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
