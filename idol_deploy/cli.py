@@ -421,7 +421,6 @@ def _new_settings(options: argparse.Namespace) -> Any:
     from dataclasses import replace
 
     from idol_deploy.config import preset
-    from idol_deploy.loss_config import LossConfig
     from idol_deploy.train.data import category_names
     from idol_deploy.train.settings import DataConfig, TrainSettings
 
@@ -433,11 +432,11 @@ def _new_settings(options: argparse.Namespace) -> Any:
     network = preset(options.preset)
     if options.own_classes:
         network = replace(network, classes=category_names(options.annotations))
-    return TrainSettings(
-        network,
-        LossConfig(global_normaliser=options.global_normaliser),
-        DataConfig(str(options.annotations), str(options.frames), strict=options.strict),
-    )
+    if options.global_normaliser:
+        loss = replace(network.train.loss, global_normaliser=True)
+        network = replace(network, train=replace(network.train, loss=loss))
+    data = DataConfig(str(options.annotations), str(options.frames), strict=options.strict)
+    return TrainSettings(network, data)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -102,6 +102,11 @@ class TrainConfig:
     drop_empty: bool = False
     loss: LossConfig = field(default_factory=LossConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("batch_pairs", "lr", "clip_norm", "iterations", "checkpoint_period"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"train.{name} must be above 0, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class IdolConfig:

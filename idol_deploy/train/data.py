@@ -6,7 +6,9 @@ import msgspec
 
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.holdout import holdout
-from idol_deploy.data.pairs import PairSource, VideoPairs, open_pairs
+from idol_deploy.data.pairs import open_pairs
+from idol_deploy.data.samples import PairSource
+from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
 from idol_deploy.train.settings import TrainSettings
 from idol_runtime.errors import ConfigError
@@ -64,5 +66,5 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
     dataset = read_dataset(data.annotations, strict=data.strict, allow_empty=False)
     kept, held_out = holdout(dataset, data.holdout, data.holdout_share)
     log = FaultLog(data.strict)
-    log.counts.update(dataset.skipped)
+    log.take(dataset.skipped, dataset.first_skipped)
     return TrainingData(VideoPairs(kept, data.frames, network.classes, network.train, log), held_out)

@@ -46,7 +46,7 @@ def build_graph(
         model, fresh = start_from(weights, config)
         if fresh:
             announce(f"{weights} leaves {len(fresh)} tensors to be learnt from nothing, {fresh[0]} the first")
-    return TrainingGraph(model, Criterion(settings.losses, config.model.hidden_dim, identities)).train()
+    return TrainingGraph(model, Criterion(config.train.loss, config.model.hidden_dim, identities)).train()
 
 
 def prepare_graph(graph: TrainingGraph, settings: TrainSettings, announce: Announce) -> None:

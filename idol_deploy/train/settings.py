@@ -1,6 +1,6 @@
 """Typed settings of a training run, and their form as JSON. Imports no torch.
 
-settings = override(TrainSettings(preset("ytvis19_r50")), ["train.lr=2e-4", "losses.selection=iou"])
+settings = override(TrainSettings(preset("ytvis19_r50")), ["train.lr=2e-4", "loss.selection=iou"])
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.loss_config import LossConfig
 from idol_deploy.model.config import BackboneConfig, ResNetConfig, SwinConfig
 from idol_runtime.errors import ConfigError, DataError
 
@@ -90,14 +89,12 @@ class TrainSettings:
     """All that decides what a training run does; with the same data and machine, its result.
 
     Attributes:
-        network: network, classes, augmentation, optimiser and schedule.
-        losses: what the losses weigh.
+        network: network, classes, augmentation, optimiser, schedule and losses.
         data: the training set.
         run: arithmetic, and what is kept.
     """
 
     network: IdolConfig
-    losses: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -125,7 +122,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "association": ("network", "association"),
     "video": ("network", "video"),
     "train": ("network", "train"),
-    "losses": ("losses",),
+    "loss": ("network", "train", "loss"),
     "data": ("data",),
     "run": ("run",),
 }

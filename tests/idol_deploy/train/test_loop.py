@@ -1,0 +1,201 @@
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from idol_deploy.batch import collate
+from idol_deploy.checkpoint import inspect_checkpoint
+from idol_deploy.data.loader import EndlessSampler, LoaderState, draw_sample, to_pair
+from idol_deploy.data.synthetic import MadeDataset
+from idol_deploy.train.data import open_training_data
+from idol_deploy.train.graph import build_graph
+from idol_deploy.train.loop import Trained, Training, train
+from idol_deploy.train.processes import joined
+from idol_deploy.train.settings import TrainSettings, settings_to_json
+from idol_deploy.train.snapshots import SnapshotFolder
+from idol_deploy.train.step import Stepper
+from idol_runtime.errors import DataError, OutputError, TrainingError
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from idol_deploy.train.loop import Training, train
+from idol_deploy.train.processes import joined
+from idol_deploy.train.settings import settings_from_json
+
+settings, output, last = sys.argv[1:]
+
+def announce(what):
+    if last and what.startswith(f"iteration {last} of"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with joined("cpu") as processes:
+    train(Training(settings_from_json(Path(settings).read_text(), settings), Path(output)), processes, announce)
+"""
+
+
+def run(settings: TrainSettings, output: Path, *, resume: bool = False, announce: Any = print) -> Trained:
+    newest = SnapshotFolder(output, 1).newest() if resume else None
+    with joined("cpu") as processes:
+        return train(Training(settings, output, resume=newest), processes, announce)
+
+
+def entries(output: Path) -> list[dict[str, Any]]:
+    """The log without times."""
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def script(
+    folder: Path, settings: TrainSettings, output: Path, last: str = "", launcher: tuple[str, ...] = ()
+) -> int:
+    (folder / "train.py").write_text(SCRIPT)
+    (folder / "given.json").write_text(settings_to_json(settings))
+    command = [sys.executable, *launcher, folder / "train.py", folder / "given.json", output, last]
+    return subprocess.run(command, check=False).returncode
+
+
+def changed(settings: TrainSettings, **train: Any) -> TrainSettings:
+    return replace(
+        settings, network=replace(settings.network, train=replace(settings.network.train, **train))
+    )
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(settings: TrainSettings, tmp_path: Path) -> None:
+    # Dropout is on: the generators must go on, too.
+    assert settings.network.model.dropout > 0
+    run(settings, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    assert script(tmp_path, settings, cut, "3") == -signal.SIGKILL
+    assert not (cut / "final.safetensors").exists()
+    assert [path.name for path in SnapshotFolder(cut, 1).snapshots()] == ["iteration-00000002.pt"]
+    assert len(entries(cut)) == 3
+
+    trained = run(settings, cut, resume=True)
+    assert trained.iterations == 4
+    assert entries(cut) == entries(tmp_path / "whole")
+    cut_weights, whole_weights = (
+        inspect_checkpoint(tmp_path / name / "final.safetensors").weights for name in ("cut", "whole")
+    )
+    assert cut_weights == whole_weights
+
+
+def test_accumulated_batches_and_recomputed_layers_go_on_too(settings: TrainSettings, tmp_path: Path) -> None:
+    settings = replace(settings, run=replace(settings.run, accumulate=2, recompute=True))
+    run(settings, tmp_path / "whole")
+    run(changed(settings, iterations=2), tmp_path / "cut")
+    run(settings, tmp_path / "cut", resume=True)
+    assert entries(tmp_path / "cut") == entries(tmp_path / "whole")
+
+
+def test_stopped_run_leaves_a_snapshot(settings: TrainSettings, tmp_path: Path) -> None:
+    def announce(what: str) -> None:
+        if what.startswith("iteration 1 of"):
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    # Asked to during the first iteration, it finishes the second: the processes must agree on which is the last.
+    trained = run(changed(settings, checkpoint_period=100), tmp_path / "out", announce=announce)
+    assert (trained.iterations, trained.interrupted, trained.outputs) == (2, True, ())
+    assert SnapshotFolder(tmp_path / "out", 1).newest().name == "iteration-00000002.pt"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_loss_that_is_no_number_stops_and_keeps_the_snapshot(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Stepper.step
+
+    def spoilt(self: Stepper, *args: Any, **options: Any) -> Any:
+        if args[1] == 2:
+            with torch.no_grad():
+                next(iter(self.optimiser.param_groups[1]["params"])).fill_(math.nan)
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(Stepper, "step", spoilt)
+    with pytest.raises(TrainingError, match=r"iteration 3: loss_\w+ is nan; the last snapshot is as it was"):
+        run(settings, tmp_path / "out")
+    monkeypatch.undo()
+    assert run(settings, tmp_path / "out", resume=True).iterations == 4
+
+
+def test_broken_frame_is_counted_and_passed_over(
+    settings: TrainSettings, tmp_path: Path, shapes: MadeDataset
+) -> None:
+    frames = tmp_path / "frames"
+    shutil.copytree(shapes.frames, frames)
+    for path in (frames / "0002").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    settings = replace(settings, data=replace(settings.data, frames=str(frames)))
+    told: list[str] = []
+    run(settings, tmp_path / "out", announce=told.append)
+    last = entries(tmp_path / "out")[-1]
+    assert last["faults"] > 0
+    assert any("unreadable image" in line and "video 2" in line for line in told)
+    with pytest.raises(DataError, match="video 2, frame"):
+        run(replace(settings, data=replace(settings.data, strict=True)), tmp_path / "strict")
+
+
+def test_folder_of_another_run_is_left_alone(settings: TrainSettings, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    with pytest.raises(OutputError, match="continue it with --resume"):
+        run(settings, tmp_path)
+
+
+def test_best_on_the_holdout_is_kept(settings: TrainSettings, tmp_path: Path) -> None:
+    settings = replace(
+        settings,
+        data=replace(settings.data, holdout=0),
+        run=replace(settings.run, evaluate_period=2),
+    )
+    trained = run(settings, tmp_path / "out")
+    scored = [entry["scores"]["AP"] for entry in entries(tmp_path / "out") if "scores" in entry]
+    assert len(scored) == 2
+    assert trained.best == max(scored)
+    assert {path.name for path in trained.outputs} == {"final.safetensors", "best.safetensors"}
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["published", "global"])
+def test_two_processes_equal_one(settings: TrainSettings, tmp_path: Path, everywhere: bool) -> None:
+    """Published: the mean of what each does with its share; with the global normaliser: one with the whole batch."""
+    loss = replace(settings.network.train.loss, global_normaliser=everywhere)
+    # No dropout, one size of all frames, one pair each, and a gradient as it is.
+    settings = changed(settings, loss=loss, iterations=2, crop_probability=0.0, clip_norm=1e9)
+    backbone = replace(settings.network.model.backbone, drop_path=0.0)
+    model = replace(settings.network.model, backbone=backbone, dropout=0.0)
+    settings = replace(settings, network=replace(settings.network, model=model))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    assert script(tmp_path, settings, tmp_path / "two", launcher=launcher) == 0
+    two = entries(tmp_path / "two")
+
+    if everywhere:
+        run(settings, tmp_path / "one")
+        one = entries(tmp_path / "one")[:2]
+        wanted = [(entry["loss"], entry["grad_norm"]) for entry in one]
+    else:
+        wanted = [_mean_of_shares(settings)]
+    got = [(entry["loss"], entry["grad_norm"]) for entry in two]
+    assert got[: len(wanted)] == [pytest.approx(pair, rel=2e-4) for pair in wanted]
+
+
+def _mean_of_shares(settings: TrainSettings) -> tuple[float, float]:
+    """Loss and gradient norm of the first iteration's pairs, each by itself."""
+    pairs = open_training_data(settings).pairs
+    graph = build_graph(settings, 0, None, print)
+    draws = next(iter(EndlessSampler(len(pairs), LoaderState(0), 2)))
+    totals = []
+    for draw in draws:
+        sample, _ = draw_sample(pairs, draw, 0)
+        losses = graph(collate([to_pair(sample)], settings.network.preprocessing))
+        (losses.total / 2).backward()
+        totals.append(losses.total.item())
+    gradients = [p.grad for p in graph.parameters() if p.grad is not None]
+    return sum(totals) / 2, torch.stack([g.norm() for g in gradients]).norm().item()

@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from idol_deploy.config import TrainConfig, ytvis19_r50
+from idol_deploy.model.idol import Idol
+from idol_deploy.train.optimiser import build_optimiser, rate_factor, set_rates
+
+
+def test_backbone_learns_slower_and_its_first_stages_not_at_all() -> None:
+    with torch.device("meta"):
+        model = Idol(ytvis19_r50())
+    optimiser = build_optimiser(model, TrainConfig())
+    backbone, rest = optimiser.param_groups
+    assert (backbone["lr"], rest["lr"]) == (pytest.approx(1e-5), 1e-4)
+    assert all(group["weight_decay"] == 1e-4 for group in (backbone, rest))
+    trained = {id(parameter) for group in (backbone, rest) for parameter in group["params"]}
+    frozen = {name for name, parameter in model.named_parameters() if id(parameter) not in trained}
+    assert len(backbone["params"]) == sum(
+        name.startswith(("backbone.res3", "backbone.res4", "backbone.res5"))
+        for name, _ in model.named_parameters()
+    )
+    assert frozen
+    assert all(name.startswith(("backbone.stem", "backbone.res2")) for name in frozen)
+
+
+def test_rates_follow_torchs_schedulers() -> None:
+    train = replace(TrainConfig(), steps=(6, 9), warmup_iterations=4, warmup_factor=0.25)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = torch.optim.SGD([parameter], lr=1.0)
+    schedule = torch.optim.lr_scheduler.ChainedScheduler(
+        [
+            torch.optim.lr_scheduler.LinearLR(theirs, 0.25, total_iters=4),
+            torch.optim.lr_scheduler.MultiStepLR(theirs, [6, 9], 0.1),
+        ]
+    )
+    for iteration in range(12):
+        assert rate_factor(iteration, train) == pytest.approx(theirs.param_groups[0]["lr"])
+        theirs.step()
+        schedule.step()
+
+
+def test_published_schedule() -> None:
+    train = TrainConfig()
+    assert [rate_factor(i, train) for i in (0, 5, 7999, 8000, 11999)] == pytest.approx([1, 1, 1, 0.1, 0.1])
+
+
+def test_rates_are_set_from_the_first_ones() -> None:
+    train = TrainConfig(steps=(1, 2))
+    model = torch.nn.ModuleDict({"backbone": torch.nn.Linear(1, 1), "head": torch.nn.Linear(1, 1)})
+    optimiser = build_optimiser(model, train)
+    for iteration in (0, 1, 2, 0, 2):
+        set_rates(optimiser, iteration, train)
+    assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([1e-7, 1e-6])
