@@ -41,11 +41,13 @@ class JsonLines:
             OutputError: it cannot be written.
         """
         self._path = path
-        self._size = _end_of(path, after) if path.exists() else 0
+        end = _end_of(path, after) if path.is_file() else 0
         try:
-            self._file = path.open("r+b" if self._size else "wb")
-            self._file.truncate(self._size)
-            self._file.seek(self._size)
+            # Without a buffer, which would try to write once more when it is closed.
+            self._file = path.open("r+b" if end else "wb", buffering=0)
+            if end:
+                self._file.truncate(end)
+                self._file.seek(end)
         except OSError as error:
             raise self._cannot(error) from error
 
@@ -56,18 +58,15 @@ class JsonLines:
             OutputError: it cannot be written.
         """
         try:
-            self._file.write(json.dumps(entry).encode() + b"\n")
-            self._file.flush()
+            line = memoryview(json.dumps(entry).encode() + b"\n")
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise self._cannot(error) from error
 
     def close(self) -> None:
         """Closes the file."""
-        # What could not be written has been told, and closing tries once more.
-        try:
-            self._file.close()
-        except OSError as error:
-            raise self._cannot(error) from error
+        self._file.close()
 
     def _cannot(self, error: OSError) -> OutputError:
         return OutputError(

@@ -63,7 +63,7 @@ def read_snapshot(path: Path) -> Snapshot:
         DataError: the settings in it are another version's.
     """
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
@@ -146,6 +146,8 @@ class SnapshotFolder:
             raise OutputError(
                 f"{self.path} holds a training run; continue it with --resume, or choose another"
             )
+        for leftover in self.path.glob(".iteration-*.pt"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
         with replacing(self.path / "settings.json") as temporary:
             temporary.write_text(settings_to_json(settings), encoding="utf-8")
 

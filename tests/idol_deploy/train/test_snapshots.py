@@ -1,0 +1,96 @@
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from idol_deploy.checkpoint import load_checkpoint
+from idol_deploy.data.loader import LoaderState
+from idol_deploy.layout import published_state
+from idol_deploy.model.idol import Idol
+from idol_deploy.train.settings import TrainSettings, settings_from_json
+from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
+from idol_runtime.errors import CheckpointError, OutputError
+
+LIMIT = 100_000  # bytes of a file, fewer than a snapshot of the tiny network has
+
+
+@pytest.fixture
+def snapshot(settings: TrainSettings) -> Snapshot:
+    torch.manual_seed(0)
+    state = published_state(Idol(settings.network))
+    return Snapshot(settings, 7, state, {}, {"state": {}}, {}, LoaderState(3, 14), [{}], best=0.5)
+
+
+def test_snapshot_comes_back(snapshot: Snapshot, tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path, 1)
+    folder.begin(snapshot.settings, resumed=False)
+    read = read_snapshot(folder.write(snapshot))
+    assert replace(read, model={}) == replace(snapshot, model={})
+    assert all(torch.equal(tensor, snapshot.model[key]) for key, tensor in read.model.items())
+    settings = (tmp_path / "settings.json").read_text()
+    assert settings_from_json(settings, "settings.json") == snapshot.settings
+
+
+def test_snapshot_is_a_checkpoint_like_any_other(snapshot: Snapshot, tmp_path: Path) -> None:
+    path = SnapshotFolder(tmp_path, 1).write(snapshot)
+    model = load_checkpoint(path, snapshot.settings.network)
+    assert all(torch.equal(tensor, snapshot.model[key]) for key, tensor in published_state(model).items())
+
+
+def test_last_few_are_kept_by_number(snapshot: Snapshot, tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path, 2)
+    for iteration in (8, 9, 100_000_000, 10):
+        folder.write(replace(snapshot, iteration=iteration))
+    assert [path.name for path in folder.snapshots()] == ["iteration-00000010.pt", "iteration-100000000.pt"]
+    assert folder.newest().name == "iteration-100000000.pt"
+
+
+def test_full_disk_leaves_the_last_snapshot(snapshot: Snapshot, tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path, 1)
+    before = folder.write(snapshot)
+    # No file may grow beyond the limit: what the system says of a full disk, with another number.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*iteration-00000008\.pt"):
+            folder.write(replace(snapshot, iteration=8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == [before]
+    assert read_snapshot(before).iteration == 7
+
+
+def test_leftovers_of_a_killed_run_are_removed(snapshot: Snapshot, tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path, 1)
+    kept = folder.write(snapshot)
+    code = (
+        "import os, signal, sys, torch\n"
+        "from idol_runtime.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "iteration-00000008.pt"], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert folder.newest() == kept
+    folder.begin(snapshot.settings, resumed=True)
+    assert {path.name for path in tmp_path.iterdir()} == {kept.name, "settings.json"}
+
+
+def test_what_is_no_snapshot_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path, 3)
+    with pytest.raises(CheckpointError, match="no snapshot in .* to resume"):
+        folder.newest()
+    with pytest.raises(CheckpointError, match="cannot read"):
+        read_snapshot(tmp_path / "absent.pt")
+    path = folder.write(snapshot)
+    torch.save({"model": snapshot.model}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="start from its weights with --weights"):
+        read_snapshot(tmp_path / "weights.pt")
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="--resume takes the one before it"):
+        read_snapshot(path)
