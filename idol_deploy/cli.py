@@ -67,7 +67,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_export)
     add = parser.add_argument
     add("--weights", required=True, type=Path, metavar="FILE", help="published checkpoint, or safetensors")
-    add("--preset", required=True, help="what the weights are: ytvis19_r50, ovis_swin_l, …")
+    add(
+        "--preset",
+        required=True,
+        help="what the weights are: ytvis19_r50, ovis_swin_l, …, or a run's settings.json",
+    )
     add(
         "--frame-size", required=True, type=_size, metavar="HxW", help="size of the source's frames: 720x1280"
     )
@@ -108,6 +112,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--own-classes",
         action="store_true",
         help="train the classes of --annotations instead of the preset's",
+    )
+    add(
+        "--holdout",
+        type=_whole,
+        metavar="SEED",
+        help="leave out the part of the videos that evaluate takes with it",
     )
     add("--strict", action="store_true", help="refuse broken frames and annotations instead of counting them")
     add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
@@ -172,7 +182,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--pred", type=Path, metavar="FILE", help="score this results.json")
     add("--bundle", type=Path, metavar="FILE", help="or run this .idol file; needs no PyTorch")
     add("--weights", type=Path, metavar="FILE", help="or run this checkpoint in PyTorch")
-    add("--preset", help="what the weights are: ytvis19_r50, ovis_swin_l, …")
+    add("--preset", help="what the weights are: ytvis19_r50, ovis_swin_l, …, or a run's settings.json")
     add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
     add("--results", type=Path, metavar="FILE", help="the results.json that the model writes")
     add("--metric", default="ytvis", help="ytvis, or ovis: by occlusion as well (default: ytvis)")
@@ -300,11 +310,11 @@ def _whole(text: str) -> int:
 def _export(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from idol_deploy.config import preset
+    from idol_deploy.train.settings import network_config
     from idol_runtime.files import writable_target
     from idol_runtime.optional import import_optional
 
-    config = preset(options.preset)
+    config = network_config(options.preset)
     if options.no_resize or options.short_side:
         side = None if options.no_resize else options.short_side
         config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
@@ -407,8 +417,18 @@ def _resumed_settings(options: argparse.Namespace) -> tuple[Any, Path]:
     """The settings of the last snapshot, and the snapshot."""
     from idol_deploy.train.snapshots import SnapshotFolder, read_snapshot
 
-    for name in ("preset", "annotations", "frames", "weights", "own_classes", "strict", "global_normaliser"):
-        if getattr(options, name):
+    taken = (
+        "preset",
+        "annotations",
+        "frames",
+        "weights",
+        "own_classes",
+        "holdout",
+        "strict",
+        "global_normaliser",
+    )
+    for name in taken:
+        if getattr(options, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
             raise ConfigError(
                 f"--resume goes on with the snapshot's settings; leave {flag} out, or use --set"
@@ -420,22 +440,23 @@ def _resumed_settings(options: argparse.Namespace) -> tuple[Any, Path]:
 def _new_settings(options: argparse.Namespace) -> Any:
     from dataclasses import replace
 
-    from idol_deploy.config import preset
     from idol_deploy.train.data import category_names
-    from idol_deploy.train.settings import DataConfig, TrainSettings
+    from idol_deploy.train.settings import DataConfig, TrainSettings, network_config
 
     for name in ("preset", "annotations", "frames"):
         if not getattr(options, name):
             raise ConfigError(
                 f"--{name} is missing; give it, or --resume to go on with a run in {options.output}"
             )
-    network = preset(options.preset)
+    network = network_config(options.preset)
     if options.own_classes:
         network = replace(network, classes=category_names(options.annotations))
     if options.global_normaliser:
         loss = replace(network.train.loss, global_normaliser=True)
         network = replace(network, train=replace(network.train, loss=loss))
-    data = DataConfig(str(options.annotations), str(options.frames), strict=options.strict)
+    data = DataConfig(
+        str(options.annotations), str(options.frames), strict=options.strict, holdout=options.holdout
+    )
     return TrainSettings(network, data)
 
 

@@ -35,7 +35,7 @@ class ModelChoice:
     Attributes:
         bundle: an exported bundle; else
         weights: a checkpoint, of
-        preset: this preset, run in PyTorch.
+        preset: this preset, or the `settings.json` of the run that trained it; run in PyTorch.
         backend: of a bundle.
         graph: of a bundle.
         device: `cpu`, `cuda` or `cuda:N`; of several processes with `cuda`, each takes its own.
@@ -231,11 +231,11 @@ def _open(model: ModelChoice, shard: Shard) -> Pipeline:
             fit=model.fit,
             settings=model.settings,
         )
-    from idol_deploy.config import preset
+    from idol_deploy.train.settings import network_config
 
     assert model.preset is not None
     assert model.weights is not None
-    config = preset(model.preset)
+    config = network_config(model.preset)
     stream = override(config.stream, model.settings)
     torch = import_optional("torch", "torch", "train", "running a checkpoint")
     from idol_deploy.backend import TorchBackend

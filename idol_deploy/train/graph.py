@@ -42,6 +42,10 @@ def build_graph(
     config = settings.network
     if weights is None:
         model = Idol(config).train()
+        if config.train.initial_weights:
+            announce(
+                f"weights from nothing; the published run starts from {config.train.initial_weights}: --weights"
+            )
     else:
         model, fresh = start_from(weights, config)
         if fresh:

@@ -10,11 +10,19 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from idol_deploy.config import IdolConfig
+from idol_deploy.config import IdolConfig, preset
 from idol_deploy.model.config import BackboneConfig, ResNetConfig, SwinConfig
 from idol_runtime.errors import ConfigError, DataError
 
-__all__ = ["DataConfig", "RunConfig", "TrainSettings", "override", "settings_from_json", "settings_to_json"]
+__all__ = [
+    "DataConfig",
+    "RunConfig",
+    "TrainSettings",
+    "network_config",
+    "override",
+    "settings_from_json",
+    "settings_to_json",
+]
 
 _T = TypeVar("_T")
 
@@ -187,6 +195,22 @@ def settings_from_json(text: str | bytes, source: str | Path) -> TrainSettings:
         return _built(TrainSettings, msgspec.json.decode(text), "")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{source} holds no training settings: {error}") from error
+
+
+def network_config(name: str) -> IdolConfig:
+    """What a network is: the preset of this name, or what the `settings.json` of a training run says.
+
+    Raises:
+        ConfigError: no such preset.
+        DataError: the file cannot be read, or holds no settings.
+    """
+    if not name.endswith(".json"):
+        return preset(name)
+    try:
+        text = Path(name).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read settings {name}: {error.strerror}; check the path") from error
+    return settings_from_json(text, name).network
 
 
 def _built(kind: type[_T], value: object, where: str) -> _T:

@@ -4,6 +4,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from idol_deploy.checkpoint import inspect_checkpoint, load_checkpoint, save_checkpoint, weights_hash
+from idol_deploy.checkpoint import (
+    inspect_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    start_from,
+    weights_hash,
+)
 from idol_deploy.config import IdolConfig, ovis_r50, preset, ytvis19_r50
 from idol_deploy.layout import alias_of, key_table, position_indices, published_state
 from idol_deploy.model.idol import Idol
@@ -366,3 +373,36 @@ def test_a_newer_format_asks_for_an_upgrade(tmp_path: Path, tiny: Idol, tiny_con
     save_checkpoint(path, tiny, tiny_config)
     save_file(load_file(path), path, metadata={"format": "idol-deploy checkpoint", "format_version": "2"})
     assert "upgrade idol-deploy" in _refusal(path, tiny_config)
+
+
+def test_training_starts_from_a_network_of_other_classes(tiny_config: IdolConfig, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    path, theirs = tmp_path / "start.safetensors", Idol(tiny_config)
+    save_checkpoint(path, theirs, tiny_config)
+    wider = replace(tiny_config, classes=("cat", "dog", "cow"))
+    model, fresh = start_from(path, wider)
+    assert model.training
+    assert {key.rpartition(".")[0] for key in fresh} == {
+        f"detr.detr.class_embed.{layer}" for layer in range(3)
+    }
+    ours, given = published_state(model), published_state(theirs)
+    assert all(torch.equal(ours[key], given[key]) for key in ours.keys() - set(fresh))
+    assert start_from(path, tiny_config)[1] == ()
+
+
+def test_training_starts_from_a_backbone(tiny_config: IdolConfig, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    given = {
+        key: tensor
+        for key, tensor in published_state(Idol(tiny_config)).items()
+        if key.startswith("detr.detr.backbone.")
+    }
+    torch.save({"model": given}, tmp_path / "backbone.pth")
+    model, fresh = start_from(tmp_path / "backbone.pth", tiny_config)
+    ours = published_state(model)
+    assert set(fresh) == ours.keys() - given.keys()
+    assert all(torch.equal(ours[key], given[key]) for key in given)
+    given.popitem()
+    torch.save({"model": given}, tmp_path / "half.pth")
+    with pytest.raises(CheckpointError, match="missing: detr"):
+        start_from(tmp_path / "half.pth", tiny_config)

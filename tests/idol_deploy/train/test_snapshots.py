@@ -83,7 +83,7 @@ def test_leftovers_of_a_killed_run_are_removed(snapshot: Snapshot, tmp_path: Pat
 
 def test_what_is_no_snapshot_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:
     folder = SnapshotFolder(tmp_path, 3)
-    with pytest.raises(CheckpointError, match="no snapshot in .* to resume"):
+    with pytest.raises(CheckpointError, match=r"no snapshot in .* to resume"):
         folder.newest()
     with pytest.raises(CheckpointError, match="cannot read"):
         read_snapshot(tmp_path / "absent.pt")

@@ -14,7 +14,7 @@ from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.settings import TrainSettings
-from idol_deploy.train.step import StepReport, Stepper
+from idol_deploy.train.step import Stepper, StepReport
 from idol_runtime.errors import TrainingError
 
 ALONE = Processes(Shard(), torch.device("cpu"))
@@ -40,8 +40,8 @@ def steps(settings: TrainSettings, count: int = 2) -> tuple[list[StepReport], St
 
 @pytest.mark.parametrize(
     ("run", "tolerance"),
-    [({"precision": "bf16"}, 0.05), ({"precision": "fp16"}, 0.01), ({"recompute": True}, 0.0)],
-    ids=["bf16", "fp16", "recompute"],
+    [({"precision": "bf16"}, 0.05), ({"recompute": True}, 0.0)],
+    ids=["bf16", "recompute"],
 )
 def test_precisions_and_recomputing_change_little_or_nothing(
     settings: TrainSettings, run: dict[str, Any], tolerance: float
@@ -49,7 +49,6 @@ def test_precisions_and_recomputing_change_little_or_nothing(
     plain, changed = (steps(with_run(settings, **given))[0] for given in ({}, run))
     for ours, theirs in zip(changed, plain, strict=True):
         assert ours.total == pytest.approx(theirs.total, rel=tolerance, abs=0)
-        assert not ours.skipped
     assert changed[0].grad_norm == pytest.approx(plain[0].grad_norm, rel=4 * tolerance, abs=0)
     assert (changed[0].total == plain[0].total) == (tolerance == 0)
 
@@ -108,17 +107,21 @@ def test_gradient_that_is_no_number_never_reaches_the_weights(
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
 
 
-def test_fp16_skips_a_step_and_lowers_its_scale(settings: TrainSettings) -> None:
+def test_fp16_skips_steps_until_its_scale_fits(settings: TrainSettings) -> None:
+    (plain, *_), _ = steps(settings, 1)
     settings = with_run(settings, precision="fp16")
     graph = build_graph(settings, 0, None, lambda _: None)
-    stepper = Stepper(graph, settings, ALONE)
+    torch.manual_seed(1)
+    stepper, data = Stepper(graph, settings, ALONE), batches(settings)
     before = copy.deepcopy(graph.state_dict())
-    handle = graph.model.transformer.level_embed.register_hook(lambda gradient: gradient * math.inf)
-    data = batches(settings)
     report = stepper.step(data, 0)
+    # Gradients of an untrained network times 2**16 leave fp16's range.
+    assert report.total == pytest.approx(plain.total, rel=0.01)
     assert report.skipped
     assert report.grad_norm == math.inf
-    assert stepper.scaler.get_scale() == 2.0**15
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
-    handle.remove()
-    assert not stepper.step(data, 1).skipped
+    assert stepper.scaler.get_scale() == 2.0**15
+    later = [stepper.step(data, i) for i in range(1, 12)]
+    assert not later[-1].skipped
+    assert math.isfinite(later[-1].grad_norm)
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
