@@ -141,7 +141,7 @@ class _Run:
             listeners = self._listeners(resources) if self._processes.first else []
             batches: Iterator[Batch] = resources.enter_context(contextlib.closing(iter(self._loader)))  # type: ignore[type-var]
             while self._iteration < train.iterations and not stopped:
-                report = self._stepper.step(batches, self._iteration, stop=stop())
+                report = self._stepper.step(batches, self._iteration, stop)
                 self._iteration += 1
                 faults = sum(self._loader.log.counts.values())
                 for listener in listeners:

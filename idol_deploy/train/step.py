@@ -6,7 +6,7 @@ Source: IDOL_SPEC §5.5.
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,13 +78,15 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self._type is torch.float16)
         self._skipped = 0
 
-    def step(self, batches: Iterator[Batch], iteration: int, *, stop: bool = False) -> StepReport:
+    def step(
+        self, batches: Iterator[Batch], iteration: int, stop: Callable[[], bool] = lambda: False
+    ) -> StepReport:
         """One step.
 
         Args:
             batches: as many are taken as are accumulated.
             iteration: how many steps were done before.
-            stop: tell the other processes that this one was asked to stop.
+            stop: whether this process was asked to stop, which all are told.
 
         Raises:
             TrainingError: a loss or gradient is no number; the weights are those of before.
@@ -99,7 +101,7 @@ class Stepper:
             seen.append(self._differentiate(batch, watch, last=number == self._accumulate - 1))
         names = seen[0][0]
         values = torch.stack([values for _, values in seen]).mean(0)
-        values = torch.cat((values, values.new_tensor([float(stop)])))
+        values = torch.cat((values, values.new_tensor([float(stop())])))
         *losses, total, matched, items, stopped = self._processes.mean(values).tolist()
         report = dict(zip(names, losses, strict=True))
         self._refuse(iteration, report | {"the total": total})
