@@ -53,13 +53,6 @@ def test_precisions_and_recomputing_change_little_or_nothing(
     assert (changed[0].total == plain[0].total) == (tolerance == 0)
 
 
-@pytest.mark.slow
-def test_compiled_parts_do_the_same(settings: TrainSettings) -> None:
-    plain, compiled = (steps(with_run(settings, compile=given))[0] for given in (False, True))
-    # Dropout draws other units in a compiled program.
-    assert compiled[0].total == pytest.approx(plain[0].total, rel=0.2)
-
-
 def test_accumulated_gradient_is_the_mean(settings: TrainSettings) -> None:
     settings = replace(
         settings, network=replace(settings.network, train=replace(settings.network.train, clip_norm=math.inf))
@@ -122,6 +115,7 @@ def test_fp16_skips_steps_until_its_scale_fits(settings: TrainSettings) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
     assert stepper.scaler.get_scale() == 2.0**15
     later = [stepper.step(data, i) for i in range(1, 12)]
-    assert not later[-1].skipped
-    assert math.isfinite(later[-1].grad_norm)
+    first = next(report for report in later if not report.skipped)
+    # Of other frames, but not of another scale.
+    assert plain.grad_norm / 10 < first.grad_norm < 10 * plain.grad_norm
     assert any(not torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
