@@ -90,8 +90,12 @@ def run_videos(work: Work, open_pipeline: Callable[[], Pipeline]) -> bool:
                     write_results(work.part(video), _run_video(pipeline, video, categories, work.frames, bar))
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
-            with contextlib.suppress(OSError):
-                _failure(work, work.shard.rank).write_text(str(error))
+            # Whole or not at all: the first process may look at any moment.
+            with (
+                contextlib.suppress(OSError, OutputError),
+                replacing(_failure(work, work.shard.rank)) as told,
+            ):
+                told.write_text(str(error))
         raise
     if work.shard.rank:
         _done(work, work.shard.rank).write_text("")

@@ -150,6 +150,24 @@ def test_the_first_process_tells_of_another_that_failed(work: Work) -> None:
     assert "process 1 failed: frame" in str(told[0])
 
 
+def test_why_a_process_failed_is_never_seen_half_written(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work.frames / "v1" / "1.png").unlink()
+    failure = work.parts / "rank1.failed"
+    write, seen = Path.write_text, []
+
+    def slowly(path: Path, text: str, *arguments: object, **options: object) -> int:
+        if "does not exist" in text:
+            path.touch()
+            seen.append(failure.exists())
+        return write(path, text, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", slowly)
+    with pytest.raises(SourceError):
+        run_videos(replace(work, shard=Shard(1, 2)), Counting)
+    assert seen == [False]
+    assert "does not exist" in failure.read_text()
+
+
 def test_parts_of_another_run_are_not_mixed_in(work: Work) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_videos(work, lambda: Counting(breaks_at=4))
