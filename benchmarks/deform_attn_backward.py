@@ -12,15 +12,13 @@ a network's ratio is below 1.5 or gradients differ.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from deform_attn_cpu import Race, encoder_call, race
-from machine import machine_facts
+from deform_attn_cpu import Race, encoder_call, race, report
 from torch import Tensor
 
 from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
@@ -29,8 +27,6 @@ from idol_deploy.model.deform_op import deform_attn, use_core, use_operator
 from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video, reference_model
 from idol_export.parity import relative_error
-from idol_plugins.cpu import CpuLibrary, Isa
-from idol_runtime.files import replacing
 
 GOAL = 1.5
 ENCODER = (384, 640)
@@ -114,21 +110,7 @@ def main() -> int:
     passed = all(found.ratio >= GOAL for found in races)
     races.append(encoder_race(args.rounds))
     passed = passed and all(found.relative_error <= TOLERANCE for found in races)
-    library = CpuLibrary()
-    report = {
-        "machine": machine_facts(),
-        "torch": torch.__version__,
-        "threads": args.threads,
-        "instructions": [isa.name for isa in Isa if library.offers(isa)],
-        "passed": passed,
-        "races": [asdict(found) for found in races],
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(text + "\n")
-    return 0 if passed else 1
+    return report(races, passed, args.threads, args.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,6 +94,25 @@ def op_race(size: tuple[int, int], threads: int, rounds: int, library: CpuLibrar
     )
 
 
+def report(races: Sequence[Race], passed: bool, threads: int, out: Path | None) -> int:
+    """Prints, writes where a file is given, and returns the exit status."""
+    library = CpuLibrary()
+    found = {
+        "machine": machine_facts(),
+        "torch": torch.__version__,
+        "threads": threads,
+        "instructions": [isa.name for isa in Isa if library.offers(isa)],
+        "passed": passed,
+        "races": [asdict(each) for each in races],
+    }
+    text = json.dumps(found, indent=2)
+    print(text)
+    if out:
+        with replacing(out) as temporary:
+            temporary.write_text(text + "\n")
+    return 0 if passed else 1
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -105,20 +124,7 @@ def main() -> int:
     library = CpuLibrary()
     races = [op_race(size, args.threads, args.rounds, library) for size in SIZES]
     passed = all(found.ratio >= GOAL and found.relative_error <= TOLERANCE for found in races)
-    report = {
-        "machine": machine_facts(),
-        "torch": torch.__version__,
-        "threads": args.threads,
-        "instructions": [isa.name for isa in Isa if library.offers(isa)],
-        "passed": passed,
-        "races": [asdict(found) for found in races],
-    }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(text + "\n")
-    return 0 if passed else 1
+    return report(races, passed, args.threads, args.json)
 
 
 if __name__ == "__main__":
