@@ -3,17 +3,7 @@
 
 #include "cpu_vector.h"
 
-namespace {
-
-using F = float __attribute__((vector_size(64)));
-using I = int32_t __attribute__((vector_size(64)));
-using Words = uint16_t __attribute__((vector_size(32)));
-
-}  // namespace
-
-namespace idol {
-template <> struct Lane<F> : VectorLane<F, I> {};
-}  // namespace idol
+IDOL_VECTORS(64)
 
 namespace {
 

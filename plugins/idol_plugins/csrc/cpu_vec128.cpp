@@ -1,17 +1,7 @@
 // Four lanes: NEON on aarch64, SSE2 on x86-64, whatever else the compiler makes of them elsewhere.
 #include "cpu_vector.h"
 
-namespace {
-
-using F = float __attribute__((vector_size(16)));
-using I = int32_t __attribute__((vector_size(16)));
-using Words = uint16_t __attribute__((vector_size(8)));
-
-}  // namespace
-
-namespace idol {
-template <> struct Lane<F> : VectorLane<F, I> {};
-}  // namespace idol
+IDOL_VECTORS(16)
 
 namespace {
 

@@ -12,6 +12,17 @@
 #define IDOL_SHUFFLE(a, b, type, ...) __builtin_shuffle(a, b, type{__VA_ARGS__})
 #endif
 
+// A source's vectors, of so many bytes; a macro, since each source needs types of its own (see ms_deform_arith.h on why).
+#define IDOL_VECTORS(bytes)                                            \
+  namespace {                                                          \
+  using F = float __attribute__((vector_size(bytes)));                 \
+  using I = int32_t __attribute__((vector_size(bytes)));               \
+  using Words = uint16_t __attribute__((vector_size((bytes) / 2)));    \
+  }                                                                    \
+  namespace idol {                                                     \
+  template <> struct Lane<F> : VectorLane<F, I> {};                    \
+  }
+
 namespace idol {
 
 // For Lane<Float>.
