@@ -95,7 +95,7 @@ def _torch_free() -> list[str]:
     return [
         name
         for name, path in MODULES.items()
-        if name.startswith(("idol_runtime", "idol_plugins", "idol_deploy.evaluate"))
+        if name.startswith(("idol_runtime", "idol_plugins", "idol_deploy.commands", "idol_deploy.evaluate"))
         or path.name == "__init__.py"
         or name in TORCH_FREE
     ]

@@ -1,0 +1,98 @@
+"""`idol-deploy evaluate`: the scores of results, or of a model over a data set."""
+
+import argparse
+from pathlib import Path
+
+from idol_deploy.commands.arguments import positive, whole
+from idol_deploy.commands.steps import steps
+from idol_runtime.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of this command."""
+    parser.description = (
+        "Score a results file, or run a model over a data set and score that, as YouTube-VIS and OVIS do. Under "
+        "torchrun the processes share the videos; a run that was cut off goes on where it stopped."
+    )
+    parser.set_defaults(command=run)
+    add = parser.add_argument
+    add("--gt", required=True, type=Path, metavar="FILE", help="annotations: YouTube-VIS or OVIS JSON")
+    add("--pred", type=Path, metavar="FILE", help="score this results.json")
+    add("--bundle", type=Path, metavar="FILE", help="or run this .idol file; needs no PyTorch")
+    add("--weights", type=Path, metavar="FILE", help="or run this checkpoint in PyTorch")
+    add("--preset", help="what the weights are: ytvis19_r50, ovis_swin_l, …, or a run's settings.json")
+    add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
+    add("--results", type=Path, metavar="FILE", help="the results.json that the model writes")
+    add("--metric", default="ytvis", help="ytvis, or ovis: by occlusion as well (default: ytvis)")
+    add("--tracking", action="store_true", help="also HOTA, AssA, DetA and IDF1, through TrackEval")
+    add("--json", type=Path, metavar="FILE", help="all scores, by class and by overlap threshold")
+    add("--ious", action="store_true", help="also the overlap of every result and instance, in --json")
+    add("--submission", type=Path, metavar="FILE", help="the .zip that the evaluation servers take")
+    add("--holdout", type=whole, metavar="SEED", help="only the part of the videos that training leaves out")
+    add(
+        "--holdout-share",
+        type=float,
+        metavar="S",
+        help="how much of them that is (default: 0.1)",
+    )
+    add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
+    add("--backend", default="auto", help="of the bundle: auto, onnxruntime (default: auto)")
+    add("--graph", default="auto", help="of the bundle: auto, plugin, portable (default: auto)")
+    add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
+    add("--threads", type=positive, metavar="N", help="CPU threads of the model")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="association.temporal=paper, for example",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    from idol_deploy.data.holdout import HOLDOUT_SHARE
+    from idol_deploy.evaluate.run import Evaluation, ModelChoice, evaluate
+
+    model = None
+    if options.bundle or options.weights or options.preset:
+        model = ModelChoice(
+            bundle=options.bundle,
+            weights=options.weights,
+            preset=options.preset,
+            backend=options.backend,
+            graph=options.graph,
+            device=options.device,
+            threads=options.threads,
+            fit=options.fit,
+            settings=tuple(options.set),
+        )
+    if options.ious and not options.json:
+        raise ConfigError("--ious go into the file of --json; give both")
+    if options.holdout_share is not None and options.holdout is None:
+        raise ConfigError("--holdout-share is the size of a holdout; give --holdout SEED as well")
+    task = Evaluation(
+        gt=options.gt,
+        pred=options.pred,
+        model=model,
+        frames=options.frames,
+        results=options.results,
+        metric=options.metric,
+        tracking=options.tracking,
+        ious=options.ious,
+        json=options.json,
+        submission=options.submission,
+        seed=options.holdout,
+        share=HOLDOUT_SHARE if options.holdout_share is None else options.holdout_share,
+    )
+    with steps() as announce:
+        done = evaluate(task, announce)
+    if done.table:
+        print(done.table)
+    for note in done.notes:
+        print(f"note: {note}")
+    for output in done.outputs:
+        print(f"wrote {output}")
+    return 0

@@ -1,0 +1,109 @@
+"""`idol-deploy export`: checkpoint to verified bundle."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from idol_deploy.commands.arguments import positive, size
+from idol_deploy.commands.steps import steps
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of this command."""
+    parser.description = (
+        "Export a checkpoint to ONNX, compare it with PyTorch stage by stage down to track ids, and write one "
+        ".idol bundle. Out of tolerance: an error that names the stage, and no file."
+    )
+    parser.set_defaults(command=run)
+    add = parser.add_argument
+    add("--weights", required=True, type=Path, metavar="FILE", help="published checkpoint, or safetensors")
+    add(
+        "--preset",
+        required=True,
+        help="what the weights are: ytvis19_r50, ovis_swin_l, …, or a run's settings.json",
+    )
+    add("--frame-size", required=True, type=size, metavar="HxW", help="size of the source's frames: 720x1280")
+    add("-o", "--output", required=True, type=Path, metavar="FILE", help="the .idol bundle to write")
+    resize = parser.add_mutually_exclusive_group()
+    resize.add_argument(
+        "--short-side", type=positive, metavar="N", help="resize to this; default: the preset's"
+    )
+    resize.add_argument("--no-resize", action="store_true", help="the network sees frames as they are")
+    add(
+        "--portable",
+        action="store_true",
+        help="standard operators only: leave out the graph with our operator",
+    )
+    add("--dynamic-batch", action="store_true", help="leave the number of frames free")
+    add("--opset", type=positive, help="of the ONNX operators (default: 18)")
+    add("--verify", metavar="SOURCE", help="video or images to compare on (default: a generated video)")
+    add("--verify-frames", type=positive, default=4, metavar="N", help="how many frames of it (default: 4)")
+    add("--note", default="", help="caption for annotated videos")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    from dataclasses import replace
+
+    from idol_deploy.train.settings import network_config
+    from idol_runtime.files import writable_target
+    from idol_runtime.optional import import_optional
+
+    config = network_config(options.preset)
+    if options.no_resize or options.short_side:
+        side = None if options.no_resize else options.short_side
+        config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
+    writable_target(options.output)
+    for package in ("torch", "onnx", "onnxscript"):
+        import_optional(package, package, "export", "exporting")
+
+    from idol_deploy.checkpoint import load_checkpoint
+    from idol_export.export import ExportOptions, export
+    from idol_export.onnx import DEFAULT_OPSET
+
+    with steps() as announce:
+        announce(f"reading {options.weights}")
+        model = load_checkpoint(options.weights, config)
+        exported = export(
+            model,
+            config,
+            options.output,
+            ExportOptions(
+                frame_size=options.frame_size,
+                portable=options.portable,
+                dynamic_batch=options.dynamic_batch,
+                opset=options.opset or DEFAULT_OPSET,
+                verify_source=options.verify,
+                verify_frames=options.verify_frames,
+                note=options.note,
+            ),
+            announce,
+        )
+    _print_parity(exported.parity)
+    if exported.remark:
+        print(f"note: {exported.remark}")
+    size = options.output.stat().st_size / 2**20
+    network = "x".join(map(str, exported.manifest.network_size))
+    print(f"wrote {options.output} ({size:.0f} MiB, network input {network})")
+    return 0
+
+
+def _print_parity(parity: Any) -> None:
+    certificates = parity.by_graph()
+    first = parity.portable
+    print(f"PyTorch against {first.backend}, {first.source}: largest relative error of each stage")
+    print(f"{'stage':16} {'allowed':>9} " + "".join(f"{name:>9}" for name in certificates))
+    for stages in zip(*(certificate.stages for certificate in certificates.values()), strict=True):
+        errors = "".join(f"{stage.error:9.1e}" for stage in stages)
+        passed = all(stage.passed for stage in stages)
+        print(f"{stages[0].stage:16} {stages[0].tolerance:9.0e} {errors}   {'pass' if passed else 'FAIL'}")
+    near_ties = sum(certificate.near_ties for certificate in certificates.values())
+    print(
+        f"{first.frames} frames, {first.detections} detections, {first.identities} identities, {near_ties} near-ties"
+    )
+    if not first.identities:
+        print(
+            "note: nothing was tracked, so identities are untested; verify on a clip with objects: --verify"
+        )

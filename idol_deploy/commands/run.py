@@ -1,0 +1,88 @@
+"""`idol-deploy run`: bundle and video to tracked masks."""
+
+import argparse
+from pathlib import Path
+
+from idol_deploy.commands.arguments import positive
+from idol_deploy.commands.steps import INTERRUPTED
+from idol_runtime.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of this command."""
+    parser.description = "Track instances through a video with an exported bundle. Needs no PyTorch."
+    parser.set_defaults(command=run)
+    add = parser.add_argument
+    add("bundle", type=Path, help="the .idol file")
+    add("--source", required=True, help="video file, image folder, 'glob*', camera index, or rtsp/http URL")
+    add("--save", type=Path, metavar="FILE", help="annotated video: .mp4, .mkv, .avi")
+    add("--jsonl", type=Path, metavar="FILE", help="one JSON object per frame, masks as RLE")
+    add(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="the video's results.json, as YouTube-VIS and OVIS take it",
+    )
+    add("--masks", type=Path, metavar="DIR", help="16-bit PNGs of id + 1")
+    add("--display", action="store_true", help="show a window; q or Esc ends")
+    add("--boxes", action="store_true", help="draw boxes as well")
+    add("--score", type=float, default=0.0, metavar="S", help="hide instances below this (not in --results)")
+    add("--stride", type=positive, default=1, metavar="N", help="take every N-th frame")
+    add("--max-frames", type=positive, metavar="N", help="stop after N frames")
+    add("--video-id", type=int, default=1, metavar="N", help="of the entries in --results (default: 1)")
+    add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
+    add("--backend", default="auto", help="auto, onnxruntime (default: auto)")
+    add("--graph", default="auto", help="auto, plugin (our operator), portable (default: auto)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
+    add("--threads", type=positive, metavar="N", help="CPU threads of the backend")
+    add("--no-canary", dest="canary", action="store_false", help="skip the golden frame at load")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="association.temporal=paper, for example",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    from idol_runtime.pipeline import Pipeline
+    from idol_runtime.run import RunOptions, run
+
+    if not (options.save or options.jsonl or options.results or options.masks or options.display):
+        raise ConfigError("nothing to write; give --save, --jsonl, --results, --masks or --display")
+    run_options = RunOptions(
+        source=options.source,
+        save=options.save,
+        jsonl=options.jsonl,
+        results=options.results,
+        masks=options.masks,
+        display=options.display,
+        boxes=options.boxes,
+        score=options.score,
+        stride=options.stride,
+        max_frames=options.max_frames,
+        video_id=options.video_id,
+    )
+    with Pipeline.open(
+        options.bundle,
+        backend=options.backend,
+        device=options.device,
+        threads=options.threads,
+        graph=options.graph,
+        canary=options.canary,
+        fit=options.fit,
+        settings=options.set,
+    ) as pipeline:
+        backend = pipeline.backend.name
+        if pipeline.backend.remark:
+            print(f"note: {pipeline.backend.remark}")
+        summary = run(pipeline, run_options)
+    print(f"{summary.frames} frames, {summary.tracks} tracks, {backend}")
+    for output in summary.outputs:
+        if output.exists():
+            print(f"wrote {output}")
+    return INTERRUPTED if summary.interrupted and not options.display else 0
