@@ -1,18 +1,21 @@
-"""Networks: one full-size one with the reference weights, and a tiny one for everything else."""
+"""Networks, one full-size with the reference weights and a tiny one for everything else; and running the command."""
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from idol_deploy.cli import main
 from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from idol_deploy.batch import Pair
     from idol_deploy.model.idol import Idol
 
@@ -80,3 +83,76 @@ def make_pair() -> Callable[..., Pair]:
         return Pair(*frames, labels, *boxes, masks, present, present, identities)
 
     return make
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+Start = Callable[..., subprocess.Popen[str]]
+Unchanged = Callable[..., contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture
+def idol(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process."""
+
+    def run(*arguments: object) -> Done:
+        capfd.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Done(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def unchanged(tmp_path: Path) -> Unchanged:
+    """Asserts that nothing in `tmp_path` changes, but for `beyond`."""
+
+    @contextlib.contextmanager
+    def check(beyond: Path | None = None) -> Iterator[None]:
+        before = _contents(tmp_path, beyond)
+        yield
+        assert _contents(tmp_path, beyond) == before
+
+    return check
+
+
+def _contents(folder: Path, beyond: Path | None = None) -> dict[Path, bytes | None]:
+    paths = (path for path in folder.rglob("*") if beyond is None or beyond not in (path, *path.parents))
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.fixture
+def refused(idol: Command, unchanged: Unchanged) -> Callable[..., str]:
+    """The one line of a command that fails and leaves `tmp_path` as it was, but for `beyond`."""
+
+    def run(*arguments: object, beyond: Path | None = None) -> str:
+        with unchanged(beyond):
+            done = idol(*arguments)
+        assert done.status == 2, done
+        assert done.err.startswith("idol-deploy: error: ")
+        assert done.err.count("\n") == 1, done.err
+        assert done.err.endswith("\n")
+        return done.err
+
+    return run
+
+
+@pytest.fixture
+def start() -> Start:
+    """Starts the command in a process of its own."""
+
+    def run(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "error", "-m", "idol_deploy.cli", *map(str, arguments)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+    return run

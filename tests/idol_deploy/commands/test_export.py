@@ -1,0 +1,162 @@
+"""`idol-deploy export`."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idol_deploy import config as config_module
+from idol_deploy.config import PRESETS
+from idol_runtime.bundle import Bundle
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+    from tests.idol_deploy.conftest import Command
+
+
+@pytest.mark.usefixtures("toy_preset")
+def test_export_writes_a_bundle_and_shows_its_proof(idol: Command, toy_weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "toy.idol"
+    done = idol("export", "--weights", toy_weights, "--preset", "toy", "--frame-size", "72x104", "-o", out)
+    assert (done.status, done.err) == (0, "")
+    assert f"wrote {out} (" in done.out
+    for stage in ("backbone", "logits", "masks", "track ids"):
+        assert f"{stage} " in done.out
+    assert "FAIL" not in done.out
+    assert "4 frames, " in done.out
+    with Bundle.open(out) as bundle:
+        assert bundle.manifest.preset == "toy"
+
+
+def _export(**changed: object) -> list[object]:
+    options = {"weights": "w.pth", "preset": "ytvis19_r50", "frame-size": "72x104", "output": "out.idol"}
+    options |= {name.replace("_", "-"): value for name, value in changed.items()}
+    return ["export", *(f"--{name}={value}" for name, value in options.items())]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("ytvis19-r50", "ytvis19_r50"), ("ovis_swinl", "ovis_swin_l"), ("YTVIS21_R101", "ytvis21_r101")],
+)
+def test_the_nearest_preset_is_named(
+    refused: Callable[..., str], tmp_path: Path, name: str, nearest: str
+) -> None:
+    assert f"did you mean '{nearest}'?" in refused(*_export(preset=name, output=tmp_path / "o.idol"))
+
+
+def test_a_missing_checkpoint(refused: Callable[..., str], tmp_path: Path) -> None:
+    message = refused(*_export(weights=tmp_path / "gone.pth", output=tmp_path / "o.idol"))
+    assert "gone.pth: No such file or directory; check the path" in message
+
+
+def test_a_checkpoint_of_another_preset_names_the_right_one(
+    refused: Callable[..., str], published: Path, tmp_path: Path
+) -> None:
+    arguments = _export(weights=published, preset="ovis_r50", output=tmp_path / "o.idol")
+    assert "this file fits preset ytvis19_r50" in refused(*arguments)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_truncated_checkpoint(
+    refused: Callable[..., str], toy_weights: Path, tmp_path: Path, kept: float
+) -> None:
+    cut = tmp_path / "cut.pth"
+    data = toy_weights.read_bytes()
+    cut.write_bytes(data[: int(kept * len(data))])
+    message = refused(*_export(weights=cut, output=tmp_path / "o.idol"))
+    assert "cut.pth" in message
+    assert "fetch it again" in message or "give a published IDOL .pth" in message
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+def test_a_malicious_checkpoint_does_not_run(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    old, new = tmp_path / "old.pth", tmp_path / "new.pth"
+    old.write_bytes(pickle.dumps({"model": _Evil()}))
+    torch.save({"model": _Evil()}, new)
+    for path in (old, new):
+        assert path.name in refused(*_export(weights=path, output=tmp_path / "o.idol"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "fix"),
+    [("missing/o.idol", "create it first"), (".", "give a file name"), ("/dev/null", "another file name")],
+)
+def test_a_bundle_that_cannot_be_written_is_told_first(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, fix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fix in refused(*_export(weights="not-looked-at.pth", output=output))
+
+
+@pytest.mark.usefixtures("toy_preset")
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        ({"frame_size": "0x0"}, "frame size must be positive"),
+        ({"frame_size": "20x3000"}, "--short-side"),
+        ({"verify": "gone.mp4"}, "gone.mp4 does not exist; check the path"),
+        ({"verify_frames": "0"}, "not a positive whole number"),
+        ({"short_side": "16"}, "too small"),
+    ],
+)
+def test_other_export_options(
+    refused: Callable[..., str], toy_weights: Path, tmp_path: Path, options: dict[str, str], fix: str
+) -> None:
+    arguments = _export(weights=toy_weights, preset="toy", output=tmp_path / "o.idol", **options)
+    assert fix in refused(*arguments)
+
+
+def test_an_old_opset(refused: Callable[..., str], toy: Toy, toy_weights: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_module, "PRESETS", {**PRESETS, "toy": lambda: toy.config})
+        message = refused(*_export(weights=toy_weights, preset="toy", output=tmp_path / "o.idol", opset="16"))
+    assert "use --opset 18 or newer" in message
+
+
+@pytest.mark.usefixtures("toy_preset")
+def test_a_wrong_graph_names_its_stage_and_leaves_no_file(
+    refused: Callable[..., str], toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from idol_export import parity
+
+    stages = parity.torch_stages
+    monkeypatch.setattr(
+        parity, "torch_stages", lambda *arguments: {k: 1.01 * v for k, v in stages(*arguments).items()}
+    )
+    arguments = _export(weights=toy_weights, preset="toy", output=tmp_path / "o.idol")
+    assert "differs from PyTorch at stage 'preprocess'" in refused(*arguments)
+
+
+@pytest.mark.usefixtures("toy_preset")
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [("torch", "export"), ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")],
+)
+def test_export_names_a_missing_package(
+    refused: Callable[..., str],
+    toy_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    extra: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = refused(*_export(weights=toy_weights, preset="toy", output=tmp_path / "o.idol"))
+    assert f"needs {package}, which is not installed" in message
+    assert f"pip install 'idol-deploy[{extra}]'" in message
