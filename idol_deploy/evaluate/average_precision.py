@@ -21,7 +21,7 @@ from idol_deploy.evaluate.predictions import Prediction, by_cell
 from idol_runtime.config import Category
 from idol_runtime.errors import DataError
 
-__all__ = ["IOU_THRESHOLDS", "LIMITS", "RANGES", "Metric", "Range", "Scores", "score"]
+__all__ = ["IOU_THRESHOLDS", "LIMITS", "RANGES", "Metric", "Range", "Scores", "metric_of", "score"]
 
 Metric = Literal["ytvis", "ovis"]
 
@@ -96,6 +96,12 @@ class Scores:
         steps = [_mean(row) for row in precision]
         recalls = {f"AR{limit}": _mean(self.recall[:, k, 0, m]) for m, limit in enumerate(LIMITS)}
         return {"AP": _mean(precision), "AP50": steps[0], "AP75": steps[5], "AP_per_iou": steps, **recalls}
+
+
+def metric_of(dataset: VisDataset) -> Metric:
+    """Whose rules a data set is made for: `ovis` where every instance says how far it is hidden, else `ytvis`."""
+    tracks = [track for video in dataset.videos for track in dataset.tracks(video.id)]
+    return "ovis" if tracks and all(track.occlusion is not None for track in tracks) else "ytvis"
 
 
 def score(

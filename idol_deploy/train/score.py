@@ -6,7 +6,7 @@ from pathlib import Path
 
 from idol_deploy.backend import TorchBackend
 from idol_deploy.data.ytvis import VisDataset
-from idol_deploy.evaluate.average_precision import score
+from idol_deploy.evaluate.average_precision import metric_of, score
 from idol_deploy.evaluate.inference import Work, run_videos
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_deploy.model.idol import Idol
@@ -19,7 +19,7 @@ __all__ = ["evaluate_holdout"]
 def evaluate_holdout(
     model: Idol, held_out: VisDataset, frames: Path, folder: Path, iteration: int, processes: Processes
 ) -> dict[str, float]:
-    """The summary of YouTube-VIS's metric, in every process; the processes share the videos.
+    """The summary of the metric that the data set is made for, in every process; the processes share the videos.
 
     Args:
         model: left in the mode that it was in.
@@ -45,6 +45,8 @@ def evaluate_holdout(
         run_videos(work, lambda: Pipeline(TorchBackend(model), model.config.stream))
     finally:
         model.train(training)
-    summary = score(held_out, read_predictions(results, held_out)).summary if processes.first else {}
+    summary: dict[str, float] = {}
+    if processes.first:
+        summary = score(held_out, read_predictions(results, held_out), metric_of(held_out)).summary
     scores: dict[str, float] = processes.gather(summary)[0]
     return scores

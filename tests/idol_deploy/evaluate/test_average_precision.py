@@ -6,15 +6,24 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from idol_deploy.data.synthetic import make_videos
 from idol_deploy.data.ytvis import OCCLUSION, read_dataset
-from idol_deploy.evaluate.average_precision import IOU_THRESHOLDS, LIMITS, RANGES, Metric, Range, score
+from idol_deploy.evaluate.average_precision import (
+    IOU_THRESHOLDS,
+    LIMITS,
+    RANGES,
+    Metric,
+    Range,
+    metric_of,
+    score,
+)
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_runtime.errors import DataError
 from idol_runtime.rle import decode_rle
@@ -48,6 +57,18 @@ def test_equals_the_official_evaluators(
         video, category = map(int, key.split("_"))
         matrix = scores.overlaps.get((video, category), np.zeros((0, 0)))
         np.testing.assert_array_equal(matrix, np.reshape(overlaps, matrix.shape))
+
+
+@pytest.mark.parametrize(("form", "metric"), [("ytvis", "ytvis"), ("ovis", "ovis")])
+def test_a_data_set_says_whose_rules_it_is_made_for(
+    tmp_path: Path, form: Literal["ytvis", "ovis"], metric: Metric
+) -> None:
+    path = make_videos(tmp_path, videos=1, frames=1, size=(16, 16), form=form).annotations
+    assert metric_of(read_dataset(path)) == metric
+    contents = json.loads(path.read_text())
+    contents["annotations"][1].pop("occlusion", None)  # OVIS's rules need it of every instance
+    path.write_text(json.dumps(contents))
+    assert metric_of(read_dataset(path)) == "ytvis"
 
 
 # The rules, written out --------------------------------------------------------------------------------------
