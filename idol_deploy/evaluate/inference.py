@@ -6,6 +6,7 @@ goes on where it stopped, and several processes share the videos without talking
 
 import contextlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ __all__ = ["Work", "match_categories", "run_videos"]
 
 _LOOK_S = 0.2  # between looks at how far the other processes are
 _STALE_S = 30.0  # a process that starts removes what an earlier run left of it; until then it is not believed
+_SIGN_S = 5.0  # between a process's signs of life
+_SILENT_S = 600.0  # without a sign, it is dead; loading a model takes minutes, and a slow frame one
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def run_videos(work: Work, open_pipeline: Callable[[], Pipeline]) -> bool:
         DataError: a class of the data set that the model does not know, or a frame of another size than it says.
         SourceError: a frame that is missing or broken; named, with the number of those missing.
         OutputError: the results cannot be written.
-        BackendError: another process failed.
+        BackendError: another process failed, or was not heard of for ten minutes.
     """
     writable_target(work.results)
     started = _prepare(work)
@@ -87,7 +90,7 @@ def run_videos(work: Work, open_pipeline: Callable[[], Pipeline]) -> bool:
             with open_pipeline() as pipeline:
                 categories = match_categories(pipeline.config.categories, work.dataset)
                 for video, bar in _progress(missing, work):
-                    write_results(work.part(video), _run_video(pipeline, video, categories, work.frames, bar))
+                    write_results(work.part(video), _run_video(pipeline, video, categories, work, bar))
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
             # Whole or not at all: the first process may look at any moment.
@@ -124,15 +127,19 @@ def match_categories(classes: Sequence[Category], dataset: VisDataset) -> list[i
 
 
 def _run_video(
-    pipeline: Pipeline, video: Video, categories: Sequence[int | None], frames: Path, bar: Any
+    pipeline: Pipeline, video: Video, categories: Sequence[int | None], work: Work, bar: Any
 ) -> list[SubmissionEntry]:
     pipeline.reset()
     collected = VideoResult(pipeline.config.video)
+    told = -math.inf
     for index, name in enumerate(video.files):
-        image = read_image(frames / name, index=index)
+        if time.monotonic() - told > _SIGN_S:
+            told = time.monotonic()
+            _sign(work, work.shard.rank).touch()
+        image = read_image(work.frames / name, index=index)
         if image.shape[:2] != video.size:
             raise DataError(
-                f"{frames / name} is {image.shape[0]}x{image.shape[1]} (height x width) and the annotations say "
+                f"{work.frames / name} is {image.shape[0]}x{image.shape[1]} (height x width) and the annotations say "
                 f"{video.size[0]}x{video.size[1]} of video {video.id}; mend them or the frame"
             )
         collected.add(pipeline.step(image))
@@ -172,7 +179,7 @@ def _prepare(work: Work) -> float:
             with replacing(identity) as temporary:
                 temporary.write_text(text)
         other = identity.read_text()
-        stamp = work.parts / f"rank{work.shard.rank}.started"
+        stamp = _sign(work, work.shard.rank)
         stamp.write_text("")
         started = stamp.stat().st_mtime
     except OSError as error:
@@ -203,16 +210,44 @@ def _done(work: Work, rank: int) -> Path:
     return work.parts / f"rank{rank}.{work.shard.run}.done"
 
 
+def _sign(work: Work, rank: int) -> Path:
+    """Touched while the process lives."""
+    return work.parts / f"rank{rank}.started"
+
+
+@dataclass
+class _Signs:
+    """When another process was last heard of, by this one's clock: those of two machines may differ."""
+
+    work: Work
+    rank: int
+    stamp: int = 0
+    heard: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            stamp = _sign(self.work, self.rank).stat().st_mtime_ns
+            if stamp != self.stamp:
+                self.stamp, self.heard = stamp, time.monotonic()
+        if time.monotonic() - self.heard > _SILENT_S:
+            raise BackendError(
+                f"process {self.rank} was not heard of for {_SILENT_S:.0f} s: it never started, or was killed, as "
+                "happens when memory is full; run all again to go on from here"
+            )
+
+
 def _await_others(work: Work, started: float) -> None:
     """Until every other process has finished its share.
 
     Raises:
-        BackendError: one of them failed.
+        BackendError: one of them failed, or is silent.
     """
     waiting = list(range(1, work.shard.count))
+    signs = {rank: _Signs(work, rank) for rank in waiting}
     since = time.monotonic()
     while waiting := [rank for rank in waiting if not _done(work, rank).is_file()]:
         for rank in waiting:
+            signs[rank].check()
             with contextlib.suppress(FileNotFoundError):
                 fresh = _failure(work, rank).stat().st_mtime >= started
                 if fresh or time.monotonic() - since > _STALE_S:

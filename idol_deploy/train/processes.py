@@ -1,7 +1,12 @@
-"""The processes that train together: one by itself, or those that torchrun starts on one machine or many."""
+"""The processes that train together: one by itself, or those that torchrun starts on one machine or many.
+
+When one of them is killed, the others end with an error: at once where its connections close, and after ten minutes
+where it is silent. A network that is cut says nothing.
+"""
 
 import contextlib
 import datetime
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +16,16 @@ from torch import Tensor
 from torch import distributed as dist
 
 from idol_deploy.evaluate.shards import Shard
-from idol_runtime.errors import ConfigError
+from idol_runtime.errors import ConfigError, TrainingError
 
 __all__ = ["Processes", "joined"]
 
+# For all to start, and then within an iteration, in which one may compile or write a snapshot.
+_PATIENCE = datetime.timedelta(minutes=10)
 # The others wait while one scores the holdout.
-_PATIENCE = datetime.timedelta(hours=1)
+_LONG_PATIENCE = datetime.timedelta(hours=1)
+# What torch's errors say when another process is gone; not all of them have a type of their own.
+_GONE = re.compile(r"gloo|NCCL|peer|socket|connection|timed? ?out", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,12 @@ class Processes:
     Attributes:
         shard: which it is.
         device: its own.
+        patient: for what may take the first process long; None: as everything else.
     """
 
     shard: Shard
     device: torch.device
+    patient: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -53,7 +64,7 @@ class Processes:
         if not self.several:
             return [value]
         values = [None] * self.shard.count
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.patient)
         return values
 
 
@@ -66,6 +77,7 @@ def joined(device: str) -> Iterator[Processes]:
 
     Raises:
         ConfigError: there is no such device, or the others cannot be reached.
+        TrainingError: another process ended, or is silent.
     """
     shard = Shard.from_environment()
     if device == "cuda" and shard.count > 1:
@@ -80,7 +92,14 @@ def joined(device: str) -> Iterator[Processes]:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"cannot reach the other processes: {reason}; start them with torchrun") from error
     try:
-        yield Processes(shard, chosen)
+        yield Processes(shard, chosen, dist.new_group(timeout=_LONG_PATIENCE, backend="gloo"))
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not _GONE.search(str(error)):
+            raise
+        raise TrainingError(
+            f"process {shard.rank} of {shard.count} lost the others: {str(error).splitlines()[0]}; if none of them "
+            "tells why, one was killed, as happens when memory is full; continue all with --resume"
+        ) from error
     finally:
         dist.destroy_process_group()
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from idol_deploy.data.ytvis import Video, VisDataset
+from idol_deploy.evaluate import inference
 from idol_deploy.evaluate.inference import Work, match_categories, run_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.config import Category, Preprocessing, StreamConfig
@@ -148,6 +149,34 @@ def test_the_first_process_tells_of_another_that_failed(work: Work) -> None:
         run_videos(replace(work, shard=Shard(1, 2)), Counting)
     waiting.join(timeout=60)
     assert "process 1 failed: frame" in str(told[0])
+
+
+def test_a_silent_process_is_not_awaited_for_ever(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_SILENT_S", 0.5)
+    work.parts.mkdir()
+    (work.parts / "rank1.started").touch()  # as one leaves it that was killed
+    with pytest.raises(BackendError, match=r"process 1 was not heard of for 0 s.*run all again"):
+        run_videos(replace(work, shard=Shard(0, 2)), Counting)
+    assert not work.results.exists()
+
+
+def test_a_slow_process_is_awaited(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_SILENT_S", 1.0)
+    monkeypatch.setattr(inference, "_SIGN_S", 0.0)
+
+    class Slow(Counting):
+        def step(self, frame: object) -> object:
+            time.sleep(0.3)  # six frames: longer than a silence may be
+            return super().step(frame)
+
+    outcome: list[bool] = []
+    first = threading.Thread(
+        target=lambda: outcome.append(run_videos(replace(work, shard=Shard(0, 2)), Counting))
+    )
+    first.start()
+    run_videos(replace(work, shard=Shard(1, 2)), Slow)
+    first.join(timeout=60)
+    assert outcome == [True]
 
 
 def test_why_a_process_failed_is_never_seen_half_written(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
