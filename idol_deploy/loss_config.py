@@ -25,8 +25,8 @@ class LossConfig:
         selection: how positives and negatives are chosen: `transport`, as simOTA does, or `iou` thresholds.
         iou_positive: queries that overlap an instance by more are positives, where `selection` is `iou`.
         iou_negative: queries that overlap it by less are negatives, where `selection` is `iou`.
-        global_normaliser: divide by what all processes found, so that processes equal one with the whole batch; the
-            published code divides by what each found.
+        global_normaliser: divide by what all processes and accumulated batches found, so that they equal one with the
+            whole batch; the published code divides by what each found.
         masks_at_once: masks decoded together, over the batch; more of them are decoded again for the gradient. Bounds
             memory, changes nothing else.
     """

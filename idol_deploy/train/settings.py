@@ -60,7 +60,8 @@ class RunConfig:
     Attributes:
         seed: of initial weights, order, augmentation and dropout.
         precision: of the network's products; losses, weights and their updates are fp32 in any case.
-        accumulate: batches whose gradients are averaged to one step; each is normalised by itself.
+        accumulate: batches whose gradients are averaged to one step; each is normalised by itself, or all together with
+            `loss.global_normaliser`, which takes another forward pass.
         recompute: keep no activations inside transformer and Swin layers and compute them again for the gradient:
             slower, less memory, the same bits.
         compile: compile backbone and transformer with torch.compile.

@@ -6,7 +6,7 @@ Source: IDOL_SPEC §5.5.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from idol_deploy.batch import Batch
-from idol_deploy.criterion import Losses
+from idol_deploy.criterion import Losses, count_everywhere, count_here
 from idol_deploy.train.optimiser import build_optimiser, set_rates
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.settings import TrainSettings
@@ -67,9 +67,12 @@ class Stepper:
     def __init__(self, graph: TrainingGraph, settings: TrainSettings, processes: Processes) -> None:
         self._train = settings.network.train
         self._accumulate = settings.run.accumulate
+        # Of one batch, the criterion divides by what all processes found by itself.
+        self._counts_ahead = self._accumulate > 1 and self._train.loss.global_normaliser
         self._type = _TYPES[settings.run.precision]
         self._processes = processes
         self._parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
+        self._alone = graph
         self._graph: nn.Module = graph
         if processes.several:
             # Swin's first output, and all but the last layer's heads without deep supervision, have no gradient.
@@ -95,10 +98,13 @@ class Stepper:
         watch = _Watch(self._processes.device)
         self.optimiser.zero_grad(set_to_none=True)
         seen: list[tuple[list[str], Tensor]] = []
-        for number in range(self._accumulate):
-            batch = next(batches).to(self._processes.device, non_blocking=True)
-            watch.stop("data")
-            seen.append(self._differentiate(batch, watch, last=number == self._accumulate - 1))
+        given: Iterable[Batch] = (self._next(batches, watch) for _ in range(self._accumulate))
+        if self._counts_ahead:
+            given = list(given)
+            self._count_ahead(given)
+            watch.stop("forward")
+        for number, batch in enumerate(given, 1):
+            seen.append(self._differentiate(batch, watch, last=number == self._accumulate))
         names = seen[0][0]
         values = torch.stack([values for _, values in seen]).mean(0)
         values = torch.cat((values, values.new_tensor([float(stop())])))
@@ -119,13 +125,36 @@ class Stepper:
             stop=stopped > 0,
         )
 
+    def _next(self, batches: Iterator[Batch], watch: "_Watch") -> Batch:
+        batch = next(batches).to(self._processes.device, non_blocking=True)
+        watch.stop("data")
+        return batch
+
+    def _count_ahead(self, batches: Sequence[Batch]) -> None:
+        """Lets the losses be divided by what all these batches match, which a pass without gradients finds.
+
+        It drops the same units as the pass that follows.
+        """
+        device, criterion = self._processes.device, self._alone.criterion
+        criterion.normaliser = count_here
+        counts = []
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad(), self._cast():
+            for batch in batches:
+                losses: Losses = self._alone(batch)
+                counts.append(torch.cat((losses.matched, losses.items[None])))
+        divisors = count_everywhere(torch.stack(counts).sum(0).float()) / len(batches)
+        criterion.normaliser = lambda _: divisors
+
+    def _cast(self) -> torch.autocast:
+        return torch.autocast(self._processes.device.type, self._type, enabled=self._type is not None)
+
     def _differentiate(self, batch: Batch, watch: "_Watch", *, last: bool) -> tuple[list[str], Tensor]:
         """Adds a batch's share to the gradient; the names of its losses, and what the report says of it."""
         alone = contextlib.nullcontext()
         if isinstance(self._graph, DistributedDataParallel) and not last:
             alone = self._graph.no_sync()  # type: ignore[assignment]
         with alone:
-            with torch.autocast(self._processes.device.type, self._type, enabled=self._type is not None):
+            with self._cast():
                 losses: Losses = self._graph(batch)
             watch.stop("forward")
             self.scaler.scale(losses.total / self._accumulate).backward()  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
 from idol_deploy.train.settings import DataConfig, RunConfig, TrainSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from idol_deploy.config import IdolConfig
 
 
@@ -18,6 +21,26 @@ if TYPE_CHECKING:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> MadeDataset:
     """Three videos, 48 x 64 pixels."""
     return make_videos(tmp_path_factory.mktemp("shapes"), videos=3, frames=4, size=(48, 64), shapes=2)
+
+
+@pytest.fixture
+def uneven(tmp_path: Path, settings: TrainSettings) -> TrainSettings:
+    """Whole frames of three videos with one, two and three instances, and no chance but that of the order."""
+    made = make_videos(tmp_path / "uneven", videos=3, frames=4, size=(48, 64), shapes=3)
+    contents = json.loads(made.annotations.read_text())
+    left = {1: 1, 2: 2, 3: 3}
+    kept = []
+    for entry in contents["annotations"]:
+        left[entry["video_id"]] -= 1
+        if left[entry["video_id"]] >= 0:
+            kept.append(entry)
+    made.annotations.write_text(json.dumps(contents | {"annotations": kept}))
+    backbone = replace(settings.network.model.backbone, drop_path=0.0)
+    model = replace(settings.network.model, backbone=backbone, dropout=0.0)
+    # One size of all frames, and a gradient as it is.
+    train = replace(settings.network.train, crop_probability=0.0, clip_norm=1e9)
+    data = replace(settings.data, annotations=str(made.annotations), frames=str(made.frames))
+    return replace(settings, network=replace(settings.network, model=model, train=train), data=data)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph
 from idol_deploy.train.loop import Trained, Training, train
 from idol_deploy.train.processes import joined
-from idol_deploy.train.settings import TrainSettings, settings_to_json
+from idol_deploy.train.settings import TrainSettings, override, settings_to_json
 from idol_deploy.train.snapshots import SnapshotFolder
 from idol_deploy.train.step import Stepper
 from idol_runtime.errors import DataError, OutputError, TrainingError
@@ -164,14 +164,9 @@ def test_best_on_the_holdout_is_kept(settings: TrainSettings, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["published", "global"])
-def test_two_processes_equal_one(settings: TrainSettings, tmp_path: Path, everywhere: bool) -> None:
+def test_two_processes_equal_one(uneven: TrainSettings, tmp_path: Path, everywhere: bool) -> None:
     """Published: the mean of what each does with its share; with the global normaliser: one with the whole batch."""
-    loss = replace(settings.network.train.loss, global_normaliser=everywhere)
-    # No dropout, one size of all frames, one pair each, and a gradient as it is.
-    settings = changed(settings, loss=loss, iterations=2, crop_probability=0.0, clip_norm=1e9)
-    backbone = replace(settings.network.model.backbone, drop_path=0.0)
-    model = replace(settings.network.model, backbone=backbone, dropout=0.0)
-    settings = replace(settings, network=replace(settings.network, model=model))
+    settings = override(uneven, [f"loss.global_normaliser={everywhere}", "train.iterations=2"])
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     assert script(tmp_path, settings, tmp_path / "two", launcher=launcher) == 0
     two = entries(tmp_path / "two")

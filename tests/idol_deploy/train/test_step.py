@@ -13,7 +13,7 @@ from idol_deploy.evaluate.shards import Shard
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.processes import Processes
-from idol_deploy.train.settings import TrainSettings
+from idol_deploy.train.settings import TrainSettings, override
 from idol_deploy.train.step import Stepper, StepReport
 from idol_runtime.errors import TrainingError
 
@@ -76,6 +76,27 @@ def test_accumulated_gradient_is_the_mean(settings: TrainSettings) -> None:
     assert report.grad_norm == pytest.approx(
         torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
     )
+
+
+def test_global_normaliser_makes_accumulated_batches_one(uneven: TrainSettings) -> None:
+    # The first step alone: a match may tip after it.
+    whole, parts, published = (
+        steps(override(uneven, [f"loss.global_normaliser={everywhere}", f"run.accumulate={accumulate}"]), 1)[
+            0
+        ][0]
+        for everywhere, accumulate in ((True, 1), (True, 2), (False, 2))
+    )
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert (parts.total, parts.grad_norm) == pytest.approx((whole.total, whole.grad_norm), rel=1e-4)
+    assert published.losses != pytest.approx(whole.losses, rel=1e-2)
+
+
+def test_counting_ahead_drops_the_same_units(settings: TrainSettings) -> None:
+    assert settings.network.model.dropout > 0
+    changes = ["loss.global_normaliser=true", "run.accumulate=2", "run.precision=bf16"]
+    (report,), stepper = steps(override(settings, changes), 1)
+    counted = stepper._alone.criterion.normaliser(torch.zeros(()))
+    assert counted[-2:].tolist() == [report.matched, report.items]
 
 
 def test_gradient_is_clipped_over_the_whole_model(settings: TrainSettings) -> None:
