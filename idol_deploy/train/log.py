@@ -1,7 +1,8 @@
-"""What a training run tells: a file of JSON lines, TensorBoard's files, and a line for people with the time left."""
+"""What a training run tells: a file of JSON lines, TensorBoard's files, and for people a bar with the time left."""
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,14 +122,19 @@ class TensorBoard:
 
 
 class Progress:
-    """A line every few iterations: how far, the loss, the speed, and the time left."""
+    """How far it is, the loss, the rate, the speed, what share of it was waited for data, and the time left.
 
-    def __init__(self, announce: Callable[[str], None], iterations: int, period: int) -> None:
+    A bar on a terminal, where tqdm is installed; elsewhere a line every few iterations.
+    """
+
+    def __init__(self, announce: Callable[[str], None], iterations: int, period: int, done: int = 0) -> None:
+        """Begins after `done` of the iterations; numbers are means over `period` of them."""
         self._announce = announce
         self._iterations = iterations
         self._period = period
         self._since = time.perf_counter()
         self._entries: list[dict[str, Any]] = []
+        self._bar = _bar(iterations, done)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Takes the object of an iteration, and tells from time to time."""
@@ -136,17 +142,49 @@ class Progress:
             return
         self._entries.append(entry)
         done = entry["iteration"]
+        if self._bar is not None:
+            self._entries = self._entries[-self._period :]
+            taken = sum(sum(entry["seconds"].values()) for entry in self._entries)
+            self._bar.set_postfix_str(self._state(taken), refresh=False)
+            self._bar.update()
+            return
         if done % self._period and done != self._iterations:
             return
         now = time.perf_counter()
-        each = (now - self._since) / len(self._entries)
-        loss = sum(entry["loss"] for entry in self._entries) / len(self._entries)
-        waited = sum(entry["seconds"]["data"] for entry in self._entries) / (now - self._since)
+        taken = now - self._since
+        each = taken / len(self._entries)
         self._announce(
-            f"iteration {done} of {self._iterations}: loss {loss:.3f}, lr {entry['lr']:.1e}, {each:.2f} s each, "
-            f"{waited:.0%} of it for data, {_clock(each * (self._iterations - done))} left"
+            f"iteration {done} of {self._iterations}: {self._state(taken)}, {each:.2f} s each, "
+            f"{_clock(each * (self._iterations - done))} left"
         )
         self._since, self._entries = now, []
+
+    def tell(self, what: str) -> None:
+        """Announces something else; on a terminal, in a line above the bar that stays."""
+        if self._bar is None:
+            self._announce(what)
+        else:
+            self._bar.write(what, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _state(self, taken: float) -> str:
+        loss = sum(entry["loss"] for entry in self._entries) / len(self._entries)
+        waited = sum(entry["seconds"]["data"] for entry in self._entries)
+        return f"loss {loss:.3f}, lr {self._entries[-1]['lr']:.1e}, {waited / max(taken, 1e-9):.0%} for data"
+
+
+def _bar(iterations: int, done: int) -> Any:
+    """None where there is no terminal or no tqdm."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    bar = tqdm(total=iterations, initial=done, desc="training", dynamic_ncols=True, disable=None)
+    return None if bar.disable else bar
 
 
 def _clock(seconds: float) -> str:

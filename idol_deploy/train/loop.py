@@ -176,8 +176,11 @@ class _Run:
             board = TensorBoard(self._folder.path / "tensorboard", after=self._iteration)
             resources.callback(board.close)
             listeners.append(board)
-        listeners.append(Progress(self._announce, self._settings.network.train.iterations, run.log_period))
-        return listeners
+        iterations = self._settings.network.train.iterations
+        progress = Progress(self._announce, iterations, run.log_period, self._iteration)
+        resources.callback(progress.close)
+        self._announce = progress.tell
+        return [*listeners, progress]
 
     def _due(self, period: int) -> bool:
         return self._iteration % period == 0 or self._iteration == self._settings.network.train.iterations

@@ -1,3 +1,4 @@
+import io
 import json
 import sys
 from pathlib import Path
@@ -43,6 +44,51 @@ def test_progress_tells_the_time_left() -> None:
         "iteration 20 of 100: loss 15.500",
     ]
     assert told[-1].endswith("0:00:00 left")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal_shows_a_bar_and_keeps_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, told = Terminal(), []
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress(told.append, iterations=20, period=2, done=10)
+    for iteration in range(11, 21):
+        seconds = {"data": 0.25, "forward": 0.75}
+        progress.write({"iteration": iteration, "loss": float(iteration), "lr": 1e-4, "seconds": seconds})
+    progress.tell("wrote a snapshot")
+    progress.close()
+    shown = terminal.getvalue()
+    assert "10/20 [" in shown
+    assert "\rwrote a snapshot\n" in shown
+    last = shown.rstrip("\n").rpartition("\r")[2]
+    assert "20/20 [" in last
+    assert last.rstrip().endswith(", loss 19.500, lr 1.0e-04, 25% for data]")
+    assert not told
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="TensorBoard is not installed: pip install 'idol-deploy[tensorboard]'",
+        exc_type=ImportError,
+    )
+    # Stopped after its fifth iteration, with a snapshot of the third.
+    for after, last in ((0, 5), (3, 6)):
+        board = TensorBoard(tmp_path, after)
+        for iteration in range(after + 1, last + 1):
+            entry = {"loss": iteration + 0.5 * after, "grad_norm": None, "losses": {"loss_ce": 1.0}}
+            board.write({"iteration": iteration, **entry, "skipped": False})
+        board.write({"iteration": last, "scores": {"AP": 0.1 * last}})
+        board.close()
+    found = reader.EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert set(found.Tags()["scalars"]) == {"loss", "losses/loss_ce", "skipped", "scores/AP"}
+    steps = {1: 1.0, 2: 2.0, 3: 3.0, 4: 5.5, 5: 6.5, 6: 7.5}
+    assert {event.step: event.value for event in found.Scalars("loss")} == steps
+    assert [event.step for event in found.Scalars("scores/AP")] == [6]
 
 
 def test_tensorboard_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
