@@ -12,7 +12,7 @@ from typing import Literal
 
 from idol_deploy.data.categories import COCO, COCO_IDS, OVIS, YTVIS_2019, YTVIS_2021
 from idol_deploy.loss_config import LossConfig
-from idol_deploy.model.config import BackboneConfig, ModelConfig, ResNetConfig, SwinConfig
+from idol_deploy.model.config import BackboneConfig, MobileNetConfig, ModelConfig, ResNetConfig, SwinConfig
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, VideoConfig
 from idol_runtime.errors import ConfigError
 
@@ -21,6 +21,7 @@ __all__ = [
     "BackboneConfig",
     "IdolConfig",
     "LossConfig",
+    "MobileNetConfig",
     "ModelConfig",
     "ResNetConfig",
     "SwinConfig",
@@ -28,6 +29,9 @@ __all__ = [
     "coco_r101",
     "coco_r50",
     "coco_swin_l",
+    "edge_ovis",
+    "edge_ytvis19",
+    "edge_ytvis21",
     "ovis_r50",
     "ovis_swin_l",
     "preset",
@@ -145,6 +149,15 @@ class IdolConfig:
 _R50 = ModelConfig(backbone=ResNetConfig(depth=50))
 _R101 = ModelConfig(backbone=ResNetConfig(depth=101))
 _SWIN_L = ModelConfig(backbone=SwinConfig())
+_EDGE = ModelConfig(
+    backbone=MobileNetConfig(),
+    hidden_dim=128,
+    queries=60,
+    ffn_dim=512,
+    encoder_layers=3,
+    decoder_layers=3,
+    dropout=0.0,
+)
 _OVIS_SIZES = tuple(range(480, 801, 32))
 
 
@@ -241,9 +254,46 @@ def coco_swin_l() -> IdolConfig:
     )
 
 
+def edge_ytvis19() -> IdolConfig:
+    """YouTube-VIS 2019 for small devices: MobileNetV2, 4.4 M parameters, frames of 240 pixels; not published.
+
+    Few queries, most of which find something: the OVIS thresholds keep their doubles out.
+    """
+    train = TrainConfig(
+        initial_weights="mobilenet_v2.pt",
+        min_sizes=tuple(range(192, 289, 16)),
+        max_size=512,
+        batch_pairs=8,
+        lr=3e-4,
+        backbone_lr_factor=0.25,
+        clip_norm=0.1,
+        warmup_iterations=100,
+        warmup_factor=0.0,
+    )
+    return IdolConfig(
+        name="edge_ytvis19",
+        model=_EDGE,
+        classes=YTVIS_2019,
+        preprocessing=Preprocessing(short_side=240, max_side=448),
+        association=AssociationConfig(mask_nms_iou=0.3, new_track_score=0.3),
+        train=train,
+    )
+
+
+def edge_ytvis21() -> IdolConfig:
+    """YouTube-VIS 2021 for small devices; differs from 2019 in its classes alone."""
+    return replace(edge_ytvis19(), name="edge_ytvis21", classes=YTVIS_2021)
+
+
+def edge_ovis() -> IdolConfig:
+    """Occluded VIS for small devices; differs from YouTube-VIS in its classes alone."""
+    return replace(edge_ytvis19(), name="edge_ovis", classes=OVIS)
+
+
 _BUILDERS = (
     *(ytvis19_r50, ytvis19_r101, ytvis19_swin_l, ytvis21_r50, ytvis21_r101, ytvis21_swin_l),
     *(ovis_r50, ovis_swin_l, coco_r50, coco_r101, coco_swin_l),
+    *(edge_ytvis19, edge_ytvis21, edge_ovis),
 )
 PRESETS: Mapping[str, Callable[[], IdolConfig]] = MappingProxyType(
     {builder.__name__: builder for builder in _BUILDERS}

@@ -1,4 +1,4 @@
-"""Backbones: bottleneck ResNets with frozen normalisation, and the choice between them and Swin.
+"""Backbones: bottleneck ResNets with frozen normalisation, and the choice between them, Swin and MobileNet.
 
 Letters: N images, H x W pixels, C channels. Every backbone maps [N, 3, H, W] to the tuple (res2, res3, res4,
 res5), whose feature maps have strides 4, 8, 16 and 32 and sides ceil(H / stride) x ceil(W / stride).
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idol_deploy.model.config import BackboneConfig, ResNetConfig, SwinConfig
+from idol_deploy.model.config import BackboneConfig, MobileNetConfig, ResNetConfig, SwinConfig
+from idol_deploy.model.mobilenet import MobileNet
 from idol_deploy.model.swin import Swin
 
 __all__ = ["Bottleneck", "ConvNorm", "FrozenBatchNorm", "ResNet", "build_backbone"]
@@ -110,6 +111,12 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *(Bottleneck(outputs, width, outputs, 1) for _ in range(blocks - 1)))
 
 
-def build_backbone(config: BackboneConfig) -> ResNet | Swin:
+def build_backbone(config: BackboneConfig) -> ResNet | Swin | MobileNet:
     """The backbone that the configuration describes."""
-    return Swin(config) if isinstance(config, SwinConfig) else ResNet(config)
+    match config:
+        case ResNetConfig():
+            return ResNet(config)
+        case SwinConfig():
+            return Swin(config)
+        case MobileNetConfig():
+            return MobileNet(config)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from idol_runtime.errors import ConfigError
 
-__all__ = ["BackboneConfig", "ModelConfig", "ResNetConfig", "SwinConfig"]
+__all__ = ["BackboneConfig", "MobileNetConfig", "ModelConfig", "ResNetConfig", "SwinConfig"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         if self.depth not in (50, 101):
             raise ConfigError(f"ResNet depth must be 50 or 101, got {self.depth}")
-        if not 0 <= self.frozen_stages <= 5:
-            raise ConfigError(f"frozen_stages must lie between 0 and 5, got {self.frozen_stages}")
+        _check_frozen(self.frozen_stages)
 
     @property
     def channels(self) -> tuple[int, int, int, int]:
@@ -63,7 +62,31 @@ class SwinConfig:
         return dim, 2 * dim, 4 * dim, 8 * dim
 
 
-BackboneConfig = ResNetConfig | SwinConfig
+@dataclass(frozen=True)
+class MobileNetConfig:
+    """MobileNetV2 of width 1.0, normalisation folded into its convolutions.
+
+    Attributes:
+        frozen_stages: 1 freezes the stem, 2 also res2, ...; 0 trains everything.
+    """
+
+    frozen_stages: int = 1
+
+    def __post_init__(self) -> None:
+        _check_frozen(self.frozen_stages)
+
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of res2 .. res5."""
+        return 24, 32, 96, 320
+
+
+BackboneConfig = ResNetConfig | SwinConfig | MobileNetConfig
+
+
+def _check_frozen(stages: int) -> None:
+    if not 0 <= stages <= 5:
+        raise ConfigError(f"frozen_stages must lie between 0 and 5, got {stages}")
 
 
 @dataclass(frozen=True)

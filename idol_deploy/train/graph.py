@@ -13,6 +13,7 @@ from idol_deploy.criterion import Criterion
 from idol_deploy.model.backbone import Bottleneck
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.idol import Idol
+from idol_deploy.model.mobilenet import InvertedResidual
 from idol_deploy.model.swin import Swin
 from idol_deploy.model.transformer import DecoderLayer, EncoderLayer
 from idol_deploy.train.settings import TrainSettings
@@ -78,7 +79,7 @@ def recompute_layers(model: nn.Module) -> None:
     blocks = [block for swin in model.modules() if isinstance(swin, Swin) for block in _blocks(swin)]
     for module in model.modules():
         trains = any(parameter.requires_grad for parameter in module.parameters())
-        if isinstance(module, Bottleneck | EncoderLayer | DecoderLayer) and trains:
+        if isinstance(module, Bottleneck | InvertedResidual | EncoderLayer | DecoderLayer) and trains:
             blocks.append(module)
     for block in blocks:
         # Set on the instance: a wrapping module would rename the parameters.

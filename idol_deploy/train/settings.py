@@ -3,7 +3,7 @@
 settings = override(TrainSettings(preset("ytvis19_r50")), ["train.lr=2e-4", "loss.selection=iou"])
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from idol_deploy.config import IdolConfig, preset
-from idol_deploy.model.config import BackboneConfig, ResNetConfig, SwinConfig
+from idol_deploy.model.config import BackboneConfig
 from idol_runtime.errors import ConfigError, DataError
 
 __all__ = [
@@ -233,7 +233,9 @@ def _built(kind: type[_T], value: object, where: str) -> _T:
 
 def _field(hint: Any, value: object, where: str) -> Any:
     if hint == BackboneConfig:
-        hint = ResNetConfig if isinstance(value, dict) and "depth" in value else SwinConfig
+        names = value.keys() if isinstance(value, dict) else ()
+        # No two backbones have the same settings; with unknown ones, that which shares most is complained of.
+        hint = max(get_args(hint), key=lambda kind: _likeness(kind, names))
     if is_dataclass(hint):
         assert isinstance(hint, type)
         return _built(hint, value, where)
@@ -241,6 +243,11 @@ def _field(hint: Any, value: object, where: str) -> Any:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
         raise msgspec.ValidationError(f"{where}: {error}") from error
+
+
+def _likeness(kind: Any, names: Collection[str]) -> int:
+    own = {entry.name for entry in fields(kind)}
+    return len(own & set(names)) - len(own ^ set(names))
 
 
 def _at_least(least: int, section: str, **values: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 from idol_deploy.config import (
     PRESETS,
     IdolConfig,
+    MobileNetConfig,
     ModelConfig,
     ResNetConfig,
     SwinConfig,
@@ -57,8 +58,11 @@ def test_a_preset_has_the_published_values(name: str) -> None:
     ) == PUBLISHED[name]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_what_all_presets_share(name: str) -> None:
+EDGE = tuple(name for name in PRESETS if name.startswith("edge_"))
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in EDGE])
+def test_what_all_published_presets_share(name: str) -> None:
     config = preset(name)
     assert config.name == name
     assert replace(config.model, backbone=ResNetConfig()) == ModelConfig()
@@ -86,9 +90,19 @@ def test_only_the_coco_stage_pairs_still_images() -> None:
         assert train.drop_empty == train.still_images
 
 
-def test_swin_l_and_resnet_channels() -> None:
+def test_the_edge_presets_differ_in_their_classes_alone() -> None:
+    first, *others = map(preset, EDGE)
+    assert [len(config.classes) for config in (first, *others)] == [40, 40, 25]
+    assert isinstance(first.model.backbone, MobileNetConfig)
+    assert (first.model.hidden_dim, first.model.queries, first.model.ffn_dim) == (128, 60, 512)
+    for config in others:
+        assert replace(config, name=first.name, classes=first.classes) == first
+
+
+def test_channels_of_the_backbones() -> None:
     assert SwinConfig().channels == (192, 384, 768, 1536)
     assert ResNetConfig().channels == (256, 512, 1024, 2048)
+    assert MobileNetConfig().channels == (24, 32, 96, 320)
 
 
 def test_the_paper_s_test_size_is_an_option() -> None:
@@ -119,6 +133,7 @@ def test_configurations_are_values() -> None:
     [
         lambda: ResNetConfig(depth=34),  # type: ignore[arg-type]
         lambda: ResNetConfig(frozen_stages=6),
+        lambda: MobileNetConfig(frozen_stages=-1),
         lambda: SwinConfig(heads=(5, 6, 7, 8)),
         lambda: SwinConfig(drop_path=1.0),
         lambda: ModelConfig(hidden_dim=100),

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from idol_deploy.config import ResNetConfig, SwinConfig
+from idol_deploy.config import BackboneConfig, MobileNetConfig, ResNetConfig, SwinConfig
 from idol_deploy.model.backbone import FrozenBatchNorm, ResNet, build_backbone
+from idol_deploy.model.mobilenet import MobileNet
 from idol_deploy.model.swin import Swin
 
 
@@ -25,9 +26,9 @@ def test_fresh_normalisation_changes_nothing() -> None:
     torch.testing.assert_close(FrozenBatchNorm(3)(x), x)
 
 
-@pytest.mark.parametrize("config", [ResNetConfig(50), ResNetConfig(101), SwinConfig()])
+@pytest.mark.parametrize("config", [ResNetConfig(50), ResNetConfig(101), SwinConfig(), MobileNetConfig()])
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (33, 200)])
-def test_strides_and_channels(config: ResNetConfig | SwinConfig, height: int, width: int) -> None:
+def test_strides_and_channels(config: BackboneConfig, height: int, width: int) -> None:
     with torch.device("meta"):
         features = build_backbone(config)(torch.zeros(1, 3, height, width))
     for feature, channels, stride in zip(features, config.channels, (4, 8, 16, 32), strict=True):
@@ -47,3 +48,4 @@ def test_the_dispatcher() -> None:
     with torch.device("meta"):
         assert isinstance(build_backbone(ResNetConfig()), ResNet)
         assert isinstance(build_backbone(SwinConfig()), Swin)
+        assert isinstance(build_backbone(MobileNetConfig()), MobileNet)
