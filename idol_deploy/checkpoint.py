@@ -21,7 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from idol_deploy.config import PRESETS, IdolConfig
+from idol_deploy.imagenet import imagenet_backbone, imagenet_network
 from idol_deploy.layout import (
+    BACKBONE,
     KeyTable,
     alias_of,
     canonical_name,
@@ -49,7 +51,6 @@ __all__ = [
 
 _Path: TypeAlias = "str | os.PathLike[str]"
 
-_BACKBONE = "detr.detr.backbone."
 _CLASS_HEADS = "detr.detr.class_embed."
 
 
@@ -60,6 +61,7 @@ class CheckpointInfo:
     Attributes:
         kind: `torch` or `safetensors`.
         presets: presets whose network the weights fit; several, where only class names differ.
+        imagenet: the network whose ImageNet weights these are, which training can begin from.
         classes: number of classes, None when it has no class head.
         tensors: number of weights, each counted once.
         parameters: number of values in them.
@@ -71,6 +73,7 @@ class CheckpointInfo:
 
     kind: str
     presets: tuple[str, ...]
+    imagenet: str | None
     classes: int | None
     tensors: int
     parameters: int
@@ -98,8 +101,8 @@ def load_checkpoint(path: _Path, config: IdolConfig) -> Idol:
 def start_from(path: _Path, config: IdolConfig) -> tuple[Idol, tuple[str, ...]]:
     """A network to train, with what a file has of its weights; the rest is drawn from torch's generator.
 
-    Class heads of another number of classes are not taken, and a file may hold the backbone alone. Besides, the
-    file must fit, as for `load_checkpoint`.
+    Class heads of another number of classes are not taken, and a file may hold the backbone alone, also as ImageNet's
+    weights are distributed (`idol_deploy.imagenet`). Besides, the file must fit, as for `load_checkpoint`.
 
     Returns:
         The network in training mode, and the published keys that are not from the file.
@@ -108,12 +111,14 @@ def start_from(path: _Path, config: IdolConfig) -> tuple[Idol, tuple[str, ...]]:
         CheckpointError: as `load_checkpoint`.
     """
     path = Path(path)
-    state = _merge_aliases(read_tensors(path).state, path)
+    stored = read_tensors(path).state
+    of_imagenet = imagenet_network(stored) is not None
+    state = imagenet_backbone(stored, config, path) if of_imagenet else _merge_aliases(stored, path)
     drawn = published_state(Idol(config))
     heads = {key for key in drawn if key.startswith(_CLASS_HEADS) and key in state}
     fresh = {key for key in heads if state[key].shape != drawn[key].shape}
     missing = drawn.keys() - state.keys() - position_indices(config).keys()
-    if not any(key.startswith(_BACKBONE) for key in missing):
+    if not any(key.startswith(BACKBONE) for key in missing):
         fresh |= missing
     state.update((key, drawn[key]) for key in fresh)
     return _filled(state, config, path).train(), tuple(key for key in drawn if key in fresh)
@@ -173,6 +178,7 @@ def inspect_checkpoint(path: _Path) -> CheckpointInfo:
     return CheckpointInfo(
         kind=file.kind,
         presets=fitting_presets(_shapes(state)),
+        imagenet=imagenet_network(state),
         classes=None if head is None or head.ndim == 0 else head.shape[0],
         tensors=len(weights),
         parameters=sum(tensor.numel() for tensor in weights.values()),
@@ -238,6 +244,9 @@ def _advice(found: KeyTable) -> str:
     fitting = fitting_presets(found)
     if fitting:
         return f"this file fits preset {' or '.join(fitting)}"
+    network = imagenet_network(found)
+    if network is not None:
+        return f"it holds ImageNet weights of a {network}, from which `idol-deploy train --weights` begins"
     return f"it fits no preset, the nearest is {_nearest(found)}"
 
 

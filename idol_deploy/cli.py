@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idol_deploy.commands import evaluate, export, inspect, plugins, run, train
+from idol_deploy.commands import evaluate, export, fetch_weights, inspect, plugins, run, train
 from idol_deploy.commands.steps import INTERRUPTED
 from idol_runtime.errors import IdolError
 
@@ -49,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     export.add_arguments(commands.add_parser("export", help="checkpoint to verified .idol bundle"))
     train.add_arguments(commands.add_parser("train", help="annotated videos to a checkpoint"))
+    fetch_weights.add_arguments(
+        commands.add_parser("fetch-weights", help="ImageNet weights to begin training from")
+    )
     run.add_arguments(commands.add_parser("run", help="bundle and video to tracked masks"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score results, or a model over a data set"))
     inspect.add_arguments(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))

@@ -18,6 +18,7 @@ from idol_deploy.model.idol import Idol
 from idol_deploy.model.swin import relative_position_index
 
 __all__ = [
+    "BACKBONE",
     "KeyTable",
     "alias_of",
     "canonical_name",
@@ -32,9 +33,12 @@ __all__ = [
 
 KeyTable = Mapping[str, tuple[int, ...]]
 
+# Of every published key of a backbone.
+BACKBONE = "detr.detr.backbone.0.backbone."
+
 # Our prefix -> published prefix; the first that fits decides.
 _PREFIXES = (
-    ("backbone.", "detr.detr.backbone.0.backbone."),
+    ("backbone.", BACKBONE),
     ("neck.projections.", "detr.detr.input_proj."),
     ("transformer.decoder.bbox_embed.", "detr.detr.bbox_embed."),
     ("transformer.query_embed.", "detr.detr.query_embed."),

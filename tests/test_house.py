@@ -36,6 +36,7 @@ TORCH_FREE |= {
     "idol_deploy.data.masks",
     "idol_deploy.data.rle",
     "idol_deploy.data.ytvis",
+    "idol_deploy.pretrained",
     "idol_deploy.train.settings",
 }
 DEVICE = {"numpy", "pillow", "msgspec"}

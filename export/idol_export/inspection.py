@@ -128,6 +128,9 @@ def _describe_checkpoint(path: Path) -> dict[str, object]:
     return {
         "kind": f"checkpoint ({info.kind})",
         "presets": list(info.presets) or "none fits",
+        **(
+            {} if info.imagenet is None else {"backbone": f"{info.imagenet} of ImageNet, for train --weights"}
+        ),
         "classes": info.classes,
         "tensors": info.tensors,
         "parameters": info.parameters,
