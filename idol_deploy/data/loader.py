@@ -112,6 +112,7 @@ class PairLoader:
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
+        both_directions: bool = False,
         strict: bool = False,
         pin_memory: bool = False,
     ) -> None:
@@ -125,6 +126,7 @@ class PairLoader:
             workers: processes that load; 0: this one does.
             rank: of this process.
             world: number of processes.
+            both_directions: learn from reference frames as from key frames.
             strict: refuse a frame that cannot be read, instead of taking the next sample.
             pin_memory: hand out batches in page-locked memory, for a CUDA device.
 
@@ -142,6 +144,7 @@ class PairLoader:
         self._workers = workers
         self._rank = rank
         self._world = world
+        self._both_directions = both_directions
         self._pin_memory = pin_memory
 
     @property
@@ -193,7 +196,8 @@ class PairLoader:
         if len(pairs) < len(items):
             lost = next(item for item in items if item.pair is None)
             return _Loaded(None, lost.faults)
-        return _Loaded(collate(pairs, self._preprocessing), faults)
+        batch = collate(pairs, self._preprocessing, both_directions=self._both_directions)
+        return _Loaded(batch, faults)
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,7 @@ def to_pair(sample: Sample) -> Pair:
         on_key=torch.from_numpy(sample.key.present),
         on_reference=torch.from_numpy(sample.reference.present),
         identities=torch.from_numpy(sample.identities),
+        reference_masks=torch.from_numpy(sample.reference.masks),
     )
 
 

@@ -59,15 +59,22 @@ def forward_pairs(
     model: Idol,
     images: Tensor,  # [2 N, 3, H, W] float
     padding_mask: Tensor,  # [2 N, H, W] bool
+    *,
+    both_directions: bool = False,
 ) -> PairOutput:
     """Runs key and reference frames, in the order key, reference, key, ...
 
-    All go through the backbone together, and through the transformer in two calls, as published.
+    All go through the backbone together, and through the transformer in two calls, as published; in one where every
+    frame is the key frame of a pair, of which there are 2 N then, and its partner the reference frame.
     """
     sources = model.neck(model.backbone(images))
-    key_memory, key, geometry = _transform(model, sources, padding_mask, 0)
-    _, reference, _ = _transform(model, sources, padding_mask, 1)
-    last = reference.states[-1]
+    if both_directions:
+        key_memory, key, geometry = _transform(model, sources, padding_mask, slice(None))
+        last, reference_boxes = _partners(key.states[-1]), _partners(key.boxes[-1])
+    else:
+        key_memory, key, geometry = _transform(model, sources, padding_mask, slice(0, None, 2))
+        _, reference, _ = _transform(model, sources, padding_mask, slice(1, None, 2))
+        last, reference_boxes = reference.states[-1], reference.boxes[-1]
     with torch.no_grad():
         reference_logits = model.heads.classify(last)
     return PairOutput(
@@ -77,15 +84,20 @@ def forward_pairs(
         origins=torch.stack([entered[..., :2] for entered in key.references]),
         mask_features=model.mask_head.features(key_memory, geometry),
         reference_logits=reference_logits,
-        reference_boxes=reference.boxes[-1].detach(),
+        reference_boxes=reference_boxes.detach(),
         reference_states=last,
     )
 
 
 def _transform(
-    model: Idol, sources: tuple[Tensor, ...], padding_mask: Tensor, which: int
+    model: Idol, sources: tuple[Tensor, ...], padding_mask: Tensor, which: slice
 ) -> tuple[Tensor, DecoderOutput, Geometry]:
-    """Encodes and decodes every second image, the first of them being `which`."""
-    geometry = build_geometry(padding_mask[which::2], model.config.model.hidden_dim)
-    memory = model.transformer.encode(tuple(source[which::2] for source in sources), geometry)
+    """Encodes and decodes some of the images."""
+    geometry = build_geometry(padding_mask[which], model.config.model.hidden_dim)
+    memory = model.transformer.encode(tuple(source[which] for source in sources), geometry)
     return memory, model.transformer.decode(memory, geometry), geometry
+
+
+def _partners(values: Tensor) -> Tensor:
+    """[2 N, ...] with the two of each pair exchanged."""
+    return values.reshape(-1, 2, *values.shape[1:]).flip(1).flatten(0, 1)

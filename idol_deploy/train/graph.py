@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from idol_deploy.checkpoint import start_from
 from idol_deploy.criterion import Criterion
 from idol_deploy.model.backbone import Bottleneck
+from idol_deploy.model.config import SwinConfig
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.idol import Idol
 from idol_deploy.model.mobilenet import InvertedResidual
@@ -45,7 +46,12 @@ def build_graph(
         model = Idol(config).train()
         if config.train.initial_weights:
             announce(
-                f"weights from nothing; the published run starts from {config.train.initial_weights}: --weights"
+                f"weights from nothing; {config.name} begins with {config.train.initial_weights}: --weights"
+            )
+        backbone = config.model.backbone
+        if not isinstance(backbone, SwinConfig) and backbone.frozen_stages:
+            announce(
+                "the backbone's first stages are frozen as they were drawn; set backbone.frozen_stages=0 to train them"
             )
     else:
         model, fresh = start_from(weights, config)

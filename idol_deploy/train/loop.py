@@ -126,6 +126,7 @@ class _Run:
             workers=settings.data.workers,
             rank=processes.shard.rank,
             world=processes.shard.count,
+            both_directions=settings.network.train.both_directions,
             strict=settings.data.strict,
             pin_memory=processes.device.type == "cuda",
         )

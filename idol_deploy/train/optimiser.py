@@ -1,9 +1,10 @@
-"""AdamW with a rate for the backbone and one for the rest, and their schedule (IDOL_SPEC §5.5).
+"""AdamW with rates for backbone, sampling and the rest, and their schedule (IDOL_SPEC §5.5).
 
 The schedule is a function of the iteration, so that a run which is resumed has nothing of it to restore.
 """
 
 import bisect
+import math
 from typing import Any
 
 from torch import nn
@@ -15,20 +16,22 @@ __all__ = ["build_optimiser", "parameter_groups", "rate_factor", "set_rates"]
 
 
 def parameter_groups(module: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """What trains, in two groups, each with its first rate in `initial_lr`: the backbone, and the rest.
+    """What trains, in a group for each rate, the first one in `initial_lr`; those of the backbone come first.
 
-    Frozen parameters are in neither; one with "backbone" in its name belongs to the backbone, as published.
+    Frozen parameters are in none; one with "backbone" in its name belongs to the backbone, as published.
     """
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups["backbone" in name].append(parameter)
-    rates = {True: train.lr * train.backbone_lr_factor, False: train.lr}
-    return [
-        {"params": parameters, "lr": rates[backbone], "initial_lr": rates[backbone]}
-        for backbone, parameters in groups.items()
-        if parameters
-    ]
+            groups.setdefault(train.lr * _factor(name, train), []).append(parameter)
+    return [{"params": parameters, "lr": rate, "initial_lr": rate} for rate, parameters in groups.items()]
+
+
+def _factor(name: str, train: TrainConfig) -> float:
+    if "backbone" in name:
+        return train.backbone_lr_factor
+    sampling = "sampling_offsets" in name or "reference_points" in name
+    return train.sampling_lr_factor if sampling else 1.0
 
 
 def build_optimiser(module: nn.Module, train: TrainConfig) -> Optimizer:
@@ -41,9 +44,13 @@ def build_optimiser(module: nn.Module, train: TrainConfig) -> Optimizer:
 def rate_factor(iteration: int, train: TrainConfig) -> float:
     """What the rates are multiplied by in this iteration, the first being 0.
 
-    Linear warm-up, and `gamma` for each of `steps` that lies behind.
+    Linear warm-up, and `gamma` for each of `steps` that lies behind or half a cosine, which would reach 0 after the
+    last iteration.
     """
-    factor = train.gamma ** bisect.bisect_right(train.steps, iteration)
+    if train.schedule == "cosine":
+        factor = (1 + math.cos(math.pi * min(iteration / train.iterations, 1.0))) / 2
+    else:
+        factor = train.gamma ** bisect.bisect_right(train.steps, iteration)
     if iteration < train.warmup_iterations:
         done = iteration / train.warmup_iterations
         factor *= train.warmup_factor * (1 - done) + done

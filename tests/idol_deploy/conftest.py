@@ -75,12 +75,12 @@ def make_pair() -> Callable[..., Pair]:
         high = low + 0.1 + torch.rand(2, instances, 2, generator=g) * 0.3
         boxes = torch.cat((low, high), -1) * torch.tensor([width, height, width, height])
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        left, top, right, bottom = boxes[0].round()[:, :, None, None].unbind(1)
-        masks = (x >= left) & (x < right) & (y >= top) & (y < bottom)
+        left, top, right, bottom = boxes.round()[..., None, None].unbind(2)
+        masks, reference_masks = (x >= left) & (x < right) & (y >= top) & (y < bottom)
         present = torch.ones(instances, dtype=torch.bool)
         labels = torch.randint(0, 2, (instances,), generator=g)
         identities = torch.arange(instances)
-        return Pair(*frames, labels, *boxes, masks, present, present, identities)
+        return Pair(*frames, labels, *boxes, masks, present, present, identities, reference_masks)
 
     return make
 

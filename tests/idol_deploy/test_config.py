@@ -11,6 +11,7 @@ from idol_deploy.config import (
     ModelConfig,
     ResNetConfig,
     SwinConfig,
+    TrainConfig,
     preset,
     ytvis19_r50,
 )
@@ -134,6 +135,7 @@ def test_configurations_are_values() -> None:
         lambda: ResNetConfig(depth=34),  # type: ignore[arg-type]
         lambda: ResNetConfig(frozen_stages=6),
         lambda: MobileNetConfig(frozen_stages=-1),
+        lambda: TrainConfig(schedule="linear"),  # type: ignore[arg-type]
         lambda: SwinConfig(heads=(5, 6, 7, 8)),
         lambda: SwinConfig(drop_path=1.0),
         lambda: ModelConfig(hidden_dim=100),

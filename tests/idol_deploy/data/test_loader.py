@@ -89,6 +89,19 @@ def test_batches_are_the_same_bits_with_any_number_of_workers(made: MadeDataset)
     assert not _same(_take(_loader(made, LoaderState(seed=8)), 5), alone)
 
 
+def test_both_directions_annotate_every_frame(made: MadeDataset) -> None:
+    (one,), (both,) = _take(_loader(made), 1), _take(_loader(made, both_directions=True), 1)
+    assert torch.equal(both.images, one.images)
+    assert (one.both_directions, both.both_directions) == (False, True)
+    assert torch.equal(both.targets.pixels[::2], one.targets.pixels)
+    on_key, on_reference = both.targets.exists[::2].sum(1), both.targets.exists[1::2].sum(1)
+    assert torch.equal(on_key, one.targets.exists.sum(1))
+    # What is on both frames, seen from either.
+    assert torch.equal(both.targets.on_reference[::2].sum(1), both.targets.on_reference[1::2].sum(1))
+    assert on_reference.all()
+    assert both.targets.masks[1::2].flatten(1).any(1).all()
+
+
 class _Drawing:
     """A source whose samples are all broken, and say what was drawn for them."""
 

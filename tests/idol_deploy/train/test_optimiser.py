@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from idol_deploy.config import TrainConfig, ytvis19_r50
+from idol_deploy.config import TrainConfig, preset, ytvis19_r50
 from idol_deploy.model.idol import Idol
 from idol_deploy.train.optimiser import build_optimiser, rate_factor, set_rates
 
@@ -23,6 +23,33 @@ def test_backbone_learns_slower_and_its_first_stages_not_at_all() -> None:
     )
     assert frozen
     assert all(name.startswith(("backbone.stem", "backbone.res2")) for name in frozen)
+
+
+def test_sampling_has_a_rate_of_its_own() -> None:
+    with torch.device("meta"):
+        model = Idol(preset("edge_ytvis19"))
+    optimiser = build_optimiser(model, model.config.train)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = sorted(optimiser.param_groups, key=lambda group: group["lr"])
+    assert [group["lr"] for group in groups] == pytest.approx([0.75e-4, 0.9e-4, 3e-4])
+    backbone, sampling, rest = ([names[id(p)] for p in group["params"]] for group in groups)
+    assert all(name.startswith("backbone.") for name in backbone)
+    assert len(sampling) == 2 * (3 + 3) + 2
+    assert all("sampling_offsets" in name or "transformer.reference_points" in name for name in sampling)
+    assert not [name for name in rest if name.startswith("backbone.") or name in sampling]
+
+
+def test_cosine_follows_torchs_scheduler() -> None:
+    train = replace(TrainConfig(), schedule="cosine", iterations=9, warmup_iterations=0)
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, 9)
+    for iteration in range(9):
+        assert rate_factor(iteration, train) == pytest.approx(theirs.param_groups[0]["lr"])
+        theirs.step()
+        schedule.step()
+    assert rate_factor(20, train) == 0.0
+    warm = replace(train, warmup_iterations=4, warmup_factor=0.0)
+    assert rate_factor(1, warm) == pytest.approx(0.25 * rate_factor(1, train))
 
 
 def test_rates_follow_torchs_schedulers() -> None:
