@@ -8,7 +8,7 @@ from idol_deploy.commands.arguments import whole
 from idol_deploy.commands.steps import INTERRUPTED, steps
 from idol_runtime.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "new_settings", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     from idol_deploy.train.processes import joined
     from idol_deploy.train.settings import override
 
-    settings, snapshot = _resumed_settings(options) if options.resume else (_new_settings(options), None)
+    settings, snapshot = _resumed_settings(options) if options.resume else (new_settings(options), None)
     task = Training(override(settings, options.set), options.output, options.weights, snapshot)
     with joined(options.device) as processes, steps() as announce:
         trained = train(task, processes, announce)
@@ -102,7 +102,8 @@ def _resumed_settings(options: argparse.Namespace) -> tuple[Any, Path]:
     return read_snapshot(newest).settings, newest
 
 
-def _new_settings(options: argparse.Namespace) -> Any:
+def new_settings(options: argparse.Namespace) -> Any:
+    """The settings of a run that begins, from its preset, its data and what `--own-classes` and others change."""
     from dataclasses import replace
 
     from idol_deploy.train.data import category_names
