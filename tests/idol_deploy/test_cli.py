@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ["train"],
         ["run"],
         ["evaluate"],
+        ["ablate"],
         ["inspect"],
         ["plugins"],
         *(["plugins", c] for c in ("build", "info", "selftest")),
