@@ -10,7 +10,6 @@ T: frames; H, W: height and width in pixels; n: shapes.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from idol_runtime.errors import OutputError
+from idol_deploy.data.annotations import mask_entry, track_fields, write_image
 from idol_runtime.files import replacing
-from idol_runtime.rle import encode_rle
 
 __all__ = ["SHAPES", "Clip", "MadeDataset", "draw_clip", "make_stills", "make_videos"]
 
 SHAPES = ("disc", "square", "triangle")
-_LEVELS = ((0.0, "no_occlusion"), (0.5, "slight_occlusion"), (1.0, "severe_occlusion"))  # share hidden, up to
 
 
 @dataclass(frozen=True)
@@ -115,13 +112,15 @@ def make_videos(
     for video in range(1, videos + 1):
         clip = draw_clip(frames, size, shapes, seed * 1_000_003 + video)
         names = [f"{video:04d}/{frame:05d}.jpg" for frame in range(frames)]
-        _write_images(root / "JPEGImages", names, clip.frames)
+        for frame_name, frame in zip(names, clip.frames, strict=True):
+            write_image(root / "JPEGImages" / frame_name, frame)
         entries.append(
             {"id": video, "height": size[0], "width": size[1], "length": frames, "file_names": names}
         )
         for label, masks, hidden in zip(clip.labels, clip.masks, clip.hidden, strict=True):
             number = {"id": len(annotations) + 1, "video_id": video, "category_id": label + 1, "iscrowd": 0}
-            annotations.append(number | _track(masks, hidden, form))
+            shares = hidden.tolist() if form == "ovis" else None
+            annotations.append(number | track_fields(list(map(mask_entry, masks)), shares))
     return _write_annotations(root, {"videos": entries, "annotations": annotations})
 
 
@@ -140,17 +139,18 @@ def make_stills(
     for image in range(1, images + 1):
         clip = draw_clip(1, size, shapes, seed * 1_000_003 + image)
         name = f"{image:012d}.jpg"
-        _write_images(root / "JPEGImages", [name], clip.frames)
+        write_image(root / "JPEGImages" / name, clip.frames[0])
         entries.append({"id": image, "height": size[0], "width": size[1], "file_name": name})
         for label, mask in zip(clip.labels, clip.masks[:, 0], strict=True):
-            if mask.any():
+            entry = mask_entry(mask)
+            if entry is not None:
                 number = {
                     "id": len(annotations) + 1,
                     "image_id": image,
                     "category_id": label + 1,
                     "iscrowd": 0,
                 }
-                place = {"segmentation": encode_rle(mask), "bbox": _box(mask), "area": int(mask.sum())}
+                place = dict(zip(("segmentation", "bbox", "area"), entry, strict=True))
                 annotations.append(number | place)
     return _write_annotations(root, {"images": entries, "annotations": annotations})
 
@@ -176,43 +176,6 @@ def _moving(
             (dy < radius * 0.8) & (2 * np.abs(dx) < dy + radius),
         )[label]
     return masks
-
-
-def _track(
-    masks: NDArray[np.bool_],  # [T, H, W]
-    hidden: NDArray[np.float64],  # [T]
-    form: str,
-) -> dict[str, Any]:
-    seen = [bool(mask.any()) for mask in masks]
-    track: dict[str, Any] = {
-        "segmentations": [encode_rle(mask) if mask.any() else None for mask in masks],
-        "bboxes": [_box(mask) if mask.any() else None for mask in masks],
-        "areas": [int(mask.sum()) or None for mask in masks],
-    }
-    if form == "ovis":
-        levels = [next(name for most, name in _LEVELS if share <= most) for share in hidden.tolist()]
-        track["occlusion"] = [level if there else None for level, there in zip(levels, seen, strict=True)]
-    return track
-
-
-def _box(mask: NDArray[np.bool_]) -> list[int]:
-    """[left, top, width, height]."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
-    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
-
-
-def _write_images(folder: Path, names: Sequence[str], images: NDArray[np.uint8]) -> None:
-    try:
-        for name, image in zip(names, images, strict=True):
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Colours as sharp as the masks.
-            Image.fromarray(image).save(path, quality=95, subsampling=0)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write below {folder}: {error.strerror or error}; choose another place"
-        ) from error
 
 
 def _write_annotations(root: Path, content: dict[str, Any]) -> MadeDataset:
