@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idol_deploy.commands import ablate, evaluate, export, fetch_weights, inspect, plugins, run, train
+from idol_deploy.commands import ablate, evaluate, export, fetch_weights, inspect, plugins, run, synth, train
 from idol_deploy.commands.steps import INTERRUPTED
 from idol_runtime.errors import IdolError
 
@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     fetch_weights.add_arguments(
         commands.add_parser("fetch-weights", help="ImageNet weights to begin training from")
     )
+    synth.add_arguments(commands.add_parser("synth", help="a data set of synthetic videos"))
     run.add_arguments(commands.add_parser("run", help="bundle and video to tracked masks"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score results, or a model over a data set"))
     ablate.add_arguments(commands.add_parser("ablate", help="what each part of the method is worth"))

@@ -32,6 +32,7 @@ NOT_OF_ONE_MODULE = {
 # Where torch may not be imported before it is used, besides all of idol_runtime and idol_plugins.
 TORCH_FREE = {"idol_deploy.cli", "idol_deploy.config", "idol_deploy.reference", "idol_export.engine"}
 TORCH_FREE |= {
+    "idol_deploy.data.annotations",
     "idol_deploy.data.holdout",
     "idol_deploy.data.masks",
     "idol_deploy.data.rle",
@@ -39,6 +40,13 @@ TORCH_FREE |= {
     "idol_deploy.pretrained",
     "idol_deploy.train.settings",
 }
+TORCH_FREE_ROOMS = (
+    "idol_runtime",
+    "idol_plugins",
+    "idol_deploy.commands",
+    "idol_deploy.evaluate",
+    "idol_deploy.synth",
+)
 DEVICE = {"numpy", "pillow", "msgspec"}
 HEAVY = ("cv2", "onnxruntime", "pycocotools", "supervision", "torch", "tqdm")
 
@@ -96,9 +104,7 @@ def _torch_free() -> list[str]:
     return [
         name
         for name, path in MODULES.items()
-        if name.startswith(("idol_runtime", "idol_plugins", "idol_deploy.commands", "idol_deploy.evaluate"))
-        or path.name == "__init__.py"
-        or name in TORCH_FREE
+        if name.startswith(TORCH_FREE_ROOMS) or path.name == "__init__.py" or name in TORCH_FREE
     ]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         [],
         ["export"],
         ["train"],
+        ["synth"],
         ["run"],
         ["evaluate"],
         ["ablate"],

@@ -1,0 +1,20 @@
+"""A small setting, and the library that comes with the package."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from idol_deploy.synth.config import SynthConfig, standard
+from idol_deploy.synth.identities import Library, read_library
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    return read_library()
+
+
+@pytest.fixture(scope="session")
+def small() -> SynthConfig:
+    return replace(standard(), frames=14, size=(64, 96))

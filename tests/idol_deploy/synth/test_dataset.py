@@ -1,0 +1,111 @@
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from idol_deploy.config import ytvis19_r50
+from idol_deploy.data.samples import Sample
+from idol_deploy.data.video_pairs import VideoPairs
+from idol_deploy.data.ytvis import read_dataset
+from idol_deploy.synth import entries
+from idol_deploy.synth.config import SynthConfig, hard, standard
+from idol_deploy.synth.dataset import SynthDataset, write_dataset
+from idol_deploy.synth.identities import Library
+from idol_runtime.errors import ConfigError, OutputError
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, small: SynthConfig, library: Library) -> SynthDataset:
+    root = tmp_path_factory.mktemp("synth") / "set"
+    return write_dataset(root, library, small, "train", videos=4, seed=7, preset="small")
+
+
+def test_workers_change_no_byte_and_seeds_do(
+    made: SynthDataset, small: SynthConfig, library: Library, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "a", library, small, "train", videos=4, seed=7, workers=3, preset="small")
+    assert _hashes(tmp_path / "a") == _hashes(made.annotations.parent)
+    for name, split, seed in (("b", "train", 8), ("c", "val", 7)):
+        other = write_dataset(tmp_path / name, library, small, split, videos=1, seed=seed)
+        frames = _hashes(other.frames)
+        assert not set(frames.values()) & set(_hashes(made.frames).values())
+    # A shorter data set is the beginning of a longer one.
+    write_dataset(tmp_path / "d", library, small, "train", videos=1, seed=7)
+    short = _hashes(tmp_path / "d" / "JPEGImages")
+    assert short.items() < _hashes(made.frames).items()
+
+
+def test_the_readers_take_it(made: SynthDataset, library: Library) -> None:
+    config = replace(ytvis19_r50(), classes=library.classes)
+    pairs = VideoPairs.open(made.annotations, made.frames, config, strict=True)
+    assert (len(pairs), pairs.identities) == (4, made.statistics["instances"])
+    sample = pairs.load(0, np.random.default_rng(0))
+    assert isinstance(sample, Sample)
+    dataset = read_dataset(made.annotations)
+    assert tuple(category.name for category in dataset.categories) == library.classes
+    levels = {
+        level for video in dataset.videos for t in dataset.tracks(video.id) for level in t.occlusion or ()
+    }
+    assert levels == {0.0, 0.25, 0.75, None}
+
+
+def test_the_vanishing_are_a_part_of_all(made: SynthDataset) -> None:
+    whole = json.loads(made.annotations.read_text())
+    chosen = [
+        video["id"]
+        for video in whole["videos"]
+        if any(3 <= v["frames"] <= 9 for v in video["synth"]["vanishings"])
+    ]
+    assert 0 < len(chosen) == made.statistics["videos_with_3_to_9"]
+    assert made.vanishing is not None
+    part = json.loads(made.vanishing.read_text())
+    assert [video["id"] for video in part["videos"]] == chosen
+    assert part["annotations"] == [one for one in whole["annotations"] if one["video_id"] in chosen]
+    about = json.loads((made.annotations.parent / "dataset.json").read_text())
+    assert about["statistics"] == made.statistics
+    assert (about["preset"], about["split"], about["seed"]) == ("small", "train", 7)
+    assert about["config"]["frames"] == 14
+
+
+def test_at_the_hard_setting_every_fourth_mask_is_mostly_hidden(library: Library, tmp_path: Path) -> None:
+    config = replace(hard(), size=(64, 104))
+    made = write_dataset(tmp_path / "hard", library, config, "train", videos=8)
+    assert made.statistics["hidden_more_than_half"] >= 0.25
+    assert made.statistics["vanishings_past_expiry"] == 0
+    assert made.statistics["vanishings_before_expiry"] >= 16
+
+
+def test_longer_absences_when_asked_for(library: Library, tmp_path: Path) -> None:
+    config = replace(standard(), size=(64, 104), frames=40, vanish=(10, 14), hide=0.5)
+    made = write_dataset(tmp_path / "long", library, config, "train", videos=4)
+    assert made.statistics["vanishings_past_expiry"] >= 3
+    assert max(map(int, made.statistics["vanishings"])) <= 14
+
+
+def test_what_is_there_stays(
+    small: SynthConfig, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "ATTEMPTS", 2)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not an empty folder"):
+        write_dataset(tmp_path / "full", library, small, "train", videos=1)
+    with pytest.raises(ConfigError, match="workers must be at least 1"):
+        write_dataset(tmp_path / "new", library, small, "train", videos=1, workers=0)
+    impossible = replace(small, frames=60, leave=1, cross=0, hide=0, lurk=0, vanish=(1, 1))
+    with pytest.raises(ConfigError, match=r"none of 2 plans for video 1 .* or raise vanish"):
+        write_dataset(tmp_path / "new", library, impossible, "train", videos=1)
+    assert _hashes(tmp_path).keys() == {"full/mine.txt"}
+    assert os.listdir(tmp_path) == ["full"]
+    (tmp_path / "empty").mkdir()
+    made = write_dataset(tmp_path / "empty", library, small, "train", videos=1)
+    assert made.annotations.exists()
