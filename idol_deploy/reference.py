@@ -115,6 +115,8 @@ _RULES: tuple[_Rule, ...] = (
     (_in_backbone(".norm.bias"), _fixed(0.1)),
     (_ends(".running_mean"), _fixed(0.1)),
     (_ends(".running_var"), _fixed(0.1, offset=1.0)),
+    # MobileNet's linear layers: with He's gain, its residuals would drive relu6 to its end.
+    (_ends(".expand.weight", ".project.weight"), _by_fan(1.0)),
     (lambda key, shape: "backbone.0." in key and len(shape) == 4, _he),
     (_ends("sampling_offsets.bias"), _offsets_bias),
     (_ends("sampling_offsets.weight"), _by_fan(0.5)),

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from idol_deploy.config import preset
 from idol_deploy.layout import published_state, weights_hash
+from idol_deploy.reference import reference_model
 from idol_export import export as module
 from idol_export.export import ExportOptions, export
 from idol_export.onnx import describe_io
@@ -123,6 +125,21 @@ def test_the_graph_with_our_operator_comes_first(
             ids[pipeline.backend.name] = [pipeline.step(frame).ids.tolist() for frame in toy.video(3)]
     assert list(ids) == ["onnxruntime (cpu, plugin graph)", "onnxruntime (cpu, portable graph)"]
     assert len({str(found) for found in ids.values()}) == 1
+
+
+@pytest.mark.slow  # a second network to trace
+def test_an_edge_preset_is_exported(tmp_path: Path) -> None:
+    """MobileNet, and heads of 16 channels: agreement with PyTorch, down to tracks."""
+    config = preset("edge_ytvis19")
+    config = replace(config, model=replace(config.model, encoder_layers=1, decoder_layers=1))
+    options = ExportOptions((72, 104), portable=True, verify_frames=3)
+    config = replace(config, preprocessing=replace(config.preprocessing, short_side=None))
+    exported = export(reference_model(config), config, tmp_path / "edge.idol", options)
+    certificate = exported.parity.portable
+    assert certificate.passed
+    assert certificate.identities > 0
+    with Pipeline.open(tmp_path / "edge.idol") as pipeline:
+        assert pipeline.step(np.zeros((72, 104, 3), np.uint8)).masks.shape[1:] == (72, 104)
 
 
 def test_without_its_library_our_operator_is_left_out_and_said(

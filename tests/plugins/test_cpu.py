@@ -161,7 +161,7 @@ def test_half_values_take_float_projections(
     assert relative_error(out, case.twin()) <= TOLERANCES["float16"]
 
 
-@pytest.mark.parametrize("width", [1, 3, 4, 8, 16, 24, 32, 64, 96])
+@pytest.mark.parametrize("width", [1, 3, 4, 8, 16, 24, 32, 48, 64, 96])
 def test_every_width_and_instruction_set(
     cpu_library: CpuLibrary, relative_error: Callable[..., float], width: int
 ) -> None:
@@ -304,7 +304,7 @@ def test_gradients_equal_the_twin(
         assert relative_error(gradient, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("width", [1, 3, 4, 8, 16, 24, 32, 64, 96])
+@pytest.mark.parametrize("width", [1, 3, 4, 8, 16, 24, 32, 48, 64, 96])
 def test_gradients_of_every_width_and_instruction_set(
     cpu_library: CpuLibrary, relative_error: Callable[..., float], width: int
 ) -> None:

@@ -238,9 +238,10 @@ IDOL_INLINE void grad_range(const GradCall &grad, float *scratch, int64_t begin,
 }
 
 template <class Lanes, class T> void grad_kernel(const GradCall &grad, float *scratch, int64_t begin, int64_t end) {
-  constexpr int registers = Lanes::count >= 4 ? 32 / Lanes::count : 1;
   if (grad.call.width % 32 == 0)
-    grad_range<Lanes, registers, T>(grad, scratch, begin, end);
+    grad_range<Lanes, registers_for<Lanes>(32), T>(grad, scratch, begin, end);
+  else if (grad.call.width % 16 == 0)
+    grad_range<Lanes, registers_for<Lanes>(16), T>(grad, scratch, begin, end);
   else
     grad_range<Lanes, 1, T>(grad, scratch, begin, end);
 }

@@ -261,11 +261,18 @@ IDOL_INLINE void range(const Call &call, float *scratch, int64_t begin, int64_t 
   }
 }
 
-// Heads of 32 channels, or a multiple, keep a sum in four registers of AVX2 or two of AVX-512; others in one.
+// Vectors that so many channels fill.
+template <class Lanes> constexpr int registers_for(int channels) {
+  return Lanes::count >= 4 ? channels / Lanes::count : 1;
+}
+
+// Heads of 32 channels, or a multiple, keep a sum in four registers of AVX2 or two of AVX-512, and those of 16 in half
+// as many: a head's samples are then located once. Others take a register at a time.
 template <class Lanes, class T> void range_kernel(const Call &call, float *scratch, int64_t begin, int64_t end) {
-  constexpr int registers = Lanes::count >= 4 ? 32 / Lanes::count : 1;
   if (call.width % 32 == 0)
-    range<Lanes, registers, T>(call, scratch, begin, end);
+    range<Lanes, registers_for<Lanes>(32), T>(call, scratch, begin, end);
+  else if (call.width % 16 == 0)
+    range<Lanes, registers_for<Lanes>(16), T>(call, scratch, begin, end);
   else
     range<Lanes, 1, T>(call, scratch, begin, end);
 }
