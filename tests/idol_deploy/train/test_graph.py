@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from idol_deploy.config import preset
 from idol_deploy.model import deform_op
 from idol_deploy.train import graph as graph_module
 from idol_deploy.train.graph import build_graph, prepare_graph, recompute_layers
@@ -37,3 +38,16 @@ def test_recomputed_layers_keep_their_names(settings: TrainSettings) -> None:
     # Five Swin blocks, two encoder and three decoder layers.
     assert len(wrapped) == 5 + 2 + 3
     assert list(graph.state_dict()) == names
+
+
+def test_a_fresh_edge_network_says_what_it_lacks_and_recomputes_its_blocks() -> None:
+    told: list[str] = []
+    graph = build_graph(TrainSettings(preset("edge_ytvis19")), 0, None, told.append)
+    assert [line.partition(";")[0] for line in told] == [
+        "weights from nothing",
+        "the backbone's first stages are frozen as they were drawn",
+    ]
+    recompute_layers(graph)
+    wrapped = [name for name, module in graph.named_modules() if "forward" in module.__dict__]
+    # All blocks but the frozen stem's, three encoder and three decoder layers.
+    assert len(wrapped) == 16 + 3 + 3

@@ -69,6 +69,14 @@ def changed(settings: TrainSettings, **train: Any) -> TrainSettings:
     )
 
 
+def test_both_directions_reach_the_batches(settings: TrainSettings, tmp_path: Path) -> None:
+    seen = []
+    for both in (False, True):
+        run(changed(settings, iterations=1, both_directions=both), tmp_path / str(both))
+        seen.append(entries(tmp_path / str(both))[0]["items"])
+    assert 0 < seen[0] < seen[1]
+
+
 def test_killed_and_resumed_ends_with_the_same_bits(settings: TrainSettings, tmp_path: Path) -> None:
     # Dropout is on: the generators must go on, too.
     assert settings.network.model.dropout > 0
