@@ -26,7 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", help="network, augmentation and schedule: ytvis19_r50, ovis_swin_l, coco_r50, …")
     add("--annotations", type=Path, metavar="FILE", help="YouTube-VIS or OVIS JSON; COCO's for coco_*")
     add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
-    add("--weights", type=Path, metavar="FILE", help="checkpoint to start from; without, from nothing")
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint or ImageNet backbone to start from; without, from nothing",
+    )
     add(
         "--own-classes",
         action="store_true",

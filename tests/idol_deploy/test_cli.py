@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ["evaluate"],
         ["ablate"],
         ["inspect"],
+        ["fetch-weights"],
         ["plugins"],
         *(["plugins", c] for c in ("build", "info", "selftest")),
     ],
