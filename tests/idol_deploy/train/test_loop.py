@@ -1,9 +1,11 @@
+import functools
 import json
 import math
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import torch
 
 from idol_deploy.batch import collate
 from idol_deploy.checkpoint import inspect_checkpoint
+from idol_deploy.config import IdolConfig, coco_r50, ovis_r50, ytvis19_r50
 from idol_deploy.data.loader import EndlessSampler, LoaderState, draw_sample, to_pair
-from idol_deploy.data.synthetic import MadeDataset
+from idol_deploy.data.synthetic import MadeDataset, make_stills, make_videos
+from idol_deploy.model import deform_op
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph
 from idol_deploy.train.loop import Trained, Training, train
@@ -156,6 +160,80 @@ def test_folder_of_another_run_is_left_alone(settings: TrainSettings, tmp_path: 
     (tmp_path / "log.jsonl").touch()
     with pytest.raises(OutputError, match="continue it with --resume"):
         run(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "preset", "workers"),
+    [
+        (functools.partial(make_videos, videos=4, frames=3, form="ytvis"), ytvis19_r50, 0),
+        (functools.partial(make_videos, videos=4, frames=3, form="ovis"), ovis_r50, 2),
+        (functools.partial(make_stills, images=4), coco_r50, 0),
+    ],
+    ids=["ytvis", "ovis", "coco"],
+)
+def test_every_format_trains_with_every_augmentation(
+    settings: TrainSettings,
+    tmp_path: Path,
+    make: Callable[..., MadeDataset],
+    preset: Callable[[], IdolConfig],
+    workers: int,
+) -> None:
+    made = make(tmp_path / "data", size=(60, 80), shapes=3)
+    # The preset's own recipe, at a tenth of its sizes.
+    published = preset().train
+    small = replace(
+        published,
+        min_sizes=tuple(side // 10 for side in published.min_sizes),
+        max_size=published.max_size // 10,
+        crop_range=(38, 60),
+        crop_short_sides=(40, 50, 60),
+        crop_probability=1.0,
+        flip_probability=1.0,
+        batch_pairs=3,
+        iterations=3,
+        checkpoint_period=3,
+    )
+    data = replace(settings.data, annotations=str(made.annotations), frames=str(made.frames), workers=workers)
+    if not small.still_images:
+        data = replace(data, holdout=0, holdout_share=0.3)
+    run_config = replace(settings.run, evaluate_period=0 if small.still_images else 3)
+    settings = TrainSettings(replace(settings.network, train=small), data, run_config)
+    told: list[str] = []
+    assert run(settings, tmp_path / "out", announce=told.append).iterations == 3
+    steps = [entry for entry in entries(tmp_path / "out") if "loss" in entry]
+    assert all(math.isfinite(entry["loss"]) and entry["matched"] > 0 for entry in steps)
+    assert any(entry["items"] > 0 for entry in steps)
+    assert steps[-1]["faults"] == 0
+    assert not any(line.startswith(("left out", "passed over")) for line in told)
+    scores = [entry["scores"] for entry in entries(tmp_path / "out") if "scores" in entry]
+    assert ["AP_occ_heavy" in found for found in scores] == (
+        [] if small.still_images else [preset is ovis_r50]
+    )
+
+
+def test_operator_trains_as_torch_alone(
+    settings: TrainSettings, tmp_path: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
+    caches = deform_op._cpu_library, deform_op._problem
+    told: dict[str, list[str]] = {"always": [], "never": []}
+    for which, lines in told.items():
+        for cached in caches:
+            cached.cache_clear()
+        chosen = override(settings, [f"run.operator={which}", "train.iterations=3"])
+        run(chosen, tmp_path / which, announce=lines.append)
+    for cached in caches:
+        cached.cache_clear()
+    assert "deformable attention: its library" in told["always"]
+    assert "deformable attention: torch alone (run.operator=never)" in told["never"]
+    ours, theirs = entries(tmp_path / "always"), entries(tmp_path / "never")
+    assert ours[0]["losses"] == pytest.approx(theirs[0]["losses"], rel=1e-5)
+    # AdamW's first steps are as long for a gradient that is rounding alone as for any other.
+    for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):
+        assert [entry[name] for entry in ours] == pytest.approx(
+            [entry[name] for entry in theirs], rel=tolerance
+        )
+    assert ours != theirs
 
 
 def test_best_on_the_holdout_is_kept(settings: TrainSettings, tmp_path: Path) -> None:
