@@ -80,3 +80,21 @@ def test_rates_are_set_from_the_first_ones() -> None:
     for iteration in (0, 1, 2, 0, 2):
         set_rates(optimiser, iteration, train)
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([1e-7, 1e-6])
+
+
+def test_weights_move_as_published() -> None:
+    """Loshchilov and Hutter's equations, in float64."""
+    train = TrainConfig(lr=1e-2, weight_decay=0.1)
+    module = torch.nn.Linear(3, 4)
+    optimiser = build_optimiser(module, train)
+    weights = module.weight.detach().double()
+    first, second = torch.zeros_like(weights), torch.zeros_like(weights)
+    gradients = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    for step, gradient in enumerate(gradients, 1):
+        module.weight.grad = gradient.clone()
+        optimiser.step()
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient.double() ** 2
+        direction = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        weights = (1 - 1e-2 * 0.1) * weights - 1e-2 * direction
+    torch.testing.assert_close(module.weight.detach().double(), weights, rtol=1e-6, atol=1e-6)
