@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from idol_deploy.data.holdout import HOLDOUT_SHARE
-    from idol_deploy.evaluate.run import Evaluation, ModelChoice, evaluate
+    from idol_deploy.evaluate.model import ModelChoice
+    from idol_deploy.evaluate.run import Evaluation, evaluate
 
     model = None
     if options.bundle or options.weights or options.preset:

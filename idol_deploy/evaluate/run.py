@@ -11,61 +11,19 @@ from idol_deploy.data.holdout import HOLDOUT_SHARE, holdout
 from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.average_precision import RANGES, Metric, score
 from idol_deploy.evaluate.inference import Work, run_videos
+from idol_deploy.evaluate.model import ModelChoice, open_pipeline
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
 from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
-from idol_runtime.backends import GraphChoice
-from idol_runtime.config import override
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.files import replacing, writable_target
 from idol_runtime.optional import import_optional
-from idol_runtime.pipeline import Pipeline
 
-__all__ = ["Evaluated", "Evaluation", "ModelChoice", "evaluate"]
+__all__ = ["Evaluated", "Evaluation", "evaluate"]
 
 Announce = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which model, and how it runs.
-
-    Attributes:
-        bundle: an exported bundle; else
-        weights: a checkpoint, of
-        preset: this preset, or the `settings.json` of the run that trained it; run in PyTorch.
-        backend: of a bundle.
-        graph: of a bundle.
-        device: `cpu`, `cuda` or `cuda:N`; of several processes with `cuda`, each takes its own.
-        threads: CPU threads of a bundle's backend.
-        fit: letterbox frames that a bundle was not made for.
-        settings: changes to thresholds and association.
-    """
-
-    bundle: Path | None = None
-    weights: Path | None = None
-    preset: str | None = None
-    backend: str = "auto"
-    graph: GraphChoice = "auto"
-    device: str = "cpu"
-    threads: int | None = None
-    fit: bool = False
-    settings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if (self.bundle is None) == (self.weights is None):
-            raise ConfigError("nothing to run, or two things: give a bundle, or --weights with --preset")
-        if (self.weights is None) != (self.preset is None):
-            raise ConfigError("--weights and --preset go together: the preset says what the weights are")
-
-    @property
-    def file(self) -> Path:
-        """What the results come from."""
-        file = self.bundle or self.weights
-        assert file is not None
-        return file
 
 
 @dataclass(frozen=True)
@@ -214,40 +172,7 @@ def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard:
         "graph": model.graph,
     }
     work = Work(dataset, task.frames, task.results, identity, shard)
-    return run_videos(work, lambda: _open(model, shard))
-
-
-def _open(model: ModelChoice, shard: Shard) -> Pipeline:
-    device = model.device
-    if device == "cuda" and shard.count > 1:
-        device = f"cuda:{shard.local_rank}"
-    if model.bundle is not None:
-        return Pipeline.open(
-            model.bundle,
-            backend=model.backend,
-            device=device,
-            threads=model.threads,
-            graph=model.graph,
-            fit=model.fit,
-            settings=model.settings,
-        )
-    from idol_deploy.train.settings import network_config
-
-    assert model.preset is not None
-    assert model.weights is not None
-    config = network_config(model.preset)
-    stream = override(config.stream, model.settings)
-    torch = import_optional("torch", "torch", "train", "running a checkpoint")
-    from idol_deploy.backend import TorchBackend
-    from idol_deploy.checkpoint import load_checkpoint
-
-    if model.threads:
-        torch.set_num_threads(model.threads)
-    try:
-        network = load_checkpoint(model.weights, config).to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ConfigError(f"PyTorch cannot use device {device}: {str(error).splitlines()[0]}") from error
-    return Pipeline(TorchBackend(network), stream)
+    return run_videos(work, lambda: open_pipeline(model, shard))
 
 
 def _digest(path: Path) -> str:

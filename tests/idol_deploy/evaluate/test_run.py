@@ -12,7 +12,8 @@ from PIL import Image
 
 from idol_deploy import config as config_module
 from idol_deploy.config import PRESETS, IdolConfig
-from idol_deploy.evaluate.run import Evaluation, ModelChoice, evaluate
+from idol_deploy.evaluate.model import ModelChoice
+from idol_deploy.evaluate.run import Evaluation, evaluate
 from idol_deploy.reference import make_video
 from idol_runtime.errors import ConfigError, DataError
 
@@ -96,17 +97,3 @@ def test_no_annotations_and_no_use_for_the_results(tiny_set: Evaluation) -> None
 def test_what_does_not_go_together(changed: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Evaluation(Path("gt.json"), **changed)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({}, "nothing to run, or two things"),
-        ({"bundle": Path("b"), "weights": Path("w"), "preset": "p"}, "nothing to run, or two things"),
-        ({"weights": Path("w")}, "go together"),
-        ({"bundle": Path("b"), "preset": "p"}, "go together"),
-    ],
-)
-def test_one_model(given: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ModelChoice(**given)
