@@ -38,7 +38,9 @@ class _Drawn:
     class_names: Sequence[str]
 
 
-def draw_pairs(batch: Batch, class_names: Sequence[str]) -> RGBImage:  # [N * (H + 48) - 8, 2 * W + 8, 3]
+def draw_pairs(
+    batch: Batch, class_names: Sequence[str], scale: int = 1
+) -> RGBImage:  # [N * (scale * H + 48) - 8, 2 * scale * W + 8, 3]
     """Draw the N pairs of a batch.
 
     An instance has the same number and colour in both frames: its place among the targets of its pair.
@@ -46,33 +48,35 @@ def draw_pairs(batch: Batch, class_names: Sequence[str]) -> RGBImage:  # [N * (H
     Args:
         batch: as a loader gives it, on the CPU.
         class_names: a name per label.
+        scale: sides of the square that each pixel becomes.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.
     """
     rows = []
     for pair in range(len(batch.targets.labels)):
-        key, reference = (_draw_frame(batch, pair, which, class_names) for which in (0, 1))
+        key, reference = (_draw_frame(batch, pair, which, class_names, scale) for which in (0, 1))
         rows += [_join((key, reference), axis=1)]
     return _join(rows, axis=0)
 
 
-def write_pairs(batch: Batch, class_names: Sequence[str], path: str | Path) -> None:
+def write_pairs(batch: Batch, class_names: Sequence[str], path: str | Path, scale: int = 1) -> None:
     """Write the picture of a batch, as PNG or whatever else the name ends in.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.
         OutputError: the file cannot be written.
     """
-    image = Image.fromarray(draw_pairs(batch, class_names))
+    image = Image.fromarray(draw_pairs(batch, class_names, scale))
     with replacing(path) as temporary:
         image.save(temporary)
 
 
-def _draw_frame(batch: Batch, pair: int, which: int, class_names: Sequence[str]) -> RGBImage:
+def _draw_frame(batch: Batch, pair: int, which: int, class_names: Sequence[str], scale: int) -> RGBImage:
     """Frame `which` of a pair: 0 the key, 1 the reference."""
-    targets, padded = batch.targets, batch.padding_mask[2 * pair + which].numpy()
-    image = batch.images[2 * pair + which].permute(1, 2, 0).numpy()
+    targets = batch.targets
+    padded = batch.padding_mask[2 * pair + which].numpy().repeat(scale, 0).repeat(scale, 1)
+    image = batch.images[2 * pair + which].permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
     canvas = np.full((image.shape[0] + _STRIP, *image.shape[1:]), _PADDING, np.uint8)
     canvas[: len(image)][~padded] = image[~padded]
     size = int((~padded[:, 0]).sum()), int((~padded[0]).sum())
@@ -91,7 +95,7 @@ def _draw_frame(batch: Batch, pair: int, which: int, class_names: Sequence[str])
         class_names=class_names,
     )
     count = f"{len(boxes)} of {int(exists.sum())}" if which else str(len(boxes))
-    caption = f"{('key', 'reference')[which]}: {size[0]} x {size[1]}, instances: {count}"
+    caption = f"{('key', 'reference')[which]}: {size[0] // scale} x {size[1] // scale}, instances: {count}"
     return draw(canvas, drawn, boxes=True, scores=False, caption=caption)
 
 

@@ -26,7 +26,7 @@ from idol_deploy.data.samples import (
 from idol_deploy.data.transforms import View, draw_still_views
 from idol_runtime.errors import DataError
 
-__all__ = ["StillPairs"]
+__all__ = ["StillPairs", "still_frame"]
 
 
 class StillPairs:
@@ -101,7 +101,7 @@ class StillPairs:
         counts = [counts for counts, keep in zip(still.masks, listed, strict=True) if keep]
         masks, boxes = expand_masks(counts, still.size), still.boxes_xyxy[listed]
         key, reference = (
-            _still_frame(image, view, masks, boxes)
+            still_frame(image, view, masks, boxes)
             for view in draw_still_views(still.size, 2, self._train, rng)
         )
         identities = np.full(int(listed.sum()), NO_IDENTITY, np.int64)
@@ -113,12 +113,13 @@ class StillPairs:
                 self.log.add(unlisted_class(path, number, names[category]))
 
 
-def _still_frame(
+def still_frame(
     image: Image.Image,
     view: View,
     masks: NDArray[np.bool_],  # [n, H, W]
     boxes_xyxy: NDArray[np.float32],  # [n, 4]
 ) -> AnnotatedFrame:
+    """What a view shows of an image and its instances; boxes are the annotated ones, cut off at its edge."""
     masks, boxes = view.masks(masks), view.boxes(boxes_xyxy)
     present: NDArray[np.bool_] = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     present &= np.logical_or.reduce(masks, (1, 2))

@@ -25,7 +25,7 @@ from idol_deploy.data.transforms import View, boxes_of, draw_video_views
 from idol_deploy.data.ytvis import Track, Video, VisDataset, read_dataset
 from idol_runtime.errors import DataError
 
-__all__ = ["VideoPairs", "draw_frames"]
+__all__ = ["VideoPairs", "draw_frames", "video_frame"]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class VideoPairs:
         views = draw_video_views([clip.video.size] * len(pair), self._train, rng)
         on_either = [i for i, track in enumerate(clip.tracks) if any(track.masks.areas[t] for t in pair)]
         key, reference = (
-            _video_frame(image, view, [clip.tracks[i].masks.counts[frame] for i in on_either])
+            video_frame(image, view, [clip.tracks[i].masks.counts[frame] for i in on_either])
             for image, view, frame in zip(images, views, pair, strict=True)
         )
         chosen = np.array(on_either, np.int64)
@@ -183,7 +183,8 @@ def draw_frames(frames: Sequence[int], most: int, rng: np.random.Generator) -> t
     return min(first, second), max(first, second)
 
 
-def _video_frame(image: Image.Image, view: View, counts: Sequence[bytes | None]) -> AnnotatedFrame:
+def video_frame(image: Image.Image, view: View, counts: Sequence[bytes | None]) -> AnnotatedFrame:
+    """What a view shows of a frame and its instances' compressed masks; boxes are those of what is seen."""
     masks = view.masks(expand_masks(counts, view.source))
     boxes = boxes_of(masks)
     return AnnotatedFrame(view.image(image), masks, boxes, boxes[:, 2] > 0)
