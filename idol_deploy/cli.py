@@ -10,7 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idol_deploy.commands import ablate, evaluate, export, fetch_weights, inspect, plugins, run, synth, train
+from idol_deploy.commands import (
+    ablate,
+    evaluate,
+    export,
+    fetch_weights,
+    figure,
+    inspect,
+    plugins,
+    run,
+    synth,
+    train,
+)
 from idol_deploy.commands.steps import INTERRUPTED
 from idol_runtime.errors import IdolError
 
@@ -56,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_arguments(commands.add_parser("run", help="bundle and video to tracked masks"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score results, or a model over a data set"))
     ablate.add_arguments(commands.add_parser("ablate", help="what each part of the method is worth"))
+    figure.add_arguments(commands.add_parser("figure", help="pictures of training and tracking"))
     inspect.add_arguments(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))
     plugins.add_arguments(
         commands.add_parser("plugins", help="build, list or test the deformable-attention kernel")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         ["ablate"],
         ["inspect"],
         ["fetch-weights"],
+        ["figure"],
+        *(["figure", c] for c in ("pairs", "curves", "selection", "identities", "timeline")),
         ["plugins"],
         *(["plugins", c] for c in ("build", "info", "selftest")),
     ],

@@ -1,0 +1,44 @@
+"""Videos of shapes, a network that fits them, and reading pictures back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from idol_deploy.config import IdolConfig
+from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_stills, make_videos
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> MadeDataset:
+    """Two videos of four frames, 48 x 64 pixels, three shapes in each."""
+    return make_videos(tmp_path_factory.mktemp("videos"), videos=2, frames=4, size=(48, 64), shapes=3)
+
+
+@pytest.fixture(scope="session")
+def stills(tmp_path_factory: pytest.TempPathFactory) -> MadeDataset:
+    """Two images, 48 x 64 pixels."""
+    return make_stills(tmp_path_factory.mktemp("stills"), images=2, size=(48, 64), shapes=3)
+
+
+@pytest.fixture(scope="session")
+def config(tiny_config: IdolConfig) -> IdolConfig:
+    """A tiny network for shapes, on frames of half as many pixels again."""
+    train = replace(tiny_config.train, min_sizes=(48,), max_size=64, crop_range=(32, 48), batch_pairs=1)
+    preprocessing = replace(tiny_config.preprocessing, short_side=72)
+    return replace(tiny_config, classes=SHAPES, train=train, preprocessing=preprocessing)
+
+
+@pytest.fixture
+def svg(tmp_path: Path) -> Callable[[Callable[[Path], object]], str]:
+    """The source of the SVG picture that a function draws at a path; its text is text."""
+
+    def source(draw: Callable[[Path], object]) -> str:
+        path = tmp_path / "drawn.svg"
+        draw(path)
+        return path.read_text()
+
+    return source
