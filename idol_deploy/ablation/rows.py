@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["ROWS", "TRAININGS", "Row"]
+__all__ = ["ROWS", "TRAININGS", "WITHOUT_TWS", "Row"]
 
 # What differs from the preset's loss, by the name of a training.
 TRAININGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -16,9 +16,9 @@ TRAININGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 # One running embedding per track, and no weight for how often it was seen.
-_NOT_TEMPORAL = ("association.temporal=momentum", "association.frame_weight=false")
-_CUES = (*_NOT_TEMPORAL, "association.matching=multi_cue")
-_EMBEDDINGS = (*_NOT_TEMPORAL, "association.matching=embedding")
+WITHOUT_TWS = ("association.temporal=momentum", "association.frame_weight=false")
+_CUES = (*WITHOUT_TWS, "association.matching=multi_cue")
+_EMBEDDINGS = (*WITHOUT_TWS, "association.matching=embedding")
 _TEMPORAL = (
     "association.temporal=published",
     "association.frame_weight=true",

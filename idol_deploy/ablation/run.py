@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idol_deploy.ablation.remembered import RememberingBackend
 from idol_deploy.ablation.rows import ROWS, TRAININGS, Row
 from idol_deploy.ablation.table import COLUMNS, markdown, summarise
 from idol_deploy.backend import TorchBackend
@@ -20,6 +19,7 @@ from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.average_precision import score
 from idol_deploy.evaluate.inference import Work, run_videos
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
+from idol_deploy.evaluate.remembering import RememberingBackend
 from idol_deploy.evaluate.tracking import CLASS_MEAN, load_trackeval, score_tracking
 from idol_deploy.train.loop import Training, train
 from idol_deploy.train.processes import Processes

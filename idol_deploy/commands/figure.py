@@ -215,9 +215,10 @@ def _identities(options: argparse.Namespace) -> int:
     from idol_deploy.figure.sheet import figure_target
 
     figure_target(options.output)
+    from idol_deploy.ablation.rows import WITHOUT_TWS
     from idol_deploy.evaluate.model import ModelChoice, open_pipeline
     from idol_deploy.figure.identities import draw_identities, read_truth
-    from idol_deploy.figure.twin_runs import WITHOUT_TWS, run_twins
+    from idol_deploy.figure.twin_runs import run_twins
 
     if (options.gt is None) != (options.video is None):
         raise ConfigError(

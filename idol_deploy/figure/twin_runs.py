@@ -10,20 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_deploy.evaluate.remembering import RememberingBackend
 from idol_runtime.association import NO_TRACK
-from idol_runtime.backends import Backend
 from idol_runtime.config import override
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import SourceError
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.results import FrameResult
 from idol_runtime.rle import RLE, encode_rles
 from idol_runtime.sources import open_source
 
-__all__ = ["TAKEN_OVER", "WITHOUT_TWS", "TwinFrame", "choose_frames", "find_changes", "run_twins"]
-
-# The paper's baseline: one running embedding for each track, and no weight for how often it was seen.
-WITHOUT_TWS = ("association.temporal=momentum", "association.frame_weight=false")
+__all__ = ["TAKEN_OVER", "TwinFrame", "choose_frames", "find_changes", "run_twins"]
 
 # In place of an earlier identity: the instance had none, and has one that was another's.
 TAKEN_OVER = -2
@@ -46,24 +42,6 @@ class TwinFrame:
     ids: Ints
     boxes_xyxy: NDArray[np.float32]
     masks: tuple[RLE, ...]
-
-
-class _Once:
-    """A backend that remembers its last answer, and so runs the network once for the two pipelines."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._asked: NDArray[np.uint8] | None = None
-        self._answer: list[NetworkOutput] = []
-        self.name, self.remark, self.network_size = backend.name, backend.remark, backend.network_size
-
-    def infer(self, images: NDArray[np.uint8]) -> list[NetworkOutput]:
-        if self._asked is None or not np.array_equal(self._asked, images):
-            self._asked, self._answer = images.copy(), self._backend.infer(images)
-        return self._answer
-
-    def close(self) -> None:
-        self._backend.close()
 
 
 def run_twins(
@@ -89,7 +67,7 @@ def run_twins(
         FrameError: a frame cannot be processed.
         MissingDependencyError: pycocotools is not installed.
     """
-    once = _Once(pipeline.backend)
+    once = RememberingBackend(pipeline.backend, keep=1)
     twins = [
         Pipeline(once, config, fit=pipeline.fit)
         for config in (pipeline.config, override(pipeline.config, other))

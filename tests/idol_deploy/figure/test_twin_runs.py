@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from idol_deploy.ablation.rows import WITHOUT_TWS
 from idol_deploy.figure.twin_runs import (
     TAKEN_OVER,
-    WITHOUT_TWS,
     TwinFrame,
     choose_frames,
     find_changes,

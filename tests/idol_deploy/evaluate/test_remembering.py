@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from idol_deploy.ablation.remembered import RememberingBackend
+from idol_deploy.evaluate.remembering import RememberingBackend
 from idol_runtime.detection import NetworkOutput
 
 
@@ -35,3 +35,12 @@ def test_each_frame_is_run_once_and_never_mistaken_for_another() -> None:
     # The same bytes in another shape are another frame.
     backend.infer(video[0].reshape(1, 6, 4, 3))
     assert counting.seen == 4
+
+
+def test_of_old_frames_nothing_is_kept() -> None:
+    counting = _Counting()
+    backend = RememberingBackend(counting, keep=2)
+    video = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
+    for t, seen in ((0, 1), (1, 2), (0, 2), (2, 3), (1, 3), (0, 4)):
+        backend.infer(video[t : t + 1])
+        assert counting.seen == seen

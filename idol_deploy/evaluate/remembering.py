@@ -1,4 +1,4 @@
-"""A backend that runs each frame once: rows that share a network differ in what is made of its outputs alone."""
+"""A backend that runs each frame once, for pipelines that differ in what they make of the network's outputs alone."""
 
 import hashlib
 
@@ -12,13 +12,12 @@ __all__ = ["RememberingBackend"]
 
 
 class RememberingBackend:
-    """Hands on what another backend found, and what it found before where the frame is the same to the last bit.
+    """Hands on what another backend found, and what it found before where the frame is the same to the last bit."""
 
-    Holds every output: at the sizes of small networks some 100 kB a frame.
-    """
-
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, keep: int | None = None) -> None:
+        """Remembers the outputs of the last `keep` frames; None: of all, some 100 kB each of an edge network."""
         self._backend = backend
+        self._keep = keep
         self._found: dict[bytes, NetworkOutput] = {}
 
     @property
@@ -41,14 +40,18 @@ class RememberingBackend:
         images: NDArray[np.uint8],  # [N, h, w, 3]
     ) -> list[NetworkOutput]:
         """One output per frame."""
-        keys = [_key(image) for image in images]
-        for key, image in zip(keys, images, strict=True):
-            if key not in self._found:
-                (self._found[key],) = self._backend.infer(image[None])
-        return [self._found[key] for key in keys]
+        return [self._output(image) for image in images]
 
     def close(self) -> None:
         """Keeps what it holds: the next pipeline wants it."""
+
+    def _output(self, image: NDArray[np.uint8]) -> NetworkOutput:
+        key = _key(image)
+        if key not in self._found:
+            (self._found[key],) = self._backend.infer(image[None])
+            if self._keep is not None and len(self._found) > self._keep:
+                del self._found[next(iter(self._found))]  # the oldest
+        return self._found[key]
 
 
 def _key(image: NDArray[np.uint8]) -> bytes:
