@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from idol_deploy.evaluate.average_precision import IOU_THRESHOLDS, LIMITS, RANGES, Range, Scores
-from idol_deploy.evaluate.tracking import CLASS_MEAN, DETECTION_MEAN
+from idol_deploy.evaluate.tracking import CLASS_MEAN, COUNTS, DETECTION_MEAN
 
 __all__ = ["document", "table"]
 
@@ -51,7 +51,7 @@ def document(scores: Scores, tracking: Tracking | None = None) -> dict[str, Any]
 
 
 def table(scores: Scores, tracking: Tracking | None = None) -> str:
-    """The summary, and one line per class, in percent; a dash where there is no instance."""
+    """The summary, and one line per class, in percent but for counts; a dash where there is no instance."""
     summary = scores.summary
     names = (
         [name for name in summary if name.startswith("AP")],
@@ -73,12 +73,16 @@ def table(scores: Scores, tracking: Tracking | None = None) -> str:
         values = scores.of_category(k)
         if not np.any(scores.recall[:, k] >= 0):
             continue
-        tracked = tracking[str(category.dataset_id)] if tracking else {}
-        lines.append(_row(category.name, [values[name] for name in columns] + [tracked[f] for f in fields]))
+        tracked = _tracked(tracking[str(category.dataset_id)]) if tracking else []
+        lines.append(_row(category.name, [values[name] for name in columns] + tracked))
     if tracking:
         for name, mean in (("mean of classes", CLASS_MEAN), ("of detections", DETECTION_MEAN)):
-            lines.append(_row(name, [""] * len(columns) + [tracking[mean][f] for f in fields]))
+            lines.append(_row(name, [""] * len(columns) + _tracked(tracking[mean])))
     return "\n".join(lines)
+
+
+def _tracked(values: Mapping[str, float]) -> list[Any]:
+    return [f"{value:.0f}" if name in COUNTS else value for name, value in values.items()]
 
 
 def _short(name: str) -> str:

@@ -37,7 +37,7 @@ class Evaluation:
         frames: the folder of frames, as
         results: this file.
         metric: whose rules.
-        tracking: also HOTA, AssA, DetA and IDF1.
+        tracking: also HOTA, AssA, DetA, IDF1 and identity switches.
         ious: keep the overlap matrices in `json`.
         json: all scores.
         submission: the server's archive.

@@ -1,4 +1,4 @@
-"""Scores of tracking rather than of ranking: HOTA, AssA, DetA and IDF1, computed by TrackEval.
+"""Scores of tracking rather than of ranking: HOTA, AssA, DetA, IDF1 and identity switches, computed by TrackEval.
 
 Results and annotations are handed over in memory. As in TrackEval's YouTube-VIS data set, every result counts whatever
 its score, and a class without instances and results scores 0 and takes part in the mean. Unlike there, an empty mask is
@@ -20,23 +20,27 @@ from idol_deploy.evaluate.predictions import Prediction
 from idol_runtime.errors import DataError
 from idol_runtime.optional import import_optional
 
-__all__ = ["CLASS_MEAN", "DETECTION_MEAN", "load_trackeval", "score_tracking"]
+__all__ = ["CLASS_MEAN", "COUNTS", "DETECTION_MEAN", "load_trackeval", "score_tracking"]
 
 CLASS_MEAN = "class_mean"
 DETECTION_MEAN = "detection_mean"
-_FIELDS = {"HOTA": ("HOTA", "AssA", "DetA"), "Identity": ("IDF1",)}
+COUNTS = frozenset({"IDSW"})  # a number, and its sum beside the means; all else is a share
+_FIELDS = {"HOTA": ("HOTA", "AssA", "DetA"), "Identity": ("IDF1",), "CLEAR": ("IDSW",)}
 
 
 def score_tracking(dataset: VisDataset, predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
-    """HOTA, AssA, DetA (means over thresholds) and IDF1.
+    """HOTA, AssA, DetA (means over thresholds), IDF1, and the number of identity switches IDSW.
+
+    A switch: an instance is matched, at an overlap of 0.5 or more, by another track than when it last was (Bernardin
+    and Stiefelhagen 2008).
 
     Args:
         dataset: with annotations.
         predictions: of its videos.
 
     Returns:
-        The four by category id, as text, then `class_mean` and `detection_mean`, which weighs classes by their
-        detections.
+        The five by category id, as text, then `class_mean` and `detection_mean`, which weighs classes by their
+        detections; `IDSW` is the sum in both.
 
     Raises:
         DataError: no annotations.
@@ -81,14 +85,16 @@ def load_trackeval() -> Any:
         MissingDependencyError: it is not installed.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        return import_optional("trackeval", "trackeval", "evaluate", "HOTA, AssA, DetA and IDF1")
+        return import_optional("trackeval", "trackeval", "evaluate", "HOTA, IDF1 and identity switches")
 
 
 def _metrics() -> dict[str, Any]:
     package = load_trackeval()
+    at_half = {"THRESHOLD": 0.5, "PRINT_CONFIG": False}
     return {
         "HOTA": package.metrics.HOTA(),
-        "Identity": package.metrics.Identity({"THRESHOLD": 0.5, "PRINT_CONFIG": False}),
+        "Identity": package.metrics.Identity(at_half),
+        "CLEAR": package.metrics.CLEAR(at_half),
     }
 
 

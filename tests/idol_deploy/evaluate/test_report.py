@@ -35,14 +35,14 @@ def test_the_document_has_the_official_names(official: Path, metric: Metric) -> 
     }
 
 
-def test_the_table_is_in_percent_and_leaves_out_what_is_not_there(official: Path) -> None:
+def test_the_table_is_in_percent_but_for_counts_and_leaves_out_what_is_not_there(official: Path) -> None:
     dataset = read_dataset(official / "gt.json").subset({9})
     scores = score(dataset, [])
-    four = {"HOTA": 0.25, "AssA": 0.5, "DetA": 0.125, "IDF1": 0.75}
-    tracking = {str(category.dataset_id): four for category in dataset.categories}
-    lines = table(scores, tracking | {CLASS_MEAN: four, DETECTION_MEAN: four}).splitlines()
+    five = {"HOTA": 0.25, "AssA": 0.5, "DetA": 0.125, "IDF1": 0.75, "IDSW": 3.0}
+    tracking = {str(category.dataset_id): five for category in dataset.categories}
+    lines = table(scores, tracking | {CLASS_MEAN: five, DETECTION_MEAN: five}).splitlines()
     assert lines[0].split() == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     assert set(lines[1].split()[1:]) == {"0.00", "-"}
     classes = [line.split() for line in lines[7:]]
     assert [row[0] for row in classes] == ["dog", "mean", "of"]
-    assert classes[0][-4:] == ["25.00", "50.00", "12.50", "75.00"]
+    assert classes[0][-5:] == ["25.00", "50.00", "12.50", "75.00", "3"]
