@@ -26,6 +26,7 @@ TESTS = {
 }
 # Tests of something other than one module, and of what.
 NOT_OF_ONE_MODULE = {
+    "idol_deploy/train/test_overfit.py": "that training, tracking and scoring together learn; their commands, joined",
     "runtime/test_bundle_contents.py": "what may be inside a bundle; the second half of test_bundle.py",
     "runtime/test_canary.py": "replay_canary of pipeline.py, with Pipeline.open; test_pipeline.py has the rest",
 }
