@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for trainings, cells and table",
     )
-    add("--preset", required=True, help="network, augmentation and schedule of every training: edge_ovis, …")
+    add("--preset", required=True, help="network, augmentation and schedule of every training: edge_synth, …")
     add("--annotations", required=True, type=Path, metavar="FILE", help="videos to train on")
     add(
         "--frames", required=True, type=Path, metavar="DIR", help="the folder that their file names are below"

@@ -3,7 +3,7 @@
 Spelled as the data sets' annotation files spell them ("Vehical" included).
 """
 
-__all__ = ["COCO", "COCO_IDS", "OVIS", "YTVIS_2019", "YTVIS_2021"]
+__all__ = ["COCO", "COCO_IDS", "OVIS", "SYNTH", "YTVIS_2019", "YTVIS_2021"]
 
 # fmt: off
 YTVIS_2019: tuple[str, ...] = (
@@ -37,6 +37,11 @@ COCO: tuple[str, ...] = (
     "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
     "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase",
     "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+
+# Of `idol-deploy synth`.
+SYNTH: tuple[str, ...] = (
+    "animal", "bird", "blob", "bug", "face", "fruit", "person", "ring", "sea_animal", "star", "vehicle",
 )
 
 # COCO numbered 91 categories and released 80.
