@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from idol_deploy.data.synthetic import make_videos
 
@@ -32,7 +33,17 @@ def _set(settings: Sequence[str]) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A second thread gains little on tensors this small; on a busy machine, waiting for it takes many times longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_two_videos_are_learnt_by_heart(idol: Command, tmp_path: Path) -> None:
     pytest.importorskip("trackeval", reason="TrackEval is not installed: pip install 'idol-deploy[evaluate]'")
     # One has three discs of one colour, the other shapes that hide each other.
