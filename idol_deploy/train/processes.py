@@ -97,11 +97,16 @@ def joined(device: str) -> Iterator[Processes]:
         if not isinstance(error, dist.DistError) and not _GONE.search(str(error)):
             raise
         raise TrainingError(
-            f"process {shard.rank} of {shard.count} lost the others: {str(error).splitlines()[0]}; if none of them "
-            "tells why, one was killed, as happens when memory is full; continue all with --resume"
+            f"process {shard.rank} of {shard.count} lost the others: {_reason(error)}; if none of them tells why, one "
+            "was killed, as happens when memory is full; continue all with --resume"
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first sentence, without the place in torch's sources."""
+    return re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).partition(". ")[0]
 
 
 def _usable(device: str) -> torch.device:
