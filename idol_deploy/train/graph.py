@@ -75,9 +75,14 @@ def prepare_graph(graph: TrainingGraph, settings: TrainSettings, announce: Annou
     if run.recompute:
         recompute_layers(model)
     if run.compile:
-        for part in (model.backbone, model.transformer.encoder, model.transformer.decoder):
-            # Sizes change from batch to batch; one program for all of them.
-            part.compile(dynamic=True)
+        compile_layers(model)
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compiles the transformer's layers: one program serves all of a kind, whatever the size of the frames."""
+    for module in model.modules():
+        if isinstance(module, EncoderLayer | DecoderLayer):
+            module.compile(dynamic=True)
 
 
 def recompute_layers(model: nn.Module) -> None:

@@ -64,7 +64,7 @@ class RunConfig:
             `loss.global_normaliser`, which takes another forward pass.
         recompute: keep no activations inside transformer and Swin layers and compute them again for the gradient:
             slower, less memory, the same bits.
-        compile: compile backbone and transformer with torch.compile.
+        compile: compile the transformer's layers with torch.compile.
         operator: `auto` takes the deformable-attention library where it is built, `always` insists, `never` doesn't.
         keep_last: checkpoints to keep.
         evaluate_period: iterations between evaluations on the holdout, whose AP decides the best; 0: none.

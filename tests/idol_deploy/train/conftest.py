@@ -12,6 +12,7 @@ from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
 from idol_deploy.train.settings import DataConfig, RunConfig, TrainSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from idol_deploy.config import IdolConfig
@@ -58,3 +59,18 @@ def settings(tiny_config: IdolConfig, shapes: MadeDataset) -> TrainSettings:
     network = replace(tiny_config, classes=SHAPES, train=train)
     data = DataConfig(str(shapes.annotations), str(shapes.frames), workers=0)
     return TrainSettings(network, data=data, run=RunConfig(log_period=1))
+
+
+@pytest.fixture
+def operator_built(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The attention's operator finds its library."""
+    from idol_deploy.model import deform_op
+
+    def forget() -> None:
+        for cached in (deform_op._cpu_library, deform_op._problem):
+            cached.cache_clear()
+
+    monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
+    forget()
+    yield
+    forget()

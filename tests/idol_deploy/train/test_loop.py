@@ -18,7 +18,6 @@ from idol_deploy.checkpoint import inspect_checkpoint
 from idol_deploy.config import IdolConfig, coco_r50, ovis_r50, ytvis19_r50
 from idol_deploy.data.loader import EndlessSampler, LoaderState, draw_sample, to_pair
 from idol_deploy.data.synthetic import MadeDataset, make_stills, make_videos
-from idol_deploy.model import deform_op
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph
 from idol_deploy.train.loop import Trained, Training, train
@@ -211,19 +210,12 @@ def test_every_format_trains_with_every_augmentation(
     )
 
 
-def test_operator_trains_as_torch_alone(
-    settings: TrainSettings, tmp_path: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
-    caches = deform_op._cpu_library, deform_op._problem
+@pytest.mark.usefixtures("operator_built")
+def test_operator_trains_as_torch_alone(settings: TrainSettings, tmp_path: Path) -> None:
     told: dict[str, list[str]] = {"always": [], "never": []}
     for which, lines in told.items():
-        for cached in caches:
-            cached.cache_clear()
         chosen = override(settings, [f"run.operator={which}", "train.iterations=3"])
         run(chosen, tmp_path / which, announce=lines.append)
-    for cached in caches:
-        cached.cache_clear()
     assert "deformable attention: its library" in told["always"]
     assert "deformable attention: torch alone (run.operator=never)" in told["never"]
     ours, theirs = entries(tmp_path / "always"), entries(tmp_path / "never")

@@ -64,7 +64,8 @@ def free_port() -> int:
 
 # Whoever is stopped is silent; both must start within the same patience, on a busy machine too.
 @pytest.mark.parametrize(
-    ("how", "lost", "patience"), [("killed", 0, 100), ("killed", 1, 100), ("stopped", 1, 15)]
+    ("how", "lost", "patience"),
+    [("killed", 0, 100), ("killed", 1, 100), pytest.param("stopped", 1, 15, marks=pytest.mark.slow)],
 )
 def test_a_process_that_is_gone_ends_the_others(how: str, lost: int, patience: int) -> None:
     port = free_port()

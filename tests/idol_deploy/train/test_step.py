@@ -53,6 +53,19 @@ def test_precisions_and_recomputing_change_little_or_nothing(
     assert (changed[0].total == plain[0].total) == (tolerance == 0)
 
 
+@pytest.mark.slow
+# torch's own, while it compiles.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+@pytest.mark.usefixtures("operator_built")
+def test_compiled_steps_equal_eager_ones(uneven: TrainSettings) -> None:
+    uneven = override(uneven, ["train.clip_norm=0.01", "run.operator=always"])
+    eager, compiled = (steps(override(uneven, [f"run.compile={on}"]))[0] for on in (False, True))
+    for ours, theirs in zip(compiled, eager, strict=True):
+        assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
+    assert compiled[0].losses != eager[0].losses
+
+
 def test_accumulated_gradient_is_the_mean(settings: TrainSettings) -> None:
     settings = replace(
         settings, network=replace(settings.network, train=replace(settings.network.train, clip_norm=math.inf))
