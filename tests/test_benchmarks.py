@@ -263,3 +263,28 @@ def test_data_loading_writes_and_judges(tmp_path: Path) -> None:
     assert found["images_per_second"].keys() == {"0", "1"}
     assert set(found["ms_per_image"]) >= {"read", "expand masks", "resize masks", "resize images", "join"}
     assert found["passed"]
+
+
+@needs_torch
+def test_a_profiled_network_matches_as_a_trained_one(load: Any) -> None:
+    import torch
+
+    from idol_deploy.matcher import match
+
+    instances = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.2], [0.5, 0.5, 0.1, 0.1]]])
+    exists = torch.tensor([[True, True, False]])
+    boxes = torch.full((1, 40, 4), 0.01)
+    moved = load("training_profile").moved(boxes, instances, exists)
+    found = match(torch.zeros(1, 40, 2), moved, torch.zeros(1, 3, dtype=torch.int64), instances, exists)
+    assert int(found.matched.sum()) == 18  # the sum of ten IoUs, cut off, for each that exists
+
+
+def test_what_the_docs_say_of_a_training_step() -> None:
+    """The table is that of the committed result."""
+    found = json.loads((BENCHMARKS / "results" / "training_profile.json").read_text())
+    assert found["passed"]
+    assert max(case["share"]["assignment"] for case in found["cases"]) < 0.01
+    text = (ROOT / "docs" / "training.md").read_text()
+    for case in found["cases"]:
+        share = " | ".join(f"{value:.1%}" for value in case["share"].values())
+        assert f"| {case['threads']} | {case['images_per_second']:.2f} | {share} |" in text
