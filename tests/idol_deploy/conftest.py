@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -147,12 +148,18 @@ def refused(idol: Command, unchanged: Unchanged) -> Callable[..., str]:
     return run
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start() -> Start:
     """Starts the command in a process of its own."""
 
     def run(*arguments: object, **options: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "error", "-m", "idol_deploy.cli", *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A shell's background job ignores Ctrl-C, and so would its children.
+        return subprocess.Popen(command, **pipes, **options, preexec_fn=_heed_interrupts)
 
     return run
