@@ -20,7 +20,7 @@ from idol_deploy.model.transformer import DecoderLayer, EncoderLayer
 from idol_deploy.train.settings import TrainSettings
 from idol_deploy.training_graph import TrainingGraph
 
-__all__ = ["build_graph", "prepare_graph", "recompute_layers"]
+__all__ = ["build_graph", "compile_layers", "prepare_graph", "recompute_layers"]
 
 Announce = Callable[[str], None]
 

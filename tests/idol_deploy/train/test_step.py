@@ -106,8 +106,13 @@ def test_global_normaliser_makes_accumulated_batches_one(uneven: TrainSettings) 
 
 def test_counting_ahead_drops_the_same_units(settings: TrainSettings) -> None:
     assert settings.network.model.dropout > 0
-    changes = ["loss.global_normaliser=true", "run.accumulate=2", "run.precision=bf16"]
-    (report,), stepper = steps(override(settings, changes), 1)
+    after = []
+    for everywhere in (False, True):
+        changes = [f"loss.global_normaliser={everywhere}", "run.accumulate=2", "run.precision=bf16"]
+        (report,), stepper = steps(override(settings, changes), 1)
+        after.append(torch.get_rng_state())
+    # Generators stand where they would without the counting.
+    assert torch.equal(*after)
     counted = stepper._alone.criterion.normaliser(torch.zeros(()))
     assert counted[-2:].tolist() == [report.matched, report.items]
 
