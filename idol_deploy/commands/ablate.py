@@ -5,7 +5,7 @@ from pathlib import Path
 
 from idol_deploy.commands.arguments import whole
 from idol_deploy.commands.steps import INTERRUPTED, steps
-from idol_deploy.commands.train import new_settings
+from idol_deploy.commands.training import import_training, new_settings
 
 __all__ = ["add_arguments", "run"]
 
@@ -72,11 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from idol_runtime.optional import import_optional
-
-    for package in ("torch", "safetensors", "pycocotools"):
-        import_optional(package, package, "train", "training")
-
+    import_training("training")
     from idol_deploy.ablation.rows import ROWS
     from idol_deploy.ablation.run import Ablation, ablate
     from idol_deploy.train.processes import joined

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from idol_deploy.commands.arguments import positive, whole
+from idol_deploy.commands.model import add_association, model_choice
 from idol_deploy.commands.steps import steps
 from idol_runtime.errors import ConfigError
 
@@ -42,34 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--graph", default="auto", help="of the bundle: auto, plugin, portable (default: auto)")
     add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the model")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="association.temporal=paper, for example",
-    )
+    add_association(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from idol_deploy.data.holdout import HOLDOUT_SHARE
-    from idol_deploy.evaluate.model import ModelChoice
     from idol_deploy.evaluate.run import Evaluation, evaluate
 
     model = None
     if options.bundle or options.weights or options.preset:
-        model = ModelChoice(
-            bundle=options.bundle,
-            weights=options.weights,
-            preset=options.preset,
-            backend=options.backend,
-            graph=options.graph,
-            device=options.device,
-            threads=options.threads,
-            fit=options.fit,
-            settings=tuple(options.set),
-        )
+        model = model_choice(options)
     if options.ious and not options.json:
         raise ConfigError("--ious go into the file of --json; give both")
     if options.holdout_share is not None and options.holdout is None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from idol_deploy.commands.arguments import positive, whole
+from idol_deploy.commands.model import add_association, model_choice
 from idol_deploy.commands.steps import steps
+from idol_deploy.commands.training import import_training, new_settings
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments"]
@@ -56,6 +58,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="as train takes it: train.max_size=640, loss.iou_positive=0.6, …",
     )
+    parser.set_defaults(global_normaliser=False, strict=False, holdout=None)
 
 
 def _add_pairs(parser: argparse.ArgumentParser) -> None:
@@ -122,13 +125,7 @@ def _add_identities(parser: argparse.ArgumentParser) -> None:
     add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
     add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the model")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of both: association.temporal=paper, …",
-    )
+    add_association(parser, "of both: association.temporal=paper, …")
     add(
         "--against",
         action="append",
@@ -159,7 +156,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _pairs(options: argparse.Namespace) -> int:
-    _import_training("drawing pairs")
+    import_training("drawing pairs")
     from idol_deploy.figure.pairs import draw_training_pairs
     from idol_deploy.train.settings import override
 
@@ -186,7 +183,7 @@ def _selection(options: argparse.Namespace) -> int:
     from idol_deploy.figure.sheet import figure_target
 
     figure_target(options.output)
-    _import_training("drawing a selection")
+    import_training("drawing a selection")
     from idol_deploy.evaluate.model import load_model
     from idol_deploy.figure.annotated import read_still, read_video_frame
     from idol_deploy.figure.selection import draw_selection
@@ -216,7 +213,7 @@ def _identities(options: argparse.Namespace) -> int:
 
     figure_target(options.output)
     from idol_deploy.ablation.rows import WITHOUT_TWS
-    from idol_deploy.evaluate.model import ModelChoice, open_pipeline
+    from idol_deploy.evaluate.model import open_pipeline
     from idol_deploy.figure.identities import draw_identities, read_truth
     from idol_deploy.figure.twin_runs import run_twins
 
@@ -229,15 +226,7 @@ def _identities(options: argparse.Namespace) -> int:
     names = (" ".join(options.set) or "as configured", " ".join(against))
     if options.against is None:
         names = ("with TWS", "without TWS")
-    choice = ModelChoice(
-        bundle=options.bundle,
-        weights=options.weights,
-        preset=options.preset,
-        device=options.device,
-        threads=options.threads,
-        fit=options.fit,
-        settings=tuple(options.set),
-    )
+    choice = model_choice(options)
     with steps() as announce:
         announce(f"running {choice.file}")
         with open_pipeline(choice) as pipeline:
@@ -275,22 +264,8 @@ def _timeline(options: argparse.Namespace) -> int:
     return 0
 
 
-def _import_training(purpose: str) -> None:
-    from idol_runtime.optional import import_optional
-
-    for package in ("torch", "safetensors", "pycocotools"):
-        import_optional(package, package, "train", purpose)
-
-
 def _settings(options: argparse.Namespace) -> Any:
     """What `train` would have of the same arguments."""
-    from dataclasses import replace
+    from idol_deploy.train.settings import override
 
-    from idol_deploy.train.data import category_names
-    from idol_deploy.train.settings import DataConfig, TrainSettings, network_config, override
-
-    network = network_config(options.preset)
-    if options.own_classes:
-        network = replace(network, classes=category_names(options.annotations))
-    data = DataConfig(str(options.annotations), str(options.frames), workers=0)
-    return override(TrainSettings(network, data), options.set)
+    return override(new_settings(options), ["data.workers=0", *options.set])

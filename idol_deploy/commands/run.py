@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from idol_deploy.commands.arguments import positive
+from idol_deploy.commands.model import add_association
 from idol_deploy.commands.steps import INTERRUPTED
 from idol_runtime.errors import ConfigError
 
@@ -38,13 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the backend")
     add("--no-canary", dest="canary", action="store_false", help="skip the golden frame at load")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="association.temporal=paper, for example",
-    )
+    add_association(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,9 +6,10 @@ from typing import Any
 
 from idol_deploy.commands.arguments import whole
 from idol_deploy.commands.steps import INTERRUPTED, steps
+from idol_deploy.commands.training import import_training, new_settings
 from idol_runtime.errors import ConfigError
 
-__all__ = ["add_arguments", "new_settings", "run"]
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,11 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from idol_runtime.optional import import_optional
-
-    for package in ("torch", "safetensors", "pycocotools"):
-        import_optional(package, package, "train", "training")
-
+    import_training("training")
     from idol_deploy.train.loop import Training, train
     from idol_deploy.train.processes import joined
     from idol_deploy.train.settings import override
@@ -105,27 +102,3 @@ def _resumed_settings(options: argparse.Namespace) -> tuple[Any, Path]:
             )
     newest = SnapshotFolder(options.output, 1).newest()
     return read_snapshot(newest).settings, newest
-
-
-def new_settings(options: argparse.Namespace) -> Any:
-    """The settings of a run that begins, from its preset, its data and what `--own-classes` and others change."""
-    from dataclasses import replace
-
-    from idol_deploy.train.data import category_names
-    from idol_deploy.train.settings import DataConfig, TrainSettings, network_config
-
-    for name in ("preset", "annotations", "frames"):
-        if not getattr(options, name):
-            raise ConfigError(
-                f"--{name} is missing; give it, or --resume to go on with a run in {options.output}"
-            )
-    network = network_config(options.preset)
-    if options.own_classes:
-        network = replace(network, classes=category_names(options.annotations))
-    if options.global_normaliser:
-        loss = replace(network.train.loss, global_normaliser=True)
-        network = replace(network, train=replace(network.train, loss=loss))
-    data = DataConfig(
-        str(options.annotations), str(options.frames), strict=options.strict, holdout=options.holdout
-    )
-    return TrainSettings(network, data)

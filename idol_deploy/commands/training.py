@@ -1,0 +1,44 @@
+"""What the commands that train, or look at training, have in common."""
+
+import argparse
+from typing import Any
+
+from idol_runtime.errors import ConfigError
+
+__all__ = ["import_training", "new_settings"]
+
+
+def import_training(purpose: str) -> None:
+    """Find out early that a package is missing.
+
+    Raises:
+        MissingDependencyError: it names the extra.
+    """
+    from idol_runtime.optional import import_optional
+
+    for package in ("torch", "safetensors", "pycocotools"):
+        import_optional(package, package, "train", purpose)
+
+
+def new_settings(options: argparse.Namespace) -> Any:
+    """The settings of a run that begins, from its preset, its data and what `--own-classes` and others change."""
+    from dataclasses import replace
+
+    from idol_deploy.train.data import category_names
+    from idol_deploy.train.settings import DataConfig, TrainSettings, network_config
+
+    for name in ("preset", "annotations", "frames"):
+        if not getattr(options, name):
+            raise ConfigError(
+                f"--{name} is missing; give it, or --resume to go on with a run in {options.output}"
+            )
+    network = network_config(options.preset)
+    if options.own_classes:
+        network = replace(network, classes=category_names(options.annotations))
+    if options.global_normaliser:
+        loss = replace(network.train.loss, global_normaliser=True)
+        network = replace(network, train=replace(network.train, loss=loss))
+    data = DataConfig(
+        str(options.annotations), str(options.frames), strict=options.strict, holdout=options.holdout
+    )
+    return TrainSettings(network, data)
