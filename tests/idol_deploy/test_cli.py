@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +56,18 @@ def test_every_option_is_documented() -> None:
         options = {option for action in parser._actions for option in action.option_strings}
         assert len(options) > 2
         assert not [option for option in options if option not in section], name
+        assert f"```sh\nidol-deploy {name}" in section, f"{name} has no example"
+
+
+DOCS = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
+def test_examples_are_right(page: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        if line.startswith("idol-deploy ") and "…" not in line:
+            build_parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
 def test_version(idol: Command) -> None:
