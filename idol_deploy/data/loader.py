@@ -8,6 +8,7 @@ nor what came before changes it. The place in the order is one integer, counted 
 resumed goes on with the next pair, also with another number of processes.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,15 @@ class EndlessSampler(Sampler[list[Draw]]):
             order = np.random.default_rng([self._state.seed, epoch]).permutation(self._size)
             self._epoch, self._order = epoch, order.tolist()
         return Draw(epoch, self._order[place])
+
+
+def _outlive_signals(_: int) -> None:
+    """Ctrl-C, and whoever stops a job, reach every process of it; the trainer needs batches to its iteration's end.
+
+    A worker ends when it is told, or finds the trainer gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,7 @@ class PairLoader:
             num_workers=self._workers,
             collate_fn=self._join,
             pin_memory=self._pin_memory,
+            worker_init_fn=_outlive_signals,
             # Else torch draws from the global generator, and a resumed run would drop other units than a whole one.
             generator=torch.Generator(),
         )

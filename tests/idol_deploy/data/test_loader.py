@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 from dataclasses import fields, replace
@@ -246,3 +247,15 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do() -> None:
     loader = PairLoader(_Killed(), SMALL.preprocessing, pairs=1, state=LoaderState(1), workers=1)
     with pytest.raises(DataError, match=r"a process that loads data was killed, .*; take fewer workers"):
         _take(loader, 1)
+
+
+def test_what_stops_a_job_leaves_the_workers_to_the_trainer(made: MadeDataset) -> None:
+    batches = iter(_loader(made, workers=2))
+    next(batches)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker, number in itertools.product(workers, (signal.SIGINT, signal.SIGTERM)):
+        os.kill(worker.pid, number)
+    assert len(list(itertools.islice(batches, 8))) == 8
+    batches.close()
+    assert not multiprocessing.active_children()
