@@ -142,7 +142,8 @@ class SnapshotFolder:
             raise OutputError(
                 f"cannot make {self.path}: {error.strerror or error}; choose another place"
             ) from error
-        if not resumed and (self.snapshots() or self.log.exists()):
+        # A log alone is of a run that was killed before its first snapshot: there is nothing to go on from.
+        if not resumed and (self.snapshots() or self.final.exists() or self.best.exists()):
             raise OutputError(
                 f"{self.path} holds a training run; continue it with --resume, or choose another"
             )

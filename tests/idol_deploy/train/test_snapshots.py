@@ -94,3 +94,17 @@ def test_what_is_no_snapshot_is_refused(snapshot: Snapshot, tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="--resume takes the one before it"):
         read_snapshot(path)
+
+
+def test_a_run_that_was_killed_before_its_first_snapshot_begins_anew(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    folder = SnapshotFolder(tmp_path, 3)
+    folder.begin(snapshot.settings, resumed=False)
+    folder.log.write_text('{"iteration": 1}\n')
+    folder.begin(snapshot.settings, resumed=False)
+    for kept in (folder.final, folder.best, folder.write(snapshot)):
+        kept.touch()
+        with pytest.raises(OutputError, match="holds a training run; continue it with --resume"):
+            folder.begin(snapshot.settings, resumed=False)
+        kept.unlink()
