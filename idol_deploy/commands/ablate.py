@@ -5,7 +5,7 @@ from pathlib import Path
 
 from idol_deploy.commands.arguments import whole
 from idol_deploy.commands.steps import INTERRUPTED, steps
-from idol_deploy.commands.training import import_training, new_settings
+from idol_deploy.commands.training import add_training_data, import_training, new_settings
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for trainings, cells and table",
     )
     add("--preset", required=True, help="network, augmentation and schedule of every training: edge_synth, …")
-    add("--annotations", required=True, type=Path, metavar="FILE", help="videos to train on")
-    add(
-        "--frames", required=True, type=Path, metavar="DIR", help="the folder that their file names are below"
+    add_training_data(
+        parser,
+        "videos to train on",
+        "of every training: train.iterations=500, run.precision=bf16, … (docs/training.md)",
     )
     add(
         "--val-annotations",
@@ -47,11 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder that their file names are below",
     )
     add("--weights", type=Path, metavar="FILE", help="checkpoint that every training starts from")
-    add(
-        "--own-classes",
-        action="store_true",
-        help="train the classes of --annotations instead of the preset's",
-    )
     add("--seeds", type=whole, nargs="+", default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
     add(
         "--rows",
@@ -60,14 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="id_head_cues, contrast_cues, contrast, transport, temporal (default: all)",
     )
     add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="of every training: train.iterations=500, run.precision=bf16, … (docs/training.md)",
-    )
-    parser.set_defaults(global_normaliser=False, strict=False, holdout=None)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,12 +7,13 @@ from typing import Any
 from idol_deploy.commands.arguments import positive, whole
 from idol_deploy.commands.model import add_association, model_choice
 from idol_deploy.commands.steps import steps
-from idol_deploy.commands.training import import_training, new_settings
+from idol_deploy.commands.training import add_training_data, import_training, new_settings
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments"]
 
 _PRESET = "ytvis19_r50, ovis_swin_l, coco_r50, …, or a run's settings.json"
+_SET = "as train takes it: train.max_size=640, loss.iou_positive=0.6, …"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,40 +35,13 @@ def _add_output(parser: argparse.ArgumentParser, formats: str = ".png, .svg or .
     )
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--annotations",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="YouTube-VIS or OVIS JSON; or COCO's",
-    )
-    add(
-        "--frames",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="the folder that the annotations' file names are below",
-    )
-    add("--own-classes", action="store_true", help="the classes of --annotations instead of the preset's")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="as train takes it: train.max_size=640, loss.iou_positive=0.6, …",
-    )
-    parser.set_defaults(global_normaliser=False, strict=False, holdout=None)
-
-
 def _add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Draw augmented pairs as training sees them: the first of a run with these settings and seed."
     )
     parser.set_defaults(command=_pairs)
     parser.add_argument("--preset", required=True, help=_PRESET)
-    _add_data(parser)
+    add_training_data(parser, "YouTube-VIS or OVIS JSON; or COCO's", _SET)
     add = parser.add_argument
     add("--pairs", type=positive, default=4, metavar="N", help="how many (default: 4)")
     add("--start", type=whole, default=0, metavar="N", help="how many the run has taken before (default: 0)")
@@ -95,7 +69,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--weights", type=Path, metavar="FILE", help="checkpoint; without, fresh weights")
     add("--preset", required=True, help=f"what the weights are: {_PRESET}")
-    _add_data(parser)
+    add_training_data(parser, "YouTube-VIS or OVIS JSON; or COCO's", _SET)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--video", metavar="NAME", help="id of a video, or the name of its folder")
     where.add_argument("--image", metavar="NAME", help="or id or file of one of COCO's images")

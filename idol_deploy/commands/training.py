@@ -1,11 +1,29 @@
 """What the commands that train, or look at training, have in common."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from idol_runtime.errors import ConfigError
 
-__all__ = ["import_training", "new_settings"]
+__all__ = ["add_training_data", "import_training", "new_settings"]
+
+
+def add_training_data(parser: argparse.ArgumentParser, annotations: str, settings: str) -> None:
+    """What `new_settings` asks for besides the preset, of a command that is not `train`, and `--set`.
+
+    Args:
+        parser: of the command.
+        annotations: help of `--annotations`.
+        settings: help of `--set`.
+    """
+    add = parser.add_argument
+    add("--annotations", required=True, type=Path, metavar="FILE", help=annotations)
+    where = "the folder that the annotations' file names are below"
+    add("--frames", required=True, type=Path, metavar="DIR", help=where)
+    add("--own-classes", action="store_true", help="the classes of --annotations instead of the preset's")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help=settings)
+    parser.set_defaults(global_normaliser=False, strict=False, holdout=None)
 
 
 def import_training(purpose: str) -> None:
