@@ -16,7 +16,7 @@ from idol_deploy.ablation.table import COLUMNS, markdown, summarise
 from idol_deploy.backend import TorchBackend
 from idol_deploy.checkpoint import load_checkpoint
 from idol_deploy.data.ytvis import VisDataset, read_dataset
-from idol_deploy.evaluate.average_precision import score
+from idol_deploy.evaluate.average_precision import metric_of, score
 from idol_deploy.evaluate.inference import Work, run_videos
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
 from idol_deploy.evaluate.remembering import RememberingBackend
@@ -99,6 +99,10 @@ def ablate(task: Ablation, processes: Processes, announce: Announce) -> Ablated:
     dataset = read_dataset(task.annotations)
     if not dataset.annotated:
         raise DataError(f"{task.annotations} has no annotations to score against; give videos that have")
+    if metric_of(dataset) != "ovis":
+        raise DataError(
+            f"{task.annotations} does not say how far its instances are hidden; give videos that do"
+        )
     if processes.first:
         _claim(task)
     processes.gather(None)

@@ -15,7 +15,7 @@ from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.settings import DataConfig, TrainSettings
-from idol_runtime.errors import ConfigError
+from idol_runtime.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,3 +91,12 @@ def test_cells_of_other_settings_are_kept_apart(task: Ablation) -> None:
 def test_rows_that_do_not_exist(task: Ablation) -> None:
     with pytest.raises(ConfigError, match="no row 'tempral'; choose of id_head_cues, "):
         replace(task, rows=("tempral",))
+
+
+def test_videos_that_cannot_be_scored_are_refused_before_the_first_training(
+    task: Ablation, tmp_path: Path
+) -> None:
+    plain = make_videos(tmp_path / "ytvis", videos=1, frames=2, size=(48, 64))
+    with pytest.raises(DataError, match="does not say how far its instances are hidden"):
+        ablate(replace(task, annotations=plain.annotations, frames=plain.frames), ALONE, lambda _: None)
+    assert not task.output.exists()
