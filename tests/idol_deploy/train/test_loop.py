@@ -156,7 +156,7 @@ def test_broken_frame_is_counted_and_passed_over(
 
 
 def test_folder_of_another_run_is_left_alone(settings: TrainSettings, tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").touch()
+    (tmp_path / "final.safetensors").touch()
     with pytest.raises(OutputError, match="continue it with --resume"):
         run(settings, tmp_path)
 
