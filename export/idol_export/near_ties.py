@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.association import NO_TRACK, MemoryBank, bi_softmax, multi_cue
+from idol_runtime.association import NO_TRACK, MemoryBank, bi_softmax, class_iou, multi_cue
 from idol_runtime.config import AssociationConfig
 from idol_runtime.detection import Detections
 
@@ -99,6 +99,9 @@ class Matching:
         if config.matching == "multi_cue":
             pairs = (found.embeddings, tracks), (found.boxes, bank.boxes), (found.labels, bank.labels)
             self._cues = multi_cue(*pairs, found.scores).astype(np.float64)
+        elif config.matching == "iou":
+            overlap = class_iou((found.boxes, bank.boxes), (found.labels, bank.labels))
+            self._similarity = overlap.astype(np.float64)
         else:
             self._similarity = bi_softmax(found.embeddings, tracks).astype(np.float64)
 
@@ -146,7 +149,8 @@ class Matching:
         lower = np.where(free, self._similarity[i] - self._near, 0.0)
         upper = np.where(free, self._similarity[i] + self._near, 0.0)
         certain, open_ = lower > threshold, (upper > threshold) & (lower <= threshold)
-        if not self._config.frame_weight or (certain | open_).sum() < 2:
+        weighs = self._config.frame_weight and self._config.matching == "embedding"
+        if not weighs or (certain | open_).sum() < 2:
             return lower, upper, free
         low, high = _mean_bounds(self._seen[certain], self._seen[open_])
         least = np.where(certain, self._seen, np.where(open_, np.minimum(self._seen, low), low))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from idol_runtime.boxes import box_iou, cxcywh_to_xyxy
 from idol_runtime.config import AssociationConfig
 
-__all__ = ["NO_TRACK", "MemoryBank", "Tracker", "bi_softmax", "multi_cue", "softmax"]
+__all__ = ["NO_TRACK", "MemoryBank", "Tracker", "bi_softmax", "class_iou", "multi_cue", "softmax"]
 
 NO_TRACK = -1
 
@@ -55,6 +55,15 @@ def multi_cue(
     cues[:, 1:] = 2 * box_iou(*map(cxcywh_to_xyxy, boxes_cxcywh))
     cues[:, 1:] += np.float32(10) * (labels[0][:, None] == labels[1][None, :])
     return np.asarray(log_p + np.log(scores)[:, None] + cues, np.float32)
+
+
+def class_iou(
+    boxes_cxcywh: tuple[Floats, Floats],  # [n, 4], [m, 4]
+    labels: tuple[Ints, Ints],  # [n], [m]
+) -> Floats:  # [n, m]
+    """IoU, 0 between different classes."""
+    same = labels[0][:, None] == labels[1][None, :]
+    return np.where(same, box_iou(*map(cxcywh_to_xyxy, boxes_cxcywh)), np.float32(0))
 
 
 class MemoryBank:
@@ -235,17 +244,23 @@ class Tracker:
         if self.config.matching == "multi_cue":
             cues = multi_cue((embeddings, tracks), (boxes, bank.boxes), (labels, bank.labels), scores)
             return _assign_best(cues)
-        return self._assign_in_order(bi_softmax(embeddings, tracks), bank.frames_seen.astype(np.float32))
+        if self.config.matching == "iou":
+            return self._assign_in_order(class_iou((boxes, bank.boxes), (labels, bank.labels)), None)
+        seen = bank.frames_seen.astype(np.float32) if self.config.frame_weight else None
+        return self._assign_in_order(bi_softmax(embeddings, tracks), seen)
 
-    def _assign_in_order(self, similarity: Floats, frames_seen: Floats) -> Ints:
-        """Best detection first: each takes its best track, which the others then lose (IDOL_SPEC §4, step 4)."""
+    def _assign_in_order(self, similarity: Floats, frames_seen: Floats | None) -> Ints:
+        """Best detection first: each takes its best track, which the others then lose (IDOL_SPEC §4, step 4).
+
+        Rows with several candidates are weighed by `frames_seen` if that is given.
+        """
         threshold = np.float32(self.config.match_score)
         rows = np.full(len(similarity), -1, np.int64)
         # Columns are only ever set to zero, so a row without a candidate now never has one.
         for i in np.flatnonzero((similarity > threshold).any(axis=1)):
             row = similarity[i]
             candidates = row > threshold
-            if self.config.frame_weight and candidates.sum() > 1:
+            if frames_seen is not None and candidates.sum() > 1:
                 weights = np.where(candidates, frames_seen, frames_seen[candidates].mean())
                 row = row * weights
             best = int(row.argmax())

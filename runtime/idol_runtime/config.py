@@ -37,9 +37,10 @@ class AssociationConfig:
         mask_nms_iou: class-agnostic mask NMS suppresses above this IoU (0.3 in the OVIS presets).
         init_score: score above which a detection starts a track when no track exists.
         new_track_score: score above which an unmatched detection starts a track (0.3 for OVIS).
-        match_score: a match needs a (weighted) bi-softmax above this.
-        matching: `embedding`, IDOL's bi-softmax; or `multi_cue`, MaskTrack R-CNN's
-            log p + log s + 2 IoU + 10 [same class], the baseline that the paper compares with.
+        match_score: a match needs a (weighted) bi-softmax above this; with `iou`, an IoU.
+        matching: `embedding`, IDOL's bi-softmax; `multi_cue`, MaskTrack R-CNN's
+            log p + log s + 2 IoU + 10 [same class], the baseline that the paper compares with; or `iou`, of the box
+            with that where a track of the same class was last seen, which needs no embeddings.
         temporal: what stands for a track: `published` weighs its last embeddings by score + t/n (t = n the
             newest), `paper` by tau + T/t (t = 1 the newest), `score` by the score alone, and `momentum`
             keeps one running embedding instead.
@@ -56,7 +57,7 @@ class AssociationConfig:
     init_score: float = 0.2
     new_track_score: float = 0.2
     match_score: float = 0.5
-    matching: Literal["embedding", "multi_cue"] = "embedding"
+    matching: Literal["embedding", "multi_cue", "iou"] = "embedding"
     temporal: Literal["published", "paper", "score", "momentum"] = "published"
     frame_weight: bool = True
     memory_length: int = 3

@@ -508,6 +508,13 @@ def test_multi_cue_matches_are_judged(ids: list[int]) -> None:
     assert errors(flip(three(), MULTI_CUE, ids=ids)) == {"track ids": 1}
 
 
+@pytest.mark.parametrize("ids", [[1, 0, 2], [0, 1, NO_TRACK], [0, 1, 3]])
+def test_iou_matches_are_judged(ids: list[int]) -> None:
+    config = replace(CONFIG, matching="iou", match_score=0.3)
+    assert not errors(flip(three(), config))
+    assert errors(flip(three(), config, ids=ids)) == {"track ids": 1}
+
+
 @pytest.mark.parametrize(("second", "allowed"), [(0.9, True), (0.6, False)])
 def test_of_two_that_ask_for_one_track_the_better_has_it(second: float, allowed: bool) -> None:
     before = scene(Object(0.9, 0, 0, (0,), 0))

@@ -130,7 +130,7 @@ def test_equals_a_scalar_twin_on_random_streams(
     assert [tracker.update(**frame).tolist() for frame in stream] == slow_ids(config, stream)
 
 
-@pytest.mark.parametrize("matching", ["embedding", "multi_cue"])
+@pytest.mark.parametrize("matching", ["embedding", "multi_cue", "iou"])
 def test_an_identity_is_given_once_a_frame_and_never_returns_after_expiry(matching: str) -> None:
     tracker = Tracker(AssociationConfig(matching=matching, max_age=4))
     last_seen: dict[int, int] = {}
@@ -180,6 +180,22 @@ def test_multi_cue_keeps_classes_apart_and_starts_anew() -> None:
     other = tracker.update(np.float32([0.9]), np.int64([2]), box, embedding * np.float32(0.5))
     assert (first, again) == ([0], [0])
     assert other == [1]
+
+
+def test_iou_matches_boxes_of_one_class_whatever_they_look_like() -> None:
+    config = AssociationConfig(matching="iou", match_score=0.3)
+    tracker = Tracker(config)
+    boxes = np.float32([[0.3, 0.5, 0.2, 0.2], [0.7, 0.5, 0.2, 0.2]])
+    seen, labels = np.float32([0.9, 0.8]), np.int64([4, 4])
+    embeddings = np.float32([[5, 0], [0, 5]])
+    assert tracker.update(seen, labels, boxes, embeddings).tolist() == [0, 1]
+    # Shifted by half a width, IoU is a third; embeddings say the opposite.
+    moved = boxes + np.float32([0.1, 0, 0, 0])
+    assert tracker.update(seen, labels, moved, embeddings[::-1]).tolist() == [0, 1]
+    # Another class, and too far away.
+    assert tracker.update(
+        seen, np.int64([5, 4]), moved + np.float32([0, 0.15, 0, 0]), embeddings
+    ).tolist() == [2, 3]
 
 
 def test_reset_starts_a_new_video() -> None:

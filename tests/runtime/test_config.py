@@ -43,7 +43,7 @@ def test_association_shares(name: str, value: float) -> None:
         (AssociationConfig, {"tau": NAN}, "tau must"),
         (AssociationConfig, {"tau": INF}, "tau must"),
         (AssociationConfig, {"temporal": "last"}, "temporal must be one of published, paper"),
-        (AssociationConfig, {"matching": "iou"}, "matching must be one of embedding, multi_cue"),
+        (AssociationConfig, {"matching": "giou"}, "matching must be one of embedding, multi_cue, iou"),
         (VideoConfig, {"class_score": 1.5}, r"video\.class_score"),
         (VideoConfig, {"class_score": NAN}, r"video\.class_score"),
         (VideoConfig, {"temporal_score": "median"}, "temporal_score must be one of mean, max"),
