@@ -20,6 +20,7 @@ from idol_deploy.evaluate.average_precision import metric_of, score
 from idol_deploy.evaluate.inference import Work, run_videos
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
 from idol_deploy.evaluate.remembering import RememberingBackend
+from idol_deploy.evaluate.returns import score_returns
 from idol_deploy.evaluate.tracking import CLASS_MEAN, load_trackeval, score_tracking
 from idol_deploy.train.loop import Training, train
 from idol_deploy.train.processes import Processes
@@ -187,6 +188,8 @@ def _score_rows(
         if processes.first:
             scores = score(dataset, ranked, "ovis").summary
             scores |= score_tracking(dataset, tracked)[CLASS_MEAN]
+            returns = score_returns(dataset, tracked)
+            scores["kept"] = returns.kept / max(returns.absences, 1)
             told = {"row": row.name, "seed": seed, "scores": scores}
             with replacing(_cell(task, seed, row)) as temporary:
                 temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from idol_deploy.ablation.rows import ROWS, Row
 
 __all__ = ["COLUMNS", "markdown", "summarise"]
 
-# Of a cell's scores, and what a reader sees.
+# Of a cell's scores, and what a reader sees. `kept`: share of absences after which an instance has its former identity.
 COLUMNS = {
     "AP": "AP",
     "AP_occ_medium": "AP medium",
@@ -18,6 +18,7 @@ COLUMNS = {
     "AR_occ_heavy": "AR heavy",
     "AssA": "AssA",
     "IDF1": "IDF1",
+    "kept": "kept",
 }
 
 # A cell's scores by row and seed.

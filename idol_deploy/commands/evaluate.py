@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
     add("--results", type=Path, metavar="FILE", help="the results.json that the model writes")
     add("--metric", default="ytvis", help="ytvis, or ovis: by occlusion as well (default: ytvis)")
-    add("--tracking", action="store_true", help="also HOTA, AssA, DetA, IDF1 and IDSW, through TrackEval")
+    add(
+        "--tracking", action="store_true", help="also HOTA, AssA, DetA, IDF1, IDSW, and who came back as whom"
+    )
     add("--json", type=Path, metavar="FILE", help="all scores, by class and by overlap threshold")
     add("--ious", action="store_true", help="also the overlap of every result and instance, in --json")
     add("--submission", type=Path, metavar="FILE", help="the .zip that the evaluation servers take")

@@ -1,11 +1,13 @@
 """Scores for people and for programs."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from idol_deploy.evaluate.average_precision import IOU_THRESHOLDS, LIMITS, RANGES, Range, Scores
+from idol_deploy.evaluate.returns import LEAST_AWAY, Returns
 from idol_deploy.evaluate.tracking import CLASS_MEAN, COUNTS, DETECTION_MEAN
 
 __all__ = ["document", "table"]
@@ -16,8 +18,10 @@ _AREA_NAMES = ("all", "small", "medium", "large")
 _OCCLUSION_NAMES = ("all", "light", "medium", "heavy")
 
 
-def document(scores: Scores, tracking: Tracking | None = None) -> dict[str, Any]:
-    """All scores as JSON: `summary`, `params`, `per_category` by id, and `tracking` and `ious` if they were asked for.
+def document(
+    scores: Scores, tracking: Tracking | None = None, returns: Returns | None = None
+) -> dict[str, Any]:
+    """All scores as JSON: `summary`, `params`, `per_category` by id; if asked for, `tracking`, `returns` and `ious`.
 
     Keys are those of the official evaluators' variables. -1 stands where there is no instance.
     """
@@ -43,6 +47,8 @@ def document(scores: Scores, tracking: Tracking | None = None) -> dict[str, Any]
     }
     if tracking is not None:
         result["tracking"] = {key: dict(values) for key, values in tracking.items()}
+    if returns is not None:
+        result["returns"] = {"least_away": LEAST_AWAY, **asdict(returns)}
     if scores.overlaps:
         result["ious"] = {
             f"{video}_{category}": m.tolist() for (video, category), m in scores.overlaps.items()
@@ -50,7 +56,7 @@ def document(scores: Scores, tracking: Tracking | None = None) -> dict[str, Any]
     return result
 
 
-def table(scores: Scores, tracking: Tracking | None = None) -> str:
+def table(scores: Scores, tracking: Tracking | None = None, returns: Returns | None = None) -> str:
     """The summary, and one line per class, in percent but for counts; a dash where there is no instance."""
     summary = scores.summary
     names = (
@@ -78,6 +84,11 @@ def table(scores: Scores, tracking: Tracking | None = None) -> str:
     if tracking:
         for name, mean in (("mean of classes", CLASS_MEAN), ("of detections", DETECTION_MEAN)):
             lines.append(_row(name, [""] * len(columns) + _tracked(tracking[mean])))
+    if returns:
+        lines.append(
+            f"{returns.kept} of {returns.absences} times that an instance was away for {LEAST_AWAY} frames or more, it "
+            f"came back as whom it left; {returns.seen} times it was found both before and after"
+        )
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from idol_deploy.evaluate.inference import Work, run_videos
 from idol_deploy.evaluate.model import ModelChoice, open_pipeline
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
 from idol_deploy.evaluate.report import document, table
+from idol_deploy.evaluate.returns import score_returns
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
@@ -37,7 +38,7 @@ class Evaluation:
         frames: the folder of frames, as
         results: this file.
         metric: whose rules.
-        tracking: also HOTA, AssA, DetA, IDF1 and identity switches.
+        tracking: also HOTA, AssA, DetA, IDF1, identity switches, and identities kept over absences.
         ious: keep the overlap matrices in `json`.
         json: all scores.
         submission: the server's archive.
@@ -149,14 +150,15 @@ def _score(
     announce("comparing masks")
     scores = score(dataset, predictions, task.metric, keep_overlaps=task.ious)
     tracking = score_tracking(dataset, predictions) if task.tracking else None
+    returns = score_returns(dataset, predictions) if task.tracking else None
     if task.json is not None:
-        contents = document(scores, tracking)
+        contents = document(scores, tracking, returns)
         with replacing(task.json) as temporary:
             temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         written = (*written, task.json)
     instances = sum(len(dataset.tracks(video.id)) for video in dataset.videos)
     note = f"{len(dataset.videos)} videos, {instances} instances, {len(predictions)} results"
-    return Evaluated(table(scores, tracking), (note,), written)
+    return Evaluated(table(scores, tracking, returns), (note,), written)
 
 
 def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard) -> bool:

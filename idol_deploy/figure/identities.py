@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from idol_deploy.data.masks import Masks
 from idol_deploy.data.rle import measure_rles
 from idol_deploy.data.ytvis import Video, VisDataset, read_dataset
+from idol_deploy.evaluate.shown import count_switches, who_shows_whom
 from idol_deploy.figure.annotated import find_video
 from idol_deploy.figure.sheet import INK, colour_of, sheet
-from idol_deploy.figure.truth import count_switches, who_shows_whom
 from idol_deploy.figure.twin_runs import TAKEN_OVER, TwinFrame, choose_frames, find_changes
 from idol_runtime.association import NO_TRACK
 from idol_runtime.errors import ConfigError, DataError

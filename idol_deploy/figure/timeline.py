@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from idol_deploy.data.masks import Masks
 from idol_deploy.data.ytvis import read_dataset
+from idol_deploy.evaluate.shown import NOBODY, count_switches, who_shows_whom
 from idol_deploy.figure.annotated import find_video
 from idol_deploy.figure.sheet import PALE, colour_of, figure_target, sheet
 from idol_deploy.figure.tracks import FoundTrack, FoundTracks, read_tracks
-from idol_deploy.figure.truth import NOBODY, count_switches, who_shows_whom
 from idol_runtime.errors import DataError
 from idol_runtime.palette import id_colour, text_colour
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from idol_deploy.data.masks import Masks
-from idol_deploy.figure.truth import NOBODY, count_switches, who_shows_whom
+from idol_deploy.evaluate.shown import NOBODY, count_switches, who_shows_whom
 from idol_runtime.rle import encode_rle
 
 SIZE = (3, 4)

@@ -1,0 +1,88 @@
+"""Who comes back as whom: whether a track is taken up again when its instance has been away.
+
+IDF1 and AssA weigh every frame; of the few frames around an absence, where position says nothing and appearance must,
+they show little. T: frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_deploy.data.ytvis import VisDataset
+from idol_deploy.evaluate.predictions import Prediction
+from idol_deploy.evaluate.shown import NOBODY, who_shows_whom
+
+__all__ = ["LEAST_AWAY", "Returns", "find_absences", "score_returns"]
+
+LEAST_AWAY = 3  # frames: a shorter absence is bridged by position as well
+
+
+@dataclass(frozen=True)
+class Returns:
+    """What became of the instances that were away.
+
+    Attributes:
+        absences: annotated ones, each with frames of the instance before and after it.
+        seen: those before and after which, up to the instance's next absence, some track shows the instance.
+        kept: those after which it is the track of before.
+    """
+
+    absences: int = 0
+    seen: int = 0
+    kept: int = 0
+
+    def __add__(self, other: "Returns") -> "Returns":
+        mine, others = ([getattr(part, field.name) for field in fields(Returns)] for part in (self, other))
+        return Returns(*map(sum, zip(mine, others, strict=True)))
+
+
+def score_returns(dataset: VisDataset, predictions: Sequence[Prediction], least: int = LEAST_AWAY) -> Returns:
+    """Counts over a data set.
+
+    Args:
+        dataset: with annotations; crowds don't count.
+        predictions: of its videos. Results of a track under several classes have equal masks, and count as its first.
+        least: frames; shorter absences are left out.
+
+    Raises:
+        MissingDependencyError: pycocotools is not installed.
+    """
+    found: dict[int, list[Prediction]] = {}
+    for prediction in predictions:
+        found.setdefault(prediction.video_id, []).append(prediction)
+    total = Returns()
+    for video in dataset.videos:
+        tracks = [track for track in dataset.tracks(video.id) if not track.crowd]
+        shown = who_shows_whom(
+            [prediction.masks for prediction in found.get(video.id, [])], [track.masks for track in tracks]
+        )
+        for track, row in zip(tracks, shown, strict=True):
+            total += _count(track.masks.areas > 0, row, least)
+    return total
+
+
+def find_absences(seen: NDArray[np.bool_], least: int = 1) -> list[tuple[int, int]]:  # [T]
+    """(first, last) frame of every run of `least` frames or more without the instance, between frames with it."""
+    there = np.flatnonzero(seen)
+    return [
+        (a + 1, b - 1)
+        for a, b in zip(there[:-1].tolist(), there[1:].tolist(), strict=True)
+        if b - a - 1 >= least
+    ]
+
+
+def _count(seen: NDArray[np.bool_], shown: NDArray[np.int64], least: int) -> Returns:
+    """Of one instance: `seen` and `shown` are [T]."""
+    absences = find_absences(seen, least)
+    edges = [-1, *(first for first, _ in absences), len(shown)]
+    both = kept = 0
+    for k, (first, last) in enumerate(absences):
+        before = shown[max(edges[k], 0) : first]
+        after = shown[last + 1 : edges[k + 2]]
+        before, after = before[before != NOBODY], after[after != NOBODY]
+        if len(before) and len(after):
+            both += 1
+            kept += int(before[-1] == after[0])
+    return Returns(len(absences), both, kept)
