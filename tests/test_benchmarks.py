@@ -48,6 +48,30 @@ def test_association_stream_writes_and_judges(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+@needs_torch
+def test_held_out_sets_tws_against_the_best_of_the_iou_thresholds(load: Any) -> None:
+    module = load("held_out")
+
+    def scores(seed: int) -> Any:
+        of_ways = {way: 0.5 - 0.05 * k + 0.01 * seed for k, way in enumerate(module.WAYS)}
+        of_ways["IoU > .3"] = 0.45
+        return {
+            name: {way: dict.fromkeys(module.COLUMNS, value) for way, value in of_ways.items()}
+            for name in module.SETS
+        }
+
+    summary = module.summarise({1: scores(1), 3: scores(3)})
+    entry = summary["vanishing"]
+    assert list(entry["ways"])[-1] == "IoU > .3, the best of three"
+    assert len(entry["ways"]) == 4
+    ahead = entry["ahead"]["IoU > .3, the best of three"]
+    assert ahead["mean"]["kept"] == pytest.approx(0.07)
+    assert ahead["spread"]["kept"] == pytest.approx(0.02 / 2**0.5)
+    text = module.markdown(summary)
+    assert "| multi-cues | 42.0 ± 1.4 |" in text
+    assert "| IoU > .3, the best of three | +7.0 ± 1.4 |" in text
+
+
 def test_association_stream_refuses_too_few_frames() -> None:
     done = run("association_stream.py", "--frames", "3")
     assert done.returncode == 2

@@ -9,19 +9,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from idol_deploy.ablation.rows import ROWS, TRAININGS, Row
 from idol_deploy.ablation.table import COLUMNS, markdown, summarise
 from idol_deploy.backend import TorchBackend
 from idol_deploy.checkpoint import load_checkpoint
 from idol_deploy.data.ytvis import VisDataset, read_dataset
-from idol_deploy.evaluate.average_precision import metric_of, score
-from idol_deploy.evaluate.inference import Work, run_videos
-from idol_deploy.evaluate.predictions import Prediction, read_predictions
+from idol_deploy.evaluate.association_scores import association_scores, find_tracks
+from idol_deploy.evaluate.average_precision import metric_of
 from idol_deploy.evaluate.remembering import RememberingBackend
-from idol_deploy.evaluate.returns import score_returns
-from idol_deploy.evaluate.tracking import CLASS_MEAN, load_trackeval, score_tracking
+from idol_deploy.evaluate.tracking import load_trackeval
 from idol_deploy.train.loop import Training, train
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.settings import TrainSettings, override, settings_to_json
@@ -29,7 +26,6 @@ from idol_deploy.train.snapshots import SnapshotFolder
 from idol_runtime.config import override as override_stream
 from idol_runtime.errors import ConfigError, DataError, OutputError
 from idol_runtime.files import replacing
-from idol_runtime.pipeline import Pipeline
 
 __all__ = ["Ablated", "Ablation", "ablate"]
 
@@ -180,43 +176,21 @@ def _score_rows(
     backend = RememberingBackend(TorchBackend(model))
     for row in rows:
         announce(f"seed {seed}: {row.title}")
-        # AP ranks one result per likely class of a track; identities are of tracks, which have one class.
-        ranked, tracked = (
-            _results(task, seed, row, dataset, backend, processes, multi_class=multi_class)
-            for multi_class in (True, False)
+        found = find_tracks(
+            backend,
+            override_stream(network.stream, row.association),
+            dataset,
+            task.frames,
+            task.output / f"seed{seed}" / row.name,
+            identity={"row": row.name, "seed": seed},
+            shard=processes.shard,
+            meet=lambda: processes.gather(None),
         )
-        if processes.first:
-            scores = score(dataset, ranked, "ovis").summary
-            scores |= score_tracking(dataset, tracked)[CLASS_MEAN]
-            returns = score_returns(dataset, tracked)
-            scores["kept"] = returns.kept / max(returns.absences, 1)
-            told = {"row": row.name, "seed": seed, "scores": scores}
+        if found is not None:
+            told = {"row": row.name, "seed": seed, "scores": association_scores(dataset, found)}
             with replacing(_cell(task, seed, row)) as temporary:
                 temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         processes.gather(None)
-
-
-def _results(
-    task: Ablation,
-    seed: int,
-    row: Row,
-    dataset: VisDataset,
-    backend: RememberingBackend,
-    processes: Processes,
-    *,
-    multi_class: bool,
-) -> Sequence[Prediction]:
-    """What the row's tracks are, in the first process."""
-    stream = override_stream(
-        task.settings.network.stream, [*row.association, f"video.multi_class={str(multi_class).lower()}"]
-    )
-    results = task.output / f"seed{seed}" / f"{row.name}-{'ranked' if multi_class else 'tracked'}.results"
-    identity: dict[str, Any] = {"row": row.name, "seed": seed}
-    run_videos(
-        Work(dataset, task.frames, results, identity, processes.shard), lambda: Pipeline(backend, stream)
-    )
-    processes.gather(None)
-    return read_predictions(results, dataset) if processes.first else ()
 
 
 def _tell(task: Ablation, processes: Processes, *, interrupted: bool) -> Ablated:

@@ -1,12 +1,12 @@
 """The table of an ablation: mean and spread over seeds, and what each row adds to the one before it."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from idol_deploy.ablation.rows import ROWS, Row
 
-__all__ = ["COLUMNS", "markdown", "summarise"]
+__all__ = ["COLUMNS", "head", "line", "markdown", "moments", "summarise"]
 
 # Of a cell's scores, and what a reader sees. `kept`: share of absences after which an instance has its former identity.
 COLUMNS = {
@@ -36,14 +36,14 @@ def summarise(cells: Cells) -> dict[str, Any]:
     for row in (row for row in ROWS if row.name in cells):
         seeds = sorted(cells[row.name])
         entry: dict[str, Any] = {"title": row.title, "seeds": seeds}
-        entry |= _moments({c: [cells[row.name][seed][c] for seed in seeds] for c in COLUMNS})
+        entry |= moments({c: [cells[row.name][seed][c] for seed in seeds] for c in COLUMNS})
         if before is not None:
             shared = [seed for seed in seeds if seed in cells[before.name]]
             steps = {
                 c: [cells[row.name][seed][c] - cells[before.name][seed][c] for seed in shared]
                 for c in COLUMNS
             }
-            entry["step"] = _moments(steps) if shared else None
+            entry["step"] = moments(steps) if shared else None
         summary[row.name] = entry
         before = row
     return summary
@@ -51,32 +51,36 @@ def summarise(cells: Cells) -> dict[str, Any]:
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The table in percent, and below it the steps from row to row."""
-    lines = [*_head("")]
-    lines += [_line(entry["title"], entry, sign="") for entry in summary.values()]
+    lines = [*head("")]
+    lines += [line(entry["title"], entry) for entry in summary.values()]
     steps = [(entry["title"], entry["step"]) for entry in summary.values() if entry.get("step")]
     if steps:
-        lines += ["", *_head("against the row before")]
-        lines += [_line(title, step, sign="+") for title, step in steps]
+        lines += ["", *head("against the row before")]
+        lines += [line(title, step, sign="+") for title, step in steps]
     return "\n".join(lines) + "\n"
 
 
-def _moments(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def moments(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """By column, the `mean` over seeds and the `spread`: the standard deviation (n - 1), null of a single one."""
     mean = {name: statistics.fmean(numbers) for name, numbers in values.items()}
     spread = {name: statistics.stdev(n) if len(n) > 1 else None for name, n in values.items()}
     return {"mean": mean, "spread": spread}
 
 
-def _head(corner: str) -> list[str]:
+def head(corner: str, columns: Mapping[str, str] = COLUMNS) -> list[str]:
+    """The first two lines of a table."""
     return [
-        f"| {corner} | " + " | ".join(COLUMNS.values()) + " |",
-        "| --- |" + " ---: |" * len(COLUMNS),
+        f"| {corner} | " + " | ".join(columns.values()) + " |",
+        "| --- |" + " ---: |" * len(columns),
     ]
 
 
-def _line(title: str, entry: Mapping[str, Any], sign: str) -> str:
+def line(title: str, entry: Mapping[str, Any], columns: Iterable[str] = COLUMNS, *, sign: str = "") -> str:
+    """A row of a table in percent: what `moments` says of these columns, each number with this sign."""
     cells = []
-    for name in COLUMNS:
+    for name in columns:
         spread = entry["spread"][name]
-        text = format(100 * entry["mean"][name], f"{sign}.1f")
+        mean = entry["mean"][name]
+        text = format(100 * mean, f"{sign}.1f") if sign or mean >= 0 else "-"  # nobody was ever away
         cells.append(text if spread is None else f"{text} ± {100 * spread:.1f}")
     return f"| {title} | " + " | ".join(cells) + " |"
