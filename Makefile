@@ -17,8 +17,8 @@ setup: ## make .venv with all that development needs; the other targets do this 
 test: setup ## run the tests, but for the slow ones
 	@scripts/test $(ARGS)
 
-demo: setup ## export a network, run it on a video, and draw the tracks
-	.venv/bin/python examples/demo.py
+demo: ## run the trained model on a video that it never saw, without PyTorch
+	@scripts/demo
 
 check: setup ## check style, types, import rules and exported names
 	@scripts/check
@@ -33,6 +33,6 @@ wheel: ## build into dist/ a wheel that carries the kernel's libraries
 	@scripts/wheel
 
 clean: ## remove the environments, builds and caches
-	rm -rf .venv .venv-oldest .venv-tensorrt-rtx build dist
+	rm -rf .venv .venv-demo .venv-oldest .venv-tensorrt-rtx build dist
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name .git -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,35 +1,22 @@
-"""The whole path on made-up data: weights, export with verification, a video, tracked masks.
+"""The trained model on a video of identities that it never saw: they cross, hide, vanish and return.
 
     make demo            (or: python examples/demo.py [FOLDER])
 
-The weights follow a published rule and are untrained: what they find has no meaning, but every number on the
-way is what a trained checkpoint would go through. The commands it prints work on your own files.
+Needs `pip install 'idol-deploy[cpu,video]'` and no PyTorch. The commands it prints work on your own files.
 """
 
 import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from idol_deploy.cli import main as idol_deploy
-from idol_deploy.config import preset
-from idol_deploy.reference import make_video, write_reference_checkpoint
-from idol_runtime.files import replacing
-from idol_runtime.optional import load_cv2
+from idol_deploy.data.ytvis import read_dataset
+from idol_deploy.evaluate.returns import LEAST_AWAY, find_absences
+from idol_deploy.evaluate.shown import NOBODY, who_shows_whom
+from idol_deploy.figure.tracks import read_tracks
 
-PRESET = "ytvis19_r50"
-FRAMES, HEIGHT, WIDTH, SEED = 24, 240, 416, 7
-
-
-def write_video(path: Path) -> None:
-    """A generated video: six textured ellipses that drift, cover each other and vanish for single frames."""
-    cv2 = load_cv2("writing the demonstration video")
-    with replacing(path) as temporary:
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*"mp4v"), 8, (WIDTH, HEIGHT))
-        for image in make_video(FRAMES, HEIGHT, WIDTH, SEED):
-            writer.write(np.ascontiguousarray(image[::-1].transpose(1, 2, 0)))
-        writer.release()
+MODEL = Path(__file__).parents[1] / "models/edge_synth/edge_synth.idol"
+SEED = 1
 
 
 def run(*arguments: str) -> None:
@@ -40,28 +27,39 @@ def run(*arguments: str) -> None:
         sys.exit(status)
 
 
+def returns(annotations: Path, results: Path) -> list[str]:
+    """What became of every instance that was away for some frames, in words."""
+    dataset, found = read_dataset(annotations), read_tracks(results)
+    (video,) = dataset.videos
+    names = {category.dataset_id: category.name for category in dataset.categories}
+    truth = dataset.tracks(video.id)
+    shown = who_shows_whom([track.masks for track in found.tracks], [track.masks for track in truth])
+    told = []
+    for instance, row in zip(truth, shown, strict=True):
+        for first, last in find_absences(instance.masks.areas > 0, LEAST_AWAY):
+            before, after = row[:first], row[last + 1 :]
+            left, came = before[before != NOBODY], after[after != NOBODY]
+            was = f"#{found.tracks[left[-1]].id}" if len(left) else "unseen"
+            now = f"#{found.tracks[came[0]].id}" if len(came) else "unseen"
+            away = f"a {names[instance.category_id]} was away for frames {first} to {last}"
+            told.append(f"{away}: before {was}, after {now}")
+    return told
+
+
 def demo(folder: Path) -> None:
     """Make everything in a folder, and say where it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights, bundle, video = folder / "weights.pth", folder / "model.idol", folder / "video.mp4"
-    print(f"writing {weights} ({PRESET}, untrained) and {video}", flush=True)
-    write_reference_checkpoint(weights, preset(PRESET))
-    write_video(video)
-    run(
-        *("export", "--weights", str(weights), "--preset", PRESET, "--frame-size", f"{HEIGHT}x{WIDTH}"),
-        *("--no-resize", "--verify", str(video), "--note", "untrained weights", "-o", str(bundle)),
-    )
+    clip = folder / "clip"
+    if not clip.is_dir():
+        size = ("--size", "480x768", "--frames", "40")
+        run("synth", "--split", "val", "--videos", "1", "--seed", str(SEED), *size, "-o", str(clip))
     outputs = {name: str(folder / name) for name in ("annotated.mp4", "frames.jsonl", "results.json")}
     run(
-        *("run", str(bundle), "--source", str(video), "--save", outputs["annotated.mp4"], "--score", "0.3"),
-        *("--jsonl", outputs["frames.jsonl"], "--results", outputs["results.json"]),
+        *("run", str(MODEL), "--source", str(clip / "JPEGImages/00001"), "--save", outputs["annotated.mp4"]),
+        *("--score", "0.3", "--jsonl", outputs["frames.jsonl"], "--results", outputs["results.json"]),
     )
-    print(
-        f"\nYour results are in {folder}: watch annotated.mp4; frames.jsonl and results.json hold the masks."
-    )
-    print(
-        "The weights are untrained, so what is tracked means nothing; that it is tracked the same everywhere does."
-    )
+    print("\nThe annotations of the video, against the identities that the model gave:")
+    print("\n".join(returns(clip / "instances.json", folder / "frames.jsonl")))
+    print(f"\nWatch {outputs['annotated.mp4']}; frames.jsonl and results.json beside it hold the masks.")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from idol_deploy.config import PRESETS, IdolConfig
 from idol_deploy.imagenet import imagenet_backbone, imagenet_network
 from idol_deploy.layout import (
     BACKBONE,
+    EMBEDDING,
     KeyTable,
     alias_of,
     canonical_name,
@@ -102,7 +103,8 @@ def start_from(path: _Path, config: IdolConfig) -> tuple[Idol, tuple[str, ...]]:
     """A network to train, with what a file has of its weights; the rest is drawn from torch's generator.
 
     Class heads of another number of classes are not taken, and a file may hold the backbone alone, also as ImageNet's
-    weights are distributed (`idol_deploy.imagenet`). Besides, the file must fit, as for `load_checkpoint`.
+    weights are distributed (`idol_deploy.imagenet`). Besides, the file must fit, as for `load_checkpoint`. With
+    `train.fresh_embedding`, its embedding head is not taken either.
 
     Returns:
         The network in training mode, and the published keys that are not from the file.
@@ -114,6 +116,8 @@ def start_from(path: _Path, config: IdolConfig) -> tuple[Idol, tuple[str, ...]]:
     stored = read_tensors(path).state
     of_imagenet = imagenet_network(stored) is not None
     state = imagenet_backbone(stored, config, path) if of_imagenet else _merge_aliases(stored, path)
+    if config.train.fresh_embedding:
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(EMBEDDING)}
     drawn = published_state(Idol(config))
     heads = {key for key in drawn if key.startswith(_CLASS_HEADS) and key in state}
     fresh = {key for key in heads if state[key].shape != drawn[key].shape}

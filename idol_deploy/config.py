@@ -80,6 +80,8 @@ class TrainConfig:
         drop_empty: leave out frames without annotations.
         both_directions: learn from the second frame of a pair as from the first: what twice the pairs would teach, with
             as many frames through the network.
+        fresh_embedding: draw the embedding head anew, whatever the weights to start from have: what it learns then
+            owes nothing to how it was trained before.
         loss: weights of the losses, and how the embedding is trained.
     """
 
@@ -112,6 +114,7 @@ class TrainConfig:
     still_images: bool = False
     drop_empty: bool = False
     both_directions: bool = False
+    fresh_embedding: bool = False
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:

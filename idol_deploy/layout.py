@@ -19,6 +19,7 @@ from idol_deploy.model.swin import relative_position_index
 
 __all__ = [
     "BACKBONE",
+    "EMBEDDING",
     "KeyTable",
     "alias_of",
     "canonical_name",
@@ -35,6 +36,7 @@ KeyTable = Mapping[str, tuple[int, ...]]
 
 # Of every published key of a backbone.
 BACKBONE = "detr.detr.backbone.0.backbone."
+EMBEDDING = "detr.reid_embed_head."
 
 # Our prefix -> published prefix; the first that fits decides.
 _PREFIXES = (
@@ -44,7 +46,7 @@ _PREFIXES = (
     ("transformer.query_embed.", "detr.detr.query_embed."),
     ("transformer.", "detr.detr.transformer."),
     ("heads.class_embed.", "detr.detr.class_embed."),
-    ("heads.embedding.", "detr.reid_embed_head."),
+    ("heads.embedding.", EMBEDDING),
     ("heads.controller.", "detr.controller."),
     ("mask_head.", "detr.mask_head."),
 )

@@ -390,6 +390,18 @@ def test_training_starts_from_a_network_of_other_classes(tiny_config: IdolConfig
     assert start_from(path, tiny_config)[1] == ()
 
 
+def test_an_embedding_head_can_be_drawn_anew(tiny_config: IdolConfig, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    theirs = Idol(tiny_config)
+    torch.save({"model": published_state(theirs)}, tmp_path / "model.pth")
+    train = replace(tiny_config.train, fresh_embedding=True)
+    model, fresh = start_from(tmp_path / "model.pth", replace(tiny_config, train=train))
+    given, ours = published_state(theirs), published_state(model)
+    changed = {key for key in given if not torch.equal(given[key], ours[key])}
+    assert set(fresh) == {key for key in given if key.startswith("detr.reid_embed_head.")}
+    assert {key for key in fresh if key.endswith("weight")} <= changed <= set(fresh)
+
+
 def test_training_starts_from_a_backbone(tiny_config: IdolConfig, tmp_path: Path) -> None:
     torch.manual_seed(3)
     given = {
