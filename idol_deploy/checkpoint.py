@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from idol_deploy.config import PRESETS, IdolConfig
+from idol_deploy.half import is_stored_half, with_half_weights
 from idol_deploy.imagenet import imagenet_backbone, imagenet_network
 from idol_deploy.layout import (
     BACKBONE,
@@ -140,14 +141,27 @@ def _filled(state: dict[str, Tensor], config: IdolConfig, path: Path) -> Idol:
     return model
 
 
-def save_checkpoint(path: _Path, model: Idol, config: IdolConfig) -> None:
+def save_checkpoint(
+    path: _Path, model: Idol, config: IdolConfig, *, store: Literal["fp32", "fp16"] = "fp32"
+) -> None:
     """Writes safetensors in the published key layout, shared tensors once; replaces the file at once or not.
+
+    Args:
+        path: where to.
+        model: the network.
+        config: its configuration.
+        store: `fp16` rounds matrices and kernels (`idol_deploy.half`) and halves the file.
 
     Raises:
         OutputError: the file cannot be written.
+        CheckpointError: fp16 cannot hold a weight.
     """
     path = Path(path)
+    if store == "fp16":
+        model = with_half_weights(model)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in published_state(model).items()}
+    if store == "fp16":
+        state = {key: tensor.half() if is_stored_half(tensor) else tensor for key, tensor in state.items()}
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

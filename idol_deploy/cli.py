@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from idol_deploy.commands import (
     ablate,
+    convert,
     evaluate,
     export,
     fetch_weights,
@@ -63,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     fetch_weights.add_arguments(
         commands.add_parser("fetch-weights", help="ImageNet weights to begin training from")
     )
+    convert.add_arguments(commands.add_parser("convert", help="a checkpoint's weights as safetensors"))
     synth.add_arguments(commands.add_parser("synth", help="a data set of synthetic videos"))
     run.add_arguments(commands.add_parser("run", help="bundle and video to tracked masks"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score results, or a model over a data set"))

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.config import IdolConfig
+from idol_deploy.half import with_half_weights
 from idol_deploy.layout import published_state, weights_hash
 from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video
@@ -19,6 +21,7 @@ from idol_export.fused import with_fused_attention
 from idol_export.graph import ExportGraph
 from idol_export.onnx import DEFAULT_OPSET, describe_io, probe_to_onnx, shipped
 from idol_export.parity import Candidate, torch_stages, verify
+from idol_export.storage import in_half_precision
 from idol_export.weights import part_weights
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library
@@ -60,6 +63,8 @@ class ExportOptions:
         verify_source: video or images to verify on; None: a generated video.
         verify_frames: how many of its frames.
         note: caption for annotated videos, `untrained weights`, for instance.
+        store: how the file holds weights; `fp16` rounds matrices and kernels in the network, before anything is
+            compared, and halves the file. The graphs compute in fp32 all the same.
     """
 
     frame_size: tuple[int, int]
@@ -69,6 +74,7 @@ class ExportOptions:
     verify_source: str | None = None
     verify_frames: int = 4
     note: str = ""
+    store: Literal["fp32", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         if min(self.frame_size) < 1:
@@ -112,9 +118,10 @@ def export(
         announce: called with each step's name.
 
     Raises:
-        OutputError: `out` cannot be written; told before any work, like the four that follow.
+        OutputError: `out` cannot be written; told before any work, like the five that follow.
         MissingDependencyError: there is no ONNX Runtime to verify with.
         ConfigError: the network's input would be too small.
+        CheckpointError: fp16 cannot hold a weight that it is to store.
         SourceError: there is nothing to verify on.
         FrameError: what there is to verify on is of another shape.
         ParityError: a stage is out of tolerance.
@@ -129,6 +136,8 @@ def export(
             "sides must be 32 or more: use a larger --short-side"
         )
     _check_source(options, network_size, config)
+    if options.store == "fp16":
+        model = with_half_weights(model)
     operator: tuple[Path, ...] = ()
     remark = ""
     if not options.portable:
@@ -143,7 +152,10 @@ def export(
         announce(f"tracing the network at {network_size[0]}x{network_size[1]}, {name} graph")
         graph = ExportGraph(network, network_size)
         probes[name] = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
-    weights, parts = part_weights([shipped(probe) for probe in probes.values()])
+    graphs = [shipped(probe) for probe in probes.values()]
+    if options.store == "fp16":
+        graphs = list(map(in_half_precision, graphs))
+    weights, parts = part_weights(graphs)
     candidates = [
         Candidate(name, probe, weights + part, operator if name == "plugin" else ())
         for (name, probe), part in zip(probes.items(), parts, strict=True)
@@ -184,6 +196,7 @@ def export(
         },
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         note=options.note,
+        storage=options.store,
     )
     members = {
         WEIGHTS: weights,

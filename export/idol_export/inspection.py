@@ -61,7 +61,7 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         "kind": f"idol bundle, schema {manifest.schema_version}",
         "preset": manifest.preset,
         "note": manifest.note,
-        "precision": manifest.precision,
+        "precision": f"{manifest.precision}, weights stored in {manifest.storage}",
         "classes": f"{len(stream.categories)}: {', '.join(stream.class_names)}",
         "frame size": "x".join(map(str, manifest.frame_size)),
         "network input": "x".join(map(str, manifest.network_size)),

@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dynamic-batch", action="store_true", help="leave the number of frames free")
     add("--opset", type=positive, help="of the ONNX operators (default: 18)")
+    add(
+        "--store",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="weights in the file; fp16 rounds them first, and halves the file (default: fp32)",
+    )
     add("--verify", metavar="SOURCE", help="video or images to compare on (default: a generated video)")
     add("--verify-frames", type=positive, default=4, metavar="N", help="how many frames of it (default: 4)")
     add("--note", default="", help="caption for annotated videos")
@@ -78,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
                 verify_source=options.verify,
                 verify_frames=options.verify_frames,
                 note=options.note,
+                store=options.store,
             ),
             announce,
         )

@@ -146,6 +146,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         versions: of the packages that made it.
         created: time of export, ISO 8601, UTC.
         note: shown as a caption on annotated videos; `untrained weights`, for instance.
+        storage: how the weights are held in the file; of fp16, rounded before anything was compared, the graphs make
+            fp32 again.
     """
 
     schema_version: int
@@ -163,6 +165,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str]
     created: str
     note: str = ""
+    storage: Literal["fp32", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         if min(*self.frame_size, *self.network_size, *self.padded_size) < 1:

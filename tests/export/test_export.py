@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from idol_deploy.config import preset
+from idol_deploy.half import with_half_weights
 from idol_deploy.layout import published_state, weights_hash
 from idol_deploy.reference import reference_model
 from idol_export import export as module
@@ -140,6 +141,20 @@ def test_an_edge_preset_is_exported(tmp_path: Path) -> None:
     assert certificate.identities > 0
     with Pipeline.open(tmp_path / "edge.idol") as pipeline:
         assert pipeline.step(np.zeros((72, 104, 3), np.uint8)).masks.shape[1:] == (72, 104)
+
+
+def test_half_precision_storage_halves_the_bundle(toy: Toy, tmp_path: Path) -> None:
+    """PyTorch is rounded as well, so that the certificate is as strict as without."""
+    out = tmp_path / "half.idol"
+    options = ExportOptions(toy.size, portable=True, verify_frames=1, store="fp16")
+    exported = export(toy.model, toy.config, out, options)
+    assert (exported.manifest.precision, exported.manifest.storage) == ("fp32", "fp16")
+    assert toy.exported.manifest.storage == "fp32"
+    assert exported.parity.portable.passed
+    rounded = weights_hash(published_state(with_half_weights(toy.model)))
+    assert exported.manifest.weights_sha256 == rounded != toy.exported.manifest.weights_sha256
+    with Bundle.open(out) as half, Bundle.open(toy.path) as full:
+        assert len(half.graph()) < 0.65 * len(full.graph())
 
 
 def test_without_its_library_our_operator_is_left_out_and_said(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         [],
         ["export"],
         ["train"],
+        ["convert"],
         ["synth"],
         ["run"],
         ["evaluate"],

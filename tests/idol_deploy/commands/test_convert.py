@@ -1,0 +1,42 @@
+"""`idol-deploy convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idol_deploy.checkpoint import inspect_checkpoint, load_checkpoint
+from idol_deploy.half import with_half_weights
+from idol_deploy.layout import published_state, weights_hash
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+    from tests.idol_deploy.conftest import Command
+
+
+@pytest.mark.usefixtures("toy_preset")
+def test_half_precision_halves_the_file(idol: Command, toy: Toy, toy_weights: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for store in ("fp32", "fp16"):
+        target = tmp_path / f"{store}.safetensors"
+        done = idol("convert", "--weights", toy_weights, "--preset", "toy", "--store", store, "-o", target)
+        assert (done.status, done.err) == (0, "")
+        assert done.out.startswith(f"wrote {target} (")
+        sizes[store] = target.stat().st_size
+        expected = toy.model if store == "fp32" else with_half_weights(toy.model)
+        state = published_state(load_checkpoint(target, toy.config))
+        assert weights_hash(state) == weights_hash(published_state(expected))
+        assert inspect_checkpoint(target).weights == weights_hash(published_state(expected))
+    assert 0.45 < sizes["fp16"] / sizes["fp32"] < 0.6
+
+
+def test_a_place_that_cannot_be_written_is_told(
+    refused: Callable[..., str], toy_weights: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "missing" / "a.safetensors"
+    assert str(target.parent) in refused(
+        "convert", "--weights", toy_weights, "--preset", "edge_synth", "-o", target
+    )
