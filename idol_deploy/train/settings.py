@@ -4,7 +4,7 @@ settings = override(TrainSettings(preset("ytvis19_r50")), ["train.lr=2e-4", "los
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -215,11 +215,19 @@ def network_config(name: str) -> IdolConfig:
 
 
 def _built(kind: type[_T], value: object, where: str) -> _T:
-    """A dataclass of dataclasses from what JSON holds; every field must be there."""
+    """A dataclass of dataclasses from what JSON holds.
+
+    A field that is not there came with a later version, whose default is what all did before.
+    """
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
-        unlike = sorted(value.keys() ^ hints.keys()) if isinstance(value, dict) else ["everything"]
+    needed = {
+        entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING
+    }
+    unlike = ["everything"]
+    if isinstance(value, dict):
+        unlike = sorted((value.keys() - hints.keys()) | (needed - value.keys()))
+    if unlike or not isinstance(value, dict):
         raise msgspec.ValidationError(
             f"{where or 'the whole'} has other fields than this version's: {', '.join(unlike)}"
         )
@@ -227,6 +235,7 @@ def _built(kind: type[_T], value: object, where: str) -> _T:
         **{
             entry.name: _field(hints[entry.name], value[entry.name], f"{where}.{entry.name}".lstrip("."))
             for entry in fields(kind)
+            if entry.name in value
         }
     )
 

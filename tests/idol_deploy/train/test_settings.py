@@ -59,10 +59,20 @@ def test_what_cannot_be_is_named(change: str, message: str) -> None:
         override(TrainSettings(PRESETS["ytvis19_r50"]()), [change])
 
 
-def test_settings_of_another_version_are_refused() -> None:
+def test_settings_of_an_earlier_version_are_those_of_before() -> None:
+    settings = TrainSettings(PRESETS["edge_synth"]())
+    contents = json.loads(settings_to_json(settings))
+    del contents["network"]["train"]["fresh_embedding"]
+    assert settings_from_json(json.dumps(contents), "settings.json") == settings
+
+
+def test_settings_of_a_later_version_are_refused() -> None:
     contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_swin_l"]())))
     contents["run"]["speed"] = 1
     with pytest.raises(DataError, match=r"run has other fields than this version's: speed"):
+        settings_from_json(json.dumps(contents), "settings.json")
+    del contents["run"]["speed"], contents["network"]["name"]
+    with pytest.raises(DataError, match=r"network has other fields than this version's: name"):
         settings_from_json(json.dumps(contents), "settings.json")
     with pytest.raises(DataError, match="holds no training settings"):
         settings_from_json("{", "settings.json")
