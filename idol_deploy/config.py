@@ -319,8 +319,9 @@ def edge_synth() -> IdolConfig:
             min_sizes=(144, 160, 176),
             max_size=320,
             crop_range=(96, 160),
-            batch_pairs=4,
-            iterations=30000,
+            crop_probability=0.1,
+            batch_pairs=2,
+            iterations=11000,
         ),
     )
 
