@@ -1,11 +1,12 @@
 """The `idol-deploy` command: a subcommand is a module of `idol_deploy.commands`, which imports lazily what it needs.
 
 Exit status: 0 done, 1 an internal error or a failed selftest, 2 an error that the user can mend (one line on stderr),
-130 Ctrl-C.
+130 Ctrl-C, 141 a reader that has gone.
 """
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -28,19 +29,27 @@ from idol_runtime.errors import IdolError
 
 __all__ = ["build_parser", "main"]
 
+_NOBODY_READS = 128 + 13  # as a shell tells SIGPIPE
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()
     except IdolError as error:
         print(f"idol-deploy: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("idol-deploy: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has enough, as `head` has; Python would complain again when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
