@@ -15,6 +15,7 @@ from torch import Tensor
 
 from idol_deploy.batch import Batch
 from idol_deploy.boxes import to_xyxy
+from idol_runtime.crops import MaskCrop, crop_masks
 from idol_runtime.draw import draw
 from idol_runtime.files import replacing
 from idol_runtime.frames import RGBImage
@@ -34,7 +35,8 @@ class _Drawn:
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
     boxes_xyxy: NDArray[np.float32]
-    masks: NDArray[np.bool_]
+    crops: Sequence[MaskCrop]
+    size: tuple[int, int]
     class_names: Sequence[str]
 
 
@@ -91,7 +93,8 @@ def _draw_frame(batch: Batch, pair: int, which: int, class_names: Sequence[str],
         labels=targets.labels[pair][shown].numpy(),
         scores=np.ones(len(boxes), np.float32),
         boxes_xyxy=_in_pixels(boxes, size),
-        masks=masks,
+        crops=crop_masks(masks),
+        size=(canvas.shape[0], canvas.shape[1]),
         class_names=class_names,
     )
     count = f"{len(boxes)} of {int(exists.sum())}" if which else str(len(boxes))

@@ -22,8 +22,9 @@ Ints = NDArray[np.int64]
 
 def softmax(x: Floats, axis: int) -> Floats:
     """Softmax along one axis, in the type of `x`."""
-    shifted = np.exp(x - x.max(axis=axis, keepdims=True))
-    out: Floats = shifted / shifted.sum(axis=axis, keepdims=True)
+    out: Floats = x - x.max(axis=axis, keepdims=True)
+    np.exp(out, out=out)
+    out /= out.sum(axis=axis, keepdims=True)
     return out
 
 
@@ -33,7 +34,9 @@ def bi_softmax(
 ) -> Floats:  # [n, m]
     """Mean of the softmax over tracks and the softmax over detections of the dot products (paper, eq. 7)."""
     products = detections @ tracks.T
-    both: Floats = (softmax(products, axis=1) + softmax(products, axis=0)) / np.float32(2)
+    both = softmax(products, axis=1)
+    both += softmax(products, axis=0)
+    both /= np.float32(2)
     return both
 
 
@@ -255,19 +258,30 @@ class Tracker:
         Rows with several candidates are weighed by `frames_seen` if that is given.
         """
         threshold = np.float32(self.config.match_score)
-        rows = np.full(len(similarity), -1, np.int64)
-        # Columns are only ever set to zero, so a row without a candidate now never has one.
-        for i in np.flatnonzero((similarity > threshold).any(axis=1)):
-            row = similarity[i]
-            candidates = row > threshold
-            if frames_seen is not None and candidates.sum() > 1:
-                weights = np.where(candidates, frames_seen, frames_seen[candidates].mean())
-                row = row * weights
-            best = int(row.argmax())
-            if row[best] > threshold:
+        over = similarity > threshold
+        counts, firsts = over.sum(axis=1).tolist(), over.argmax(axis=1).tolist()
+        rows = [-1] * len(counts)
+        taken: dict[int, None] = {}
+        # A row without a candidate now never has one, and most have one: only others need a look at the numbers.
+        for i, count in enumerate(counts):
+            best = firsts[i] if count == 1 else -1
+            if count > 1:
+                row = similarity[i].copy()
+                row[list(taken)] = 0
+                best = _best_track(row, frames_seen, threshold)
+            if best >= 0 and best not in taken:
                 rows[i] = best
-                similarity[:, best] = 0
-        return rows
+                taken[best] = None
+        return np.array(rows, np.int64)
+
+
+def _best_track(row: Floats, frames_seen: Floats | None, threshold: np.float32) -> int:
+    """The track with the best similarity [m] above the threshold, weighed if several are; -1: none."""
+    candidates = row > threshold
+    if frames_seen is not None and candidates.sum() > 1:
+        row = row * np.where(candidates, frames_seen, frames_seen[candidates].mean())
+    best = int(row.argmax())
+    return best if row[best] > threshold else -1
 
 
 def _assign_best(cues: Floats) -> Ints:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_runtime.crops import MaskCrop
 from idol_runtime.errors import FrameError
 from idol_runtime.frames import RGBImage, check_frame
 from idol_runtime.optional import load_cv2
@@ -43,8 +44,12 @@ class DrawableResult(Protocol):
         """[n, 4] in pixels of the frame."""
 
     @property
-    def masks(self) -> NDArray[np.bool_]:
-        """[n, H, W]."""
+    def crops(self) -> Sequence[MaskCrop]:
+        """The masks, each in its box; n of them."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the frame."""
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -56,8 +61,8 @@ class _Instance:
     text: str
     colour: tuple[int, int, int]
     box: Rectangle
-    mask: NDArray[np.uint8]  # [H, W] 0 or 1
-    extent: Rectangle | None  # of the mask; None: it is empty
+    mask: NDArray[np.uint8]  # 0 or 1, within its extent
+    extent: Rectangle | None  # None: the mask is empty
 
 
 def class_name(label: int, class_names: Sequence[str]) -> str:
@@ -89,7 +94,7 @@ def draw(
         A new [H, W, 3] uint8 RGB image.
 
     Raises:
-        FrameError: not an RGB frame, or masks of another size.
+        FrameError: not an RGB frame, or one of another size than the result's.
         MissingDependencyError: OpenCV is not installed.
     """
     cv2 = load_cv2("drawing results")
@@ -117,29 +122,35 @@ def _write(writer: TagWriter, instances: list[_Instance], caption: str | None) -
 
 
 def _instances(cv2: Any, result: DrawableResult, height: int, width: int, scores: bool) -> list[_Instance]:
-    masks = result.masks
-    if len(masks) and masks.shape[1:] != (height, width):
+    if result.size != (height, width):
         raise FrameError(
-            f"masks are {masks.shape[1]}x{masks.shape[2]} and the frame {height}x{width}; "
+            f"the result is of a frame of {result.size[0]}x{result.size[1]} and this one is {height}x{width}; "
             "draw a result over the frame it came from"
         )
     instances = []
     corners = np.nan_to_num(result.boxes_xyxy).clip(0, [width, height, width, height]).round().astype(int)
-    for i, mask in enumerate(masks):
+    for i, crop in enumerate(result.crops):
         name = class_name(int(result.labels[i]), result.class_names)
-        pixels = mask.view(np.uint8) if mask.flags.c_contiguous else np.ascontiguousarray(mask).view(np.uint8)
-        x, y, w, h = cv2.boundingRect(pixels)
+        mask, extent = _tight(cv2, crop)
         left, top, right, bottom = (int(value) for value in corners[i])
         instances.append(
             _Instance(
                 text=f"{name} #{int(result.ids[i])}" + (f" {float(result.scores[i]):.2f}" if scores else ""),
                 colour=id_colour(int(result.ids[i])),
                 box=(left, top, max(right, left + 1), max(bottom, top + 1)),
-                mask=pixels,
-                extent=(x, y, x + w, y + h) if w and h else None,
+                mask=mask,
+                extent=extent,
             )
         )
     return instances
+
+
+def _tight(cv2: Any, crop: MaskCrop) -> tuple[NDArray[np.uint8], Rectangle | None]:
+    """The pixels of a mask, 0 or 1, in the smallest box that holds it, and where that lies."""
+    pixels = np.ascontiguousarray(crop.pixels).view(np.uint8)
+    x, y, w, h = cv2.boundingRect(pixels) if pixels.size else (0, 0, 0, 0)
+    extent = (crop.left + x, crop.top + y, crop.left + x + w, crop.top + y + h) if w and h else None
+    return pixels[y : y + h, x : x + w], extent
 
 
 def _fill(cv2: Any, canvas: RGBImage, instance: _Instance) -> None:
@@ -150,14 +161,15 @@ def _fill(cv2: Any, canvas: RGBImage, instance: _Instance) -> None:
     # A translucent fill is one look-up per channel: cheaper than blending a second image.
     ramp = np.arange(256, dtype=np.float32)[:, None] * (1 - _FILL)
     table = (ramp + np.array(instance.colour, np.float32) * _FILL).round().astype(np.uint8)
-    cv2.copyTo(cv2.LUT(area, table[None]), instance.mask[top:bottom, left:right], area)
+    cv2.copyTo(cv2.LUT(area, table[None]), instance.mask, area)
 
 
 def _outline(cv2: Any, canvas: RGBImage, instance: _Instance, line: int, boxes: bool) -> None:
     if instance.extent is not None:
-        left, top, right, bottom = instance.extent
-        area = instance.mask[top:bottom, left:right]
-        traced, _ = cv2.findContours(area, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+        left, top, _, _ = instance.extent
+        traced, _ = cv2.findContours(
+            instance.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
+        )
         # Fewer, longer segments draw faster, and the stairs of the pixels go.
         contours = [cv2.approxPolyDP(contour, _STAIRS, True) for contour in traced]
         cv2.drawContours(canvas, contours, -1, _SHADOW, line + 2, cv2.LINE_AA)

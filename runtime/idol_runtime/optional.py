@@ -13,10 +13,10 @@ def import_optional(module: str, package: str, extra: str, purpose: str) -> Any:
     """Import an optional module.
 
     Args:
-        module: what to import, such as `pycocotools.mask`.
-        package: the distribution that brings it, such as `pycocotools`.
+        module: what to import, such as `cv2`.
+        package: the distribution that brings it, such as `opencv-python`.
         extra: the extra of this project that installs it.
-        purpose: what the user wanted, such as `writing masks as RLE`.
+        purpose: what the user wanted, such as `reading video`.
 
     Returns:
         The module.

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from idol_runtime.association import NO_TRACK
 from idol_runtime.config import Category, VideoConfig
+from idol_runtime.crops import MaskCrop, paste_masks
 from idol_runtime.detection import Detections
 from idol_runtime.errors import ConfigError, MissingDependencyError
 from idol_runtime.files import replacing
 from idol_runtime.masks import upsample_masks
 from idol_runtime.preprocess import Placement
-from idol_runtime.rle import RLE, encode_rles
+from idol_runtime.rle import RLE, encode_crops
 
 if TYPE_CHECKING:
     import supervision
@@ -85,14 +86,26 @@ class FrameResult:
             class_names=class_names,
         )
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the source frame in pixels."""
+        return self.placement.frame
+
     @functools.cached_property
-    def masks(self) -> NDArray[np.bool_]:
-        """[n, H, W] at the resolution of the source frame, computed when first asked for."""
+    def crops(self) -> tuple[MaskCrop, ...]:
+        """The masks at the resolution of the source frame, each in its box, computed when first asked for."""
         return upsample_masks(self.mask_logits, self.placement)
 
+    @functools.cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """[n, H, W] at the resolution of the source frame, made from `crops` when first asked for."""
+        return paste_masks(self.crops, self.placement.frame)
+
     def above(self, score: float) -> "FrameResult":
-        """The instances whose score is at least `score`."""
+        """The instances whose score is at least `score`; itself where all are."""
         keep = self.scores >= np.float32(score)
+        if keep.all():
+            return self
         return FrameResult(
             index=self.index,
             ids=self.ids[keep],
@@ -195,7 +208,7 @@ class VideoResult:
                 f"a video has one frame size: got {size} after {self._size}; use a VideoResult each"
             )
         self._size = size
-        rles = encode_rles(result.masks)
+        rles = encode_crops(result.crops, size)
         for track_id, scores, rle in zip(result.ids.tolist(), result.class_scores, rles, strict=True):
             track = self._tracks.setdefault(track_id, _Track())
             track.see(self._frames, scores, rle)
@@ -233,7 +246,7 @@ class VideoResult:
         """The instances in the YouTube-VIS / OVIS submission format; frames without the track are empty masks."""
         if self._size is None:
             return []
-        empty = encode_rles(np.zeros((1, *self._size), np.bool_))[0]
+        (empty,) = encode_crops([MaskCrop(0, 0, np.zeros((0, 0), np.bool_))], self._size)
         return [
             SubmissionEntry(
                 video_id=video_id,

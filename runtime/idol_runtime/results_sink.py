@@ -5,7 +5,6 @@ from pathlib import Path
 from idol_runtime.config import StreamConfig
 from idol_runtime.files import writable_target
 from idol_runtime.frames import Frame
-from idol_runtime.optional import import_optional
 from idol_runtime.results import FrameResult, VideoResult, write_results
 from idol_runtime.sink import Sink
 
@@ -22,12 +21,10 @@ class ResultsSink(Sink):
 
     Raises:
         OutputError: the place cannot be written.
-        MissingDependencyError: pycocotools is not installed.
     """
 
     def __init__(self, path: str | Path, config: StreamConfig, video_id: int = 1) -> None:
         super().__init__()
-        import_optional("pycocotools.mask", "pycocotools", "video", "writing masks as RLE")
         self.path = writable_target(path)
         self._config = config
         self._video_id = video_id

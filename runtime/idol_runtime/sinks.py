@@ -23,8 +23,8 @@ from idol_runtime.draw import DrawableResult, class_name, draw
 from idol_runtime.errors import ConfigError, FrameError, OutputError
 from idol_runtime.files import replacing, writable_target
 from idol_runtime.frames import Frame
-from idol_runtime.optional import import_optional, load_cv2
-from idol_runtime.rle import encode_rles
+from idol_runtime.optional import load_cv2
+from idol_runtime.rle import encode_crops
 from idol_runtime.sink import FileSink, Sink
 
 __all__ = ["VIDEO_CODECS", "DisplaySink", "JsonlSink", "MaskSink", "Sink", "VideoSink"]
@@ -131,11 +131,9 @@ class JsonlSink(FileSink):
 
     Raises:
         OutputError: the place cannot be written.
-        MissingDependencyError: pycocotools is not installed.
     """
 
     def __init__(self, path: str | Path) -> None:
-        import_optional("pycocotools.mask", "pycocotools", "video", "writing masks as RLE")
         super().__init__(path)
         self._file = self._temporary.open("wb")
 
@@ -170,7 +168,7 @@ def _record(frame: Frame, result: DrawableResult) -> dict[str, object]:
             "box_xyxy": [round(float(value), 2) for value in result.boxes_xyxy[i]],
             "mask": rle,
         }
-        for i, rle in enumerate(encode_rles(result.masks))
+        for i, rle in enumerate(encode_crops(result.crops, result.size))
     ]
     return {
         "frame": frame.index,
@@ -237,8 +235,8 @@ def _identity_map(size: tuple[int, int], result: DrawableResult) -> NDArray[np.u
         raise OutputError(
             f"track id {int(result.ids.max())} does not fit a 16-bit mask; write JSON lines instead"
         )
-    masks = result.masks
     identities = np.zeros(size, np.uint16)
     for i in np.argsort(result.scores, kind="stable"):
-        identities[masks[i]] = result.ids[i] + 1
+        crop = result.crops[i]
+        identities[crop.place()][crop.pixels] = result.ids[i] + 1
     return identities

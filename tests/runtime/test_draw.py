@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from idol_runtime.crops import MaskCrop, crop_masks
 from idol_runtime.draw import class_name, draw
 from idol_runtime.errors import FrameError
 from idol_runtime.palette import id_colour, text_colour
@@ -24,6 +25,14 @@ class Result:
     boxes_xyxy: NDArray[np.float32]
     masks: NDArray[np.bool_]
     class_names: Sequence[str] = ("person", "cat")
+
+    @property
+    def crops(self) -> Sequence[MaskCrop]:
+        return crop_masks(self.masks)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.masks.shape[1], self.masks.shape[2]
 
 
 def rectangles(size: tuple[int, int], *boxes: tuple[int, int, int, int], ids: Sequence[int] = ()) -> Result:
@@ -114,8 +123,8 @@ def test_small_frames_are_survived(size: tuple[int, int]) -> None:
     assert drawn.shape == (*size, 3)
 
 
-def test_masks_of_another_size_are_refused() -> None:
-    with pytest.raises(FrameError, match="masks are 40x60 and the frame 50x60"):
+def test_a_result_of_another_size_is_refused() -> None:
+    with pytest.raises(FrameError, match="of a frame of 40x60 and this one is 50x60"):
         draw(grey(50, 60), rectangles((40, 60), (5, 5, 20, 20)))
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idol_runtime.config import Category, VideoConfig
+from idol_runtime.crops import crop_masks
 from idol_runtime.errors import ConfigError, MissingDependencyError, OutputError
 from idol_runtime.preprocess import Placement
 from idol_runtime.results import FrameResult, VideoResult, write_results
@@ -42,7 +43,7 @@ def frame_result(
         placement=PLACEMENT,
         class_names=CLASSES,
     )
-    result.__dict__["masks"] = drawn  # in the place of what it would compute
+    result.__dict__["crops"] = crop_masks(drawn)  # in the place of what it would compute
     return result
 
 
