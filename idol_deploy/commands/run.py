@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--display", action="store_true", help="show a window; q or Esc ends")
     add("--boxes", action="store_true", help="draw boxes as well")
     add("--score", type=float, default=0.0, metavar="S", help="hide instances below this (not in --results)")
+    add(
+        "--latest",
+        action="store_true",
+        help="of a camera or stream, skip what came while the network was busy",
+    )
     add("--stride", type=positive, default=1, metavar="N", help="take every N-th frame")
     add("--max-frames", type=positive, metavar="N", help="stop after N frames")
     add("--video-id", type=int, default=1, metavar="N", help="of the entries in --results (default: 1)")
@@ -58,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         display=options.display,
         boxes=options.boxes,
         score=options.score,
+        latest=options.latest,
         stride=options.stride,
         max_frames=options.max_frames,
         video_id=options.video_id,

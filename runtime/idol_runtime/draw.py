@@ -77,6 +77,7 @@ def draw(
     boxes: bool = False,
     scores: bool = True,
     caption: str | None = None,
+    out: RGBImage | None = None,
 ) -> RGBImage:  # [H, W, 3]
     """Draw a result over its frame: translucent masks, contours, and a tag `class #id score` for each.
 
@@ -89,16 +90,19 @@ def draw(
         boxes: draw boxes as well.
         scores: write them; annotations have none.
         caption: one line along the lower edge, such as `untrained weights`.
+        out: [H, W, 3] uint8, contiguous; drawn into and returned. A stream's frames need not each fetch memory.
 
     Returns:
-        A new [H, W, 3] uint8 RGB image.
+        `out`, or a new [H, W, 3] uint8 RGB image.
 
     Raises:
         FrameError: not an RGB frame, or one of another size than the result's.
         MissingDependencyError: OpenCV is not installed.
     """
     cv2 = load_cv2("drawing results")
-    canvas: RGBImage = check_frame(frame).copy()
+    frame = check_frame(frame)
+    canvas: RGBImage = np.empty_like(frame) if out is None else out
+    np.copyto(canvas, frame)
     height, width = canvas.shape[:2]
     instances = _instances(cv2, result, height, width, scores)
     line = max(1, round(min(height, width) / 240))

@@ -6,10 +6,12 @@ with Pipeline.open("model.idol") as pipeline:
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from idol_runtime.association import Tracker
 from idol_runtime.backends import Backend, GraphChoice, open_backend
@@ -22,7 +24,7 @@ from idol_runtime.preprocess import Placement, letterbox, resize
 from idol_runtime.results import FrameResult
 from idol_runtime.sources import open_source
 
-__all__ = ["CANARY_TOLERANCE", "Pipeline", "replay_canary"]
+__all__ = ["CANARY_TOLERANCE", "Pipeline", "Prepared", "replay_canary"]
 
 # fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 and more.
 CANARY_TOLERANCE = 1e-3
@@ -48,6 +50,19 @@ def replay_canary(backend: Backend, canary: Canary) -> None:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A frame as the network takes it.
+
+    Attributes:
+        image: [h, w, 3] uint8 RGB.
+        placement: where the source frame lies in it.
+    """
+
+    image: NDArray[np.uint8]
+    placement: Placement
+
+
 class Pipeline:
     """A network and a tracker on one stream of frames.
 
@@ -68,6 +83,7 @@ class Pipeline:
         self.note = ""
         self._tracker = Tracker(config.association)
         self._index = 0
+        self._prepared = 0
         self._frame_size: tuple[int, int] | None = None
 
     @classmethod
@@ -131,7 +147,7 @@ class Pipeline:
     def reset(self) -> None:
         """Start a new video: forget all tracks, number identities and frames from 0 again."""
         self._tracker.reset()
-        self._index = 0
+        self._index = self._prepared = 0
         self._frame_size = None
 
     def step(self, frame: object) -> FrameResult:
@@ -145,13 +161,32 @@ class Pipeline:
                 or of another size than the frames before.
             BackendError: the inference engine failed.
         """
-        image, placement = self._prepare(frame)
+        self._prepared = self._index
+        return self.track(self.prepare(frame))
+
+    def prepare(self, frame: object) -> Prepared:
+        """The first half of `step`: check and resize the next frame; may run in another thread than `track`.
+
+        Raises:
+            FrameError: as `step`.
+        """
+        image, placement = self._place(frame)
         self._frame_size = placement.frame  # only now: a refused frame must not decide the stream's size
-        detections = detect(self.backend.infer(image[None])[0], self.config.association)
+        self._prepared += 1
+        return Prepared(image, placement)
+
+    def track(self, prepared: Prepared) -> FrameResult:
+        """The second half of `step`, for frames in the order in which they were prepared.
+
+        Raises:
+            BackendError: the inference engine failed.
+        """
+        detections = detect(self.backend.infer(prepared.image[None])[0], self.config.association)
         ids = self._tracker.update(
             detections.scores, detections.labels, detections.boxes, detections.embeddings
         )
-        result = FrameResult.from_detections(self._index, detections, ids, placement, self.config.class_names)
+        names = self.config.class_names
+        result = FrameResult.from_detections(self._index, detections, ids, prepared.placement, names)
         self._index += 1
         return result
 
@@ -169,12 +204,12 @@ class Pipeline:
             for frame in frames:
                 yield self.step(frame.image)
 
-    def _prepare(self, frame: object) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Placement]:
-        image = check_frame(frame, name=f"frame {self._index}")
+    def _place(self, frame: object) -> tuple[NDArray[np.uint8], Placement]:
+        image = check_frame(frame, name=f"frame {self._prepared}")
         size = (image.shape[0], image.shape[1])
         if self._frame_size not in (None, size):
             raise FrameError(
-                f"frame {self._index} is {size[0]}x{size[1]}, those before were "
+                f"frame {self._prepared} is {size[0]}x{size[1]}, those before were "
                 f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"
             )
         wanted = self.config.preprocessing.network_size(*size)

@@ -1,20 +1,29 @@
-"""A whole run: a source through the pipeline into files and windows, with a progress bar."""
+"""A whole run: a source through the pipeline into files and windows, with a progress bar.
+
+Reading and resizing run ahead of the network in a thread, drawing and writing behind it in another; a window stays in
+the caller's, where windows must be.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from idol_runtime.errors import ConfigError
 from idol_runtime.frames import Frame
 from idol_runtime.images import NOMINAL_FPS
-from idol_runtime.pipeline import Pipeline
+from idol_runtime.overlap import Behind, ahead
+from idol_runtime.pipeline import Pipeline, Prepared
+from idol_runtime.results import FrameResult
 from idol_runtime.results_sink import ResultsSink
 from idol_runtime.sinks import DisplaySink, JsonlSink, MaskSink, Sink, VideoSink
 from idol_runtime.sources import FrameSource, open_source
 
 __all__ = ["RunOptions", "RunSummary", "run"]
+
+T = TypeVar("T")
+_Tracked: TypeAlias = tuple[Frame, FrameResult, FrameResult]  # all that was found, and what is shown of it
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class RunOptions:
         display: show a window.
         boxes: draw boxes as well.
         score: instances below this are neither drawn nor listed; `results` holds all, as published.
+        latest: of a camera or stream, take the newest frame and lose those that came while the network was busy.
         stride: take every n-th frame.
         max_frames: stop after this many.
         video_id: of the entries in `results`.
@@ -43,6 +53,7 @@ class RunOptions:
     display: bool = False
     boxes: bool = False
     score: float = 0.0
+    latest: bool = False
     stride: int = 1
     max_frames: int | None = None
     video_id: int = 1
@@ -84,28 +95,60 @@ def run(pipeline: Pipeline, options: RunOptions) -> RunSummary:
     highest = -1
     pipeline.reset()
     with open_source(options.source, stride=options.stride, max_frames=options.max_frames) as source:
+        if options.latest and not source.live:
+            raise ConfigError(
+                f"{source.name} waits to be read and loses nothing; leave --latest (latest=True) out"
+            )
         try:
             with contextlib.ExitStack() as stack:
-                drawn, collected = _sinks(pipeline, options, source)
-                for sink in (*drawn, *collected):
+                windows, drawn, collected = _sinks(pipeline, options, source)
+                for sink in (*windows, *drawn, *collected):
                     stack.enter_context(sink)
-                for frame, bar in _progress(source, stack):
-                    result = pipeline.step(frame.image)
-                    for sink in collected:
-                        sink.write(frame, result)
+                behind = stack.enter_context(
+                    Behind[_Tracked](lambda tracked: _write(drawn, collected, tracked))
+                )
+                frames = stack.enter_context(_prepared(pipeline, source, options.latest))
+                for (frame, prepared), bar in _progress(frames, source, stack):
+                    result = pipeline.track(prepared)
                     shown = result.above(options.score)
-                    for sink in drawn:
-                        sink.write(frame, shown)
+                    behind.submit((frame, result, shown))
+                    for window in windows:
+                        window.write(frame, shown)
                     summary.frames += 1
                     highest = max(highest, *result.ids.tolist(), -1)
                     summary.tracks = highest + 1
                     bar.set_postfix(tracks=summary.tracks, now=len(shown), refresh=False)
-                    if any(sink.stopped for sink in drawn):
+                    if any(window.stopped for window in windows):
                         summary.interrupted = True
                         break
         except KeyboardInterrupt:
             summary.interrupted = True
     return summary
+
+
+def _prepared(
+    pipeline: Pipeline, source: FrameSource, latest: bool
+) -> contextlib.AbstractContextManager[Iterator[tuple[Frame, Prepared]]]:
+    """The frames of a source, read ahead, and resized there unless some of them will be lost."""
+
+    def prepare(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prepared]]:
+        for frame in frames:
+            yield frame, pipeline.prepare(frame.image)
+
+    @contextlib.contextmanager
+    def of_latest() -> Iterator[Iterator[tuple[Frame, Prepared]]]:
+        with ahead(source, newest=True) as frames:
+            yield prepare(frames)
+
+    return of_latest() if latest else ahead(prepare(source))
+
+
+def _write(drawn: list[Sink], collected: list[Sink], tracked: _Tracked) -> None:
+    frame, result, shown = tracked
+    for sink in collected:
+        sink.write(frame, result)
+    for sink in drawn:
+        sink.write(frame, shown)
 
 
 def _refuse_twice(outputs: tuple[Path, ...]) -> None:
@@ -114,9 +157,12 @@ def _refuse_twice(outputs: tuple[Path, ...]) -> None:
         raise ConfigError("two outputs have the same name; give each its own")
 
 
-def _sinks(pipeline: Pipeline, options: RunOptions, source: FrameSource) -> tuple[list[Sink], list[Sink]]:
-    """Sinks of what is shown, and sinks of everything; all check their place now."""
+def _sinks(
+    pipeline: Pipeline, options: RunOptions, source: FrameSource
+) -> tuple[list[Sink], list[Sink], list[Sink]]:
+    """Windows, other sinks of what is shown, and sinks of everything; all check their place now."""
     caption = pipeline.note or None
+    windows: list[Sink] = []
     drawn: list[Sink] = []
     collected: list[Sink] = []
     with contextlib.ExitStack() as undo:
@@ -134,9 +180,9 @@ def _sinks(pipeline: Pipeline, options: RunOptions, source: FrameSource) -> tupl
         if options.results is not None:
             add(collected, ResultsSink(options.results, pipeline.config, options.video_id))
         if options.display:
-            add(drawn, DisplaySink(boxes=options.boxes, caption=caption))
+            add(windows, DisplaySink(boxes=options.boxes, caption=caption))
         undo.pop_all()
-    return drawn, collected
+    return windows, drawn, collected
 
 
 def _video(path: Path, options: RunOptions, source: FrameSource, caption: str | None) -> VideoSink:
@@ -152,14 +198,16 @@ class _NoBar:
         """Show nothing."""
 
 
-def _progress(source: FrameSource, stack: contextlib.ExitStack) -> Iterator[tuple[Frame, Any]]:
+def _progress(
+    frames: Iterator[T], source: FrameSource, stack: contextlib.ExitStack
+) -> Iterator[tuple[T, Any]]:
     """Each frame with the bar that counts it; the bar shows only on a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:
-        yield from ((frame, _NoBar()) for frame in source)
+        yield from ((frame, _NoBar()) for frame in frames)
         return
     bar = stack.enter_context(tqdm(total=source.frame_count, unit="frame", disable=None, desc=source.name))
-    for frame in source:
+    for frame in frames:
         yield frame, bar
         bar.update()

@@ -72,6 +72,7 @@ class VideoSink(FileSink):
         self._size = size
         self._boxes = boxes
         self._caption = caption
+        self._canvas, self._bgr = np.empty((2, *size, 3), np.uint8)
         even = size[1] + size[1] % 2, size[0] + size[0] % 2
         fourcc = self._cv2.VideoWriter_fourcc(*codec)
         self._writer = self._cv2.VideoWriter(str(self._temporary), fourcc, fps, even)
@@ -96,10 +97,11 @@ class VideoSink(FileSink):
             )
         if shutil.disk_usage(self.path.parent).free < _FREE_BYTES:
             raise OutputError(f"cannot write {self.path}: the disk is full; free some space")
-        image = draw(frame.image, result, boxes=self._boxes, caption=self._caption)
+        canvas = self._canvas
+        draw(frame.image, result, boxes=self._boxes, caption=self._caption, out=canvas)
         height, width = self._size
         cv2 = self._cv2
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        bgr = cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR, dst=self._bgr)
         if height % 2 or width % 2:
             # Encoders store whole chroma pairs, and would drop the last row or column.
             bgr = cv2.copyMakeBorder(bgr, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)

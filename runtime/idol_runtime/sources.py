@@ -9,6 +9,7 @@ The first frame is read on opening, so that a source without one is told before 
 
 import glob
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ from idol_runtime.images import IMAGE_EXTENSIONS, ImageReader, list_images
 
 __all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "open_source"]
 
+# How long closing waits for a thread that is reading.
+_PATIENCE_S = 2.0
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt")
 
 
@@ -81,6 +84,7 @@ class FrameSource:
         self._stride = stride
         self._max_frames = max_frames
         self._state = "open"
+        self._reading = threading.Lock()
         self.name = reader.name
         self.fps = reader.fps / stride if reader.fps else None
         self.size: tuple[int, int] | None = reader.size
@@ -111,25 +115,40 @@ class FrameSource:
         return self._frames()
 
     def close(self) -> None:
-        """Let go of the file, the camera or the connection; safe to call twice."""
+        """Let go of the file, the camera or the connection; safe to call twice, and while another thread reads.
+
+        A thread that waits for a camera which has stopped keeps its connection to the process's end.
+        """
         self._state = "closed"
-        self._reader.close()
+        if self._reading.acquire(timeout=_PATIENCE_S):
+            self._reader.close()
+            self._reading.release()
 
     def _frames(self) -> Iterator[Frame]:
         index = yielded = 0
-        while self._state != "closed":
-            image = self._reader.read()
+        while True:
+            image = self._read(index)
             if image is None:
                 return
-            self._check_size(index, image)
             yield Frame(index, self._reader.time_s, image)
             yielded += 1
             if yielded == self._max_frames:
                 return
-            for _ in range(self._stride - 1):
-                if not self._reader.skip():
-                    return
+            if not self._skip():
+                return
             index += self._stride
+
+    def _read(self, index: int) -> RGBImage | None:
+        with self._reading:
+            image = None if self._state == "closed" else self._reader.read()
+        if image is not None:
+            self._check_size(index, image)
+        return image
+
+    def _skip(self) -> bool:
+        """Pass over what the stride leaves out."""
+        with self._reading:
+            return self._state != "closed" and all(self._reader.skip() for _ in range(self._stride - 1))
 
     def _check_size(self, index: int, image: RGBImage) -> None:
         size = image.shape[0], image.shape[1]

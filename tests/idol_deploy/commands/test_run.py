@@ -135,6 +135,13 @@ def test_a_score_hides_instances_but_not_from_the_results(
     assert everything.read_bytes() == outputs["a.json"].read_bytes()
 
 
+def test_a_file_has_no_latest_frame(
+    refused: Callable[..., str], toy: Toy, clip: Path, tmp_path: Path
+) -> None:
+    message = refused("run", toy.path, "--source", clip, "--latest", "--jsonl", tmp_path / "a.jsonl")
+    assert "leave --latest" in message
+
+
 def test_settings_reach_the_tracker(idol: Command, toy: Toy, images: Path, tmp_path: Path) -> None:
     counts = []
     for i, settings in enumerate(([], ["association.temporal=paper", "association.init_score=0.5"])):
@@ -390,8 +397,6 @@ def test_bad_outputs_and_options_are_told_before_the_first_frame(
     [
         ("cv2", "--save", "opencv-python", "video"),
         ("cv2", "--jsonl", "opencv-python", "video"),
-        ("pycocotools.mask", "--jsonl", "pycocotools", "video"),
-        ("pycocotools.mask", "--results", "pycocotools", "video"),
         ("onnxruntime", "--masks", "onnxruntime", "cpu"),
     ],
 )
