@@ -20,6 +20,7 @@ class TorchBackend:
     """
 
     network_size = None
+    graph = None
     remark = ""
 
     def __init__(self, model: Idol) -> None:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from idol_export.fused import with_fused_attention
 from idol_export.graph import ExportGraph
 from idol_export.onnx import DEFAULT_OPSET, describe_io, probe_to_onnx, shipped
 from idol_export.parity import Candidate, torch_stages, verify
+from idol_export.precision import Exact, ReduceOptions, reduce_graph, runnable
 from idol_export.storage import in_half_precision
 from idol_export.weights import part_weights
 from idol_plugins.errors import PluginError
@@ -65,6 +66,7 @@ class ExportOptions:
         note: caption for annotated videos, `untrained weights`, for instance.
         store: how the file holds weights; `fp16` rounds matrices and kernels in the network, before anything is
             compared, and halves the file. The graphs compute in fp32 all the same.
+        reduce: graphs of fewer bits to add.
     """
 
     frame_size: tuple[int, int]
@@ -75,6 +77,7 @@ class ExportOptions:
     verify_frames: int = 4
     note: str = ""
     store: Literal["fp32", "fp16"] = "fp32"
+    reduce: ReduceOptions = field(default_factory=ReduceOptions)
 
     def __post_init__(self) -> None:
         if min(self.frame_size) < 1:
@@ -152,10 +155,7 @@ def export(
         announce(f"tracing the network at {network_size[0]}x{network_size[1]}, {name} graph")
         graph = ExportGraph(network, network_size)
         probes[name] = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
-    graphs = [shipped(probe) for probe in probes.values()]
-    if options.store == "fp16":
-        graphs = list(map(in_half_precision, graphs))
-    weights, parts = part_weights(graphs)
+    weights, parts = part_weights([_stored(shipped(probe), options) for probe in probes.values()])
     candidates = [
         Candidate(name, probe, weights + part, operator if name == "plugin" else ())
         for (name, probe), part in zip(probes.items(), parts, strict=True)
@@ -173,6 +173,12 @@ def export(
     golden = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
     answer = torch_stages(model, resize(golden, network_size))
     canary = Canary(golden, {name: answer[name] for name in OUTPUT_NAMES})
+    exact = Exact(model, stream, candidates[-1], options.frame_size, network_size, canary)
+    reduced = [
+        reduce_graph(name, exact, options.reduce, _frames(options, announce), options.verify_source, announce)
+        for name in options.reduce.names
+    ]
+    parity = msgspec.structs.replace(parity, precisions={graph.name: graph.certificate for graph in reduced})
     inputs, outputs = describe_io(candidates[0].graph)
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     manifest = Manifest(
@@ -197,19 +203,25 @@ def export(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         note=options.note,
         storage=options.store,
+        precisions={graph.name: graph.info for graph in reduced},
     )
     members = {
         WEIGHTS: weights,
         **{GRAPHS[name]: part for name, part in zip(parity.by_graph(), parts, strict=True)},
+        **{GRAPHS[graph.name]: _stored(graph.graph, options) for graph in reduced},
         CANARY: canary.to_bytes(),
         PARITY: msgspec.json.encode(parity),
     }
     announce("writing the bundle and replaying its golden frame")
     with replacing(out) as temporary:
         manifest = write_bundle(temporary, manifest, members)
-        for name in parity.by_graph():
-            Pipeline.open(temporary, graph=name).close()
+        for graph in (*parity.by_graph(), *runnable(reduced)):
+            Pipeline.open(temporary, graph=graph).close()
     return Exported(manifest, parity, remark)
+
+
+def _stored(graph: bytes, options: ExportOptions) -> bytes:
+    return in_half_precision(graph) if options.store == "fp16" else graph
 
 
 def _frames(options: ExportOptions, announce: Callable[[str], None]) -> Iterator[NDArray[np.uint8]]:

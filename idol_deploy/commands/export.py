@@ -1,6 +1,7 @@
 """`idol-deploy export`: checkpoint to verified bundle."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="weights in the file; fp16 rounds them first, and halves the file (default: fp32)",
     )
+    add(
+        "--precision",
+        action="append",
+        default=[],
+        choices=("fp32", "fp16", "bf16", "int8"),
+        help="add a graph of fewer bits to those of fp32, which judge it; may be repeated",
+    )
+    add(
+        "--dialect",
+        choices=("ort", "trt"),
+        default="ort",
+        help="of int8: ONNX Runtime's or TensorRT's (default: ort)",
+    )
+    add("--calibrate", metavar="SOURCE", help="video or images that int8 takes its ranges from")
+    add(
+        "--calibrate-frames",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="how many frames of it (default: 64)",
+    )
+    add(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="stays fp32: backbone, neck, encoder, decoder or heads",
+    )
+    add("--judge", type=Path, metavar="FILE", help="annotations to score graphs of fewer bits against")
+    add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
+    add(
+        "--unverified",
+        action="store_true",
+        help="write a graph of fewer bits that fails, marked; run refuses it",
+    )
     add("--verify", metavar="SOURCE", help="video or images to compare on (default: a generated video)")
     add("--verify-frames", type=positive, default=4, metavar="N", help="how many frames of it (default: 4)")
     add("--note", default="", help="caption for annotated videos")
@@ -68,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
     from idol_deploy.checkpoint import load_checkpoint
     from idol_export.export import ExportOptions, export
     from idol_export.onnx import DEFAULT_OPSET
+    from idol_export.precision import ReduceOptions
 
     with steps() as announce:
         announce(f"reading {options.weights}")
@@ -85,16 +122,50 @@ def run(options: argparse.Namespace) -> int:
                 verify_frames=options.verify_frames,
                 note=options.note,
                 store=options.store,
+                reduce=ReduceOptions(
+                    names=_reduced_names(options.precision, options.dialect),
+                    calibrate=options.calibrate,
+                    calibrate_frames=options.calibrate_frames,
+                    keep=tuple(options.keep),
+                    judge=options.judge,
+                    judge_frames=options.frames,
+                    unverified=options.unverified,
+                ),
             ),
             announce,
         )
     _print_parity(exported.parity)
+    _print_precisions(exported.parity)
     if exported.remark:
         print(f"note: {exported.remark}")
     size = options.output.stat().st_size / 2**20
     network = "x".join(map(str, exported.manifest.network_size))
     print(f"wrote {options.output} ({size:.0f} MiB, network input {network})")
     return 0
+
+
+def _reduced_names(precisions: Sequence[str], dialect: str) -> tuple[Any, ...]:
+    """Of the graphs that the arguments ask for."""
+    names = dict.fromkeys(f"int8-{dialect}" if precision == "int8" else precision for precision in precisions)
+    return tuple(name for name in names if name != "fp32")
+
+
+def _print_precisions(parity: Any) -> None:
+    for name, certificate in parity.precisions.items():
+        agreement, judged = certificate.agreement, certificate.judged
+        stages = ", ".join(f"{stage.stage} {stage.error:.1e}" for stage in certificate.stages)
+        print(f"{name} on {certificate.backend}, relative errors: {stages}")
+        print(
+            f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {agreement.instance_frames} instance-frames of "
+            f"{agreement.source}"
+        )
+        if judged is not None:
+            print(
+                f"{name}: AP {judged.ap:.1%} (fp32 {judged.ap_fp32:.1%}), IDF1 {judged.idf1:.1%} (fp32 "
+                f"{judged.idf1_fp32:.1%}) on {judged.source}"
+            )
+        if certificate.failures:
+            print(f"{name}: NOT VERIFIED, failed: {', '.join(certificate.failures)}; run refuses it")
 
 
 def _print_parity(parity: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend
+from idol_runtime.bundle import GraphName
 from idol_runtime.detection import NetworkOutput
 
 __all__ = ["RememberingBackend"]
@@ -24,6 +25,11 @@ class RememberingBackend:
     def name(self) -> str:
         """The other's."""
         return self._backend.name
+
+    @property
+    def graph(self) -> GraphName | None:
+        """The other's."""
+        return self._backend.graph
 
     @property
     def remark(self) -> str:

@@ -1,9 +1,10 @@
 """The `.idol` bundle: one zip file with the graphs and everything needed to run and to trust them.
 
     manifest.json   what it is: schema version, preset, classes, preprocessing, thresholds, shapes, hashes
-    weights.onnx    what both graphs share
+    weights.onnx    what graphs share
     portable.onnx   the network in standard operators
     plugin.onnx     the network with our deformable attention as one operator; may be left out
+    fp16.onnx …     the network in fewer bits, where asked for: fp16, bf16, int8-ort, int8-trt
     canary.npz      a golden frame and what PyTorch answers to it
     parity.json     a certificate for each graph: PyTorch against it, stage by stage, down to track ids
 
@@ -20,12 +21,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_runtime.certificates import Certificate, GraphInfo, GraphName, Parity, ReducedName, StageError
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BundleError, ConfigError
 from idol_runtime.files import replacing
@@ -51,10 +53,16 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST, WEIGHTS, CANARY, PARITY = "manifest.json", "weights.onnx", "canary.npz", "parity.json"
-GraphName: TypeAlias = Literal["portable", "plugin"]
-GRAPHS: Mapping[GraphName, str] = {"portable": "portable.onnx", "plugin": "plugin.onnx"}
+GRAPHS: Mapping[GraphName, str] = {
+    "portable": "portable.onnx",
+    "plugin": "plugin.onnx",
+    "fp16": "fp16.onnx",
+    "bf16": "bf16.onnx",
+    "int8-ort": "int8-ort.onnx",
+    "int8-trt": "int8-trt.onnx",
+}
 OUTPUT_NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
 
 _MIB = 2**20
@@ -66,7 +74,7 @@ _MAX_BYTES = {
     CANARY: 256 * _MIB,
     PARITY: 16 * _MIB,
 }
-_OPTIONAL = {GRAPHS["plugin"]}
+_OPTIONAL = set(GRAPHS.values()) - {GRAPHS["portable"]}
 _BROKEN = "export it again, or download it again"
 
 
@@ -85,48 +93,6 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int, ...]
 
 
-class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One row of the certificate: the largest relative error of a stage over all verified frames."""
-
-    stage: str
-    error: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the error is a number within the tolerance."""
-        return self.error <= self.tolerance
-
-
-class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was compared with PyTorch, on how many frames, and how close it came."""
-
-    stages: tuple[StageError, ...]
-    frames: int
-    detections: int
-    identities: int
-    near_ties: int
-    source: str
-    backend: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether every stage holds."""
-        return bool(self.stages) and all(stage.passed for stage in self.stages)
-
-
-class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A certificate for each graph of a bundle."""
-
-    portable: Certificate
-    plugin: Certificate | None = None
-
-    def by_graph(self) -> Mapping[GraphName, Certificate]:
-        """Those that are there."""
-        found: dict[GraphName, Certificate] = {"portable": self.portable}
-        return found if self.plugin is None else {**found, "plugin": self.plugin}
-
-
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a bundle is.
 
@@ -138,7 +104,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         network_size: (h, w) of its input before padding.
         padded_size: (h, w) that the network sees.
         dynamic_batch: whether several frames can go in at once.
-        precision: of the graphs' arithmetic.
+        precision: of the arithmetic of the portable and the plugin graph, which the others are judged by.
         inputs: of each graph.
         outputs: of each graph.
         weights_sha256: hash of the weights, equal for every container that holds the same.
@@ -148,6 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         note: shown as a caption on annotated videos; `untrained weights`, for instance.
         storage: how the weights are held in the file; of fp16, rounded before anything was compared, the graphs make
             fp32 again.
+        precisions: the graphs of fewer bits, by name.
     """
 
     schema_version: int
@@ -166,8 +133,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: str
     note: str = ""
     storage: Literal["fp32", "fp16"] = "fp32"
+    precisions: dict[ReducedName, GraphInfo] = {}
 
     def __post_init__(self) -> None:
+        if any(set(info.canary) != set(OUTPUT_NAMES) for info in self.precisions.values()):
+            raise ConfigError("a graph of fewer bits needs a canary tolerance for each output")
         if min(*self.frame_size, *self.network_size, *self.padded_size) < 1:
             raise ConfigError("frame, network and padded sizes must be positive")
 
@@ -282,8 +252,14 @@ class Bundle:
         self._archive.close()
 
     def graph(self, name: GraphName = "portable") -> bytes:
-        """A whole ONNX file; `plugin` only where `parity` has it."""
-        return self._member(WEIGHTS) + self._member(GRAPHS[name])
+        """A whole ONNX file; any but `portable` only where `parity` has it."""
+        own = self._member(GRAPHS[name])
+        return own if name in self.manifest.precisions else self._member(WEIGHTS) + own
+
+    def tolerances(self, graph: GraphName | None) -> Mapping[str, float] | None:
+        """What an answer to the golden frame may be off by, for each output; None for a graph of fp32."""
+        info = next((info for name, info in self.manifest.precisions.items() if name == graph), None)
+        return None if info is None else info.canary
 
     def canary(self) -> Canary:
         """The golden frame with its expected outputs."""
@@ -315,8 +291,15 @@ class Bundle:
     def _read_parity(self) -> Parity:
         parity = _decode(self._member(PARITY), Parity, self.path)
         certificates = parity.by_graph()
-        if {GRAPHS[name] for name in certificates} != set(GRAPHS.values()) & set(self.manifest.members):
-            raise BundleError(f"{self.path}: {PARITY} speaks of {', '.join(certificates)} alone; {_BROKEN}")
+        spoken_of = [*certificates, *parity.precisions]
+        graphs = set(GRAPHS.values()) & set(self.manifest.members)
+        if {GRAPHS[name] for name in spoken_of} != graphs or len(set(spoken_of)) < len(spoken_of):
+            raise BundleError(f"{self.path}: {PARITY} speaks of {', '.join(spoken_of)} alone; {_BROKEN}")
+        if set(parity.precisions) != set(self.manifest.precisions):
+            raise BundleError(
+                f"{self.path}: the manifest describes {sorted(self.manifest.precisions)}, {PARITY} "
+                f"{sorted(parity.precisions)}; {_BROKEN}"
+            )
         for name, certificate in certificates.items():
             failed = [stage.stage for stage in certificate.stages if not stage.passed]
             if not certificate.passed:

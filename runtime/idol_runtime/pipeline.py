@@ -5,7 +5,7 @@ with Pipeline.open("model.idol") as pipeline:
         print(result.index, result.ids, result.scores)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +30,13 @@ __all__ = ["CANARY_TOLERANCE", "Pipeline", "Prepared", "replay_canary"]
 CANARY_TOLERANCE = 1e-3
 
 
-def replay_canary(backend: Backend, canary: Canary) -> None:
+def replay_canary(backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None) -> None:
     """Run the golden frame, from its resize to the network's six outputs, and compare with PyTorch's answer.
+
+    Args:
+        backend: runs the network.
+        canary: golden frame and answer.
+        tolerances: of each output, of a graph of fewer bits; None: `CANARY_TOLERANCE` for all.
 
     Raises:
         BackendError: the backend answers wrongly; names the output.
@@ -43,10 +48,11 @@ def replay_canary(backend: Backend, canary: Canary) -> None:
         if answer.shape != expected.shape:
             raise BackendError(f"{backend.name}: {name} has shape {answer.shape}, expected {expected.shape}")
         error = float(np.linalg.norm(answer - expected) / max(float(np.linalg.norm(expected)), 1e-12))
-        if not error <= CANARY_TOLERANCE:
+        allowed = CANARY_TOLERANCE if tolerances is None else tolerances[name]
+        if not error <= allowed:
             raise BackendError(
                 f"{backend.name} answers wrongly on the golden frame: {name} is off by {error:.1e} "
-                f"(allowed {CANARY_TOLERANCE:.0e}); use another graph (--graph portable), device or version of it"
+                f"(allowed {allowed:.0e}); use another graph (--graph portable), device or version of it"
             )
 
 
@@ -106,7 +112,8 @@ class Pipeline:
             backend: inference engine, or `auto`.
             device: `cpu`, or `cuda` or `cuda:N` where the engine has it.
             threads: CPU threads; None: as many as the engine likes.
-            graph: `plugin`, `portable`, or `auto`: the first where the library of its operator can be loaded.
+            graph: one of the bundle's, or `auto`: `plugin` where the library of its operator can be loaded, else
+                `portable`; or a verified one of fewer bits that is faster here.
             canary: replay the golden frame; turn off only what you have checked otherwise.
             fit: letterbox frames whose shape the network was not made for, instead of refusing them.
             settings: changes to the bundle's thresholds and association; see `config.override`.
@@ -124,7 +131,7 @@ class Pipeline:
             engine = open_backend(opened, backend, device, threads, graph)
             try:
                 if canary:
-                    replay_canary(engine, golden)
+                    replay_canary(engine, golden, opened.tolerances(engine.graph))
             except BaseException:
                 engine.close()
                 raise

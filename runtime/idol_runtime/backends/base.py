@@ -20,12 +20,16 @@ class Backend(Protocol):
 
     Attributes:
         name: which engine, where, and which of the bundle's graphs: `onnxruntime (cpu, plugin graph)`.
-        remark: why it is not the fastest that the bundle offers, and how it can be; empty where it is.
+        graph: the last alone; None for what is of no bundle.
+        remark: why it is this graph, and how a faster one could be had; empty where there was nothing to choose.
         network_size: (h, w) of the frames it takes; None: any.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def graph(self) -> GraphName | None: ...
 
     @property
     def remark(self) -> str: ...
@@ -59,7 +63,7 @@ def open_backend(
         backend: one of `BACKENDS`, or `auto`.
         device: `cpu`, or `cuda` or `cuda:N` where the engine has it.
         threads: for the CPU; None: as many as the engine likes.
-        graph: which of the bundle's; `auto`: the one with our operator where its library can be loaded.
+        graph: which of the bundle's; `auto`: the fastest that was verified and that the engine has what it takes for.
 
     Raises:
         ConfigError: no such backend, or no such graph.

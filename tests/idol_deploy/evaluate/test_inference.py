@@ -31,6 +31,7 @@ class Noise:
     """A backend whose answer depends on the frame alone."""
 
     name = "noise"
+    graph = None
     remark = ""
     network_size = None
 

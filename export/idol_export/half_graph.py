@@ -1,0 +1,135 @@
+"""A graph that computes in 16 bits, but for islands of fp32: precision lives in the graph, as typed builders want.
+
+Every float value has one type. Nodes outside the islands read and make values of 16 bits; casts stand where islands
+begin and end.
+"""
+
+from collections.abc import Collection
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import onnx
+
+from idol_export.editing import Editor
+
+__all__ = ["ISLANDS", "Half", "emulated", "islands_of", "to_half"]
+
+Half = Literal["fp16", "bf16"]
+
+# Kinds of nodes that stay fp32. Measured by taking away one after the other (benchmarks/precision_islands.py), none
+# changes an output of a trained network by more than 2e-4, next to 2e-3 of the convolutions' own rounding: inside of
+# each, ONNX Runtime sums in fp32. These are those whose sums leave fp16's range where a runtime does not, and sampling,
+# whose coordinates are fp32 in any case.
+ISLANDS: Collection[str] = (
+    "DeformAttn",
+    "GridSample",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "Softmax",
+)
+
+_TYPES = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
+_FLOAT = onnx.TensorProto.FLOAT
+
+
+def islands_of(graph: bytes, kinds: Collection[str] = ISLANDS) -> set[str]:
+    """Names of the nodes of these kinds."""
+    return {node.name for node in Editor(graph).graph.node if node.op_type in kinds}
+
+
+def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> bytes:
+    """The graph with every float value in 16 bits, but for what the nodes of the islands read and make.
+
+    Args:
+        graph: of fp32; inputs and outputs stay as they are.
+        islands: names of nodes.
+        half: which 16 bits.
+    """
+    editor = Editor(graph)
+    kind = _TYPES[half]
+    made: dict[str, int] = {}  # type of every float value that a node makes
+    for node in editor.graph.node:
+        for name in node.output:
+            if name and editor.is_float(name):
+                made[name] = _FLOAT if node.name in islands else kind
+    outputs = {value.name for value in editor.graph.output}
+    casts: dict[tuple[str, int], str] = {}
+    for node in list(editor.graph.node):
+        wanted = _FLOAT if node.name in islands else kind
+        for index, name in enumerate(node.input):
+            if name in editor.tensors and editor.is_float(name):
+                node.input[index] = _constant(editor, name, wanted)
+            elif made.get(name, wanted) != wanted:
+                node.input[index] = _cast(editor, casts, name, wanted)
+        if node.op_type == "Cast" and wanted == kind:
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i == _FLOAT:
+                    attribute.i = kind
+    for name in outputs:
+        if made.get(name) == kind:
+            _rename(editor, name, f"{name}_half")
+            editor.add_node("Cast", [f"{name}_half"], [name], to=_FLOAT)
+    for value in editor.graph.value_info:
+        if made.get(value.name) == kind and value.name not in outputs:
+            value.type.tensor_type.elem_type = kind
+    return editor.to_bytes()
+
+
+def emulated(graph: bytes, islands: Collection[str], half: Half = "bf16") -> bytes:
+    """The graph in fp32, rounded where `to_half` would: constants, and what each node outside the islands makes.
+
+    For processors that cannot compute in these 16 bits; sums inside of a node are fp32, as on those that can.
+    """
+    editor = Editor(graph)
+    constants: dict[str, str] = {}
+    for node in list(editor.graph.node):
+        if node.name in islands:
+            continue
+        for index, name in enumerate(node.input):
+            if name in editor.tensors and editor.is_float(name):
+                if name not in constants:
+                    constants[name] = _rounded_constant(editor, name, half)
+                node.input[index] = constants[name]
+        for index, name in enumerate(node.output):
+            if name and editor.is_float(name):
+                exact, rounded = f"{name}_exact", f"{name}_rounded"
+                node.output[index] = exact
+                editor.add_node("Cast", [exact], [rounded], to=_TYPES[half])
+                editor.add_node("Cast", [rounded], [name], to=_FLOAT)
+    return editor.to_bytes()
+
+
+def _rounded_constant(editor: Editor, name: str, half: Half) -> str:
+    values = editor.constant(name)
+    assert values is not None
+    kind = np.float16 if half == "fp16" else ml_dtypes.bfloat16
+    with np.errstate(over="ignore"):
+        return editor.add_constant(f"{name}_rounded_once", values.astype(kind).astype(np.float32))
+
+
+def _constant(editor: Editor, name: str, wanted: int) -> str:
+    """The constant in the type that is wanted."""
+    if wanted == _FLOAT:
+        return name
+    values = editor.constant(name)
+    assert values is not None
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16 if wanted == onnx.TensorProto.FLOAT16 else ml_dtypes.bfloat16)
+    return editor.add_constant(f"{name}_half", half)
+
+
+def _cast(editor: Editor, casts: dict[tuple[str, int], str], name: str, wanted: int) -> str:
+    if (name, wanted) not in casts:
+        casts[name, wanted] = f"{name}_as_{'fp32' if wanted == _FLOAT else 'half'}"
+        editor.add_node("Cast", [name], [casts[name, wanted]], to=wanted)
+    return casts[name, wanted]
+
+
+def _rename(editor: Editor, old: str, new: str) -> None:
+    """Of a value, where it is made and wherever it is read."""
+    for node in editor.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new

@@ -1,0 +1,91 @@
+"""Which of a bundle's graphs a backend runs: of those that were verified, in a dialect that it has, the fastest."""
+
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_runtime.backends.base import Backend
+from idol_runtime.bundle import Bundle, GraphName
+from idol_runtime.certificates import GraphInfo, ReducedName
+from idol_runtime.errors import BackendError
+from idol_runtime.preprocess import resize
+
+__all__ = ["JUDGES", "fastest", "require_graph", "verified_graphs"]
+
+# fp32: what every other graph is judged by.
+JUDGES: tuple[GraphName, ...] = ("portable", "plugin")
+
+_GAIN = 1.1  # less is noise, and no reason to leave fp32
+_RUNS = 3
+_ENGINES = {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}
+
+
+def verified_graphs(bundle: Bundle, dialects: Sequence[str]) -> list[ReducedName]:
+    """The graphs of fewer bits that a backend of these dialects may run."""
+    return [
+        name
+        for name, info in bundle.manifest.precisions.items()
+        if info.dialect in dialects and bundle.parity.precisions[name].passed
+    ]
+
+
+def require_graph(bundle: Bundle, name: ReducedName, dialects: Sequence[str], backend: str) -> GraphInfo:
+    """What a graph of fewer bits is, if a backend may run it.
+
+    Raises:
+        BackendError: the bundle lacks it, it is in another dialect, or it was never shown to keep identities.
+    """
+    info = bundle.manifest.precisions.get(name)
+    if info is None:
+        precision, _, dialect = name.partition("-")
+        wanted = f"--precision {precision}" + (f" --dialect {dialect}" if dialect else "")
+        raise BackendError(f"the bundle has no {name} graph; export it with {wanted}")
+    if info.dialect not in dialects:
+        raise BackendError(
+            f"the {name} graph is made for {_ENGINES[info.dialect]}, which {backend} is not; leave --graph out, or "
+            "use --graph plugin"
+        )
+    failures = bundle.parity.precisions[name].failures
+    if failures:
+        raise BackendError(
+            f"the {name} graph was never shown to track as fp32 does (failed: {', '.join(failures)}); leave --graph "
+            "out, or export it again without --unverified"
+        )
+    return info
+
+
+_B = TypeVar("_B", bound=Backend)
+
+
+def fastest(exact: _B, others: Sequence[_B], bundle: Bundle) -> tuple[_B, str]:
+    """The backend that answers the golden frame soonest, and why it is the one; the others are closed.
+
+    Args:
+        exact: runs a graph of fp32, and is taken where no other gains a tenth.
+        others: run verified graphs of fewer bits.
+        bundle: theirs.
+    """
+    image = resize(bundle.canary().frame, bundle.manifest.network_size)[None]
+    times = [_time(backend, image) for backend in (exact, *others)]
+    best = min(range(len(others)), key=lambda index: times[index + 1])
+    gain = times[0] / times[best + 1]
+    chosen = others[best] if gain >= _GAIN else exact
+    for backend in (exact, *others):
+        if backend is not chosen:
+            backend.close()
+    if chosen is exact:
+        return exact, f"this is fp32, for {others[best].graph} is hardly faster here ({gain:.1f} times)"
+    return chosen, f"{chosen.graph} is {gain:.1f} times as fast as {exact.graph} on the golden frame"
+
+
+def _time(backend: Backend, image: NDArray[np.uint8]) -> float:
+    """Seconds for a frame: the least of a few, after a first."""
+    taken = []
+    for _ in range(_RUNS):
+        start = time.perf_counter()
+        backend.infer(image)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])

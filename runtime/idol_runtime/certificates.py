@@ -1,0 +1,165 @@
+"""What a bundle proves of its graphs: fp32 ones equal PyTorch, and those of fewer bits track as they do."""
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "Certificate",
+    "GraphInfo",
+    "GraphName",
+    "IdAgreement",
+    "Judged",
+    "Parity",
+    "Precision",
+    "PrecisionCertificate",
+    "ReducedName",
+    "StageError",
+]
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+ReducedName: TypeAlias = Literal["fp16", "bf16", "int8-ort", "int8-trt"]
+GraphName: TypeAlias = Literal["portable", "plugin"] | ReducedName
+
+
+class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row of the certificate: the largest relative error of a stage over all verified frames."""
+
+    stage: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is a number within the tolerance."""
+        return self.error <= self.tolerance
+
+
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was compared with PyTorch, on how many frames, and how close it came."""
+
+    stages: tuple[StageError, ...]
+    frames: int
+    detections: int
+    identities: int
+    near_ties: int
+    source: str
+    backend: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every stage holds."""
+        return bool(self.stages) and all(stage.passed for stage in self.stages)
+
+
+class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a graph of fewer bits is.
+
+    Attributes:
+        precision: of its arithmetic.
+        dialect: who runs it: `onnx` any runtime, `ort` ONNX Runtime, `trt` TensorRT.
+        operator: whether deformable attention is our operator.
+        emulated: whether it was judged with its rounding emulated in fp32, for want of a processor that has it.
+        canary: of each output, how far the answer to the golden frame may be from PyTorch's.
+    """
+
+    precision: Precision
+    dialect: Literal["onnx", "ort", "trt"]
+    operator: bool
+    canary: dict[str, float]
+    emulated: bool = False
+
+
+class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether tracks are those of the fp32 graph.
+
+    Attributes:
+        idf1: of the tracks against those of fp32, at a mask IoU of 0.5.
+        instance_frames: of fp32, how many masks in all frames.
+        frames: how many.
+        limit: the least that is allowed.
+        least_instance_frames: fewer would prove too little.
+        source: what the frames are.
+    """
+
+    idf1: float
+    instance_frames: int
+    frames: int
+    limit: float
+    least_instance_frames: int
+    source: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether enough was compared, and it agrees."""
+        return self.instance_frames >= self.least_instance_frames and self.idf1 >= self.limit
+
+
+class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores against ground truth, beside those of the fp32 graph; all are shares of 1.
+
+    Attributes:
+        ap: of the graph.
+        ap_fp32: of fp32.
+        idf1: of the graph.
+        idf1_fp32: of fp32.
+        limit: how much AP and IDF1 may fall.
+        source: which data set.
+    """
+
+    ap: float
+    ap_fp32: float
+    idf1: float
+    idf1_fp32: float
+    limit: float
+    source: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether neither falls further."""
+        return self.ap >= self.ap_fp32 - self.limit and self.idf1 >= self.idf1_fp32 - self.limit
+
+
+class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a graph of fewer bits was compared with, and how it did; it may have failed.
+
+    Attributes:
+        stages: errors against PyTorch on the way to the outputs.
+        frames: that they were measured on.
+        backend: what ran the graph.
+        agreement: of identities with the fp32 graph.
+        judged: against ground truth, where there was any.
+    """
+
+    stages: tuple[StageError, ...]
+    frames: int
+    backend: str
+    agreement: IdAgreement
+    judged: Judged | None = None
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Names of what is out of bounds, in the order of computation."""
+        stages = tuple(stage.stage for stage in self.stages if not stage.passed)
+        ids = () if self.agreement.passed else ("id agreement",)
+        judged = () if self.judged is None or self.judged.passed else ("ground truth",)
+        return (*stages, *ids, *judged)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is within bounds."""
+        return bool(self.stages) and not self.failures
+
+
+class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A certificate for each graph of a bundle; `precisions` are the graphs of fewer bits, by name."""
+
+    portable: Certificate
+    plugin: Certificate | None = None
+    precisions: dict[ReducedName, PrecisionCertificate] = {}
+
+    def by_graph(self) -> Mapping[GraphName, Certificate]:
+        """Of the fp32 graphs that are there."""
+        found: dict[GraphName, Certificate] = {"portable": self.portable}
+        return found if self.plugin is None else {**found, "plugin": self.plugin}

@@ -1,0 +1,66 @@
+"""Graphs of 16 bits: every value has the type that it should, and the rounding is real."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from idol_export.editing import Editor
+from idol_export.half_graph import Half, emulated, islands_of, to_half
+from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.bundle import OUTPUT_NAMES
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+
+
+def _error(toy: Toy, graph: bytes) -> float:
+    """The largest of all outputs."""
+    frame = toy.video(1)
+    found, exact = (run_session(open_session(g), OUTPUT_NAMES, frame) for g in (graph, toy.graph))
+    return max(
+        float(np.linalg.norm(found[name] - exact[name]) / np.linalg.norm(exact[name]))
+        for name in OUTPUT_NAMES
+    )
+
+
+def test_fp16_is_strongly_typed_but_for_its_islands(toy: Toy) -> None:
+    """The checker infers every type anew, and knows what each operator takes."""
+    model = onnx.load_model_from_string(to_half(toy.graph, islands_of(toy.graph)))
+    onnx.checker.check_model(model, full_check=True)
+    assert {value.type.tensor_type.elem_type for value in model.graph.output} == {TensorProto.FLOAT}
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
+    }
+    kinds: dict[str, set[int]] = {}
+    for node in model.graph.node:
+        kinds.setdefault(node.op_type, set()).update(types[name] for name in node.output if name in types)
+    for kind in ("Conv", "MatMul", "Relu"):
+        assert kinds[kind] == {TensorProto.FLOAT16}, kind
+    for kind in ("LayerNormalization", "Softmax", "GridSample"):
+        assert kinds[kind] == {TensorProto.FLOAT}, kind
+
+
+def test_no_island_at_all_is_a_graph_as_well(toy: Toy) -> None:
+    kinds = {tensor.data_type for tensor in Editor(to_half(toy.graph, ())).graph.initializer}
+    assert TensorProto.FLOAT not in kinds
+
+
+@pytest.mark.parametrize(("half", "least", "most"), [("fp16", 1e-4, 2e-2), ("bf16", 2e-3, 0.2)])
+def test_emulation_rounds_as_often_as_the_type_does(toy: Toy, half: Half, least: float, most: float) -> None:
+    assert least < _error(toy, emulated(toy.graph, islands_of(toy.graph), half)) < most
+
+
+def test_fp16_differs_by_its_rounding(toy: Toy) -> None:
+    assert 1e-4 < _error(toy, to_half(toy.graph, islands_of(toy.graph))) < 2e-2
+
+
+def test_bf16_has_its_types(toy: Toy) -> None:
+    editor = Editor(to_half(toy.graph, islands_of(toy.graph), "bf16"))
+    kernels = {editor.tensors[n.input[1]].data_type for n in editor.graph.node if n.op_type == "Conv"}
+    assert kernels == {TensorProto.BFLOAT16}

@@ -1,0 +1,165 @@
+"""Integer graphs: rounding against numpy, which nodes are chosen, and that ONNX Runtime computes in integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from idol_export.calibration import observe
+from idol_export.editing import Editor
+from idol_export.folding import fold_norms
+from idol_export.int8 import Dialect, candidates, observed_values, quantise
+from idol_runtime.backends.onnxruntime import import_onnxruntime
+from idol_runtime.errors import ConfigError
+
+RNG = np.random.default_rng(0)
+FRAMES = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+
+
+WEIGHTS = {
+    "w1": (RNG.normal(size=(8, 3, 3, 3)) * RNG.uniform(0.1, 3, (8, 1, 1, 1)) / 500).astype(np.float32),
+    "factor": RNG.uniform(0.5, 2, (8, 1, 1)).astype(np.float32),
+    "shift": RNG.normal(size=(8, 1, 1)).astype(np.float32),
+    "w2": (RNG.normal(size=(8, 8, 1, 1)) / 3).astype(np.float32),
+    "b2": RNG.normal(size=8).astype(np.float32),
+    "m": (RNG.normal(size=(8, 16)) / 3).astype(np.float32),
+    "mb": RNG.normal(size=16).astype(np.float32),
+    "tiny": RNG.normal(size=(16, 1)).astype(np.float32),
+}
+
+
+def _graph() -> bytes:
+    """A normed convolution, another with a residual, and two products."""
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["chw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["chw"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["x", "w1"], ["c1"], pads=[1, 1, 1, 1], name="conv1"),
+        helper.make_node("Mul", ["c1", "factor"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "shift"], ["normed"]),
+        helper.make_node("Relu", ["normed"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], name="conv2"),
+        helper.make_node("Add", ["c2", "r1"], ["residual"]),
+        helper.make_node("Relu", ["residual"], ["r2"]),
+        helper.make_node("Transpose", ["r2"], ["hwc"], perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["hwc", "m"], ["product"], name="wide"),
+        helper.make_node("Add", ["product", "mb"], ["biased"]),
+        helper.make_node("Slice", ["biased", "from", "to", "axes"], ["some"]),
+        helper.make_node("MatMul", ["some", "tiny"], ["y"], name="narrow"),
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in WEIGHTS.items()]
+    for name, values in (("from", [0, 0]), ("to", [1, 1]), ("axes", [1, 2])):
+        tensors.append(numpy_helper.from_array(np.array(values), name))
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 8, 8, 3])
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("biased", [1, 8, 8, 16]), ("y", [1, 1, 1, 1]))
+    ]
+    graph = helper.make_graph(nodes, "g", [image], outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    data: bytes = onnx.shape_inference.infer_shapes(model, strict_mode=True).SerializeToString()
+    return data
+
+
+def _folded() -> Editor:
+    editor = Editor(_graph())
+    fold_norms(editor)
+    return editor
+
+
+def _run(graph: bytes, optimised: Path | None = None) -> list[np.ndarray]:
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    answers: list[np.ndarray] = session.run(None, {"image": FRAMES[:1]})
+    return answers
+
+
+def _quantised(dialect: Dialect) -> bytes:
+    editor = _folded()
+    chosen = list(candidates(editor))
+    ranges = observe(editor.to_bytes(), observed_values(editor, chosen, dialect), FRAMES)
+    quantise(editor, chosen, ranges, dialect)
+    return editor.to_bytes()
+
+
+def test_norms_are_folded_and_nothing_changes() -> None:
+    editor = _folded()
+    assert [node.op_type for node in editor.graph.node][2:5] == ["Conv", "Relu", "Conv"]
+    for ours, theirs in zip(_run(editor.to_bytes()), _run(_graph()), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_products_that_gain_nothing_are_left_out() -> None:
+    shares = candidates(_folded())
+    assert set(shares) == {"conv1", "conv2", "wide"}, "narrow is a thousandth"
+    # 8x8 cells: 27 * 8, 8 * 8 and 8 * 16 multiplications for each, and 16 more for one.
+    assert shares["conv1"] == pytest.approx(216 / (216 + 64 + 128 + 16 / 64))
+
+
+def test_ranges_are_those_of_the_frames() -> None:
+    found = observe(_graph(), ["x", "r1"], FRAMES)
+    assert found["x"] == (float(FRAMES.min()), float(FRAMES.max()))
+    assert found["r1"][0] == 0.0
+    with pytest.raises(ConfigError, match="--calibrate"):
+        observe(_graph(), ["x"], [])
+
+
+@pytest.mark.parametrize("dialect", ["ort", "trt"])
+def test_integers_are_near_and_not_the_same(dialect: Dialect) -> None:
+    ours, theirs = _run(_quantised(dialect))[0], _run(_graph())[0]
+    assert 1e-4 < np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.04
+
+
+def test_onnx_runtime_computes_in_integers(tmp_path: Path) -> None:
+    """Every node that was chosen, and the sum between two of them."""
+    _run(_quantised("ort"), tmp_path / "optimised.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert [kinds.count(kind) for kind in ("QLinearConv", "QLinearAdd", "DynamicQuantizeMatMul")] == [2, 1, 1]
+    assert not {"Conv", "FusedConv"} & set(kinds)
+
+
+def test_each_dialect_has_its_integers() -> None:
+    """`ort`: unsigned activations, 7 bits of weights; `trt`: signed, zero point 0, nothing dynamic."""
+    for dialect, kinds, limit in (("ort", {TensorProto.UINT8}, 63), ("trt", {TensorProto.INT8}, 127)):
+        editor = Editor(_quantised(dialect))  # type: ignore[arg-type]
+        rounds = [node for node in editor.graph.node if node.op_type == "QuantizeLinear"]
+        assert {editor.tensors[node.input[2]].data_type for node in rounds} == kinds
+        weight = editor.constant("w2_int8")
+        assert weight is not None
+        assert np.abs(weight.astype(int)).max(axis=(1, 2, 3)).tolist() == [limit] * 8
+        if dialect == "trt":
+            assert all(not np.any(editor.constant(node.input[2])) for node in rounds)
+            assert {node.domain for node in editor.graph.node} == {""}
+
+
+def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
+    editor = Editor(_quantised("trt"))
+    integers, scales = editor.constant("m_int8"), editor.constant("m_scales")
+    assert integers is not None
+    assert scales is not None
+    weight = WEIGHTS["m"]
+    np.testing.assert_allclose(scales, np.abs(weight).max(axis=0) / 127, rtol=1e-6)
+    assert np.abs(integers * scales - weight).max() <= scales.max() / 2 * (1 + 1e-5)
+
+
+def test_a_channel_without_weights_keeps_its_bias() -> None:
+    """Its bias in steps of next to nothing would leave 32 bits."""
+    editor = _folded()
+    dead = WEIGHTS["w2"].copy()
+    dead[3] = 0
+    editor.tensors["w2"].CopyFrom(numpy_helper.from_array(dead, "w2"))
+    editor = Editor(editor.to_bytes())
+    exact = _run(editor.to_bytes())[0]
+    chosen = ["conv1", "conv2"]
+    quantise(
+        editor, chosen, observe(editor.to_bytes(), observed_values(editor, chosen, "ort"), FRAMES), "ort"
+    )
+    found = _run(editor.to_bytes())[0]
+    assert np.linalg.norm(found - exact) < 0.04 * np.linalg.norm(exact)

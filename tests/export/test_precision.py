@@ -1,0 +1,168 @@
+"""Graphs of fewer bits in a bundle: verified, refused, or written all the same and then refused by the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idol_export import export as export_module
+from idol_export import precision as module
+from idol_export.editing import Editor
+from idol_export.export import Exported, ExportOptions, export
+from idol_export.precision import PARTS, ReduceOptions, parts_of
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.errors import BackendError, ConfigError, ParityError
+from idol_runtime.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+
+
+@pytest.fixture(scope="module")
+def clip(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    for index, frame in enumerate(toy.video(4)):
+        Image.fromarray(frame).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def exported(toy: Toy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Exported]:
+    """Exports the toy, whose trace takes no time; ten instance-frames are enough."""
+    monkeypatch.setattr(export_module, "probe_to_onnx", lambda graph, **options: toy.probe)
+    monkeypatch.setattr(module, "_INSTANCE_FRAMES", 10)
+
+    def run(out: Path, *names: Any, **changes: Any) -> Exported:
+        reduce = replace(ReduceOptions(names, calibrate=str(clip), calibrate_frames=2), **changes)
+        options = ExportOptions(
+            toy.size, portable=True, verify_source=str(clip), verify_frames=1, reduce=reduce
+        )
+        return export(toy.model, toy.config, out, options)
+
+    return run
+
+
+def test_parts_of_the_network(toy: Toy) -> None:
+    editor = Editor(toy.probe)
+    parts = parts_of(editor)
+    assert set(parts.values()) == set(PARTS)
+    of_weight = {
+        name: parts[node.name] for node in editor.graph.node for name in node.input if name in editor.tensors
+    }
+    assert of_weight["model.neck.projections.0.0.weight"] == "neck"
+    assert of_weight["model.mask_head.lay3.weight"] == "heads"
+
+
+def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster(
+    toy: Toy, tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "toy.idol"
+    found = exported(out, "int8-ort", "fp16", keep=PARTS[:-1])
+    certificate = found.parity.precisions["int8-ort"]
+    assert certificate.passed
+    assert certificate.agreement.instance_frames >= 10
+    stages = {stage.stage: stage.error for stage in certificate.stages}
+    assert stages["decoder"] < 1e-5 < stages["mask_features"], "all but the heads was kept"
+    info = found.manifest.precisions["int8-ort"]
+    assert (info.precision, info.dialect, info.operator) == ("int8", "ort", False)
+    with Bundle.open(out) as bundle:
+        assert {node.op_type for node in Editor(bundle.graph("int8-ort")).graph.node} > {"QuantizeLinear"}
+        tolerances = bundle.tolerances("int8-ort")
+        assert tolerances is not None
+        assert set(tolerances) == set(OUTPUT_NAMES)
+        assert min(tolerances.values()) >= 1e-3 < tolerances["mask_features"] < 0.2
+        assert bundle.tolerances("portable") is None
+    for times, graph in (([2.0, 1.0], "int8-ort"), ([1.0, 1.0], "portable")):
+        taken = iter(times)
+        monkeypatch.setattr("idol_runtime.backends.choice._time", lambda *_, taken=taken: next(taken))
+        with Pipeline.open(out) as pipeline:
+            assert pipeline.backend.name == f"onnxruntime (cpu, {graph} graph)"
+            assert ("2.0 times as fast as portable" if graph == "int8-ort" else "hardly faster here") in (
+                pipeline.backend.remark
+            )
+    with Pipeline.open(out, graph="int8-ort") as pipeline:
+        assert len(pipeline.step(toy.video(1)[0])) >= 3
+
+
+def _wrong(*_: Any) -> dict[str, tuple[float, float]]:
+    class Everything(dict[str, tuple[float, float]]):
+        def __missing__(self, name: str) -> tuple[float, float]:
+            return (0.0, 1e-3)
+
+    return Everything()
+
+
+def test_a_graph_that_fails_names_the_stage_and_leaves_no_file(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "observe", _wrong)
+    with pytest.raises(
+        ParityError, match=r"int8-ort graph fails at stage 'neck'.*nothing was written.*--keep"
+    ) as caught:
+        exported(tmp_path / "toy.idol", "int8-ort", keep=("backbone",))
+    assert caught.value.stage == "neck"
+    assert not list(tmp_path.iterdir())
+
+
+def test_unverified_is_written_marked_and_refused(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "observe", _wrong)
+    out = tmp_path / "toy.idol"
+    found = exported(out, "int8-ort", keep=("backbone",), unverified=True)
+    assert not found.parity.precisions["int8-ort"].passed
+    with pytest.raises(BackendError, match=r"never shown to track as fp32 does \(failed: neck.*--unverified"):
+        Pipeline.open(out, graph="int8-ort")
+    with Pipeline.open(out) as pipeline:
+        assert pipeline.backend.graph == "portable"
+
+
+def test_too_little_to_compare_is_no_agreement(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_INSTANCE_FRAMES", 500)
+    with pytest.raises(ParityError, match=r"'id agreement'.*instance-frames of .*, allowed 99% on 500"):
+        exported(tmp_path / "toy.idol", "int8-ort", keep=PARTS)
+
+
+def test_the_other_dialect_is_refused(tmp_path: Path, exported: Callable[..., Exported]) -> None:
+    out = tmp_path / "toy.idol"
+    exported(out, "int8-trt", "bf16", keep=PARTS, unverified=True)
+    for graph in ("int8-trt", "bf16"):
+        with pytest.raises(
+            BackendError, match=f"the {graph} graph is made for TensorRT, which onnxruntime is not"
+        ):
+            Pipeline.open(out, graph=graph)
+    with pytest.raises(BackendError, match=r"no fp16 graph; export it with --precision fp16"):
+        Pipeline.open(out, graph="fp16")
+
+
+def test_a_canary_off_by_more_than_the_graph_may_be_is_refused(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "toy.idol"
+    exported(out, "int8-ort", keep=PARTS)
+    answer = Bundle.canary
+
+    def other(bundle: Bundle) -> Any:
+        canary = answer(bundle)
+        return replace(
+            canary, outputs={**canary.outputs, "boxes": canary.outputs["boxes"] * np.float32(1.01)}
+        )
+
+    monkeypatch.setattr(Bundle, "canary", other)
+    with pytest.raises(BackendError, match="boxes is off by"):
+        Pipeline.open(out, graph="int8-ort")
+
+
+def test_what_is_missing_is_told() -> None:
+    with pytest.raises(ConfigError, match="--calibrate"):
+        ReduceOptions(("int8-ort",))
+    with pytest.raises(ConfigError, match="--judge and --frames go together"):
+        ReduceOptions(judge=Path("instances.json"))
