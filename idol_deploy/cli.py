@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from idol_deploy.commands import (
     ablate,
+    bench,
     convert,
     evaluate,
     export,
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_arguments(commands.add_parser("convert", help="a checkpoint's weights as safetensors"))
     synth.add_arguments(commands.add_parser("synth", help="a data set of synthetic videos"))
     run.add_arguments(commands.add_parser("run", help="bundle and video to tracked masks"))
+    bench.add_arguments(commands.add_parser("bench", help="how fast a bundle is in every backend"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score results, or a model over a data set"))
     ablate.add_arguments(commands.add_parser("ablate", help="what each part of the method is worth"))
     figure.add_arguments(commands.add_parser("figure", help="pictures of training and tracking"))

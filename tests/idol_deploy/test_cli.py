@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ["convert"],
         ["synth"],
         ["run"],
+        ["bench"],
         ["evaluate"],
         ["ablate"],
         ["inspect"],

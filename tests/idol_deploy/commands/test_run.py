@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from idol_runtime.optional import load_cv2
-from idol_runtime.pipeline import Pipeline
+from idol_runtime.pipeline import Pipeline, Prepared
 from idol_runtime.rle import decode_rle
 
 if TYPE_CHECKING:
@@ -442,14 +442,14 @@ def test_ctrl_c_finishes_every_output(
     monkeypatch: pytest.MonkeyPatch,
     frame: int,
 ) -> None:
-    step = Pipeline.step
+    track = Pipeline.track
 
-    def interrupted(self: Pipeline, image: object) -> object:
+    def interrupted(self: Pipeline, prepared: Prepared) -> object:
         if self._index == frame:
             raise KeyboardInterrupt
-        return step(self, image)
+        return track(self, prepared)
 
-    monkeypatch.setattr(Pipeline, "step", interrupted)
+    monkeypatch.setattr(Pipeline, "track", interrupted)
     done = idol("run", toy.path, "--source", images, *_to(outputs))
     assert done.status == 130
     assert "Traceback" not in done.err

@@ -1,0 +1,85 @@
+"""PyTorch as rows of the benchmark: the network as published, and what `torch.compile` makes of it."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from idol_deploy.config import IdolConfig
+from idol_runtime.backends import Backend
+from idol_runtime.bench.rows import Row
+from idol_runtime.bundle import Bundle
+from idol_runtime.errors import CheckpointError
+from idol_runtime.optional import import_optional
+
+__all__ = ["TorchRow", "torch_rows"]
+
+
+@dataclass(frozen=True)
+class TorchRow:
+    """How a row of PyTorch is opened, in the process that runs it.
+
+    Attributes:
+        bundle: whose weights and preprocessing these must be.
+        weights: checkpoint.
+        config: of the network.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: CPU threads; None: as many as PyTorch likes.
+        compiled: through `torch.compile`, weights frozen.
+    """
+
+    bundle: Path
+    weights: Path
+    config: IdolConfig
+    device: str = "cpu"
+    threads: int | None = None
+    compiled: bool = False
+
+    def open(self) -> Backend:
+        """The network in inference mode, with its attention in plain grid_sample form, never our operator.
+
+        Raises:
+            CheckpointError: the file is not of this network, or not what the bundle was made of.
+            ConfigError: PyTorch cannot use the device.
+        """
+        torch = import_optional("torch", "torch", "export", "measuring PyTorch")
+        from idol_deploy.backend import TorchBackend
+        from idol_deploy.evaluate.model import load_model
+        from idol_deploy.half import with_half_weights
+        from idol_deploy.layout import published_state, weights_hash
+
+        with Bundle.open(self.bundle) as bundle:
+            manifest = bundle.manifest
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        model = load_model(self.weights, self.config, self.device)
+        if manifest.storage == "fp16":
+            model = with_half_weights(model)
+        if weights_hash(published_state(model)) != manifest.weights_sha256:
+            raise CheckpointError(
+                f"{self.weights} does not hold the weights that {self.bundle} was exported from; give those, or leave "
+                "--weights out"
+            )
+        model.config = replace(model.config, preprocessing=manifest.stream.preprocessing)
+        if self.compiled:
+            import torch._inductor.config as inductor
+
+            inductor.freezing = True
+            model.compile(dynamic=False)
+        return TorchBackend(model)
+
+
+def torch_rows(
+    bundle: Path,
+    weights: Path,
+    config: IdolConfig,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    compiled: bool = False,
+) -> list[Row]:
+    """PyTorch eager, and `torch.compile` where it is asked for; arguments as of `TorchRow`."""
+    eager = TorchRow(bundle, weights, config, device, threads)
+    rows = [Row("pytorch, eager", eager.open, required=True)]
+    if compiled:
+        rows.append(Row("pytorch, compile", partial(TorchRow.open, replace(eager, compiled=True))))
+    return rows

@@ -1,0 +1,149 @@
+"""A benchmark's report as one HTML page that needs nothing else: tables, and plots inside it as SVG."""
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from idol_runtime.bench.report import WRONG, Table, as_text, stage_table, summary_table
+from idol_runtime.bench.worker import STAGES
+from idol_runtime.optional import import_optional
+
+__all__ = ["as_page"]
+
+# Okabe and Ito's colours, which the colour-blind tell apart; the network's is the darkest.
+_COLOURS = dict(
+    zip(STAGES, ("#56B4E9", "#009E73", "#F0E442", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True)
+)
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
+thead th { border-bottom: 2px solid #888; vertical-align: bottom; }
+figure { margin: 1.5rem 0; } figure svg { width: 100%; height: auto; }
+figcaption, .facts { color: #555; font-size: 13px; } .scroll { overflow-x: auto; margin-bottom: 1.5rem; }
+"""
+
+
+def as_page(report: Mapping[str, Any]) -> str:
+    """The page.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    import_optional("matplotlib", "matplotlib", "bench", "drawing a benchmark")
+    title = f"Latency of {report['bundle']['preset']}"
+    facts, *_, notes = as_text(report).split("\n\n", 3)
+    figures = (
+        (_stages(report), "Where a frame's time goes: medians of each stage."),
+        (_spread(report), "The network's times: every frame, and the median. Rows took turns."),
+        (
+            _ratios(report),
+            "Times as fast as the first row, frame by frame: median, and 10th to 90th percentile.",
+        ),
+    )
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="facts">{html.escape(facts)}</p>',
+        _table(summary_table(report)),
+        *(f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for svg, text in figures),
+        *(_table(stage_table(report, value)) for value in ("p50", "p90", "p95", "p99", "mean")),
+        *(f'<p class="facts">{html.escape(note)}</p>' for note in notes.split("\n\n")),
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table[0])
+    rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in table[1:])
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(rows: int) -> tuple[Any, Any]:
+    """A figure of a width for all, and of a height for so many rows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 1.1 + 0.42 * rows), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    return figure, axes
+
+
+def _stages(report: Mapping[str, Any]) -> str:
+    rows = report["rows"]
+    figure, axes = _figure(len(rows) + 1)
+    at, left = np.arange(len(rows)), np.zeros(len(rows))
+    for stage in STAGES:
+        taken = np.array([row["stages_ms"].get(stage, {"p50": 0.0})["p50"] for row in rows])
+        if taken.any():
+            axes.barh(at, taken, left=left, height=0.6, color=_COLOURS[stage], label=stage)
+            left += taken
+    for y, end in zip(at, left, strict=True):
+        _label(axes, float(end), float(y), f"{end:.1f}")
+    axes.set_yticks(at, _names(rows))
+    axes.set_xlabel("ms")
+    axes.margins(x=0.08)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(STAGES), frameon=False, fontsize=9)
+    return _svg(figure)
+
+
+def _spread(report: Mapping[str, Any]) -> str:
+    rows, rng = report["rows"], np.random.default_rng(0)
+    figure, axes = _figure(len(rows))
+    for y, row in enumerate(rows):
+        times = np.array(row["network_ms"])
+        axes.scatter(
+            times, y + rng.uniform(-0.2, 0.2, len(times)), s=14, color=_COLOURS["network"], alpha=0.45, lw=0
+        )
+        axes.vlines(row["stages_ms"]["network"]["p50"], y - 0.35, y + 0.35, color="#D55E00", lw=2)
+    axes.set_yticks(range(len(rows)), _names(rows))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("ms")
+    return _svg(figure)
+
+
+def _ratios(report: Mapping[str, Any]) -> str:
+    rows = report["rows"]
+    figure, axes = _figure(len(rows))
+    for y, row in enumerate(rows):
+        ratio = row["faster_network"]
+        axes.barh(y, ratio["median"], height=0.55, color="#56B4E9")
+        axes.plot([ratio["p10"], ratio["p90"]], [y, y], color="#1a1a1a", lw=1.5)
+        _label(axes, max(ratio["p90"], ratio["median"]), y, f"{ratio['median']:.2f}")
+    axes.axvline(1, color="#888888", lw=0.8, zorder=0)
+    axes.set_yticks(range(len(rows)), _names(rows))
+    axes.set_xlabel(f"times {rows[0]['row']}, network alone")
+    axes.margins(x=0.1)
+    return _svg(figure)
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of rows, with a word to those whose times mean nothing."""
+    return [row["row"] + ("" if row["golden_error"] <= WRONG else " (wrong)") for row in rows]
+
+
+def _label(axes: Any, x: float, y: float, text: str) -> None:
+    """Text beside the end of a bar."""
+    axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def _svg(figure: Any) -> str:
+    """The figure's own element, without what a file of its own has before it; text stays text."""
+    matplotlib: ModuleType = import_optional("matplotlib", "matplotlib", "bench", "drawing a benchmark")
+    buffer = io.StringIO()
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "bench", "font.family": "sans-serif"}
+    ):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

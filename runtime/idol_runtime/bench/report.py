@@ -1,0 +1,134 @@
+"""A benchmark's report as tables: for a terminal, and as Markdown. What they show is in docs/benchmark.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["WRONG", "as_markdown", "as_text", "stage_table", "summary_table"]
+
+# fp32 differs from PyTorch by 1e-6 on the golden frame and half precision by 1e-2; a wrong operator by 1e-1 and more.
+WRONG = 0.05
+
+Table = Sequence[Sequence[str]]  # a row of headings, then rows of cells
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """For a terminal: the summary, medians by stage, and what was left out."""
+    parts = [
+        _facts(report),
+        *map(_aligned, (summary_table(report), stage_table(report, "p50"))),
+        *_notes(report),
+    ]
+    return "\n\n".join(parts)
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """The summary, every percentile of every stage, and what was left out."""
+    parts = ["# Latency", _facts(report), _piped(summary_table(report))]
+    for value in ("p50", "p90", "p95", "p99", "mean"):
+        parts += [f"## {value} by stage, ms", _piped(stage_table(report, value))]
+    parts += _notes(report)
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_table(report: Mapping[str, Any]) -> Table:
+    """A row for each way to run the network, the first of which the others are compared with."""
+    first = report["rows"][0]["row"]
+    head = [
+        "row",
+        "network p50 ms",
+        "p95",
+        f"times {first}",
+        "frame p50 ms",
+        "frames/s",
+        "start s",
+        "first frame s",
+        "peak MiB",
+        "golden error",
+        "share of tolerance",
+        "of the roofline",
+    ]
+    return [head, *(_summary(row) for row in report["rows"])]
+
+
+def _summary(row: Mapping[str, Any]) -> list[str]:
+    network, ratio, share = row["stages_ms"]["network"], row["faster_network"], row["roofline_share"]
+    return [
+        row["row"],
+        f"{network['p50']:.1f}",
+        f"{network['p95']:.1f}",
+        f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})",
+        f"{row['age_ms']['p50']:.1f}",
+        f"{row['frames_per_s']:.1f}",
+        f"{row['start_s']:.1f}",
+        f"{row['first_frame_s']:.2f}",
+        str(row["peak_mib"] or "-"),
+        f"{row['golden_error']:.0e}",
+        "-" if row["parity"] is None else f"{row['parity']:.0%}",
+        "-" if share is None else f"{share:.0%}",
+    ]
+
+
+def stage_table(report: Mapping[str, Any], value: str) -> Table:
+    """One value, such as `p95`, of every stage in milliseconds."""
+    found = list(dict.fromkeys(stage for row in report["rows"] for stage in row["stages_ms"]))
+    order = ("decode", "preprocess", "copy", "network", "postprocess", "association", "draw")
+    stages = [stage for stage in order if stage in found]
+    rows = [
+        [
+            row["row"],
+            *(f"{row['stages_ms'][s][value]:.2f}" if s in row["stages_ms"] else "-" for s in stages),
+            f"{row['age_ms'][value]:.2f}",
+        ]
+        for row in report["rows"]
+    ]
+    return [[f"{value}, ms", *stages, "frame age"], *rows]
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    machine, bundle = report["machine"], report["bundle"]
+    threads = f"{report['threads']} threads" if report["threads"] else "threads as each likes"
+    size = "x".join(map(str, bundle["network_size"]))
+    return (
+        f"{bundle['preset']} at {size}, {report['frames']} frames of {report['source']}, rows in turns, {threads}; "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}"
+    )
+
+
+def _notes(report: Mapping[str, Any]) -> list[str]:
+    notes = [
+        f"{row['row']} ANSWERS WRONGLY, off by {row['golden_error']:.0e} on the golden frame: its times are those of "
+        "another network"
+        for row in report["rows"]
+        if not row["golden_error"] <= WRONG
+    ]
+    notes += [f"left out {entry['row']}: {entry['why']}" for entry in report["left_out"]]
+    roofline = report["roofline"]
+    if "why_not" in roofline:
+        notes.append(f"no roofline: {roofline['why_not']}")
+    else:
+        work = roofline["work"]
+        notes.append(
+            f"roofline: {work['flops'] / 1e9:.1f} GFLOP and {work['bytes'] / 1e9:.2f} GB a frame, "
+            f"at {roofline['peak_gflops']:.0f} GFLOP/s and {roofline['peak_gb_s']:.1f} GB/s measured here, take "
+            f"{roofline['floor_ms']:.1f} ms in fp32"
+        )
+    for name, value in report["clocks"].items():
+        notes.append(f"{name}: {value['median']:g} ({value['min']:g} to {value['max']:g})")
+    return notes
+
+
+def _aligned(table: Table) -> str:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = []
+    for row in table:
+        cells = [
+            f"{row[0]:<{widths[0]}}",
+            *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True)),
+        ]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+def _piped(table: Table) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    return "\n".join([lines[0], "|" + " --- |" * len(table[0]), *lines[1:]])

@@ -1,0 +1,125 @@
+"""What is compared: a row is a way to run a bundle's network, opened in a process of its own.
+
+The runtime knows the rows of a bundle's graphs; whoever knows others, such as PyTorch's, appends them.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_runtime.backends import Backend, open_backend
+from idol_runtime.backends.base import BACKENDS
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.errors import BackendError
+from idol_runtime.optional import import_optional
+
+__all__ = ["OpenVinoBackend", "Row", "bundle_rows"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run the network.
+
+    Attributes:
+        name: as the tables call it.
+        open: opens it; called in a new process, so that it must be picklable: a partial of a module's function.
+        precision: of its arithmetic.
+        parity: the largest share of its tolerance that any stage used when the bundle was verified; None: it was not
+            verified with the bundle.
+        required: was asked for by name, so that it is an error, and no note, if it cannot be opened.
+    """
+
+    name: str
+    open: Callable[[], Backend]
+    precision: str = "fp32"
+    parity: float | None = None
+    required: bool = False
+
+
+def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = None) -> list[Row]:
+    """A row for every backend and graph of a bundle, and for OpenVINO on a CPU where it is installed.
+
+    Whether each can be opened turns out when it is.
+
+    Args:
+        path: of the bundle.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: CPU threads of each.
+
+    Raises:
+        BundleError: the bundle is broken.
+    """
+    with Bundle.open(path) as bundle:
+        certificates = bundle.parity.by_graph()
+        precision = bundle.manifest.precision
+    rows = [
+        Row(
+            f"{backend}, {graph}",
+            partial(_open_graph, str(path), backend, device, threads, graph),
+            precision,
+            max(stage.error / stage.tolerance for stage in certificate.stages if stage.tolerance),
+        )
+        for backend in BACKENDS
+        for graph, certificate in certificates.items()
+    ]
+    if device == "cpu" and importlib.util.find_spec("openvino"):
+        rows.append(
+            Row("openvino, portable", partial(OpenVinoBackend.from_bundle, str(path), threads), precision)
+        )
+    return rows
+
+
+def _open_graph(path: str, backend: str, device: str, threads: int | None, graph: GraphName) -> Backend:
+    with Bundle.open(path) as bundle:
+        return open_backend(bundle, backend, device, threads, graph)
+
+
+class OpenVinoBackend:
+    """The portable graph in OpenVINO on a CPU: measured beside the others, and no backend of `run`."""
+
+    name = "openvino (cpu, portable graph)"
+    remark = ""
+
+    def __init__(self, graph: bytes, network_size: tuple[int, int], threads: int | None) -> None:
+        """Compile a graph for single frames, in fp32.
+
+        Raises:
+            BackendError: OpenVINO refuses it.
+        """
+        openvino = import_optional("openvino", "openvino", "cpu", "measuring OpenVINO")
+        self.network_size = network_size
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        core = openvino.Core()
+        try:
+            self._compiled = core.compile_model(core.read_model(graph, b""), "CPU", settings)
+        except Exception as error:
+            raise BackendError(f"OpenVINO refuses the graph: {str(error).splitlines()[0]}") from error
+
+    @classmethod
+    def from_bundle(cls, path: str, threads: int | None) -> "OpenVinoBackend":
+        """Of a bundle's portable graph."""
+        with Bundle.open(path) as bundle:
+            return cls(bundle.graph("portable"), bundle.manifest.network_size, threads)
+
+    def infer(
+        self,
+        images: NDArray[np.uint8],  # [N, h, w, 3]
+    ) -> list[NetworkOutput]:
+        """Run the network; one output per frame."""
+        found = self._compiled({"image": images})
+        outputs = {name: np.asarray(found[name]) for name in OUTPUT_NAMES}
+        return [
+            NetworkOutput(**{name: array[i] for name, array in outputs.items()}) for i in range(len(images))
+        ]
+
+    def close(self) -> None:
+        """Let the compiled network go."""
+        self._compiled = None

@@ -1,0 +1,93 @@
+"""Clocks and power while measuring, where the machine lets them be read; what cannot be read is left out."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from idol_runtime.errors import IdolError
+from idol_runtime.optional import import_optional
+
+__all__ = ["Sensors"]
+
+_CPU_CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"  # kHz
+# Of a Jetson: the GPU's clock in Hz, and power monitors that give mV and mA by channel.
+_JETSON_CLOCKS = "sys/class/devfreq/*gpu*/cur_freq"
+_JETSON_POWER = "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*"
+
+
+class Sensors:
+    """Reads what there is whenever `sample` is called, and says what it read.
+
+    Args:
+        device: `cuda` or `cuda:N` asks NVIDIA's driver as well, where nvidia-ml-py is installed.
+        root: of the file system; another in tests.
+    """
+
+    def __init__(self, device: str = "cpu", root: Path = Path("/")) -> None:
+        self._root = root
+        self._samples: dict[str, list[float]] = defaultdict(list)
+        self._nvml = _nvml() if device.startswith("cuda") else None
+        self._index = int(device.partition(":")[2] or 0)
+
+    def sample(self) -> None:
+        """Read everything once."""
+        clocks = self._numbers(_CPU_CLOCKS)
+        if clocks:
+            self._samples["cpu_mhz"].append(float(np.mean(clocks)) / 1e3)
+        jetson = self._numbers(_JETSON_CLOCKS)
+        if jetson:
+            self._samples["gpu_mhz"].append(max(jetson) / 1e6)
+        for monitor in self._root.glob(_JETSON_POWER):
+            self._sample_monitor(monitor)
+        if self._nvml is not None:
+            self._sample_nvml(self._nvml)
+
+    def report(self) -> Mapping[str, Mapping[str, float]]:
+        """Least, median and most of every reading; empty where there was none."""
+        return {
+            name: {"min": round(min(v), 2), "median": round(float(np.median(v)), 2), "max": round(max(v), 2)}
+            for name, v in self._samples.items()
+        }
+
+    def _numbers(self, pattern: str) -> list[float]:
+        found = []
+        for path in self._root.glob(pattern):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(float(path.read_text()))
+        return found
+
+    def _sample_monitor(self, monitor: Path) -> None:
+        for channel in (1, 2, 3):
+            with contextlib.suppress(OSError, ValueError):
+                label = (monitor / f"in{channel}_label").read_text().strip()
+                millivolts = float((monitor / f"in{channel}_input").read_text())
+                milliamperes = float((monitor / f"curr{channel}_input").read_text())
+                self._samples[f"{label.lower()}_w"].append(millivolts * milliamperes / 1e6)
+
+    def _sample_nvml(self, nvml: ModuleType) -> None:
+        handle = nvml.nvmlDeviceGetHandleByIndex(self._index)
+        readings: dict[str, Callable[[], float]] = {
+            "gpu_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            "gpu_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            "gpu_used_mib": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
+        }
+        for name, read in readings.items():
+            with contextlib.suppress(nvml.NVMLError):  # a reading that this device does not have
+                self._samples[name].append(read())
+
+
+def _nvml() -> ModuleType | None:
+    """NVIDIA's management library, started; None where it is not here."""
+    try:
+        nvml: ModuleType = import_optional("pynvml", "nvidia-ml-py", "bench", "reading a GPU's clocks")
+    except IdolError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml

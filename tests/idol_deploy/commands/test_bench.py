@@ -1,0 +1,52 @@
+"""`idol-deploy bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+    from tests.idol_deploy.conftest import Command
+
+
+def test_bench_measures_a_bundle(idol: Command, toy: Toy, tmp_path: Path) -> None:
+    names = ("a.json", "a.md", "a.html")
+    found, markdown, page = (tmp_path / name for name in names)
+    options = "--only", "onnxruntime", "--frames", 3, "--warmup", 1, "--threads", 1
+    done = idol("bench", toy.path, *options, "--json", found, "--markdown", markdown, "--html", page)
+    assert done.status == 0, done.err
+    report = json.loads(found.read_text())
+    (row,) = report["rows"]
+    assert (row["row"], row["backend"]) == ("onnxruntime, portable", "onnxruntime (cpu, portable graph)")
+    assert set(row["stages_ms"]) == {"decode", "preprocess", "network", "postprocess", "association", "draw"}
+    assert len(row["network_ms"]) == 3
+    assert row["golden_error"] < 1e-4
+    assert report["roofline"]["work"]["flops"] > 1e7
+    assert 0 < row["roofline_share"] < 1
+    assert "onnxruntime, portable" in done.out
+    assert "| onnxruntime, portable |" in markdown.read_text()
+    assert page.read_text().startswith("<!doctype html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_rows_are_listed(idol: Command, toy: Toy) -> None:
+    done = idol("bench", toy.path, "--list", "--only", "onnxruntime")
+    assert done.out == "onnxruntime, portable\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        (["--only", "abacus"], "there are: onnxruntime, portable"),
+        (["--compile"], "give --weights as well"),
+        (["--json", "/nonexistent/a.json"], "create it first"),
+        (["--source", "gone.mp4", "--only", "onnxruntime"], "check the path"),
+    ],
+)
+def test_bad_benchmarks(refused: Callable[..., str], toy: Toy, options: list[str], fix: str) -> None:
+    assert fix in refused("bench", toy.path, *options)

@@ -1,0 +1,56 @@
+"""PyTorch's rows of the benchmark: the right weights, in the plain form, or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from idol_deploy.bench import TorchRow, torch_rows
+from idol_deploy.checkpoint import save_checkpoint
+from idol_deploy.model.deform_attn import deformable_attention
+from idol_deploy.reference import reference_model
+from idol_runtime.bench.worker import _golden
+from idol_runtime.bundle import Bundle
+from idol_runtime.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+
+
+@pytest.fixture
+def weights(toy: Toy, tmp_path: Path) -> Path:
+    path = tmp_path / "toy.safetensors"
+    save_checkpoint(path, toy.model, toy.config)
+    return path
+
+
+def test_eager_answers_the_golden_frame(toy: Toy, weights: Path) -> None:
+    (row,) = torch_rows(toy.path, weights, toy.config)
+    assert row.required
+    backend = row.open()
+    with Bundle.open(toy.path) as bundle:
+        assert _golden(backend, bundle.canary())[1] < 1e-5
+
+
+def test_eager_has_the_plain_attention(toy: Toy, weights: Path) -> None:
+    backend = TorchRow(toy.path, weights, toy.config).open()
+    cores = {layer.core for layer in backend._model.modules() if hasattr(layer, "core")}  # type: ignore[attr-defined]
+    assert cores == {deformable_attention}
+
+
+def test_other_weights_are_refused(toy: Toy, tmp_path: Path) -> None:
+    model = reference_model(toy.config)
+    next(iter(model.parameters())).data.flatten()[0] += 1
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, model, toy.config)
+    with pytest.raises(CheckpointError, match="does not hold the weights"):
+        TorchRow(toy.path, path, toy.config).open()
+
+
+def test_compiled_is_a_row_of_its_own(toy: Toy, weights: Path) -> None:
+    names = [row.name for row in torch_rows(toy.path, weights, toy.config, compiled=True)]
+    assert names == ["pytorch, eager", "pytorch, compile"]
+    assert np.unique(names).size == 2

@@ -1,0 +1,97 @@
+"""Turns, rows that fail on the way, and what the report says, with rows that take no time."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idol_runtime.bench import measure as module
+from idol_runtime.bench.measure import BenchOptions, measure
+from idol_runtime.bench.roofline import Peaks, Work
+from idol_runtime.bench.rows import Row
+from idol_runtime.bench.worker import Opened
+from idol_runtime.errors import BackendError, ConfigError, IdolError
+
+TURNS: list[str] = []
+CLOSED: list[str] = []
+
+
+class Scripted:
+    """A row whose network takes as many milliseconds as its name says; `dies` fails at its third frame."""
+
+    def __init__(self, row: Row, *_: object) -> None:
+        if "absent" in row.name:
+            raise BackendError("no such engine; install it")
+        self.row, self.start_s = row, 1.25
+        self.opened = Opened(f"{row.name} (cpu)", 1.0, 0.5, 1e-6)
+        self._steps = 0
+
+    def step(self) -> Mapping[str, float]:
+        self._steps += 1
+        TURNS.append(self.row.name)
+        if "dies" in self.row.name and self._steps == 3:
+            raise BackendError("its process ended")
+        # The first frames are slow everywhere.
+        warm = 100.0 if self._steps <= 2 else 1.0
+        return {"preprocess": 1.0, "network": warm * float(self.row.name.split()[0])}
+
+    def peak_mib(self) -> float:
+        return 123.4
+
+    def close(self) -> None:
+        CLOSED.append(self.row.name)
+
+
+@pytest.fixture(autouse=True)
+def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    TURNS.clear()
+    CLOSED.clear()
+    monkeypatch.setattr(module, "Worker", Scripted)
+    monkeypatch.setattr(
+        module, "_roofline", lambda *_: module._floor(Work(10**9, 10**6), Peaks(flops=1e12, bytes=1e12))
+    )
+
+
+def rows(*names: str, **options: Any) -> list[Row]:
+    return [Row(name, lambda: pytest.fail("opened by the row's process alone"), **options) for name in names]
+
+
+def test_rows_take_turns_and_the_first_is_the_reference(tiny_bundle: Path) -> None:
+    report = measure(tiny_bundle, rows("12 slow", "3 fast"), BenchOptions(frames=4, warmup=2))
+    assert TURNS == ["12 slow", "3 fast"] * 6
+    assert CLOSED == ["12 slow", "3 fast"]
+    slow, fast = report["rows"]
+    assert fast["stages_ms"]["network"]["p99"] == 3, "warming up counts for nothing"
+    assert fast["faster_network"] == {"median": 4, "p10": 4, "p90": 4}
+    assert fast["faster_frame"]["median"] == pytest.approx(13 / 4)
+    assert slow["frames_per_s"] == pytest.approx(1e3 / 13, abs=0.01)
+    assert (fast["roofline_share"], fast["peak_mib"], fast["start_s"]) == (0.333, 123, 1.25)
+    assert json.loads(json.dumps(report))["bundle"]["preset"] == "tiny"
+
+
+def test_a_row_that_is_absent_or_dies_is_left_out(tiny_bundle: Path) -> None:
+    report = measure(tiny_bundle, rows("1 absent", "2 stays", "3 dies"), BenchOptions(frames=4, warmup=2))
+    assert [row["row"] for row in report["rows"]] == ["2 stays"]
+    assert report["left_out"] == [
+        {"row": "1 absent", "why": "no such engine; install it"},
+        {"row": "3 dies", "why": "its process ended"},
+    ]
+
+
+def test_a_row_that_was_asked_for_must_be_there(tiny_bundle: Path) -> None:
+    with pytest.raises(BackendError, match="no such engine"):
+        measure(tiny_bundle, [*rows("2 stays"), *rows("1 absent", required=True)], BenchOptions())
+    assert CLOSED == ["2 stays"]
+
+
+@pytest.mark.parametrize("names", [("1 absent",), ("1 dies",), ()])
+def test_nothing_to_measure(tiny_bundle: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(IdolError, match="no row could be"):
+        measure(tiny_bundle, rows(*names), BenchOptions(frames=4, warmup=2))
+
+
+def test_options_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="at least one frame"):
+        BenchOptions(frames=0)

@@ -1,0 +1,49 @@
+"""What the tables say of a report."""
+
+from typing import Any
+
+from idol_runtime.bench.report import as_markdown, as_text, stage_table, summary_table
+
+
+def test_the_summary_compares_with_the_first_row(report: dict[str, Any]) -> None:
+    head, eager, fast, _ = summary_table(report)
+    assert head[3] == "times eager"
+    assert eager[3] == "1.00 (1.00 to 1.00)"
+    assert fast[1:4] == ["50.0", "77.0", "4.00 (2.80 to 4.80)"]
+    assert fast[-3:] == ["1e-06", "25%", "50%"]
+
+
+def test_stages_stand_in_the_order_of_a_frame(report: dict[str, Any]) -> None:
+    head, eager, *_ = stage_table(report, "p50")
+    assert head == ["p50, ms", "preprocess", "network", "postprocess", "frame age"]
+    assert eager == ["eager", "1.00", "200.00", "2.00", "203.00"]
+
+
+def test_a_stage_that_a_row_lacks(report: dict[str, Any]) -> None:
+    del report["rows"][1]["stages_ms"]["preprocess"]
+    assert stage_table(report, "p50")[2][1] == "-"
+
+
+def test_what_is_wrong_or_left_out_is_told(report: dict[str, Any]) -> None:
+    for text in (as_text(report), as_markdown(report)):
+        assert "wrong ANSWERS WRONGLY, off by 9e-01" in text
+        assert "fast & right ANSWERS" not in text
+        assert "left out absent: it is not installed" in text
+        assert "10.0 GFLOP and 1.00 GB a frame" in text
+        assert "cpu_mhz: 2000 (1000 to 3000)" in text
+
+
+def test_an_error_that_is_no_number_is_wrong(report: dict[str, Any]) -> None:
+    report["rows"][1]["golden_error"] = float("nan")
+    assert "fast & right ANSWERS WRONGLY" in as_text(report)
+
+
+def test_columns_align(report: dict[str, Any]) -> None:
+    lines = as_text(report).split("\n\n")[1].splitlines()
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_markdown_tables_are_rectangular(report: dict[str, Any]) -> None:
+    for block in as_markdown(report).split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1

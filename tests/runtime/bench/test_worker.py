@@ -1,0 +1,113 @@
+"""A row in a process of its own: its stages, its end, and what a failure says."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from idol_runtime.bench.rows import Row
+from idol_runtime.bench.worker import STAGES, Worker, thread_limit
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.errors import BackendError
+
+
+class Answering:
+    """Answers the golden frame's outputs, times a factor, to every frame; may wait, or die."""
+
+    remark = ""
+
+    def __init__(self, bundle: str, factor: float, seconds: float, dies_at: int | None) -> None:
+        with Bundle.open(bundle) as opened:
+            self.network_size = opened.manifest.network_size
+            outputs = opened.canary().outputs
+        self.name = f"answering in process {os.getpid()}"
+        self.copy_ms = 0.5
+        self._output = NetworkOutput(**{name: factor * outputs[name] for name in OUTPUT_NAMES})
+        self._seconds = seconds
+        self._left = dies_at
+
+    def infer(self, images: np.ndarray) -> list[NetworkOutput]:
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                os._exit(7)
+        time.sleep(self._seconds)
+        return [self._output]
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def answering(bundle: str, factor: float = 1, seconds: float = 0, dies_at: int | None = None) -> Answering:
+    return Answering(bundle, factor, seconds, dies_at)
+
+
+def refusing() -> Answering:
+    raise BackendError("no such engine; install it")
+
+
+def failing() -> Answering:
+    raise RuntimeError("an engine's own words\nand more of them")
+
+
+@pytest.fixture
+def opened(tiny_bundle: Path) -> Iterator[Callable[[Row], Worker]]:
+    workers: list[Worker] = []
+
+    def open_row(row: Row) -> Worker:
+        workers.append(Worker(row, str(tiny_bundle), threads=1))
+        return workers[-1]
+
+    yield open_row
+    for worker in workers:
+        worker.close()
+
+
+def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[Row], Worker], tiny_bundle: Path) -> None:
+    worker = opened(Row("slow", partial(answering, str(tiny_bundle), 1.0, 0.02)))
+    assert worker.opened.name.startswith("answering in process ")
+    assert worker.opened.name != f"answering in process {os.getpid()}"
+    assert worker.opened.error == 0
+    assert worker.start_s > worker.opened.open_s
+    for _ in range(2):
+        taken = worker.step()
+        assert list(taken) == [stage for stage in STAGES if stage in taken]
+        assert set(taken) >= set(STAGES) - {"draw"}
+        assert taken["copy"] == 0.5
+        assert 19 <= taken["network"] < 2000
+    assert worker.peak_mib() > 10
+
+
+def test_a_wrong_answer_is_measured(opened: Callable[[Row], Worker], tiny_bundle: Path) -> None:
+    worker = opened(Row("wrong", partial(answering, str(tiny_bundle), 1.5)))
+    assert worker.opened.error == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("open_row", "words"), [(refusing, "no such engine; install it"), (failing, "an engine's own words$")]
+)
+def test_a_row_that_cannot_be_opened(
+    tiny_bundle: Path, open_row: Callable[[], Answering], words: str
+) -> None:
+    with pytest.raises(BackendError, match=words):
+        Worker(Row("none", open_row), str(tiny_bundle))
+
+
+def test_a_process_that_dies_is_told(opened: Callable[[Row], Worker], tiny_bundle: Path) -> None:
+    worker = opened(Row("mortal", partial(answering, str(tiny_bundle), dies_at=1)))
+    with pytest.raises(BackendError, match="mortal: its process ended with 7"):
+        worker.step()
+
+
+def test_threads_are_told_and_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with thread_limit(3):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    assert "MKL_NUM_THREADS" not in os.environ
