@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ class Editor:
         """Whether it is a float32 value, computed or constant."""
         if name in self.tensors:
             return self.tensors[name].data_type == onnx.TensorProto.FLOAT
-        return name in self._types and self._types[name].elem_type == onnx.TensorProto.FLOAT
+        return name in self._types and bool(self._types[name].elem_type == onnx.TensorProto.FLOAT)
 
     def sole_consumer(self, name: str) -> onnx.NodeProto | None:
         """The one node that reads a value which is no output of the graph."""
@@ -83,7 +84,7 @@ class Editor:
         return name
 
     def add_node(
-        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: object
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
     ) -> onnx.NodeProto:
         """A new node, named as its first output."""
         node = onnx.helper.make_node(kind, inputs, outputs, outputs[0], domain=domain, **attributes)

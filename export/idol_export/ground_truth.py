@@ -43,8 +43,7 @@ def judge(
             results = Path(folder) / f"{name}.json"
             run_videos(Work(dataset, frames, results, {"graph": name}), open_pipeline)
             found = read_predictions(results, dataset)
-            ap = score(dataset, found, metric_of(dataset)).summary()["AP"]
+            ap = score(dataset, found, metric_of(dataset)).summary["AP"]
             scores[name] = ap, score_tracking(dataset, found)[DETECTION_MEAN]["IDF1"]
-    return Judged(
-        *(scores[name][part] for part in (0, 1) for name in ("ours", "fp32")), limit, annotations.name
-    )
+    (ap, idf1), (ap_fp32, idf1_fp32) = scores["ours"], scores["fp32"]
+    return Judged(ap, ap_fp32, idf1, idf1_fp32, limit, annotations.name)

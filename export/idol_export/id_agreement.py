@@ -60,7 +60,8 @@ def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
     )
     inter = (left @ right.T).astype(np.float64)
     union = left.sum(1)[:, None] + right.sum(1)[None] - inter
-    return inter / np.maximum(union, 1)
+    shares: NDArray[np.float64] = inter / np.maximum(union, 1)
+    return shares
 
 
 def best_assignment(gain: NDArray[np.float64]) -> float:

@@ -172,7 +172,8 @@ def _static(editor: Editor, node: onnx.NodeProto, scale: _Scale, dialect: Dialec
     assert weight is not None
     axis = 0 if node.op_type == "Conv" else 1
     bias = editor.constant(node.input[2]) if len(node.input) > 2 else None
-    least = None if bias is None else np.abs(bias.astype(np.float32)) / (scale.value * _BIAS_LIMIT)
+    step = scale.value * _BIAS_LIMIT
+    least = None if bias is None else (np.abs(bias) / step).astype(np.float32)
     rounded, scales = _integers(weight.astype(np.float32), axis, _BITS[dialect], least)
     parts = [
         editor.add_constant(f"{name}_int8", rounded),

@@ -110,6 +110,7 @@ class _Replay:
     outputs: list[NetworkOutput] = field(default_factory=list)
     name: str = "replay"
     remark: str = ""
+    graph: None = None
     network_size: tuple[int, int] | None = None
 
     def infer(self, images: NDArray[np.uint8]) -> list[NetworkOutput]:
