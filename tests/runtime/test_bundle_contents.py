@@ -24,10 +24,10 @@ def good(kit: Any, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"schema_version": 3}, "upgrade idol-deploy"),
-        ({"schema_version": 3, "unheard": 1}, "upgrade idol-deploy"),
-        ({"schema_version": 1}, "export it again"),
-        ({"schema_version": "2"}, "schema_version"),
+        ({"schema_version": 4}, "upgrade idol-deploy"),
+        ({"schema_version": 4, "unheard": 1}, "upgrade idol-deploy"),
+        ({"schema_version": 2}, "export it again"),
+        ({"schema_version": "3"}, "schema_version"),
         ({"schema_version": None}, "schema_version"),
         ({"unheard": 1}, "unheard"),
         ({"frame_size": [1, 2, 3]}, "frame_size"),
@@ -75,7 +75,7 @@ def test_settings_out_of_range(kit: Any, good: Path, tmp_path: Path, changes: di
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"schema_version":2}', b"[" * 100_000, b'{"a":' * 100_000],
+    [b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"schema_version":3}', b"[" * 100_000, b'{"a":' * 100_000],
     ids=["empty", "null", "list", "open", "not UTF-8", "bare", "deep list", "deep object"],
 )
 def test_a_manifest_that_is_no_manifest(kit: Any, tmp_path: Path, text: bytes) -> None:
