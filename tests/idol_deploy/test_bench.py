@@ -32,7 +32,7 @@ def test_eager_answers_the_golden_frame(toy: Toy, weights: Path) -> None:
     assert row.required
     backend = row.open()
     with Bundle.open(toy.path) as bundle:
-        assert _golden(backend, bundle.canary())[1] < 1e-5
+        assert max(_golden(backend, bundle.canary())[1].values()) < 1e-5
 
 
 def test_eager_has_the_plain_attention(toy: Toy, weights: Path) -> None:

@@ -162,7 +162,9 @@ def _row(
         "first_frame_s": round(worker.opened.first_frame_s, 3),
         "peak_mib": round(worker.peak_mib()),
         "golden_error": float(f"{worker.opened.error:.2g}"),
+        "wrong": worker.opened.wrong,
         "parity": None if worker.row.parity is None else round(worker.row.parity, 3),
+        "id_agreement": worker.row.id_agreement,
         "network_ms": [round(frame["network"], 3) for frame in times],
     }
 

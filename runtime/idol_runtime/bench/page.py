@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from idol_runtime.bench.report import WRONG, Table, as_text, stage_table, summary_table
+from idol_runtime.bench.report import Table, as_text, stage_table, summary_table
 from idol_runtime.bench.worker import STAGES
 from idol_runtime.optional import import_optional
 
@@ -129,7 +129,7 @@ def _ratios(report: Mapping[str, Any]) -> str:
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of rows, with a word to those whose times mean nothing."""
-    return [row["row"] + ("" if row["golden_error"] <= WRONG else " (wrong)") for row in rows]
+    return [row["row"] + (" (wrong)" if row["wrong"] else "") for row in rows]
 
 
 def _label(axes: Any, x: float, y: float, text: str) -> None:

@@ -4,7 +4,7 @@ The runtime knows the rows of a bundle's graphs; whoever knows others, such as P
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, open_backend
 from idol_runtime.backends.base import BACKENDS
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.certificates import Certificate, GraphName, PrecisionCertificate
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError
 from idol_runtime.optional import import_optional
@@ -32,6 +33,8 @@ class Row:
         precision: of its arithmetic.
         parity: the largest share of its tolerance that any stage used when the bundle was verified; None: it was not
             verified with the bundle.
+        id_agreement: of a graph of fewer bits, IDF1 of its tracks against those of fp32.
+        tolerances: how far each output may be off on the golden frame; None: as far as those of fp32.
         required: was asked for by name, so that it is an error, and no note, if it cannot be opened.
     """
 
@@ -39,6 +42,8 @@ class Row:
     open: Callable[[], Backend]
     precision: str = "fp32"
     parity: float | None = None
+    id_agreement: float | None = None
+    tolerances: Mapping[str, float] | None = None
     required: bool = False
 
 
@@ -56,22 +61,26 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
         BundleError: the bundle is broken.
     """
     with Bundle.open(path) as bundle:
-        certificates = bundle.parity.by_graph()
-        precision = bundle.manifest.precision
+        manifest, parity = bundle.manifest, bundle.parity
+    graphs: dict[GraphName, tuple[str, Certificate | PrecisionCertificate, Mapping[str, float] | None]] = {
+        name: (manifest.precision, certificate, None) for name, certificate in parity.by_graph().items()
+    }
+    for name, info in manifest.precisions.items():
+        graphs[name] = info.precision, parity.precisions[name], info.canary
     rows = [
         Row(
             f"{backend}, {graph}",
             partial(_open_graph, str(path), backend, device, threads, graph),
             precision,
-            max(stage.error / stage.tolerance for stage in certificate.stages if stage.tolerance),
+            max((s.error / s.tolerance for s in certificate.stages if s.tolerance), default=0.0),
+            certificate.agreement.idf1 if isinstance(certificate, PrecisionCertificate) else None,
+            tolerances,
         )
         for backend in BACKENDS
-        for graph, certificate in certificates.items()
+        for graph, (precision, certificate, tolerances) in graphs.items()
     ]
     if device == "cpu" and importlib.util.find_spec("openvino"):
-        rows.append(
-            Row("openvino, portable", partial(OpenVinoBackend.from_bundle, str(path), threads), precision)
-        )
+        rows.append(Row("openvino, portable", partial(OpenVinoBackend.from_bundle, str(path), threads)))
     return rows
 
 
@@ -84,6 +93,7 @@ class OpenVinoBackend:
     """The portable graph in OpenVINO on a CPU: measured beside the others, and no backend of `run`."""
 
     name = "openvino (cpu, portable graph)"
+    graph: GraphName | None = "portable"
     remark = ""
 
     def __init__(self, graph: bytes, network_size: tuple[int, int], threads: int | None) -> None:

@@ -25,7 +25,7 @@ from idol_runtime.detection import detect
 from idol_runtime.draw import draw
 from idol_runtime.errors import BackendError, IdolError
 from idol_runtime.frames import Frame
-from idol_runtime.pipeline import Pipeline
+from idol_runtime.pipeline import CANARY_TOLERANCE, Pipeline
 from idol_runtime.preprocess import resize
 from idol_runtime.results import FrameResult
 from idol_runtime.sources import open_source
@@ -48,12 +48,14 @@ class Opened:
         open_s: importing its engine and loading the graph, in seconds.
         first_frame_s: its first frame through the network, in seconds.
         error: the largest relative error of an output on the golden frame.
+        wrong: whether an output is further off than it may be.
     """
 
     name: str
     open_s: float
     first_frame_s: float
     error: float
+    wrong: bool
 
 
 @dataclass
@@ -164,8 +166,10 @@ def _serve(pipe: Connection, row: Row, bundle: str, source: str | None, fit: boo
         opened = time.perf_counter() - start
         with Bundle.open(bundle) as read:
             canary, config = read.canary(), read.manifest.stream
-        first, error = _golden(backend, canary)
-        pipe.send(Opened(backend.name, opened, first, error))
+        first, errors = _golden(backend, canary)
+        allowed = row.tolerances or dict.fromkeys(OUTPUT_NAMES, CANARY_TOLERANCE)
+        wrong = not all(errors[name] <= allowed[name] for name in OUTPUT_NAMES)
+        pipe.send(Opened(backend.name, opened, first, max(errors.values()), wrong))
         frames = _frames(source, canary)
         line = _Line(backend, config, fit)
         while (asked := pipe.recv()) != "end":
@@ -184,18 +188,18 @@ def _plain(error: IdolError) -> IdolError:
     return BackendError(str(error))
 
 
-def _golden(backend: Backend, canary: Canary) -> tuple[float, float]:
-    """Seconds of the first frame, and the largest relative error of an output on the golden frame."""
+def _golden(backend: Backend, canary: Canary) -> tuple[float, dict[str, float]]:
+    """Seconds of the first frame, and the relative error of each output on the golden frame."""
     image = resize(canary.frame, backend.network_size or _size_of(canary))[None]
     start = time.perf_counter()
     output = backend.infer(image)[0]
     taken = time.perf_counter() - start
-    errors = [
-        float(np.linalg.norm(getattr(output, name) - canary.outputs[name]))
+    errors = {
+        name: float(np.linalg.norm(getattr(output, name) - canary.outputs[name]))
         / max(float(np.linalg.norm(canary.outputs[name])), 1e-12)
         for name in OUTPUT_NAMES
-    ]
-    return taken, max(errors)
+    }
+    return taken, errors
 
 
 def _size_of(canary: Canary) -> tuple[int, int]:

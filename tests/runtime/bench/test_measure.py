@@ -25,7 +25,7 @@ class Scripted:
         if "absent" in row.name:
             raise BackendError("no such engine; install it")
         self.row, self.start_s = row, 1.25
-        self.opened = Opened(f"{row.name} (cpu)", 1.0, 0.5, 1e-6)
+        self.opened = Opened(f"{row.name} (cpu)", 1.0, 0.5, 1e-6, False)
         self._steps = 0
 
     def step(self) -> Mapping[str, float]:

@@ -73,6 +73,7 @@ def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[Row], Worker], tin
     assert worker.opened.name.startswith("answering in process ")
     assert worker.opened.name != f"answering in process {os.getpid()}"
     assert worker.opened.error == 0
+    assert not worker.opened.wrong
     assert worker.start_s > worker.opened.open_s
     for _ in range(2):
         taken = worker.step()
@@ -86,6 +87,7 @@ def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[Row], Worker], tin
 def test_a_wrong_answer_is_measured(opened: Callable[[Row], Worker], tiny_bundle: Path) -> None:
     worker = opened(Row("wrong", partial(answering, str(tiny_bundle), 1.5)))
     assert worker.opened.error == pytest.approx(0.5)
+    assert worker.opened.wrong
 
 
 @pytest.mark.parametrize(
