@@ -14,6 +14,7 @@ from typing import NoReturn
 from idol_deploy.commands import (
     ablate,
     bench,
+    build,
     convert,
     evaluate,
     export,
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     convert.add_arguments(commands.add_parser("convert", help="a checkpoint's weights as safetensors"))
     synth.add_arguments(commands.add_parser("synth", help="a data set of synthetic videos"))
+    build.add_arguments(commands.add_parser("build", help="bundle to TensorRT engine, on the device"))
     run.add_arguments(commands.add_parser("run", help="bundle and video to tracked masks"))
     bench.add_arguments(commands.add_parser("bench", help="how fast a bundle is in every backend"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="score results, or a model over a data set"))

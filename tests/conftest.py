@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes.util
+import importlib
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -236,6 +239,45 @@ def trt_harness(libraries: Path) -> Path:
     if not harness.is_file():
         pytest.skip(f"TensorRT's headers are not here; set TENSORRT_INCLUDE_DIR{_tried('tensorrt')}")
     return harness
+
+
+_FAKES = Path(__file__).parent / "fakes"
+_FAKED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver")
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., ModuleType]]:
+    """Starts TensorRT's stand-in, in a release and on a device of its own, and an empty folder for engines.
+
+    At the end nothing may be left on the device.
+    """
+    from idol_runtime.backends import tensorrt_api
+
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "libidol_deform_attn_trt.so").write_bytes(b"the plugin")
+    monkeypatch.setenv("IDOL_ENGINES", str(tmp_path / "engines"))
+    monkeypatch.setenv("IDOL_PLUGINS", str(folder))
+    monkeypatch.syspath_prepend(str(_FAKES))
+    devices = []
+
+    def start(release: str = "10.13") -> ModuleType:
+        monkeypatch.setenv("FAKE_TENSORRT", release)
+        for name in _FAKED:
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        for cached in (tensorrt_api.tensorrt_log, tensorrt_api.load_plugin):
+            cached.cache_clear()
+        module = importlib.import_module("tensorrt")
+        devices.append(module.driver.device)
+        return module
+
+    yield start
+    for name in _FAKED:
+        sys.modules.pop(name, None)
+    for cached in (tensorrt_api.tensorrt_log, tensorrt_api.load_plugin):
+        cached.cache_clear()
+    for device in devices:
+        assert not any(device.alive()), f"left on the device: {device.alive()}"
 
 
 def _tried(kind: str) -> str:

@@ -39,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-frames", type=positive, metavar="N", help="stop after N frames")
     add("--video-id", type=int, default=1, metavar="N", help="of the entries in --results (default: 1)")
     add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
-    add("--backend", default="auto", help="auto, onnxruntime (default: auto)")
+    add("--backend", default="auto", help="auto, onnxruntime, tensorrt (default: auto)")
     add(
         "--graph",
         default="auto",
         help="auto, plugin (our operator), portable, int8-ort, fp16 … (default: auto)",
     )
-    add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the backend")
     add("--no-canary", dest="canary", action="store_false", help="skip the golden frame at load")
     add_association(parser)

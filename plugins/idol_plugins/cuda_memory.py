@@ -1,7 +1,6 @@
 """Arrays on the first CUDA device, through the driver's own library: enough to test a kernel without PyTorch."""
 
 import contextlib
-import ctypes
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -9,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_plugins.errors import PluginError
+from idol_plugins.cuda_driver import CtypesDriver
 
 __all__ = ["CudaMemory"]
 
@@ -29,19 +28,12 @@ class CudaMemory:
         Raises:
             PluginError: there is no driver, or no device.
         """
-        try:
-            self._driver = ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise PluginError("there is no CUDA driver here; install NVIDIA's") from error
+        self._driver = CtypesDriver()
         self._pointers: list[int] = []
-        self._index, self._context = ctypes.c_int(), ctypes.c_void_p()
-        self._call("cuInit", 0)
-        self._call("cuDeviceGet", ctypes.byref(self._index), 0)
-        name = ctypes.create_string_buffer(256)
-        self._call("cuDeviceGetName", name, 256, self._index)
-        self.device = name.value.decode()
-        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._index)
-        self._call("cuCtxSetCurrent", self._context)
+        self._driver.call("cuInit", 0)
+        self._index = self._driver.call("cuDeviceGet", 0)
+        self.device = self._driver.device_name(self._index)
+        self._driver.call("cuCtxSetCurrent", self._driver.call("cuDevicePrimaryCtxRetain", self._index))
 
     def __enter__(self) -> "CudaMemory":
         return self
@@ -49,7 +41,7 @@ class CudaMemory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call("cuDevicePrimaryCtxRelease_v2", self._index)
+        self._driver.call("cuDevicePrimaryCtxRelease", self._index)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -58,37 +50,22 @@ class CudaMemory:
             yield
         finally:
             while self._pointers:
-                self._call("cuMemFree_v2", ctypes.c_uint64(self._pointers.pop()))
+                self._driver.call("cuMemFree", self._pointers.pop())
 
     def put(self, array: Array) -> int:
         """The address of a copy on the device."""
         array = np.ascontiguousarray(array)
-        pointer = ctypes.c_uint64()
         # At least a byte: an empty array has an address, too.
-        self._call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(max(1, array.nbytes)))
-        self._pointers.append(pointer.value)
+        pointer = int(self._driver.call("cuMemAlloc", max(1, array.nbytes)))
+        self._pointers.append(pointer)
         if array.nbytes:
-            self._call(
-                "cuMemcpyHtoD_v2", pointer, ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-            )
-        return pointer.value
+            self._driver.call("cuMemcpyHtoD", pointer, array.ctypes.data, array.nbytes)
+        return pointer
 
     def get(self, pointer: int, like: Array) -> Array:
         """A copy of what is at the address, of another array's shape and type, once all work is done."""
-        self._call("cuCtxSynchronize")
+        self._driver.call("cuCtxSynchronize")
         array = np.empty_like(like)
         if array.nbytes:
-            self._call(
-                "cuMemcpyDtoH_v2",
-                ctypes.c_void_p(array.ctypes.data),
-                ctypes.c_uint64(pointer),
-                ctypes.c_size_t(array.nbytes),
-            )
+            self._driver.call("cuMemcpyDtoH", array.ctypes.data, pointer, array.nbytes)
         return array
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        status = int(getattr(self._driver, name)(*arguments))
-        if status:
-            raise PluginError(
-                f"the CUDA driver's {name} fails with error {status}; does nvidia-smi show a device?"
-            )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from idol_runtime.association import Tracker
 from idol_runtime.backends import Backend, GraphChoice, open_backend
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary, StageError
 from idol_runtime.config import StreamConfig, override
 from idol_runtime.detection import detect
 from idol_runtime.errors import BackendError, FrameError
@@ -24,35 +24,55 @@ from idol_runtime.preprocess import Placement, letterbox, resize
 from idol_runtime.results import FrameResult
 from idol_runtime.sources import open_source
 
-__all__ = ["CANARY_TOLERANCE", "Pipeline", "Prepared", "replay_canary"]
+__all__ = ["CANARY_TOLERANCE", "Pipeline", "Prepared", "compare_golden", "replay_canary"]
 
 # fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 and more.
 CANARY_TOLERANCE = 1e-3
 
 
-def replay_canary(backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None) -> None:
+def compare_golden(
+    backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None, copies: int = 1
+) -> tuple[StageError, ...]:
     """Run the golden frame, from its resize to the network's six outputs, and compare with PyTorch's answer.
 
     Args:
         backend: runs the network.
         canary: golden frame and answer.
         tolerances: of each output, of a graph of fewer bits; None: `CANARY_TOLERANCE` for all.
+        copies: of the frame at once; the errors are the largest of any copy.
+
+    Raises:
+        BackendError: the backend fails, or an output has another shape.
+    """
+    size = backend.network_size or canary.frame.shape[:2]
+    outputs = backend.infer(np.repeat(resize(canary.frame, size)[None], copies, axis=0))
+    stages = []
+    for name in OUTPUT_NAMES:
+        expected, answers = canary.outputs[name], [getattr(output, name) for output in outputs]
+        for answer in answers:
+            if answer.shape != expected.shape:
+                raise BackendError(
+                    f"{backend.name}: {name} has shape {answer.shape}, expected {expected.shape}"
+                )
+        norm = max(float(np.linalg.norm(expected)), 1e-12)
+        error = np.max([np.linalg.norm(answer - expected) for answer in answers]) / norm  # NaN stays NaN
+        allowed = CANARY_TOLERANCE if tolerances is None else tolerances[name]
+        stages.append(StageError(name, float(error), allowed))
+    return tuple(stages)
+
+
+def replay_canary(backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None) -> None:
+    """See the golden frame answered rightly; the arguments are those of `compare_golden`.
 
     Raises:
         BackendError: the backend answers wrongly; names the output.
     """
-    size = backend.network_size or canary.frame.shape[:2]
-    output = backend.infer(resize(canary.frame, size)[None])[0]
-    for name in OUTPUT_NAMES:
-        expected, answer = canary.outputs[name], getattr(output, name)
-        if answer.shape != expected.shape:
-            raise BackendError(f"{backend.name}: {name} has shape {answer.shape}, expected {expected.shape}")
-        error = float(np.linalg.norm(answer - expected) / max(float(np.linalg.norm(expected)), 1e-12))
-        allowed = CANARY_TOLERANCE if tolerances is None else tolerances[name]
-        if not error <= allowed:
+    for stage in compare_golden(backend, canary, tolerances):
+        if not stage.passed:
             raise BackendError(
-                f"{backend.name} answers wrongly on the golden frame: {name} is off by {error:.1e} "
-                f"(allowed {allowed:.0e}); use another graph (--graph portable), device or version of it"
+                f"{backend.name} answers wrongly on the golden frame: {stage.stage} is off by {stage.error:.1e} "
+                f"(allowed {stage.tolerance:.0e}); use another graph (--graph portable), backend (--backend "
+                "onnxruntime), device or version of it"
             )
 
 
@@ -98,7 +118,7 @@ class Pipeline:
         bundle: str | Path,
         *,
         backend: str = "auto",
-        device: str = "cpu",
+        device: str = "auto",
         threads: int | None = None,
         graph: GraphChoice = "auto",
         canary: bool = True,
@@ -110,7 +130,7 @@ class Pipeline:
         Args:
             bundle: path of the `.idol` file.
             backend: inference engine, or `auto`.
-            device: `cpu`, or `cuda` or `cuda:N` where the engine has it.
+            device: `cpu`, `cuda` or `cuda:N`; `auto`: wherever the backend is fastest.
             threads: CPU threads; None: as many as the engine likes.
             graph: one of the bundle's, or `auto`: `plugin` where the library of its operator can be loaded, else
                 `portable`; or a verified one of fewer bits that is faster here.

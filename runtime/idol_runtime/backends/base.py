@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from idol_runtime.bundle import GRAPHS, Bundle, GraphName
 from idol_runtime.detection import NetworkOutput
-from idol_runtime.errors import ConfigError
+from idol_runtime.engine_file import engines_of
+from idol_runtime.errors import ConfigError, IdolError
 
 __all__ = ["BACKENDS", "Backend", "GraphChoice", "open_backend"]
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt")
 GraphChoice: TypeAlias = GraphName | Literal["auto"]
 
 
@@ -52,7 +53,7 @@ class Backend(Protocol):
 def open_backend(
     bundle: Bundle,
     backend: str = "auto",
-    device: str = "cpu",
+    device: str = "auto",
     threads: int | None = None,
     graph: GraphChoice = "auto",
 ) -> Backend:
@@ -60,8 +61,9 @@ def open_backend(
 
     Args:
         bundle: where the graph is.
-        backend: one of `BACKENDS`, or `auto`.
-        device: `cpu`, or `cuda` or `cuda:N` where the engine has it.
+        backend: one of `BACKENDS`; `auto`: TensorRT where an engine of the bundle is stored that fits this machine,
+            else ONNX Runtime, whose remark then says why.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: the first CUDA device for TensorRT, the CPU for ONNX Runtime.
         threads: for the CPU; None: as many as the engine likes.
         graph: which of the bundle's; `auto`: the fastest that was verified and that the engine has what it takes for.
 
@@ -74,6 +76,24 @@ def open_backend(
         raise ConfigError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}")
     if graph not in ("auto", *GRAPHS):
         raise ConfigError(f"unknown graph {graph!r}; choose one of: auto, {', '.join(GRAPHS)}")
+    if backend == "tensorrt":
+        from idol_runtime.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend.from_bundle(bundle, device, graph)
+    remark = ""
+    if backend == "auto" and device != "cpu" and _has_engine(bundle, graph):
+        from idol_runtime.backends.tensorrt import TensorRTBackend
+
+        try:
+            return TensorRTBackend.from_bundle(bundle, device, graph)
+        except IdolError as error:
+            remark = f"this is not TensorRT, which is faster: {error}"
     from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend.from_bundle(bundle, device=device, threads=threads, graph=graph)
+    where = "cpu" if device == "auto" else device
+    return OnnxRuntimeBackend.from_bundle(bundle, where, threads, graph, remark)
+
+
+def _has_engine(bundle: Bundle, graph: GraphChoice) -> bool:
+    """Whether one is stored, for whatever machine: a look into a folder, without TensorRT."""
+    return any(engines_of(bundle, name) for name in GRAPHS if graph in ("auto", name))

@@ -180,6 +180,7 @@ class OnnxRuntimeBackend:
         device: str = "cpu",
         threads: int | None = None,
         graph: GraphChoice = "auto",
+        remark: str = "",
     ) -> "OnnxRuntimeBackend":
         """Load a graph, and check that it has the inputs and outputs that the manifest names.
 
@@ -189,6 +190,7 @@ class OnnxRuntimeBackend:
             threads: for one operator; None: as many as ONNX Runtime likes.
             graph: which; `auto`: of fp32, `plugin` where it is there and its operator can be loaded, else `portable`;
                 then the fastest of this and of the verified graphs of fewer bits, timed on the golden frame.
+            remark: why it is not a faster backend.
 
         Raises:
             PluginError: the operator's library was asked for, and is not built.
@@ -196,7 +198,7 @@ class OnnxRuntimeBackend:
         """
         if graph not in ("auto", *JUDGES):
             return cls._open_reduced(bundle, cast(ReducedName, graph), device, threads)
-        exact = cls._open_exact(bundle, device, threads, graph)
+        exact = cls._open_exact(bundle, device, threads, graph, remark)
         if graph != "auto":
             return exact
         faster = [
@@ -212,16 +214,16 @@ class OnnxRuntimeBackend:
 
     @classmethod
     def _open_exact(
-        cls, bundle: Bundle, device: str, threads: int | None, graph: GraphChoice
+        cls, bundle: Bundle, device: str, threads: int | None, graph: GraphChoice, remark: str
     ) -> "OnnxRuntimeBackend":
-        remark = ""
         if graph != "portable":
             try:
-                return cls._open(bundle, "plugin", device, threads, _operator(bundle, device))
+                return cls._open(bundle, "plugin", device, threads, _operator(bundle, device), remark)
             except (PluginError, BackendError) as error:
                 if graph == "plugin":
                     raise
-                remark = f"this is the portable graph, which is slower: {error}"
+                slower = f"this is the portable graph, which is slower: {error}"
+                remark = f"{remark}; and {slower}" if remark else slower
         return cls._open(bundle, "portable", device, threads, (), remark)
 
     @classmethod

@@ -1,0 +1,264 @@
+"""From a bundle to a stored engine: build, compare with PyTorch's golden outputs, and only then store."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from idol_export.engine.network import HARDWARE_LEVELS, Plan, build_plan, timing_cache_path
+from idol_runtime.backends.base import GraphChoice
+from idol_runtime.backends.cuda_device import CudaDevice, device_index
+from idol_runtime.backends.engine_choice import key_here
+from idol_runtime.backends.tensorrt import TensorRTBackend
+from idol_runtime.backends.tensorrt_api import import_tensorrt
+from idol_runtime.bundle import Bundle, Canary, GraphName, StageError, sha256
+from idol_runtime.engine_file import (
+    ENGINE_SCHEMA,
+    EngineInfo,
+    EngineKey,
+    describe_mismatch,
+    engine_folder,
+    engine_path,
+    engines_of,
+    read_info,
+    read_plan,
+    write_engine,
+)
+from idol_runtime.errors import BackendError, ConfigError, OutputError, ParityError
+from idol_runtime.pipeline import compare_golden
+
+__all__ = ["BuildOptions", "Built", "build"]
+
+_TIMED_SECONDS, _MOST_TIMED = 2.0, 60
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes:
+        graph: which; `auto` is the plugin graph. The portable one is built only when asked for: TensorRT 10.13 to
+            11.1 compute its GridSample wrongly.
+        device: `cuda` or `cuda:N`.
+        max_batch: most frames at once; the graph must have a dynamic batch for more than 1.
+        workspace: MiB that a layer may use; None: all there are.
+        hardware_compat: `none`, or one of `HARDWARE_LEVELS`: run on other devices, too, and a little slower.
+        version_compat: let newer releases of the same major version run it.
+        force: build even if a good engine is there.
+        folder: where to; None: where `run` looks.
+    """
+
+    graph: GraphChoice = "auto"
+    device: str = "cuda"
+    max_batch: int = 1
+    workspace: int | None = None
+    hardware_compat: str = "none"
+    version_compat: bool = False
+    force: bool = False
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.hardware_compat not in ("none", *HARDWARE_LEVELS):
+            raise ConfigError(
+                f"unknown hardware compatibility {self.hardware_compat!r}; choose one of: "
+                f"none, {', '.join(HARDWARE_LEVELS)}"
+            )
+        if self.max_batch < 1 or (self.workspace is not None and self.workspace < 1):
+            raise ConfigError("--max-batch and --workspace must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine that is stored and right.
+
+    Attributes:
+        path: its file.
+        info: what it is.
+        remark: why the one that was there had to go, or that it was kept.
+        warnings: TensorRT's.
+    """
+
+    path: Path
+    info: EngineInfo
+    remark: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None] = lambda _: None) -> Built:
+    """Make sure that a verified engine of a bundle is stored for this machine.
+
+    Raises:
+        MissingDependencyError: TensorRT is not installed.
+        ConfigError: the bundle has no such graph, or takes no such batch.
+        OutputError: the folder cannot be written.
+        BackendError: there is no device, the plugin is not built, or TensorRT refuses something.
+        ParityError: the engine computes something else than PyTorch did; it is not stored.
+    """
+    import_tensorrt()
+    graph = _choose_graph(bundle, options)
+    folder = options.folder or engine_folder()
+    _make(folder)
+    device = CudaDevice(device_index(options.device))
+    try:
+        key = _key(bundle, graph, device, options)
+        remark = "" if options.force else _fault_of_stored(bundle, key, folder, device, announce)
+        if remark == _KEPT:
+            path = engine_path(key, folder)
+            return Built(
+                path, read_info(path), remark="the stored engine fits, and answers the golden frame rightly"
+            )
+        if remark:
+            announce(f"building again, because {remark}")
+        device.activate()
+        plan = build_plan(
+            bundle.graph(graph),
+            bundle.manifest,
+            key,
+            timing_cache_path(key, folder),
+            None if options.workspace is None else options.workspace * 2**20,
+            announce,
+        )
+        return _verify_and_store(plan, bundle, key, folder, device, remark, announce)
+    finally:
+        device.close()
+
+
+_KEPT = "kept"
+
+
+def _verify_and_store(
+    plan: Plan,
+    bundle: Bundle,
+    key: EngineKey,
+    folder: Path,
+    device: CudaDevice,
+    remark: str,
+    announce: Callable[[str], None],
+) -> Built:
+    announce("comparing the engine with PyTorch's golden outputs")
+    backend = TensorRTBackend(plan.data, key, bundle, device)
+    try:
+        golden = _verified(backend, bundle.canary(), key)
+        latency = _latency(backend, bundle)
+        layers, unrecorded = backend.layers(), backend.remark
+    finally:
+        backend.close()
+    info = EngineInfo(
+        schema_version=ENGINE_SCHEMA,
+        key=key,
+        plan_sha256=sha256(plan.data),
+        plan_bytes=len(plan.data),
+        golden=golden,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        build_seconds=round(plan.seconds, 3),
+        latency_ms=latency,
+        remark=unrecorded,
+    )
+    path = engine_path(key, folder)
+    write_engine(path, info, plan.data, layers)
+    return Built(path, info, remark, plan.warnings)
+
+
+def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
+    graph: GraphName = "plugin" if options.graph == "auto" else options.graph
+    if graph not in bundle.parity.by_graph():
+        raise ConfigError(
+            f"{bundle.path} has no graph with our operator, and TensorRT 10.13 to 11.1 compute the portable one "
+            "wrongly; export it again after: idol-deploy plugins build (or try --graph portable: it is verified, too)"
+        )
+    return graph
+
+
+def _key(bundle: Bundle, graph: GraphName, device: CudaDevice, options: BuildOptions) -> EngineKey:
+    if options.max_batch > 1 and not bundle.manifest.dynamic_batch:
+        raise ConfigError(
+            f"{bundle.path} takes one frame at a time; export it with --dynamic-batch, or leave out --max-batch"
+        )
+    return msgspec.structs.replace(
+        key_here(bundle, graph, device),
+        batch=(1, options.max_batch, options.max_batch),
+        hardware_compat=options.hardware_compat,
+        version_compat=options.version_compat,
+    )
+
+
+def _fault_of_stored(
+    bundle: Bundle, key: EngineKey, folder: Path, device: CudaDevice, announce: Callable[[str], None]
+) -> str:
+    """`_KEPT`; or why the engine that is stored cannot be; empty if there is none."""
+    path = engine_path(key, folder)
+    if not path.is_file():
+        return _fault_of_others(engines_of(bundle, key.graph, folder), key)
+    try:
+        info = read_info(path)
+        mismatch = describe_mismatch(info.key, key)
+        if mismatch:
+            return f"the engine {path} does not fit: {mismatch}"
+        announce("comparing the stored engine with PyTorch's golden outputs")
+        backend = TensorRTBackend(read_plan(path, info), info.key, bundle, CudaDevice(device.index))
+        try:
+            _verified(backend, bundle.canary(), info.key)
+        finally:
+            backend.close()
+    except (BackendError, ParityError) as error:
+        return str(error)
+    return _KEPT
+
+
+def _fault_of_others(paths: list[Path], key: EngineKey) -> str:
+    """Why the newest engine of another device or for another batch does not serve; empty where none is at fault."""
+    for path in paths:
+        with contextlib.suppress(BackendError):
+            mismatch = describe_mismatch(read_info(path).key, key)
+            if mismatch:
+                return f"the engine {path} does not fit: {mismatch}"
+    return ""
+
+
+def _verified(backend: TensorRTBackend, canary: Canary, key: EngineKey) -> tuple[StageError, ...]:
+    """The largest errors of an ordinary run, of a recorded one, and of the largest batch."""
+    most = key.batch[2]
+    # Twice, since the second of two alike is recorded.
+    runs = [compare_golden(backend, canary, copies) for copies in (1, 1, *((most, most) if most > 1 else ()))]
+    worst = tuple(
+        max(stages, key=lambda stage: (not stage.passed, stage.error)) for stages in zip(*runs, strict=True)
+    )
+    for stage in worst:
+        if not stage.passed:
+            way_out = (
+                "check the plugin with: python -m idol_plugins.conformance"
+                if key.graph == "plugin"
+                else "build from the graph with our operator, which is what --graph plugin does"
+            )
+            raise ParityError(
+                stage.stage,
+                f"the engine of TensorRT {key.tensorrt} answers wrongly on the golden frame: {stage.stage} is off by "
+                f"{stage.error:.1e} (allowed {stage.tolerance:.0e}), so it is not stored; {way_out}",
+            )
+    return worst
+
+
+def _latency(backend: TensorRTBackend, bundle: Bundle) -> tuple[float, float]:
+    """Median and 95th percentile in ms of single frames, after the warm-up that verifying was."""
+    frame = np.zeros((1, *bundle.manifest.network_size, 3), np.uint8)
+    times: list[float] = []
+    while len(times) < _MOST_TIMED and (len(times) < 10 or sum(times) < 1e3 * _TIMED_SECONDS):
+        started = time.perf_counter()
+        backend.infer(frame)
+        times.append(1e3 * (time.perf_counter() - started))
+    median, late = np.percentile(times, (50, 95))
+    return round(float(median), 3), round(float(late), 3)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {folder}: {error.strerror or error}; choose another --into"
+        ) from error

@@ -1,0 +1,73 @@
+"""Which stored engine fits this machine, with TensorRT and the driver as they are now."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from idol_plugins.errors import PluginError
+from idol_plugins.trt import trt_library
+from idol_runtime.backends.base import GraphChoice
+from idol_runtime.backends.cuda_device import CudaDevice
+from idol_runtime.backends.tensorrt_api import import_tensorrt
+from idol_runtime.bundle import Bundle, GraphName, sha256
+from idol_runtime.engine_file import (
+    EngineInfo,
+    EngineKey,
+    describe_mismatch,
+    engines_of,
+    graph_hash,
+    read_info,
+)
+from idol_runtime.errors import BackendError
+
+__all__ = ["choose_engine", "key_here"]
+
+
+def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
+    """What an engine of this graph for single frames must be good for, on this device with what is installed.
+
+    Raises:
+        BackendError: the graph needs the plugin, and it is not built.
+    """
+    plugin = ""
+    if graph == "plugin":
+        try:
+            plugin = sha256(trt_library().read_bytes())
+        except PluginError as error:
+            why = str(error).partition("; ")[0]
+            raise BackendError(f"{why}; build it with: idol-deploy plugins build --cuda") from error
+    return EngineKey(
+        graph=graph,
+        graph_sha256=graph_hash(bundle, graph),
+        precision=bundle.manifest.precision,
+        batch=(1, 1, 1),
+        plugin_sha256=plugin,
+        tensorrt=str(import_tensorrt().__version__),
+        gpu=device.name,
+        capability=device.capability,
+        driver=device.driver,
+    )
+
+
+def choose_engine(bundle: Bundle, graph: GraphChoice, device: CudaDevice) -> tuple[Path, EngineInfo]:
+    """The newest engine that fits; raises a `BackendError` that says why the newest of all does not."""
+    wanted: Sequence[GraphName] = (graph,) if graph != "auto" else sorted(bundle.parity.by_graph())
+    why = ""
+    for name in wanted:  # "plugin" comes before "portable"
+        files = engines_of(bundle, name)
+        here = key_here(bundle, name, device) if files else None
+        for path in files:
+            try:
+                info = read_info(path)
+            except BackendError as error:
+                why = why or str(error)
+                continue
+            assert here is not None
+            mismatch = describe_mismatch(info.key, here)
+            if not mismatch:
+                return path, info
+            why = why or f"the engine {path} does not fit: {mismatch}"
+    if why:
+        raise BackendError(f"{why}; build it again: idol-deploy build {bundle.path}")
+    raise BackendError(
+        f"there is no engine of {bundle.path} here; build one: idol-deploy build {bundle.path}"
+    )

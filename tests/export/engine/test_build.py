@@ -1,0 +1,269 @@
+"""Building, verifying and storing engines, on a stand-in for TensorRT that has its names and signatures."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from idol_export.engine.build import BuildOptions, build
+from idol_runtime.backends import open_backend
+from idol_runtime.bundle import Bundle
+from idol_runtime.engine_file import engine_folder, read_info, read_plan, write_engine
+from idol_runtime.errors import BackendError, ConfigError, IdolError, OutputError, ParityError
+from idol_runtime.pipeline import Pipeline
+
+pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs networks on it")
+
+Start = Callable[..., ModuleType]
+
+
+def engines() -> list[Path]:
+    return sorted(engine_folder().glob("*.engine"))
+
+
+def make(path: Path, said: list[str] | None = None, **options: Any) -> Any:
+    with Bundle.open(path) as bundle:
+        return build(bundle, BuildOptions(**options), [].append if said is None else said.append)
+
+
+@pytest.mark.parametrize("release", ["10.3", "10.13", "11.4", "bare"])
+def test_an_engine_is_built_verified_stored_and_run(
+    fake_tensorrt: Start, engine_bundle: Path, kit: Any, release: str
+) -> None:
+    trt = fake_tensorrt(release)
+    built = make(engine_bundle)
+    assert engines() == [built.path]
+    key = built.info.key
+    assert (key.graph, key.precision, key.batch) == ("plugin", "fp32", (1, 1, 1))
+    assert (key.tensorrt, key.gpu, key.capability) == (trt.__version__, "Fake Orin", "8.7")
+    assert key.driver.startswith("12.6")
+    assert all(stage.error == 0 for stage in built.info.golden)
+    assert len(built.info.golden) == 6
+    assert built.warnings == ("a warning of no importance",)
+
+    frame = np.random.default_rng(1).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
+    with Pipeline.open(engine_bundle) as pipeline:
+        assert pipeline.backend.name == f"tensorrt {trt.__version__} (Fake Orin, plugin graph, fp32)"
+        assert pipeline.backend.remark == ""
+        (output,) = pipeline.backend.infer(frame[None])
+    with Bundle.open(engine_bundle) as bundle:
+        (expected,) = open_backend(bundle, "onnxruntime", graph="portable").infer(frame[None])
+    np.testing.assert_array_equal(output.logits, expected.logits)
+
+
+def test_a_good_engine_is_kept_and_force_replaces_it(fake_tensorrt: Start, engine_bundle: Path) -> None:
+    fake_tensorrt()
+    first = make(engine_bundle)
+    before = first.path.stat().st_mtime_ns
+    said: list[str] = []
+    assert "fits, and answers the golden frame rightly" in make(engine_bundle, said).remark
+    assert first.path.stat().st_mtime_ns == before
+    assert not any("TensorRT:" in line for line in said)
+    make(engine_bundle, force=True)
+    assert first.path.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("release", "it was built with TensorRT 10.13.0.35, this is 10.3.0"),
+        ("driver", "it was built with driver 12.6"),
+        ("gpu", "it was built on Fake Orin, this is Fake Thor"),
+        ("plugin", "it was built with another build of the plugin"),
+        ("corrupt", "is corrupted"),
+        ("wrong", "boxes is off by 1.0e-02"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_explained_and_built_again(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, change: str, reason: str
+) -> None:
+    trt = fake_tensorrt()
+    path = make(engine_bundle).path
+    if change == "corrupt":
+        data = path.read_bytes()
+        path.write_bytes(data[:999] + bytes([data[999] ^ 1]) + data[1000:])
+    if change == "wrong":
+        inject(trt, engine_bundle, path)
+    if change == "plugin":
+        (tmp_path / "plugins" / "libidol_deform_attn_trt.so").write_bytes(b"another build")
+    trt = fake_tensorrt("10.3" if change == "release" else "10.13")
+    if change == "driver":
+        trt.driver.device.version = 12080
+    if change == "gpu":
+        trt.driver.device.name = "Fake Thor"
+
+    with Bundle.open(engine_bundle) as bundle:  # what `run` makes of it
+        if change == "wrong":
+            with pytest.raises(BackendError, match=r"tensorrt .*boxes is off by 1\.0e-02"):
+                Pipeline.open(engine_bundle)
+        else:
+            fallback = open_backend(bundle)
+            assert fallback.name.startswith("onnxruntime")
+            assert reason in fallback.remark
+            with pytest.raises(
+                BackendError, match=f"build it again: idol-deploy build {engine_bundle}"
+            ) as caught:
+                open_backend(bundle, "tensorrt")
+            assert "\n" not in str(caught.value)
+    said: list[str] = []
+    built = make(engine_bundle, said)
+    assert reason in built.remark
+    assert any(line.startswith("building again, because") and reason in line for line in said)
+    with Pipeline.open(engine_bundle) as pipeline:
+        assert pipeline.backend.name.startswith("tensorrt")
+
+
+def inject(trt: ModuleType, bundle: Path, path: Path) -> None:
+    """An engine that is whole and computes something else, in the place of a good one."""
+    header, graph = trt._Plan.unpack(read_plan(path, read_info(path)))
+    plan = trt._Plan.pack({**header, "wrong": ["boxes", 1.01]}, graph)
+    from msgspec.structs import replace
+
+    from idol_runtime.bundle import sha256
+
+    info = replace(read_info(path), plan_sha256=sha256(plan), plan_bytes=len(plan))
+    write_engine(path, info, plan, "{}")
+
+
+def test_a_wrong_engine_is_not_stored(fake_tensorrt: Start, engine_bundle: Path) -> None:
+    trt = fake_tensorrt()
+    trt.wrong = ("mask_params", 1.5)
+    for graph, way_out in (("plugin", "idol_plugins.conformance"), ("portable", "--graph plugin")):
+        with pytest.raises(ParityError, match=f"mask_params is off by 5.0e-01 .*{way_out}") as caught:
+            make(engine_bundle, graph=graph)
+        assert caught.value.stage == "mask_params"
+    assert not engines()
+
+
+def test_a_wrong_batch_is_found(
+    fake_tensorrt: Start, batch_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that is right for one frame and wrong for several."""
+    trt = fake_tensorrt()
+    execute = trt._execute
+
+    def spoil(context: Any) -> None:
+        context._engine._header["wrong"] = ("boxes", 1.1) if context._shape[0] > 1 else None
+        execute(context)
+
+    monkeypatch.setattr(trt, "_execute", spoil)
+    with pytest.raises(ParityError, match="boxes"):
+        make(batch_bundle, max_batch=3)
+    make(batch_bundle)
+
+
+def test_batches(fake_tensorrt: Start, batch_bundle: Path, engine_bundle: Path, kit: Any) -> None:
+    fake_tensorrt()
+    built = make(batch_bundle, max_batch=3)
+    assert built.info.key.batch == (1, 3, 3)
+    frames = np.random.default_rng(0).integers(0, 256, (5, *kit.size, 3), dtype=np.uint8)
+    with Bundle.open(batch_bundle) as bundle:
+        backend, other = (
+            open_backend(bundle, "tensorrt"),
+            open_backend(bundle, "onnxruntime", graph="portable"),
+        )
+        for count in (5, 5, 2, 2, 3, 1, 4):  # in threes, recorded anew when the number changes
+            found, expected = backend.infer(frames[:count]), other.infer(frames[:count])
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a.logits, b.logits, rtol=1e-6)
+        backend.close()
+    with pytest.raises(ConfigError, match="export it with --dynamic-batch"):
+        make(engine_bundle, max_batch=2)
+
+
+def test_compatible_engines_travel_as_far_as_they_say(fake_tensorrt: Start, engine_bundle: Path) -> None:
+    fake_tensorrt("10.3")
+    make(engine_bundle, version_compat=True, hardware_compat="ampere_plus")
+    trt = fake_tensorrt("10.13")
+    trt.driver.device.name, trt.driver.device.capability = "Fake Thor", (11, 0)
+    with Bundle.open(engine_bundle) as bundle:
+        open_backend(bundle, "tensorrt").close()
+        trt.driver.device.capability = (7, 5)
+        with pytest.raises(BackendError, match="built on Fake Orin, this is Fake Thor"):
+            open_backend(bundle, "tensorrt")
+        fake_tensorrt("11.4")
+        with pytest.raises(BackendError, match=r"built with TensorRT 10\.3\.0, this is 11\.4"):
+            open_backend(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize("option", [{"version_compat": True}, {"hardware_compat": "ampere_plus"}])
+def test_an_option_that_a_release_lacks(
+    fake_tensorrt: Start, engine_bundle: Path, option: dict[str, Any]
+) -> None:
+    fake_tensorrt("bare")
+    with pytest.raises(BackendError, match=r"TensorRT 10\.99\.0 has no .*leave"):
+        make(engine_bundle, **option)
+
+
+def test_refusals_before_any_work(
+    fake_tensorrt: Start, kit: Any, engine_bundle: Path, tmp_path: Path
+) -> None:
+    fake_tensorrt()
+    portable = kit.write(tmp_path / "portable.idol", members=kit.members(graph=kit.tiny_graph))
+    with pytest.raises(ConfigError, match=r"no graph with our operator, and TensorRT 10\.13 to 11\.1"):
+        make(portable)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="choose another --into"):
+        make(engine_bundle, folder=tmp_path / "file" / "engines")
+    for wrong in ({"hardware_compat": "all"}, {"max_batch": 0}, {"workspace": 0}):
+        with pytest.raises(ConfigError):
+            BuildOptions(**wrong)
+    with pytest.raises(BackendError, match="there is no CUDA device 3"):
+        make(engine_bundle, device="cuda:3")
+    (tmp_path / "plugins" / "libidol_deform_attn_trt.so").write_bytes(b"broken")
+    with pytest.raises(BackendError, match=r"TensorRT cannot load .* idol-deploy plugins build --cuda"):
+        make(engine_bundle)
+    (tmp_path / "plugins" / "libidol_deform_attn_trt.so").unlink()
+    with pytest.raises(
+        BackendError, match=r"is not built: .*; build it with: idol-deploy plugins build --cuda"
+    ):
+        make(engine_bundle)
+    make(engine_bundle, graph="portable")  # which needs no plugin
+
+
+def test_what_tensorrt_refuses_is_one_sentence(
+    fake_tensorrt: Start, kit: Any, engine_bundle: Path, tmp_path: Path
+) -> None:
+    trt = fake_tensorrt()
+    trt.refused = "Could not find any implementation\nfor node X"
+    with pytest.raises(
+        BackendError, match="cannot build the engine: Could not find any implementation for node X"
+    ):
+        make(engine_bundle)
+    broken = kit.write(tmp_path / "broken.idol", members=kit.members(graph=b"no", plugin=b"graph"))
+    with pytest.raises(BackendError, match=r"TensorRT 10\.13\.0\.35 refuses the graph: ") as caught:
+        make(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_builds_without_torch_onnx_and_onnxruntime(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path
+) -> None:
+    with Bundle.open(engine_bundle) as bundle:
+        canary = bundle.canary()
+    np.savez(tmp_path / "answers.npz", image=[1, *canary.frame.shape], **canary.outputs)
+    code = (
+        "import os, sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[2] / 'fakes')!r})\n"
+        f"os.environ['FAKE_TENSORRT_ANSWERS'] = {str(tmp_path / 'answers.npz')!r}\n"
+        "from idol_deploy.cli import main\n"
+        f"sys.exit(main(['build', {str(engine_bundle)!r}]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "boxes" in done.stdout
+    assert len(engines()) == 1
+
+
+def test_errors_are_ours(fake_tensorrt: Start, engine_bundle: Path) -> None:
+    trt = fake_tensorrt()
+    trt.driver.device.memory_bytes = 1000
+    with pytest.raises(IdolError, match=r"cuMemAlloc fails with error 2, CUDA_ERROR_OUT_OF_MEMORY"):
+        make(engine_bundle)

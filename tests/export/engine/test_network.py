@@ -1,0 +1,88 @@
+"""What TensorRT is asked for, option by option."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from idol_export.engine.network import Plan, build_plan, timing_cache_path
+from idol_runtime.backends.cuda_device import CudaDevice
+from idol_runtime.backends.engine_choice import key_here
+from idol_runtime.bundle import Bundle
+
+pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs networks on it")
+
+Start = Callable[..., ModuleType]
+
+
+def plan_of(path: Path, cache: Path, said: list[str] | None = None, **options: Any) -> Plan:
+    with Bundle.open(path) as bundle:
+        device = CudaDevice()
+        try:
+            key = key_here(bundle, "portable", device)
+            graph = bundle.graph("portable")
+            announce = [].append if said is None else said.append
+            return build_plan(graph, bundle.manifest, key, cache, announce=announce, **options)
+        finally:
+            device.close()
+
+
+def test_types_are_the_graphs_and_memory_is_limited(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path
+) -> None:
+    trt = fake_tensorrt()
+    header, _ = trt._Plan.unpack(plan_of(engine_bundle, tmp_path / "cache", workspace=2**28).data)
+    assert header["wrong"] is None  # TF32, which is on by default, was turned off
+    assert header["pools"] == {"WORKSPACE": 2**28}
+    assert header["detailed"]
+
+
+def test_a_timing_cache_is_kept_and_a_broken_one_begun_anew(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = fake_tensorrt()
+    cache = tmp_path / "cache"
+    given: list[bytes] = []
+    create = trt._does["IBuilderConfig.create_timing_cache"]
+    monkeypatch.setitem(
+        trt._does,
+        "IBuilderConfig.create_timing_cache",
+        lambda self, data: given.append(data) or create(self, data),
+    )
+    plan_of(engine_bundle, cache)
+    assert cache.read_bytes() == b"timing"
+    plan_of(engine_bundle, cache)
+    cache.write_bytes(b"broken")
+    plan_of(engine_bundle, cache)
+    assert given == [b"", b"timing", b"broken", b""]
+    assert cache.read_bytes() == b"timing"
+
+
+def test_a_timing_cache_for_each_device_and_release(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path
+) -> None:
+    paths = set()
+    for release in ("10.3", "11.4"):
+        fake_tensorrt(release)
+        device = CudaDevice()
+        with Bundle.open(engine_bundle) as bundle:
+            paths.add(timing_cache_path(key_here(bundle, "portable", device), tmp_path).name)
+        device.close()
+    assert paths == {"timing-10.3.0-fake-orin.cache", "timing-11.4.1.2-fake-orin.cache"}
+
+
+def test_ctrl_c_cancels_the_build(fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path) -> None:
+    fake_tensorrt()
+    before = signal.getsignal(signal.SIGINT)
+
+    class Said(list):  # type: ignore[type-arg]
+        def append(self, line: str) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        plan_of(engine_bundle, tmp_path / "cache", Said())
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,3 @@
+"""A stand-in for cuda-python's bindings."""
+
+__version__ = "0.fake"

@@ -1,0 +1,324 @@
+"""A stand-in for cuda-python's driver bindings: one device, stricter than a real one.
+
+Device memory has addresses that mean nothing to the host, what is queued happens only when a stream is waited for, and
+copies demand pinned memory. Tests look into `device`.
+"""
+
+import ctypes
+import enum
+import itertools
+import os
+import threading
+
+
+class CUresult(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_NOT_INITIALIZED = 3
+    CUDA_ERROR_INVALID_DEVICE = 101
+    CUDA_ERROR_INVALID_CONTEXT = 201
+    CUDA_ERROR_INVALID_HANDLE = 400
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
+    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
+
+
+class CUdevice_attribute(enum.IntEnum):  # noqa: N801
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+
+
+class CUstreamCaptureMode(enum.IntEnum):
+    CU_STREAM_CAPTURE_MODE_GLOBAL = 0
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+    CU_STREAM_CAPTURE_MODE_RELAXED = 2
+
+
+class _Handle(int):
+    """An object with a number, as cuda-python's are."""
+
+
+class DriverError(Exception):
+    def __init__(self, status):
+        super().__init__(status.name)
+        self.status = status
+
+
+class Device:
+    """All that there is; `device` is the one."""
+
+    name = os.environ.get("FAKE_GPU", "Fake Orin")
+    capability = (8, 7)
+    version = 12060
+    memory_bytes = 2**31
+
+    def __init__(self):
+        self.initialised = False
+        self.retained = 0
+        self.current = threading.local()
+        self.memory = {}  # address: bytearray
+        self.pinned = {}  # address: ctypes buffer
+        self.streams = {}  # handle: queued calls
+        self.captures = {}  # stream: recorded calls, or None once invalidated
+        self.graphs, self.executables = {}, {}
+        self.calls = []
+        self._handles = itertools.count(1)
+        self._addresses = itertools.count(0x7000_0000_0000, 2**36)
+
+    def handle(self):
+        return _Handle(next(self._handles))
+
+    def alive(self):
+        """How much was not given back."""
+        held = (self.memory, self.pinned, self.streams, self.graphs, self.executables)
+        return [len(kind) for kind in held] + [self.retained]
+
+    def ready(self):
+        if not self.initialised:
+            raise DriverError(CUresult.CUDA_ERROR_NOT_INITIALIZED)
+        if not getattr(self.current, "context", 0):
+            raise DriverError(CUresult.CUDA_ERROR_INVALID_CONTEXT)
+
+    def at(self, address, size):
+        """A view of device memory."""
+        for base, memory in self.memory.items():
+            if base <= address and address + size <= base + len(memory):
+                return memoryview(memory)[address - base : address - base + size]
+        raise DriverError(CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
+
+    def host(self, address, size):
+        """A view of pinned memory."""
+        for base, buffer in self.pinned.items():
+            if base <= address and address + size <= base + len(buffer):
+                return memoryview(buffer).cast("B")[address - base : address - base + size]
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
+
+    def capturing(self, stream):
+        return int(stream) in self.captures
+
+    def queue(self, stream, call):
+        """Do something when the stream comes to it; or record it."""
+        if int(stream) not in self.streams:
+            raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)
+        if self.capturing(stream):
+            recorded = self.captures[int(stream)]
+            if recorded is not None:
+                recorded.append(call)
+        else:
+            self.streams[int(stream)].append(call)
+
+
+device = Device()
+
+
+def _api(function):
+    def call(*arguments):
+        device.calls.append(function.__name__)
+        try:
+            out = function(*arguments)
+        except DriverError as failure:
+            status = failure.status
+            returns = function.__annotations__.get("return") is not None
+            return (status, None) if returns else (status,)
+        return (CUresult.CUDA_SUCCESS,) if out is None else (CUresult.CUDA_SUCCESS, out)
+
+    call.__name__ = function.__name__
+    return call
+
+
+@_api
+def cuInit(flags) -> None:  # noqa: N802
+    device.initialised = True
+
+
+@_api
+def cuDriverGetVersion() -> int:  # noqa: N802
+    return device.version
+
+
+@_api
+def cuDeviceGetCount() -> int:  # noqa: N802
+    return 1
+
+
+@_api
+def cuDeviceGet(ordinal) -> int:  # noqa: N802
+    if ordinal != 0:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_DEVICE)
+    return _Handle(0)
+
+
+@_api
+def cuDeviceGetName(length, dev) -> bytes:  # noqa: N802
+    return device.name.encode().ljust(length, b"\0")
+
+
+@_api
+def cuDeviceGetAttribute(attrib, dev) -> int:  # noqa: N802
+    assert isinstance(attrib, CUdevice_attribute), "cuda-python takes an enumeration"
+    return device.capability[attrib - 75]
+
+
+@_api
+def cuDevicePrimaryCtxRetain(dev) -> int:  # noqa: N802
+    device.retained += 1
+    return _Handle(0xC0)
+
+
+@_api
+def cuDevicePrimaryCtxRelease(dev) -> None:  # noqa: N802
+    device.retained -= 1
+
+
+@_api
+def cuCtxSetCurrent(ctx) -> None:  # noqa: N802
+    device.current.context = int(ctx)
+
+
+@_api
+def cuCtxSynchronize() -> None:  # noqa: N802
+    device.ready()
+    for stream in device.streams:
+        _drain(stream)
+
+
+@_api
+def cuMemAlloc(bytesize) -> int:  # noqa: N802
+    device.ready()
+    if bytesize < 1:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
+    if bytesize + sum(map(len, device.memory.values())) > device.memory_bytes:
+        raise DriverError(CUresult.CUDA_ERROR_OUT_OF_MEMORY)
+    address = next(device._addresses)
+    device.memory[address] = bytearray(b"\xff" * bytesize)  # NaN in every type
+    return _Handle(address)
+
+
+@_api
+def cuMemFree(dptr) -> None:  # noqa: N802
+    if device.memory.pop(int(dptr), None) is None:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
+
+
+@_api
+def cuMemHostAlloc(bytesize, flags) -> int:  # noqa: N802
+    device.ready()
+    buffer = (ctypes.c_uint8 * bytesize)()
+    address = ctypes.addressof(buffer)
+    device.pinned[address] = buffer
+    return address
+
+
+@_api
+def cuMemFreeHost(p) -> None:  # noqa: N802
+    if device.pinned.pop(int(p), None) is None:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
+
+
+@_api
+def cuMemcpyHtoD(dst, src, size) -> None:  # noqa: N802
+    device.ready()
+    device.at(int(dst), size)[:] = ctypes.string_at(int(src), size)
+
+
+@_api
+def cuMemcpyDtoH(dst, src, size) -> None:  # noqa: N802
+    device.ready()
+    ctypes.memmove(int(dst), bytes(device.at(int(src), size)), size)
+
+
+@_api
+def cuMemcpyHtoDAsync(dst, src, size, stream) -> None:  # noqa: N802
+    device.ready()
+    to, come = device.at(int(dst), size), device.host(int(src), size)
+
+    def copy():
+        to[:] = come
+
+    device.queue(stream, copy)
+
+
+@_api
+def cuMemcpyDtoHAsync(dst, src, size, stream) -> None:  # noqa: N802
+    device.ready()
+    to, come = device.host(int(dst), size), device.at(int(src), size)
+
+    def copy():
+        to[:] = come
+
+    device.queue(stream, copy)
+
+
+@_api
+def cuStreamCreate(flags) -> int:  # noqa: N802
+    device.ready()
+    handle = device.handle()
+    device.streams[int(handle)] = []
+    return handle
+
+
+@_api
+def cuStreamDestroy(stream) -> None:  # noqa: N802
+    if device.streams.pop(int(stream), None) is None:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)
+
+
+def _drain(stream):
+    queued, device.streams[int(stream)] = device.streams[int(stream)], []
+    for call in queued:
+        call()
+
+
+@_api
+def cuStreamSynchronize(stream) -> None:  # noqa: N802
+    device.ready()
+    if device.capturing(stream):
+        device.captures[int(stream)] = None
+        raise DriverError(CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
+    _drain(stream)
+
+
+@_api
+def cuStreamBeginCapture(stream, mode) -> None:  # noqa: N802
+    device.ready()
+    assert isinstance(mode, CUstreamCaptureMode), "cuda-python takes an enumeration"
+    if device.capturing(stream):
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
+    device.captures[int(stream)] = []
+
+
+@_api
+def cuStreamEndCapture(stream) -> int:  # noqa: N802
+    recorded = device.captures.pop(int(stream))
+    if recorded is None:
+        raise DriverError(CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
+    handle = device.handle()
+    device.graphs[int(handle)] = recorded
+    return handle
+
+
+@_api
+def cuGraphInstantiate(graph, flags) -> int:  # noqa: N802
+    handle = device.handle()
+    device.executables[int(handle)] = list(device.graphs[int(graph)])
+    return handle
+
+
+@_api
+def cuGraphLaunch(executable, stream) -> None:  # noqa: N802
+    device.ready()
+    for call in device.executables[int(executable)]:
+        device.queue(stream, call)
+
+
+@_api
+def cuGraphExecDestroy(executable) -> None:  # noqa: N802
+    if device.executables.pop(int(executable), None) is None:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)
+
+
+@_api
+def cuGraphDestroy(graph) -> None:  # noqa: N802
+    if device.graphs.pop(int(graph), None) is None:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)

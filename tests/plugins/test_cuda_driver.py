@@ -1,0 +1,176 @@
+"""Both ways to the driver make the same calls: through ctypes on a library, and through cuda-python's names."""
+
+import ctypes
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from idol_plugins import cuda_driver
+from idol_plugins.cuda_driver import CtypesDriver, Driver, PythonDriver, open_driver
+from idol_plugins.cuda_memory import CudaMemory
+from idol_plugins.errors import PluginError
+
+FAKES = Path(__file__).parents[1] / "fakes"
+# As in cuda.h: the parameter that a function returns through, by its number, and what the pointer points to.
+RETURNS = {
+    "cuDriverGetVersion": (0, ctypes.c_int),
+    "cuDeviceGetCount": (0, ctypes.c_int),
+    "cuDeviceGet": (0, ctypes.c_int),
+    "cuDeviceGetAttribute": (0, ctypes.c_int),
+    "cuDevicePrimaryCtxRetain": (0, ctypes.c_void_p),
+    "cuMemAlloc_v2": (0, ctypes.c_uint64),
+    "cuMemHostAlloc": (0, ctypes.c_void_p),
+    "cuStreamCreate": (0, ctypes.c_void_p),
+    "cuStreamEndCapture": (1, ctypes.c_void_p),
+    "cuGraphInstantiateWithFlags": (0, ctypes.c_void_p),
+}
+ENUMERATIONS = {
+    "cuDeviceGetAttribute": (0, "CUdevice_attribute"),
+    "cuStreamBeginCapture": (1, "CUstreamCaptureMode"),
+}
+
+
+class Library:
+    """`libcuda.so.1` as ctypes shows it, with the stand-in's device behind it."""
+
+    def __init__(self, driver: ModuleType) -> None:
+        self.driver = driver
+
+    def __getattr__(self, symbol: str) -> Callable[..., int]:
+        name = symbol.removesuffix("_v2").removesuffix("WithFlags")
+        place, kind = RETURNS.get(symbol, (None, None))
+
+        def call(*given: Any) -> int:
+            arguments, out = list(given), None
+            if place is not None:
+                out = arguments.pop(place)._obj
+                assert type(out) is kind, symbol
+            values = [getattr(value, "value", value) or 0 for value in arguments]
+            if name in ENUMERATIONS:
+                at, enumeration = ENUMERATIONS[name]
+                values[at] = getattr(self.driver, enumeration)(values[at])
+            status, *result = getattr(self.driver, name)(*values)
+            if out is not None and result[0] is not None:
+                out.value = int(result[0])
+            return int(status)
+
+        return call
+
+    def cuDeviceGetName(self, name: Any, length: int, device: Any) -> int:  # noqa: N802
+        name.value = self.driver.device.name.encode()[: length - 1]
+        return 0
+
+    def cuGetErrorName(self, status: Any, name: Any) -> int:  # noqa: N802
+        name._obj.value = self.driver.CUresult(status.value).name.encode()
+        return 0
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    names = ("cuda", "cuda.bindings", "cuda.bindings.driver")
+    monkeypatch.syspath_prepend(str(FAKES))
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module("cuda.bindings.driver")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, sys.modules[name])
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Library(module))
+    return module
+
+
+@pytest.fixture(params=[CtypesDriver, PythonDriver])
+def driver(fake: ModuleType, request: pytest.FixtureRequest) -> Driver:
+    made: Driver = request.param()
+    made.call("cuInit", 0)
+    return made
+
+
+def test_every_call_arrives(driver: Driver, fake: ModuleType) -> None:
+    """A copy, recorded and launched, with every function of the table."""
+    call = driver.call
+    assert call("cuDriverGetVersion") == 12060
+    assert call("cuDeviceGetCount") == 1
+    device = call("cuDeviceGet", 0)
+    assert driver.device_name(device) == "Fake Orin"
+    assert [call("cuDeviceGetAttribute", number, device) for number in (75, 76)] == [8, 7]
+    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", device))
+    there, here = int(call("cuMemAlloc", 8)), int(call("cuMemHostAlloc", 8, 0))
+    (ctypes.c_uint8 * 8).from_address(here)[:] = range(8)
+    stream = call("cuStreamCreate", 1)
+    call("cuStreamBeginCapture", stream, 1)
+    call("cuMemcpyHtoDAsync", there, here, 8, stream)
+    graph = call("cuStreamEndCapture", stream)
+    executable = call("cuGraphInstantiate", graph, 0)
+    call("cuGraphDestroy", graph)
+    call("cuGraphLaunch", executable, stream)
+    call("cuStreamSynchronize", stream)
+    call("cuGraphExecDestroy", executable)
+    back = (ctypes.c_uint8 * 8)()
+    call("cuMemcpyDtoH", ctypes.addressof(back), there, 8)
+    assert list(back) == list(range(8))
+    sevens = (ctypes.c_uint8 * 8)(*8 * [7])
+    call("cuMemcpyHtoD", there, ctypes.addressof(sevens), 8)
+    call("cuMemcpyDtoHAsync", here, there, 8, stream)
+    call("cuCtxSynchronize")
+    assert list((ctypes.c_uint8 * 8).from_address(here)) == 8 * [7]
+    call("cuStreamDestroy", stream)
+    call("cuMemFree", there)
+    call("cuMemFreeHost", here)
+    call("cuDevicePrimaryCtxRelease", device)
+    assert not any(fake.device.alive())
+    assert set(fake.device.calls) >= set(cuda_driver._CALLS)
+
+
+def test_a_failure_names_the_call_and_cudas_error(driver: Driver) -> None:
+    with pytest.raises(
+        PluginError, match="cuDeviceGet fails with error 101, CUDA_ERROR_INVALID_DEVICE; does"
+    ):
+        driver.call("cuDeviceGet", 5)
+
+
+def test_cuda_python_goes_first(fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_driver().version == "0.fake"
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    assert open_driver().version == ""
+
+
+def test_cuda_python_without_a_driver(fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: int) -> None:
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    monkeypatch.setattr(fake, "cuInit", missing)
+    with pytest.raises(PluginError, match="no CUDA driver here; install NVIDIA's"):
+        open_driver()
+
+
+def test_arrays_go_there_and_come_back_through_ctypes(fake: ModuleType) -> None:
+    import numpy as np
+
+    with CudaMemory() as memory, memory.held():
+        assert memory.device == "Fake Orin"
+        for array in (np.arange(7, dtype=np.float32).reshape(1, 7), np.empty((0, 3), np.uint16)):
+            pointer = memory.put(array)
+            np.testing.assert_array_equal(memory.get(pointer, array), array)
+    assert not any(fake.device.alive())
+
+
+@pytest.mark.slow
+def test_cuda_python_has_these_functions_with_these_parameters() -> None:
+    """Of the real package, where it is installed: `scripts/test-tensorrt-rtx` does."""
+    pytest.importorskip(
+        "cuda.bindings", reason="needs cuda-python's bindings; scripts/test-tensorrt-rtx has them"
+    )
+    real = importlib.import_module("cuda.bindings.driver")
+    for name, (_, types, _, _) in cuda_driver._CALLS.items():
+        signature = (getattr(real, name).__doc__ or "").strip().partition("\n")[0]
+        parameters = signature.partition("(")[2].removesuffix(")")
+        assert len([part for part in parameters.split(",") if part.strip()]) == len(types), signature
+    for name, (place, kind) in cuda_driver._ENUMERATIONS.items():
+        signature = (getattr(real, name).__doc__ or "").strip().partition("\n")[0]
+        assert kind in signature.split(",")[place]
+        assert hasattr(real, kind)

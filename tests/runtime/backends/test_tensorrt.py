@@ -1,0 +1,181 @@
+"""An engine on a device: what is queued in which order, and every refusal. The stand-ins are in tests/fakes."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from idol_runtime.backends import open_backend
+from idol_runtime.backends.cuda_device import CudaDevice
+from idol_runtime.backends.engine_choice import key_here
+from idol_runtime.backends.tensorrt import TensorRTBackend
+from idol_runtime.bundle import Bundle, sha256
+from idol_runtime.engine_file import ENGINE_SCHEMA, EngineInfo, engine_path, write_engine
+from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError
+
+Start = Callable[..., ModuleType]
+
+
+@pytest.fixture
+def bundle(kit: Any, tmp_path: Path) -> Iterator[Bundle]:
+    path = kit.write(tmp_path / "model.idol", members=kit.members(plugin=b"DeformAttn"))
+    with Bundle.open(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(
+    fake_tensorrt: Start, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., ModuleType]:
+    """Starts a release whose networks answer the golden outputs, and stores an engine that it built."""
+    canary = bundle.canary()
+    np.savez(tmp_path / "answers.npz", image=[1, *canary.frame.shape], **canary.outputs)
+    monkeypatch.setenv("FAKE_TENSORRT_ANSWERS", str(tmp_path / "answers.npz"))
+    (tmp_path / "engines").mkdir()
+
+    def start(release: str = "10.13", **header: Any) -> ModuleType:
+        trt = fake_tensorrt(release)
+        device = CudaDevice()
+        key = key_here(bundle, "plugin", device)
+        device.close()
+        trt.driver.device.calls.clear()
+        header = {"version": trt.__version__, "portable": False, "profiles": [], "wrong": None} | header
+        plan = trt._Plan.pack(header, b"DeformAttn")
+        info = EngineInfo(
+            ENGINE_SCHEMA, key, sha256(plan), len(plan), (), "2026-01-01T00:00:00Z", 1.0, (1.0, 1.0)
+        )
+        write_engine(engine_path(key), info, plan, "{}")
+        return trt
+
+    return start
+
+
+def frames(kit: Any, count: int = 1) -> np.ndarray:
+    return np.zeros((count, *kit.size, 3), np.uint8)
+
+
+QUEUED = ["cuMemcpyHtoDAsync", *6 * ["cuMemcpyDtoHAsync"]]
+
+
+def test_the_second_frame_is_recorded_and_the_third_only_launched(
+    store: Start, bundle: Bundle, kit: Any
+) -> None:
+    device = store().driver.device
+    backend = TensorRTBackend.from_bundle(bundle)
+    seen = []
+    for _ in range(4):
+        device.calls.clear()
+        backend.infer(frames(kit))
+        seen.append([call for call in device.calls if call != "cuCtxSetCurrent"])
+    recorded = ["cuStreamBeginCapture", *QUEUED, "cuStreamEndCapture", "cuGraphInstantiate", "cuGraphDestroy"]
+    launched = ["cuGraphLaunch", "cuStreamSynchronize"]
+    assert seen == [[*QUEUED, "cuStreamSynchronize"], recorded + launched, launched, launched]
+    assert device.calls[0] == "cuCtxSetCurrent"
+    backend.close()
+    backend.close()
+
+
+def test_answers_stay_when_the_next_frame_comes(store: Start, bundle: Bundle, kit: Any) -> None:
+    trt = store()
+    backend = TensorRTBackend.from_bundle(bundle)
+    (first,) = backend.infer(frames(kit))
+    for name, expected in bundle.canary().outputs.items():
+        answer = getattr(first, name)
+        assert answer.dtype == np.float32
+        np.testing.assert_array_equal(answer, expected)
+    kept = first.boxes.copy()
+    backend._loaded.engine._header["wrong"] = ("boxes", 2.0)
+    (second,) = backend.infer(frames(kit))
+    np.testing.assert_array_equal(first.boxes, kept)
+    np.testing.assert_array_equal(second.boxes, 2 * kept)
+    assert trt.driver.device.alive() == [7, 7, 1, 0, 1, 1]
+    backend.close()
+
+
+def test_another_thread_may_use_it(store: Start, bundle: Bundle, kit: Any) -> None:
+    store()
+    backend = TensorRTBackend.from_bundle(bundle)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.extend(backend.infer(frames(kit))))
+    thread.start()
+    thread.join()
+    assert len(found) == 1
+    backend.close()
+
+
+def test_what_cannot_be_recorded_is_run_as_before_and_says_so(store: Start, bundle: Bundle, kit: Any) -> None:
+    trt = store()
+    trt.unrecordable = True
+    backend = TensorRTBackend.from_bundle(bundle)
+    for _ in range(3):
+        (answer,) = backend.infer(frames(kit))
+        np.testing.assert_array_equal(answer.boxes, bundle.canary().outputs["boxes"])
+    assert "not one CUDA graph" in backend.remark
+    assert "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in backend.remark
+    backend.close()
+
+
+def test_frames_of_another_kind_are_refused(store: Start, bundle: Bundle, kit: Any) -> None:
+    store()
+    backend = TensorRTBackend.from_bundle(bundle)
+    for wrong in (frames(kit)[:, 1:], frames(kit).astype(np.float32)):
+        with pytest.raises(BackendError, match=r"takes uint8 frames of 16x24x3, got .*; resize them first"):
+            backend.infer(wrong)
+    backend.close()
+
+
+def test_a_device_that_fails_later_is_a_backend_error(
+    store: Start, bundle: Bundle, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = store()
+    backend = TensorRTBackend.from_bundle(bundle)
+
+    def fault(_: Any) -> None:
+        raise trt.driver.DriverError(trt.driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
+
+    monkeypatch.setattr(trt, "_execute", fault)
+    with pytest.raises(
+        BackendError, match="cuStreamSynchronize fails with error 700, CUDA_ERROR_ILLEGAL_ADDRESS"
+    ):
+        backend.infer(frames(kit))
+    backend.close()
+
+
+def test_a_plan_of_another_release_is_refused_though_its_file_claims_otherwise(
+    store: Start, bundle: Bundle
+) -> None:
+    store(version="10.7.0")
+    with pytest.raises(
+        BackendError, match=r"TensorRT 10\.13\.0\.35 refuses the engine: expecting library version"
+    ):
+        TensorRTBackend.from_bundle(bundle)
+
+
+def test_without_an_engine_the_command_is_named(fake_tensorrt: Start, bundle: Bundle) -> None:
+    fake_tensorrt()
+    for backend in (lambda: open_backend(bundle, "tensorrt"), lambda: TensorRTBackend.from_bundle(bundle)):
+        with pytest.raises(
+            BackendError, match=f"no engine of .*; build one: idol-deploy build {bundle.path}"
+        ):
+            backend()
+
+
+def test_what_is_not_there(
+    store: Start, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, fake_tensorrt: Start
+) -> None:
+    store()
+    for device in ("cpu", "cuda:x", "auto:1", "gpu"):
+        with pytest.raises(BackendError, match="use --device cuda or cuda:N"):
+            open_backend(bundle, "tensorrt", device=device)
+    with pytest.raises(ConfigError, match="choose one of: auto, onnxruntime, tensorrt"):
+        open_backend(bundle, "tensorflow")
+    fake_tensorrt("8.6")
+    with pytest.raises(BackendError, match=r"TensorRT 8\.6\.1 is too old; install 10\.3 or newer"):
+        TensorRTBackend.from_bundle(bundle)
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError, match=r"idol-deploy\[tensorrt\]"):
+        TensorRTBackend.from_bundle(bundle)
