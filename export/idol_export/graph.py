@@ -69,7 +69,8 @@ class ExportGraph(nn.Module):
         image: Tensor,  # [N, h, w, 3] uint8 RGB
     ) -> Mapping[str, Tensor]:
         """Every stage and every output, by name."""
-        pixels = image.permute(0, 3, 1, 2).float()
+        # In this order: TensorRT takes uint8 for inputs alone, and to cast it is all that it lets one do with them.
+        pixels = image.float().permute(0, 3, 1, 2)
         x = F.pad((pixels - self.mean) / self.std, self.padding)
         features = self.model.backbone(x)
         sources = self.model.neck(features)

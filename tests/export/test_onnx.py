@@ -73,6 +73,12 @@ def test_what_ships_has_the_six_outputs_and_nothing_of_the_stages(toy: Toy, grap
     assert {value.name for value in graph.graph.value_info} <= made | weights | {"image"}
 
 
+def test_bytes_are_cast_before_all_else(graph: onnx.ModelProto) -> None:
+    """TensorRT takes uint8 for an input that is cast, and for nothing else."""
+    readers = [node.op_type for node in graph.graph.node if "image" in node.input]
+    assert readers == ["Cast"]
+
+
 def test_inputs_and_outputs_are_described(toy: Toy) -> None:
     inputs, outputs = describe_io(toy.graph)
     assert inputs == (TensorInfo("image", "uint8", (1, 72, 104, 3)),)

@@ -1,0 +1,115 @@
+"""Portable graphs of the presets, built by TensorRT-RTX on the CPU: `scripts/test-tensorrt-rtx` runs both halves.
+
+    rtx.py graphs FOLDER          with PyTorch: PRESET.fp32.onnx and PRESET.fp16.onnx of untrained networks
+    rtx.py build FOLDER           with TensorRT-RTX: builds each in a process of its own, and says how long it took
+
+The builder is ours, `idol_export.engine.network`, with TensorRT-RTX's binding in the place of TensorRT's: it has the
+same classes and names. It ends the process on a node that it does not know, hence the processes. What it builds is
+thrown away: its engines do not run without a GPU.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PRESETS = ("edge_synth", "ytvis19_r50", "ovis_swin_l")
+SIZE = 96, 128  # of the frames; layers and types are those of any size
+_TARGET = "SM86"
+
+
+def export_graphs(folder: Path, presets: list[str]) -> None:
+    """Write the graphs of untrained networks."""
+    import torch
+
+    from idol_deploy.config import preset
+    from idol_deploy.model.idol import Idol
+    from idol_export.graph import ExportGraph
+    from idol_export.onnx import probe_to_onnx, shipped
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in presets:
+        started = time.monotonic()
+        torch.manual_seed(0)
+        graph = shipped(probe_to_onnx(ExportGraph(Idol(preset(name)).eval(), SIZE)))
+        for precision, data in (("fp32", graph), ("fp16", _half(graph))):
+            (folder / f"{name}.{precision}.onnx").write_bytes(data)
+        print(f"[rtx] {name}: exported in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _half(graph: bytes) -> bytes:
+    """The graph with every tensor in fp16 but its input and outputs: whether the builder takes the types."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = onnx.load_model_from_string(graph)
+    half = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True, op_block_list=[])
+    data: bytes = half.SerializeToString()
+    return data
+
+
+def build_all(folder: Path) -> int:
+    """Build every graph of a folder; the number of those that were refused."""
+    failures = 0
+    for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_size):
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, __file__, "one", str(path)], capture_output=True, text=True, check=False
+        )
+        said = (done.stdout if done.returncode == 0 else done.stderr).strip().split("\n")[-1]
+        print(
+            f"[rtx] {path.stem:18} {said if done.returncode == 0 else f'FAILED ({done.returncode}): {said}'}",
+            flush=True,
+        )
+        failures += done.returncode != 0
+    return failures
+
+
+def build_one(path: Path) -> None:
+    """Build a graph in this process; raises what the builder raises."""
+    import tensorrt_rtx_bindings as rtx
+
+    sys.modules["tensorrt"] = rtx
+    from idol_export.engine import network
+    from idol_runtime.engine_file import EngineKey
+
+    configure = network._configure
+
+    def for_a_device_that_is_not_here(config: object, *arguments: object) -> None:
+        configure(config, *arguments)
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(rtx.ComputeCapability, _TARGET), 0)
+
+    network._configure = for_a_device_that_is_not_here
+    key = EngineKey(
+        "portable", "", path.suffixes[0][1:], (1, 1, 1), "", rtx.__version__, "none", "8.6", "none"
+    )
+    phases: list[str] = []
+
+    class Manifest:
+        dynamic_batch = False
+
+    cache = path.with_suffix(".cache")
+    plan = network.build_plan(path.read_bytes(), Manifest(), key, cache, 2**30, phases.append)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        json.dumps(
+            {
+                "seconds": round(plan.seconds, 1),
+                "MiB": len(plan.data) // 2**20,
+                "peak GiB": round(peak, 1),
+                "phases told": len(phases),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    command, place, *rest = sys.argv[1:]
+    if command == "graphs":
+        export_graphs(Path(place), rest or list(PRESETS))
+    elif command == "build":
+        sys.exit(min(build_all(Path(place)), 1))
+    else:
+        build_one(Path(place))

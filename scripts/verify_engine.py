@@ -1,0 +1,113 @@
+"""Checks of `scripts/verify_tensorrt.py` that look inside; each prints JSON in its last line.
+
+verify_engine.py environment
+verify_engine.py tracks BUNDLE       TensorRT against ONNX Runtime, from frames to identities
+verify_engine.py refusals BUNDLE     engines that must not run
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idol_deploy.reference import make_video
+from idol_runtime.backends import open_backend
+from idol_runtime.backends.cuda_device import CudaDevice
+from idol_runtime.backends.tensorrt_api import import_tensorrt
+from idol_runtime.bundle import Bundle
+from idol_runtime.engine_file import FOLDER_VARIABLE, engine_folder
+from idol_runtime.errors import IdolError
+from idol_runtime.pipeline import Pipeline
+
+_FRAMES = 12
+
+
+def environment() -> dict[str, Any]:
+    """TensorRT and the device."""
+    version = import_tensorrt().__version__
+    device = CudaDevice()
+    found = {
+        "tensorrt": version,
+        "gpu": device.name,
+        "capability": device.capability,
+        "driver": device.driver,
+    }
+    device.close()
+    release = Path("/etc/nv_tegra_release")
+    return {**found, "jetpack": release.read_text().split("\n")[0] if release.is_file() else ""}
+
+
+def tracks(path: Path) -> dict[str, Any]:
+    """How far the tracks of both agree on a generated video; fails where outputs differ beyond near-ties."""
+    with Bundle.open(path) as bundle:
+        height, width = bundle.manifest.frame_size
+    video = make_video(_FRAMES, height, width, seed=3).transpose(0, 2, 3, 1)
+    found: dict[str, list[Any]] = {}
+    for backend in ("tensorrt", "onnxruntime"):
+        try:
+            with Pipeline.open(path, backend=backend) as pipeline:
+                found[backend] = [pipeline.step(np.ascontiguousarray(frame)) for frame in video]
+                name, remark = pipeline.backend.name, pipeline.backend.remark
+        except IdolError as error:
+            if backend == "tensorrt":
+                raise
+            return {"tensorrt": name, "remark": remark, "compared": False, "why": str(error)}
+        if backend == "tensorrt":
+            result = {"tensorrt": name, "remark": remark, "compared": True}
+    pairs = list(zip(*found.values(), strict=True))
+    same = [len(a.ids) == len(b.ids) and a.ids.tolist() == b.ids.tolist() for a, b in pairs]
+    distances = [
+        np.abs(a.boxes_xyxy - b.boxes_xyxy).max(initial=0)
+        for (a, b), like in zip(pairs, same, strict=True)
+        if like
+    ]
+    instances = int(sum(len(b.ids) for _, b in pairs))
+    result |= {"instances": instances, "frames": len(same), "frames with equal ids": int(sum(same))}
+    result["largest box difference in pixels"] = float(max(distances, default=0.0))
+    if sum(same) < 0.9 * len(same) or result["largest box difference in pixels"] > 1:
+        sys.exit(f"TensorRT and ONNX Runtime differ: {json.dumps(result)}")
+    return result
+
+
+def refusals(path: Path) -> dict[str, Any]:
+    """A corrupted engine, and one that is cut short, must be refused in one sentence with a way out."""
+    said = {}
+    for fault in ("corrupted", "cut short"):
+        with tempfile.TemporaryDirectory() as folder, Bundle.open(path) as bundle:
+            for engine in engine_folder().glob("*.engine"):
+                data = bytearray(engine.read_bytes())
+                data[len(data) // 2] ^= 1
+                (Path(folder) / engine.name).write_bytes(
+                    data if fault == "corrupted" else data[: len(data) // 2]
+                )
+            before = os.environ.get(FOLDER_VARIABLE)
+            os.environ[FOLDER_VARIABLE] = folder
+            try:
+                open_backend(bundle, "tensorrt").close()
+            except IdolError as error:
+                said[fault] = str(error)
+            finally:
+                os.environ.pop(FOLDER_VARIABLE)
+                if before is not None:
+                    os.environ[FOLDER_VARIABLE] = before
+        if "idol-deploy build" not in said.get(fault, "") or "\n" in said[fault]:
+            sys.exit(
+                f"an engine that is {fault} was not refused as it should be: {said.get(fault, 'it ran')}"
+            )
+    return said
+
+
+if __name__ == "__main__":
+    check, *rest = sys.argv[1:]
+    try:
+        print(
+            json.dumps(
+                {"environment": environment, "tracks": tracks, "refusals": refusals}[check](*map(Path, rest))
+            )
+        )
+    except IdolError as error:
+        sys.exit(f"{check}: {error}")
