@@ -55,7 +55,7 @@ def test_every_step_is_done_and_told(bundle: Path, tmp_path: Path) -> None:
     assert (engine["key"]["graph"], len(engine["golden"])) == ("plugin", 6)
     assert steps["tracks toy"]["result"]["frames with equal ids"] == 12
     assert steps["tracks toy"]["result"]["instances"] > 12
-    assert "its plan was changed" in steps["refuse toy"]["result"]["corrupted"]
+    assert "is corrupted" in steps["refuse toy"]["result"]["corrupted"]
     assert report["dry_run"]
     assert f"please send back {tmp_path / 'report.json'}" in said
     assert str(Path.home()) not in (tmp_path / "report.json").read_text().replace(str(tmp_path), "")

@@ -103,11 +103,13 @@ class TensorRTBackend:
         cuda = CudaDevice(device_index(device))
         try:
             path, info = choose_engine(bundle, graph, cuda)
-            plan = read_plan(path, info)
+            try:
+                return cls(read_plan(path, info), info.key, bundle, cuda)
+            except BackendError as error:
+                raise BackendError(f"{error}; build it again: idol-deploy build {bundle.path}") from error
         except BaseException:
             cuda.close()
             raise
-        return cls(plan, info.key, bundle, cuda)
 
     @property
     def name(self) -> str:

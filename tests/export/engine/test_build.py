@@ -75,7 +75,8 @@ def test_a_good_engine_is_kept_and_force_replaces_it(fake_tensorrt: Start, engin
         ("driver", "it was built with driver 12.6"),
         ("gpu", "it was built on Fake Orin, this is Fake Thor"),
         ("plugin", "it was built with another build of the plugin"),
-        ("corrupt", "is corrupted"),
+        ("corrupt info", "is corrupted"),
+        ("corrupt plan", "is corrupted"),
         ("wrong", "boxes is off by 1.0e-02"),
     ],
 )
@@ -84,9 +85,10 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
 ) -> None:
     trt = fake_tensorrt()
     path = make(engine_bundle).path
-    if change == "corrupt":
+    if change.startswith("corrupt"):
         data = path.read_bytes()
-        path.write_bytes(data[:999] + bytes([data[999] ^ 1]) + data[1000:])
+        place = 999 if change == "corrupt info" else data.index(b"DeformAttn")
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
     if change == "wrong":
         inject(trt, engine_bundle, path)
     if change == "plugin":
