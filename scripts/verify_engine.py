@@ -18,7 +18,7 @@ from idol_deploy.reference import make_video
 from idol_runtime.backends import open_backend
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle import GRAPHS, Bundle
 from idol_runtime.engine_file import FOLDER_VARIABLE, engine_folder
 from idol_runtime.errors import IdolError
 from idol_runtime.pipeline import Pipeline
@@ -39,6 +39,13 @@ def environment() -> dict[str, Any]:
     device.close()
     release = Path("/etc/nv_tegra_release")
     return {**found, "jetpack": release.read_text().split("\n")[0] if release.is_file() else ""}
+
+
+def graphs(path: Path) -> list[str]:
+    """All but that in standard operators, which comes apart, and that of another engine's dialect."""
+    with Bundle.open(path) as bundle:
+        members = bundle.manifest.members
+    return [name for name, file in GRAPHS.items() if file in members and name not in ("portable", "int8-ort")]
 
 
 def tracks(path: Path) -> dict[str, Any]:
@@ -103,11 +110,8 @@ def refusals(path: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     check, *rest = sys.argv[1:]
+    checks = {"environment": environment, "graphs": graphs, "tracks": tracks, "refusals": refusals}
     try:
-        print(
-            json.dumps(
-                {"environment": environment, "tracks": tracks, "refusals": refusals}[check](*map(Path, rest))
-            )
-        )
+        print(json.dumps(checks[check](*map(Path, rest))))
     except IdolError as error:
         sys.exit(f"{check}: {error}")

@@ -139,18 +139,23 @@ def verify(bundles: list[Path], include: str | None, dry_run: bool, work: Path, 
 
 def _verify_bundle(steps: Steps, bundle: Path, work: Path, dry_run: bool) -> None:
     name, path = bundle.stem, str(bundle)
-    report, bench = work / f"{name}.build.json", work / f"{name}.bench.json"
-    build = f"build {name}"
+    bench = work / f"{name}.bench.json"
     needs = None if dry_run else "plugins build"
-    steps.run(build, [*IDOL, "build", path, "--force", "--report", str(report)], report, needs)
-    steps.run(f"keep {name}", [*IDOL, "build", path], needs=build)
+    if not steps.run(f"graphs {name}", [*CHECKS, "graphs", path]):
+        return
+    built = [
+        graph
+        for graph in steps.done[-1]["result"]
+        if _build(steps, bundle, graph, work / "report.json", needs)
+    ]
+    build = f"build {name}, {built[0]}" if built else f"build {name}"
+    steps.run(f"keep {name}", [*IDOL, "build", path, "--graph", *built[:1]], needs=build)
     steps.run(f"tracks {name}", [*CHECKS, "tracks", path], needs=build)
     steps.run(f"refuse {name}", [*CHECKS, "refusals", path], needs=build)
-    portable = f"build the portable graph of {name}"
-    # Known to be wrong in some releases; whether it is in this one is worth knowing, and no failure.
-    if steps.passed(build):
+    if built:
+        # Known to be wrong in some releases; whether it is in this one is worth knowing, and no failure.
         scratch = ["--into", str(work / "portable")]
-        steps.run(portable, [*IDOL, "build", path, "--graph", "portable", *scratch])
+        steps.run(f"build {name}, portable", [*IDOL, "build", path, "--graph", "portable", *scratch])
         if steps.done[-1]["status"] == "failed":
             steps.done[-1]["status"] = "refused"
     if "bench" not in _commands(steps.environment):
@@ -158,6 +163,12 @@ def _verify_bundle(steps: Steps, bundle: Path, work: Path, dry_run: bool) -> Non
         return
     device = [] if dry_run else ["--device", "cuda"]
     steps.run(f"bench {name}", [*IDOL, "bench", path, *device, "--json", str(bench)], bench, needs=build)
+
+
+def _build(steps: Steps, bundle: Path, graph: str, report: Path, needs: str | None) -> bool:
+    report.unlink(missing_ok=True)
+    command = [*IDOL, "build", str(bundle), "--graph", graph, "--force", "--report", str(report)]
+    return steps.run(f"build {bundle.stem}, {graph}", command, report, needs)
 
 
 def _commands(environment: dict[str, str]) -> str:

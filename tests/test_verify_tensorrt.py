@@ -48,10 +48,17 @@ def test_every_step_is_done_and_told(bundle: Path, tmp_path: Path) -> None:
     status, said, report = verify(bundle, tmp_path / "report.json")
     steps = {step["name"]: step for step in report["steps"]}
     assert status == 0, said
-    for name in ("environment", "plugins selftest", "build toy", "keep toy", "tracks toy", "refuse toy"):
+    for name in (
+        "environment",
+        "plugins selftest",
+        "build toy, plugin",
+        "keep toy",
+        "tracks toy",
+        "refuse toy",
+    ):
         assert steps[name]["status"] == "passed", steps[name]
     assert steps["environment"]["result"]["gpu"] == "Fake Orin"
-    engine = steps["build toy"]["result"]["engine"]
+    engine = steps["build toy, plugin"]["result"]["engine"]
     assert (engine["key"]["graph"], len(engine["golden"])) == ("plugin", 6)
     assert steps["tracks toy"]["result"]["frames with equal ids"] == 12
     assert steps["tracks toy"]["result"]["instances"] > 12
@@ -65,7 +72,7 @@ def test_every_step_is_done_and_told(bundle: Path, tmp_path: Path) -> None:
 def test_the_step_that_failed_is_named(bundle: Path, tmp_path: Path) -> None:
     status, said, report = verify(bundle, tmp_path / "report.json", FAKE_TENSORRT="8.6")
     assert status == 1
-    assert "[verify-tensorrt] the step that failed: build toy" in said
+    assert "[verify-tensorrt] the step that failed: build toy, plugin" in said
     assert "TensorRT 8.6.1 is too old" in said
     found = {step["name"]: step["status"] for step in report["steps"]}
-    assert (found["build toy"], found["tracks toy"]) == ("failed", "skipped")
+    assert (found["build toy, plugin"], found["tracks toy"]) == ("failed", "skipped")

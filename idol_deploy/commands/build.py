@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default="auto",
-        choices=("auto", "plugin", "portable"),
-        help="auto is plugin; portable only to try it: TensorRT 10.13 to 11.1 compute its GridSample wrongly",
+        help="auto is plugin (our operator); portable only to try it: TensorRT 10.13 to 11.1 compute it wrongly",
     )
     add("--device", default="cuda", help="cuda, cuda:N (default: cuda)")
     add(

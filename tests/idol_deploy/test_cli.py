@@ -96,7 +96,6 @@ def test_version(idol: Command) -> None:
         (["evaluate", "--gt", "g", "--pred", "p", "--metric", "coco"], "one of ytvis, ovis"),
         (["evaluate", "--gt", "gone", "--pred", "p"], "cannot read annotation file gone: No such file"),
         (["build"], "see idol-deploy build --help"),
-        (["build", "x.idol", "--graph", "fast"], "choose from"),
         (["build", "x.idol", "--max-batch", "0"], "'0' is not a positive whole number"),
         (["inspect"], "see idol-deploy inspect --help"),
         (["plugins"], "see idol-deploy plugins --help"),

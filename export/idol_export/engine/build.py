@@ -166,12 +166,15 @@ def _verify_and_store(
 
 def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
     graph: GraphName = "plugin" if options.graph == "auto" else options.graph
-    if graph not in bundle.parity.by_graph():
-        raise ConfigError(
-            f"{bundle.path} has no graph with our operator, and TensorRT 10.13 to 11.1 compute the portable one "
-            "wrongly; export it again after: idol-deploy plugins build (or try --graph portable: it is verified, too)"
-        )
-    return graph
+    offered = bundle.parity.by_graph()
+    if graph in offered:
+        return graph
+    if graph != "plugin":
+        raise ConfigError(f"{bundle.path} has no graph {graph!r}; choose one of: {', '.join(offered)}")
+    raise ConfigError(
+        f"{bundle.path} has no graph with our operator, and TensorRT 10.13 to 11.1 compute the portable one "
+        "wrongly; export it again after: idol-deploy plugins build (or try --graph portable: it is verified, too)"
+    )
 
 
 def _key(bundle: Bundle, graph: GraphName, device: CudaDevice, options: BuildOptions) -> EngineKey:

@@ -73,7 +73,7 @@ def build_plan(
 
     log = tensorrt_log()
     log.clear()
-    if key.graph == "plugin":
+    if key.plugin_sha256:
         load_plugin(trt_library())
     try:
         builder = trt.Builder(log.logger)

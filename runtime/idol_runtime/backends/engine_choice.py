@@ -8,7 +8,7 @@ from idol_plugins.trt import trt_library
 from idol_runtime.backends.base import GraphChoice
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import Bundle, GraphName, sha256
+from idol_runtime.bundle import GRAPHS, Bundle, GraphName, sha256
 from idol_runtime.engine_file import (
     EngineInfo,
     EngineKey,
@@ -49,23 +49,28 @@ def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
 
 
 def choose_engine(bundle: Bundle, graph: GraphChoice, device: CudaDevice) -> tuple[Path, EngineInfo]:
-    """The newest engine that fits; raises a `BackendError` that says why the newest of all does not."""
-    wanted: Sequence[GraphName] = (graph,) if graph != "auto" else sorted(bundle.parity.by_graph())
+    """Of the engines that fit, the one that was fastest when it was built.
+
+    Raises:
+        BackendError: none fits; says why the newest does not, and names the command that builds one.
+    """
+    wanted: Sequence[GraphName] = (graph,) if graph != "auto" else tuple(GRAPHS)
+    fitting: list[tuple[Path, EngineInfo]] = []
     why = ""
-    for name in wanted:  # "plugin" comes before "portable"
-        files = engines_of(bundle, name)
-        here = key_here(bundle, name, device) if files else None
-        for path in files:
+    for name in wanted:
+        for path in engines_of(bundle, name):
             try:
                 info = read_info(path)
-            except BackendError as error:
+                mismatch = describe_mismatch(info.key, key_here(bundle, name, device))
+            except BackendError as error:  # the file is broken, or the plugin that it needs is not there
                 why = why or str(error)
                 continue
-            assert here is not None
-            mismatch = describe_mismatch(info.key, here)
-            if not mismatch:
-                return path, info
-            why = why or f"the engine {path} does not fit: {mismatch}"
+            if mismatch:
+                why = why or f"the engine {path} does not fit: {mismatch}"
+            else:
+                fitting.append((path, info))
+    if fitting:
+        return min(fitting, key=lambda found: found[1].latency_ms)
     if why:
         raise BackendError(f"{why}; build it again: idol-deploy build {bundle.path}")
     raise BackendError(

@@ -15,7 +15,7 @@ from idol_runtime.backends.base import GraphChoice
 from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index
 from idol_runtime.backends.engine_choice import choose_engine
 from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, tensorrt_log
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, TensorInfo
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName, TensorInfo
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.engine_file import EngineKey, read_plan
 from idol_runtime.errors import BackendError
@@ -66,6 +66,7 @@ class TensorRTBackend:
         """
         manifest = bundle.manifest
         self._device, self._size, self._most = device, manifest.network_size, key.batch[2]
+        self._graph_name = key.graph
         self._name = f"tensorrt {key.tensorrt} ({device.name}, {key.graph} graph, {key.precision})"
         self._loaded: _Loaded | None = None
         self._graph: Any = None
@@ -73,7 +74,7 @@ class TensorRTBackend:
         self._unrecordable = ""
         try:
             device.activate()
-            if key.graph == "plugin":
+            if key.plugin_sha256:
                 load_plugin(trt_library())
             self._loaded = loaded = _load(plan, key)
             _check_tensors(loaded.engine, (*manifest.inputs, *manifest.outputs), bundle.path)
@@ -93,7 +94,7 @@ class TensorRTBackend:
         Args:
             bundle: whose engine.
             device: `auto`, `cuda` or `cuda:N`.
-            graph: of which graph; `auto`: the plugin graph if it has an engine.
+            graph: of which graph; `auto`: of whichever was fastest when it was built.
 
         Raises:
             MissingDependencyError: TensorRT is not installed.
@@ -115,6 +116,11 @@ class TensorRTBackend:
     def name(self) -> str:
         """Engine, device, graph and precision."""
         return self._name
+
+    @property
+    def graph(self) -> GraphName:
+        """Which of the bundle's."""
+        return self._graph_name
 
     @property
     def remark(self) -> str:

@@ -68,6 +68,21 @@ def test_a_good_engine_is_kept_and_force_replaces_it(fake_tensorrt: Start, engin
     assert first.path.stat().st_mtime_ns > before
 
 
+def test_of_two_engines_the_faster_is_taken(fake_tensorrt: Start, engine_bundle: Path) -> None:
+    fake_tensorrt()
+    from msgspec.structs import replace
+
+    for graph, latency in (("plugin", 2.0), ("portable", 1.0)):
+        path = make(engine_bundle, graph=graph).path
+        info = replace(read_info(path), latency_ms=(latency, latency))
+        write_engine(path, info, read_plan(path, info), "{}")
+    with Bundle.open(engine_bundle) as bundle:
+        for asked, taken in (("auto", "portable"), ("plugin", "plugin")):
+            backend = open_backend(bundle, graph=asked)
+            assert backend.graph == taken
+            backend.close()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -209,6 +224,8 @@ def test_refusals_before_any_work(
     portable = kit.write(tmp_path / "portable.idol", members=kit.members(graph=kit.tiny_graph))
     with pytest.raises(ConfigError, match=r"no graph with our operator, and TensorRT 10\.13 to 11\.1"):
         make(portable)
+    with pytest.raises(ConfigError, match="no graph 'fast'; choose one of: portable"):
+        make(portable, graph="fast")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="choose another --into"):
         make(engine_bundle, folder=tmp_path / "file" / "engines")
