@@ -16,9 +16,11 @@ import numpy as np
 
 from idol_deploy.reference import make_video
 from idol_runtime.backends import open_backend
+from idol_runtime.backends.choice import verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
+from idol_runtime.backends.engine_choice import DIALECTS
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import GRAPHS, Bundle
+from idol_runtime.bundle import Bundle
 from idol_runtime.engine_file import FOLDER_VARIABLE, engine_folder
 from idol_runtime.errors import IdolError
 from idol_runtime.pipeline import Pipeline
@@ -42,10 +44,10 @@ def environment() -> dict[str, Any]:
 
 
 def graphs(path: Path) -> list[str]:
-    """All but that in standard operators, which comes apart, and that of another engine's dialect."""
+    """Of those with our operator and those of fewer bits, all that are verified and that TensorRT reads."""
     with Bundle.open(path) as bundle:
-        members = bundle.manifest.members
-    return [name for name, file in GRAPHS.items() if file in members and name not in ("portable", "int8-ort")]
+        exact = [name for name in bundle.parity.by_graph() if name == "plugin"]
+        return [*exact, *verified_graphs(bundle, DIALECTS)]
 
 
 def tracks(path: Path) -> dict[str, Any]:

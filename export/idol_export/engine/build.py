@@ -16,7 +16,7 @@ from idol_runtime.backends.cuda_device import CudaDevice, device_index
 from idol_runtime.backends.engine_choice import key_here
 from idol_runtime.backends.tensorrt import TensorRTBackend
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import Bundle, Canary, GraphName, StageError, sha256
+from idol_runtime.bundle import Bundle, GraphName, StageError, sha256
 from idol_runtime.engine_file import (
     ENGINE_SCHEMA,
     EngineInfo,
@@ -96,7 +96,8 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
         MissingDependencyError: TensorRT is not installed.
         ConfigError: the bundle has no such graph, or takes no such batch.
         OutputError: the folder cannot be written.
-        BackendError: there is no device, the plugin is not built, or TensorRT refuses something.
+        BackendError: there is no device, the plugin is not built, the graph is not for TensorRT or was never verified,
+            or TensorRT refuses something.
         ParityError: the engine computes something else than PyTorch did; it is not stored.
     """
     import_tensorrt()
@@ -143,7 +144,7 @@ def _verify_and_store(
     announce("comparing the engine with PyTorch's golden outputs")
     backend = TensorRTBackend(plan.data, key, bundle, device)
     try:
-        golden = _verified(backend, bundle.canary(), key)
+        golden = _verified(backend, bundle, key)
         latency = _latency(backend, bundle)
         layers, unrecorded = backend.layers(), backend.remark
     finally:
@@ -166,7 +167,7 @@ def _verify_and_store(
 
 def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
     graph: GraphName = "plugin" if options.graph == "auto" else options.graph
-    offered = bundle.parity.by_graph()
+    offered = (*bundle.parity.by_graph(), *bundle.manifest.precisions)
     if graph in offered:
         return graph
     if graph != "plugin":
@@ -205,7 +206,7 @@ def _fault_of_stored(
         announce("comparing the stored engine with PyTorch's golden outputs")
         backend = TensorRTBackend(read_plan(path, info), info.key, bundle, CudaDevice(device.index))
         try:
-            _verified(backend, bundle.canary(), info.key)
+            _verified(backend, bundle, info.key)
         finally:
             backend.close()
     except (BackendError, ParityError) as error:
@@ -223,11 +224,14 @@ def _fault_of_others(paths: list[Path], key: EngineKey) -> str:
     return ""
 
 
-def _verified(backend: TensorRTBackend, canary: Canary, key: EngineKey) -> tuple[StageError, ...]:
+def _verified(backend: TensorRTBackend, bundle: Bundle, key: EngineKey) -> tuple[StageError, ...]:
     """The largest errors of an ordinary run, of a recorded one, and of the largest batch."""
-    most = key.batch[2]
+    canary, tolerances, most = bundle.canary(), bundle.tolerances(key.graph), key.batch[2]
     # Twice, since the second of two alike is recorded.
-    runs = [compare_golden(backend, canary, copies) for copies in (1, 1, *((most, most) if most > 1 else ()))]
+    runs = [
+        compare_golden(backend, canary, tolerances, copies)
+        for copies in (1, 1, *((most, most) if most > 1 else ()))
+    ]
     worst = tuple(
         max(stages, key=lambda stage: (not stage.passed, stage.error)) for stages in zip(*runs, strict=True)
     )
@@ -235,7 +239,7 @@ def _verified(backend: TensorRTBackend, canary: Canary, key: EngineKey) -> tuple
         if not stage.passed:
             way_out = (
                 "check the plugin with: python -m idol_plugins.conformance"
-                if key.graph == "plugin"
+                if key.plugin_sha256
                 else "build from the graph with our operator, which is what --graph plugin does"
             )
             raise ParityError(

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from idol_plugins.errors import PluginError
 from idol_plugins.trt import trt_library
 from idol_runtime.backends.base import GraphChoice
+from idol_runtime.backends.choice import JUDGES, require_graph, verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import GRAPHS, Bundle, GraphName, sha256
+from idol_runtime.bundle import Bundle, GraphName, sha256
+from idol_runtime.certificates import ReducedName
 from idol_runtime.engine_file import (
     EngineInfo,
     EngineKey,
@@ -19,17 +22,22 @@ from idol_runtime.engine_file import (
 )
 from idol_runtime.errors import BackendError
 
-__all__ = ["choose_engine", "key_here"]
+__all__ = ["DIALECTS", "choose_engine", "key_here"]
+
+# Of graphs of fewer bits, those that TensorRT reads.
+DIALECTS = ("onnx", "trt")
 
 
 def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
     """What an engine of this graph for single frames must be good for, on this device with what is installed.
 
     Raises:
-        BackendError: the graph needs the plugin, and it is not built.
+        BackendError: the graph is in another engine's dialect or was never verified, or the plugin that it needs is
+            not built.
     """
+    info = None if graph in JUDGES else require_graph(bundle, cast(ReducedName, graph), DIALECTS, "TensorRT")
     plugin = ""
-    if graph == "plugin":
+    if graph == "plugin" or (info is not None and info.operator):
         try:
             plugin = sha256(trt_library().read_bytes())
         except PluginError as error:
@@ -38,7 +46,7 @@ def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
     return EngineKey(
         graph=graph,
         graph_sha256=graph_hash(bundle, graph),
-        precision=bundle.manifest.precision,
+        precision=bundle.manifest.precision if info is None else info.precision,
         batch=(1, 1, 1),
         plugin_sha256=plugin,
         tensorrt=str(import_tensorrt().__version__),
@@ -54,7 +62,8 @@ def choose_engine(bundle: Bundle, graph: GraphChoice, device: CudaDevice) -> tup
     Raises:
         BackendError: none fits; says why the newest does not, and names the command that builds one.
     """
-    wanted: Sequence[GraphName] = (graph,) if graph != "auto" else tuple(GRAPHS)
+    every: Sequence[GraphName] = (*JUDGES, *verified_graphs(bundle, DIALECTS))
+    wanted = every if graph == "auto" else (graph,)
     fitting: list[tuple[Path, EngineInfo]] = []
     why = ""
     for name in wanted:

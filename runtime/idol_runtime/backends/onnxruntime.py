@@ -209,7 +209,8 @@ class OnnxRuntimeBackend:
         if not faster:
             return exact
         chosen, why = fastest(exact, faster, bundle)
-        chosen._remark = f"{chosen.remark}; {why}" if chosen.remark else why
+        before = chosen.remark or remark
+        chosen._remark = f"{before}; {why}" if before else why
         return chosen
 
     @classmethod
