@@ -7,12 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from idol_export.engine.build import BuildOptions, build
 from idol_runtime.backends import open_backend
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle
+from idol_runtime.certificates import GraphInfo, IdAgreement, Parity, PrecisionCertificate, StageError
 from idol_runtime.engine_file import engine_folder, read_info, read_plan, write_engine
 from idol_runtime.errors import BackendError, ConfigError, IdolError, OutputError, ParityError
 from idol_runtime.pipeline import Pipeline
@@ -66,6 +68,42 @@ def test_a_good_engine_is_kept_and_force_replaces_it(fake_tensorrt: Start, engin
     assert not any("TensorRT:" in line for line in said)
     make(engine_bundle, force=True)
     assert first.path.stat().st_mtime_ns > before
+
+
+def test_a_graph_of_fewer_bits_is_held_to_its_own_tolerances(
+    fake_tensorrt: Start, kit: Any, engine_bundle: Path, tmp_path: Path
+) -> None:
+    """One that was not verified, and one in another engine's dialect, are refused."""
+    trt = fake_tensorrt()
+    with Bundle.open(engine_bundle) as bundle:
+        members = {name: bundle._member(name) for name in bundle.manifest.members}
+        manifest, parity = bundle.manifest, bundle.parity
+    wide = dict.fromkeys(OUTPUT_NAMES, 0.1)
+    infos, certificates = {}, {}
+    for name, dialect, idf1 in (("fp16", "onnx", 1.0), ("bf16", "onnx", 0.5), ("int8-ort", "ort", 1.0)):
+        agreement = IdAgreement(idf1, 600, 20, 0.99, 500, "made up")
+        infos[name] = GraphInfo(name.partition("-")[0], dialect, False, wide)
+        certificates[name] = PrecisionCertificate((StageError("logits", 0.0, 1.0),), 20, "none", agreement)
+        members[GRAPHS[name]] = kit.tiny_graph
+    members[PARITY] = msgspec.json.encode(Parity(parity.portable, parity.plugin, certificates))
+    path = kit.write(
+        tmp_path / "precisions.idol", msgspec.structs.replace(manifest, precisions=infos), members
+    )
+    for graph, why in (
+        ("bf16", "never shown to track"),
+        ("int8-ort", "made for ONNX Runtime, which TensorRT is not"),
+    ):
+        with pytest.raises(BackendError, match=why):
+            make(path, graph=graph)
+    trt.wrong = ("boxes", 1.05)
+    with pytest.raises(ParityError):
+        make(path)
+    built = make(path, graph="fp16")
+    key = built.info.key
+    assert (key.graph, key.precision, key.plugin_sha256) == ("fp16", "fp16", "")
+    assert [stage.tolerance for stage in built.info.golden] == 6 * [0.1]
+    with Pipeline.open(path) as pipeline:
+        assert pipeline.backend.name.endswith("(Fake Orin, fp16 graph, fp16)")
 
 
 def test_of_two_engines_the_faster_is_taken(fake_tensorrt: Start, engine_bundle: Path) -> None:
