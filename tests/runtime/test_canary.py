@@ -22,6 +22,7 @@ class FixedBackend:
     """Answers every frame alike."""
 
     name = "fixed (numpy)"
+    graph = None
 
     def __init__(self, canary: Canary, size: tuple[int, int] | None, **changes: Change) -> None:
         self.network_size = size
