@@ -55,7 +55,7 @@ class Editor:
     def is_float(self, name: str) -> bool:
         """Whether it is a float32 value, computed or constant."""
         if name in self.tensors:
-            return self.tensors[name].data_type == onnx.TensorProto.FLOAT
+            return bool(self.tensors[name].data_type == onnx.TensorProto.FLOAT)
         return name in self._types and bool(self._types[name].elem_type == onnx.TensorProto.FLOAT)
 
     def sole_consumer(self, name: str) -> onnx.NodeProto | None:

@@ -168,7 +168,8 @@ def export(
         stream,
         source=Path(options.verify_source).name if options.verify_source else "generated video",
     )
-    parity = Parity(*certificates)
+    certified = dict(zip(probes, certificates, strict=True))
+    parity = Parity(certified["portable"], certified.get("plugin"))
     announce("recording the golden frame")
     golden = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
     answer = torch_stages(model, resize(golden, network_size))
@@ -215,8 +216,8 @@ def export(
     announce("writing the bundle and replaying its golden frame")
     with replacing(out) as temporary:
         manifest = write_bundle(temporary, manifest, members)
-        for graph in (*parity.by_graph(), *runnable(reduced)):
-            Pipeline.open(temporary, graph=graph).close()
+        for kept in (*parity.by_graph(), *runnable(reduced)):
+            Pipeline.open(temporary, graph=kept).close()
     return Exported(manifest, parity, remark)
 
 

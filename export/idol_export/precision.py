@@ -260,9 +260,10 @@ def _stage_errors(
     count = 0
     for frame in frames:
         image = resize(frame, exact.network_size)
-        found = dict(run_session(probing, STAGES, image[None])) | run_session(
-            shipping, OUTPUT_NAMES, image[None]
-        )
+        found = {
+            **run_session(probing, STAGES, image[None]),
+            **run_session(shipping, OUTPUT_NAMES, image[None]),
+        }
         for stage, expected in torch_stages(exact.model, image).items():
             error = min(relative_error(found[stage][0], expected), _INFINITE)
             errors[stage] = max(errors.get(stage, 0.0), error)

@@ -6,6 +6,7 @@ twice; the second time costs no network where the backend remembers.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,11 @@ def find_tracks(
         All results, in the first process; None in the others.
     """
     shard = shard or Shard()
-    found = []
+    found: list[Sequence[Prediction]] = []
     for name, multi_class in (("ranked", True), ("tracked", False)):
         config = replace(stream, video=replace(stream.video, multi_class=multi_class))
         path = results.with_name(f"{results.name}-{name}.results")
-        run_videos(
-            Work(dataset, frames, path, identity, shard), lambda config=config: Pipeline(backend, config)
-        )  # type: ignore[misc]
+        run_videos(Work(dataset, frames, path, identity, shard), partial(Pipeline, backend, config))
         meet()
         found.append(read_predictions(path, dataset) if shard.rank == 0 else ())
     return FoundTracks(*found) if shard.rank == 0 else None
