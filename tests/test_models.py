@@ -1,0 +1,58 @@
+"""The model in the box: the file that ships is the checkpoint beside it, and does what the README shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idol_runtime import Pipeline
+from idol_runtime.bundle import Bundle
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "models/edge_synth"
+LARGEST = 25_000_000  # bytes
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("demo")
+
+
+@needs_torch
+def test_bundle_and_checkpoint_have_the_same_weights() -> None:
+    from idol_deploy.checkpoint import inspect_checkpoint
+    from idol_deploy.train.settings import network_config
+
+    checkpoint = inspect_checkpoint(MODEL / "edge_synth.safetensors")
+    with Bundle.open(MODEL / "edge_synth.idol") as bundle:
+        assert bundle.manifest.weights_sha256 == checkpoint.weights
+        assert bundle.manifest.storage == "fp16"
+        assert bundle.manifest.stream == network_config(str(MODEL / "settings.json")).stream
+    assert (MODEL / "edge_synth.idol").stat().st_size <= LARGEST
+
+
+def test_no_path_of_the_machine_that_trained_it_ships() -> None:
+    data = json.loads((MODEL / "settings.json").read_text())["data"]
+    assert not any(Path(data[key]).is_absolute() for key in ("annotations", "frames"))
+
+
+def test_identities_of_the_demonstration_survive_an_absence(demo: Any, tmp_path: Path) -> None:
+    demo.demo(tmp_path)
+    told = demo.returns(tmp_path / "clip/instances.json", tmp_path / "frames.jsonl")
+    parts = [re.fullmatch(r".* frames (\d+) to (\d+): before (\S+), after (\S+)", line) for line in told]
+    kept = [
+        int(part[2]) - int(part[1]) + 1
+        for part in parts
+        if part is not None and part[3] == part[4] != "unseen"
+    ]
+    assert len(parts) >= 2
+    assert max(kept) >= 4
+    with Pipeline.open(MODEL / "edge_synth.idol") as pipeline:
+        assert pipeline.note == ""
