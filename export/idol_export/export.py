@@ -209,7 +209,11 @@ def export(
     members = {
         WEIGHTS: weights,
         **{GRAPHS[name]: part for name, part in zip(parity.by_graph(), parts, strict=True)},
-        **{GRAPHS[graph.name]: _stored(graph.graph, options) for graph in reduced},
+        # A bf16 graph's weights have 16 bits as they are.
+        **{
+            GRAPHS[graph.name]: graph.graph if graph.name == "bf16" else _stored(graph.graph, options)
+            for graph in reduced
+        },
         CANARY: canary.to_bytes(),
         PARITY: msgspec.json.encode(parity),
     }

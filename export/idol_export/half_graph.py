@@ -19,8 +19,8 @@ Half = Literal["fp16", "bf16"]
 
 # Kinds of nodes that stay fp32. Measured by taking away one after the other (benchmarks/precision_islands.py), none but
 # Gemm (7e-4) changes an output of a trained network by more than 2e-4, next to 2e-3 of the convolutions' own rounding:
-# inside of each, ONNX Runtime sums in fp32. These are those whose sums leave fp16's range where a runtime does not, and sampling,
-# whose coordinates are fp32 in any case.
+# inside of each, ONNX Runtime sums in fp32. These are those whose sums leave fp16's range where a runtime does not, and
+# sampling, whose coordinates are fp32 in any case.
 ISLANDS: Collection[str] = (
     "DeformAttn",
     "GridSample",
