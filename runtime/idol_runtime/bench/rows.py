@@ -77,6 +77,7 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
             tolerances,
         )
         for backend in BACKENDS
+        if device != "cpu" or backend != "tensorrt"
         for graph, (precision, certificate, tolerances) in graphs.items()
     ]
     if device == "cpu" and importlib.util.find_spec("openvino"):

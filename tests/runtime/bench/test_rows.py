@@ -13,6 +13,8 @@ def test_a_row_for_every_graph(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatc
     assert row.name == "onnxruntime, portable"
     assert row.parity is not None
     assert 0 <= row.parity <= 1
+    names = [row.name for row in bundle_rows(tiny_bundle, "cuda")]
+    assert names == ["onnxruntime, portable", "tensorrt, portable"]
 
 
 def test_openvino_is_of_a_cpu(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
