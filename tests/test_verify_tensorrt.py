@@ -50,7 +50,6 @@ def test_every_step_is_done_and_told(bundle: Path, tmp_path: Path) -> None:
     assert status == 0, said
     for name in (
         "environment",
-        "plugins selftest",
         "build toy, plugin",
         "keep toy",
         "tracks toy",
