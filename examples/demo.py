@@ -11,7 +11,7 @@ from pathlib import Path
 
 from idol_deploy.cli import main as idol_deploy
 from idol_deploy.data.ytvis import read_dataset
-from idol_deploy.evaluate.returns import LEAST_AWAY, find_absences
+from idol_deploy.evaluate.returns import follow_absences
 from idol_deploy.evaluate.shown import NOBODY, who_shows_whom
 from idol_deploy.figure.tracks import read_tracks
 
@@ -36,12 +36,12 @@ def returns(annotations: Path, results: Path) -> list[str]:
     shown = who_shows_whom([track.masks for track in found.tracks], [track.masks for track in truth])
     told = []
     for instance, row in zip(truth, shown, strict=True):
-        for first, last in find_absences(instance.masks.areas > 0, LEAST_AWAY):
-            before, after = row[:first], row[last + 1 :]
-            left, came = before[before != NOBODY], after[after != NOBODY]
-            was = f"#{found.tracks[left[-1]].id}" if len(left) else "unseen"
-            now = f"#{found.tracks[came[0]].id}" if len(came) else "unseen"
-            away = f"a {names[instance.category_id]} was away for frames {first} to {last}"
+        for absence in follow_absences(instance.masks.areas > 0, row):
+            was, now = (
+                "unseen" if number == NOBODY else f"#{found.tracks[number].id}"
+                for number in (absence.before, absence.after)
+            )
+            away = f"a {names[instance.category_id]} was away for frames {absence.first} to {absence.last}"
             told.append(f"{away}: before {was}, after {now}")
     return told
 

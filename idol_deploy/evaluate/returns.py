@@ -5,7 +5,7 @@ they show little. T: frames.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from idol_deploy.data.ytvis import VisDataset
 from idol_deploy.evaluate.predictions import Prediction
 from idol_deploy.evaluate.shown import NOBODY, who_shows_whom
 
-__all__ = ["LEAST_AWAY", "Returns", "find_absences", "score_returns"]
+__all__ = ["LEAST_AWAY", "Absence", "Returns", "find_absences", "follow_absences", "score_returns"]
 
 LEAST_AWAY = 3  # frames: a shorter absence is bridged by position as well
 
@@ -33,9 +33,22 @@ class Returns:
     seen: int = 0
     kept: int = 0
 
-    def __add__(self, other: "Returns") -> "Returns":
-        mine, others = ([getattr(part, field.name) for field in fields(Returns)] for part in (self, other))
-        return Returns(*map(sum, zip(mine, others, strict=True)))
+
+@dataclass(frozen=True)
+class Absence:
+    """An instance that was away, and returned.
+
+    Attributes:
+        first: frame without it.
+        last: frame without it.
+        before: number of the track that showed it last, since its absence before; `NOBODY` where none did.
+        after: number of the track that shows it next, up to its next absence; likewise.
+    """
+
+    first: int
+    last: int
+    before: int
+    after: int
 
 
 def score_returns(dataset: VisDataset, predictions: Sequence[Prediction], least: int = LEAST_AWAY) -> Returns:
@@ -52,15 +65,16 @@ def score_returns(dataset: VisDataset, predictions: Sequence[Prediction], least:
     found: dict[int, list[Prediction]] = {}
     for prediction in predictions:
         found.setdefault(prediction.video_id, []).append(prediction)
-    total = Returns()
+    absences: list[Absence] = []
     for video in dataset.videos:
         tracks = [track for track in dataset.tracks(video.id) if not track.crowd]
         shown = who_shows_whom(
             [prediction.masks for prediction in found.get(video.id, [])], [track.masks for track in tracks]
         )
         for track, row in zip(tracks, shown, strict=True):
-            total += _count(track.masks.areas > 0, row, least)
-    return total
+            absences += follow_absences(track.masks.areas > 0, row, least)
+    seen = [absence for absence in absences if NOBODY not in (absence.before, absence.after)]
+    return Returns(len(absences), len(seen), sum(absence.before == absence.after for absence in seen))
 
 
 def find_absences(seen: NDArray[np.bool_], least: int = 1) -> list[tuple[int, int]]:  # [T]
@@ -73,16 +87,20 @@ def find_absences(seen: NDArray[np.bool_], least: int = 1) -> list[tuple[int, in
     ]
 
 
-def _count(seen: NDArray[np.bool_], shown: NDArray[np.int64], least: int) -> Returns:
-    """Of one instance: `seen` and `shown` are [T]."""
+def follow_absences(
+    seen: NDArray[np.bool_],  # [T]
+    shown: NDArray[np.int64],  # [T]
+    least: int = LEAST_AWAY,
+) -> list[Absence]:
+    """The absences of an instance, by when it is seen and which track shows it (`who_shows_whom`)."""
     absences = find_absences(seen, least)
-    edges = [-1, *(first for first, _ in absences), len(shown)]
-    both = kept = 0
-    for k, (first, last) in enumerate(absences):
-        before = shown[max(edges[k], 0) : first]
-        after = shown[last + 1 : edges[k + 2]]
-        before, after = before[before != NOBODY], after[after != NOBODY]
-        if len(before) and len(after):
-            both += 1
-            kept += int(before[-1] == after[0])
-    return Returns(len(absences), both, kept)
+    edges = [0, *(first for first, _ in absences), len(shown)]
+    return [
+        Absence(
+            first,
+            last,
+            before=next((int(n) for n in shown[edges[k] : first][::-1] if n != NOBODY), NOBODY),
+            after=next((int(n) for n in shown[last + 1 : edges[k + 2]] if n != NOBODY), NOBODY),
+        )
+        for k, (first, last) in enumerate(absences)
+    ]
