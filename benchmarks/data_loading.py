@@ -12,7 +12,6 @@ Exits with 1 when batches differ between numbers of workers.
 import argparse
 import hashlib
 import itertools
-import json
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine_facts
+from machine import machine_facts, tell_report
 
 from idol_deploy.batch import Batch, collate
 from idol_deploy.config import IdolConfig, ytvis19_r50
@@ -35,7 +34,6 @@ from idol_deploy.data.synthetic import SHAPES, make_videos
 from idol_deploy.data.transforms import View
 from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import read_dataset
-from idol_runtime.files import replacing
 
 PAIRS = 4
 STATE = LoaderState(seed=1)
@@ -135,12 +133,7 @@ def main() -> int:
             annotations, frames = args.annotations, args.frames
         report = measure(annotations, frames, args)
     report["data"] = "of the user" if args.annotations else f"shapes, {args.size}"
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(text + "\n")
-    return 0 if report["passed"] else 1
+    return tell_report(report, args.json)
 
 
 def measure(annotations: Path, frames: Path, args: argparse.Namespace) -> dict[str, Any]:

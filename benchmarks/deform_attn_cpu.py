@@ -11,7 +11,6 @@ when a ratio of an encoder call is below 20 or an answer is wrong.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine_facts
+from machine import machine_facts, tell_report
 from torch import Tensor
 
 from idol_deploy.config import ytvis19_r50
@@ -28,7 +27,6 @@ from idol_deploy.model.deform_attn import DeformableAttention, Shapes, deformabl
 from idol_deploy.model.geometry import build_geometry
 from idol_export.parity import relative_error
 from idol_plugins.cpu import CpuLibrary, Isa
-from idol_runtime.files import replacing
 
 SIZES = ((384, 640), (736, 1280))
 GOAL = 20.0
@@ -105,12 +103,7 @@ def report(races: Sequence[Race], passed: bool, threads: int, out: Path | None) 
         "passed": passed,
         "races": [asdict(each) for each in races],
     }
-    text = json.dumps(found, indent=2)
-    print(text)
-    if out:
-        with replacing(out) as temporary:
-            temporary.write_text(text + "\n")
-    return 0 if passed else 1
+    return tell_report(found, out)
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from machine import machine_facts
+from machine import machine_facts, tell_report
 from numpy.typing import NDArray
 
 from idol_deploy.config import preset
@@ -49,7 +49,6 @@ from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle import OUTPUT_NAMES
-from idol_runtime.files import replacing
 
 WAYS = ("eager", "compile", "openvino", "portable", "operator", "int8", "int8-keep")
 TOLERANCE = 1e-5
@@ -219,12 +218,7 @@ def main() -> int:
         "ways": found,
         "shares_of_operator": shares(args.preset, (height, width), args.threads),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(text + "\n")
-    return 0 if report["passed"] else 1
+    return tell_report(report, args.json)
 
 
 def versions(package: str) -> str:

@@ -12,7 +12,6 @@ counted are decoding the source, the network, and encoding a video; drawing is a
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,14 +21,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from machine import machine_facts
+from machine import machine_facts, tell_report
 from PIL import Image
 
 from idol_runtime.association import Tracker
 from idol_runtime.config import AssociationConfig
 from idol_runtime.detection import NetworkOutput, detect
 from idol_runtime.draw import draw
-from idol_runtime.files import replacing
 from idol_runtime.frames import Frame, RGBImage
 from idol_runtime.optional import load_cv2
 from idol_runtime.preprocess import Placement, resize
@@ -179,12 +177,7 @@ def main() -> int:
         "limits_ms": LIMITS_MS,
         "ms": {**totals, **steps},
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(text + "\n")
-    return 0 if report["passed"] else 1
+    return tell_report(report, args.json)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""What a reader must know of the machine to judge a figure; no host names, no paths."""
+"""What a reader must know of the machine to judge a figure, without host names or paths; and how a report is told."""
 
 import datetime
+import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["machine_facts"]
+from idol_runtime.files import replacing
+
+__all__ = ["machine_facts", "tell_report"]
 
 
 def machine_facts() -> dict[str, str | int]:
@@ -21,6 +26,16 @@ def machine_facts() -> dict[str, str | int]:
         "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS", "default"),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def tell_report(report: Mapping[str, Any], path: Path | None) -> int:
+    """Print a report, and write it where a file is wanted; the exit status, 1 unless it `passed`."""
+    text = json.dumps(report, indent=2)
+    print(text)
+    if path is not None:
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n")
+    return 0 if report["passed"] else 1
 
 
 def _cpu_model() -> str:
