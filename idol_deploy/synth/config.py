@@ -6,13 +6,12 @@ Lengths are in short sides of the frame, so that one setting means the same at e
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, get_origin, get_type_hints
-
-import msgspec
+from typing import Any
 
 from idol_runtime.errors import ConfigError
+from idol_runtime.settings import read_setting
 
 __all__ = ["PRESETS", "SynthConfig", "easy", "hard", "override", "preset", "standard"]
 
@@ -176,17 +175,11 @@ def override(config: SynthConfig, changes: Sequence[str]) -> SynthConfig:
     Raises:
         ConfigError: no such key, or a value that cannot be.
     """
-    hints = get_type_hints(SynthConfig)
     changed: dict[str, Any] = {}
     for change in changes:
         key, equals, text = change.partition("=")
-        if not equals or key not in hints:
-            names = ", ".join(entry.name for entry in fields(config))
-            raise ConfigError(f"{change!r} is no setting; write KEY=VALUE, KEY being one of {names}")
-        tuples = get_origin(hints[key]) is tuple
-        value = text.strip("()[] ").replace("," if key != "size" else "x", " ").split() if tuples else text
-        try:
-            changed[key] = msgspec.convert(value, hints[key], strict=False)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{change!r}: {error}") from error
-    return replace(config, **changed)
+        if not equals:
+            raise ConfigError(f"{change!r} is no setting; write KEY=VALUE, such as noise=0")
+        text = text.replace("x", ",") if key == "size" else text
+        changed[key] = read_setting(config, key, text, "a data set")
+    return replace(config, **changed)  # at once: some shares must have a sum of at most 1

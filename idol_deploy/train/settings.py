@@ -6,13 +6,14 @@ settings = override(TrainSettings(preset("ytvis19_r50")), ["train.lr=2e-4", "los
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from idol_deploy.config import IdolConfig, preset
 from idol_deploy.model.config import BackboneConfig
 from idol_runtime.errors import ConfigError, DataError
+from idol_runtime.settings import read_setting
 
 __all__ = [
     "DataConfig",
@@ -154,26 +155,14 @@ def override(settings: TrainSettings, changes: Sequence[str]) -> TrainSettings:
             raise ConfigError(
                 f"{change!r} is no setting; write SECTION.KEY=VALUE, SECTION being one of {', '.join(_SECTIONS)}"
             )
-        settings = _changed(settings, _SECTIONS[section], key, text, change)
+        settings = _changed(settings, _SECTIONS[section], key, text, section)
     return settings
 
 
-def _changed(owner: Any, path: Sequence[str], key: str, text: str, change: str) -> Any:
+def _changed(owner: Any, path: Sequence[str], key: str, text: str, name: str) -> Any:
     if path:
-        return replace(owner, **{path[0]: _changed(getattr(owner, path[0]), path[1:], key, text, change)})
-    hints = get_type_hints(type(owner))
-    plain = [name for name, hint in hints.items() if hint != BackboneConfig]
-    if key not in plain:
-        raise ConfigError(f"{change.partition('.')[0]} has no {key!r}; it has {', '.join(plain)}")
-    value: object = text
-    if get_origin(hints[key]) is tuple:
-        value = text.strip("()[] ").replace(",", " ").split()
-    elif text.lower() in ("none", "null") and type(None) in get_args(hints[key]):
-        value = None
-    try:
-        return replace(owner, **{key: msgspec.convert(value, hints[key], strict=False)})
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{change!r}: {error}") from error
+        return replace(owner, **{path[0]: _changed(getattr(owner, path[0]), path[1:], key, text, name)})
+    return replace(owner, **{key: read_setting(owner, key, text, name)})
 
 
 def settings_to_json(settings: TrainSettings) -> str:

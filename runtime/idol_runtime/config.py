@@ -194,7 +194,7 @@ def override(config: StreamConfig, settings: Sequence[str]) -> StreamConfig:
     Raises:
         ConfigError: no such key, or a value that cannot be.
     """
-    import msgspec  # only here: the network's configuration must load where msgspec is missing
+    from idol_runtime.settings import read_setting  # only here: a configuration must load without msgspec
 
     changed: dict[str, Any] = {"association": config.association, "video": config.video}
     for setting in settings:
@@ -202,11 +202,6 @@ def override(config: StreamConfig, settings: Sequence[str]) -> StreamConfig:
         section, _, key = path.partition(".")
         if not equals or section not in changed:
             raise ConfigError(f"{setting!r} is no setting; write association.KEY=VALUE or video.KEY=VALUE")
-        fields = msgspec.to_builtins(changed[section])
-        if key not in fields:
-            raise ConfigError(f"{section} has no {key!r}; it has {', '.join(fields)}")
-        try:
-            changed[section] = msgspec.convert({**fields, key: value}, type(changed[section]), strict=False)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{setting!r}: {error}") from error
+        owner = changed[section]
+        changed[section] = replace(owner, **{key: read_setting(owner, key, value, section)})
     return replace(config, **changed)

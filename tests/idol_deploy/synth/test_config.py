@@ -31,6 +31,11 @@ def test_a_share_lies_between_0_and_1(name: str, value: float) -> None:
             dataclasses.replace(SynthConfig(), **{name: value})
 
 
+def test_changes_count_together() -> None:
+    changed = override(preset("hard"), ["leave=0.9", "hide=0", "cross=0", "lurk=0.1"])
+    assert (changed.leave, changed.lurk) == (0.9, 0.1)
+
+
 @given(st.tuples(*[st.floats(0, 1)] * 4))
 def test_moves_share_one_whole(shares: tuple[float, ...]) -> None:
     names = ("cross", "hide", "leave", "lurk")
@@ -46,7 +51,7 @@ def test_moves_share_one_whole(shares: tuple[float, ...]) -> None:
     ("change", "says"),
     [
         ("frames", "KEY=VALUE"),
-        ("frame=3", "KEY being one of frames, size"),
+        ("frame=3", "no .frame.; it has frames, size"),
         ("frames=many", "Expected `int`"),
         ("frames=0", "between 1 and"),
         ("vanish=9,2", "the lower first"),

@@ -1,0 +1,54 @@
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from idol_runtime.errors import ConfigError
+from idol_runtime.settings import read_setting
+
+
+@dataclass(frozen=True)
+class _Inner:
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class _Settings:
+    rate: float = 0.5
+    sizes: tuple[int, ...] = (1, 2)
+    limit: int | None = 3
+    kind: Literal["a", "b"] = "a"
+    on: bool = False
+    inner: _Inner = field(default_factory=_Inner)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("rate", "2e-4", 2e-4),
+        ("sizes", "(3, 4)", (3, 4)),
+        ("sizes", "5", (5,)),
+        ("limit", "None", None),
+        ("limit", "7", 7),
+        ("kind", "b", "b"),
+        ("on", "true", True),
+    ],
+)
+def test_a_field_is_what_was_written(key: str, text: str, value: object) -> None:
+    assert read_setting(_Settings(), key, text, "run") == value
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("speed", "1", "run has no 'speed'; it has rate, sizes, limit, kind, on$"),
+        ("inner", "1", "run has no 'inner'"),
+        ("rate", "fast", "rate=fast: Expected `float`"),
+        ("sizes", "1,x", "sizes=1,x: Expected `int`"),
+        ("rate", "none", "rate=none"),
+        ("kind", "c", "kind=c: Invalid enum value 'c'"),
+    ],
+)
+def test_what_cannot_be(key: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_setting(_Settings(), key, text, "run")
