@@ -207,16 +207,35 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"the kernel is tested where it can be compiled: {error}")
     if not shutil.which("cmake"):
         pytest.skip("the kernel is tested where it can be compiled: there is no cmake")
-    folder = tmp_path_factory.mktemp("libraries")
     sanitize = os.environ.get("IDOL_SANITIZE", "")
-    build(
-        folder,
-        ort_include=Path(ort) if ort else None,
-        tensorrt_include=Path(tensorrt) if tensorrt else None,
-        tensorrt_host=True,
-        strict=True,
-        sanitize=sanitize,
-    )
+
+    def make(folder: Path) -> None:
+        build(
+            folder,
+            ort_include=Path(ort) if ort else None,
+            tensorrt_include=Path(tensorrt) if tensorrt else None,
+            tensorrt_host=True,
+            strict=True,
+            sanitize=sanitize,
+        )
+
+    return _made_once(tmp_path_factory, "libraries", make)
+
+
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of several test processes makes, and the others wait for."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    from filelock import FileLock
+
+    folder = factory.getbasetemp().parent / name
+    made = folder.with_suffix(".made")
+    with FileLock(folder.with_suffix(".lock")):
+        if not made.is_file():
+            make(folder)
+            made.touch()
     return folder
 
 
