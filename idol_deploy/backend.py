@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from idol_deploy.model.geometry import padding_mask
 from idol_deploy.model.idol import Idol
+from idol_runtime.backends.base import BatchLimit
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.preprocess import normalise
 
@@ -22,6 +23,7 @@ class TorchBackend:
     network_size = None
     graph = None
     remark = ""
+    batch = BatchLimit()
 
     def __init__(self, model: Idol) -> None:
         self._model = model.eval()

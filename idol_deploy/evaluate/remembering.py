@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend
+from idol_runtime.backends.base import BatchLimit
 from idol_runtime.bundle import GraphName
 from idol_runtime.detection import NetworkOutput
 
@@ -40,6 +41,11 @@ class RememberingBackend:
     def network_size(self) -> tuple[int, int] | None:
         """The other's."""
         return self._backend.network_size
+
+    @property
+    def batch(self) -> BatchLimit:
+        """The other's."""
+        return self._backend.batch
 
     def infer(
         self,

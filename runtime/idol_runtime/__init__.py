@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from idol_runtime.errors import IdolError
     from idol_runtime.pipeline import Pipeline
     from idol_runtime.results import FrameResult, VideoResult, write_results
+    from idol_runtime.streams import Streams
 
     __version__: str
 
@@ -26,6 +27,7 @@ __all__ = [
     "Pipeline",
     "Preprocessing",
     "StreamConfig",
+    "Streams",
     "VideoConfig",
     "VideoResult",
     "__version__",
@@ -39,6 +41,7 @@ _HOMES = {
     "Pipeline": "idol_runtime.pipeline",
     "Preprocessing": "idol_runtime.config",
     "StreamConfig": "idol_runtime.config",
+    "Streams": "idol_runtime.streams",
     "VideoConfig": "idol_runtime.config",
     "VideoResult": "idol_runtime.results",
     "write_results": "idol_runtime.results",

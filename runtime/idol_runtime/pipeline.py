@@ -13,25 +13,24 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.association import Tracker
 from idol_runtime.backends import Backend, GraphChoice, open_backend
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary, StageError
 from idol_runtime.config import StreamConfig, override
-from idol_runtime.detection import detect
-from idol_runtime.errors import BackendError, FrameError
-from idol_runtime.frames import check_frame
-from idol_runtime.preprocess import Placement, letterbox, resize
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.errors import BackendError
+from idol_runtime.preprocess import resize
 from idol_runtime.results import FrameResult
 from idol_runtime.sources import open_source
+from idol_runtime.stream import Prepared, Stream
 
-__all__ = ["CANARY_TOLERANCE", "Pipeline", "Prepared", "compare_golden", "replay_canary"]
+__all__ = ["CANARY_TOLERANCE", "Opened", "Pipeline", "compare_golden", "open_network", "replay_canary"]
 
 # fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 and more.
 CANARY_TOLERANCE = 1e-3
 
 
 def compare_golden(
-    backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None, copies: int = 1
+    backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None, frames: int = 1
 ) -> tuple[StageError, ...]:
     """Run the golden frame, from its resize to the network's six outputs, and compare with PyTorch's answer.
 
@@ -39,13 +38,14 @@ def compare_golden(
         backend: runs the network.
         canary: golden frame and answer.
         tolerances: of each output, of a graph of fewer bits; None: `CANARY_TOLERANCE` for all.
-        copies: of the frame at once; the errors are the largest of any copy.
+        frames: at once: the golden one in every second place, then in the others, with its mirror image between, so
+            that frames that mix are found. The errors are the largest of any place.
 
     Raises:
         BackendError: the backend fails, or an output has another shape.
     """
     size = backend.network_size or canary.frame.shape[:2]
-    outputs = backend.infer(np.repeat(resize(canary.frame, size)[None], copies, axis=0))
+    outputs = _answers(backend, resize(canary.frame, size), frames)
     stages = []
     for name in OUTPUT_NAMES:
         expected, answers = canary.outputs[name], [getattr(output, name) for output in outputs]
@@ -61,32 +61,98 @@ def compare_golden(
     return tuple(stages)
 
 
-def replay_canary(backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None) -> None:
+def _answers(backend: Backend, golden: NDArray[np.uint8], frames: int) -> list[NetworkOutput]:
+    """To the golden frame [h, w, 3], in every place of a batch of so many."""
+    if frames == 1:
+        return backend.infer(golden[None])
+    found = []
+    for first in (0, 1):
+        images = np.repeat(golden[None, :, ::-1], frames, axis=0)
+        images[first::2] = golden
+        found += backend.infer(images)[first::2]
+    return found
+
+
+def replay_canary(
+    backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None, frames: int = 1
+) -> None:
     """See the golden frame answered rightly; the arguments are those of `compare_golden`.
 
     Raises:
         BackendError: the backend answers wrongly; names the output.
     """
-    for stage in compare_golden(backend, canary, tolerances):
+    among = f" among {frames} at once" if frames > 1 else ""
+    for stage in compare_golden(backend, canary, tolerances, frames):
         if not stage.passed:
             raise BackendError(
-                f"{backend.name} answers wrongly on the golden frame: {stage.stage} is off by {stage.error:.1e} "
-                f"(allowed {stage.tolerance:.0e}); use another graph (--graph portable), backend (--backend "
-                "onnxruntime), device or version of it"
+                f"{backend.name} answers wrongly on the golden frame{among}: {stage.stage} is off by "
+                f"{stage.error:.1e} (allowed {stage.tolerance:.0e}); use another graph (--graph "
+                "portable), backend (--backend onnxruntime), device or version of it"
             )
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A frame as the network takes it.
+@dataclass(frozen=True)
+class Opened:
+    """A bundle's network, ready to run, and how its streams are to be handled.
 
     Attributes:
-        image: [h, w, 3] uint8 RGB.
-        placement: where the source frame lies in it.
+        backend: runs the network; to be closed.
+        config: preprocessing, thresholds and association.
+        note: the bundle's caption for annotated videos.
     """
 
-    image: NDArray[np.uint8]
-    placement: Placement
+    backend: Backend
+    config: StreamConfig
+    note: str
+
+
+def open_network(
+    bundle: str | Path,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    graph: GraphChoice = "auto",
+    canary: bool = True,
+    settings: Sequence[str] = (),
+    frames: int = 1,
+) -> Opened:
+    """Open a bundle, check it, load it, and see the golden frame answered rightly.
+
+    Args:
+        bundle: path of the `.idol` file.
+        backend: inference engine, or `auto`.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: wherever the backend is fastest.
+        threads: CPU threads; None: as many as the engine likes.
+        graph: one of the bundle's, or `auto`: `plugin` where the library of its operator can be loaded, else
+            `portable`; or a verified one of fewer bits that is faster here.
+        canary: replay the golden frame; turn off only what you have checked otherwise.
+        settings: changes to the bundle's thresholds and association; see `config.override`.
+        frames: that are to go through the network at once, if it takes so many: the golden frame is then also replayed
+            among others.
+
+    Raises:
+        ConfigError: a setting that cannot be.
+        BundleError: broken, tampered with, or of a newer schema.
+        MissingDependencyError: the engine is not installed.
+        PluginError: the plugin graph was asked for, and its library is not built.
+        BackendError: the engine refuses the graph or the device, or answers wrongly.
+    """
+    with Bundle.open(bundle) as opened:
+        config = override(opened.manifest.stream, settings)
+        golden = opened.canary()
+        engine = open_backend(opened, backend, device, threads, graph)
+        try:
+            if canary:
+                tolerances = opened.tolerances(engine.graph)
+                replay_canary(engine, golden, tolerances)
+                together = 1 if frames == 1 else engine.batch.at_most(frames)
+                if together > 1:
+                    replay_canary(engine, golden, tolerances, together)
+        except BaseException:
+            engine.close()
+            raise
+        return Opened(engine, config, opened.manifest.note)
 
 
 class Pipeline:
@@ -107,10 +173,7 @@ class Pipeline:
         self.config = config
         self.fit = fit
         self.note = ""
-        self._tracker = Tracker(config.association)
-        self._index = 0
-        self._prepared = 0
-        self._frame_size: tuple[int, int] | None = None
+        self._stream = Stream(config, backend.network_size, fit=fit)
 
     @classmethod
     def open(
@@ -127,37 +190,21 @@ class Pipeline:
     ) -> "Pipeline":
         """Open a bundle, check it, load it, and see the golden frame answered rightly.
 
-        Args:
-            bundle: path of the `.idol` file.
-            backend: inference engine, or `auto`.
-            device: `cpu`, `cuda` or `cuda:N`; `auto`: wherever the backend is fastest.
-            threads: CPU threads; None: as many as the engine likes.
-            graph: one of the bundle's, or `auto`: `plugin` where the library of its operator can be loaded, else
-                `portable`; or a verified one of fewer bits that is faster here.
-            canary: replay the golden frame; turn off only what you have checked otherwise.
-            fit: letterbox frames whose shape the network was not made for, instead of refusing them.
-            settings: changes to the bundle's thresholds and association; see `config.override`.
-
-        Raises:
-            ConfigError: a setting that cannot be.
-            BundleError: broken, tampered with, or of a newer schema.
-            MissingDependencyError: the engine is not installed.
-            PluginError: the plugin graph was asked for, and its library is not built.
-            BackendError: the engine refuses the graph or the device, or answers wrongly.
+        With `fit`, frames whose shape the network was not made for are letterboxed, instead of refused. All else, and
+        the errors, are those of `open_network`.
         """
-        with Bundle.open(bundle) as opened:
-            config = override(opened.manifest.stream, settings)
-            golden = opened.canary()
-            engine = open_backend(opened, backend, device, threads, graph)
-            try:
-                if canary:
-                    replay_canary(engine, golden, opened.tolerances(engine.graph))
-            except BaseException:
-                engine.close()
-                raise
-            pipeline = cls(engine, config, fit=fit)
-            pipeline.note = opened.manifest.note
-            return pipeline
+        opened = open_network(
+            bundle,
+            backend=backend,
+            device=device,
+            threads=threads,
+            graph=graph,
+            canary=canary,
+            settings=settings,
+        )
+        pipeline = cls(opened.backend, opened.config, fit=fit)
+        pipeline.note = opened.note
+        return pipeline
 
     def __enter__(self) -> "Pipeline":
         return self
@@ -173,9 +220,7 @@ class Pipeline:
 
     def reset(self) -> None:
         """Start a new video: forget all tracks, number identities and frames from 0 again."""
-        self._tracker.reset()
-        self._index = self._prepared = 0
-        self._frame_size = None
+        self._stream.reset()
 
     def step(self, frame: object) -> FrameResult:
         """Process the next frame of the stream.
@@ -188,8 +233,7 @@ class Pipeline:
                 or of another size than the frames before.
             BackendError: the inference engine failed.
         """
-        self._prepared = self._index
-        return self.track(self.prepare(frame))
+        return self.track(self._stream.peek(frame))
 
     def prepare(self, frame: object) -> Prepared:
         """The first half of `step`: check and resize the next frame; may run in another thread than `track`.
@@ -197,10 +241,7 @@ class Pipeline:
         Raises:
             FrameError: as `step`.
         """
-        image, placement = self._place(frame)
-        self._frame_size = placement.frame  # only now: a refused frame must not decide the stream's size
-        self._prepared += 1
-        return Prepared(image, placement)
+        return self._stream.prepare(frame)
 
     def track(self, prepared: Prepared) -> FrameResult:
         """The second half of `step`, for frames in the order in which they were prepared.
@@ -208,14 +249,7 @@ class Pipeline:
         Raises:
             BackendError: the inference engine failed.
         """
-        detections = detect(self.backend.infer(prepared.image[None])[0], self.config.association)
-        ids = self._tracker.update(
-            detections.scores, detections.labels, detections.boxes, detections.embeddings
-        )
-        names = self.config.class_names
-        result = FrameResult.from_detections(self._index, detections, ids, prepared.placement, names)
-        self._index += 1
-        return result
+        return self._stream.track(prepared, self.backend.infer(prepared.image[None])[0])
 
     def stream(
         self, source: str | int | Path, *, stride: int = 1, max_frames: int | None = None
@@ -230,23 +264,3 @@ class Pipeline:
         with open_source(source, stride=stride, max_frames=max_frames) as frames:
             for frame in frames:
                 yield self.step(frame.image)
-
-    def _place(self, frame: object) -> tuple[NDArray[np.uint8], Placement]:
-        image = check_frame(frame, name=f"frame {self._prepared}")
-        size = (image.shape[0], image.shape[1])
-        if self._frame_size not in (None, size):
-            raise FrameError(
-                f"frame {self._prepared} is {size[0]}x{size[1]}, those before were "
-                f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"
-            )
-        wanted = self.config.preprocessing.network_size(*size)
-        taken = self.backend.network_size or wanted
-        if wanted == taken:
-            return resize(image, taken), Placement(frame=size, network=taken, content=taken)
-        if not self.fit:
-            raise FrameError(
-                f"a frame of {size[0]}x{size[1]} becomes {wanted[0]}x{wanted[1]}, this bundle's network takes "
-                f"{taken[0]}x{taken[1]}; letterbox it with --fit (fit=True), or export with "
-                f"--frame-size {size[0]}x{size[1]}"
-            )
-        return letterbox(image, taken, self.config.preprocessing.mean)

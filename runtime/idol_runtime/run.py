@@ -14,11 +14,12 @@ from idol_runtime.errors import ConfigError
 from idol_runtime.frames import Frame
 from idol_runtime.images import NOMINAL_FPS
 from idol_runtime.overlap import Behind, ahead
-from idol_runtime.pipeline import Pipeline, Prepared
+from idol_runtime.pipeline import Pipeline
 from idol_runtime.results import FrameResult
 from idol_runtime.results_sink import ResultsSink
 from idol_runtime.sinks import DisplaySink, JsonlSink, MaskSink, Sink, VideoSink
 from idol_runtime.sources import FrameSource, open_source
+from idol_runtime.stream import Prepared
 
 __all__ = ["RunOptions", "RunSummary", "run"]
 

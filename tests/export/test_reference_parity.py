@@ -235,8 +235,8 @@ def test_a_free_run_that_goes_another_way_fails(
     step = module.Pipeline.step
 
     def forgetful(self: module.Pipeline, image: object) -> object:
-        if self._index == 2:
-            self._tracker.reset()
+        if self._stream._index == 2:
+            self._stream._tracker.reset()
         return step(self, image)
 
     monkeypatch.setattr(module.Pipeline, "step", forgetful)

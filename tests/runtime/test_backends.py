@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from idol_runtime.backends import open_backend
-from idol_runtime.backends.onnxruntime import import_onnxruntime, open_session
+from idol_runtime.backends.onnxruntime import _batch_limit, import_onnxruntime, open_session
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary, TensorInfo
 from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError, PluginError
 from idol_runtime.pipeline import Pipeline
@@ -101,6 +101,19 @@ def test_onnxruntime_answers_by_name(kit: Any, tiny_bundle: Path) -> None:
             assert answer.dtype == np.float32
             np.testing.assert_allclose(answer, expected, rtol=1e-5, err_msg=name)
         backend.close()
+
+
+@needs_onnxruntime
+def test_how_many_frames_a_graph_takes_at_once(tiny_bundle: Path) -> None:
+    with Bundle.open(tiny_bundle) as bundle:
+        static = open_backend(bundle, threads=1).batch
+    assert (static.most, static.at_most(8)) == (1, 1)
+    assert "--dynamic-batch" in static.why
+    free = _batch_limit(True, "plugin")
+    assert (free.most, free.at_most(8), free.why) == (None, 8, "")
+    ranges = _batch_limit(True, "int8-ort")
+    assert ranges.most == 1, "its ranges are those of all frames"
+    assert "--graph plugin" in ranges.why
 
 
 @needs_onnxruntime

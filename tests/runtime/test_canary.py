@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from idol_runtime import pipeline as module
+from idol_runtime.backends.base import BatchLimit
 from idol_runtime.bundle import OUTPUT_NAMES, Canary
 from idol_runtime.config import Preprocessing
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError
 from idol_runtime.pipeline import Pipeline, replay_canary
 from idol_runtime.preprocess import resize
+from idol_runtime.streams import Streams
 
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -23,6 +25,7 @@ class FixedBackend:
 
     name = "fixed (numpy)"
     graph = None
+    batch = BatchLimit()
 
     def __init__(self, canary: Canary, size: tuple[int, int] | None, **changes: Change) -> None:
         self.network_size = size
@@ -96,6 +99,51 @@ def test_an_all_zero_output_is_compared_too(kit: Any) -> None:
     replay_canary(FixedBackend(zeros, None), zeros)
     with pytest.raises(BackendError, match="boxes"):
         replay_canary(FixedBackend(canary, None), zeros)
+
+
+class MixingBackend(FixedBackend):
+    """Takes what it answers for one frame from the frame before it in the batch."""
+
+    def infer(self, images: np.ndarray) -> list[NetworkOutput]:
+        self.seen.append(images)
+        right, wrong = self._output, NetworkOutput(*(1.5 * array for array in vars(self._output).values()))
+        golden = self.seen[0][0]
+        return [right if np.array_equal(image, golden) else wrong for image in np.roll(images, 1, axis=0)]
+
+
+@pytest.mark.parametrize("frames", [2, 3, 4])
+def test_frames_that_mix_are_found_among_others(kit: Any, frames: int) -> None:
+    canary = kit.canary()
+    mixing = MixingBackend(canary, kit.size)
+    replay_canary(mixing, canary)
+    with pytest.raises(
+        BackendError, match=rf"answers wrongly on the golden frame among {frames} at once: logits"
+    ):
+        replay_canary(mixing, canary, frames=frames)
+    fixed = FixedBackend(canary, kit.size)
+    replay_canary(fixed, canary, frames=frames)
+    places = {
+        i for images in fixed.seen for i, image in enumerate(images) if np.array_equal(image, canary.frame)
+    }
+    assert places == set(range(frames)), "the golden frame has been everywhere"
+
+
+def test_streams_are_opened_with_the_golden_frame_among_others(
+    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary, path = kit.canary(), kit.write(tmp_path / "m.idol")
+    for most, seen in ((None, [1, 3, 3]), (2, [1, 2, 2]), (1, [1])):
+        backend = FixedBackend(canary, kit.size)
+        backend.batch = BatchLimit(most)
+        monkeypatch.setattr(module, "open_backend", lambda *_, backend=backend: backend)
+        with Streams.open(path, at_once=3) as streams:
+            assert [len(images) for images in backend.seen] == seen
+            assert streams.step({0: canary.frame, 1: canary.frame})[1].index == 0
+    mixing = MixingBackend(canary, kit.size)
+    monkeypatch.setattr(module, "open_backend", lambda *_: mixing)
+    with pytest.raises(BackendError, match="among 4 at once"):
+        Streams.open(path)
+    assert mixing.closed
 
 
 def test_open_replays_the_canary_unless_told_otherwise(

@@ -289,8 +289,8 @@ def test_memory_does_not_grow_with_the_stream() -> None:
             backend.seen.clear()
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
-            rows.append(len(pipeline._tracker.bank or ()))
+            rows.append(len(pipeline._stream._tracker.bank or ()))
     tracemalloc.stop()
-    assert pipeline._tracker._next_id > 300, "the stream has to bring new identities"
+    assert pipeline._stream._tracker._next_id > 300, "the stream has to bring new identities"
     assert max(rows) <= 4 * CONFIG.association.max_age
     assert max(sizes[1:]) - sizes[0] < 64 * 1024

@@ -1,5 +1,6 @@
 """What a backend is, and how one is chosen."""
 
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -10,10 +11,27 @@ from idol_runtime.detection import NetworkOutput
 from idol_runtime.engine_file import engines_of
 from idol_runtime.errors import ConfigError, IdolError
 
-__all__ = ["BACKENDS", "Backend", "GraphChoice", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "BatchLimit", "GraphChoice", "open_backend"]
 
 BACKENDS = ("onnxruntime", "tensorrt")
 GraphChoice: TypeAlias = GraphName | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class BatchLimit:
+    """How many frames may go through the network at once.
+
+    Attributes:
+        most: None: as many as come.
+        why: it is not more, and how it could be.
+    """
+
+    most: int | None = None
+    why: str = ""
+
+    def at_most(self, frames: int) -> int:
+        """That many, or what is allowed."""
+        return frames if self.most is None else min(frames, self.most)
 
 
 class Backend(Protocol):
@@ -24,6 +42,7 @@ class Backend(Protocol):
         graph: the last alone; None for what is of no bundle.
         remark: why it is this graph, and how a faster one could be had; empty where there was nothing to choose.
         network_size: (h, w) of the frames it takes; None: any.
+        batch: how many of them at once, so that none has a part in another's result.
     """
 
     @property
@@ -37,6 +56,9 @@ class Backend(Protocol):
 
     @property
     def network_size(self) -> tuple[int, int] | None: ...
+
+    @property
+    def batch(self) -> BatchLimit: ...
 
     def infer(
         self,

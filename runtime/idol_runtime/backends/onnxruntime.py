@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
-from idol_runtime.backends.base import GraphChoice
+from idol_runtime.backends.base import BatchLimit, GraphChoice
 from idol_runtime.backends.choice import JUDGES, fastest, require_graph, verified_graphs
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.certificates import ReducedName
@@ -154,6 +154,17 @@ def _operator(bundle: Bundle, device: str) -> tuple[Path]:
     return (library,)
 
 
+def _batch_limit(dynamic: bool, graph: GraphName) -> BatchLimit:
+    if not dynamic:
+        return BatchLimit(1, "the bundle's graphs take one frame at a time; export it with --dynamic-batch")
+    if graph == "int8-ort":
+        # One range for all: a stream's result would hang on what the others show.
+        return BatchLimit(
+            1, "int8-ort finds its ranges as it runs, over all frames at once; use --graph plugin"
+        )
+    return BatchLimit()
+
+
 class OnnxRuntimeBackend:
     """One of the bundle's graphs in an ONNX Runtime session."""
 
@@ -166,12 +177,14 @@ class OnnxRuntimeBackend:
         network_size: tuple[int, int] | None,
         remark: str = "",
         graph: GraphName = "portable",
+        batch: BatchLimit | None = None,
     ) -> None:
         self._session = session
         self._name = name
         self._network_size = network_size
         self._remark = remark
         self._graph = graph
+        self._batch = batch or BatchLimit()
 
     @classmethod
     def from_bundle(
@@ -251,7 +264,9 @@ class OnnxRuntimeBackend:
         if found != promised or not set(OUTPUT_NAMES) <= set(found):
             raise BackendError(f"{bundle.path}: the graph has {found}, its manifest promises {promised}")
         name = f"onnxruntime ({device}, {graph} graph)"
-        return cls(session, name, bundle.manifest.network_size, remark, graph)
+        manifest = bundle.manifest
+        limit = _batch_limit(manifest.dynamic_batch, graph)
+        return cls(session, name, manifest.network_size, remark, graph, limit)
 
     @property
     def name(self) -> str:
@@ -272,6 +287,11 @@ class OnnxRuntimeBackend:
     def network_size(self) -> tuple[int, int] | None:
         """(h, w) of the frames it takes."""
         return self._network_size
+
+    @property
+    def batch(self) -> BatchLimit:
+        """How many of them at once."""
+        return self._batch
 
     def infer(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_plugins.trt import trt_library
-from idol_runtime.backends.base import GraphChoice
+from idol_runtime.backends.base import BatchLimit, GraphChoice
 from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index
 from idol_runtime.backends.engine_choice import choose_engine
 from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, tensorrt_log
@@ -131,6 +131,11 @@ class TensorRTBackend:
     def network_size(self) -> tuple[int, int] | None:
         """(h, w) of the frames it takes."""
         return self._size
+
+    @property
+    def batch(self) -> BatchLimit:
+        """How many of them at once."""
+        return BatchLimit(self._most, f"the engine takes {self._most} at once; build it with --max-batch")
 
     def infer(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, open_backend
-from idol_runtime.backends.base import BACKENDS
+from idol_runtime.backends.base import BACKENDS, BatchLimit
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.certificates import Certificate, GraphName, PrecisionCertificate
 from idol_runtime.detection import NetworkOutput
@@ -96,6 +96,7 @@ class OpenVinoBackend:
     name = "openvino (cpu, portable graph)"
     graph: GraphName | None = "portable"
     remark = ""
+    batch = BatchLimit(1, "frames are timed one at a time")
 
     def __init__(self, graph: bytes, network_size: tuple[int, int], threads: int | None) -> None:
         """Compile a graph for single frames, in fp32.

@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 
 from idol_runtime.optional import load_cv2
-from idol_runtime.pipeline import Pipeline, Prepared
+from idol_runtime.pipeline import Pipeline
 from idol_runtime.rle import decode_rle
+from idol_runtime.stream import Prepared
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -445,7 +446,7 @@ def test_ctrl_c_finishes_every_output(
     track = Pipeline.track
 
     def interrupted(self: Pipeline, prepared: Prepared) -> object:
-        if self._index == frame:
+        if self._stream._index == frame:
             raise KeyboardInterrupt
         return track(self, prepared)
 
