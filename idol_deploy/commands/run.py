@@ -1,12 +1,17 @@
 """`idol-deploy run`: bundle and video to tracked masks."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idol_deploy.commands.arguments import positive
 from idol_deploy.commands.model import add_association
 from idol_deploy.commands.steps import INTERRUPTED
 from idol_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from idol_runtime.run_options import RunSummary
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,7 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=run)
     add = parser.add_argument
     add("bundle", type=Path, help="the .idol file")
-    add("--source", required=True, help="video file, image folder, 'glob*', camera index, or rtsp/http URL")
+    add(
+        "--source",
+        required=True,
+        action="append",
+        help="video file, image folder, 'glob*', camera index, or rtsp/http URL; may be repeated",
+    )
     add("--save", type=Path, metavar="FILE", help="annotated video: .mp4, .mkv, .avi")
     add("--jsonl", type=Path, metavar="FILE", help="one JSON object per frame, masks as RLE")
     add(
@@ -35,9 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a camera or stream, skip what came while the network was busy",
     )
+    add(
+        "--at-once",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="frames of several sources that go through the network together (default: up to 4)",
+    )
     add("--stride", type=positive, default=1, metavar="N", help="take every N-th frame")
-    add("--max-frames", type=positive, metavar="N", help="stop after N frames")
-    add("--video-id", type=int, default=1, metavar="N", help="of the entries in --results (default: 1)")
+    add("--max-frames", type=positive, metavar="N", help="stop after N frames of each source")
+    add("--video-id", type=int, default=1, metavar="N", help="of the entries in --results (default: 1, 2, …)")
     add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
     add("--backend", default="auto", help="auto, onnxruntime, tensorrt (default: auto)")
     add(
@@ -53,13 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from idol_runtime.pipeline import Pipeline
-    from idol_runtime.run import RunOptions, run
+    from idol_runtime.run import run
+    from idol_runtime.run_options import RunOptions, for_each_source
+    from idol_runtime.streams import Streams
 
     if not (options.save or options.jsonl or options.results or options.masks or options.display):
         raise ConfigError("nothing to write; give --save, --jsonl, --results, --masks or --display")
-    run_options = RunOptions(
-        source=options.source,
+    pattern = RunOptions(
+        source="",
         save=options.save,
         jsonl=options.jsonl,
         results=options.results,
@@ -72,7 +90,8 @@ def run(options: argparse.Namespace) -> int:
         max_frames=options.max_frames,
         video_id=options.video_id,
     )
-    with Pipeline.open(
+    run_options = for_each_source(pattern, options.source)
+    with Streams.open(
         options.bundle,
         backend=options.backend,
         device=options.device,
@@ -81,13 +100,28 @@ def run(options: argparse.Namespace) -> int:
         canary=options.canary,
         fit=options.fit,
         settings=options.set,
-    ) as pipeline:
-        backend = pipeline.backend.name
-        if pipeline.backend.remark:
-            print(f"note: {pipeline.backend.remark}")
-        summary = run(pipeline, run_options)
-    print(f"{summary.frames} frames, {summary.tracks} tracks, {backend}")
-    for output in summary.outputs:
+        at_once=min(options.at_once, len(run_options)),
+    ) as streams:
+        backend = streams.backend.name
+        for remark in filter(None, (streams.backend.remark, streams.remark)):
+            print(f"note: {remark}")
+        summaries = run(streams, run_options)
+    return _tell(summaries, backend, options.display)
+
+
+def _tell(summaries: "list[RunSummary]", backend: str, display: bool) -> int:
+    """Say what came of each source; returns the exit status."""
+    if len(summaries) > 1:
+        for summary in summaries:
+            print(f"{summary.source}: {summary.frames} frames, {summary.tracks} tracks")
+    frames, tracks = (sum(values) for values in zip(*((s.frames, s.tracks) for s in summaries), strict=True))
+    print(f"{frames} frames, {tracks} tracks, {backend}")
+    for output in (path for summary in summaries for path in summary.outputs):
         if output.exists():
             print(f"wrote {output}")
-    return INTERRUPTED if summary.interrupted and not options.display else 0
+    broken = [summary for summary in summaries if summary.error is not None]
+    for summary in broken:
+        print(f"idol-deploy: error: {summary.source} ended early: {summary.error}", file=sys.stderr)
+    if any(summary.interrupted for summary in summaries) and not display:
+        return INTERRUPTED
+    return 2 if broken else 0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Generic, TypeVar
 
-__all__ = ["DEPTH", "PATIENCE_S", "Behind", "ahead"]
+__all__ = ["DEPTH", "PATIENCE_S", "Behind", "Handover", "ahead"]
 
 # Enough to even out frames that take longer; more would only make each one older.
 DEPTH = 2
@@ -25,19 +25,20 @@ PATIENCE_S = 2.0
 T = TypeVar("T")
 
 
-class _Queue(Generic[T]):
+class Handover(Generic[T]):
     """A bounded queue that either end may close, and that carries the exception its producer ended with.
 
     Args:
         depth: how many items it holds.
         newest: a full queue loses its oldest item, instead of making the producer wait.
+        changed: notified of everything; whoever waits for one of several queues gives the same to all.
     """
 
-    def __init__(self, depth: int, newest: bool = False) -> None:
+    def __init__(self, depth: int, newest: bool = False, changed: threading.Condition | None = None) -> None:
         self._items: deque[T] = deque()
         self._depth = depth
         self._newest = newest
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
         self._done = False
         self._abandoned = False
         self._error: BaseException | None = None
@@ -68,23 +69,29 @@ class _Queue(Generic[T]):
             self._items.clear()
             self._changed.notify_all()
 
+    @property
+    def ready(self) -> bool:
+        """Whether `next` has something to give, or to raise, without waiting."""
+        return bool(self._items) or self._done or self._abandoned
+
     def __iter__(self) -> Iterator[T]:
-        """The items, then the producer's exception if there is one."""
-        while True:
-            with self._changed:
-                while not (self._items or self._done or self._abandoned):
-                    self._changed.wait()
-                if not self._items:
-                    if self._error is not None:
-                        raise self._error
-                    return
+        return self
+
+    def __next__(self) -> T:
+        """The next item; after the last, the producer's exception if there is one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.ready)
+            if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
-            yield item
+                return item
+        raise self._error or StopIteration
 
 
 @contextlib.contextmanager
-def ahead(items: Iterable[T], *, newest: bool = False) -> Iterator[Iterator[T]]:
+def ahead(
+    items: Iterable[T], *, newest: bool = False, changed: threading.Condition | None = None
+) -> Iterator[Handover[T]]:
     """Iterate in a thread of its own, up to `DEPTH` items ahead of whoever takes them.
 
     Leaving the context ends the thread after the item that it is at, or leaves it behind after `PATIENCE_S`.
@@ -92,8 +99,9 @@ def ahead(items: Iterable[T], *, newest: bool = False) -> Iterator[Iterator[T]]:
     Args:
         items: what to iterate; its exception is raised to the taker, after the items before it.
         newest: hold only the newest item; those that nobody took in time are lost.
+        changed: as of `Handover`.
     """
-    queue: _Queue[T] = _Queue(1 if newest else DEPTH, newest)
+    queue: Handover[T] = Handover(1 if newest else DEPTH, newest, changed)
 
     def produce() -> None:
         try:
@@ -108,7 +116,7 @@ def ahead(items: Iterable[T], *, newest: bool = False) -> Iterator[Iterator[T]]:
     thread = threading.Thread(target=produce, name="idol-ahead", daemon=True)
     thread.start()
     try:
-        yield iter(queue)
+        yield queue
     finally:
         queue.abandon()
         thread.join(PATIENCE_S)
@@ -121,7 +129,7 @@ class Behind(Generic[T]):
     """
 
     def __init__(self, work: Callable[[T], None]) -> None:
-        self._queue: _Queue[T] = _Queue(DEPTH)
+        self._queue: Handover[T] = Handover(DEPTH)
         self._work = work
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._consume, name="idol-behind", daemon=True)

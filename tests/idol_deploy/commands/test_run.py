@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from idol_runtime.optional import load_cv2
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.rle import decode_rle
 from idol_runtime.stream import Prepared
+from idol_runtime.streams import Streams
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -116,6 +117,24 @@ def test_what_run_writes_is_what_the_pipeline_finds(
             assert [instance["label"] for instance in line["instances"]] == result.labels.tolist()
             for instance, mask in zip(line["instances"], result.masks, strict=True):
                 assert np.array_equal(decode_rle(instance["mask"]), mask)
+
+
+def test_several_sources(idol: Command, toy: Toy, clip: Path, images: Path, tmp_path: Path) -> None:
+    """Each has outputs of its own, and one that breaks takes no other with it."""
+    alone = tmp_path / "alone.jsonl"
+    assert idol("run", toy.path, "--source", clip, "--jsonl", alone).status == 0
+    (images / "frame4.png").write_bytes(b"no image")
+    pattern = tmp_path / "{number}-{source}.jsonl"
+    done = idol("run", toy.path, "--source", images, "--source", clip, "--jsonl", pattern)
+    assert done.status == 2
+    assert done.err.startswith(f"idol-deploy: error: {images} ended early: ")
+    assert "frame4.png" in done.err
+    assert done.err.count("\n") == 1
+    assert (tmp_path / "2-clip.jsonl").read_bytes() == alone.read_bytes()
+    assert len(_lines(tmp_path / "1-images.jsonl")) == 4
+    assert "note: the bundle's graphs take one frame at a time; export it with --dynamic-batch" in done.out
+    assert f"{clip}: {FRAMES} frames, " in done.out
+    assert f"{4 + FRAMES} frames, " in done.out
 
 
 def test_a_few_frames_of_a_run(idol: Command, toy: Toy, images: Path, outputs: dict[str, Path]) -> None:
@@ -370,6 +389,7 @@ def test_bad_bundles(
         ([], "give --save, --jsonl, --results, --masks or --display"),
         (["--jsonl", "good.jsonl", "--masks", "taken.txt"], "give a folder"),
         (["--save", "good.mp4", "--results", "missing/a.json"], "create it first"),
+        (["--source", "b.mp4", "--jsonl", "a"], "write {source} or {number}"),
         (["--jsonl", "a", "--score", "2"], "between 0 and 1"),
         (["--jsonl", "a", "--score", "nan"], "between 0 and 1"),
         (["--jsonl", "a", "--device", "tpu"], "use cpu, cuda or cuda:N"),
@@ -389,7 +409,7 @@ def test_bad_outputs_and_options_are_told_before_the_first_frame(
     (tmp_path / "taken.txt").write_text("mine")
     (tmp_path / "pngs").mkdir()
     (tmp_path / "pngs" / "old.png").write_bytes(b"mine")
-    monkeypatch.setattr(Pipeline, "step", lambda *_: pytest.fail("a frame was processed"))
+    monkeypatch.setattr(Streams, "track", lambda *_: pytest.fail("a frame was processed"))
     assert fix in refused("run", toy.path, "--source", clip, *flags)
 
 
@@ -443,14 +463,14 @@ def test_ctrl_c_finishes_every_output(
     monkeypatch: pytest.MonkeyPatch,
     frame: int,
 ) -> None:
-    track = Pipeline.track
+    track = Streams.track
 
-    def interrupted(self: Pipeline, prepared: Prepared) -> object:
-        if self._stream._index == frame:
+    def interrupted(self: Streams, prepared: Mapping[int, Prepared]) -> object:
+        if self.join(0)._index == frame:
             raise KeyboardInterrupt
         return track(self, prepared)
 
-    monkeypatch.setattr(Pipeline, "track", interrupted)
+    monkeypatch.setattr(Streams, "track", interrupted)
     done = idol("run", toy.path, "--source", images, *_to(outputs))
     assert done.status == 130
     assert "Traceback" not in done.err
@@ -464,7 +484,7 @@ def test_ctrl_c_while_loading(idol: Command, toy: Toy, clip: Path, monkeypatch: 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pipeline, "open", interrupted)
+    monkeypatch.setattr(Streams, "open", interrupted)
     done = idol("run", toy.path, "--source", clip, "--jsonl", "a.jsonl")
     assert (done.status, done.err) == (130, "idol-deploy: interrupted\n")
 

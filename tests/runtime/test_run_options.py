@@ -1,0 +1,68 @@
+"""Names of outputs by source: whose they are, and that no two sources share one."""
+
+from pathlib import Path
+
+import pytest
+
+from idol_runtime.errors import ConfigError
+from idol_runtime.run_options import RunOptions, for_each_source, refuse_twice, source_name
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("a/street.mp4", "street"),
+        ("a/street.cam.mp4", "street.cam"),
+        ("yard/*.png", "yard"),
+        ("yard/2*/frame*.png", "yard"),
+        (0, "camera0"),
+        ("12", "camera12"),
+        ("rtsp://me:secret@10.0.0.5:554/live/1?key=hidden", "10.0.0.5_554_live_1"),
+        ("http://cam.local/", "cam.local"),
+        ("Straße 5.mp4", "Straße_5"),
+        ("...mp4", "source"),
+    ],
+)
+def test_what_a_source_is_called(source: str | int, name: str) -> None:
+    assert source_name(source) == name
+
+
+def test_a_folder_is_called_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "clip.v2"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert source_name(folder) == source_name(".") == source_name("*.png") == "clip.v2"
+
+
+def test_every_source_has_outputs_of_its_own() -> None:
+    pattern = RunOptions(
+        "", save=Path("{number}/{source}.mp4"), results=Path("r{number}.json"), score=0.5, video_id=7
+    )
+    first, second = for_each_source(pattern, ["a/x.mp4", "b/x.mp4"])
+    assert (first.source, first.save, first.results, first.video_id) == (
+        "a/x.mp4",
+        Path("1/x.mp4"),
+        Path("r1.json"),
+        7,
+    )
+    assert (second.source, second.save, second.video_id, second.score) == ("b/x.mp4", Path("2/x.mp4"), 8, 0.5)
+    (only,) = for_each_source(RunOptions("", jsonl=Path("a.jsonl")), ["x.mp4"])
+    assert only == RunOptions("x.mp4", jsonl=Path("a.jsonl")), "one source needs no pattern"
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("a.jsonl", r"a\.jsonl would be the output of 2 sources; write \{source\}"),
+        ("{source}.jsonl", r"called x; write \{number\} instead of \{source\} in \{source\}\.jsonl"),
+    ],
+)
+def test_two_sources_into_one_output(output: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        for_each_source(RunOptions("", jsonl=Path(output)), ["a/x.mp4", "b/x.mp4"])
+
+
+def test_outputs_that_meet_all_the_same() -> None:
+    pattern = RunOptions("", save=Path("{source}"), jsonl=Path("o/../{source}"))
+    with pytest.raises(ConfigError, match="give each its own"):
+        refuse_twice(for_each_source(pattern, ["x.mp4", "y.mp4"]))
