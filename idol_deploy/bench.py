@@ -24,7 +24,7 @@ class TorchRow:
         config: of the network.
         device: `cpu`, `cuda` or `cuda:N`.
         threads: CPU threads; None: as many as PyTorch likes.
-        compiled: through `torch.compile`, weights frozen.
+        compiled: all but the geometry through `torch.compile`, in one graph, weights frozen.
     """
 
     bundle: Path
@@ -64,7 +64,8 @@ class TorchRow:
             import torch._inductor.config as inductor
 
             inductor.freezing = True
-            model.compile(dynamic=False)
+            compiled = torch.compile(model.answer, fullgraph=True, dynamic=False)
+            model.answer = compiled  # type: ignore[method-assign]
         return TorchBackend(model)
 
 

@@ -114,7 +114,7 @@ def _tell(summaries: "list[RunSummary]", backend: str, display: bool) -> int:
     if len(summaries) > 1:
         for summary in summaries:
             print(f"{summary.source}: {summary.frames} frames, {summary.tracks} tracks")
-    frames, tracks = (sum(values) for values in zip(*((s.frames, s.tracks) for s in summaries), strict=True))
+    frames, tracks = sum(s.frames for s in summaries), sum(s.tracks for s in summaries)
     print(f"{frames} frames, {tracks} tracks, {backend}")
     for output in (path for summary in summaries for path in summary.outputs):
         if output.exists():

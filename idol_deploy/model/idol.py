@@ -66,7 +66,15 @@ class Idol(nn.Module):
             images: float [N, 3, H, W], normalised, then zero-padded at the right and bottom.
             padding_mask: bool [N, H, W], True at padded pixels.
         """
-        geometry = build_geometry(padding_mask, self.config.model.hidden_dim)
+        return self.answer(images, build_geometry(padding_mask, self.config.model.hidden_dim))
+
+    def answer(self, images: Tensor, geometry: Geometry) -> IdolOutput:
+        """`forward` but for the geometry, which reads values: one graph, whoever traces it.
+
+        Args:
+            images: as of `forward`.
+            geometry: of their padding.
+        """
         sources = self.neck(self.backbone(images))
         memory = self.transformer.encode(sources, geometry)
         return self.predict(memory, self.transformer.decode(memory, geometry), geometry)

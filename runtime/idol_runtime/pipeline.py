@@ -65,7 +65,7 @@ def _answers(backend: Backend, golden: NDArray[np.uint8], frames: int) -> list[N
     """To the golden frame [h, w, 3], in every place of a batch of so many."""
     if frames == 1:
         return backend.infer(golden[None])
-    found = []
+    found: list[NetworkOutput] = []
     for first in (0, 1):
         images = np.repeat(golden[None, :, ::-1], frames, axis=0)
         images[first::2] = golden

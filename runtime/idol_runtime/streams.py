@@ -124,7 +124,8 @@ class Streams:
         """
         streams = {name: self._streams.get(name) or self._new() for name in frames}
         results = self._track(streams, {name: _peek(name, streams[name], frames[name]) for name in frames})
-        self._streams.update(streams)
+        for name, stream in streams.items():
+            self._streams[name] = stream
         return results
 
     def track(self, prepared: Mapping[K, Prepared]) -> dict[K, FrameResult]:

@@ -54,3 +54,25 @@ def test_compiled_is_a_row_of_its_own(toy: Toy, weights: Path) -> None:
     names = [row.name for row in torch_rows(toy.path, weights, toy.config, compiled=True)]
     assert names == ["pytorch, eager", "pytorch, compile"]
     assert np.unique(names).size == 2
+
+
+def test_all_of_the_network_is_compiled_in_one_graph(
+    toy: Toy, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    graphs = []
+
+    def capture(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **how: compile_(model, backend=capture, **how))
+    monkeypatch.setattr("torch._inductor.config.freezing", False)
+    backend = TorchRow(toy.path, weights, toy.config, compiled=True).open()
+    with Bundle.open(toy.path) as bundle:
+        assert max(_golden(backend, bundle.canary())[1].values()) < 1e-5
+    (graph,) = graphs
+    convolutions = [node for node in graph.graph.nodes if "conv" in str(node.target)]
+    assert len(convolutions) > 5, "the backbone is in it"

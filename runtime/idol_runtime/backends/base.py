@@ -11,7 +11,7 @@ from idol_runtime.detection import NetworkOutput
 from idol_runtime.engine_file import engines_of
 from idol_runtime.errors import ConfigError, IdolError
 
-__all__ = ["BACKENDS", "Backend", "BatchLimit", "GraphChoice", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "BatchLimit", "GraphChoice", "backend_devices", "open_backend"]
 
 BACKENDS = ("onnxruntime", "tensorrt")
 GraphChoice: TypeAlias = GraphName | Literal["auto"]
@@ -36,6 +36,8 @@ class BatchLimit:
 
 class Backend(Protocol):
     """Runs the network on resized frames.
+
+    Those of `BACKENDS` also say, by `devices`, on which kinds they can.
 
     Attributes:
         name: which engine, where, and which of the bundle's graphs: `onnxruntime (cpu, plugin graph)`.
@@ -114,6 +116,17 @@ def open_backend(
 
     where = "cpu" if device == "auto" else device
     return OnnxRuntimeBackend.from_bundle(bundle, where, threads, graph, remark)
+
+
+def backend_devices(backend: str) -> tuple[str, ...]:
+    """The kinds of device that one of `BACKENDS` runs on, whether or not its engine is installed."""
+    if backend == "tensorrt":
+        from idol_runtime.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend.devices
+    from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend.devices
 
 
 def _has_engine(bundle: Bundle, graph: GraphChoice) -> bool:

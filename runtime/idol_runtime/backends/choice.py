@@ -51,8 +51,8 @@ def require_graph(bundle: Bundle, name: ReducedName, dialects: Sequence[str], ba
     failures = bundle.parity.precisions[name].failures
     if failures:
         raise BackendError(
-            f"the {name} graph was never shown to track as fp32 does (failed: {', '.join(failures)}); leave --graph "
-            "out, or export it again without --unverified"
+            f"the {name} graph was never shown to track as fp32 does (failed: {', '.join(failures)}); use "
+            "another graph, or export it again without --unverified"
         )
     return info
 

@@ -169,6 +169,7 @@ class OnnxRuntimeBackend:
     """One of the bundle's graphs in an ONNX Runtime session."""
 
     dialects = ("onnx", "ort")
+    devices = ("cpu", "cuda")
 
     def __init__(
         self,

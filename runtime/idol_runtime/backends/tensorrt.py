@@ -52,6 +52,8 @@ class TensorRTBackend:
     ordinary run before it is recorded, and another number of frames makes a recording worthless.
     """
 
+    devices = ("cuda",)
+
     def __init__(self, plan: bytes, key: EngineKey, bundle: Bundle, device: CudaDevice) -> None:
         """Load an engine. The device is closed with it, and also if this fails.
 

@@ -192,7 +192,7 @@ def _facts(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
         "frames": options.frames,
         "threads": options.threads,
         "device": options.device,
-        "source": "golden frame, drifting" if options.source is None else Path(options.source).name,
+        "source": "the golden frame, drifting" if options.source is None else Path(options.source).name,
     }
 
 

@@ -2,13 +2,13 @@
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from idol_runtime.bench.report import Table, as_text, stage_table, summary_table
+from idol_runtime.bench.report import Table, facts, label, notes, stage_table, summary_table
 from idol_runtime.bench.worker import STAGES
 from idol_runtime.optional import import_optional
 
@@ -37,7 +37,6 @@ def as_page(report: Mapping[str, Any]) -> str:
     """
     import_optional("matplotlib", "matplotlib", "bench", "drawing a benchmark")
     title = f"Latency of {report['bundle']['preset']}"
-    facts, *_, notes = as_text(report).split("\n\n", 3)
     figures = (
         (_stages(report), "Where a frame's time goes: medians of each stage."),
         (_spread(report), "The network's times: every frame, and the median. Rows took turns."),
@@ -48,11 +47,11 @@ def as_page(report: Mapping[str, Any]) -> str:
     )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f'<p class="facts">{html.escape(facts)}</p>',
+        f'<p class="facts">{html.escape(facts(report))}</p>',
         _table(summary_table(report)),
+        *(f'<p class="facts">{html.escape(note)}</p>' for note in notes(report)),
         *(f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for svg, text in figures),
         *(_table(stage_table(report, value)) for value in ("p50", "p90", "p95", "p99", "mean")),
-        *(f'<p class="facts">{html.escape(note)}</p>' for note in notes.split("\n\n")),
     ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -90,7 +89,7 @@ def _stages(report: Mapping[str, Any]) -> str:
             left += taken
     for y, end in zip(at, left, strict=True):
         _label(axes, float(end), float(y), f"{end:.1f}")
-    axes.set_yticks(at, _names(rows))
+    axes.set_yticks(at, [label(row) for row in rows])
     axes.set_xlabel("ms")
     axes.margins(x=0.08)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(STAGES), frameon=False, fontsize=9)
@@ -106,7 +105,7 @@ def _spread(report: Mapping[str, Any]) -> str:
             times, y + rng.uniform(-0.2, 0.2, len(times)), s=14, color=_COLOURS["network"], alpha=0.45, lw=0
         )
         axes.vlines(row["stages_ms"]["network"]["p50"], y - 0.35, y + 0.35, color="#D55E00", lw=2)
-    axes.set_yticks(range(len(rows)), _names(rows))
+    axes.set_yticks(range(len(rows)), [label(row) for row in rows])
     axes.set_xlim(left=0)
     axes.set_xlabel("ms")
     return _svg(figure)
@@ -121,15 +120,10 @@ def _ratios(report: Mapping[str, Any]) -> str:
         axes.plot([ratio["p10"], ratio["p90"]], [y, y], color="#1a1a1a", lw=1.5)
         _label(axes, max(ratio["p90"], ratio["median"]), y, f"{ratio['median']:.2f}")
     axes.axvline(1, color="#888888", lw=0.8, zorder=0)
-    axes.set_yticks(range(len(rows)), _names(rows))
+    axes.set_yticks(range(len(rows)), [label(row) for row in rows])
     axes.set_xlabel(f"times {rows[0]['row']}, network alone")
     axes.margins(x=0.1)
     return _svg(figure)
-
-
-def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of rows, with a word to those whose times mean nothing."""
-    return [row["row"] + (" (wrong)" if row["wrong"] else "") for row in rows]
 
 
 def _label(axes: Any, x: float, y: float, text: str) -> None:

@@ -3,27 +3,27 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["as_markdown", "as_text", "stage_table", "summary_table"]
+__all__ = ["as_markdown", "as_text", "facts", "label", "notes", "stage_table", "summary_table"]
 
 Table = Sequence[Sequence[str]]  # a row of headings, then rows of cells
+_SPEED = 6  # so many columns of the summary are about speed
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """For a terminal: the summary, medians by stage, and what was left out."""
-    parts = [
-        _facts(report),
-        *map(_aligned, (summary_table(report), stage_table(report, "p50"))),
-        *_notes(report),
-    ]
+    """For a terminal: the summary in two tables, which would be too wide in one, medians by stage, and notes."""
+    summary = summary_table(report)
+    speed: Table = [row[:_SPEED] for row in summary]
+    rest: Table = [[row[0], *row[_SPEED:]] for row in summary]
+    parts = [facts(report), *map(_aligned, (speed, rest, stage_table(report, "p50"))), *notes(report)]
     return "\n\n".join(parts)
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The summary, every percentile of every stage, and what was left out."""
-    parts = ["# Latency", _facts(report), _piped(summary_table(report))]
+    parts = ["# Latency", facts(report), _piped(summary_table(report))]
     for value in ("p50", "p90", "p95", "p99", "mean"):
         parts += [f"## {value} by stage, ms", _piped(stage_table(report, value))]
-    parts += _notes(report)
+    parts += notes(report)
     return "\n\n".join(parts) + "\n"
 
 
@@ -51,7 +51,7 @@ def summary_table(report: Mapping[str, Any]) -> Table:
 def _summary(row: Mapping[str, Any]) -> list[str]:
     network, ratio, share = row["stages_ms"]["network"], row["faster_network"], row["roofline_share"]
     return [
-        row["row"],
+        label(row),
         f"{network['p50']:.1f}",
         f"{network['p95']:.1f}",
         f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})",
@@ -74,7 +74,7 @@ def stage_table(report: Mapping[str, Any], value: str) -> Table:
     stages = [stage for stage in order if stage in found]
     rows = [
         [
-            row["row"],
+            label(row),
             *(f"{row['stages_ms'][s][value]:.2f}" if s in row["stages_ms"] else "-" for s in stages),
             f"{row['age_ms'][value]:.2f}",
         ]
@@ -83,9 +83,19 @@ def stage_table(report: Mapping[str, Any], value: str) -> Table:
     return [[f"{value}, ms", *stages, "frame age"], *rows]
 
 
-def _facts(report: Mapping[str, Any]) -> str:
+def label(row: Mapping[str, Any]) -> str:
+    """What a row is called, with a word to one whose times mean nothing."""
+    return f"{row['row']} (wrong)" if row["wrong"] else str(row["row"])
+
+
+def facts(report: Mapping[str, Any]) -> str:
+    """What was measured, and where, in one line."""
     machine, bundle = report["machine"], report["bundle"]
-    threads = f"{report['threads']} threads" if report["threads"] else "threads as each likes"
+    threads = (
+        f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
+        if report["threads"]
+        else "threads as each likes"
+    )
     size = "x".join(map(str, bundle["network_size"]))
     return (
         f"{bundle['preset']} at {size}, {report['frames']} frames of {report['source']}, rows in turns, {threads}; "
@@ -93,27 +103,28 @@ def _facts(report: Mapping[str, Any]) -> str:
     )
 
 
-def _notes(report: Mapping[str, Any]) -> list[str]:
-    notes = [
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What the tables do not say: rows that are wrong or were left out and why, the roofline, clocks."""
+    told = [
         f"{row['row']} ANSWERS WRONGLY, off by {row['golden_error']:.0e} on the golden frame: its times are those of "
         "another network"
         for row in report["rows"]
         if row["wrong"]
     ]
-    notes += [f"left out {entry['row']}: {entry['why']}" for entry in report["left_out"]]
+    told += [f"left out {entry['row']}: {entry['why']}" for entry in report["left_out"]]
     roofline = report["roofline"]
     if "why_not" in roofline:
-        notes.append(f"no roofline: {roofline['why_not']}")
+        told.append(f"no roofline: {roofline['why_not']}")
     else:
         work = roofline["work"]
-        notes.append(
+        told.append(
             f"roofline: {work['flops'] / 1e9:.1f} GFLOP and {work['bytes'] / 1e9:.2f} GB a frame, "
             f"at {roofline['peak_gflops']:.0f} GFLOP/s and {roofline['peak_gb_s']:.1f} GB/s measured here, take "
             f"{roofline['floor_ms']:.1f} ms in fp32"
         )
     for name, value in report["clocks"].items():
-        notes.append(f"{name}: {value['median']:g} ({value['min']:g} to {value['max']:g})")
-    return notes
+        told.append(f"{name}: {value['median']:g} ({value['min']:g} to {value['max']:g})")
+    return told
 
 
 def _aligned(table: Table) -> str:

@@ -3,22 +3,22 @@
 The runtime knows the rows of a bundle's graphs; whoever knows others, such as PyTorch's, appends them.
 """
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, open_backend
-from idol_runtime.backends.base import BACKENDS, BatchLimit
+from idol_runtime.backends.base import BACKENDS, BatchLimit, backend_devices
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.certificates import Certificate, GraphName, PrecisionCertificate
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError
-from idol_runtime.optional import import_optional
 
 __all__ = ["OpenVinoBackend", "Row", "bundle_rows"]
 
@@ -48,9 +48,9 @@ class Row:
 
 
 def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = None) -> list[Row]:
-    """A row for every backend and graph of a bundle, and for OpenVINO on a CPU where it is installed.
+    """A row for every graph of a bundle in every backend that runs on such a device, and for OpenVINO on a CPU.
 
-    Whether each can be opened turns out when it is.
+    Whether each can be opened turns out when it is: an engine may not be installed, a graph not be for it.
 
     Args:
         path: of the bundle.
@@ -77,10 +77,10 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
             tolerances,
         )
         for backend in BACKENDS
-        if device != "cpu" or backend != "tensorrt"
+        if device.partition(":")[0] in backend_devices(backend)
         for graph, (precision, certificate, tolerances) in graphs.items()
     ]
-    if device == "cpu" and importlib.util.find_spec("openvino"):
+    if device == "cpu":
         rows.append(Row("openvino, portable", partial(OpenVinoBackend.from_bundle, str(path), threads)))
     return rows
 
@@ -88,6 +88,15 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
 def _open_graph(path: str, backend: str, device: str, threads: int | None, graph: GraphName) -> Backend:
     with Bundle.open(path) as bundle:
         return open_backend(bundle, backend, device, threads, graph)
+
+
+def _import_openvino() -> Any:
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise BackendError(
+            "OpenVINO is not installed; to measure it as well: pip install openvino"
+        ) from error
 
 
 class OpenVinoBackend:
@@ -102,9 +111,9 @@ class OpenVinoBackend:
         """Compile a graph for single frames, in fp32.
 
         Raises:
-            BackendError: OpenVINO refuses it.
+            BackendError: OpenVINO is not installed, or refuses it.
         """
-        openvino = import_optional("openvino", "openvino", "cpu", "measuring OpenVINO")
+        openvino = _import_openvino()
         self.network_size = network_size
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from idol_runtime.bench.report import as_markdown, as_text, stage_table, summary_table
+from idol_runtime.bench.report import as_markdown, as_text, facts, stage_table, summary_table
 
 
 def test_the_summary_compares_with_the_first_row(report: dict[str, Any]) -> None:
@@ -33,9 +33,25 @@ def test_what_is_wrong_or_left_out_is_told(report: dict[str, Any]) -> None:
         assert "cpu_mhz: 2000 (1000 to 3000)" in text
 
 
-def test_columns_align(report: dict[str, Any]) -> None:
-    lines = as_text(report).split("\n\n")[1].splitlines()
-    assert len({len(line) for line in lines}) == 1
+def test_columns_align_and_nothing_is_lost(report: dict[str, Any]) -> None:
+    report["rows"][1]["row"] = "onnxruntime, portable"
+    *tables, _ = (block.splitlines() for block in as_text(report).split("\n\n")[1:5])
+    for lines in tables:
+        assert len({len(line) for line in lines}) == 1
+        assert len(lines[0]) <= 125, "as wide as a terminal may be"
+        assert [line.split("  ")[0] for line in lines[1:]] == [
+            "eager",
+            "onnxruntime, portable",
+            "wrong (wrong)",
+        ]
+    for heading in summary_table(report)[0]:
+        assert heading in tables[0][0] + tables[1][0]
+
+
+def test_one_thread_and_several(report: dict[str, Any]) -> None:
+    assert "2 threads;" in facts(report)
+    assert "1 thread;" in facts(report | {"threads": 1})
+    assert "threads as each likes;" in facts(report | {"threads": None})
 
 
 def test_markdown_tables_are_rectangular(report: dict[str, Any]) -> None:

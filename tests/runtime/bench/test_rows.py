@@ -1,23 +1,27 @@
 """Which rows a bundle has."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from idol_runtime.bench.rows import bundle_rows
+from idol_runtime.errors import BackendError
 
 
-def test_a_row_for_every_graph(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    (row,) = bundle_rows(tiny_bundle)
-    assert row.name == "onnxruntime, portable"
-    assert row.parity is not None
-    assert 0 <= row.parity <= 1
-    names = [row.name for row in bundle_rows(tiny_bundle, "cuda")]
-    assert names == ["onnxruntime, portable", "tensorrt, portable"]
+def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path) -> None:
+    first, *others = bundle_rows(tiny_bundle)
+    assert first.name == "onnxruntime, portable"
+    assert first.parity is not None
+    assert 0 <= first.parity <= 1
+    assert [row.name for row in others] == ["openvino, portable"], "TensorRT has no CPU"
+    for device in ("cuda", "cuda:1"):  # of which OpenVINO has none
+        names = [row.name for row in bundle_rows(tiny_bundle, device)]
+        assert names == ["onnxruntime, portable", "tensorrt, portable"]
 
 
-def test_openvino_is_of_a_cpu(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
-    assert [row.name for row in bundle_rows(tiny_bundle)][-1] == "openvino, portable"
-    assert "openvino, portable" not in [row.name for row in bundle_rows(tiny_bundle, "cuda")]
+def test_openvino_says_that_it_is_not_installed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    row = bundle_rows(tiny_bundle)[-1]
+    with pytest.raises(BackendError, match=r"OpenVINO is not installed; .*pip install openvino$"):
+        row.open()
