@@ -312,3 +312,69 @@ def test_what_the_docs_say_of_a_training_step() -> None:
     for case in found["cases"]:
         share = " | ".join(f"{value:.1%}" for value in case["share"].values())
         assert f"| {case['threads']} | {case['images_per_second']:.2f} | {share} |" in text
+
+
+def _bench_report() -> dict[str, Any]:
+    def row(name: str, ms: float, ratio: float, wrong: bool = False) -> dict[str, Any]:
+        return {
+            "row": name,
+            "stages_ms": {"network": {"p50": ms}},
+            "faster_network": {"median": ratio, "p10": ratio - 0.5, "p90": ratio + 0.5},
+            "frames_per_s": 1000 / (ms + 10),
+            "wrong": wrong,
+        }
+
+    return {
+        "rows": [row("pytorch, eager", 90, 1), row("fast", 30, 3), row("odd", 10, 9, wrong=True)],
+        "bundle": {"preset": "toy", "network_size": [72, 104]},
+        "machine": {"cpu": "a processor", "date": "2026-11-23"},
+        "frames": 60,
+        "threads": 2,
+    }
+
+
+@needs_torch
+def test_the_readme_gets_the_table_of_a_result(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("latency")
+    taken, page = tmp_path / "latency.json", tmp_path / "README.md"
+    taken.write_text(json.dumps(_bench_report()))
+    page.write_text(f"before\n{module.BEGIN}an old table\n{module.END}after\n")
+    monkeypatch.setattr(sys, "argv", ["latency.py", "--from", str(taken), "--readme", str(page)])
+    assert module.main() == 1, "a row answers wrongly"
+    text = page.read_text()
+    assert "| pytorch, eager | 90.0 | 1 | 10.0 |\n| fast | 30.0 | 3.00 (2.50 to 3.50) | 25.0 |\n" in text
+    assert "| odd (answers wrongly) | 10.0 |" in text
+    assert text.startswith(f"before\n{module.BEGIN}| |")
+    assert text.endswith(f"percentile.\n{module.END}after\n")
+    module.main()
+    assert page.read_text() == text
+    with pytest.raises(ValueError, match="add them where the table belongs"):
+        module.put_into("no marks", "")
+    module.put_into((ROOT / "README.md").read_text(), text)
+
+
+@needs_torch
+def test_batches_are_measured_against_single_frames(load: Any) -> None:
+    module = load("batches")
+
+    class Counting:
+        network_size, name = (16, 24), "counting"
+
+        def __init__(self, threads: int = 1) -> None:
+            self.seen: list[int] = []
+            opened.append(self)
+
+        def infer(self, images: np.ndarray) -> list[Any]:
+            self.seen.append(len(images))
+            return [None] * len(images)
+
+    opened: list[Counting] = []
+    found = module.batches(Counting(), module.frames(4, (16, 24)), [1, 2, 4], rounds=2)
+    assert opened[0].seen == [1, 2, 4] * 3
+    assert list(found) == ["1", "2", "4"]
+    assert found["1"]["times_one"] == {"median": 1, "p10": 1, "p90": 1}
+    ways = module.sessions(Counting, module.frames(4, (16, 24)), threads=2, rounds=1)
+    assert [name.split(",")[1] for name in ways] == [" one by one", " one batch", " one by one"]
+    assert [sum(backend.seen) for backend in opened[1:]] == [16, 4, 4], "each its share, twice"

@@ -1,0 +1,174 @@
+"""Frames of several streams in one batch: what throughput gains, and what latency pays.
+
+    batches    one session, batches of 1, 2, 4 and 8 frames in turns: milliseconds until all are done, frames a second
+    sessions   as many frames, by one session with all threads, one by one and in one batch; and by as many sessions
+               as there are threads, each with one thread and its share of the frames
+
+    idol-deploy plugins build
+    python benchmarks/batches.py [--bundle FILE] [--threads 2] [--rounds 15] [--sizes 1,2,4,8] [--json OUT]
+
+The network is that of a bundle exported with --dynamic-batch, else edge_synth at 160x256 with reference weights and our
+operator. Exits with 1 when a frame's answer in a batch is further from its answer alone than the golden frame's may be.
+"""
+
+import argparse
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from machine import machine_facts, tell_report
+from numpy.typing import NDArray
+
+from idol_plugins.ort import ort_library
+from idol_runtime.backends import Backend, open_backend
+from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
+from idol_runtime.bench.statistics import paired_ratio, summarise
+from idol_runtime.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.detection import NetworkOutput
+from idol_runtime.pipeline import CANARY_TOLERANCE
+
+PRESET, SIZE = "edge_synth", (160, 256)
+
+Open: TypeAlias = Callable[[int], Backend]  # with so many threads
+
+
+def of_bundle(path: Path, graph: str) -> tuple[Open, str]:
+    """How to open a bundle's network, and what it is."""
+    with Bundle.open(path) as bundle:
+        manifest = bundle.manifest
+        if not manifest.dynamic_batch:
+            sys.exit(f"{path} takes one frame at a time; export it with --dynamic-batch")
+
+    def opened(threads: int) -> Backend:
+        with Bundle.open(path) as bundle:
+            return open_backend(bundle, "onnxruntime", "cpu", threads, graph)
+
+    return opened, f"{manifest.preset}, {graph} graph"
+
+
+def of_preset() -> tuple[Open, str]:
+    """The same of the edge network, which is traced first."""
+    from idol_deploy.config import preset
+    from idol_deploy.reference import reference_model
+    from idol_export.fused import with_fused_attention
+    from idol_export.graph import ExportGraph
+    from idol_export.onnx import probe_to_onnx, shipped
+
+    model = with_fused_attention(reference_model(preset(PRESET)))
+    graph = shipped(probe_to_onnx(ExportGraph(model, SIZE), dynamic_batch=True))
+
+    def opened(threads: int) -> Backend:
+        session = open_session(graph, threads=threads, libraries=[ort_library()])
+        return OnnxRuntimeBackend(session, "onnxruntime (cpu)", SIZE)
+
+    return opened, f"{PRESET} with reference weights, plugin graph"
+
+
+def frames(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """[count, h, w, 3], noise that is smooth enough to be a picture; no two alike."""
+    coarse = np.random.default_rng(0).integers(0, 256, (count, size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
+    return np.ascontiguousarray(coarse.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every way, a call of each in every round, after a first."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def difference(together: Sequence[NetworkOutput], alone: Sequence[NetworkOutput]) -> float:
+    """The largest relative error of an output."""
+    return max(
+        float(
+            np.linalg.norm(getattr(a, name) - getattr(b, name)) / max(np.linalg.norm(getattr(b, name)), 1e-12)
+        )
+        for a, b in zip(together, alone, strict=True)
+        for name in OUTPUT_NAMES
+    )
+
+
+def batches(backend: Backend, images: NDArray[np.uint8], sizes: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Of each size of batch: its latency, its throughput, and the throughput's ratio to that of single frames."""
+    times = in_turns({str(n): lambda n=n: backend.infer(images[:n]) for n in (1, *sizes)}, rounds)
+    return {
+        name: {
+            "latency_ms": summarise(taken),
+            "frames_per_s": round(1e3 * int(name) / float(np.median(taken)), 2),
+            "times_one": paired_ratio(times["1"], [ms / int(name) for ms in taken]),
+        }
+        for name, taken in times.items()
+    }
+
+
+def sessions(opened: Open, images: NDArray[np.uint8], threads: int, rounds: int) -> dict[str, Any]:
+    """As many frames by one session with all threads, and by sessions with one thread each."""
+    one, many = opened(threads), [opened(1) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+
+        def one_by_one(backend: Backend, share: NDArray[np.uint8]) -> None:
+            for image in share:
+                backend.infer(image[None])
+
+        ways: dict[str, Callable[[], object]] = {
+            f"1 session of {threads} threads, one by one": lambda: one_by_one(one, images),
+            f"1 session of {threads} threads, one batch": lambda: one.infer(images),
+            f"{threads} sessions of 1 thread, one by one": lambda: list(
+                pool.map(one_by_one, many, np.array_split(images, threads))
+            ),
+        }
+        times = in_turns(ways, rounds)
+    reference = next(iter(times.values()))
+    return {
+        name: {
+            "ms": summarise(taken),
+            "frames_per_s": round(1e3 * len(images) / float(np.median(taken)), 2),
+            "times_first": paired_ratio(reference, taken),
+        }
+        for name, taken in times.items()
+    }
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--bundle", type=Path, help="exported with --dynamic-batch")
+    parser.add_argument("--graph", default="plugin", help="of the bundle (default: plugin)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--sizes", default="1,2,4,8", help="of batches")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    args = parser.parse_args()
+    sizes = sorted({int(size) for size in args.sizes.split(",")})
+    opened, network = of_preset() if args.bundle is None else of_bundle(args.bundle, args.graph)
+    backend = opened(args.threads)
+    size = backend.network_size or SIZE
+    images = frames(max(sizes), size)
+    error = difference(backend.infer(images), [backend.infer(image[None])[0] for image in images])
+    report = {
+        "machine": machine_facts(),
+        "versions": {"onnxruntime": importlib.metadata.version("onnxruntime")},
+        "network": network,
+        "size": "x".join(map(str, size)),
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "error_in_a_batch": float(f"{error:.2g}"),
+        "passed": error <= CANARY_TOLERANCE,
+        "batches": batches(backend, images, sizes, args.rounds),
+        "sessions": sessions(opened, images, args.threads, args.rounds),
+    }
+    return tell_report(report, args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
