@@ -56,6 +56,7 @@ def test_compiled_is_a_row_of_its_own(toy: Toy, weights: Path) -> None:
     assert np.unique(names).size == 2
 
 
+@pytest.mark.slow
 def test_all_of_the_network_is_compiled_in_one_graph(
     toy: Toy, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
