@@ -43,8 +43,8 @@ from idol_export.folding import fold_norms
 from idol_export.fused import with_fused_attention
 from idol_export.graph import STAGES, ExportGraph
 from idol_export.int8 import candidates, observed_values, quantise
+from idol_export.node_groups import KEPT, groups_of, is_kept, parts_of
 from idol_export.onnx import probe_to_onnx, shipped
-from idol_export.precision import parts_of
 from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import open_session, run_session
@@ -97,8 +97,8 @@ def in_integers(probe: bytes, image: NDArray[np.uint8], keep: tuple[str, ...]) -
     """The graph in int8 but for some parts, calibrated on the image alone."""
     editor = Editor(probe)
     fold_norms(editor)
-    parts = parts_of(editor)
-    chosen = [node for node in candidates(editor) if parts[node] not in keep]
+    groups, parts = groups_of(editor), parts_of(editor)
+    chosen = [node for node in candidates(editor) if not is_kept(groups[node], parts[node], keep)]
     values = observed_values(editor, chosen, "ort")
     quantise(editor, chosen, observe(editor.to_bytes(), values, image, [ort_library()]), "ort")
     return shipped(editor.to_bytes())
@@ -126,7 +126,7 @@ def ways(name: str, size: tuple[int, int], threads: int, wanted: tuple[str, ...]
     if "operator" in wanted:
         probe = probe_to_onnx(ExportGraph(with_fused_attention(model), size))
         found["operator"] = session_way(shipped(probe), image, threads)
-        for way, keep in (("int8", ()), ("int8-keep", ("backbone", "neck"))):
+        for way, keep in (("int8", KEPT), ("int8-keep", ("backbone", "neck"))):
             if way in wanted:
                 found[way] = session_way(in_integers(probe, image, keep), image, threads)
     return found

@@ -1,44 +1,68 @@
 """Which values a network's activations take, on frames like those to come."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from idol_export.int8 import Range
+from idol_export.int8 import Observed
+from idol_export.rounding import least_squares_range
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.errors import ConfigError
 
 __all__ = ["observe"]
 
+_BINS = 2048
+_SAMPLED = 2**14  # values of each activation and frame, for its histogram
+
 
 def observe(
     graph: bytes,
-    names: Sequence[str],
-    frames: Iterable[NDArray[np.uint8]],  # [h, w, 3] each, resized
+    axes: Mapping[str, int],
+    frames: Sequence[NDArray[np.uint8]],  # [h, w, 3] each, resized
     libraries: Sequence[Path] = (),
-) -> dict[str, Range]:
-    """The least and the greatest value of each activation, over all frames.
+    symmetric: bool = False,
+) -> dict[str, Observed]:
+    """The range that rounds each activation best, and the means of its channels, over all frames.
+
+    Args:
+        graph: an ONNX file.
+        axes: of each activation, which of its axes is that of channels.
+        frames: what it sees.
+        libraries: of operators that are not ONNX Runtime's own.
+        symmetric: ranges reach as far below zero as above.
 
     Raises:
         ConfigError: no frame.
         BackendError: ONNX Runtime refuses the graph.
     """
-    if not names:
+    if not axes:
         return {}
+    if not len(frames):
+        raise ConfigError("there is no frame to calibrate on; give --calibrate a video of what is to come")
     model = onnx.load_model_from_string(graph)
     del model.graph.output[:]
+    names = list(axes)
     for name in names:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = open_session(model.SerializeToString(), libraries=libraries)
-    low, high, seen = np.full(len(names), np.inf), np.full(len(names), -np.inf), False
+    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    means: dict[str, NDArray[np.float64]] = {}
     for frame in frames:
-        values = run_session(session, names, frame[None])
-        low = np.minimum(low, [values[name].min() for name in names])
-        high = np.maximum(high, [values[name].max() for name in names])
-        seen = True
-    if not seen:
-        raise ConfigError("there is no frame to calibrate on; give --calibrate a video of what is to come")
-    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+        for name, values in run_session(session, names, frame[None]).items():
+            low[name] = min(low[name], float(values.min()))
+            high[name] = max(high[name], float(values.max()))
+            others = tuple(i for i in range(values.ndim) if i != axes[name] % values.ndim)
+            means[name] = means.get(name, np.zeros(1)) + values.mean(others, np.float64) / len(frames)
+    counts = {name: np.zeros(_BINS) for name in names}
+    for frame in frames:
+        for name, values in run_session(session, names, frame[None]).items():
+            sample = values.reshape(-1)[:: max(1, values.size // _SAMPLED)]
+            counts[name] += np.histogram(sample, _BINS, (low[name], max(high[name], low[name] + 1e-8)))[0]
+    found = {}
+    for name in names:
+        limits = least_squares_range(counts[name], low[name], high[name], symmetric)
+        found[name] = Observed(*limits, means[name].astype(np.float32))
+    return found

@@ -19,9 +19,10 @@ from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video
 from idol_export.fused import with_fused_attention
 from idol_export.graph import ExportGraph
+from idol_export.judging import Exact, Judge
 from idol_export.onnx import DEFAULT_OPSET, describe_io, probe_to_onnx, shipped
 from idol_export.parity import Candidate, torch_stages, verify
-from idol_export.precision import Exact, ReduceOptions, reduce_graph, runnable
+from idol_export.precision import ReduceOptions, reduce_graph, runnable
 from idol_export.storage import in_half_precision
 from idol_export.weights import part_weights
 from idol_plugins.errors import PluginError
@@ -175,8 +176,9 @@ def export(
     answer = torch_stages(model, resize(golden, network_size))
     canary = Canary(golden, {name: answer[name] for name in OUTPUT_NAMES})
     exact = Exact(model, stream, candidates[-1], options.frame_size, network_size, canary)
+    judge = Judge(exact, options.verify_source, options.reduce.judge, options.reduce.judge_frames)
     reduced = [
-        reduce_graph(name, exact, options.reduce, _frames(options, announce), options.verify_source, announce)
+        reduce_graph(name, exact, judge, options.reduce, _frames(options, announce), announce)
         for name in options.reduce.names
     ]
     parity = msgspec.structs.replace(parity, precisions={graph.name: graph.certificate for graph in reduced})

@@ -1,35 +1,36 @@
-"""Scores of a graph against annotations, beside those of the graph that it was made of."""
+"""Scores of a graph against annotations."""
 
 import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from idol_deploy.data.ytvis import read_dataset
+from idol_deploy.evaluate.association_scores import find_tracks
 from idol_deploy.evaluate.average_precision import metric_of, score
-from idol_deploy.evaluate.inference import Work, run_videos
-from idol_deploy.evaluate.predictions import read_predictions
+from idol_deploy.evaluate.remembering import RememberingBackend
 from idol_deploy.evaluate.tracking import DETECTION_MEAN, score_tracking
-from idol_runtime.certificates import Judged
-from idol_runtime.pipeline import Pipeline
+from idol_runtime.backends import Backend
+from idol_runtime.config import StreamConfig
 
-__all__ = ["judge"]
+__all__ = ["Scores", "score_graph"]
 
 
-def judge(
-    annotations: Path,
-    frames: Path,
-    ours: Callable[[], Pipeline],
-    fp32: Callable[[], Pipeline],
-    limit: float,
-) -> Judged:
-    """Run both over a data set, and score them.
+@dataclass(frozen=True)
+class Scores:
+    """Shares of 1: AP of results under each of their likely classes, IDF1 of tracks under their best."""
+
+    ap: float
+    idf1: float
+
+
+def score_graph(annotations: Path, frames: Path, backend: Backend, stream: StreamConfig) -> Scores:
+    """Run a graph over a data set, and score it.
 
     Args:
         annotations: YouTube-VIS or OVIS JSON.
         frames: the folder that its file names are below.
-        ours: opens the graph in question.
-        fp32: opens the one that it was made of.
-        limit: how much AP and IDF1 may fall.
+        backend: runs the graph.
+        stream: thresholds and association.
 
     Raises:
         DataError: annotations that are broken, or frames of another size than they say.
@@ -37,13 +38,15 @@ def judge(
         MissingDependencyError: pycocotools or TrackEval is not installed.
     """
     dataset = read_dataset(annotations)
-    scores = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, open_pipeline in (("ours", ours), ("fp32", fp32)):
-            results = Path(folder) / f"{name}.json"
-            run_videos(Work(dataset, frames, results, {"graph": name}), open_pipeline)
-            found = read_predictions(results, dataset)
-            ap = score(dataset, found, metric_of(dataset)).summary["AP"]
-            scores[name] = ap, score_tracking(dataset, found)[DETECTION_MEAN]["IDF1"]
-    (ap, idf1), (ap_fp32, idf1_fp32) = scores["ours"], scores["fp32"]
-    return Judged(ap, ap_fp32, idf1, idf1_fp32, limit, annotations.name)
+        found = find_tracks(
+            RememberingBackend(backend),
+            stream,
+            dataset,
+            frames,
+            Path(folder) / "graph",
+            identity={"graph": backend.name},
+        )
+    assert found is not None, "one process runs all videos"
+    ap = score(dataset, found.ranked, metric_of(dataset)).summary["AP"]
+    return Scores(ap, score_tracking(dataset, found.tracked)[DETECTION_MEAN]["IDF1"])

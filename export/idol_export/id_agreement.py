@@ -1,6 +1,9 @@
 """Do two runs follow the same things? IDF1 of the tracks of one against those of the other (Ristani et al. 2016)."""
 
+import zlib
 from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,9 +11,44 @@ from numpy.typing import NDArray
 from idol_runtime.certificates import IdAgreement
 from idol_runtime.results import FrameResult
 
-__all__ = ["IdJudge", "best_assignment"]
+__all__ = ["IdJudge", "SeenFrame", "best_assignment"]
 
 _SAME = 0.5  # mask IoU from which two masks are of one instance
+
+
+class _Frame(Protocol):
+    """What is compared: identities [n], and masks [n, H, W]."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]: ...
+
+    @property
+    def masks(self) -> NDArray[np.bool_]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class SeenFrame:
+    """What is compared of a frame, in some kilobytes, so that a whole video can be kept."""
+
+    ids: NDArray[np.int64]
+    shape: tuple[int, ...]
+    packed: bytes
+
+    @classmethod
+    def of(cls, result: FrameResult) -> "SeenFrame":
+        """A frame's."""
+        return cls(result.ids, result.masks.shape, zlib.compress(np.packbits(result.masks).tobytes(), 1))
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """[n, H, W], unpacked."""
+        bits = np.frombuffer(zlib.decompress(self.packed), np.uint8)
+        return np.unpackbits(bits, count=int(np.prod(self.shape))).reshape(self.shape).astype(np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class IdJudge:
@@ -25,7 +63,7 @@ class IdJudge:
         """Identities begin anew."""
         self._clip += 1
 
-    def frame(self, expected: FrameResult, found: FrameResult) -> None:
+    def frame(self, expected: _Frame, found: _Frame) -> None:
         """The same frame in both runs."""
         self.frames += 1
         self.expected += len(expected)

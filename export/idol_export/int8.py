@@ -4,8 +4,8 @@
 constant matrices quantise their activations as they come. `trt`: for TensorRT. Signed, symmetric, static, zero point 0;
 activations are quantised in front of convolutions and products, which give floats.
 
-Weights are signed, with a scale for each output channel. In `ort` they have 7 bits: processors without dot-product
-instructions add pairs of products in 16 bits, which 8 overflow.
+Weights are signed, with a scale for each output channel, in `ort` such that no processor's sums overflow. What their
+rounding adds to the mean of a channel is taken off its bias.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,17 +17,25 @@ import onnx
 from numpy.typing import NDArray
 
 from idol_export.editing import Editor
+from idol_export.rounding import integers, shift
 
-__all__ = ["Dialect", "Range", "candidates", "observed_values", "quantise"]
+__all__ = ["Dialect", "Observed", "candidates", "observed_values", "quantise"]
 
 Dialect = Literal["ort", "trt"]
-Range = tuple[float, float]
 
 _FUSED = ("Relu", "Clip")  # what becomes part of the rounding behind a convolution
 _LEAST_SHARE = 0.003  # of all multiplications
-_BITS = {"ort": 7, "trt": 8}
 # A bias counts in steps of both scales; beside a sum of products it must not leave 32 bits.
 _BIAS_LIMIT = np.float32(2**29)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Of an activation: the range that its integers span, and the means of its channels."""
+
+    low: float
+    high: float
+    mean: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,17 @@ def candidates(editor: Editor) -> dict[str, float]:
     }
 
 
-def observed_values(editor: Editor, chosen: Iterable[str], dialect: Dialect) -> list[str]:
-    """The values whose ranges `quantise` needs."""
+def observed_values(editor: Editor, chosen: Iterable[str], dialect: Dialect) -> dict[str, int]:
+    """The values that `quantise` must know of, and which axis is that of their channels."""
+    nodes = _nodes(editor, chosen)
+    read = {node.input[0]: 1 if node.op_type == "Conv" else -1 for node in nodes}
+    return {**dict.fromkeys(_static_values(editor, nodes, dialect), 1), **read}
+
+
+def _static_values(editor: Editor, nodes: Iterable[onnx.NodeProto], dialect: Dialect) -> list[str]:
+    """Those that are rounded with ranges found beforehand."""
     wanted: dict[str, None] = {}
-    for node in _nodes(editor, chosen):
+    for node in nodes:
         if node.op_type == "Conv" or dialect == "trt":
             wanted[node.input[0]] = None
         if node.op_type == "Conv" and dialect == "ort":
@@ -79,24 +94,26 @@ def observed_values(editor: Editor, chosen: Iterable[str], dialect: Dialect) -> 
     return list(wanted)
 
 
-def quantise(editor: Editor, chosen: Iterable[str], ranges: Mapping[str, Range], dialect: Dialect) -> None:
+def quantise(
+    editor: Editor, chosen: Iterable[str], observed: Mapping[str, Observed], dialect: Dialect
+) -> None:
     """Has these nodes compute in integers.
 
     Args:
         editor: the graph, whose convolutions have no constants behind them (`fold_norms`).
         chosen: names among `candidates`.
-        ranges: of `observed_values`, on frames like those to come.
+        observed: of `observed_values`, on frames like those to come.
         dialect: of the runtime.
     """
     nodes = _nodes(editor, chosen)
-    values = observed_values(editor, [node.name for node in nodes], dialect)
+    values = _static_values(editor, nodes, dialect)
     readers = {name: list(editor.consumers[name]) for name in values}
-    scales = {name: _scale(editor, name, ranges[name], dialect) for name in values}
+    scales = {name: _scale(editor, name, observed[name], dialect) for name in values}
     for node in nodes:
         if node.op_type == "Conv" or dialect == "trt":
-            _static(editor, node, scales[node.input[0]], dialect)
+            _static(editor, node, scales[node.input[0]], observed[node.input[0]], dialect)
         else:
-            _dynamic(editor, node)
+            _dynamic(editor, node, observed[node.input[0]])
     integer = {node.name for node in nodes}
     for name in values:
         # In `trt` only what computes in integers reads the rounded value; in `ort` all do, so that it exists once.
@@ -129,8 +146,8 @@ def _residuals(editor: Editor, integer: set[str]) -> list[onnx.NodeProto]:
     return found
 
 
-def _scale(editor: Editor, name: str, limits: Range, dialect: Dialect) -> _Scale:
-    low, high = min(limits[0], 0.0), max(limits[1], 0.0)
+def _scale(editor: Editor, name: str, observed: Observed, dialect: Dialect) -> _Scale:
+    low, high = min(observed.low, 0.0), max(observed.high, 0.0)
     if dialect == "trt":
         scale, zero = np.float32(max(-low, high, 1e-8) / 127), np.array(0, np.int8)
     else:
@@ -150,22 +167,9 @@ def _round_trip(editor: Editor, name: str, scale: _Scale) -> str:
     return f"{name}_rounded"
 
 
-def _integers(
-    weight: NDArray[np.float32], axis: int, bits: int, least: NDArray[np.float32] | None = None
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric integers with a scale for each index of `axis`, no scale below `least`."""
-    limit = 2 ** (bits - 1) - 1
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = np.maximum(np.abs(weight).max(axis=others), 1e-8) / np.float32(limit)
-    if least is not None:
-        scale = np.maximum(scale, least)
-    scale = scale.astype(np.float32)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    rounded = np.clip(np.rint(weight / scale.reshape(shape)), -limit, limit).astype(np.int8)
-    return rounded, scale
-
-
-def _static(editor: Editor, node: onnx.NodeProto, scale: _Scale, dialect: Dialect) -> None:
+def _static(
+    editor: Editor, node: onnx.NodeProto, scale: _Scale, observed: Observed, dialect: Dialect
+) -> None:
     """Constant integers for the weights and, in `ort`, the bias of a convolution or product."""
     name = node.input[1]
     weight = editor.constant(name)
@@ -174,7 +178,7 @@ def _static(editor: Editor, node: onnx.NodeProto, scale: _Scale, dialect: Dialec
     bias = editor.constant(node.input[2]) if len(node.input) > 2 else None
     step = scale.value * _BIAS_LIMIT
     least = None if bias is None else (np.abs(bias) / step).astype(np.float32)
-    rounded, scales = _integers(weight.astype(np.float32), axis, _BITS[dialect], least)
+    rounded, scales = integers(weight.astype(np.float32), axis, paired=dialect == "ort", least=least)
     parts = [
         editor.add_constant(f"{name}_int8", rounded),
         editor.add_constant(f"{name}_scales", scales),
@@ -185,8 +189,41 @@ def _static(editor: Editor, node: onnx.NodeProto, scale: _Scale, dialect: Dialec
             "DequantizeLinear", parts, [f"{name}_rounded"], axis=axis
         )
     node.input[1] = f"{name}_rounded"
+    _correct(editor, node, shift(weight.astype(np.float32), _floats(rounded, scales, axis), observed.mean))
     if dialect == "ort" and len(node.input) > 2:
         _bias(editor, node, scale.value * scales)
+
+
+def _floats(rounded: NDArray[np.int8], scales: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """What integers stand for."""
+    return rounded * scales.reshape([-1 if i == axis else 1 for i in range(rounded.ndim)])
+
+
+def _correct(editor: Editor, node: onnx.NodeProto, shifted: NDArray[np.float32]) -> None:
+    """Takes off a bias, where there is one, what the rounding of weights adds to the mean."""
+    reader, index = node, 2
+    if node.op_type != "Conv":
+        found = _bias_behind(editor, node, len(shifted))
+        if found is None:
+            return
+        reader, index = found
+    if len(reader.input) > index:
+        bias = editor.constant(reader.input[index])
+        assert bias is not None
+        reader.input[index] = editor.add_constant(
+            f"{reader.output[0]}_corrected", (bias - shifted).astype(np.float32)
+        )
+
+
+def _bias_behind(editor: Editor, node: onnx.NodeProto, channels: int) -> tuple[onnx.NodeProto, int] | None:
+    """The addition of a constant per channel to a product, and which of its inputs that is."""
+    add = editor.sole_consumer(node.output[0])
+    if add is None or add.op_type != "Add":
+        return None
+    for index, name in enumerate(add.input):
+        if name in editor.tensors and editor.shape(name) == (channels,):
+            return add, index
+    return None
 
 
 def _bias(editor: Editor, node: onnx.NodeProto, scales: NDArray[np.float32]) -> None:
@@ -203,24 +240,24 @@ def _bias(editor: Editor, node: onnx.NodeProto, scales: NDArray[np.float32]) -> 
     node.input[2] = f"{name}_rounded"
 
 
-def _dynamic(editor: Editor, node: onnx.NodeProto) -> None:
+def _dynamic(editor: Editor, node: onnx.NodeProto, observed: Observed) -> None:
     """A product whose activations get their range when they are there; with the bias that is added behind it."""
     name = node.input[1]
     weight = editor.constant(name)
     assert weight is not None
-    rounded, scales = _integers(weight.astype(np.float32), 1, _BITS["ort"])
+    rounded, scales = integers(weight.astype(np.float32), 1, paired=True)
     inputs = [
         node.input[0],
         editor.add_constant(f"{name}_int8", rounded),
         editor.add_constant(f"{name}_scales", scales),
     ]
-    bias = editor.sole_consumer(node.output[0])
-    if bias is not None and bias.op_type == "Add":
-        other = next((value for value in bias.input if value != node.output[0]), "")
-        if editor.shape(other) == (len(scales),) and other in editor.tensors:
-            inputs += ["", other]
-            node.output[0] = bias.output[0]
-            editor.remove([bias])
+    _correct(editor, node, shift(weight.astype(np.float32), _floats(rounded, scales, 1), observed.mean))
+    found = _bias_behind(editor, node, len(scales))
+    if found is not None:
+        add, index = found
+        inputs += ["", add.input[index]]
+        node.output[0] = add.output[0]
+        editor.remove([add])
     editor.need_domain("com.microsoft", 1)
     node.op_type, node.domain = "DynamicQuantizeMatMul", "com.microsoft"
     del node.input[:]

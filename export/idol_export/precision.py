@@ -5,7 +5,7 @@ one by one as `idol_export.parity` does. What must hold is that the same instanc
 against those of the fp32 graph, and where there is ground truth, its scores.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,40 +13,36 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.model.idol import Idol
-from idol_export.calibration import observe
-from idol_export.clips import Clip, clips_of_dataset, drawn_clips, spread_frames, video_clip
-from idol_export.editing import Editor
-from idol_export.folding import fold_norms
+from idol_export.clips import spread_frames
 from idol_export.graph import STAGES
-from idol_export.ground_truth import judge
 from idol_export.half_graph import emulated, islands_of, to_half
-from idol_export.id_agreement import IdJudge
-from idol_export.int8 import Dialect, candidates, observed_values, quantise
+from idol_export.integer_graphs import IntegerGraphs
+from idol_export.judging import Exact, Judge
+from idol_export.node_groups import GROUPS, KEPT, PARTS
 from idol_export.onnx import shipped
-from idol_export.parity import Candidate, relative_error, torch_stages
+from idol_export.parity import relative_error, torch_stages
+from idol_export.search import output_error, search, speeds
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session, run_session
-from idol_runtime.bundle import OUTPUT_NAMES, Canary
+from idol_runtime.bundle import OUTPUT_NAMES
 from idol_runtime.certificates import (
     GraphInfo,
-    IdAgreement,
     Precision,
     PrecisionCertificate,
+    Recipe,
     ReducedName,
+    SearchStep,
     StageError,
 )
-from idol_runtime.config import StreamConfig
 from idol_runtime.errors import ConfigError, ParityError
-from idol_runtime.pipeline import CANARY_TOLERANCE, Pipeline
+from idol_runtime.pipeline import CANARY_TOLERANCE
 from idol_runtime.preprocess import resize
 
-__all__ = ["PARTS", "Exact", "ReduceOptions", "Reduced", "parts_of", "reduce_graph", "runnable"]
+__all__ = ["ReduceOptions", "Reduced", "reduce_graph", "runnable"]
 
 Announce = Callable[[str], None]
 
 # What a stage may be off by before the graph is broken rather than coarse; identities decide about the rest.
 _STAGE_LIMITS: Mapping[ReducedName, float] = {"fp16": 0.02, "bf16": 0.1, "int8-ort": 0.3, "int8-trt": 0.3}
-PARTS = (*STAGES[1:], "heads")
 _PRECISIONS: Mapping[ReducedName, Precision] = {
     "fp16": "fp16",
     "bf16": "bf16",
@@ -59,9 +55,10 @@ _DIALECTS: Mapping[ReducedName, Literal["onnx", "ort", "trt"]] = {
     "int8-ort": "ort",
     "int8-trt": "trt",
 }
-_ID_LIMIT = 0.99
+_LOSS = 0.01  # of id agreement
 _INSTANCE_FRAMES = 500
 _SCORE_LOSS = 0.01
+_ERROR_FRAMES = 4  # that the search tells groups apart on
 _INFINITE = 1e9  # JSON has no infinity
 _CANARY_MARGIN = 2.0  # processors round differently, and a wrong kernel is off by far more
 
@@ -74,7 +71,8 @@ class ReduceOptions:
         names: of the graphs.
         calibrate: video or images that int8 takes its ranges from.
         calibrate_frames: how many of its frames.
-        keep: parts of the network that stay fp32, among `PARTS`.
+        keep: what stays fp32 beside `KEPT`, among `PARTS` and `GROUPS`.
+        auto: search for what stays fp32 instead; how much of the id agreement may be lost.
         judge: annotations to score against, of the videos in
         judge_frames: this folder.
         unverified: write a graph that fails as well; no runtime takes it unasked, and `run` refuses it.
@@ -84,6 +82,7 @@ class ReduceOptions:
     calibrate: str | None = None
     calibrate_frames: int = 64
     keep: tuple[str, ...] = ()
+    auto: float | None = None
     judge: Path | None = None
     judge_frames: Path | None = None
     unverified: bool = False
@@ -95,6 +94,14 @@ class ReduceOptions:
             )
         if (self.judge is None) != (self.judge_frames is None):
             raise ConfigError("--judge and --frames go together: annotations, and the folder of their frames")
+        known = (*PARTS, *GROUPS)
+        for part in self.keep:
+            if part not in known:
+                raise ConfigError(f"--keep takes {', '.join(dict.fromkeys(known))}; got {part!r}")
+        if self.auto is not None and self.keep:
+            raise ConfigError("--auto finds out itself what stays fp32; leave out --keep")
+        if self.auto is not None and not 0 <= self.auto < 1:
+            raise ConfigError("--auto takes what may be lost of the id agreement, in percent: 0 to 99")
 
 
 @dataclass(frozen=True)
@@ -107,38 +114,12 @@ class Reduced:
     certificate: PrecisionCertificate
 
 
-@dataclass(frozen=True)
-class Exact:
-    """What a graph of fewer bits is made of, and judged by.
-
-    Attributes:
-        model: in PyTorch.
-        stream: thresholds and association.
-        candidate: the fp32 graph.
-        frame_size: (H, W) of the source.
-        network_size: (h, w) of the network's input.
-        canary: golden frame and PyTorch's answer.
-    """
-
-    model: Idol
-    stream: StreamConfig
-    candidate: Candidate
-    frame_size: tuple[int, int]
-    network_size: tuple[int, int]
-    canary: Canary
-
-    def pipeline(self, graph: bytes, name: str) -> Pipeline:
-        """A graph, tracking."""
-        session = open_session(graph, libraries=self.candidate.libraries)
-        return Pipeline(OnnxRuntimeBackend(session, name, self.network_size), self.stream)
-
-
 def reduce_graph(
     name: ReducedName,
     exact: Exact,
+    judge: Judge,
     options: ReduceOptions,
     frames: Iterable[NDArray[np.uint8]],  # [H, W, 3] each
-    verify_source: str | None,
     announce: Announce,
 ) -> Reduced:
     """Make a graph of fewer bits, and compare it.
@@ -146,9 +127,9 @@ def reduce_graph(
     Args:
         name: which.
         exact: what it is made of.
+        judge: of its tracks and scores.
         options: how.
         frames: to compare the stages on.
-        verify_source: video to compare tracks on; None: the videos of `options.judge`, else drawn ones.
         announce: called with each step's name.
 
     Raises:
@@ -158,7 +139,7 @@ def reduce_graph(
         DataError: annotations that are broken.
     """
     announce(f"making the {name} graph")
-    probe = _probe(name, exact, options, announce)
+    probe, recipe = _probe(name, exact, judge, options, announce)
     judging = shipped(probe)
     # No CPU runtime computes in bf16: what is judged rounds as it would, and what ships has its types.
     graph = judging
@@ -167,19 +148,12 @@ def reduce_graph(
     announce(f"comparing the {name} graph with PyTorch")
     stages, count = _stage_errors(name, exact, probe, judging, frames)
     announce(f"comparing the {name} graph's tracks with those of fp32")
-    agreement = _agreement(exact, judging, options, verify_source)
-    judged = None
-    if options.judge is not None and options.judge_frames is not None:
+    agreement = judge.agreement(judging, _id_limit(options), _INSTANCE_FRAMES)
+    if options.judge is not None:
         announce(f"scoring the {name} graph against {options.judge}")
-        judged = judge(
-            options.judge,
-            options.judge_frames,
-            lambda: exact.pipeline(judging, name),
-            lambda: exact.pipeline(exact.candidate.graph, "fp32"),
-            _SCORE_LOSS,
-        )
+    judged = judge.judged(judging, name, _SCORE_LOSS)
     backend = "onnxruntime (cpu), bf16 emulated" if name == "bf16" else "onnxruntime (cpu)"
-    certificate = PrecisionCertificate(stages, count, backend, agreement, judged)
+    certificate = PrecisionCertificate(stages, count, backend, agreement, judged, recipe)
     if certificate.failures and not options.unverified:
         raise ParityError(certificate.failures[0], _refusal(name, certificate))
     info = GraphInfo(
@@ -192,14 +166,78 @@ def reduce_graph(
     return Reduced(name, graph, info, certificate)
 
 
-def _probe(name: ReducedName, exact: Exact, options: ReduceOptions, announce: Announce) -> bytes:
-    """The fp32 probe, rounded as the graph's precision has it."""
+def _id_limit(options: ReduceOptions) -> float:
+    return 1 - (_LOSS if options.auto is None else options.auto)
+
+
+def _probe(
+    name: ReducedName, exact: Exact, judge: Judge, options: ReduceOptions, announce: Announce
+) -> tuple[bytes, Recipe | None]:
+    """The fp32 probe, rounded as the graph's precision has it; of int8, what of it is."""
     probe = exact.candidate.probe
     if name == "fp16":
-        return to_half(probe, islands_of(probe))
+        return to_half(probe, islands_of(probe)), None
     if name == "bf16":
-        return emulated(probe, islands_of(probe))
-    return _int8(exact, options, announce, "ort" if name == "int8-ort" else "trt")
+        return emulated(probe, islands_of(probe)), None
+    assert options.calibrate is not None
+    graphs = IntegerGraphs(
+        probe,
+        exact.network_size,
+        tuple(exact.candidate.libraries),
+        "ort" if name == "int8-ort" else "trt",
+        options.calibrate,
+        options.calibrate_frames,
+        announce,
+    )
+    kept: tuple[str, ...] = (*KEPT, *options.keep)
+    tried: tuple[SearchStep, ...] = ()
+    if options.auto is not None:
+        tried = _searched(name, graphs, exact, judge, options, announce)
+        kept = tried[-1].kept
+    return graphs.probe(kept), Recipe(kept, graphs.share(kept), tried)
+
+
+def _searched(
+    name: ReducedName,
+    graphs: IntegerGraphs,
+    exact: Exact,
+    judge: Judge,
+    options: ReduceOptions,
+    announce: Announce,
+) -> tuple[SearchStep, ...]:
+    limit = _id_limit(options)
+
+    def measure(held: Sequence[bytes]) -> Sequence[float | None]:
+        if name == "int8-trt":
+            return [None] * len(held)  # no processor computes as TensorRT does
+        image = resize(exact.canary.frame, exact.network_size)
+        return speeds(exact.candidate.graph, held, image, exact.candidate.libraries)
+
+    def scores_hold(graph: bytes) -> bool:
+        judged = judge.judged(graph, name, _SCORE_LOSS)
+        return judged is None or judged.passed
+
+    assert options.calibrate is not None
+    libraries = exact.candidate.libraries
+    images = [resize(frame, exact.network_size) for frame in spread_frames(options.calibrate, _ERROR_FRAMES)]
+    session = open_session(exact.candidate.graph, libraries=libraries)
+    expected = [run_session(session, OUTPUT_NAMES, image[None]) for image in images]
+    tried = search(
+        graphs,
+        lambda graph: output_error(graph, expected, images, libraries),
+        lambda graph: judge.agreement(graph, limit, _INSTANCE_FRAMES),
+        scores_hold,
+        measure,
+        announce,
+    )
+    if not tried[-1].held and not options.unverified:
+        raise ParityError(
+            "id agreement",
+            f"no choice of what computes in int8 reaches an id agreement of {limit:.1%}; the last had "
+            f"{tried[-1].idf1:.2%} with {tried[-1].integer_share:.0%} of the multiplications: allow more with "
+            "--auto, or leave out int8",
+        )
+    return tried
 
 
 def runnable(graphs: Sequence[Reduced]) -> list[ReducedName]:
@@ -228,29 +266,6 @@ def _refusal(name: str, certificate: PrecisionCertificate) -> str:
     )
 
 
-def parts_of(editor: Editor) -> dict[str, str]:
-    """Which of `PARTS` each node of a probe is in: the first whose last value it leads to."""
-    found: dict[str, str] = {}
-    for part in PARTS[:-1]:
-        for node in editor.makers_of(part):
-            found.setdefault(node, part)
-    return {node.name: found.get(node.name, PARTS[-1]) for node in editor.graph.node}
-
-
-def _int8(exact: Exact, options: ReduceOptions, announce: Announce, dialect: Dialect) -> bytes:
-    editor = Editor(exact.candidate.probe)
-    fold_norms(editor)
-    parts = parts_of(editor)
-    chosen = [node for node in candidates(editor) if parts[node] not in options.keep]
-    values = observed_values(editor, chosen, dialect)
-    assert options.calibrate is not None
-    announce(f"calibrating on {options.calibrate_frames} frames of {Path(options.calibrate).name}")
-    frames = spread_frames(options.calibrate, options.calibrate_frames)
-    resized = (resize(frame, exact.network_size) for frame in frames)
-    quantise(editor, chosen, observe(editor.to_bytes(), values, resized, exact.candidate.libraries), dialect)
-    return editor.to_bytes()
-
-
 def _stage_errors(
     name: ReducedName, exact: Exact, probe: bytes, graph: bytes, frames: Iterable[NDArray[np.uint8]]
 ) -> tuple[tuple[StageError, ...], int]:
@@ -270,27 +285,6 @@ def _stage_errors(
         count += 1
     limit = _STAGE_LIMITS[name]
     return tuple(StageError(stage, error, limit) for stage, error in errors.items()), count
-
-
-def _agreement(exact: Exact, graph: bytes, options: ReduceOptions, verify_source: str | None) -> IdAgreement:
-    ids = IdJudge()
-    source, clips = _clips(exact, options, verify_source)
-    with exact.pipeline(exact.candidate.graph, "fp32") as theirs, exact.pipeline(graph, "reduced") as ours:
-        for clip in clips:
-            for pipeline in (theirs, ours):
-                pipeline.reset()
-            for frame in clip:
-                ids.frame(theirs.step(frame), ours.step(frame))
-            ids.next_clip()
-    return ids.agreement(_ID_LIMIT, _INSTANCE_FRAMES, source)
-
-
-def _clips(exact: Exact, options: ReduceOptions, verify_source: str | None) -> tuple[str, Iterator[Clip]]:
-    if verify_source is not None:
-        return Path(verify_source).name, iter([video_clip(verify_source)])
-    if options.judge is not None and options.judge_frames is not None:
-        return options.judge.name, clips_of_dataset(options.judge, options.judge_frames)
-    return "drawn videos", drawn_clips(exact.frame_size)
 
 
 def _canary(exact: Exact, graph: bytes) -> dict[str, float]:

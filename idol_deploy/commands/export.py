@@ -1,7 +1,6 @@
 """`idol-deploy export`: checkpoint to verified bundle."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PART",
-        help="stays fp32: backbone, neck, encoder, decoder or heads",
+        help="stays fp32 beside what int8 never rounds: backbone, neck, encoder, decoder, heads, or a part of the "
+        "backbone: backbone/4",
+    )
+    add(
+        "--auto",
+        nargs="?",
+        type=float,
+        const=1.0,
+        metavar="LOSS",
+        help="int8, of the fastest choice of nodes that loses at most so many percent of the id agreement "
+        "(default: 1)",
     )
     add("--judge", type=Path, metavar="FILE", help="annotations to score graphs of fewer bits against")
     add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
@@ -123,10 +132,11 @@ def run(options: argparse.Namespace) -> int:
                 note=options.note,
                 store=options.store,
                 reduce=ReduceOptions(
-                    names=_reduced_names(options.precision, options.dialect),
+                    names=_reduced_names(options),
                     calibrate=options.calibrate,
                     calibrate_frames=options.calibrate_frames,
                     keep=tuple(options.keep),
+                    auto=None if options.auto is None else options.auto / 100,
                     judge=options.judge,
                     judge_frames=options.frames,
                     unverified=options.unverified,
@@ -144,9 +154,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _reduced_names(precisions: Sequence[str], dialect: str) -> tuple[Any, ...]:
+def _reduced_names(options: argparse.Namespace) -> tuple[Any, ...]:
     """Of the graphs that the arguments ask for."""
-    names = dict.fromkeys(f"int8-{dialect}" if precision == "int8" else precision for precision in precisions)
+    precisions = list(options.precision)
+    if options.auto is not None:
+        # What a search may choose from: TensorRT gains from fp16 as well, ONNX Runtime on a processor does not.
+        precisions += ["fp16", "int8"] if options.dialect == "trt" else ["int8"]
+    names = dict.fromkeys(f"int8-{options.dialect}" if name == "int8" else name for name in precisions)
     return tuple(name for name in names if name != "fp32")
 
 
@@ -164,8 +178,23 @@ def _print_precisions(parity: Any) -> None:
                 f"{name}: AP {judged.ap:.1%} (fp32 {judged.ap_fp32:.1%}), IDF1 {judged.idf1:.1%} (fp32 "
                 f"{judged.idf1_fp32:.1%}) on {judged.source}"
             )
+        if certificate.recipe is not None:
+            _print_recipe(name, certificate.recipe)
         if certificate.failures:
             print(f"{name}: NOT VERIFIED, failed: {', '.join(certificate.failures)}; run refuses it")
+
+
+def _print_recipe(name: str, recipe: Any) -> None:
+    kept = ", ".join(recipe.kept) or "nothing"
+    print(f"{name}: {recipe.integer_share:.0%} of the multiplications in integers, kept in fp32: {kept}")
+    if recipe.search:
+        print(f"{'int8':>6} {'error':>8} {'ids':>8} {'speed':>6}  kept in fp32")
+    for step in recipe.search:
+        speed = "" if step.speed is None else f"{step.speed:.2f}"
+        kept = ", ".join(step.kept) or "nothing"
+        ids = "" if step.idf1 is None else f"{step.idf1:.2%}"
+        held = ", holds" if step.held else ""
+        print(f"{step.integer_share:6.0%} {step.error:8.2%} {ids:>8} {speed:>6}  {kept}{held}")
 
 
 def _print_parity(parity: Any) -> None:

@@ -14,7 +14,9 @@ __all__ = [
     "Parity",
     "Precision",
     "PrecisionCertificate",
+    "Recipe",
     "ReducedName",
+    "SearchStep",
     "StageError",
 ]
 
@@ -121,6 +123,40 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.ap >= self.ap_fp32 - self.limit and self.idf1 >= self.idf1_fp32 - self.limit
 
 
+class SearchStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A choice of what computes in integers that was tried.
+
+    Attributes:
+        kept: groups of nodes that stayed fp32.
+        integer_share: of all multiplications, how many were in integers.
+        error: of its outputs against those of fp32, relative.
+        idf1: of its tracks against those of fp32; None: they were not compared.
+        held: whether it was compared, and within the limits.
+        speed: how many times as fast as fp32, where it was measured.
+    """
+
+    kept: tuple[str, ...]
+    integer_share: float
+    error: float
+    idf1: float | None = None
+    held: bool = False
+    speed: float | None = None
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What of a graph computes in integers.
+
+    Attributes:
+        kept: groups of nodes or parts of the network that are fp32.
+        integer_share: of all multiplications, how many are in integers.
+        search: what was tried to find it, if it was searched for.
+    """
+
+    kept: tuple[str, ...]
+    integer_share: float
+    search: tuple[SearchStep, ...] = ()
+
+
 class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a graph of fewer bits was compared with, and how it did; it may have failed.
 
@@ -130,6 +166,7 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         backend: what ran the graph.
         agreement: of identities with the fp32 graph.
         judged: against ground truth, where there was any.
+        recipe: of int8.
     """
 
     stages: tuple[StageError, ...]
@@ -137,6 +174,7 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     backend: str
     agreement: IdAgreement
     judged: Judged | None = None
+    recipe: Recipe | None = None
 
     @property
     def failures(self) -> tuple[str, ...]:

@@ -12,11 +12,16 @@ import pytest
 from PIL import Image
 
 from idol_export import export as export_module
+from idol_export import integer_graphs
 from idol_export import precision as module
+from idol_export.calibration import observe
 from idol_export.editing import Editor
 from idol_export.export import Exported, ExportOptions, export
-from idol_export.precision import PARTS, ReduceOptions, parts_of
+from idol_export.int8 import Observed
+from idol_export.node_groups import PARTS
+from idol_export.precision import ReduceOptions
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.certificates import SearchStep
 from idol_runtime.errors import BackendError, ConfigError, ParityError
 from idol_runtime.pipeline import Pipeline
 
@@ -51,24 +56,18 @@ def exported(toy: Toy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     return run
 
 
-def test_parts_of_the_network(toy: Toy) -> None:
-    editor = Editor(toy.probe)
-    parts = parts_of(editor)
-    assert set(parts.values()) == set(PARTS)
-    of_weight = {
-        name: parts[node.name] for node in editor.graph.node for name in node.input if name in editor.tensors
-    }
-    assert of_weight["model.neck.projections.0.0.weight"] == "neck"
-    assert of_weight["model.mask_head.lay3.weight"] == "heads"
-
-
 def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster(
     toy: Toy, tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "toy.idol"
-    found = exported(out, "int8-ort", "fp16", keep=PARTS[:-1])
+    step = SearchStep(PARTS[:-1], 0.2, 0.01, 1.0, held=True)
+    monkeypatch.setattr(module, "search", lambda *_: (step,))
+    found = exported(out, "int8-ort", "fp16", auto=0.02)
     certificate = found.parity.precisions["int8-ort"]
     assert certificate.passed
+    assert certificate.agreement.limit == 0.98
+    assert certificate.recipe is not None
+    assert (certificate.recipe.kept, certificate.recipe.search) == (PARTS[:-1], (step,))
     assert certificate.agreement.instance_frames >= 10
     stages = {stage.stage: stage.error for stage in certificate.stages}
     assert stages["decoder"] < 1e-5 < stages["mask_features"], "all but the heads was kept"
@@ -93,18 +92,16 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
         assert len(pipeline.step(toy.video(1)[0])) >= 3
 
 
-def _wrong(*_: Any) -> dict[str, tuple[float, float]]:
-    class Everything(dict[str, tuple[float, float]]):
-        def __missing__(self, name: str) -> tuple[float, float]:
-            return (0.0, 1e-3)
-
-    return Everything()
+def _wrong(*arguments: Any, **options: Any) -> dict[str, Observed]:
+    return {
+        name: replace(found, low=0.0, high=1e-3) for name, found in observe(*arguments, **options).items()
+    }
 
 
 def test_a_graph_that_fails_names_the_stage_and_leaves_no_file(
     tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "observe", _wrong)
+    monkeypatch.setattr(integer_graphs, "observe", _wrong)
     with pytest.raises(
         ParityError, match=r"int8-ort graph fails at stage 'neck'.*nothing was written.*--keep"
     ) as caught:
@@ -116,7 +113,7 @@ def test_a_graph_that_fails_names_the_stage_and_leaves_no_file(
 def test_unverified_is_written_marked_and_refused(
     tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "observe", _wrong)
+    monkeypatch.setattr(integer_graphs, "observe", _wrong)
     out = tmp_path / "toy.idol"
     found = exported(out, "int8-ort", keep=("backbone",), unverified=True)
     assert not found.parity.precisions["int8-ort"].passed
@@ -169,3 +166,13 @@ def test_what_is_missing_is_told() -> None:
         ReduceOptions(("int8-ort",))
     with pytest.raises(ConfigError, match="--judge and --frames go together"):
         ReduceOptions(judge=Path("instances.json"))
+
+
+def test_what_cannot_be_is_told_beforehand() -> None:
+    for changes, message in (
+        ({"keep": ("bones",)}, "--keep takes backbone, neck,.* got 'bones'"),
+        ({"keep": ("neck",), "auto": 0.01}, "leave out --keep"),
+        ({"auto": 1.5}, "in percent"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ReduceOptions(**changes)  # type: ignore[arg-type]

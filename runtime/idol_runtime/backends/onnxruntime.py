@@ -24,6 +24,9 @@ _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # Of the graphs of fewer bits, what a device may gain from.
 _WORTHWHILE: Mapping[str, tuple[ReducedName, ...]] = {"cpu": ("int8-ort",), "cuda": ("fp16",)}
 _QUIET = 3  # errors only: warnings about constant folding are of no use to anyone here
+# It gives a convolution that was left in fp32 between two in integers weights of 8 bits, one scale for all channels:
+# a network whose depthwise convolutions are kept is worse for it than one that keeps none.
+_DISABLED = ["WeightBiasQuantization"]
 
 
 def import_onnxruntime() -> types.ModuleType:
@@ -82,7 +85,7 @@ def open_session(
     for library in libraries:
         _register(options, library)
     try:
-        session = runtime.InferenceSession(graph, options, providers=providers)
+        session = runtime.InferenceSession(graph, options, providers=providers, disabled_optimizers=_DISABLED)
     except Exception as error:
         raise BackendError(
             f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}"

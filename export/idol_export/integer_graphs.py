@@ -1,0 +1,73 @@
+"""Graphs of one network that compute in integers, but for what is kept; calibrated once for all of them."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from idol_export.calibration import observe
+from idol_export.clips import spread_frames
+from idol_export.editing import Editor
+from idol_export.folding import fold_norms
+from idol_export.int8 import Dialect, Observed, candidates, observed_values, quantise
+from idol_export.node_groups import groups_of, is_kept, parts_of
+from idol_runtime.preprocess import resize
+
+__all__ = ["IntegerGraphs"]
+
+
+class IntegerGraphs:
+    """Makes them out of a probe."""
+
+    def __init__(
+        self,
+        probe: bytes,
+        network_size: tuple[int, int],
+        libraries: tuple[Path, ...],
+        dialect: Dialect,
+        calibrate: str,
+        frames: int,
+        announce: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Of a graph with stages, its input's (h, w), and what int8 takes its ranges from; nothing runs yet."""
+        editor = Editor(probe)
+        fold_norms(editor)
+        self._folded = editor.to_bytes()
+        self._network_size, self._libraries, self._dialect = network_size, libraries, dialect
+        self._calibrate, self._frames, self._announce = calibrate, frames, announce
+        self._groups, self._parts = groups_of(editor), parts_of(editor)
+        self._work = candidates(editor)
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Of each group that can compute in integers, its share of all multiplications."""
+        found: Counter[str] = Counter()
+        for node, share in self._work.items():
+            found[self._groups[node]] += share  # type: ignore[assignment]  # a Counter of floats
+        return dict(found)
+
+    def share(self, keep: Collection[str]) -> float:
+        """Of multiplications, how many are in integers where these groups or parts are kept."""
+        return sum(self._work[node] for node in self._chosen(keep))
+
+    def probe(self, keep: Collection[str]) -> bytes:
+        """The graph, with its stages, in integers but for these groups or parts.
+
+        Raises:
+            ConfigError: nothing to calibrate on.
+            SourceError: a video or image that cannot be read.
+        """
+        editor = Editor(self._folded)
+        if chosen := self._chosen(keep):
+            quantise(editor, chosen, self._observed, self._dialect)
+        return editor.to_bytes()
+
+    @cached_property
+    def _observed(self) -> Mapping[str, Observed]:
+        self._announce(f"calibrating on {self._frames} frames of {Path(self._calibrate).name}")
+        frames = [resize(frame, self._network_size) for frame in spread_frames(self._calibrate, self._frames)]
+        axes = observed_values(Editor(self._folded), self._work, self._dialect)
+        return observe(self._folded, axes, frames, self._libraries, symmetric=self._dialect == "trt")
+
+    def _chosen(self, keep: Collection[str]) -> list[str]:
+        return [node for node in self._work if not is_kept(self._groups[node], self._parts[node], keep)]

@@ -1,0 +1,74 @@
+"""Which of the network's nodes belong together when it is decided what computes in integers."""
+
+import math
+from collections.abc import Collection
+
+import onnx
+
+from idol_export.editing import Editor
+from idol_export.graph import STAGES
+
+__all__ = ["GROUPS", "KEPT", "PARTS", "groups_of", "is_kept", "parts_of"]
+
+PARTS = (*STAGES[1:], "heads")
+# `first`: reads the image, whose 256 levels do not fall on those of integers. `depthwise`: too few products to average
+# their rounding. `normalised`: in front of a normalisation, a few channels have far larger values than all others.
+_KINDS = ("first", "depthwise", "normalised")
+_STRIDES = tuple(f"backbone/{2**power}" for power in range(1, 7))
+GROUPS = (*_KINDS, *_STRIDES, *PARTS[1:])
+# What loses most for what it multiplies (benchmarks/precision_parts.py), and what all that follows builds on.
+KEPT = (*_KINDS, "backbone/2", "backbone/4")
+_MOVES = ("Reshape", "Transpose", "Flatten", "Unsqueeze")
+
+
+def parts_of(editor: Editor) -> dict[str, str]:
+    """Which of `PARTS` each node of a probe is in: the first whose last value it leads to."""
+    found: dict[str, str] = {}
+    for part in PARTS[:-1]:
+        for node in editor.makers_of(part):
+            found.setdefault(node, part)
+    return {node.name: found.get(node.name, PARTS[-1]) for node in editor.graph.node}
+
+
+def groups_of(editor: Editor) -> dict[str, str]:
+    """Which of `GROUPS` each node of a probe is in: fragile, at a stride of the backbone, or in another part."""
+    parts = parts_of(editor)
+    image = editor.shape(editor.graph.input[0].name)
+    assert image is not None
+    before = editor.makers_of(STAGES[0])
+    found = {}
+    for node in editor.graph.node:
+        group = parts[node.name]
+        if node.op_type == "Conv":
+            group = _fragile(editor, node, before) or group
+        if group == PARTS[0]:
+            group = _STRIDES[_power(editor, node, image[1] * image[2]) - 1]
+        found[node.name] = group
+    return found
+
+
+def is_kept(group: str, part: str, keep: Collection[str]) -> bool:
+    """Whether a node stays fp32."""
+    return group in keep or part in keep
+
+
+def _power(editor: Editor, node: onnx.NodeProto, pixels: int) -> int:
+    """How often the image was halved; windows and padding make places a few more."""
+    made = editor.shape(node.output[0]) or ()
+    if len(made) < 3:
+        return 1  # nothing that multiplies an image
+    places = math.prod(made) / made[1 if node.op_type == "Conv" else -1]
+    return min(max(round(math.log2(pixels / places) / 2), 1), len(_STRIDES))
+
+
+def _fragile(editor: Editor, node: onnx.NodeProto, before: Collection[str]) -> str | None:
+    source = editor.producers.get(node.input[0])
+    if source is None or source.name in before:
+        return "first"
+    weight = editor.shape(node.input[1])
+    if weight is not None and weight[1] == 1 < weight[0]:
+        return "depthwise"
+    reader = editor.sole_consumer(node.output[0])
+    while reader is not None and reader.op_type in _MOVES:
+        reader = editor.sole_consumer(reader.output[0])
+    return "normalised" if reader is not None and reader.op_type == "InstanceNormalization" else None

@@ -1,0 +1,95 @@
+"""Numbers to integers with the least error: ranges of activations, scales of weights, and what rounding shifts."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["integers", "least_squares_range", "shift"]
+
+_LIMIT = 127
+_SHARES = np.linspace(0.3, 1, 29)  # of the largest value, that a range may end at
+
+
+def integers(
+    weight: NDArray[np.float32],
+    axis: int,
+    *,
+    paired: bool,
+    least: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric integers of 8 bits with a scale for each index of `axis`, no scale below `least`.
+
+    Args:
+        weight: [M, C, h, w] of a convolution, or a matrix.
+        axis: of the output channels.
+        paired: neighbours in a sum of products add up to 128 at most: processors without dot-product instructions
+            add their products with unsigned activations in 16 bits.
+        least: [M].
+    """
+    rows = np.moveaxis(weight, axis, 0)
+    scale = np.abs(rows).reshape(len(rows), -1).max(axis=1)
+    if paired:
+        # Sums run over channels first or last. Rounding adds half a step to each of the two.
+        for order in (rows, np.moveaxis(rows, 1, -1)):
+            flat = order.reshape(len(rows), -1)
+            one, other = flat[:, 1:], flat[:, :-1]
+            sums = np.abs(one + other) * (one * other > 0)
+            scale = np.maximum(scale, sums.max(axis=1, initial=0.0))
+    scale = np.maximum(scale, 1e-8) / np.float32(_LIMIT)
+    if least is not None:
+        scale = np.maximum(scale, least)
+    scale = scale.astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    rounded = np.clip(np.rint(weight / scale.reshape(shape)), -_LIMIT, _LIMIT).astype(np.int8)
+    return rounded, scale
+
+
+def least_squares_range(
+    counts: NDArray[np.float64],  # [bins]
+    low: float,
+    high: float,
+    symmetric: bool,
+) -> tuple[float, float]:
+    """Where 256 levels begin and end, that the squared error of what they round and cut off is least.
+
+    Args:
+        counts: histogram of the values between
+        low: 0 or less, and
+        high: 0 or more.
+        symmetric: the range must be.
+    """
+    width = (high - low) / len(counts)
+    values = low + (np.arange(len(counts)) + 0.5) * width
+    share = counts / max(counts.sum(), 1)
+    # Zeros, of a rectifier mostly, are rounded to themselves.
+    rounded = np.where(np.abs(values) > width, share, 0.0).cumsum()
+
+    def cut(limit: float, beyond: NDArray[np.bool_]) -> float:
+        return float(np.sum(share[beyond] * (values[beyond] - limit) ** 2))
+
+    if symmetric:
+        low, high = -max(-low, high), max(-low, high)
+    lows = [(low * s, cut(low * s, values < low * s)) for s in (_SHARES if low < 0 else _SHARES[-1:])]
+    highs = [(high * s, cut(high * s, values > high * s)) for s in (_SHARES if high > 0 else _SHARES[-1:])]
+    pairs = zip(lows, highs, strict=True) if symmetric else ((a, b) for a in lows for b in highs)
+    best = (np.inf, low, high)
+    for (a, below), (b, above) in pairs:
+        first, last = np.searchsorted(values, (a, b))
+        inside = rounded[min(last, len(rounded) - 1)] - (rounded[first - 1] if first else 0.0)
+        best = min(best, (below + above + inside * ((b - a) / 255) ** 2 / 12, a, b))
+    return best[1], best[2]
+
+
+def shift(
+    weight: NDArray[np.float32],  # [M, C / groups, h, w], or [C, M]
+    rounded: NDArray[np.float32],  # likewise
+    mean: NDArray[np.float32],  # [C]
+) -> NDArray[np.float32]:
+    """[M]: what rounded weights add to the mean of each output channel, of inputs of this mean (Nagel et al. 2019)."""
+    error = rounded - weight
+    if error.ndim == 2:
+        return (mean @ error).astype(np.float32)
+    taps = error.reshape(*error.shape[:2], -1).sum(axis=2)
+    groups = len(mean) // taps.shape[1]
+    by_group = taps.reshape(groups, -1, taps.shape[1])
+    found: NDArray[np.float32] = np.einsum("gmc,gc->gm", by_group, mean.reshape(groups, -1)).reshape(-1)
+    return found.astype(np.float32)
