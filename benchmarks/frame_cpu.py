@@ -7,7 +7,7 @@ Reference weights, ytvis19_r50 at 360x640 unless asked otherwise, uint8 frame in
     openvino   the portable graph in OpenVINO, where it is installed
     portable   the portable graph in ONNX Runtime
     operator   the graph with our operator in ONNX Runtime
-    int8       the same in the `ort` dialect of int8, all parts of it
+    int8       the same in the `ort` dialect of int8, as `export` makes it
     int8-keep  the same, but for a backbone and a neck of fp32
 
     idol-deploy plugins build
@@ -126,7 +126,7 @@ def ways(name: str, size: tuple[int, int], threads: int, wanted: tuple[str, ...]
     if "operator" in wanted:
         probe = probe_to_onnx(ExportGraph(with_fused_attention(model), size))
         found["operator"] = session_way(shipped(probe), image, threads)
-        for way, keep in (("int8", KEPT), ("int8-keep", ("backbone", "neck"))):
+        for way, keep in (("int8", KEPT), ("int8-keep", (*KEPT, "backbone", "neck"))):
             if way in wanted:
                 found[way] = session_way(in_integers(probe, image, keep), image, threads)
     return found

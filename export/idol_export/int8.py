@@ -211,7 +211,7 @@ def _correct(editor: Editor, node: onnx.NodeProto, shifted: NDArray[np.float32])
         bias = editor.constant(reader.input[index])
         assert bias is not None
         reader.input[index] = editor.add_constant(
-            f"{reader.output[0]}_corrected", (bias - shifted).astype(np.float32)
+            f"{reader.output[0]}_corrected", bias.astype(np.float32) - shifted
         )
 
 

@@ -103,10 +103,10 @@ def test_a_graph_that_fails_names_the_stage_and_leaves_no_file(
 ) -> None:
     monkeypatch.setattr(integer_graphs, "observe", _wrong)
     with pytest.raises(
-        ParityError, match=r"int8-ort graph fails at stage 'neck'.*nothing was written.*--keep"
+        ParityError, match=r"int8-ort graph fails at stage 'mask_features'.*nothing was written.*--keep"
     ) as caught:
         exported(tmp_path / "toy.idol", "int8-ort", keep=("backbone",))
-    assert caught.value.stage == "neck"
+    assert caught.value.stage == "mask_features"
     assert not list(tmp_path.iterdir())
 
 
@@ -117,7 +117,7 @@ def test_unverified_is_written_marked_and_refused(
     out = tmp_path / "toy.idol"
     found = exported(out, "int8-ort", keep=("backbone",), unverified=True)
     assert not found.parity.precisions["int8-ort"].passed
-    with pytest.raises(BackendError, match=r"never shown to track as fp32 does \(failed: neck.*--unverified"):
+    with pytest.raises(BackendError, match=r"never shown to track as fp32 does \(failed: mask_features.*--unverified"):
         Pipeline.open(out, graph="int8-ort")
     with Pipeline.open(out) as pipeline:
         assert pipeline.backend.graph == "portable"
