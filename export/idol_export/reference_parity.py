@@ -21,6 +21,7 @@ from idol_export.parity import relative_error
 from idol_export.reference_arrays import Array, Tag, cuts
 from idol_export.reference_paths import FrameTensors, onnx_frame, torch_frame
 from idol_runtime.association import NO_TRACK
+from idol_runtime.backends.base import BatchLimit
 from idol_runtime.backends.onnxruntime import open_session
 from idol_runtime.bundle import OUTPUT_NAMES
 from idol_runtime.config import Preprocessing, StreamConfig
@@ -112,6 +113,7 @@ class _Replay:
     remark: str = ""
     graph: None = None
     network_size: tuple[int, int] | None = None
+    batch: BatchLimit = field(default_factory=BatchLimit)
 
     def infer(self, images: NDArray[np.uint8]) -> list[NetworkOutput]:
         return [self.outputs[-1]] * len(images)

@@ -117,7 +117,9 @@ def test_unverified_is_written_marked_and_refused(
     out = tmp_path / "toy.idol"
     found = exported(out, "int8-ort", keep=("backbone",), unverified=True)
     assert not found.parity.precisions["int8-ort"].passed
-    with pytest.raises(BackendError, match=r"never shown to track as fp32 does \(failed: mask_features.*--unverified"):
+    with pytest.raises(
+        BackendError, match=r"never shown to track as fp32 does \(failed: mask_features.*--unverified"
+    ):
         Pipeline.open(out, graph="int8-ort")
     with Pipeline.open(out) as pipeline:
         assert pipeline.backend.graph == "portable"
