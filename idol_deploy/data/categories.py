@@ -40,9 +40,7 @@ COCO: tuple[str, ...] = (
 )
 
 # Of `idol-deploy synth`.
-SYNTH: tuple[str, ...] = (
-    "animal", "bird", "blob", "bug", "face", "fruit", "person", "ring", "sea_animal", "star", "vehicle",
-)
+SYNTH: tuple[str, ...] = ("animal", "blob", "face", "fruit", "person", "ring", "star", "vehicle")
 
 # COCO numbered 91 categories and released 80.
 COCO_IDS: tuple[int, ...] = tuple(

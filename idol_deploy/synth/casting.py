@@ -21,7 +21,7 @@ def cast(
     Args:
         rng: decides it.
         actors: n.
-        among: identities by class.
+        among: identities by kind.
 
     Raises:
         ConfigError: there are none.

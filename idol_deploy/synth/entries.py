@@ -124,7 +124,7 @@ def _entries(draft: Draft, drawn: _Drawn, task: Task, index: int, names: Sequenc
                 for share, there in zip(shares, drawn.inside[i], strict=True)
             ],
         }
-        category = task.library.classes.index(identity.kind) + 1
+        category = task.library.classes.index(task.library.class_of(identity)) + 1
         entry = {"id": ids[i], "video_id": index + 1, "category_id": category, "iscrowd": 0}
         annotations.append(entry | track_fields(drawn.masks[i], shares) | {"synth": own})
     height, width = task.config.size

@@ -11,7 +11,7 @@ a validation set was ever trained on.
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,8 @@ _HELD_OUT = 0.25  # of the families of a class
 _SALT = 1363  # under which about a quarter of every shipped class is held out
 _ENDINGS = (".webp", ".png")
 _SPRITES = Path(__file__).parent / "sprites"
+# What makes a bird cannot be learnt from the few kinds of birds there are: these are of one class unless asked for.
+_ANIMALS = ("bird", "bug", "sea_animal")
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Identity:
     """One that may appear.
 
     Attributes:
-        kind: its class.
-        name: its own within the class.
+        kind: its class, or what of its class it is.
+        name: its own within the kind.
         family: all of one family may show the same one.
         files: one picture, or a walk cycle; none where it is procedural.
     """
@@ -64,17 +66,26 @@ class Library:
     """All that may appear.
 
     Attributes:
-        classes: names, in the order of their category ids.
-        all: every identity, by class and name.
+        all: every identity, by kind and name.
+        parts: the class of the kinds that are none themselves.
     """
 
-    classes: tuple[str, ...]
     all: tuple[Identity, ...]
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of their category ids."""
+        return tuple(sorted({self.class_of(identity) for identity in self.all}))
+
+    def class_of(self, identity: Identity) -> str:
+        """What a network is to call it."""
+        return self.parts.get(identity.kind, identity.kind)
 
     def identities(self, split: Split) -> dict[str, tuple[Identity, ...]]:
-        """Those on one side of the split, by class; classes without any are left out."""
+        """Those on one side of the split, by kind; kinds without any are left out."""
         found: dict[str, tuple[Identity, ...]] = {}
-        for kind in self.classes:
+        for kind in sorted({identity.kind for identity in self.all}):
             members = [identity for identity in self.all if identity.kind == kind]
             held = _held_out(kind, frozenset(identity.family for identity in members))
             here = tuple(one for one in members if (one.family in held) == (split == "val"))
@@ -83,10 +94,10 @@ class Library:
         return found
 
     def digest(self) -> str:
-        """Of every name and file, so that two data sets can be known to be of the same library."""
+        """Of every class, name and file, so that two data sets can be known to be of the same library."""
         state = hashlib.sha256()
         for identity in self.all:
-            state.update(f"{identity.kind}/{identity.name}\n".encode())
+            state.update(f"{self.class_of(identity)}/{identity.kind}/{identity.name}\n".encode())
             for file in identity.files:
                 state.update(hashlib.sha256(file.read_bytes()).digest())
         return state.hexdigest()
@@ -102,7 +113,7 @@ def read_library(
             `CLASS/*.webp` single pictures; pictures in the folder itself are of the class of the shipped sprite of
             that name, or of the class that the folder is named after. PNG does as well.
         shipped: also the sprites that come with the package, and procedural shapes.
-        classes: only these; empty: all.
+        classes: only these; empty: all, and the shipped birds, bugs and sea animals are animals.
 
     Raises:
         SourceError: a folder without pictures.
@@ -118,12 +129,12 @@ def read_library(
                 f"{folder} holds no CLASS/TRACK/*.webp, CLASS/*.webp or *.webp; give another folder"
             )
         found |= {(identity.kind, identity.name): identity for identity in added}
-    names = sorted({kind for kind, _ in found})
-    unknown = sorted(set(classes) - set(names))
-    if unknown or not names:
-        raise ConfigError(f"there is no class {', '.join(unknown)}; take some of {', '.join(names)}")
-    chosen = tuple(sorted(set(classes))) or tuple(names)
-    return Library(chosen, tuple(found[key] for key in sorted(found) if key[0] in chosen))
+    kinds_found = sorted({kind for kind, _ in found})
+    unknown = sorted(set(classes) - set(kinds_found))
+    if unknown or not found:
+        raise ConfigError(f"there is no class {', '.join(unknown)}; take some of {', '.join(kinds_found)}")
+    chosen = tuple(found[key] for key in sorted(found) if not classes or key[0] in classes)
+    return Library(chosen, dict.fromkeys(_ANIMALS, "animal") if shipped and not classes else {})
 
 
 def recolour(

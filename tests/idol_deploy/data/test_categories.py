@@ -5,7 +5,7 @@ from idol_deploy.synth.identities import read_library
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("YTVIS_2019", 40), ("YTVIS_2021", 40), ("OVIS", 25), ("COCO", 80), ("SYNTH", 11)]
+    ("name", "count"), [("YTVIS_2019", 40), ("YTVIS_2021", 40), ("OVIS", 25), ("COCO", 80), ("SYNTH", 8)]
 )
 def test_every_data_set_has_its_classes_once(name: str, count: int) -> None:
     names = getattr(categories, name)
