@@ -1,6 +1,5 @@
 """Graphs of one network that compute in integers, but for what is kept; calibrated once for all of them."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -41,10 +40,10 @@ class IntegerGraphs:
     @property
     def shares(self) -> Mapping[str, float]:
         """Of each group that can compute in integers, its share of all multiplications."""
-        found: Counter[str] = Counter()
+        found: dict[str, float] = {}
         for node, share in self._work.items():
-            found[self._groups[node]] += share  # type: ignore[assignment]  # a Counter of floats
-        return dict(found)
+            found[self._groups[node]] = found.get(self._groups[node], 0.0) + share
+        return found
 
     def share(self, keep: Collection[str]) -> float:
         """Of multiplications, how many are in integers where these groups or parts are kept."""
