@@ -181,5 +181,5 @@ def override(config: SynthConfig, changes: Sequence[str]) -> SynthConfig:
         if not equals:
             raise ConfigError(f"{change!r} is no setting; write KEY=VALUE, such as noise=0")
         text = text.replace("x", ",") if key == "size" else text
-        changed[key] = read_setting(config, key, text, "a data set")
+        changed[key] = read_setting(config, key, text, change)
     return replace(config, **changed)  # at once: some shares must have a sum of at most 1

@@ -155,14 +155,14 @@ def override(settings: TrainSettings, changes: Sequence[str]) -> TrainSettings:
             raise ConfigError(
                 f"{change!r} is no setting; write SECTION.KEY=VALUE, SECTION being one of {', '.join(_SECTIONS)}"
             )
-        settings = _changed(settings, _SECTIONS[section], key, text, section)
+        settings = _changed(settings, _SECTIONS[section], key, text, change)
     return settings
 
 
-def _changed(owner: Any, path: Sequence[str], key: str, text: str, name: str) -> Any:
+def _changed(owner: Any, path: Sequence[str], key: str, text: str, change: str) -> Any:
     if path:
-        return replace(owner, **{path[0]: _changed(getattr(owner, path[0]), path[1:], key, text, name)})
-    return replace(owner, **{key: read_setting(owner, key, text, name)})
+        return replace(owner, **{path[0]: _changed(getattr(owner, path[0]), path[1:], key, text, change)})
+    return replace(owner, **{key: read_setting(owner, key, text, change)})
 
 
 def settings_to_json(settings: TrainSettings) -> str:

@@ -203,5 +203,5 @@ def override(config: StreamConfig, settings: Sequence[str]) -> StreamConfig:
         if not equals or section not in changed:
             raise ConfigError(f"{setting!r} is no setting; write association.KEY=VALUE or video.KEY=VALUE")
         owner = changed[section]
-        changed[section] = replace(owner, **{key: read_setting(owner, key, value, section)})
+        changed[section] = replace(owner, **{key: read_setting(owner, key, value, setting)})
     return replace(config, **changed)

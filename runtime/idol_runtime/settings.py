@@ -10,14 +10,14 @@ from idol_runtime.errors import ConfigError
 __all__ = ["read_setting"]
 
 
-def read_setting(owner: object, key: str, text: str, name: str) -> Any:
+def read_setting(owner: object, key: str, text: str, setting: str) -> Any:
     """The value that a field is to have.
 
     Args:
         owner: a dataclass; fields that are dataclasses themselves are no settings.
         key: of the field.
         text: its value; of several between commas; `none` where there need be none.
-        name: of the owner, for messages.
+        setting: all that was written, for messages.
 
     Raises:
         ConfigError: no such field, or a value of another type.
@@ -25,7 +25,7 @@ def read_setting(owner: object, key: str, text: str, name: str) -> Any:
     assert is_dataclass(owner)
     plain = [field.name for field in fields(owner) if not is_dataclass(getattr(owner, field.name))]
     if key not in plain:
-        raise ConfigError(f"{name} has no {key!r}; it has {', '.join(plain)}")
+        raise ConfigError(f"{setting}: there is no {key!r}; take {', '.join(plain)}")
     kind = get_type_hints(type(owner))[key]
     value: object = text
     if get_origin(kind) is tuple:
@@ -35,4 +35,4 @@ def read_setting(owner: object, key: str, text: str, name: str) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{key}={text}: {error}") from error
+        raise ConfigError(f"{setting}: {error}") from error

@@ -35,15 +35,15 @@ class _Settings:
     ],
 )
 def test_a_field_is_what_was_written(key: str, text: str, value: object) -> None:
-    assert read_setting(_Settings(), key, text, "run") == value
+    assert read_setting(_Settings(), key, text, f"run.{key}={text}") == value
 
 
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("speed", "1", "run has no 'speed'; it has rate, sizes, limit, kind, on$"),
-        ("inner", "1", "run has no 'inner'"),
-        ("rate", "fast", "rate=fast: Expected `float`"),
+        ("speed", "1", "run.speed=1: there is no 'speed'; take rate, sizes, limit, kind, on$"),
+        ("inner", "1", "there is no 'inner'"),
+        ("rate", "fast", "run.rate=fast: Expected `float`"),
         ("sizes", "1,x", "sizes=1,x: Expected `int`"),
         ("rate", "none", "rate=none"),
         ("kind", "c", "kind=c: Invalid enum value 'c'"),
@@ -51,4 +51,4 @@ def test_a_field_is_what_was_written(key: str, text: str, value: object) -> None
 )
 def test_what_cannot_be(key: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_setting(_Settings(), key, text, "run")
+        read_setting(_Settings(), key, text, f"run.{key}={text}")

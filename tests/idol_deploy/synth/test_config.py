@@ -51,7 +51,7 @@ def test_moves_share_one_whole(shares: tuple[float, ...]) -> None:
     ("change", "says"),
     [
         ("frames", "KEY=VALUE"),
-        ("frame=3", "no .frame.; it has frames, size"),
+        ("frame=3", "no .frame.; take frames, size"),
         ("frames=many", "Expected `int`"),
         ("frames=0", "between 1 and"),
         ("vanish=9,2", "the lower first"),

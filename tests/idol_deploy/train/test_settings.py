@@ -45,8 +45,8 @@ def test_changes_reach_their_section() -> None:
     [
         ("lr=1", "write SECTION.KEY=VALUE"),
         ("nothing.lr=1", "SECTION being one of model, backbone"),
-        ("train.speed=1", "train has no 'speed'; it has initial_weights"),
-        ("model.backbone=resnet", "model has no 'backbone'"),
+        ("train.speed=1", "there is no 'speed'; take initial_weights"),
+        ("model.backbone=resnet", "there is no 'backbone'"),
         ("train.lr=fast", "Expected `float`"),
         ("run.precision=int8", "'int8'"),
         ("run.accumulate=0", "accumulate must be at least 1"),
