@@ -61,6 +61,7 @@ def test_all_of_the_network_is_compiled_in_one_graph(
     toy: Toy, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
+    import torch._inductor.config
 
     graphs = []
 
@@ -70,9 +71,9 @@ def test_all_of_the_network_is_compiled_in_one_graph(
 
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **how: compile_(model, backend=capture, **how))
-    monkeypatch.setattr("torch._inductor.config.freezing", False)
-    backend = TorchRow(toy.path, weights, toy.config, compiled=True).open()
-    with Bundle.open(toy.path) as bundle:
+    # Its own undoing: pytest's would leave the configuration without the field.
+    with torch._inductor.config.patch(freezing=False), Bundle.open(toy.path) as bundle:
+        backend = TorchRow(toy.path, weights, toy.config, compiled=True).open()
         assert max(_golden(backend, bundle.canary())[1].values()) < 1e-5
     (graph,) = graphs
     convolutions = [node for node in graph.graph.nodes if "conv" in str(node.target)]
