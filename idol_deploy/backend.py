@@ -14,19 +14,19 @@ __all__ = ["TorchBackend"]
 
 
 class TorchBackend:
-    """Runs the network in evaluation mode, on frames of any size.
+    """Runs the network in evaluation mode, on frames of any size unless one is given.
 
     Example:
         Pipeline(TorchBackend(load_checkpoint("idol.pth", config)), config.stream)
     """
 
-    network_size = None
     graph = None
     remark = ""
     batch = BatchLimit()
 
-    def __init__(self, model: Idol) -> None:
+    def __init__(self, model: Idol, network_size: tuple[int, int] | None = None) -> None:
         self._model = model.eval()
+        self.network_size = network_size
 
     @property
     def name(self) -> str:

@@ -66,7 +66,7 @@ class TorchRow:
             inductor.freezing = True
             compiled = torch.compile(model.answer, fullgraph=True, dynamic=False)
             model.answer = compiled  # type: ignore[method-assign]
-        return TorchBackend(model)
+        return TorchBackend(model, manifest.network_size)
 
 
 def torch_rows(

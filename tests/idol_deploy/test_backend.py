@@ -122,13 +122,9 @@ def test_its_reference_points_are_in_pixels(toy: Toy) -> None:
 def test_the_exported_network_tracks_alike(toy: Toy, fit: bool) -> None:
     """Ids, classes, scores and masks of a bundle are those of PyTorch; also for frames of another shape."""
     size = (80, 80) if fit else toy.size
-    network = None if not fit else toy.size
-
-    class Fixed(TorchBackend):
-        network_size = network
-
+    backend = TorchBackend(toy.model, toy.size if fit else None)
     with Pipeline.open(toy.path, fit=fit) as exported:
-        live = Pipeline(Fixed(toy.model), toy.config.stream, fit=fit)
+        live = Pipeline(backend, toy.config.stream, fit=fit)
         seen = set()
         for frame in toy.video(6, size=size):
             ours, theirs = exported.step(frame), live.step(frame)

@@ -33,6 +33,8 @@ def test_eager_answers_the_golden_frame(toy: Toy, weights: Path) -> None:
     backend = row.open()
     with Bundle.open(toy.path) as bundle:
         assert max(_golden(backend, bundle.canary())[1].values()) < 1e-5
+        # Of which the golden frame need not be.
+        assert backend.network_size == bundle.manifest.network_size
 
 
 def test_eager_has_the_plain_attention(toy: Toy, weights: Path) -> None:
