@@ -11,7 +11,6 @@ identity that changes in the middle of a clip costs half a clip: of few clips, e
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -143,7 +142,7 @@ def main() -> int:
         cells = "".join(f"{100 * errors[stage]:10.2f}" for stage in NAMES)
         print(f"{name:24}{share:6.0%}{cells}{idf1:8.2%}", file=sys.stderr, flush=True)
     report = {**machine_facts(), "clips": len(clips), "rows": rows, "passed": bool(rows)}
-    return tell_report(json.loads(json.dumps(report)), args.json)
+    return tell_report(report, args.json)
 
 
 if __name__ == "__main__":
