@@ -13,6 +13,7 @@ identity that changes in the middle of a clip costs half a clip: of few clips, e
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from idol_deploy.checkpoint import load_checkpoint
 from idol_deploy.train.settings import network_config
+from idol_export.centring import centred
 from idol_export.clips import clips_of_dataset
 from idol_export.fused import with_fused_attention
 from idol_export.graph import STAGES, ExportGraph
@@ -115,7 +117,7 @@ def main() -> int:
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--dialect", choices=("ort", "trt"), default="ort")
-    parser.add_argument("--only", default="", help="choices whose names begin so, comma-separated")
+    parser.add_argument("--only", default="*", help="names of choices, comma-separated: default, 'curve*' …")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     config = network_config(args.preset)
@@ -124,15 +126,16 @@ def main() -> int:
     probe = probe_to_onnx(ExportGraph(with_fused_attention(model), size))
     clips = [list(clip) for clip in islice(clips_of_dataset(args.annotations, args.frames), args.clips)]
     reference = Reference(probe, config.stream, size, clips)
+    probe = centred(probe, resize(clips[0][0], size), (ort_library(),))
     graphs = IntegerGraphs(probe, size, (ort_library(),), args.dialect, args.calibrate, 64)
-    wanted = tuple(args.only.split(","))
+    wanted = args.only.split(",")
     rows = {}
     print(
         f"{'':24}{'int8':>6}" + "".join(f"{name[:9]:>10}" for name in NAMES) + f"{'ids':>8}", file=sys.stderr
     )
     made = [("fp16", None), *choices(graphs.shares)]
     for name, kept in made:
-        if not name.startswith(wanted):
+        if not any(fnmatch(name, pattern) for pattern in wanted):
             continue
         reduced = to_half(probe, islands_of(probe)) if kept is None else graphs.probe(kept)
         errors = reference.errors(reduced)

@@ -86,8 +86,10 @@ class Editor:
     def add_node(
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
     ) -> onnx.NodeProto:
-        """A new node, named as its first output."""
-        node = onnx.helper.make_node(kind, inputs, outputs, outputs[0], domain=domain, **attributes)
+        """A new node, named after its kind and first output."""
+        node = onnx.helper.make_node(
+            kind, inputs, outputs, f"{kind}_{outputs[0]}", domain=domain, **attributes
+        )
         self.graph.node.append(node)
         return node
 

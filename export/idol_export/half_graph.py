@@ -13,14 +13,12 @@ import onnx
 
 from idol_export.editing import Editor
 
-__all__ = ["ISLANDS", "Half", "emulated", "islands_of", "to_half"]
+__all__ = ["ISLANDS", "Half", "coordinates", "emulated", "islands_of", "pixels", "to_half"]
 
 Half = Literal["fp16", "bf16"]
 
-# Kinds of nodes that stay fp32. Measured by taking away one after the other (benchmarks/precision_islands.py), none but
-# Gemm (7e-4) changes an output of a trained network by more than 2e-4, next to 2e-3 of the convolutions' own rounding:
-# inside of each, ONNX Runtime sums in fp32. These are those whose sums leave fp16's range where a runtime does not, and
-# sampling, whose coordinates are fp32 in any case.
+# Kinds of nodes that stay fp32: those whose sums leave fp16's range where a runtime does not sum in fp32 inside of
+# them, and sampling, whose coordinates are fp32 in any case.
 ISLANDS: Collection[str] = (
     "DeformAttn",
     "GridSample",
@@ -28,14 +26,51 @@ ISLANDS: Collection[str] = (
     "LayerNormalization",
     "Softmax",
 )
+_COORDINATES = (2, 4)  # of a point, of a box
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 _TYPES = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 _FLOAT = onnx.TensorProto.FLOAT
 
 
-def islands_of(graph: bytes, kinds: Collection[str] = ISLANDS) -> set[str]:
-    """Names of the nodes of these kinds."""
-    return {node.name for node in Editor(graph).graph.node if node.op_type in kinds}
+def islands_of(graph: bytes) -> set[str]:
+    """Names of the nodes that stay fp32: of `ISLANDS`, of coordinates, and of the image.
+
+    What each spares a trained network of error is in benchmarks/precision_islands.py; none costs time worth naming.
+    """
+    editor = Editor(graph)
+    return (
+        {node.name for node in editor.graph.node if node.op_type in ISLANDS}
+        | coordinates(editor)
+        | pixels(editor)
+    )
+
+
+def coordinates(editor: Editor) -> set[str]:
+    """Names of the nodes that make points and boxes: one of 2 or 4 numbers for each query, or each of its levels.
+
+    A point in fp16 is off by up to an eighth of a pixel, and what is sampled there by more than all rounding before.
+    """
+    boxes = editor.shape("boxes")
+    assert boxes is not None
+    found = set()
+    for node in editor.graph.node:
+        shapes = [editor.shape(name) or () for name in node.output if editor.is_float(name)]
+        if any(boxes[1] in shape[:2] and shape[-1] in _COORDINATES for shape in shapes):
+            found.add(node.name)
+    return found
+
+
+def pixels(editor: Editor) -> set[str]:
+    """Names of the nodes that prepare the image for the first that multiplies it by weights."""
+    made = {value.name for value in editor.graph.input}
+    found = set()
+    for node in editor.graph.node:  # in the order of computation
+        computed = [name for name in node.input if name and name not in editor.tensors]
+        if computed and made.issuperset(computed) and node.op_type not in _WEIGHTED:
+            made.update(node.output)
+            found.add(node.name)
+    return found
 
 
 def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> bytes:

@@ -7,7 +7,6 @@ from pathlib import Path
 from idol_export.calibration import observe
 from idol_export.clips import spread_frames
 from idol_export.editing import Editor
-from idol_export.folding import fold_norms
 from idol_export.int8 import Dialect, Observed, candidates, observed_values, quantise
 from idol_export.node_groups import groups_of, is_kept, parts_of
 from idol_runtime.preprocess import resize
@@ -28,10 +27,9 @@ class IntegerGraphs:
         frames: int,
         announce: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Of a graph with stages, its input's (h, w), and what int8 takes its ranges from; nothing runs yet."""
+        """Of a `centred` probe, its input's (h, w), and what int8 takes its ranges from; nothing runs yet."""
         editor = Editor(probe)
-        fold_norms(editor)
-        self._folded = editor.to_bytes()
+        self._probe = probe
         self._network_size, self._libraries, self._dialect = network_size, libraries, dialect
         self._calibrate, self._frames, self._announce = calibrate, frames, announce
         self._groups, self._parts = groups_of(editor), parts_of(editor)
@@ -56,7 +54,7 @@ class IntegerGraphs:
             ConfigError: nothing to calibrate on.
             SourceError: a video or image that cannot be read.
         """
-        editor = Editor(self._folded)
+        editor = Editor(self._probe)
         if chosen := self._chosen(keep):
             quantise(editor, chosen, self._observed, self._dialect)
         return editor.to_bytes()
@@ -65,8 +63,8 @@ class IntegerGraphs:
     def _observed(self) -> Mapping[str, Observed]:
         self._announce(f"calibrating on {self._frames} frames of {Path(self._calibrate).name}")
         frames = [resize(frame, self._network_size) for frame in spread_frames(self._calibrate, self._frames)]
-        axes = observed_values(Editor(self._folded), self._work, self._dialect)
-        return observe(self._folded, axes, frames, self._libraries, symmetric=self._dialect == "trt")
+        axes = observed_values(Editor(self._probe), self._work, self._dialect)
+        return observe(self._probe, axes, frames, self._libraries, symmetric=self._dialect == "trt")
 
     def _chosen(self, keep: Collection[str]) -> list[str]:
         return [node for node in self._work if not is_kept(self._groups[node], self._parts[node], keep)]

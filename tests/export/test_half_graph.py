@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from idol_export.editing import Editor
-from idol_export.half_graph import Half, emulated, islands_of, to_half
+from idol_export.half_graph import Half, coordinates, emulated, islands_of, pixels, to_half
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle import OUTPUT_NAMES
 
@@ -40,8 +40,9 @@ def test_fp16_is_strongly_typed_but_for_its_islands(toy: Toy) -> None:
     kinds: dict[str, set[int]] = {}
     for node in model.graph.node:
         kinds.setdefault(node.op_type, set()).update(types[name] for name in node.output if name in types)
-    for kind in ("Conv", "MatMul", "Relu"):
+    for kind in ("Conv", "Relu"):
         assert kinds[kind] == {TensorProto.FLOAT16}, kind
+    assert kinds["MatMul"] == {TensorProto.FLOAT16, TensorProto.FLOAT}, "fp32 are those that make boxes"
     for kind in ("LayerNormalization", "Softmax", "GridSample"):
         assert kinds[kind] == {TensorProto.FLOAT}, kind
 
@@ -64,3 +65,17 @@ def test_bf16_has_its_types(toy: Toy) -> None:
     editor = Editor(to_half(toy.graph, islands_of(toy.graph), "bf16"))
     kernels = {editor.tensors[n.input[1]].data_type for n in editor.graph.node if n.op_type == "Conv"}
     assert kernels == {TensorProto.BFLOAT16}
+
+
+def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
+    """Sigmoids and logarithms of boxes, the normalised image; nothing that features pass through."""
+    editor = Editor(toy.graph)
+    kinds = {node.name: node.op_type for node in editor.graph.node}
+    assert {"Sigmoid", "Log"} <= {kinds[name] for name in coordinates(editor)}
+    assert {"Sub", "Div"} <= {kinds[name] for name in pixels(editor)}
+    assert not {"Conv", "Relu"} & {kinds[name] for name in coordinates(editor) | pixels(editor)}
+    half, coarse = (
+        _error(toy, to_half(toy.graph, islands_of(toy.graph) - fewer))
+        for fewer in (set(), coordinates(editor) | pixels(editor))
+    )
+    assert half < 0.8 * coarse

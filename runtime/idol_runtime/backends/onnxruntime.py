@@ -27,6 +27,8 @@ _QUIET = 3  # errors only: warnings about constant folding are of no use to anyo
 # It gives a convolution that was left in fp32 between two in integers weights of 8 bits, one scale for all channels:
 # a network whose depthwise convolutions are kept is worse for it than one that keeps none.
 _DISABLED = ["WeightBiasQuantization"]
+# Its threads wait for work without rest. They shall not do so between frames, on cores that masks are decoded on.
+_SETTINGS = {"session.force_spinning_stop": "1"}
 
 
 def import_onnxruntime() -> types.ModuleType:
@@ -81,6 +83,8 @@ def open_session(
     options.log_severity_level = _QUIET
     if threads is not None:
         options.intra_op_num_threads = threads
+    for name, value in _SETTINGS.items():
+        options.add_session_config_entry(name, value)
     providers = _providers(runtime, device)
     for library in libraries:
         _register(options, library)
