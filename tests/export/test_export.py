@@ -17,7 +17,7 @@ from PIL import Image
 from idol_deploy.config import preset
 from idol_deploy.half import with_half_weights
 from idol_deploy.layout import published_state, weights_hash
-from idol_deploy.reference import reference_model
+from idol_deploy.reference import make_video, reference_model
 from idol_export import export as module
 from idol_export.export import ExportOptions, export
 from idol_export.onnx import describe_io
@@ -36,6 +36,7 @@ from idol_runtime.errors import (
     SourceError,
 )
 from idol_runtime.pipeline import Pipeline
+from idol_runtime.streams import AT_ONCE, Streams
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -130,17 +131,27 @@ def test_the_graph_with_our_operator_comes_first(
 
 @pytest.mark.slow  # a second network to trace
 def test_an_edge_preset_is_exported(tmp_path: Path) -> None:
-    """MobileNet, and heads of 16 channels: agreement with PyTorch, down to tracks."""
+    """MobileNet, and heads of 16 channels: agreement with PyTorch, down to tracks, of one stream and of two at once."""
     config = preset("edge_ytvis19")
     config = replace(config, model=replace(config.model, encoder_layers=1, decoder_layers=1))
-    options = ExportOptions((72, 104), portable=True, verify_frames=3)
+    options = ExportOptions((72, 104), portable=True, verify_frames=3, dynamic_batch=True)
     config = replace(config, preprocessing=replace(config.preprocessing, short_side=None))
     exported = export(reference_model(config), config, tmp_path / "edge.idol", options)
     certificate = exported.parity.portable
     assert certificate.passed
     assert certificate.identities > 0
-    with Pipeline.open(tmp_path / "edge.idol") as pipeline:
-        assert pipeline.step(np.zeros((72, 104, 3), np.uint8)).masks.shape[1:] == (72, 104)
+    videos = {seed: make_video(4, 72, 104, seed).transpose(0, 2, 3, 1) for seed in (1, 2)}
+    with Streams.open(tmp_path / "edge.idol") as streams:
+        assert streams.at_once == AT_ONCE
+        together = [streams.step({seed: video[t] for seed, video in videos.items()}) for t in range(4)]
+    for seed, video in videos.items():
+        with Pipeline.open(tmp_path / "edge.idol") as pipeline:
+            for frame, results in zip(video, together, strict=True):
+                alone, found = pipeline.step(frame), results[seed]
+                assert alone.masks.shape[1:] == (72, 104)
+                np.testing.assert_array_equal(found.ids, alone.ids)
+                np.testing.assert_allclose(found.scores, alone.scores, rtol=1e-4)
+                assert np.mean(found.masks != alone.masks) < 1e-3
 
 
 def test_half_precision_storage_halves_the_bundle(toy: Toy, tmp_path: Path) -> None:
