@@ -14,6 +14,9 @@ Reference weights, ytvis19_r50 at 360x640 unless asked otherwise, uint8 frame in
     python benchmarks/frame_cpu.py [--threads 2] [--rounds 7] [--size 360x640] [--only eager,operator] [--json OUT]
     python benchmarks/frame_cpu.py --preset edge_synth --size 160x256 --only int8,int8-keep
 
+`products` is what a large matrix product reaches in ONNX Runtime, fp32 and as int8 has it: a frame's multiplications at
+that speed, `floor_ms`, are the least time that any graph of these products can take here.
+
 Ratios are of medians to the operator's; `best` are of the least times, which other work on the machine disturbs least.
 Errors are the largest difference from eager over the largest value, over all outputs. Exits with 1 when that of a graph
 of ours in ONNX Runtime in fp32 is above 1e-5. int8's error says nothing: these weights are random.
@@ -31,11 +34,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 import torch
 from machine import machine_facts, tell_report
 from numpy.typing import NDArray
 
 from idol_deploy.config import preset
+from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video, reference_model
 from idol_export.calibration import observe
 from idol_export.centring import centred
@@ -47,11 +52,13 @@ from idol_export.node_groups import KEPT, groups_of, is_kept, parts_of
 from idol_export.onnx import probe_to_onnx, shipped
 from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.ort import ort_library
-from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.backends.onnxruntime import DISABLED_OPTIMIZERS, open_session, run_session
+from idol_runtime.bench.roofline import count_work
 from idol_runtime.bundle import OUTPUT_NAMES
 
 WAYS = ("eager", "compile", "openvino", "portable", "operator", "int8", "int8-keep")
 TOLERANCE = 1e-5
+_ROWS, _INNER = 4096, 1024  # of a large product
 
 Outputs: TypeAlias = Mapping[str, NDArray[np.float32]]
 Way: TypeAlias = Callable[[], Outputs]
@@ -131,6 +138,49 @@ def ways(name: str, size: tuple[int, int], threads: int, wanted: tuple[str, ...]
     return found
 
 
+def products(threads: int) -> dict[str, float]:
+    """Multiplications and additions per second, in billions, of a product of large matrices: fp32, and dynamic int8."""
+    rng = np.random.default_rng(0)
+    left = rng.normal(size=(_ROWS, _INNER)).astype(np.float32)
+    weight = rng.normal(size=(_INNER, _INNER)).astype(np.float32)
+    constants: dict[str, NDArray[np.generic]] = {
+        "w": weight,
+        "w_int8": np.clip(np.rint(16 * weight), -64, 64).astype(np.int8),
+        "scale": np.full(_INNER, 1 / 16, np.float32),
+    }
+    made = {
+        "fp32": onnx.helper.make_node("MatMul", ["x", "w"], ["y"]),
+        "int8": onnx.helper.make_node(
+            "DynamicQuantizeMatMul", ["x", "w_int8", "scale"], ["y"], domain="com.microsoft"
+        ),
+    }
+    found = {}
+    for precision, node in made.items():
+        graph = onnx.helper.make_graph(
+            [node],
+            "product",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [_ROWS, _INNER])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [_ROWS, _INNER])],
+            [onnx.numpy_helper.from_array(constants[name], name) for name in node.input[1:]],
+        )
+        opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
+        session = open_session(model.SerializeToString(), threads=threads)
+        times = []
+        for _ in range(12):
+            start = time.perf_counter()
+            session.run(["y"], {"x": left})
+            times.append(time.perf_counter() - start)
+        found[precision] = round(2e-9 * _ROWS * _INNER**2 / min(times[2:]), 1)
+    return found
+
+
+def floors(model: Idol, size: tuple[int, int], reached: Mapping[str, float]) -> dict[str, float]:
+    """A frame's least time in milliseconds, if nothing but its convolutions and products took any."""
+    work = count_work(shipped(probe_to_onnx(ExportGraph(model, size))))
+    return {precision: round(1e-6 * work.flops / speed, 1) for precision, speed in reached.items()}
+
+
 def shares(name: str, size: tuple[int, int], threads: int) -> dict[str, float]:
     """Of a frame's time with the operator, by kind of node, as ONNX Runtime's profile has it."""
     import onnxruntime
@@ -141,7 +191,9 @@ def shares(name: str, size: tuple[int, int], threads: int) -> dict[str, float]:
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/frame"
         options.register_custom_ops_library(str(ort_library()))
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+        )
         image = np.ascontiguousarray(make_video(1, *size, seed=0)[0].transpose(1, 2, 0))[None]
         for _ in range(4):
             session.run(None, {"image": image})
@@ -203,6 +255,7 @@ def main() -> int:
         ways(args.preset, (height, width), args.threads, ("eager", "operator", *args.only.split(","))),
         args.rounds,
     )
+    reached = products(args.threads)
     report = {
         "machine": machine_facts(),
         "versions": {name: versions(name) for name in ("torch", "onnxruntime", "openvino")},
@@ -215,6 +268,8 @@ def main() -> int:
             found[name]["error"] <= TOLERANCE for name in ("portable", "operator") if name in found
         ),
         "ways": found,
+        "products_gflops": reached,
+        "floor_ms": floors(reference_model(preset(args.preset)), (height, width), reached),
         "shares_of_operator": shares(args.preset, (height, width), args.threads),
     }
     return tell_report(report, args.json)

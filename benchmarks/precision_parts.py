@@ -6,8 +6,8 @@
 
 Prints, for each choice, its share of all multiplications, the error of each stage against the fp32 graph (norm of the
 difference over norm, in percent, of 4 frames), and the id agreement: IDF1 against the fp32 graph's tracks
-at a mask IoU of 0.5. `curve` keeps the backbone stride by stride, from the image on, beside `KEPT`'s fragile kinds. One
-identity that changes in the middle of a clip costs half a clip: of few clips, errors tell more than agreement.
+at a mask IoU of 0.5. `curve` keeps one of `KEPT` after the other, then the backbone stride by stride. One identity that
+changes in the middle of a clip costs half a clip: of few clips, errors tell more than agreement.
 """
 
 import argparse
@@ -51,10 +51,9 @@ def choices(shares: Mapping[str, float]) -> Iterator[tuple[str, tuple[str, ...]]
     present = [group for group in GROUPS if group in shares]
     yield "all", ()
     yield "default", tuple(group for group in KEPT if group in present)
-    kept = [group for group in KEPT if "/" not in group and group in present]
-    yield "curve: fragile kinds", tuple(kept)
-    for group in present:
-        if group.startswith("backbone/"):
+    kept: list[str] = []
+    for group in (*KEPT, *(group for group in GROUPS if group.startswith("backbone/"))):
+        if group in present:
             kept.append(group)
             yield f"curve: to {group}", tuple(kept)
     for group in present:

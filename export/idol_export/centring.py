@@ -17,7 +17,7 @@ from idol_export.editing import Editor
 from idol_export.folding import fold_norms
 from idol_runtime.backends.onnxruntime import open_session, run_session
 
-__all__ = ["centred"]
+__all__ = ["centred", "linear_values"]
 
 Floats = NDArray[np.float32]
 
@@ -39,14 +39,14 @@ def centred(
     """
     editor = Editor(graph)
     fold_norms(editor)
-    values = _linear(editor)
+    values = linear_values(editor)
     made = [name for name, node in values.items() if node.op_type == "Conv"]
     if made:
         _move(editor, values, _means(editor, made, image, libraries))
     return editor.to_bytes()
 
 
-def _linear(editor: Editor) -> dict[str, onnx.NodeProto]:
+def linear_values(editor: Editor) -> dict[str, onnx.NodeProto]:
     """Values that are convolved or sums of such, as they are, that convolutions of one pixel read; and their makers."""
     found: dict[str, onnx.NodeProto] = {}
     for node in editor.graph.node:  # in the order of computation

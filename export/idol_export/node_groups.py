@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 import onnx
 
+from idol_export.centring import linear_values
 from idol_export.editing import Editor
 from idol_export.graph import STAGES
 
@@ -13,11 +14,13 @@ __all__ = ["GROUPS", "KEPT", "PARTS", "groups_of", "is_kept", "parts_of"]
 PARTS = (*STAGES[1:], "heads")
 # `first`: reads the image, whose 256 levels do not fall on those of integers. `depthwise`: too few products to average
 # their rounding. `normalised`: in front of a normalisation, a few channels have far larger values than all others.
-_KINDS = ("first", "depthwise", "normalised")
+# `bottleneck`: between narrow values without an activation, which all that follows is a small difference of. `sampled`:
+# reads what attention sampled, where a few cells have far larger values than all others.
+_KINDS = ("first", "depthwise", "normalised", "bottleneck", "sampled")
 _STRIDES = tuple(f"backbone/{2**power}" for power in range(1, 7))
 GROUPS = (*_KINDS, *_STRIDES, *PARTS[1:])
-# What loses most for what it multiplies (benchmarks/precision_parts.py), and what all that follows builds on.
-KEPT = (*_KINDS, "backbone/2", "backbone/4")
+# What loses most for what it multiplies (benchmarks/precision_parts.py).
+KEPT = (*_KINDS, "decoder")
 _MOVES = ("Reshape", "Transpose", "Flatten", "Unsqueeze")
 
 
@@ -36,11 +39,14 @@ def groups_of(editor: Editor) -> dict[str, str]:
     image = editor.shape(editor.graph.input[0].name)
     assert image is not None
     before = editor.makers_of(STAGES[0])
+    linear = linear_values(editor)
     found = {}
     for node in editor.graph.node:
         group = parts[node.name]
         if node.op_type == "Conv":
-            group = _fragile(editor, node, before) or group
+            group = _fragile(editor, node, before, linear) or group
+        elif node.op_type == "MatMul" and _reads_sampled(editor, node):
+            group = "sampled"
         if group == PARTS[0]:
             group = _STRIDES[_power(editor, node, image[1] * image[2]) - 1]
         found[node.name] = group
@@ -61,7 +67,9 @@ def _power(editor: Editor, node: onnx.NodeProto, pixels: int) -> int:
     return min(max(round(math.log2(pixels / places) / 2), 1), len(_STRIDES))
 
 
-def _fragile(editor: Editor, node: onnx.NodeProto, before: Collection[str]) -> str | None:
+def _fragile(
+    editor: Editor, node: onnx.NodeProto, before: Collection[str], linear: Collection[str]
+) -> str | None:
     source = editor.producers.get(node.input[0])
     if source is None or source.name in before:
         return "first"
@@ -71,4 +79,14 @@ def _fragile(editor: Editor, node: onnx.NodeProto, before: Collection[str]) -> s
     reader = editor.sole_consumer(node.output[0])
     while reader is not None and reader.op_type in _MOVES:
         reader = editor.sole_consumer(reader.output[0])
-    return "normalised" if reader is not None and reader.op_type == "InstanceNormalization" else None
+    if reader is not None and reader.op_type == "InstanceNormalization":
+        return "normalised"
+    return "bottleneck" if node.input[0] in linear or node.output[0] in linear else None
+
+
+def _reads_sampled(editor: Editor, node: onnx.NodeProto) -> bool:
+    """Whether a product reads what deformable attention gives, our operator or the last of the standard ones."""
+    maker = editor.producers.get(node.input[0])
+    while maker is not None and maker.op_type in _MOVES:
+        maker = editor.producers.get(maker.input[0])
+    return maker is not None and maker.op_type in ("DeformAttn", "ReduceSum")

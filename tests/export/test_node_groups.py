@@ -39,15 +39,24 @@ def test_groups_of_the_network(toy: Toy) -> None:
     assert {"backbone/4", "backbone/8", "backbone/16", "backbone/32", "encoder"} <= set(counts)
 
 
-def test_depthwise_convolutions_are_fragile() -> None:
-    shapes = {"w1": (8, 3, 3, 3), "w2": (8, 1, 3, 3), "w3": (8, 8, 1, 1)}
-    names = ("preprocess", "a", "b", "backbone")
+def test_convolutions_of_mobile_networks_are_fragile() -> None:
+    """One that reads the image, one depthwise, two of a block without an activation at its end, and one behind it."""
+    shapes = {
+        "w1": (8, 3, 3, 3),
+        "w2": (8, 1, 3, 3),
+        "w3": (8, 8, 1, 1),
+        "w4": (8, 8, 1, 1),
+        "w5": (8, 8, 1, 1),
+    }
+    names = ("preprocess", "a", "b", "c", "d")
     nodes = [helper.make_node("Identity", ["image"], ["preprocess"], name="first")]
     for index, weight in enumerate(shapes):
         groups = 8 if weight == "w2" else 1
-        nodes.append(
-            helper.make_node("Conv", [names[index], weight], [names[index + 1]], group=groups, name=weight)
-        )
+        made = names[index + 1] if index < 4 else "backbone"
+        read = "active" if weight == "w5" else names[index]
+        nodes.append(helper.make_node("Conv", [read, weight], [made], group=groups, name=weight))
+        if weight == "w4":
+            nodes.append(helper.make_node("Relu", ["d"], ["active"], name="relu"))
     for part in PARTS[1:-1]:
         nodes.append(helper.make_node("Identity", ["backbone"], [part]))
     tensors = [
@@ -56,13 +65,31 @@ def test_depthwise_convolutions_are_fragile() -> None:
     ]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 32, 32, 3])
     outputs = [helper.make_tensor_value_info(part, TensorProto.FLOAT, [1, 8, 8, 8]) for part in PARTS[:-1]]
-    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 8, 8]) for name in names[:-1]]
-    graph = helper.make_graph(nodes, "g", [image], outputs, tensors, value_info=made)
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 8, 8]) for name in (*names, "active")
+    ]
+    graph = helper.make_graph(nodes, "g", [image], outputs, tensors, value_info=values)
     groups_found = groups_of(Editor(helper.make_model(graph).SerializeToString()))
-    assert [groups_found[name] for name in shapes] == ["first", "depthwise", "backbone/4"]
-    assert is_kept("depthwise", "backbone", KEPT)
+    assert [groups_found[name] for name in shapes] == [
+        "first",
+        "depthwise",
+        "bottleneck",
+        "bottleneck",
+        "backbone/4",
+    ]
+    for kind in ("first", "depthwise", "bottleneck"):
+        assert is_kept(kind, "backbone", KEPT)
     assert is_kept("backbone/4", "backbone", ("backbone",))
-    assert not is_kept("backbone/8", "backbone", KEPT)
+    assert not is_kept("backbone/4", "backbone", KEPT)
+
+
+def test_products_that_read_what_attention_sampled(toy: Toy) -> None:
+    """In standard operators here: the output's matrix of each layer of the encoder, and of the decoder."""
+    editor = Editor(toy.probe)
+    groups = groups_of(editor)
+    layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
+    sampled = [node for node in editor.graph.node if groups[node.name] == "sampled"]
+    assert [node.op_type for node in sampled] == ["MatMul"] * layers
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -18,15 +18,20 @@ from idol_runtime.certificates import ReducedName
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError, MissingDependencyError
 
-__all__ = ["OnnxRuntimeBackend", "import_onnxruntime", "open_session", "run_session"]
+__all__ = ["DISABLED_OPTIMIZERS", "OnnxRuntimeBackend", "import_onnxruntime", "open_session", "run_session"]
 
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 # Of the graphs of fewer bits, what a device may gain from.
 _WORTHWHILE: Mapping[str, tuple[ReducedName, ...]] = {"cpu": ("int8-ort",), "cuda": ("fp16",)}
 _QUIET = 3  # errors only: warnings about constant folding are of no use to anyone here
-# It gives a convolution that was left in fp32 between two in integers weights of 8 bits, one scale for all channels:
-# a network whose depthwise convolutions are kept is worse for it than one that keeps none.
-_DISABLED = ["WeightBiasQuantization"]
+# What it would make of a graph, and shall not:
+DISABLED_OPTIMIZERS = [
+    # A convolution left in fp32 between two in integers gets weights of 8 bits, one scale for all channels: a network
+    # whose depthwise convolutions are kept is worse for it than one that keeps none.
+    "WeightBiasQuantization",
+    # An addition and a norm in one take six times as long as one after the other, a twentieth to a tenth of a frame.
+    "SkipLayerNormFusion",
+]
 # Its threads wait for work without rest. They shall not do so between frames, on cores that masks are decoded on.
 _SETTINGS = {"session.force_spinning_stop": "1"}
 
@@ -89,7 +94,9 @@ def open_session(
     for library in libraries:
         _register(options, library)
     try:
-        session = runtime.InferenceSession(graph, options, providers=providers, disabled_optimizers=_DISABLED)
+        session = runtime.InferenceSession(
+            graph, options, providers=providers, disabled_optimizers=DISABLED_OPTIMIZERS
+        )
     except Exception as error:
         raise BackendError(
             f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}"
