@@ -6,11 +6,14 @@ their numpy twin. Letters: H, W source frame; h, w network input before padding.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from idol_plugins.errors import PluginError
+from idol_plugins.image import ImageLibrary
 from idol_runtime.boxes import cxcywh_to_xyxy
 from idol_runtime.config import Preprocessing
 
@@ -21,11 +24,27 @@ def resize(
     frame: NDArray[np.uint8],  # [H, W, 3]
     size: tuple[int, int],
 ) -> NDArray[np.uint8]:  # [h, w, 3]
-    """Resize to (h, w) pixels as Pillow does; a frame of that size already is returned as it is."""
+    """Resize to (h, w) pixels as Pillow does; a frame of that size already is returned as it is.
+
+    Along the columns first: Pillow 13 begins along the rows where that takes less time, and rounds differently then.
+    """
     if frame.shape[:2] == size:
         return frame
-    resized = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    if (library := _library()) is not None:
+        return library.resize(frame, size)
+    image = Image.fromarray(frame)
+    for columns, rows in ((size[1], image.height), (size[1], size[0])):
+        image = image.resize((columns, rows), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+@cache
+def _library() -> ImageLibrary | None:
+    """Gives the same answer sooner, where it is built."""
+    try:
+        return ImageLibrary()
+    except PluginError:
+        return None
 
 
 def normalise(
