@@ -18,6 +18,7 @@ from PIL import Image
 from idol_deploy.config import TrainConfig
 from idol_runtime.config import Preprocessing
 from idol_runtime.frames import RGBImage
+from idol_runtime.preprocess import resize_image
 
 __all__ = [
     "Crop",
@@ -97,7 +98,7 @@ class View:
             elif isinstance(step, Flip):
                 frame = frame.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             else:
-                frame = frame.resize(step.size[::-1], Image.Resampling.BILINEAR)
+                frame = resize_image(frame, step.size)
         return np.asarray(frame)
 
     def masks(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -25,8 +25,7 @@ from idol_plugins.abi import (
     refusal,
     type_code,
 )
-from idol_plugins.errors import PluginError
-from idol_plugins.libraries import find_library
+from idol_plugins.libraries import find_library, load_library
 from idol_plugins.reference import Shapes
 
 __all__ = ["ABI", "CpuLibrary", "Isa"]
@@ -60,18 +59,7 @@ class CpuLibrary:
             PluginError: it is not built, cannot be loaded, or is of another version.
         """
         self.path = find_library(LIBRARY) if path is None else path
-        try:
-            self._library = ctypes.CDLL(str(self.path))
-            abi = int(self._library.idol_deform_attn_abi())
-        except (OSError, AttributeError) as error:
-            raise PluginError(
-                f"{self.path} cannot be loaded ({error}); build it again: python -m idol_plugins.build"
-            ) from error
-        if abi != ABI:
-            raise PluginError(
-                f"{self.path} has interface {abi}, this version needs {ABI}; build it again: "
-                "python -m idol_plugins.build"
-            )
+        self._library = load_library(self.path, "idol_deform_attn_abi", ABI)
         self._library.idol_deform_attn_offers.argtypes = (ctypes.c_int32, ctypes.c_int64)
 
     def offers(self, isa: Isa, width: int = 32) -> bool:

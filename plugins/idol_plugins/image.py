@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
-from idol_plugins.libraries import find_library
+from idol_plugins.libraries import find_library, load_library
 
 __all__ = ["ABI", "ImageLibrary"]
 
@@ -47,17 +47,7 @@ class ImageLibrary:
             PluginError: it is not built, cannot be loaded, or is of another version.
         """
         self.path = find_library(LIBRARY) if path is None else path
-        try:
-            self._library = ctypes.CDLL(str(self.path))
-            abi = int(self._library.idol_image_abi())
-        except (OSError, AttributeError) as error:
-            raise PluginError(
-                f"{self.path} cannot be loaded ({error}); build it again: idol-deploy plugins build"
-            ) from error
-        if abi != ABI:
-            raise PluginError(
-                f"{self.path} has interface {abi}, this version needs {ABI}; build it again: idol-deploy plugins build"
-            )
+        self._library = load_library(self.path, "idol_image_abi", ABI)
 
     def resize(
         self,

@@ -1,5 +1,6 @@
 """Where the built libraries are. Looking for one never builds it."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from idol_plugins.errors import PluginError
 
-__all__ = ["FOLDER_VARIABLE", "Library", "build_folder", "find_library", "library_folders"]
+__all__ = ["FOLDER_VARIABLE", "Library", "build_folder", "find_library", "library_folders", "load_library"]
 
 # A folder to look in before any other.
 FOLDER_VARIABLE = "IDOL_PLUGINS"
@@ -49,3 +50,25 @@ def find_library(library: Library, folder: Path | None = None) -> Path:
         f"{name} is not built: it is not in {', '.join(map(str, folders))}; "
         "build it with: idol-deploy plugins build"
     )
+
+
+def load_library(path: Path, version_of: str, version: int) -> ctypes.CDLL:
+    """A library of this version's interface.
+
+    Args:
+        path: of the file.
+        version_of: its function that tells which interface it has.
+        version: that is wanted.
+
+    Raises:
+        PluginError: it cannot be loaded, or is of another version.
+    """
+    again = "build it again: python -m idol_plugins.build"
+    try:
+        library = ctypes.CDLL(str(path))
+        found = int(library[version_of]())
+    except (OSError, AttributeError) as error:
+        raise PluginError(f"{path} cannot be loaded ({error}); {again}") from error
+    if found != version:
+        raise PluginError(f"{path} has interface {found}, this version needs {version}; {again}")
+    return library

@@ -17,7 +17,7 @@ from idol_plugins.image import ImageLibrary
 from idol_runtime.boxes import cxcywh_to_xyxy
 from idol_runtime.config import Preprocessing
 
-__all__ = ["Placement", "letterbox", "normalise", "resize"]
+__all__ = ["Placement", "letterbox", "normalise", "resize", "resize_image"]
 
 
 def resize(
@@ -32,10 +32,14 @@ def resize(
         return frame
     if (library := _library()) is not None:
         return library.resize(frame, size)
-    image = Image.fromarray(frame)
+    return np.asarray(resize_image(Image.fromarray(frame), size))
+
+
+def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The same, of and to an image of Pillow's."""
     for columns, rows in ((size[1], image.height), (size[1], size[0])):
         image = image.resize((columns, rows), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return image
 
 
 @cache

@@ -299,12 +299,16 @@ def _session(graph):
         return _Answers(os.environ["FAKE_TENSORRT_ANSWERS"])
     import onnxruntime
 
+    from idol_runtime.backends.onnxruntime import DISABLED_OPTIMIZERS
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     library = Path(os.environ.get("IDOL_PLUGINS", "")) / "libidol_deform_attn_ort.so"
     if b"DeformAttn" in graph and library.is_file():
         options.register_custom_ops_library(str(library))
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED_OPTIMIZERS
+    )
 
 
 @_does_as("OnnxParser.parse")
