@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from idol_export.rounding import least_squares_range
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.errors import ConfigError
 
-__all__ = ["observe"]
+__all__ = ["observe", "open_values"]
 
 _BINS = 2048
 _SAMPLED = 2**14  # values of each activation and frame, for its histogram
@@ -42,12 +43,8 @@ def observe(
         return {}
     if not len(frames):
         raise ConfigError("there is no frame to calibrate on; give --calibrate a video of what is to come")
-    model = onnx.load_model_from_string(graph)
-    del model.graph.output[:]
     names = list(axes)
-    for name in names:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(model.SerializeToString(), libraries=libraries)
+    session = open_values(graph, names, libraries)
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     means: dict[str, NDArray[np.float64]] = {}
     for frame in frames:
@@ -66,3 +63,16 @@ def observe(
         limits = least_squares_range(counts[name], low[name], high[name], symmetric)
         found[name] = Observed(*limits, means[name].astype(np.float32))
     return found
+
+
+def open_values(graph: bytes, names: Sequence[str], libraries: Sequence[Path] = ()) -> Any:
+    """A session of a graph that gives these float32 values of its inside, and no output besides.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the graph.
+    """
+    model = onnx.load_model_from_string(graph)
+    del model.graph.output[:]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return open_session(model.SerializeToString(), libraries=libraries)

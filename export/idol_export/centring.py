@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from idol_export.calibration import open_values
 from idol_export.editing import Editor
 from idol_export.folding import fold_norms
-from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.backends.onnxruntime import run_session
 
 __all__ = ["centred", "linear_values"]
 
@@ -93,11 +94,7 @@ def _means(
     editor: Editor, names: Sequence[str], image: NDArray[np.uint8], libraries: Sequence[Path]
 ) -> dict[str, Floats]:
     """[C] of each value [1, C, h, w]."""
-    model = onnx.load_model_from_string(editor.to_bytes())
-    del model.graph.output[:]
-    for name in names:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = open_session(model.SerializeToString(), libraries=libraries)
+    session = open_values(editor.to_bytes(), names, libraries)
     answers = run_session(session, names, image[None])
     return {name: answer.mean((0, 2, 3)) for name, answer in answers.items()}
 
