@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 _PACKAGES = ("idol_deploy", "idol_export", "idol_plugins", "idol_runtime")
-_BASE = {"idol-deploy", "msgspec", "numpy", "pillow"}
+_BASE = {"idol-deploy", "msgspec", "numpy", "pillow", "threadpoolctl"}
 _ABSENT = ("torch", "cv2", "pycocotools", "tqdm", "safetensors", "onnx")
 
 

@@ -49,7 +49,7 @@ TORCH_FREE_ROOMS = (
     "idol_deploy.synth",
     "idol_export.engine",
 )
-DEVICE = {"numpy", "pillow", "msgspec"}
+DEVICE = {"numpy", "pillow", "msgspec", "threadpoolctl"}
 HEAVY = ("cv2", "onnxruntime", "pycocotools", "supervision", "torch", "tqdm")
 
 

@@ -9,6 +9,7 @@ alive and on nothing that came before.
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_runtime.blas import one_blas_thread
 from idol_runtime.boxes import box_iou, cxcywh_to_xyxy
 from idol_runtime.config import AssociationConfig
 
@@ -192,6 +193,7 @@ class Tracker:
         """The memory bank; None before the first detection."""
         return self._bank
 
+    @one_blas_thread
     def update(
         self,
         scores: Floats,  # [n]

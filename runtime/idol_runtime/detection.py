@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_runtime.blas import one_blas_thread
 from idol_runtime.boxes import box_iou, cxcywh_to_xyxy
 from idol_runtime.config import AssociationConfig
 from idol_runtime.masks import decode_masks, mask_iou
@@ -122,6 +123,7 @@ def decode_queries(output: NetworkOutput, query: NDArray[np.int64]) -> NDArray[n
     return decode_masks(output.mask_features, output.mask_params[query], output.mask_reference[query])
 
 
+@one_blas_thread
 def detect(output: NetworkOutput, config: AssociationConfig) -> Detections:
     """Threshold, box NMS, masks of what is left, mask NMS (IDOL_SPEC §4, steps 1 to 3)."""
     class_scores = sigmoid(output.logits)
