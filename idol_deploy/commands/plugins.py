@@ -57,7 +57,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Say which homes of the kernel are here, which file each is, why others are not and what mends it, "
+        "Say which libraries are here, which file each is, why others are not and what mends it, "
         "and what there is to build with."
     )
     parser.set_defaults(command=_info)
@@ -107,10 +107,10 @@ def _build(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     from idol_deploy.torch_home import TorchHome
-    from idol_plugins.homes import all_homes
+    from idol_plugins.homes import ImageHome, all_homes
     from idol_plugins.info import collect
 
-    found = collect([*all_homes(), TorchHome()])
+    found = collect([*all_homes(), TorchHome(), ImageHome()])
     print(json.dumps(found.as_dict(), indent=2) if options.json else found.table())
     return 0
 

@@ -1,4 +1,4 @@
-"""What `info` and `selftest` know of a home of the kernel; another package may add its own."""
+"""What `info` and `selftest` know of a library, or a home of the kernel; another package may add its own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from idol_plugins.cases import Case
 
-__all__ = ["BUILD", "Home", "Status", "Variant"]
+__all__ = ["BUILD", "Home", "Listed", "Status", "Variant"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -18,7 +18,7 @@ BUILD = "idol-deploy plugins build"
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a home is there.
+    """Whether a library is there.
 
     Attributes:
         file: its library; None: it is not built.
@@ -53,8 +53,8 @@ class Variant:
     classic: bool = False
 
 
-class Home(Protocol):
-    """A place that the kernel runs in.
+class Listed(Protocol):
+    """What `info` tells of.
 
     Attributes:
         name: one word.
@@ -66,6 +66,10 @@ class Home(Protocol):
 
     def status(self) -> Status:
         """Whether it is there, and what to do if not. Loads the library, builds nothing."""
+
+
+class Home(Listed, Protocol):
+    """A place that the kernel runs in."""
 
     def variants(self) -> list[Variant]:
         """All ways to run it here.

@@ -1,4 +1,7 @@
-"""The homes of the kernel, each of which may be there or not, and runs the same cases. None needs PyTorch."""
+"""The homes of the kernel, each of which may be there or not, and runs the same cases; and of the resize, beside them.
+
+None needs PyTorch.
+"""
 
 import ctypes
 import importlib
@@ -19,10 +22,11 @@ from idol_plugins.cuda_memory import CudaMemory
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
 from idol_plugins.home import BUILD, Home, Status, Variant
+from idol_plugins.image import ImageLibrary
 from idol_plugins.libraries import Library, find_library
 from idol_plugins.ort import DOMAIN, OPERATOR, VERSION, ort_library, serves_cuda
 
-__all__ = ["CpuHome", "CudaHome", "OrtHome", "TensorRtHome", "all_homes"]
+__all__ = ["CpuHome", "CudaHome", "ImageHome", "OrtHome", "TensorRtHome", "all_homes"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -268,3 +272,19 @@ class TensorRtHome:
 
     def variants(self) -> list[Variant]:
         raise PluginError("TensorRT runs engines, not single calls; use: python -m idol_plugins.conformance")
+
+
+class ImageHome:
+    """The resize of frames: no home of the kernel, and without variants of it."""
+
+    name = "image"
+    title = "image resize"
+
+    def status(self) -> Status:
+        path = _find("idol_image")
+        if path is None:
+            return Status(why=_NOT_BUILT, fix=BUILD)
+        try:
+            return Status(ImageLibrary(path).path)
+        except PluginError as error:
+            return Status(path, why=_why(error), fix=BUILD)

@@ -1,4 +1,4 @@
-"""What there is of the kernel on this machine, what is missing and why, and what can be built here."""
+"""Which libraries there are on this machine, what is missing and why, and what can be built here."""
 
 import platform
 import re
@@ -12,8 +12,8 @@ from typing import Any
 from idol_plugins.build import compiler, cuda_compiler
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
-from idol_plugins.home import Home, Status
-from idol_plugins.homes import all_homes
+from idol_plugins.home import Listed, Status
+from idol_plugins.homes import ImageHome, all_homes
 from idol_plugins.libraries import library_folders
 
 __all__ = ["HomeInfo", "Info", "Part", "collect"]
@@ -23,7 +23,7 @@ _SECONDS = 10  # that a tool may take to tell its version
 
 @dataclass(frozen=True)
 class HomeInfo:
-    """A home and its state.
+    """A home of the kernel, or another library, and its state.
 
     Attributes:
         name: one word.
@@ -62,7 +62,7 @@ class Info:
     Attributes:
         machine: architecture and system.
         folders: that libraries are looked for in, first to last.
-        homes: of the kernel.
+        homes: of the kernel, and of what else is built.
         parts: that building needs.
     """
 
@@ -99,19 +99,17 @@ class Info:
         return "\n".join(lines)
 
 
-def collect(homes: Sequence[Home] | None = None) -> Info:
+def collect(homes: Sequence[Listed] | None = None) -> Info:
     """Look at this machine; loads what is built, builds nothing.
 
     Args:
-        homes: None: `all_homes()`.
+        homes: None: `all_homes()` and the resize.
     """
+    listed: Sequence[Listed] = [*all_homes(), ImageHome()] if homes is None else homes
     return Info(
         f"{platform.machine()} {platform.system()}",
         tuple(library_folders()),
-        tuple(
-            HomeInfo(home.name, home.title, home.status())
-            for home in (all_homes() if homes is None else homes)
-        ),
+        tuple(HomeInfo(home.name, home.title, home.status()) for home in listed),
         _parts(),
     )
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from idol_plugins import homes
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT
-from idol_plugins.homes import CpuHome, CudaHome, OrtHome, TensorRtHome, all_homes
+from idol_plugins.home import Status
+from idol_plugins.homes import CpuHome, CudaHome, ImageHome, OrtHome, TensorRtHome, all_homes
 from idol_plugins.libraries import FOLDER_VARIABLE
 from idol_plugins.selftest import selftest
 
@@ -84,3 +86,21 @@ def test_the_cuda_kernel_passes() -> None:
     if not status.ready:
         pytest.skip(f"the CUDA kernel: {status.why}; {status.fix}")
     assert not selftest([CudaHome()]).failures
+
+
+def test_info_tells_whether_it_is_here(
+    libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
+    assert ImageHome().status() == Status(libraries / "libidol_image.so")
+    torn = tmp_path / "libidol_image.so"
+    torn.write_bytes(b"torn")
+    monkeypatch.setenv("IDOL_PLUGINS", str(tmp_path))
+    found = ImageHome().status()
+    assert (found.file, found.ready) == (torn, False)
+    monkeypatch.setattr(homes, "find_library", _missing)
+    assert ImageHome().status() == Status(why="not built", fix="idol-deploy plugins build")
+
+
+def _missing(name: str) -> Path:
+    raise PluginError(f"{name} is not built")
