@@ -217,7 +217,8 @@ class OnnxRuntimeBackend:
             device: `cpu`, `cuda` or `cuda:N`.
             threads: for one operator; None: as many as ONNX Runtime likes.
             graph: which; `auto`: of fp32, `plugin` where it is there and its operator can be loaded, else `portable`;
-                then the fastest of this and of the verified graphs of fewer bits, timed on the golden frame.
+                then the fastest of this and of the verified graphs of fewer bits, timed on the golden frame; those
+                with the operator only beside `plugin`.
             remark: why it is not a faster backend.
 
         Raises:
@@ -233,6 +234,7 @@ class OnnxRuntimeBackend:
             cls._open_reduced(bundle, name, device, threads)
             for name in verified_graphs(bundle, cls.dialects)
             if name in _WORTHWHILE[device.partition(":")[0]]
+            and (exact.graph == "plugin" or not bundle.manifest.precisions[name].operator)
         ]
         if not faster:
             return exact
