@@ -41,13 +41,11 @@ def export_graphs(folder: Path, presets: list[str]) -> None:
 
 def _half(graph: bytes) -> bytes:
     """The graph in fp16 as `export --precision fp16` has it."""
-    import numpy as np
-
-    from idol_export.centring import centred
+    from idol_export.folding import folded
     from idol_export.half_graph import islands_of, to_half
 
-    even = centred(graph, np.zeros((*SIZE, 3), np.uint8))
-    return to_half(even, islands_of(even))
+    plain = folded(graph)
+    return to_half(plain, islands_of(plain))
 
 
 def build_all(folder: Path) -> int:

@@ -1,6 +1,6 @@
 """Which values a network's activations take, on frames like those to come."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from idol_export.int8 import Observed
+from idol_export.patches import Patches
 from idol_export.rounding import least_squares_range
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.errors import ConfigError
@@ -17,6 +18,7 @@ __all__ = ["observe", "open_values"]
 
 _BINS = 2048
 _SAMPLED = 2**14  # values of each activation and frame, for its histogram
+_ROWS = 2**14  # of patches over all frames, several times as many as the widest has entries
 
 
 def observe(
@@ -25,8 +27,9 @@ def observe(
     frames: Sequence[NDArray[np.uint8]],  # [h, w, 3] each, resized
     libraries: Sequence[Path] = (),
     symmetric: bool = False,
+    patches: Collection[Patches] = (),
 ) -> dict[str, Observed]:
-    """The range that rounds each activation best, and the means of its channels, over all frames.
+    """The range that rounds each activation best, means of its channels and covariances of patches, over all frames.
 
     Args:
         graph: an ONNX file.
@@ -34,6 +37,7 @@ def observe(
         frames: what it sees.
         libraries: of operators that are not ONNX Runtime's own.
         symmetric: ranges reach as far below zero as above.
+        patches: of these activations.
 
     Raises:
         ConfigError: no frame.
@@ -54,15 +58,40 @@ def observe(
             others = tuple(i for i in range(values.ndim) if i != axes[name] % values.ndim)
             means[name] = means.get(name, np.zeros(1)) + values.mean(others, np.float64) / len(frames)
     counts = {name: np.zeros(_BINS) for name in names}
+    moments = {read: _Moments() for read in patches}
+    rng = np.random.default_rng(0)
     for frame in frames:
-        for name, values in run_session(session, names, frame[None]).items():
+        found = run_session(session, names, frame[None])
+        for name, values in found.items():
             sample = values.reshape(-1)[:: max(1, values.size // _SAMPLED)]
             counts[name] += np.histogram(sample, _BINS, (low[name], max(high[name], low[name] + 1e-8)))[0]
-    found = {}
+        for read, moment in moments.items():
+            moment.add(read.sample(found[read.value], -(-_ROWS // len(frames)), rng))
+    observed = {}
     for name in names:
         limits = least_squares_range(counts[name], low[name], high[name], symmetric)
-        found[name] = Observed(*limits, means[name].astype(np.float32))
-    return found
+        covariances = {read: moments.pop(read).covariance for read in patches if read.value == name}
+        observed[name] = Observed(*limits, means[name].astype(np.float32), covariances)
+    return observed
+
+
+class _Moments:
+    """Sums over rows and over their products."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: NDArray[np.float64] = np.zeros(1)
+        self._products: NDArray[np.float32] = np.zeros((1, 1), np.float32)
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        self._count += len(rows)
+        self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
+        self._products = self._products + rows.T @ rows
+
+    @property
+    def covariance(self) -> NDArray[np.float32]:
+        mean = self._sum / self._count
+        return (self._products / self._count - np.outer(mean, mean)).astype(np.float32)
 
 
 def open_values(graph: bytes, names: Sequence[str], libraries: Sequence[Path] = ()) -> Any:

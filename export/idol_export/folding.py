@@ -1,4 +1,4 @@
-"""Constant factors and summands behind a convolution become part of its weights, as integers need them."""
+"""Constant factors and summands behind a convolution become part of its weights, as graphs of fewer bits need them."""
 
 import numpy as np
 import onnx
@@ -6,7 +6,14 @@ from numpy.typing import NDArray
 
 from idol_export.editing import Editor
 
-__all__ = ["fold_norms"]
+__all__ = ["fold_norms", "folded"]
+
+
+def folded(graph: bytes) -> bytes:
+    """A graph with its norms folded."""
+    editor = Editor(graph)
+    fold_norms(editor)
+    return editor.to_bytes()
 
 
 def fold_norms(editor: Editor) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 
 from idol_export.editing import Editor
+from idol_export.node_groups import linear_values
 
-__all__ = ["ISLANDS", "Half", "coordinates", "emulated", "islands_of", "pixels", "to_half"]
+__all__ = ["ISLANDS", "Half", "coordinates", "emulated", "islands_of", "linear_blocks", "pixels", "to_half"]
 
 Half = Literal["fp16", "bf16"]
 
@@ -34,15 +35,17 @@ _FLOAT = onnx.TensorProto.FLOAT
 
 
 def islands_of(graph: bytes) -> set[str]:
-    """Names of the nodes that stay fp32: of `ISLANDS`, of coordinates, and of the image.
+    """Names of the nodes that stay fp32: of `ISLANDS`, of coordinates, of the image, and of linear blocks.
 
-    What each spares a trained network of error is in benchmarks/precision_islands.py; none costs time worth naming.
+    What each spares a trained network of error is in benchmarks/precision_islands.py; only linear blocks, which are a
+    MobileNet's, cost time worth naming.
     """
     editor = Editor(graph)
     return (
         {node.name for node in editor.graph.node if node.op_type in ISLANDS}
         | coordinates(editor)
         | pixels(editor)
+        | linear_blocks(editor)
     )
 
 
@@ -70,6 +73,15 @@ def pixels(editor: Editor) -> set[str]:
         if computed and made.issuperset(computed) and node.op_type not in _WEIGHTED:
             made.update(node.output)
             found.add(node.name)
+    return found
+
+
+def linear_blocks(editor: Editor) -> set[str]:
+    """Names of the nodes that make `linear_values`, or what these are made of, and of those that convolve them."""
+    found = set()
+    for value in linear_values(editor):
+        found |= editor.makers_of(value)
+        found |= {node.name for node in editor.consumers[value] if node.op_type == "Conv"}
     return found
 
 

@@ -4,12 +4,13 @@
 constant matrices quantise their activations as they come. `trt`: for TensorRT. Signed, symmetric, static, zero point 0;
 activations are quantised in front of convolutions and products, which give floats.
 
-Weights are signed, with a scale for each output channel, in `ort` such that no processor's sums overflow. What their
-rounding adds to the mean of a channel is taken off its bias.
+Weights are signed, with a scale for each output channel, in `ort` such that no processor's sums overflow. They are
+rounded such that their errors take each other back on what calibration saw; what rounding adds to the mean of a channel
+is taken off its bias.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,9 +18,10 @@ import onnx
 from numpy.typing import NDArray
 
 from idol_export.editing import Editor
+from idol_export.patches import Patches
 from idol_export.rounding import integers, shift
 
-__all__ = ["Dialect", "Observed", "candidates", "observed_values", "quantise"]
+__all__ = ["Dialect", "Observed", "candidates", "observed_patches", "observed_values", "quantise"]
 
 Dialect = Literal["ort", "trt"]
 
@@ -31,11 +33,19 @@ _BIAS_LIMIT = np.float32(2**29)
 
 @dataclass(frozen=True)
 class Observed:
-    """Of an activation: the range that its integers span, and the means of its channels."""
+    """Of an activation.
+
+    Attributes:
+        low: where the range begins that its integers span.
+        high: where it ends.
+        mean: [C] of its channels.
+        covariances: [K, K] of what those read who multiply it; weights are rounded to the nearest without.
+    """
 
     low: float
     high: float
     mean: NDArray[np.float32]
+    covariances: Mapping[Patches, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,18 @@ def observed_values(editor: Editor, chosen: Iterable[str], dialect: Dialect) -> 
     nodes = _nodes(editor, chosen)
     read = {node.input[0]: 1 if node.op_type == "Conv" else -1 for node in nodes}
     return {**dict.fromkeys(_static_values(editor, nodes, dialect), 1), **read}
+
+
+def observed_patches(editor: Editor, chosen: Iterable[str]) -> list[Patches]:
+    """What these nodes multiply, where `quantise` can use how its parts go together."""
+    found = (_patches(editor, node) for node in _nodes(editor, chosen))
+    return list(dict.fromkeys(patches for patches in found if patches is not None))
+
+
+def _patches(editor: Editor, node: onnx.NodeProto) -> Patches | None:
+    shape = editor.shape(node.input[1])
+    assert shape is not None
+    return Patches.of(node, shape)
 
 
 def _static_values(editor: Editor, nodes: Iterable[onnx.NodeProto], dialect: Dialect) -> list[str]:
@@ -171,32 +193,40 @@ def _static(
     editor: Editor, node: onnx.NodeProto, scale: _Scale, observed: Observed, dialect: Dialect
 ) -> None:
     """Constant integers for the weights and, in `ort`, the bias of a convolution or product."""
-    name = node.input[1]
-    weight = editor.constant(name)
-    assert weight is not None
-    axis = 0 if node.op_type == "Conv" else 1
     bias = editor.constant(node.input[2]) if len(node.input) > 2 else None
     step = scale.value * _BIAS_LIMIT
     least = None if bias is None else (np.abs(bias) / step).astype(np.float32)
-    rounded, scales = integers(weight.astype(np.float32), axis, paired=dialect == "ort", least=least)
-    parts = [
-        editor.add_constant(f"{name}_int8", rounded),
-        editor.add_constant(f"{name}_scales", scales),
-        editor.add_constant(f"{name}_zeros", np.zeros(len(scales), np.int8)),
-    ]
-    if f"{name}_rounded" not in editor.producers:
-        editor.producers[f"{name}_rounded"] = editor.add_node(
-            "DequantizeLinear", parts, [f"{name}_rounded"], axis=axis
-        )
+    axis = 0 if node.op_type == "Conv" else 1
+    rounded, scales = _rounded(editor, node, axis, observed, paired=dialect == "ort", least=least)
+    name = f"{node.output[0]}_weight"
+    parts = [*rounded, editor.add_constant(f"{name}_zeros", np.zeros(len(scales), np.int8))]
+    editor.add_node("DequantizeLinear", parts, [f"{name}_rounded"], axis=axis)
     node.input[1] = f"{name}_rounded"
-    _correct(editor, node, shift(weight.astype(np.float32), _floats(rounded, scales, axis), observed.mean))
     if dialect == "ort" and len(node.input) > 2:
         _bias(editor, node, scale.value * scales)
 
 
-def _floats(rounded: NDArray[np.int8], scales: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """What integers stand for."""
-    return rounded * scales.reshape([-1 if i == axis else 1 for i in range(rounded.ndim)])
+def _rounded(
+    editor: Editor,
+    node: onnx.NodeProto,
+    axis: int,
+    observed: Observed,
+    *,
+    paired: bool,
+    least: NDArray[np.float32] | None = None,
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Names of a node's weights in integers and of their scales, and the scales; its bias has taken what that adds."""
+    constant = editor.constant(node.input[1])
+    assert constant is not None
+    weight = constant.astype(np.float32)
+    patches = _patches(editor, node)
+    covariance = None if patches is None else observed.covariances.get(patches)
+    rounded, scales = integers(weight, axis, paired=paired, least=least, covariance=covariance)
+    floats = rounded * scales.reshape([-1 if i == axis else 1 for i in range(rounded.ndim)])
+    _correct(editor, node, shift(weight, floats, observed.mean))
+    name = f"{node.output[0]}_weight"
+    names = [editor.add_constant(f"{name}_int8", rounded), editor.add_constant(f"{name}_scales", scales)]
+    return names, scales
 
 
 def _correct(editor: Editor, node: onnx.NodeProto, shifted: NDArray[np.float32]) -> None:
@@ -242,16 +272,8 @@ def _bias(editor: Editor, node: onnx.NodeProto, scales: NDArray[np.float32]) -> 
 
 def _dynamic(editor: Editor, node: onnx.NodeProto, observed: Observed) -> None:
     """A product whose activations get their range when they are there; with the bias that is added behind it."""
-    name = node.input[1]
-    weight = editor.constant(name)
-    assert weight is not None
-    rounded, scales = integers(weight.astype(np.float32), 1, paired=True)
-    inputs = [
-        node.input[0],
-        editor.add_constant(f"{name}_int8", rounded),
-        editor.add_constant(f"{name}_scales", scales),
-    ]
-    _correct(editor, node, shift(weight.astype(np.float32), _floats(rounded, scales, 1), observed.mean))
+    rounded, scales = _rounded(editor, node, 1, observed, paired=True)
+    inputs = [node.input[0], *rounded]
     found = _bias_behind(editor, node, len(scales))
     if found is not None:
         add, index = found

@@ -7,7 +7,7 @@ from pathlib import Path
 from idol_export.calibration import observe
 from idol_export.clips import spread_frames
 from idol_export.editing import Editor
-from idol_export.int8 import Dialect, Observed, candidates, observed_values, quantise
+from idol_export.int8 import Dialect, Observed, candidates, observed_patches, observed_values, quantise
 from idol_export.node_groups import groups_of, is_kept, parts_of
 from idol_runtime.preprocess import resize
 
@@ -27,7 +27,7 @@ class IntegerGraphs:
         frames: int,
         announce: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Of a `centred` probe, its input's (h, w), and what int8 takes its ranges from; nothing runs yet."""
+        """Of a `folded` probe, its input's (h, w), and what int8 takes its ranges from; nothing runs yet."""
         editor = Editor(probe)
         self._probe = probe
         self._network_size, self._libraries, self._dialect = network_size, libraries, dialect
@@ -54,8 +54,20 @@ class IntegerGraphs:
             ConfigError: nothing to calibrate on.
             SourceError: a video or image that cannot be read.
         """
+        return self._quantised(self._chosen(keep))
+
+    def alone(self, group: str) -> bytes:
+        """The graph with one group in integers, wherever its nodes are.
+
+        Raises:
+            ConfigError: nothing to calibrate on.
+            SourceError: a video or image that cannot be read.
+        """
+        return self._quantised([node for node in self._work if self._groups[node] == group])
+
+    def _quantised(self, chosen: list[str]) -> bytes:
         editor = Editor(self._probe)
-        if chosen := self._chosen(keep):
+        if chosen:
             quantise(editor, chosen, self._observed, self._dialect)
         return editor.to_bytes()
 
@@ -63,8 +75,15 @@ class IntegerGraphs:
     def _observed(self) -> Mapping[str, Observed]:
         self._announce(f"calibrating on {self._frames} frames of {Path(self._calibrate).name}")
         frames = [resize(frame, self._network_size) for frame in spread_frames(self._calibrate, self._frames)]
-        axes = observed_values(Editor(self._probe), self._work, self._dialect)
-        return observe(self._probe, axes, frames, self._libraries, symmetric=self._dialect == "trt")
+        editor = Editor(self._probe)
+        return observe(
+            self._probe,
+            observed_values(editor, self._work, self._dialect),
+            frames,
+            self._libraries,
+            symmetric=self._dialect == "trt",
+            patches=observed_patches(editor, self._work),
+        )
 
     def _chosen(self, keep: Collection[str]) -> list[str]:
         return [node for node in self._work if not is_kept(self._groups[node], self._parts[node], keep)]

@@ -59,7 +59,7 @@ class Judge:
         annotations: Path | None = None,
         frames: Path | None = None,
     ) -> None:
-        """On a video, else on the videos of a data set, else on drawn ones.
+        """On the videos of a data set, which are many, else on one video, else on drawn ones.
 
         Args:
             exact: has the fp32 graph.
@@ -115,13 +115,13 @@ class Judge:
 
     @property
     def _source(self) -> str:
-        if self._video is not None:
-            return Path(self._video).name
-        return "drawn videos" if self._annotations is None else self._annotations.name
+        if self._annotations is not None:
+            return self._annotations.name
+        return "drawn videos" if self._video is None else Path(self._video).name
 
     def _clips(self) -> Iterator[Clip]:
-        if self._video is not None:
-            return iter([video_clip(self._video)])
         if self._annotations is not None and self._frames is not None:
             return clips_of_dataset(self._annotations, self._frames)
+        if self._video is not None:
+            return iter([video_clip(self._video)])
         return drawn_clips(self._exact.frame_size)

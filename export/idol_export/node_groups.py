@@ -1,15 +1,14 @@
-"""Which of the network's nodes belong together when it is decided what computes in integers."""
+"""Which of the network's nodes belong together when it is decided what computes in fewer bits."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 
-from idol_export.centring import linear_values
 from idol_export.editing import Editor
 from idol_export.graph import STAGES
 
-__all__ = ["GROUPS", "KEPT", "PARTS", "groups_of", "is_kept", "parts_of"]
+__all__ = ["GROUPS", "KEPT", "PARTS", "groups_of", "is_kept", "linear_values", "parts_of"]
 
 PARTS = (*STAGES[1:], "heads")
 # `first`: reads the image, whose 256 levels do not fall on those of integers. `depthwise`: too few products to average
@@ -56,6 +55,48 @@ def groups_of(editor: Editor) -> dict[str, str]:
 def is_kept(group: str, part: str, keep: Collection[str]) -> bool:
     """Whether a node stays fp32."""
     return group in keep or part in keep
+
+
+def linear_values(editor: Editor) -> set[str]:
+    """Values that are convolved or sums of such, as they are, that convolutions of one pixel read.
+
+    Blocks of MobileNetV2 end in them. The means of their channels may be fifty times their spread, and the convolution
+    behind takes the means away again: what is left of a rounded value is its rounding.
+    """
+    found: dict[str, None] = {}
+    for node in editor.graph.node:  # in the order of computation
+        name = node.output[0]
+        summed = node.op_type == "Add" and any(part in found for part in node.input)
+        if (summed or _is_fixed(editor, node)) and name not in editor.outputs:
+            found[name] = None
+    for name in reversed(list(found)):
+        readers = editor.consumers[name]
+        if not any(_is_pointwise(editor, node, name) or _is_sum(node, found) for node in readers):
+            del found[name]
+    return set(found)
+
+
+def _is_fixed(editor: Editor, node: onnx.NodeProto) -> bool:
+    """Whether a node convolves images with constants."""
+    weights = list(node.input[1:])
+    return (
+        node.op_type == "Conv"
+        and all(name in editor.tensors for name in weights)
+        and len(editor.tensors[weights[0]].dims) == 4
+    )
+
+
+def _is_sum(node: onnx.NodeProto, values: Mapping[str, None]) -> bool:
+    return node.op_type == "Add" and node.output[0] in values
+
+
+def _is_pointwise(editor: Editor, node: onnx.NodeProto, name: str) -> bool:
+    """Whether a node convolves each pixel of this value alone, over all its channels."""
+    if node.input[0] != name or not _is_fixed(editor, node):
+        return False
+    shape = editor.tensors[node.input[1]].dims
+    groups = {a.name: a.i for a in node.attribute}.get("group", 1)
+    return tuple(shape[2:]) == (1, 1) and groups == 1
 
 
 def _power(editor: Editor, node: onnx.NodeProto, pixels: int) -> int:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_export.centring import centred
 from idol_export.clips import spread_frames
+from idol_export.folding import folded
 from idol_export.graph import STAGES
 from idol_export.half_graph import emulated, islands_of, to_half
 from idol_export.integer_graphs import IntegerGraphs
@@ -145,7 +145,7 @@ def reduce_graph(
     # No CPU runtime computes in bf16: what is judged rounds as it would, and what ships has its types.
     graph = judging
     if name == "bf16":
-        fp32 = shipped(_centred(exact))
+        fp32 = shipped(folded(exact.candidate.probe))
         graph = to_half(fp32, islands_of(fp32), "bf16")
     announce(f"comparing the {name} graph with PyTorch")
     stages, count = _stage_errors(name, exact, probe, judging, frames)
@@ -176,7 +176,7 @@ def _probe(
     name: ReducedName, exact: Exact, judge: Judge, options: ReduceOptions, announce: Announce
 ) -> tuple[bytes, Recipe | None]:
     """The fp32 probe, rounded as the graph's precision has it; of int8, what of it is."""
-    probe = _centred(exact)
+    probe = folded(exact.candidate.probe)
     if name == "fp16":
         return to_half(probe, islands_of(probe)), None
     if name == "bf16":
@@ -197,11 +197,6 @@ def _probe(
         tried = _searched(name, graphs, exact, judge, options, announce)
         kept = tried[-1].kept
     return graphs.probe(kept), Recipe(kept, graphs.share(kept), tried)
-
-
-def _centred(exact: Exact) -> bytes:
-    image = resize(exact.canary.frame, exact.network_size)
-    return centred(exact.candidate.probe, image, exact.candidate.libraries)
 
 
 def _searched(

@@ -1,4 +1,4 @@
-"""Numbers to integers with the least error: ranges of activations, scales of weights, and what rounding shifts."""
+"""Numbers to integers with the least error: ranges of activations, integers of weights, and what rounding shifts."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 __all__ = ["integers", "least_squares_range", "shift"]
 
 _LIMIT = 127
+_PAIR_LIMIT = 128
+_DAMPING = 0.01  # of the mean variance: what is drawn is not all that will come
+_BLOCK = 128  # of inputs, whose errors move to later ones in one product
 _SHARES = np.linspace(0.3, 1, 29)  # of the largest value, that a range may end at
 
 
@@ -15,6 +18,7 @@ def integers(
     *,
     paired: bool,
     least: NDArray[np.float32] | None = None,
+    covariance: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric integers of 8 bits with a scale for each index of `axis`, no scale below `least`.
 
@@ -24,23 +28,66 @@ def integers(
         paired: neighbours in a sum of products add up to 128 at most: processors without dot-product instructions
             add their products with unsigned activations in 16 bits.
         least: [M].
+        covariance: [K, K] of what is multiplied, in the order of one channel's weights: integers are then not the
+            nearest, but such that errors of weights whose inputs go together take each other back.
     """
     rows = np.moveaxis(weight, axis, 0)
-    scale = np.abs(rows).reshape(len(rows), -1).max(axis=1)
-    if paired:
-        # Sums run over channels first or last. Rounding adds half a step to each of the two.
-        for order in (rows, np.moveaxis(rows, 1, -1)):
-            flat = order.reshape(len(rows), -1)
-            one, other = flat[:, 1:], flat[:, :-1]
-            sums = np.abs(one + other) * (one * other > 0)
-            scale = np.maximum(scale, sums.max(axis=1, initial=0.0))
+    flat = rows.reshape(len(rows), -1)
+    orders = _orders(rows.shape[1:]) if paired else []
+    scale = np.abs(flat).max(axis=1)
+    for order in orders:
+        # Rounding adds half a step to each of the two.
+        one, other = flat[:, order[1:]], flat[:, order[:-1]]
+        sums = np.abs(one + other) * (one * other > 0)
+        scale = np.maximum(scale, sums.max(axis=1, initial=0.0))
     scale = np.maximum(scale, 1e-8) / np.float32(_LIMIT)
     if least is not None:
         scale = np.maximum(scale, least)
     scale = scale.astype(np.float32)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    rounded = np.clip(np.rint(weight / scale.reshape(shape)), -_LIMIT, _LIMIT).astype(np.int8)
-    return rounded, scale
+    steps = flat / scale[:, None]
+    found = _nearest(steps) if covariance is None else _compensated(steps, covariance, orders)
+    return np.moveaxis(found.astype(np.int8).reshape(rows.shape), 0, axis), scale
+
+
+def _nearest(steps: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = np.clip(np.rint(steps), -_LIMIT, _LIMIT)
+    return found
+
+
+def _orders(shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
+    """In which sums over the weights of one channel run: channels first or last."""
+    places = np.arange(np.prod(shape)).reshape(shape)
+    return [places.reshape(-1), np.moveaxis(places, 0, -1).reshape(-1)]
+
+
+def _compensated(
+    steps: NDArray[np.float32],  # [M, K]
+    covariance: NDArray[np.float32],  # [K, K]
+    orders: list[NDArray[np.intp]],  # [K] each; neighbours in them are kept from overflowing
+) -> NDArray[np.float64]:
+    """[M, K]: whole numbers with a small error of the sum, rounded one input after the other (Frantar et al. 2023)."""
+    count, channels = steps.shape[1], len(steps)
+    rest = steps.T.astype(np.float64)
+    exact = covariance.astype(np.float64)
+    exact[np.diag_indices(count)] += max(_DAMPING * float(np.mean(np.diag(exact))), 1e-12)
+    upper = np.linalg.cholesky(np.linalg.inv(exact)).T
+    near = np.full((count, 2 * len(orders)), count)
+    for index, order in enumerate(orders):
+        near[order[1:], 2 * index] = order[:-1]
+        near[order[:-1], 2 * index + 1] = order[1:]
+    found = np.zeros((count + 1, channels))  # the last: what has no neighbour, or none yet
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        errors = np.empty((stop - start, channels))
+        for k in range(start, stop):
+            beside = found[near[k]]
+            highest = np.minimum(_LIMIT, _PAIR_LIMIT - beside.max(axis=0, initial=0.0))
+            lowest = np.maximum(-_LIMIT, -_PAIR_LIMIT - beside.min(axis=0, initial=0.0))
+            found[k] = np.clip(np.rint(rest[k]), lowest, highest)
+            errors[k - start] = (rest[k] - found[k]) / upper[k, k]
+            rest[k + 1 : stop] -= np.outer(upper[k, k + 1 : stop], errors[k - start])
+        rest[stop:] -= upper[start:stop, stop:].T @ errors
+    return found[:count].T
 
 
 def least_squares_range(

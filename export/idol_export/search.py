@@ -48,9 +48,9 @@ def search(
     for index, group in enumerate(shares):
         announce(f"measuring what {group} loses in int8, {index + 1} of {len(shares)}")
         others = tuple(other for other in shares if other != group)
-        found = error(shipped(graphs.probe(others)))
+        found = error(shipped(graphs.alone(group)))
         # Independent errors add by their squares.
-        alone.append((found**2 / shares[group], group, SearchStep(others, graphs.share(others), found)))
+        alone.append((found**2 / shares[group], group, SearchStep(others, shares[group], found)))
     order = [group for _, group, _ in sorted(alone, key=lambda entry: entry[0])]
     together: list[tuple[SearchStep, bytes]] = []
     most, least = len(order), 0

@@ -1,4 +1,4 @@
-"""Ranges and means of activations, against numpy."""
+"""Ranges, means and covariances of activations, against numpy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from idol_export.calibration import observe
+from idol_export.patches import Patches
 from idol_runtime.errors import ConfigError
 
 RNG = np.random.default_rng(0)
@@ -39,6 +40,20 @@ def test_means_are_of_channels_over_all_frames() -> None:
     found = observe(_graph(), {"x": -1, "minus": 1}, FRAMES)
     np.testing.assert_allclose(found["x"].mean, FRAMES.mean(axis=(0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found["minus"].mean, -FRAMES.mean(axis=(0, 2, 3)), rtol=1e-5)
+
+
+def test_covariances_are_of_what_is_read_together() -> None:
+    """Of all rows where they are few: of values, and of windows of 2x2 of two frames."""
+    rows, windows = Patches("x"), Patches("minus", (2, 2), strides=(2, 2))
+    found = observe(_graph(), {"x": -1, "minus": 1}, FRAMES[:2], patches=[rows, windows])
+    assert list(found["x"].covariances) == [rows]
+    pixels = FRAMES[:2].reshape(-1, 3).T
+    np.testing.assert_allclose(found["x"].covariances[rows], np.cov(pixels, bias=True), rtol=1e-3, atol=0.5)
+    # The "channels" are 8 rows of an image, its "places" columns and colours; 4 x 1 windows do not overlap.
+    cut = FRAMES[:2, :, :, :2].reshape(2, 8, 4, 2, 1, 2).transpose(0, 2, 4, 1, 3, 5).reshape(8, -1).T
+    np.testing.assert_allclose(
+        found["minus"].covariances[windows], np.cov(cut.astype(float), bias=True), rtol=1e-3, atol=1.0
+    )
 
 
 def test_without_frames_there_is_nothing_to_calibrate_on() -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from idol_export.editing import Editor
-from idol_export.half_graph import Half, coordinates, emulated, islands_of, pixels, to_half
+from idol_export.half_graph import Half, coordinates, emulated, islands_of, linear_blocks, pixels, to_half
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle import OUTPUT_NAMES
 
@@ -79,3 +79,19 @@ def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
         for fewer in (set(), coordinates(editor) | pixels(editor))
     )
     assert half < 0.8 * coarse
+
+
+def test_linear_blocks_stay_fp32(bottlenecks: bytes) -> None:
+    """Of means far from zero nothing would be left; what convolves the last of them is the end."""
+    editor = Editor(bottlenecks)
+    blocks = linear_blocks(editor)
+    kinds = [node.op_type for node in editor.graph.node if node.name not in blocks]
+    assert kinds == ["GlobalAveragePool"]
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 24, 3), dtype=np.uint8)
+    exact, with_blocks, without = (
+        run_session(open_session(graph), ["pixel"], image)["pixel"]
+        for graph in (bottlenecks, emulated(bottlenecks, blocks, "fp16"), emulated(bottlenecks, (), "fp16"))
+    )
+    size = np.linalg.norm(exact)
+    assert np.linalg.norm(without - exact) > 0.02 * size
+    assert np.linalg.norm(with_blocks - exact) < 1e-3 * size

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from idol_export.calibration import observe
+from idol_export.calibration import observe, open_values
 from idol_export.editing import Editor
 from idol_export.folding import fold_norms
-from idol_export.int8 import Dialect, candidates, observed_values, quantise
+from idol_export.int8 import Dialect, candidates, observed_patches, observed_values, quantise
 from idol_runtime.backends.onnxruntime import import_onnxruntime, open_session, run_session
 
 RNG = np.random.default_rng(0)
@@ -80,13 +80,26 @@ def _run(graph: bytes, optimised: Path | None = None) -> list[np.ndarray]:
     return answers
 
 
-def _quantised(dialect: Dialect) -> bytes:
+def _quantised(dialect: Dialect, frames: np.ndarray = FRAMES, *, compensated: bool = False) -> bytes:
     editor = _folded()
     chosen = list(candidates(editor))
     axes = observed_values(editor, chosen, dialect)
-    ranges = observe(editor.to_bytes(), axes, FRAMES, symmetric=dialect == "trt")
+    patches = observed_patches(editor, chosen) if compensated else []
+    ranges = observe(editor.to_bytes(), axes, frames, symmetric=dialect == "trt", patches=patches)
     quantise(editor, chosen, ranges, dialect)
     return editor.to_bytes()
+
+
+def _weights(graph: bytes, node: str) -> np.ndarray:
+    """What the integers of a node stand for."""
+    editor = Editor(graph)
+    found = next(n for n in editor.graph.node if n.name == node)
+    inputs = list(editor.producers[found.input[1]].input) if found.domain == "" else list(found.input)[1:3]
+    rounded, scales = (editor.constant(name) for name in inputs[:2])
+    assert rounded is not None
+    assert scales is not None
+    integers, steps = rounded.astype(np.float32), scales.astype(np.float32)
+    return integers * (steps[:, None, None, None] if integers.ndim == 4 else steps)
 
 
 def test_norms_are_folded_and_nothing_changes() -> None:
@@ -109,6 +122,30 @@ def test_integers_are_near_and_not_the_same(dialect: Dialect) -> None:
     assert 1e-4 < np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.04
 
 
+@pytest.mark.parametrize("dialect", ["ort", "trt"])
+def test_weights_are_rounded_for_what_they_multiply(dialect: Dialect) -> None:
+    """Over frames whose pixels go together, many inputs err less than with the nearest integers, and few no more."""
+    frames = np.kron(RNG.integers(0, 256, (9, 2, 2, 1)), np.ones((1, 4, 4, 3))).astype(np.uint8)
+    editor = _folded()
+    chosen = list(candidates(editor))
+    patches = observed_patches(editor, chosen)
+    assert [read.value for read in patches] == ["x", "r1", "hwc"]
+    session = open_values(editor.to_bytes(), [read.value for read in patches])
+    seen = [run_session(session, [read.value for read in patches], frame[None]) for frame in frames]
+    for read, name, share in zip(patches, ("conv1", "conv2", "wide"), (0.5, 1.1, 1.1), strict=True):
+        rows = np.concatenate([read.sample(one[read.value], 10**6, RNG) for one in seen])
+        exact = editor.constant(next(node.input[1] for node in editor.graph.node if node.name == name))
+        assert exact is not None
+        errors = []
+        for compensated in (False, True):
+            off = _weights(_quantised(dialect, frames, compensated=compensated), name) - exact.astype(
+                np.float32
+            )
+            matrix = off.reshape(len(off), -1).T if off.ndim == 4 else off
+            errors.append(np.linalg.norm((rows - rows.mean(axis=0)) @ matrix))
+        assert errors[1] < share * errors[0]
+
+
 def test_onnx_runtime_computes_in_integers(tmp_path: Path) -> None:
     """Every node that was chosen, and the sum between two of them."""
     _run(_quantised("ort"), tmp_path / "optimised.onnx")
@@ -123,7 +160,7 @@ def test_each_dialect_has_its_integers() -> None:
         editor = Editor(_quantised(dialect))  # type: ignore[arg-type]
         rounds = [node for node in editor.graph.node if node.op_type == "QuantizeLinear"]
         assert {editor.tensors[node.input[2]].data_type for node in rounds} == kinds
-        found = editor.constant("w2_int8")
+        found = editor.constant("c2_weight_int8")
         assert found is not None
         weight = found.astype(int)[:, :, 0, 0]
         if dialect == "ort":
@@ -136,7 +173,7 @@ def test_each_dialect_has_its_integers() -> None:
 
 def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
     editor = Editor(_quantised("trt"))
-    integers, scales = editor.constant("m_int8"), editor.constant("m_scales")
+    integers, scales = editor.constant("product_weight_int8"), editor.constant("product_weight_scales")
     assert integers is not None
     assert scales is not None
     weight = WEIGHTS["m"]

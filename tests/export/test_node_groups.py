@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import onnx
 from onnx import TensorProto, helper
 
 from idol_export.editing import Editor
-from idol_export.node_groups import GROUPS, KEPT, PARTS, groups_of, is_kept, parts_of
+from idol_export.node_groups import GROUPS, KEPT, PARTS, groups_of, is_kept, linear_values, parts_of
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -81,6 +82,14 @@ def test_convolutions_of_mobile_networks_are_fragile() -> None:
         assert is_kept(kind, "backbone", KEPT)
     assert is_kept("backbone/4", "backbone", ("backbone",))
     assert not is_kept("backbone/4", "backbone", KEPT)
+
+
+def test_linear_values_are_what_no_activation_changed(bottlenecks: bytes) -> None:
+    """But no output of the graph, of which rounding is for others to decide."""
+    assert linear_values(Editor(bottlenecks)) == {"block1", "projected", "block2"}
+    model = onnx.load_model_from_string(bottlenecks)
+    model.graph.output.append(helper.make_tensor_value_info("block2", TensorProto.FLOAT, None))
+    assert linear_values(Editor(model.SerializeToString())) == {"block1"}
 
 
 def test_products_that_read_what_attention_sampled(toy: Toy) -> None:

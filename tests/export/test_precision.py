@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,9 +18,13 @@ from idol_export import precision as module
 from idol_export.calibration import observe
 from idol_export.editing import Editor
 from idol_export.export import Exported, ExportOptions, export
+from idol_export.folding import folded
 from idol_export.int8 import Observed
 from idol_export.node_groups import PARTS
 from idol_export.precision import ReduceOptions
+from idol_plugins.errors import PluginError
+from idol_runtime.backends import onnxruntime as backend_module
+from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.certificates import SearchStep
 from idol_runtime.errors import BackendError, ConfigError, ParityError
@@ -161,6 +166,37 @@ def test_a_canary_off_by_more_than_the_graph_may_be_is_refused(
     monkeypatch.setattr(Bundle, "canary", other)
     with pytest.raises(BackendError, match="boxes is off by"):
         Pipeline.open(out, graph="int8-ort")
+
+
+def test_without_the_operator_its_graphs_are_passed_over(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The portable graph runs, and says what is missing."""
+    out = tmp_path / "toy.idol"
+    exported(out, "int8-ort")
+
+    def missing(*_: object) -> None:
+        raise PluginError("it is not built")
+
+    monkeypatch.setattr(backend_module, "_operator", missing)
+    with Bundle.open(out) as bundle:
+        info = msgspec.structs.replace(bundle.manifest.precisions["int8-ort"], operator=True)
+        bundle.manifest = msgspec.structs.replace(bundle.manifest, precisions={"int8-ort": info})
+        backend = OnnxRuntimeBackend.from_bundle(bundle)
+        assert backend.graph == "portable"
+        assert "hardly" not in backend.remark
+        with pytest.raises(PluginError):
+            OnnxRuntimeBackend.from_bundle(bundle, graph="int8-ort")
+        backend.close()
+
+
+def test_a_group_is_measured_alone_wherever_it_is(toy: Toy, clip: Path) -> None:
+    """What reads attention is in the encoder and the decoder, which stay fp32 otherwise."""
+    graphs = integer_graphs.IntegerGraphs(folded(toy.probe), toy.size, (), "ort", str(clip), 2)
+    kinds = [node.op_type for node in Editor(graphs.alone("sampled")).graph.node]
+    layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
+    assert 1 <= kinds.count("DynamicQuantizeMatMul") <= layers
+    assert "QuantizeLinear" not in kinds
 
 
 def test_what_is_missing_is_told() -> None:

@@ -1,4 +1,4 @@
-"""Integers, ranges and shifts, against searches and convolutions of numpy."""
+"""Integers, ranges and shifts, against searches, sums and convolutions of numpy."""
 
 from __future__ import annotations
 
@@ -25,6 +25,50 @@ def test_sums_of_two_neighbours_never_leave_16_bits(seed: int, shape: tuple[int,
         assert not sums.size or np.abs(sums).max() < 2**15
     steps = scales.reshape(-1, 1, 1, 1)
     assert np.all(np.abs(rounded * steps - weight) <= steps * 0.5001)
+
+
+def _correlated(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Covariance of inputs of which a few causes make most."""
+    mixed = rng.normal(size=(count, 3)) @ rng.normal(size=(3, 500)) + 0.3 * rng.normal(size=(count, 500))
+    return np.cov(mixed).astype(np.float32)
+
+
+def _output_error(
+    weight: np.ndarray, rounded: np.ndarray, scales: np.ndarray, covariance: np.ndarray
+) -> float:
+    error = (rounded * scales[:, None, None, None] - weight).reshape(len(weight), -1).astype(np.float64)
+    return float(np.einsum("mk,kl,ml->", error, covariance, error))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([(6, 16, 3, 3), (6, 150, 1, 1)]))
+def test_errors_of_inputs_that_go_together_take_each_other_back(
+    seed: int, paired: bool, shape: tuple[int, ...]
+) -> None:
+    """More inputs than are rounded at once, too."""
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=shape).astype(np.float32)
+    covariance = _correlated(rng, int(np.prod(shape[1:])))
+    plain, scales = integers(weight, 0, paired=paired)
+    found, same = integers(weight, 0, paired=paired, covariance=covariance)
+    np.testing.assert_array_equal(scales, same)
+    ours, theirs = (_output_error(weight, rounded, scales, covariance) for rounded in (found, plain))
+    assert ours < 0.5 * theirs
+    assert np.abs(found.astype(int)).max() <= 127
+    if paired:
+        for order in (found, np.moveaxis(found, 1, -1)):
+            rows = order.reshape(len(order), -1).astype(np.int64)
+            assert np.abs(rows[:, 1:] + rows[:, :-1]).max() <= 128
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_inputs_that_have_nothing_in_common_are_rounded_to_the_nearest(axis: int) -> None:
+    """Also those that are always 0."""
+    weight = RNG.normal(size=(40, 40)).astype(np.float32)
+    plain, _ = integers(weight, axis, paired=False)
+    for variance in (RNG.uniform(1, 2, 40), np.zeros(40)):
+        found, _ = integers(weight, axis, paired=False, covariance=np.diag(variance).astype(np.float32))
+        np.testing.assert_array_equal(found, plain)
 
 
 def test_pairs_cost_less_than_a_bit() -> None:

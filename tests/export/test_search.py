@@ -25,6 +25,9 @@ class _Graphs:
     def probe(self, keep: Collection[str]) -> bytes:
         return ",".join(group for group in SHARES if group not in keep).encode()
 
+    def alone(self, group: str) -> bytes:
+        return group.encode()
+
 
 def _run(
     monkeypatch: pytest.MonkeyPatch, limit: float, speeds: Sequence[float] | None = None, scores: str = ""
