@@ -43,8 +43,8 @@ from idol_deploy.config import preset
 from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video, reference_model
 from idol_export.calibration import observe
-from idol_export.centring import centred
 from idol_export.editing import Editor
+from idol_export.folding import folded
 from idol_export.fused import with_fused_attention
 from idol_export.graph import STAGES, ExportGraph
 from idol_export.int8 import candidates, observed_values, quantise
@@ -102,7 +102,7 @@ def session_way(graph: bytes, image: NDArray[np.uint8], threads: int) -> Way:
 
 def in_integers(probe: bytes, image: NDArray[np.uint8], keep: tuple[str, ...]) -> bytes:
     """The graph in int8 but for some parts, calibrated on the image alone."""
-    editor = Editor(centred(probe, image[0], [ort_library()]))
+    editor = Editor(folded(probe))
     groups, parts = groups_of(editor), parts_of(editor)
     chosen = [node for node in candidates(editor) if not is_kept(groups[node], parts[node], keep)]
     values = observed_values(editor, chosen, "ort")

@@ -4,10 +4,10 @@
     python benchmarks/precision_islands.py --weights models/edge_synth/edge_synth.safetensors \
         --preset models/edge_synth/settings.json --size 240x384 [--half fp16]
 
-Prints the relative error of each stage against the fp32 graph: of a graph as `export` makes it, of one whose values are
-not centred before, without the islands of coordinates or of the image, without any, with each kind of nodes more and
-with each kind of `idol_export.half_graph.ISLANDS` less. bf16 is emulated. Without --weights the network has reference
-weights, whose errors say little.
+Prints the relative error of each stage against the fp32 graph: of a graph as `export` makes it, without the islands of
+linear blocks, of coordinates or of the image, without any, with each kind of nodes more and with each kind of
+`idol_export.half_graph.ISLANDS` less. bf16 is emulated. Without --weights the network has reference weights, whose
+errors say little.
 """
 
 import argparse
@@ -20,11 +20,20 @@ import numpy as np
 from idol_deploy.checkpoint import load_checkpoint
 from idol_deploy.reference import make_video, reference_model
 from idol_deploy.train.settings import network_config
-from idol_export.centring import centred
 from idol_export.editing import Editor
+from idol_export.folding import folded
 from idol_export.fused import with_fused_attention
 from idol_export.graph import STAGES, ExportGraph
-from idol_export.half_graph import ISLANDS, Half, coordinates, emulated, islands_of, pixels, to_half
+from idol_export.half_graph import (
+    ISLANDS,
+    Half,
+    coordinates,
+    emulated,
+    islands_of,
+    linear_blocks,
+    pixels,
+    to_half,
+)
 from idol_export.onnx import probe_to_onnx
 from idol_export.parity import relative_error
 from idol_plugins.ort import ort_library
@@ -58,29 +67,28 @@ def main() -> int:
     config = network_config(args.preset)
     model = load_checkpoint(args.weights, config) if args.weights else reference_model(config)
     image = np.ascontiguousarray(make_video(1, height, width, seed=0)[0].transpose(1, 2, 0))[None]
-    plain = probe_to_onnx(ExportGraph(with_fused_attention(model), (height, width)))
-    probe = centred(plain, image[0], [ort_library()])
+    probe = folded(probe_to_onnx(ExportGraph(with_fused_attention(model), (height, width))))
     editor = Editor(probe)
     kinds: dict[str, set[str]] = {}
     for node in editor.graph.node:
         kinds.setdefault(node.op_type, set()).add(node.name)
     islands = islands_of(probe)
     rows = {
-        "as exported": (probe, islands),
-        "not centred": (plain, islands_of(plain)),
-        "without coordinates": (probe, islands - coordinates(editor)),
-        "without the image": (probe, islands - pixels(editor)),
+        "as exported": islands,
+        "without linear blocks": islands - linear_blocks(editor) | pixels(editor),
+        "without coordinates": islands - coordinates(editor),
+        "without the image": islands - pixels(editor),
         # The operator computes in fp32 in any case.
-        "no island": (probe, kinds["DeformAttn"]),
+        "no island": kinds["DeformAttn"],
     }
     for kind in sorted(set(kinds) - MOVES - {"DeformAttn"}):
         if kind in ISLANDS:
-            rows[f"without {kind}"] = (probe, islands - kinds[kind])
+            rows[f"without {kind}"] = islands - kinds[kind]
         else:
-            rows[f"with {kind}"] = (probe, islands | kinds[kind])
+            rows[f"with {kind}"] = islands | kinds[kind]
     print(f"{'':28}" + "".join(f"{name[:12]:>13}" for name in NAMES))
-    for row, (graph, held) in rows.items():
-        found = errors(graph, held, args.half, image)
+    for row, held in rows.items():
+        found = errors(probe, held, args.half, image)
         print(f"{row:28}" + "".join(f"{found[name]:13.1e}" for name in NAMES), flush=True)
     return 0
 
