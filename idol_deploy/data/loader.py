@@ -8,9 +8,13 @@ nor what came before changes it. The place in the order is one integer, counted 
 resumed goes on with the next pair, also with another number of processes.
 """
 
+import atexit
+import contextlib
+import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
@@ -26,6 +30,7 @@ from idol_runtime.errors import ConfigError, DataError
 __all__ = ["Draw", "EndlessSampler", "LoaderState", "PairLoader", "draw_sample", "to_pair"]
 
 _MOST_TRIES = 100  # samples in a row that cannot be read: the disk is gone, not a file
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,31 @@ def _outlive_signals(_: int) -> None:
 
     A worker ends when it is told, or finds the trainer gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _beginning_workers() -> Iterator[None]:
+    """While workers begin, which do not outlive signals yet: what stops a job comes after this.
+
+    They begin with the signals held back that are here, and keep them so. Those who are left when this process ends are
+    killed: it would tell them by SIGTERM, and wait for ever.
+    """
+    others = multiprocessing.active_children()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        workers = [process for process in multiprocessing.active_children() if process not in others]
+        atexit.register(_kill_at_exit, workers)
+
+
+def _kill_at_exit(processes: Iterable[BaseProcess]) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for a fault
+    for process in processes:
+        process.kill()
 
 
 @dataclass(frozen=True)
@@ -193,7 +221,9 @@ class PairLoader:
             generator=torch.Generator(),
         )
         try:
-            yield from loader
+            with _beginning_workers():
+                batches = iter(loader)
+            yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -4,6 +4,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from idol_deploy.config import ytvis19_r50
+from idol_deploy.data import loader as loader_module
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.loader import Draw, EndlessSampler, LoaderState, PairLoader, draw_sample
 from idol_deploy.data.pairs import open_pairs
@@ -249,7 +253,16 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do() -> None:
         _take(loader, 1)
 
 
-def test_what_stops_a_job_leaves_the_workers_to_the_trainer(made: MadeDataset) -> None:
+def test_what_stops_a_job_leaves_the_workers_to_the_trainer(
+    made: MadeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = loader_module._outlive_signals
+
+    def begin_late(worker: int) -> None:
+        time.sleep(worker)  # the second begins while the first loads
+        begin(worker)
+
+    monkeypatch.setattr(loader_module, "_outlive_signals", begin_late)
     batches = iter(_loader(made, workers=2))
     next(batches)
     workers = multiprocessing.active_children()
@@ -259,3 +272,25 @@ def test_what_stops_a_job_leaves_the_workers_to_the_trainer(made: MadeDataset) -
     assert len(list(itertools.islice(batches, 8))) == 8
     batches.close()
     assert not multiprocessing.active_children()
+
+
+def test_a_program_ends_with_its_workers_alive(made: MadeDataset) -> None:
+    program = f"""
+from pathlib import Path
+from idol_deploy.config import ytvis19_r50
+from idol_deploy.data.synthetic import SHAPES
+from idol_deploy.data.loader import LoaderState, PairLoader
+from idol_deploy.data.video_pairs import VideoPairs
+from dataclasses import replace
+
+config = replace(ytvis19_r50(), classes=SHAPES)
+source = VideoPairs.open(Path({str(made.annotations)!r}), Path({str(made.frames)!r}), config)
+batches = iter(PairLoader(source, config.preprocessing, pairs=1, state=LoaderState(1), workers=2))
+next(batches)
+raise KeyError("and what failed holds them")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "KeyError: 'and what failed holds them'"
