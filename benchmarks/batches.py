@@ -14,9 +14,9 @@ operator. Exits with 1 when a frame's answer in a batch is further from its answ
 import argparse
 import importlib.metadata
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +31,7 @@ from idol_runtime.bench.statistics import paired_ratio, summarise
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.pipeline import CANARY_TOLERANCE
+from idol_runtime.timing import in_turns
 
 PRESET, SIZE = "edge_synth", (160, 256)
 
@@ -75,18 +76,6 @@ def frames(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(coarse.repeat(8, axis=1).repeat(8, axis=2))
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every way, a call of each in every round, after a first."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, run in ways.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
 def difference(together: Sequence[NetworkOutput], alone: Sequence[NetworkOutput]) -> float:
     """The largest relative error of an output."""
     return max(
@@ -100,14 +89,15 @@ def difference(together: Sequence[NetworkOutput], alone: Sequence[NetworkOutput]
 
 def batches(backend: Backend, images: NDArray[np.uint8], sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     """Of each size of batch: its latency, its throughput, and the throughput's ratio to that of single frames."""
-    times = in_turns({str(n): lambda n=n: backend.infer(images[:n]) for n in (1, *sizes)}, rounds)
+    counts = sorted({1, *sizes})
+    times = in_turns([partial(backend.infer, images[:count]) for count in counts], rounds).T
     return {
-        name: {
+        str(count): {
             "latency_ms": summarise(taken),
-            "frames_per_s": round(1e3 * int(name) / float(np.median(taken)), 2),
-            "times_one": paired_ratio(times["1"], [ms / int(name) for ms in taken]),
+            "frames_per_s": round(1e3 * count / float(np.median(taken)), 2),
+            "times_one": paired_ratio(times[0], taken / count),
         }
-        for name, taken in times.items()
+        for count, taken in zip(counts, times, strict=True)
     }
 
 
@@ -127,15 +117,14 @@ def sessions(opened: Open, images: NDArray[np.uint8], threads: int, rounds: int)
                 pool.map(one_by_one, many, np.array_split(images, threads))
             ),
         }
-        times = in_turns(ways, rounds)
-    reference = next(iter(times.values()))
+        times = in_turns(list(ways.values()), rounds).T
     return {
         name: {
             "ms": summarise(taken),
             "frames_per_s": round(1e3 * len(images) / float(np.median(taken)), 2),
-            "times_first": paired_ratio(reference, taken),
+            "times_first": paired_ratio(times[0], taken),
         }
-        for name, taken in times.items()
+        for name, taken in zip(ways, times, strict=True)
     }
 
 

@@ -27,14 +27,15 @@ import importlib.util
 import json
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import onnx
+import PIL.Image
 import torch
 from machine import machine_facts, tell_report
 from numpy.typing import NDArray
@@ -42,21 +43,21 @@ from numpy.typing import NDArray
 from idol_deploy.config import preset
 from idol_deploy.model.idol import Idol
 from idol_deploy.reference import make_video, reference_model
-from idol_export.calibration import observe
-from idol_export.editing import Editor
 from idol_export.folding import folded
 from idol_export.fused import with_fused_attention
 from idol_export.graph import STAGES, ExportGraph
-from idol_export.int8 import candidates, observed_values, quantise
-from idol_export.node_groups import KEPT, groups_of, is_kept, parts_of
+from idol_export.integer_graphs import IntegerGraphs
+from idol_export.node_groups import KEPT
 from idol_export.onnx import probe_to_onnx, shipped
 from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import DISABLED_OPTIMIZERS, open_session, run_session
 from idol_runtime.bench.roofline import count_work
 from idol_runtime.bundle import OUTPUT_NAMES
+from idol_runtime.timing import in_turns
 
 WAYS = ("eager", "compile", "openvino", "portable", "operator", "int8", "int8-keep")
+INT8_KEEPS = {"int8": KEPT, "int8-keep": (*KEPT, "backbone", "neck")}
 TOLERANCE = 1e-5
 _ROWS, _INNER = 4096, 1024  # of a large product
 
@@ -100,14 +101,15 @@ def session_way(graph: bytes, image: NDArray[np.uint8], threads: int) -> Way:
     return lambda: run_session(session, OUTPUT_NAMES, image)
 
 
-def in_integers(probe: bytes, image: NDArray[np.uint8], keep: tuple[str, ...]) -> bytes:
-    """The graph in int8 but for some parts, calibrated on the image alone."""
-    editor = Editor(folded(probe))
-    groups, parts = groups_of(editor), parts_of(editor)
-    chosen = [node for node in candidates(editor) if not is_kept(groups[node], parts[node], keep)]
-    values = observed_values(editor, chosen, "ort")
-    quantise(editor, chosen, observe(editor.to_bytes(), values, image, [ort_library()]), "ort")
-    return shipped(editor.to_bytes())
+def in_integers(
+    probe: bytes, image: NDArray[np.uint8], keeps: Mapping[str, tuple[str, ...]]
+) -> dict[str, bytes]:
+    """The graph in int8 for what each way keeps in fp32, calibrated on the image alone."""
+    _, height, width, _ = image.shape
+    with tempfile.TemporaryDirectory() as folder:
+        PIL.Image.fromarray(image[0]).save(f"{folder}/frame.png")
+        graphs = IntegerGraphs(folded(probe), (height, width), (ort_library(),), "ort", folder, 1)
+        return {way: shipped(graphs.probe(keep)) for way, keep in keeps.items()}
 
 
 def ways(name: str, size: tuple[int, int], threads: int, wanted: tuple[str, ...]) -> dict[str, Way]:
@@ -132,9 +134,9 @@ def ways(name: str, size: tuple[int, int], threads: int, wanted: tuple[str, ...]
     if "operator" in wanted:
         probe = probe_to_onnx(ExportGraph(with_fused_attention(model), size))
         found["operator"] = session_way(shipped(probe), image, threads)
-        for way, keep in (("int8", KEPT), ("int8-keep", (*KEPT, "backbone", "neck"))):
-            if way in wanted:
-                found[way] = session_way(in_integers(probe, image, keep), image, threads)
+        keeps = {way: keep for way, keep in INT8_KEEPS.items() if way in wanted}
+        for way, graph in in_integers(probe, image, keeps).items():
+            found[way] = session_way(graph, image, threads)
     return found
 
 
@@ -166,12 +168,8 @@ def products(threads: int) -> dict[str, float]:
         opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
         session = open_session(model.SerializeToString(), threads=threads)
-        times = []
-        for _ in range(12):
-            start = time.perf_counter()
-            session.run(["y"], {"x": left})
-            times.append(time.perf_counter() - start)
-        found[precision] = round(2e-9 * _ROWS * _INNER**2 / min(times[2:]), 1)
+        times = in_turns([partial(session.run, ["y"], {"x": left})], rounds=10)
+        found[precision] = round(2e-6 * _ROWS * _INNER**2 / times.min(), 1)
     return found
 
 
@@ -216,20 +214,15 @@ def furthest(found: Outputs, expected: Outputs) -> float:
 def measure(found: Mapping[str, Way], rounds: int) -> dict[str, dict[str, float]]:
     """Times of each way, taken in turns after a first call, and its error."""
     answers = {name: run() for name, run in found.items()}
-    times: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(rounds):
-        for name, run in found.items():
-            start = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - start) * 1e3)
+    times = dict(zip(found, in_turns(list(found.values()), rounds, first=0).T, strict=True))
     operator, eager = times["operator"], times["eager"]
     return {
         name: {
             "median_ms": round(float(np.median(taken)), 1),
             "ratio": round(float(np.median(taken) / np.median(operator)), 2),
-            "best_ratio": round(min(taken) / min(operator), 2),
+            "best_ratio": round(taken.min() / operator.min(), 2),
             "times_as_fast_as_eager": round(float(np.median(eager) / np.median(taken)), 2),
-            "best_times_as_fast_as_eager": round(min(eager) / min(taken), 2),
+            "best_times_as_fast_as_eager": round(eager.min() / taken.min(), 2),
             "error": furthest(answers[name], answers["eager"]),
         }
         for name, taken in times.items()

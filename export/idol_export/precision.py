@@ -226,6 +226,7 @@ def _searched(
     expected = [run_session(session, OUTPUT_NAMES, image[None]) for image in images]
     tried = search(
         graphs,
+        KEPT,
         lambda graph: output_error(graph, expected, images, libraries),
         lambda graph: judge.agreement(graph, limit, _INSTANCE_FRAMES),
         scores_hold,

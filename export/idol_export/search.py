@@ -1,7 +1,7 @@
 """Which parts of a network to compute in integers: the fastest choice among those that lose no more than allowed."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ from idol_export.onnx import shipped
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle import OUTPUT_NAMES
 from idol_runtime.certificates import IdAgreement, SearchStep
+from idol_runtime.timing import in_turns
 
 __all__ = ["output_error", "search", "speeds"]
 
@@ -21,6 +22,7 @@ _ROUNDS = 15
 
 def search(
     graphs: IntegerGraphs,
+    usual: Sequence[str],
     error: Callable[[bytes], float],
     agreement: Callable[[bytes], IdAgreement],
     scores_hold: Callable[[bytes], bool],
@@ -30,9 +32,11 @@ def search(
     """Measure each group alone, then bisect for how many hold together, in the order of what they gain for their loss.
 
     Alone they are told apart by their outputs' errors: one identity that happens to change hides what a group costs.
+    It may end a bisection too soon as well: so what is kept without a search is tried too, where it has more in integers.
 
     Args:
         graphs: makes what is tried.
+        usual: groups that are kept without a search.
         error: of a shipped graph's outputs.
         agreement: of its tracks.
         scores_hold: whether a graph's scores against ground truth do.
@@ -53,17 +57,24 @@ def search(
         alone.append((found**2 / shares[group], group, SearchStep(others, shares[group], found)))
     order = [group for _, group, _ in sorted(alone, key=lambda entry: entry[0])]
     together: list[tuple[SearchStep, bytes]] = []
-    most, least = len(order), 0
-    while least < most:
-        count = (least + most + 1) // 2
-        kept = tuple(order[count:])
-        announce(f"comparing tracks with {len(order) - count} of {len(order)} groups kept in fp32")
+
+    def holds(kept: tuple[str, ...]) -> bool:
+        announce(f"comparing tracks with {len(kept)} of {len(order)} groups kept in fp32")
         graph = shipped(graphs.probe(kept))
         found_ids = agreement(graph)
         held = found_ids.passed and scores_hold(graph)
         step = SearchStep(kept, graphs.share(kept), error(graph), found_ids.idf1, held)
         together.append((step, graph))
-        least, most = (count, most) if held else (least, count - 1)
+        return held
+
+    most, least = len(order), 0
+    while least < most:
+        count = (least + most + 1) // 2
+        least, most = (count, most) if holds(tuple(order[count:])) else (least, count - 1)
+    known = tuple(group for group in order if group in usual)
+    tried = [set(step.kept) for step, _ in together]
+    if graphs.share(known) > graphs.share(order[least:]) and set(known) not in tried:
+        holds(known)
     announce("timing what holds, in turns with fp32")
     return (*(step for _, _, step in alone), *_timed(together, measure))
 
@@ -89,14 +100,10 @@ def speeds(
 ) -> list[float]:
     """How many times as fast as fp32 each graph is on this processor: medians of runs in turns."""
     sessions = [open_session(graph, libraries=libraries) for graph in (fp32, *graphs)]
-    times = np.zeros((_ROUNDS + 2, len(sessions)))
-    for row in times:
-        for index, session in enumerate(sessions):
-            start = time.perf_counter()
-            run_session(session, OUTPUT_NAMES, image[None])
-            row[index] = time.perf_counter() - start
-    ratios = times[2:, :1] / times[2:, 1:]  # the first two rounds fill caches
-    return [float(ratio) for ratio in np.median(ratios, axis=0)]
+    times = in_turns(
+        [partial(run_session, session, OUTPUT_NAMES, image[None]) for session in sessions], _ROUNDS
+    )
+    return [float(ratio) for ratio in np.median(times[:, :1] / times[:, 1:], axis=0)]
 
 
 def output_error(

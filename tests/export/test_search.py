@@ -30,7 +30,12 @@ class _Graphs:
 
 
 def _run(
-    monkeypatch: pytest.MonkeyPatch, limit: float, speeds: Sequence[float] | None = None, scores: str = ""
+    monkeypatch: pytest.MonkeyPatch,
+    limit: float,
+    speeds: Sequence[float] | None = None,
+    scores: str = "",
+    usual: Sequence[str] = tuple(SHARES),
+    unlucky: str = "",
 ) -> tuple[tuple[SearchStep, ...], list[str]]:
     monkeypatch.setattr(module, "shipped", lambda probe: probe)
     asked: list[str] = []
@@ -40,13 +45,15 @@ def _run(
 
     def agreement(graph: bytes) -> IdAgreement:
         asked.append(graph.decode())
-        return IdAgreement(1 - loss(graph), 1000, 300, limit, 500, "a")
+        lost = 0.5 if graph.decode() == unlucky else loss(graph)
+        return IdAgreement(1 - lost, 1000, 300, limit, 500, "a")
 
     def measure(graphs: Sequence[bytes]) -> Sequence[float | None]:
         return [None] * len(graphs) if speeds is None else list(speeds)[: len(graphs)]
 
     found = search(
         _Graphs(),  # type: ignore[arg-type]
+        usual,
         loss,
         agreement,
         lambda graph: scores not in graph.decode() if scores else True,
@@ -71,6 +78,17 @@ def test_the_fastest_of_what_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     tried, asked = _run(monkeypatch, 0.98, speeds=(1.8, 1.5))
     assert asked[:2] == ["cheap,fair", "cheap,fair,dear"]
     assert (tried[-1].kept, tried[-1].speed) == (("dear", "ruin"), 1.8)
+
+
+def test_what_is_usual_is_tried_where_the_bisection_ends_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _run(monkeypatch, 0.98, unlucky="cheap,fair")[0][-1].kept == ("fair", "dear", "ruin")
+    tried, asked = _run(monkeypatch, 0.98, unlucky="cheap,fair", usual=("gone", "ruin"))
+    assert (tried[-1].kept, tried[-1].held) == (("ruin",), True)
+    assert asked == ["cheap,fair", "cheap", "cheap,fair,dear"]
+    tried, asked = _run(monkeypatch, 0.993, usual=("ruin",))
+    assert tried[-1].kept == ("dear", "ruin")
+    assert asked.count("cheap,fair,dear") == 1, "which does not hold, and was tried"
+    assert "cheap" not in _run(monkeypatch, 0.98, usual=("fair", "dear", "ruin"))[1], "less than was found"
 
 
 def test_scores_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,15 @@
 """Which of a bundle's graphs a backend runs: of those that were verified, in a dialect that it has, the fastest."""
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from idol_runtime.backends.base import Backend
 from idol_runtime.bundle import Bundle, GraphName
 from idol_runtime.certificates import GraphInfo, ReducedName
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
+from idol_runtime.timing import in_turns
 
 __all__ = ["JUDGES", "fastest", "require_graph", "verified_graphs"]
 
@@ -19,7 +17,7 @@ __all__ = ["JUDGES", "fastest", "require_graph", "verified_graphs"]
 JUDGES: tuple[GraphName, ...] = ("portable", "plugin")
 
 _GAIN = 1.1  # less is noise, and no reason to leave fp32
-_RUNS = 3
+_ROUNDS = 3
 _ENGINES = {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}
 
 
@@ -69,7 +67,8 @@ def fastest(exact: _B, others: Sequence[_B], bundle: Bundle) -> tuple[_B, str]:
         bundle: theirs.
     """
     image = resize(bundle.canary().frame, bundle.manifest.network_size)[None]
-    times = [_time(backend, image) for backend in (exact, *others)]
+    runs = [partial(backend.infer, image) for backend in (exact, *others)]
+    times = in_turns(runs, _ROUNDS).min(axis=0)
     best = min(range(len(others)), key=lambda index: times[index + 1])
     gain = times[0] / times[best + 1]
     chosen = others[best] if gain >= _GAIN else exact
@@ -79,13 +78,3 @@ def fastest(exact: _B, others: Sequence[_B], bundle: Bundle) -> tuple[_B, str]:
     if chosen is exact:
         return exact, f"this is fp32, for {others[best].graph} is hardly faster here ({gain:.1f} times)"
     return chosen, f"{chosen.graph} is {gain:.1f} times as fast as {exact.graph} on the golden frame"
-
-
-def _time(backend: Backend, image: NDArray[np.uint8]) -> float:
-    """Seconds for a frame: the least of a few, after a first."""
-    taken = []
-    for _ in range(_RUNS):
-        start = time.perf_counter()
-        backend.infer(image)
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
