@@ -1,14 +1,18 @@
 """The `idol-deploy` command: a subcommand is a module of `idol_deploy.commands`, which imports lazily what it needs.
 
 Exit status: 0 done, 1 an internal error or a failed selftest, 2 an error that the user can mend (one line on stderr),
-130 Ctrl-C, 141 a reader that has gone.
+130 Ctrl-C or SIGTERM, 141 a reader that has gone.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 from idol_deploy.commands import (
@@ -39,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        status = command(options)
+        with _sigterm_as_ctrl_c():
+            status = command(options)
         sys.stdout.flush()
     except IdolError as error:
         print(f"idol-deploy: error: {error}", file=sys.stderr)
@@ -52,6 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NOBODY_READS
     return status
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What stops services and containers lets a command finish its files, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,8 +5,10 @@ network of the next frame needs: a small network's frames took twice as long on 
 too small to gain what that costs.
 """
 
+import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy  # noqa: F401 - its library must be there to be found
 from threadpoolctl import ThreadpoolController
@@ -16,12 +18,24 @@ __all__ = ["one_blas_thread"]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _LIBRARIES = ThreadpoolController()
+_LIMITING = threading.Lock()
 
 
 def one_blas_thread(function: _F) -> _F:
     """A function that multiplies, on one thread.
 
-    The number of threads is the process's: it is 1 while the function runs, and then what it was.
+    The number of threads is the process's: it is 1 while the function runs, and then what it was. Of calls that run at
+    once in several threads the first limits it, and ends that: two would take each other's 1 for what it was.
     """
-    wrapped: _F = _LIBRARIES.wrap(limits=1, user_api="blas")(function)
-    return wrapped
+
+    @wraps(function)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if not _LIMITING.acquire(blocking=False):
+            return function(*arguments, **options)
+        try:
+            with _LIBRARIES.limit(limits=1, user_api="blas"):
+                return function(*arguments, **options)
+        finally:
+            _LIMITING.release()
+
+    return cast(_F, wrapped)

@@ -88,15 +88,14 @@ class VideoSink(FileSink):
 
         Raises:
             FrameError: a frame of another size.
-            OutputError: the disk is full.
+            OutputError: the disk is full, or gone.
         """
         if frame.size != self._size:
             raise FrameError(
                 f"frame {frame.index} is {frame.size[0]}x{frame.size[1]} and the video {self._size[0]}x"
                 f"{self._size[1]}; give frames of one size"
             )
-        if shutil.disk_usage(self.path.parent).free < _FREE_BYTES:
-            raise OutputError(f"cannot write {self.path}: the disk is full; free some space")
+        self._check_place()
         canvas = self._canvas
         draw(frame.image, result, boxes=self._boxes, caption=self._caption, out=canvas)
         height, width = self._size
@@ -107,6 +106,17 @@ class VideoSink(FileSink):
             bgr = cv2.copyMakeBorder(bgr, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         self._writer.write(bgr)
         self.frames_written += 1
+
+    def _check_place(self) -> None:
+        """OpenCV would not tell."""
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self.path}: its folder is gone ({error.strerror}); is its disk still connected?"
+            ) from error
+        if free < _FREE_BYTES:
+            raise OutputError(f"cannot write {self.path}: the disk is full; free some space")
 
     def _finish(self) -> None:
         self._writer.release()

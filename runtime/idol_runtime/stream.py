@@ -1,6 +1,6 @@
 """Where one stream of frames stands: its size, its count and its tracks; the network is somebody else's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,8 @@ class Stream:
     def prepare(self, frame: object) -> Prepared:
         """Check and resize the next frame; may run in another thread than `track`, and ahead of it.
 
+        The frame's memory may be used again at once.
+
         Raises:
             FrameError: as `peek`.
         """
@@ -73,6 +75,8 @@ class Stream:
         prepared = self._place(frame, number)
         self._frame_size = prepared.placement.frame  # only now: a refused frame must not decide the size
         self._prepared = number + 1
+        if np.may_share_memory(prepared.image, frame):
+            return replace(prepared, image=prepared.image.copy())
         return prepared
 
     def track(self, prepared: Prepared, output: NetworkOutput) -> FrameResult:

@@ -49,8 +49,7 @@ class Streams:
         Raises:
             ConfigError: fewer than one frame at once.
         """
-        if at_once < 1:
-            raise ConfigError(f"at least one frame goes through the network at once, got {at_once}")
+        _check_at_once(at_once)
         self.backend = backend
         self.config = config
         self.fit = fit
@@ -78,6 +77,7 @@ class Streams:
         `remark` says why fewer than `at_once` frames go together, if that is so. All else, and the errors, are those of
         `pipeline.open_network`; `fit` is as in `Pipeline.open`.
         """
+        _check_at_once(at_once)
         opened = open_network(
             bundle,
             backend=backend,
@@ -153,6 +153,11 @@ class Streams:
             for start in range(0, len(images), self.at_once):
                 together = images[start : start + self.at_once]
                 yield from self.backend.infer(np.stack(together) if together[1:] else together[0][None])
+
+
+def _check_at_once(count: int) -> None:
+    if count < 1:
+        raise ConfigError(f"at least one frame goes through the network at once, got {count}")
 
 
 def _peek(name: Hashable, stream: Stream, frame: object) -> Prepared:

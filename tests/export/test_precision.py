@@ -96,6 +96,14 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
     with Pipeline.open(out, graph="int8-ort") as pipeline:
         assert len(pipeline.step(toy.video(1)[0])) >= 3
 
+    def refuse(*_: object) -> None:
+        raise BackendError("no kernel for it")
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_open_reduced", refuse)
+    with Pipeline.open(out) as pipeline:
+        assert pipeline.backend.graph == "portable"
+        assert pipeline.backend.remark.endswith("the int8-ort graph is left out: no kernel for it")
+
 
 def _wrong(*arguments: Any, **options: Any) -> dict[str, Observed]:
     return {

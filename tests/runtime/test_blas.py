@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +44,25 @@ def test_one_inside_and_as_many_as_before_outside() -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
+
+
+def test_threads_that_overlap_leave_as_many_as_before() -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    @one_blas_thread
+    def first() -> None:
+        entered.wait(10)
+
+    @one_blas_thread
+    def second() -> None:
+        entered.set()
+        assert left.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.submit(first), pool.submit(second)
+        one.result()
+        left.set()
+        other.result()
 
 
 def test_what_a_frame_means_is_found_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:

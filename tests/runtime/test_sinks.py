@@ -250,6 +250,15 @@ def test_a_full_disk_finishes_the_video(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(read_video(tmp_path / "out.mp4")[1]) == 1
 
 
+def test_a_folder_that_goes_ends_the_video_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "stick").mkdir()
+    sink = video_sink(tmp_path / "stick" / "out.mp4")
+    sink.write(frame(0), result())
+    shutil.rmtree(tmp_path / "stick")
+    with pytest.raises(OutputError, match="its folder is gone"), sink:
+        sink.write(frame(1), result())
+
+
 def test_a_video_that_lost_frames_is_not_kept(tmp_path: Path) -> None:
     sink = video_sink(tmp_path / "out.mp4")
     sink.write(frame(), result())

@@ -145,6 +145,19 @@ def test_how_many_frames_go_together() -> None:
         assert backend.closed
     with pytest.raises(ConfigError, match="at least one frame"):
         Streams(NoiseBackend(), CONFIG, at_once=0)
+    with pytest.raises(ConfigError, match="at least one frame"):
+        Streams.open("no.idol", at_once=0)  # before anything is opened
+
+
+def test_a_prepared_frame_is_its_own() -> None:
+    """A capture may fill the same memory with the frame after."""
+    with Streams(NoiseBackend(), CONFIG) as streams:
+        stream = streams.join("door")
+        buffer = frame("door", 0)
+        kept = buffer.copy()
+        prepared = stream.prepare(buffer)
+        buffer[:] = 0
+    assert np.array_equal(prepared.image, kept)
 
 
 def test_frames_are_letterboxed_stream_by_stream() -> None:

@@ -230,17 +230,19 @@ class OnnxRuntimeBackend:
         exact = cls._open_exact(bundle, device, threads, graph, remark)
         if graph != "auto":
             return exact
-        faster = [
-            cls._open_reduced(bundle, name, device, threads)
-            for name in verified_graphs(bundle, cls.dialects)
-            if name in _WORTHWHILE[device.partition(":")[0]]
-            and (exact.graph == "plugin" or not bundle.manifest.precisions[name].operator)
-        ]
-        if not faster:
-            return exact
-        chosen, why = fastest(exact, faster, bundle)
-        before = chosen.remark or remark
-        chosen._remark = f"{before}; {why}" if before else why
+        faster, remarks = [], []
+        for name in verified_graphs(bundle, cls.dialects):
+            operator = bundle.manifest.precisions[name].operator
+            if name in _WORTHWHILE[device.partition(":")[0]] and (exact.graph == "plugin" or not operator):
+                try:
+                    faster.append(cls._open_reduced(bundle, name, device, threads))
+                except (PluginError, BackendError) as error:
+                    remarks.append(f"the {name} graph is left out: {error}")
+        chosen = exact
+        if faster:
+            chosen, why = fastest(exact, faster, bundle)
+            remarks.append(why)
+        chosen._remark = "; ".join(filter(None, (chosen.remark or remark, *remarks)))
         return chosen
 
     @classmethod

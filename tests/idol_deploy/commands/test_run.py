@@ -498,8 +498,9 @@ def _running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_a_true_ctrl_c_finishes_every_output(
-    toy: Toy, images: Path, start: Start, outputs: dict[str, Path]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_true_signal_finishes_every_output(
+    toy: Toy, images: Path, start: Start, outputs: dict[str, Path], number: signal.Signals
 ) -> None:
     first = images / "frame0.png"
     for i in range(FRAMES, 4000):
@@ -510,7 +511,7 @@ def test_a_true_ctrl_c_finishes_every_output(
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
     assert f"wrote {outputs['a.jsonl']}" in out
