@@ -58,12 +58,12 @@ def observe(
             others = tuple(i for i in range(values.ndim) if i != axes[name] % values.ndim)
             means[name] = means.get(name, np.zeros(1)) + values.mean(others, np.float64) / len(frames)
     counts = {name: np.zeros(_BINS) for name in names}
-    moments = {read: _Moments() for read in patches}
+    moments = {read: _Moments(means[read.value]) for read in patches}
     rng = np.random.default_rng(0)
     for frame in frames:
         found = run_session(session, names, frame[None])
         for name, values in found.items():
-            sample = values.reshape(-1)[:: max(1, values.size // _SAMPLED)]
+            sample = values.reshape(-1)[rng.integers(0, values.size, min(values.size, _SAMPLED))]
             counts[name] += np.histogram(sample, _BINS, (low[name], max(high[name], low[name] + 1e-8)))[0]
         for read, moment in moments.items():
             moment.add(read.sample(found[read.value], -(-_ROWS // len(frames)), rng))
@@ -76,17 +76,20 @@ def observe(
 
 
 class _Moments:
-    """Sums over rows and over their products."""
+    """Sums over rows, and over their products, less the mean: with it products may be far greater than they differ."""
 
-    def __init__(self) -> None:
+    def __init__(self, mean: NDArray[np.float64]) -> None:
+        """`mean` of each channel that rows are of."""
+        self._mean = mean.astype(np.float32)
         self._count = 0
         self._sum: NDArray[np.float64] = np.zeros(1)
-        self._products: NDArray[np.float32] = np.zeros((1, 1), np.float32)
+        self._products: NDArray[np.float64] = np.zeros((1, 1))
 
     def add(self, rows: NDArray[np.float32]) -> None:
+        centred = rows - np.repeat(self._mean, rows.shape[1] // len(self._mean))
         self._count += len(rows)
-        self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
-        self._products = self._products + rows.T @ rows
+        self._sum = self._sum + centred.sum(axis=0, dtype=np.float64)
+        self._products = self._products + centred.T @ centred
 
     @property
     def covariance(self) -> NDArray[np.float32]:

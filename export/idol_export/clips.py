@@ -28,10 +28,14 @@ def video_clip(source: str) -> Clip:
 def spread_frames(source: str, count: int) -> Clip:
     """This many frames of a video, evenly spread over it as far as its length is known."""
     with open_source(source) as frames:
-        stride = max(1, (frames.frame_count or 0) // count)
-    with open_source(source, stride=stride, max_frames=count) as frames:
-        for frame in frames:
-            yield frame.image
+        length = frames.frame_count or count
+    stride = max(1, length // count)
+    read = -(-length // stride)  # fewer than twice as many as are wanted
+    wanted = {i * read // count for i in range(count)}
+    with open_source(source, stride=stride, max_frames=read) as frames:
+        for index, frame in enumerate(frames):
+            if index in wanted:
+                yield frame.image
 
 
 def clips_of_dataset(annotations: Path, frames: Path) -> Iterator[Clip]:

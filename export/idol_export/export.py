@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.config import IdolConfig
+from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.half import with_half_weights
 from idol_deploy.layout import published_state, weights_hash
 from idol_deploy.model.idol import Idol
@@ -122,12 +123,13 @@ def export(
         announce: called with each step's name.
 
     Raises:
-        OutputError: `out` cannot be written; told before any work, like the five that follow.
+        OutputError: `out` cannot be written; told before any work, like the six that follow.
         MissingDependencyError: there is no ONNX Runtime to verify with.
         ConfigError: the network's input would be too small.
         CheckpointError: fp16 cannot hold a weight that it is to store.
-        SourceError: there is nothing to verify on.
-        FrameError: what there is to verify on is of another shape.
+        SourceError: there is nothing to verify or calibrate on.
+        DataError: annotations to judge on that are broken.
+        FrameError: what there is to verify, calibrate or judge on is of another shape.
         ParityError: a stage is out of tolerance.
     """
     writable_target(out)
@@ -139,7 +141,7 @@ def export(
             f"a network input of {network_size[0]}x{network_size[1]} is too small; its "
             "sides must be 32 or more: use a larger --short-side"
         )
-    _check_source(options, network_size, config)
+    _check_sources(options, network_size, config)
     if options.store == "fp16":
         model = with_half_weights(model)
     operator: tuple[Path, ...] = ()
@@ -245,16 +247,24 @@ def _frames(options: ExportOptions, announce: Callable[[str], None]) -> Iterator
             yield frame.image
 
 
-def _check_source(options: ExportOptions, network_size: tuple[int, int], config: IdolConfig) -> None:
-    """That there is a source to verify on, and that its frames are of a size that the network takes."""
-    if options.verify_source is None:
-        return
-    with open_source(options.verify_source) as source:
-        assert source.size is not None
-        taken = config.preprocessing.network_size(*source.size)
+def _check_sources(options: ExportOptions, network_size: tuple[int, int], config: IdolConfig) -> None:
+    """That what is to verify, calibrate and judge on is there, and of a size that the network takes."""
+    sizes: list[tuple[str, str, tuple[int, int]]] = []
+    for what, path in (("verify", options.verify_source), ("calibrate", options.reduce.calibrate)):
+        if path is not None:
+            with open_source(path) as source:
+                assert source.size is not None
+                sizes.append((what, source.name, source.size))
+    if options.reduce.judge is not None:
+        videos = read_dataset(options.reduce.judge).videos
+        sizes += [
+            ("judge", f"video {video.id} of {options.reduce.judge.name}", video.size) for video in videos
+        ]
+    for what, name, size in sizes:
+        taken = config.preprocessing.network_size(*size)
         if taken != network_size:
             raise FrameError(
-                f"{source.name} is {source.size[0]}x{source.size[1]}, which the network would see as "
-                f"{taken[0]}x{taken[1]} instead of {network_size[0]}x{network_size[1]}; verify on a source "
-                f"of {options.frame_size[0]}x{options.frame_size[1]}"
+                f"{name} is {size[0]}x{size[1]}, which the network would see as {taken[0]}x{taken[1]} instead of "
+                f"{network_size[0]}x{network_size[1]}; {what} on a source of {options.frame_size[0]}x"
+                f"{options.frame_size[1]}"
             )

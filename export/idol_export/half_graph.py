@@ -10,6 +10,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from idol_export.editing import Editor
 from idol_export.node_groups import linear_values
@@ -50,7 +51,7 @@ def islands_of(graph: bytes) -> set[str]:
 
 
 def coordinates(editor: Editor) -> set[str]:
-    """Names of the nodes that make points and boxes: one of 2 or 4 numbers for each query, or each of its levels.
+    """Names of the nodes that make points and boxes: one of 2 or 4 numbers for each query, or what is sampled at.
 
     A point in fp16 is off by up to an eighth of a pixel, and what is sampled there by more than all rounding before.
     """
@@ -58,9 +59,28 @@ def coordinates(editor: Editor) -> set[str]:
     assert boxes is not None
     found = set()
     for node in editor.graph.node:
-        shapes = [editor.shape(name) or () for name in node.output if editor.is_float(name)]
-        if any(boxes[1] in shape[:2] and shape[-1] in _COORDINATES for shape in shapes):
+        if any(boxes[1] in shape[:2] for shape in _point_shapes(editor, node)):
             found.add(node.name)
+        if node.op_type == "GridSample":
+            found |= _makers_of_points(editor, node.input[1])
+    return found
+
+
+def _point_shapes(editor: Editor, node: onnx.NodeProto) -> list[tuple[int, ...]]:
+    """Of what a node makes, shapes that end in points or boxes."""
+    shapes = [editor.shape(name) for name in node.output if editor.is_float(name)]
+    return [shape for shape in shapes if shape and shape[-1] in _COORDINATES]
+
+
+def _makers_of_points(editor: Editor, grid: str) -> set[str]:
+    """Names of the nodes that make points of other points, and these of what is none yet."""
+    found: set[str] = set()
+    waiting = [grid]
+    while waiting:
+        node = editor.producers.get(waiting.pop())
+        if node is not None and node.name not in found and _point_shapes(editor, node):
+            found.add(node.name)
+            waiting.extend(node.input)
     return found
 
 
@@ -106,7 +126,8 @@ def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> byte
         wanted = _FLOAT if node.name in islands else kind
         for index, name in enumerate(node.input):
             if name in editor.tensors and editor.is_float(name):
-                node.input[index] = _constant(editor, name, wanted)
+                if wanted == kind:
+                    node.input[index] = editor.add_constant(f"{name}_half", _halved(editor, name, kind))
             elif made.get(name, wanted) != wanted:
                 node.input[index] = _cast(editor, casts, name, wanted)
         if node.op_type == "Cast" and wanted == kind:
@@ -124,46 +145,45 @@ def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> byte
 
 
 def emulated(graph: bytes, islands: Collection[str], half: Half = "bf16") -> bytes:
-    """The graph in fp32, rounded where `to_half` would: constants, and what each node outside the islands makes.
+    """The graph in fp32, rounded where `to_half` would: what each node outside the islands reads and makes.
 
     For processors that cannot compute in these 16 bits; sums inside of a node are fp32, as on those that can.
     """
     editor = Editor(graph)
-    constants: dict[str, str] = {}
+    kind = _TYPES[half]
+    exact = {name for node in editor.graph.node if node.name in islands for name in node.output}
+    exact = {name for name in exact if name and editor.is_float(name)}
+    rounded: set[str] = set()
     for node in list(editor.graph.node):
         if node.name in islands:
             continue
         for index, name in enumerate(node.input):
             if name in editor.tensors and editor.is_float(name):
-                if name not in constants:
-                    constants[name] = _rounded_constant(editor, name, half)
-                node.input[index] = constants[name]
+                values = _halved(editor, name, kind).astype(np.float32)
+                node.input[index] = editor.add_constant(f"{name}_rounded_once", values)
+            elif name in exact:
+                node.input[index] = f"{name}_read_rounded"
+                if name not in rounded:
+                    rounded.add(name)
+                    _add_rounding(editor, name, node.input[index], kind)
         for index, name in enumerate(node.output):
             if name and editor.is_float(name):
-                exact, rounded = f"{name}_exact", f"{name}_rounded"
-                node.output[index] = exact
-                editor.add_node("Cast", [exact], [rounded], to=_TYPES[half])
-                editor.add_node("Cast", [rounded], [name], to=_FLOAT)
+                node.output[index] = f"{name}_exact"
+                _add_rounding(editor, node.output[index], name, kind)
     return editor.to_bytes()
 
 
-def _rounded_constant(editor: Editor, name: str, half: Half) -> str:
-    values = editor.constant(name)
-    assert values is not None
-    kind = np.float16 if half == "fp16" else ml_dtypes.bfloat16
-    with np.errstate(over="ignore"):
-        return editor.add_constant(f"{name}_rounded_once", values.astype(kind).astype(np.float32))
+def _add_rounding(editor: Editor, exact: str, rounded: str, kind: int) -> None:
+    editor.add_node("Cast", [exact], [f"{rounded}_half"], to=kind)
+    editor.add_node("Cast", [f"{rounded}_half"], [rounded], to=_FLOAT)
 
 
-def _constant(editor: Editor, name: str, wanted: int) -> str:
-    """The constant in the type that is wanted."""
-    if wanted == _FLOAT:
-        return name
+def _halved(editor: Editor, name: str, kind: int) -> NDArray[np.generic]:
+    """A constant in 16 bits."""
     values = editor.constant(name)
     assert values is not None
     with np.errstate(over="ignore"):
-        half = values.astype(np.float16 if wanted == onnx.TensorProto.FLOAT16 else ml_dtypes.bfloat16)
-    return editor.add_constant(f"{name}_half", half)
+        return values.astype(np.float16 if kind == onnx.TensorProto.FLOAT16 else ml_dtypes.bfloat16)
 
 
 def _cast(editor: Editor, casts: dict[tuple[str, int], str], name: str, wanted: int) -> str:

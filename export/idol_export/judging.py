@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from idol_deploy.model.idol import Idol
 from idol_export.clips import Clip, clips_of_dataset, drawn_clips, video_clip
@@ -39,10 +40,13 @@ class Exact:
     network_size: tuple[int, int]
     canary: Canary
 
+    def session(self, graph: bytes, name: str) -> Any:
+        """Computes as the graph's own runtime does: TensorRT's integers never overflow, which here some would."""
+        return open_session(graph, libraries=self.candidate.libraries, integers=name != "int8-trt")
+
     def backend(self, graph: bytes, name: str) -> OnnxRuntimeBackend:
         """Runs a graph."""
-        session = open_session(graph, libraries=self.candidate.libraries)
-        return OnnxRuntimeBackend(session, name, self.network_size)
+        return OnnxRuntimeBackend(self.session(graph, name), name, self.network_size)
 
     def pipeline(self, graph: bytes, name: str) -> Pipeline:
         """A graph, tracking."""
@@ -70,16 +74,17 @@ class Judge:
         self._exact, self._video = exact, verify_source
         self._annotations, self._frames = annotations, frames
 
-    def agreement(self, graph: bytes, limit: float, least: int) -> IdAgreement:
+    def agreement(self, graph: bytes, name: str, limit: float, least: int) -> IdAgreement:
         """Of a graph's tracks with those of fp32.
 
         Args:
             graph: as shipped.
+            name: of the graph.
             limit: the least IDF1.
             least: instance-frames; fewer prove too little.
         """
         ids = IdJudge()
-        with self._exact.pipeline(graph, "reduced") as pipeline:
+        with self._exact.pipeline(graph, name) as pipeline:
             for clip, seen in zip(self._clips(), self._seen, strict=True):
                 pipeline.reset()
                 for frame, expected in zip(clip, seen, strict=True):

@@ -67,7 +67,7 @@ def linear_values(editor: Editor) -> set[str]:
     for node in editor.graph.node:  # in the order of computation
         name = node.output[0]
         summed = node.op_type == "Add" and any(part in found for part in node.input)
-        if (summed or _is_fixed(editor, node)) and name not in editor.outputs:
+        if summed or _is_fixed(editor, node):
             found[name] = None
     for name in reversed(list(found)):
         readers = editor.consumers[name]
@@ -117,12 +117,18 @@ def _fragile(
     weight = editor.shape(node.input[1])
     if weight is not None and weight[1] == 1 < weight[0]:
         return "depthwise"
-    reader = editor.sole_consumer(node.output[0])
+    reader = _sole_reader(editor, node.output[0])
     while reader is not None and reader.op_type in _MOVES:
-        reader = editor.sole_consumer(reader.output[0])
+        reader = _sole_reader(editor, reader.output[0])
     if reader is not None and reader.op_type == "InstanceNormalization":
         return "normalised"
     return "bottleneck" if node.input[0] in linear or node.output[0] in linear else None
+
+
+def _sole_reader(editor: Editor, name: str) -> onnx.NodeProto | None:
+    """The one node that reads the numbers of a value; where batches are of any size, others read its shape."""
+    readers = [node for node in editor.consumers.get(name, []) if node.op_type != "Shape"]
+    return readers[0] if len(readers) == 1 else None
 
 
 def _reads_sampled(editor: Editor, node: onnx.NodeProto) -> bool:

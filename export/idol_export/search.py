@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,7 +33,7 @@ def search(
     """Measure each group alone, then bisect for how many hold together, in the order of what they gain for their loss.
 
     Alone they are told apart by their outputs' errors: one identity that happens to change hides what a group costs.
-    It may end a bisection too soon as well: so what is kept without a search is tried too, where it has more in integers.
+    It may end a bisection too soon as well, so what is usual is tried too, where it has more in integers.
 
     Args:
         graphs: makes what is tried.
@@ -107,13 +108,11 @@ def speeds(
 
 
 def output_error(
-    graph: bytes,
+    session: Any,
     expected: Sequence[Mapping[str, NDArray[np.float32]]],
     images: Sequence[NDArray[np.uint8]],  # [h, w, 3] each
-    libraries: Sequence[Path],
 ) -> float:
-    """Of a graph's outputs against these: norm of the difference over norm, the mean of all outputs."""
-    session = open_session(graph, libraries=libraries)
+    """Of a session's outputs against these: norm of the difference over norm, the mean of all outputs."""
     off, whole = np.zeros(len(OUTPUT_NAMES)), np.zeros(len(OUTPUT_NAMES))
     for image, exact in zip(images, expected, strict=True):
         found = run_session(session, OUTPUT_NAMES, image[None])

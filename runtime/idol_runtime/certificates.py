@@ -118,9 +118,15 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
 
     @property
+    def proves(self) -> bool:
+        """Whether fp32 has any score to lose."""
+        return min(self.ap_fp32, self.idf1_fp32) > self.limit
+
+    @property
     def passed(self) -> bool:
-        """Whether neither falls further."""
-        return self.ap >= self.ap_fp32 - self.limit and self.idf1 >= self.idf1_fp32 - self.limit
+        """Whether there was something to lose, and neither falls further."""
+        falls = max(self.ap_fp32 - self.ap, self.idf1_fp32 - self.idf1)
+        return self.proves and falls <= self.limit
 
 
 class SearchStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

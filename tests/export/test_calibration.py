@@ -14,14 +14,16 @@ RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 
 
-def _graph() -> bytes:
+def _graph(shape: tuple[int, ...] = (8, 8, 3), scale: float = 1.0) -> bytes:
     nodes = [
-        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["float", "scale"], ["x"]),
         helper.make_node("Neg", ["x"], ["minus"]),
     ]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 8, 8, 3])
-    minus = helper.make_tensor_value_info("minus", TensorProto.FLOAT, [1, 8, 8, 3])
-    graph = helper.make_graph(nodes, "g", [image], [minus])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, *shape])
+    minus = helper.make_tensor_value_info("minus", TensorProto.FLOAT, [1, *shape])
+    tensors = [helper.make_tensor("scale", TensorProto.FLOAT, [], [scale])]
+    graph = helper.make_graph(nodes, "g", [image], [minus], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     data: bytes = model.SerializeToString()
     return data
@@ -59,3 +61,25 @@ def test_covariances_are_of_what_is_read_together() -> None:
 def test_without_frames_there_is_nothing_to_calibrate_on() -> None:
     with pytest.raises(ConfigError, match="--calibrate"):
         observe(_graph(), {"x": -1}, [])
+
+
+def test_a_rare_channel_is_seen_whatever_their_number() -> None:
+    """Values of channels follow one another; every 16th of them are all of one channel."""
+    frames = np.zeros((2, 256, 512, 3), np.uint8)
+    frames[..., 2] = 200
+    wide = Patches("x")
+    found = observe(_graph(frames.shape[1:]), {"x": -1}, frames, patches=[wide])["x"]
+    assert found.high > 190
+    odd = np.zeros((1, 256, 512, 3), np.uint8)
+    odd.reshape(-1)[5::24] = 200  # a 24th of all values, none of which every 24th value from the first meets
+    assert observe(_graph(odd.shape[1:]), {"x": -1}, odd)["x"].high > 190
+
+
+def test_covariances_stand_beside_means_that_are_far_greater() -> None:
+    """The smallest variance is a millionth of the squared mean, and no other sign."""
+    frames = RNG.integers(254, 256, (64, 16, 16, 3), dtype=np.uint8)
+    rows = Patches("x")
+    found = observe(_graph((16, 16, 3), 1000.0), {"x": -1}, frames, patches=[rows])["x"].covariances[rows]
+    exact = 1e6 * np.cov(frames.reshape(-1, 3).T, bias=True)
+    np.testing.assert_allclose(found, exact, rtol=1e-2, atol=1e-2 * exact.max())
+    assert np.linalg.eigvalsh(found.astype(np.float64)).min() > 0

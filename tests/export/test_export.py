@@ -22,12 +22,14 @@ from idol_export import export as module
 from idol_export.export import ExportOptions, export
 from idol_export.onnx import describe_io
 from idol_export.parity import FP32_TOLERANCES
+from idol_export.precision import ReduceOptions
 from idol_export.weights import part_weights
 from idol_runtime.backends import onnxruntime as backend
 from idol_runtime.bundle import Bundle
 from idol_runtime.errors import (
     BackendError,
     ConfigError,
+    DataError,
     FrameError,
     IdolError,
     MissingDependencyError,
@@ -221,6 +223,29 @@ def test_a_source_of_another_shape_is_refused(toy: Toy, tmp_path: Path, traced: 
     error = _refused(toy, tmp_path / "toy.idol", options, FrameError)
     assert "is 72x72, which the network would see as 72x72 instead of 72x104" in str(error)
     assert "verify on a source of 72x104" in str(error)
+    assert not traced, "told before the work"
+
+
+def test_what_to_calibrate_and_judge_on_is_looked_at_beforehand(
+    toy: Toy, tmp_path: Path, traced: list[str]
+) -> None:
+    frames, annotations = tmp_path / "frames", tmp_path / "instances.json"
+    frames.mkdir()
+    Image.fromarray(toy.video(1, size=(72, 72))[0]).save(frames / "0.png")
+    video = {"id": 3, "height": 72, "width": 72, "file_names": ["0.png"]}
+    annotations.write_text(json.dumps({"videos": [video], "annotations": [], "categories": []}))
+
+    def judging(path: Path) -> ReduceOptions:
+        return ReduceOptions(judge=path, judge_frames=frames)
+
+    refusals: list[tuple[ReduceOptions, type[IdolError], str]] = [
+        (ReduceOptions(calibrate=str(frames)), FrameError, "calibrate on a source of 72x104"),
+        (ReduceOptions(calibrate=str(tmp_path / "typo")), SourceError, "typo"),
+        (judging(annotations), FrameError, "video 3 of instances.json is 72x72"),
+        (judging(tmp_path / "typo.json"), DataError, "typo.json"),
+    ]
+    for reduce, kind, told in refusals:
+        assert told in str(_refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size, reduce=reduce), kind))
     assert not traced, "told before the work"
 
 

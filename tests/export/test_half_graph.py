@@ -81,6 +81,43 @@ def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
     assert half < 0.8 * coarse
 
 
+def test_all_that_is_sampled_at_stays_fp32(toy: Toy) -> None:
+    """Of the encoder as well, whose queries are pixels."""
+    editor = Editor(to_half(toy.graph, islands_of(toy.graph)))
+    grids = [node.input[1] for node in editor.graph.node if node.op_type == "GridSample"]
+    layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
+    assert len(grids) == layers * toy.config.model.levels
+    for grid in grids:
+        made = editor.producers[grid]
+        while made.op_type in ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Split", "Cast"):
+            assert made.op_type != "Cast", "made in 16 bits"
+            made = editor.producers[made.input[0]]
+
+
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_emulation_rounds_where_the_type_does(toy: Toy, half: Half) -> None:
+    """Each value that is rounded: the casts of one graph, and the pairs of casts of the other."""
+    islands = islands_of(toy.graph)
+    typed, rounded = Editor(to_half(toy.graph, islands, half)), Editor(emulated(toy.graph, islands, half))
+    kind = TensorProto.FLOAT16 if half == "fp16" else TensorProto.BFLOAT16
+    into_half = {node.input[0] for node in typed.graph.node if _casts_to(node, kind)}
+    assert into_half, "islands are read outside"
+    pairs = {node.input[0].removesuffix("_exact") for node in rounded.graph.node if _casts_to(node, kind)}
+    original = Editor(toy.graph)
+    outside = {
+        name
+        for node in original.graph.node
+        if node.name not in islands
+        for name in node.output
+        if name and original.is_float(name)
+    }
+    assert pairs == outside | into_half
+
+
+def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == kind for a in node.attribute)
+
+
 def test_linear_blocks_stay_fp32(bottlenecks: bytes) -> None:
     """Of means far from zero nothing would be left; what convolves the last of them is the end."""
     editor = Editor(bottlenecks)

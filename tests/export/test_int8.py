@@ -154,6 +154,36 @@ def test_onnx_runtime_computes_in_integers(tmp_path: Path) -> None:
     assert not {"Conv", "FusedConv"} & set(kinds)
 
 
+def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
+    """Sums of two products of 127 times 255 do, in the 16 bits of processors without dot-product instructions."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["x8"]),
+        helper.make_node("DequantizeLinear", ["x8", "one", "zero"], ["xr"]),
+        helper.make_node("DequantizeLinear", ["w8", "one", "zero"], ["w"]),
+        helper.make_node("Conv", ["xr", "w"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "large", "zero"], ["c8"]),
+        helper.make_node("DequantizeLinear", ["c8", "large", "zero"], ["y"]),
+    ]
+    constants = {
+        "one": np.float32(1),
+        "large": np.float32(2**14),
+        "zero": np.int8(0),
+        "w8": np.full((8, 64, 1, 1), 127, np.int8),
+    }
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 64, 4, 4])],
+        [value("y", TensorProto.FLOAT, [1, 8, 4, 4])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    session = open_session(model.SerializeToString(), integers=False)
+    found = session.run(["y"], {"x": np.full((1, 64, 4, 4), 127, np.float32)})[0]
+    np.testing.assert_array_equal(found, 2**14 * np.rint(64 * 127 * 127 / 2**14))
+
+
 def test_each_dialect_has_its_integers() -> None:
     """`ort`: unsigned activations, no two weights above 128 together; `trt`: signed, zero point 0, nothing dynamic."""
     for dialect, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("trt", {TensorProto.INT8}, 127)):

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from idol_export import judging as module
 from idol_export.judging import Exact, Judge
 from idol_export.parity import Candidate
 from idol_runtime.bundle import Bundle
+from idol_runtime.certificates import Judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +72,7 @@ def test_a_data_set_is_what_tracks_are_compared_on(
     """A video to compare with PyTorch on may be short, and proves too little."""
     annotations, frames, seen = truth
     clip = str(frames / "1")
-    both = Judge(exact, clip, annotations, frames).agreement(toy.graph, 0.99, seen)
+    both = Judge(exact, clip, annotations, frames).agreement(toy.graph, "same", 0.99, seen)
     assert (both.idf1, both.instance_frames, both.frames, both.source) == (
         1,
         seen,
@@ -78,7 +80,7 @@ def test_a_data_set_is_what_tracks_are_compared_on(
         "instances.json",
     )
     assert both.passed
-    alone = Judge(exact, clip).agreement(toy.graph, 0.99, seen)
+    alone = Judge(exact, clip).agreement(toy.graph, "same", 0.99, seen)
     assert (alone.idf1, alone.frames, alone.source) == (1, FRAMES, "1")
     assert not alone.passed, "half of the instances are too few"
 
@@ -101,3 +103,38 @@ def test_scores_are_held_to_those_of_fp32(
 
 def test_without_annotations_there_is_no_score(toy: Toy, exact: Exact) -> None:
     assert Judge(exact).judged(toy.graph, "graph", 0.01) is None
+
+
+def test_scores_of_nothing_prove_nothing() -> None:
+    scores: dict[str, Any] = {
+        "ap": 0.3,
+        "ap_fp32": 0.3,
+        "idf1": 0.7,
+        "idf1_fp32": 0.7,
+        "limit": 0.01,
+        "source": "a",
+    }
+    assert Judged(**scores).passed
+    for lost in (
+        {"ap": 0.28},
+        {"idf1": 0.6},
+        {"ap": 0.0, "ap_fp32": 0.0},
+        {"idf1_fp32": 0.005},
+        {"ap_fp32": -1.0},
+    ):
+        assert not Judged(**{**scores, **lost}).passed, lost
+
+
+def test_integers_of_tensorrt_are_judged_in_fp32(
+    exact: Exact, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def opened(*_: object, integers: bool, **__: object) -> object:
+        asked.append(integers)
+        return object()
+
+    monkeypatch.setattr(module, "open_session", opened)
+    for name in ("fp32", "fp16", "int8-ort", "int8-trt"):
+        exact.session(toy.graph, name)
+    assert asked == [True, True, True, False]

@@ -9,7 +9,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from idol_export.editing import Editor
+from idol_export.folding import folded
+from idol_export.graph import ExportGraph
 from idol_export.node_groups import GROUPS, KEPT, PARTS, groups_of, is_kept, linear_values, parts_of
+from idol_export.onnx import probe_to_onnx
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -38,6 +41,15 @@ def test_groups_of_the_network(toy: Toy) -> None:
     assert counts["first"] == 1
     assert counts["normalised"] == 4, "the neck's four projections"
     assert {"backbone/4", "backbone/8", "backbone/16", "backbone/32", "encoder"} <= set(counts)
+
+
+def test_groups_are_the_same_where_batches_are_of_any_size(toy: Toy) -> None:
+    """The shape in front of a normalisation is computed there, from what is normalised."""
+    probe = probe_to_onnx(ExportGraph(toy.model, toy.size), dynamic_batch=True)
+    kinds = [groups_of(Editor(graph)) for graph in (folded(toy.probe), folded(probe))]
+    counts = [Counter(group for group in found.values() if group in KEPT[:4]) for found in kinds]
+    assert counts[0] == counts[1]
+    assert counts[0]["normalised"] == 4
 
 
 def test_convolutions_of_mobile_networks_are_fragile() -> None:
@@ -85,11 +97,11 @@ def test_convolutions_of_mobile_networks_are_fragile() -> None:
 
 
 def test_linear_values_are_what_no_activation_changed(bottlenecks: bytes) -> None:
-    """But no output of the graph, of which rounding is for others to decide."""
+    """Whether or not a probe gives them as a stage as well."""
     assert linear_values(Editor(bottlenecks)) == {"block1", "projected", "block2"}
     model = onnx.load_model_from_string(bottlenecks)
     model.graph.output.append(helper.make_tensor_value_info("block2", TensorProto.FLOAT, None))
-    assert linear_values(Editor(model.SerializeToString())) == {"block1"}
+    assert linear_values(Editor(model.SerializeToString())) == {"block1", "projected", "block2"}
 
 
 def test_products_that_read_what_attention_sampled(toy: Toy) -> None:

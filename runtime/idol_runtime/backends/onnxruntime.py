@@ -70,6 +70,8 @@ def open_session(
     device: str = "cpu",
     threads: int | None = None,
     libraries: Sequence[Path] = (),
+    *,
+    integers: bool = True,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on exactly the device asked for; it never falls back to another.
 
@@ -78,6 +80,8 @@ def open_session(
         device: `cpu`, `cuda` or `cuda:N`.
         threads: for one operator; None: as many as ONNX Runtime likes.
         libraries: of operators that are not ONNX Runtime's own; `idol_plugins.ort.ort_library()`.
+        integers: compute in them what stands between values that are rounded to integers, not in fp32. On processors
+            without dot-product instructions sums of products may then overflow, unless weights were chosen for that.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
@@ -88,7 +92,7 @@ def open_session(
     options.log_severity_level = _QUIET
     if threads is not None:
         options.intra_op_num_threads = threads
-    for name, value in _SETTINGS.items():
+    for name, value in {**_SETTINGS, "session.disable_quant_qdq": "0" if integers else "1"}.items():
         options.add_session_config_entry(name, value)
     providers = _providers(runtime, device)
     for library in libraries:
