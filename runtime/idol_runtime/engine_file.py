@@ -13,8 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from idol_plugins.errors import PluginError
+from idol_plugins.user_cache import user_cache
 from idol_runtime.bundle import GRAPHS, WEIGHTS, Bundle, GraphName, StageError, sha256
-from idol_runtime.errors import BackendError
+from idol_runtime.errors import BackendError, OutputError
 from idol_runtime.files import replacing
 
 __all__ = [
@@ -96,11 +98,17 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def engine_folder() -> Path:
-    """`$IDOL_ENGINES`, or `idol_deploy/engines` in the user's cache."""
+    """`$IDOL_ENGINES`, or `idol_deploy/engines` in the user's cache.
+
+    Raises:
+        OutputError: it would be in the cache, and the user has no home folder.
+    """
     if os.environ.get(FOLDER_VARIABLE):
         return Path(os.environ[FOLDER_VARIABLE])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "idol_deploy" / "engines"
+    try:
+        return user_cache() / "engines"
+    except PluginError as error:
+        raise OutputError(f"engines have no place: {error}") from error
 
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:
@@ -124,7 +132,11 @@ def engines_of(bundle: Bundle, graph: GraphName, folder: Path | None = None) -> 
     """Engine files of a graph, newest first, whatever machine they are for; none of a graph that is not there."""
     if GRAPHS[graph] not in bundle.manifest.members:
         return []
-    found = (folder or engine_folder()).glob(f"{graph_hash(bundle, graph)[:16]}-*.engine")
+    try:
+        folder = folder or engine_folder()
+    except OutputError:
+        return []
+    found = folder.glob(f"{graph_hash(bundle, graph)[:16]}-*.engine")
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
