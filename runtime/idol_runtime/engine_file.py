@@ -25,6 +25,7 @@ __all__ = [
     "EngineInfo",
     "EngineKey",
     "describe_mismatch",
+    "device_slug",
     "engine_folder",
     "engine_path",
     "engines_of",
@@ -117,14 +118,18 @@ def graph_hash(bundle: Bundle, graph: GraphName) -> str:
     return sha256(f"{members[WEIGHTS].sha256} {members[GRAPHS[graph]].sha256}".encode())
 
 
+def device_slug(key: EngineKey) -> str:
+    """A device's name as part of a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
+
+
 def engine_path(key: EngineKey, folder: Path | None = None) -> Path:
     """Where this engine goes: one file for a graph, a device and a batch.
 
     Another TensorRT, driver or plugin replaces the file, since nothing here could run the old one any more.
     """
-    device = re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
     compat = ("-hw" if key.hardware_compat != "none" else "") + ("-ver" if key.version_compat else "")
-    name = f"{key.graph_sha256[:16]}-{device}-batch{'-'.join(map(str, key.batch))}{compat}.engine"
+    name = f"{key.graph_sha256[:16]}-{device_slug(key)}-batch{'-'.join(map(str, key.batch))}{compat}.engine"
     return (folder or engine_folder()) / name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from idol_export.engine.progress import watched
 from idol_plugins.trt import trt_library
 from idol_runtime.backends.tensorrt_api import load_plugin, tensorrt_log
 from idol_runtime.bundle import Manifest
-from idol_runtime.engine_file import EngineKey
+from idol_runtime.engine_file import EngineKey, device_slug
 from idol_runtime.errors import BackendError
 from idol_runtime.files import replacing
 
@@ -43,8 +42,7 @@ class Plan:
 
 def timing_cache_path(key: EngineKey, folder: Path) -> Path:
     """Where measured kernel times are kept for the next build on this device with this TensorRT."""
-    device = re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
-    return folder / f"timing-{key.tensorrt}-{device}.cache"
+    return folder / f"timing-{key.tensorrt}-{device_slug(key)}.cache"
 
 
 def build_plan(
