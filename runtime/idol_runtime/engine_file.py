@@ -119,16 +119,16 @@ def graph_hash(bundle: Bundle, graph: GraphName) -> str:
 
 
 def device_slug(key: EngineKey) -> str:
-    """A device's name as part of a file's."""
+    """The device's name as part of a file's."""
     return re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
 
 
 def engine_path(key: EngineKey, folder: Path | None = None) -> Path:
-    """Where this engine goes: one file for a graph, a device and a batch.
+    """Where this engine goes: one file for a graph, a device, a batch and what else may run it.
 
     Another TensorRT, driver or plugin replaces the file, since nothing here could run the old one any more.
     """
-    compat = ("-hw" if key.hardware_compat != "none" else "") + ("-ver" if key.version_compat else "")
+    compat = f"-{key.hardware_compat}".removesuffix("-none") + ("-ver" if key.version_compat else "")
     name = f"{key.graph_sha256[:16]}-{device_slug(key)}-batch{'-'.join(map(str, key.batch))}{compat}.engine"
     return (folder or engine_folder()) / name
 

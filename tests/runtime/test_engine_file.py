@@ -1,5 +1,6 @@
 """Engine files: what is written is read, what is changed is found, and what does not fit is said."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,9 @@ def test_a_file_for_each_graph_device_and_batch(monkeypatch: pytest.MonkeyPatch,
         {"version_compat": True},
     ):
         assert engine_path(msgspec.structs.replace(KEY, **change)) != path
+    options = product(("none", "ampere_plus", "same_compute_capability"), (False, True))
+    replace = msgspec.structs.replace
+    assert len({engine_path(replace(KEY, hardware_compat=h, version_compat=v)) for h, v in options}) == 6
     for change in ({"tensorrt": "11.0"}, {"driver": "1"}, {"plugin_sha256": ""}):
         assert engine_path(msgspec.structs.replace(KEY, **change)) == path
 

@@ -1,5 +1,6 @@
 """Building, verifying and storing engines, on a stand-in for TensorRT that has its names and signatures."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -244,6 +245,28 @@ def test_compatible_engines_travel_as_far_as_they_say(fake_tensorrt: Start, engi
         fake_tensorrt("11.4")
         with pytest.raises(BackendError, match=r"built with TensorRT 10\.3\.0, this is 11\.4"):
             open_backend(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize("first", ["ampere_plus", "same_compute_capability"])
+def test_each_level_of_compatibility_is_an_engine_of_its_own(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """All of which run where they were built."""
+    fake_tensorrt()
+    levels = [first, *{"ampere_plus", "same_compute_capability"} - {first}, "none"]
+    for level in levels:
+        built = make(engine_bundle, hardware_compat=level)
+        assert built.info.key.hardware_compat == level
+        assert built.remark == ""
+        assert "fits" in make(engine_bundle, hardware_compat=level).remark
+    stored = engines()
+    assert len(stored) == 3
+    for path in stored:
+        monkeypatch.setenv("IDOL_ENGINES", str(tmp_path / path.stem))
+        engine_folder().mkdir()
+        shutil.copy(path, engine_folder())
+        with Bundle.open(engine_bundle) as bundle:
+            open_backend(bundle, "tensorrt").close()
 
 
 @pytest.mark.parametrize("option", [{"version_compat": True}, {"hardware_compat": "ampere_plus"}])
