@@ -1,6 +1,7 @@
 """From a bundle to a stored engine: build, compare with PyTorch's golden outputs, and only then store."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from idol_runtime.engine_file import (
     write_engine,
 )
 from idol_runtime.errors import BackendError, ConfigError, OutputError, ParityError
+from idol_runtime.files import writable_target
 from idol_runtime.pipeline import compare_golden
 
 __all__ = ["BuildOptions", "Built", "build"]
@@ -79,7 +81,7 @@ class Built:
     Attributes:
         path: its file.
         info: what it is.
-        remark: why the one that was there had to go, or that it was kept.
+        remark: why the one that was there had to go, or that it was kept; why the next build will be no quicker.
         warnings: TensorRT's.
     """
 
@@ -95,7 +97,7 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
     Raises:
         MissingDependencyError: TensorRT is not installed.
         ConfigError: the bundle has no such graph, or takes no such batch.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or is full.
         BackendError: there is no device, the plugin is not built, the graph is not for TensorRT or was never verified,
             or TensorRT refuses something.
         ParityError: the engine computes something else than PyTorch did; it is not stored.
@@ -113,9 +115,11 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
             return Built(path, stored.info, "the stored engine fits, and answers the golden frame rightly")
         if stored.fault:
             announce(f"building again, because {stored.fault}")
+        data = bundle.graph(graph)
+        _check_place(path, data)
         device.activate()
         plan = build_plan(
-            bundle.graph(graph),
+            data,
             bundle.manifest,
             key,
             timing_cache_path(key, folder),
@@ -123,7 +127,8 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
             announce,
         )
         info = _verify_and_store(plan, bundle, key, path, device, announce)
-        return Built(path, info, stored.fault, plan.warnings)
+        remark = "; ".join(filter(None, (stored.fault, plan.remark)))
+        return Built(path, info, remark, plan.warnings)
     finally:
         device.close()
 
@@ -274,3 +279,13 @@ def _make(folder: Path) -> None:
         raise OutputError(
             f"cannot make the folder {folder}: {error.strerror or error}; choose another --into"
         ) from error
+
+
+def _check_place(path: Path, graph: bytes) -> None:
+    """That an engine can be written, asked before it takes minutes to build."""
+    writable_target(path)
+    free = shutil.disk_usage(path.parent).free
+    if free < len(graph) // 4:  # an engine has all weights, at best 8 bits for 32
+        raise OutputError(
+            f"cannot write {path}: the disk is full; free {len(graph) / 2**20:.0f} MiB, or choose another --into"
+        )

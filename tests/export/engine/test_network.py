@@ -61,6 +61,28 @@ def test_a_timing_cache_is_kept_and_a_broken_one_begun_anew(
     assert cache.read_bytes() == b"timing"
 
 
+def test_a_timing_cache_that_cannot_be_read_or_written_is_done_without(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = fake_tensorrt()
+    cache = tmp_path / "cache"
+    assert plan_of(engine_bundle, cache).remark == ""
+    read = Path.read_bytes
+
+    def unreadable(path: Path) -> bytes:
+        if path == cache:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", unreadable)
+        plan = plan_of(engine_bundle, cache)
+    assert trt._Plan.unpack(plan.data)
+    plan = plan_of(engine_bundle, tmp_path / "nowhere" / "cache")
+    assert trt._Plan.unpack(plan.data)
+    assert plan.remark.startswith("the timing cache is not kept, so the next build is no quicker: ")
+
+
 def test_a_timing_cache_for_each_device_and_release(
     fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path
 ) -> None:
