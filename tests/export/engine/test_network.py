@@ -96,6 +96,24 @@ def test_a_timing_cache_for_each_device_and_release(
     assert paths == {"timing-10.3.0-fake-orin.cache", "timing-11.4.1.2-fake-orin.cache"}
 
 
+@pytest.mark.parametrize("fault", [BrokenPipeError(32, "Broken pipe"), KeyboardInterrupt(), SystemExit(3)])
+def test_who_is_told_and_fails_ends_the_build_and_not_the_process(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, fault: BaseException
+) -> None:
+    """Of a reader that has gone, for instance: TensorRT's callbacks may throw nothing."""
+    trt = fake_tensorrt()
+
+    class Said(list):  # type: ignore[type-arg]
+        def append(self, line: str) -> None:
+            raise fault
+
+    with pytest.raises(type(fault)) as caught:
+        plan_of(engine_bundle, tmp_path / "cache", Said())
+    assert caught.value is fault
+    assert not trt.terminated
+    assert not (tmp_path / "cache").exists()
+
+
 def test_ctrl_c_cancels_the_build(fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path) -> None:
     fake_tensorrt()
     before = signal.getsignal(signal.SIGINT)
