@@ -260,6 +260,19 @@ def trt_harness(libraries: Path) -> Path:
     return harness
 
 
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the system does not know, as in a container that was given a number, and whom nobody gave a home."""
+    import pwd
+
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "IDOL_PLUGINS", "IDOL_ENGINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
 _FAKES = Path(__file__).parent / "fakes"
 _FAKED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver")
 

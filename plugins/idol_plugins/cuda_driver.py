@@ -53,11 +53,6 @@ _ENUMERATIONS = {
 class Driver(Protocol):
     """The driver API; a call that fails raises a `PluginError` that names it and CUDA's error."""
 
-    @property
-    def version(self) -> str:
-        """Of the package behind it; empty for the library itself."""
-        ...
-
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function; returns its out-parameter, if it has one."""
         ...
@@ -83,8 +78,6 @@ def open_driver() -> Driver:
 
 class CtypesDriver:
     """Through `libcuda.so.1`."""
-
-    version = ""
 
     def __init__(self) -> None:
         try:
@@ -123,8 +116,6 @@ class PythonDriver:
 
     def __init__(self) -> None:
         self._module = importlib.import_module("cuda.bindings.driver")
-        package = importlib.import_module("cuda.bindings")
-        self.version = str(getattr(package, "__version__", "cuda-python"))
 
     def call(self, name: str, *arguments: Any) -> Any:
         """See `Driver`."""

@@ -1,10 +1,12 @@
 """Where the C headers of the inference engines are, which the libraries for them are compiled against."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from idol_plugins.libraries import build_folder
+from idol_plugins.errors import PluginError
+from idol_plugins.user_cache import user_cache
 
 __all__ = ["ONNXRUNTIME", "TENSORRT", "Headers", "find_headers", "header_folder"]
 
@@ -45,8 +47,12 @@ TENSORRT = Headers(
 
 
 def header_folder(headers: Headers) -> Path:
-    """Where fetched headers are kept, in the user's cache."""
-    return build_folder().parent / "headers" / headers.variable.lower().removesuffix("_include_dir")
+    """Where fetched headers are kept, in the user's cache.
+
+    Raises:
+        PluginError: the user has no home folder.
+    """
+    return user_cache() / "headers" / headers.variable.lower().removesuffix("_include_dir")
 
 
 def find_headers(headers: Headers) -> Path | None:
@@ -54,7 +60,9 @@ def find_headers(headers: Headers) -> Path | None:
     named = os.environ.get(headers.variable)
     roots = [Path("/usr/include"), Path("/usr/local/include")]
     folders = [root / place for root in roots for place in headers.places]
-    for folder in [*([Path(named)] if named else []), *folders, header_folder(headers)]:
+    with contextlib.suppress(PluginError):
+        folders.append(header_folder(headers))
+    for folder in [*([Path(named)] if named else []), *folders]:
         if (folder / headers.file).is_file():
             return folder
     return None

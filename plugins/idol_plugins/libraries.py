@@ -1,5 +1,6 @@
 """Where the built libraries are. Looking for one never builds it."""
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from idol_plugins.errors import PluginError
+from idol_plugins.user_cache import user_cache
 
 __all__ = ["FOLDER_VARIABLE", "Library", "build_folder", "find_library", "library_folders", "load_library"]
 
@@ -18,9 +20,12 @@ Library = str
 
 
 def build_folder() -> Path:
-    """Where `build` puts libraries unless told otherwise: in the user's cache, for this version of the sources."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "idol_deploy" / "plugins"
+    """Where `build` puts libraries unless told otherwise: in the user's cache, for this version of the sources.
+
+    Raises:
+        PluginError: the user has no home folder.
+    """
+    return user_cache() / "plugins"
 
 
 def library_folders() -> Iterator[Path]:
@@ -28,7 +33,8 @@ def library_folders() -> Iterator[Path]:
     if os.environ.get(FOLDER_VARIABLE):
         yield Path(os.environ[FOLDER_VARIABLE])
     yield Path(__file__).parent / "lib"
-    yield build_folder()
+    with contextlib.suppress(PluginError):
+        yield build_folder()
 
 
 def find_library(library: Library, folder: Path | None = None) -> Path:

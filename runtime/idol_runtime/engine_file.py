@@ -13,8 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from idol_plugins.errors import PluginError
+from idol_plugins.user_cache import user_cache
 from idol_runtime.bundle import GRAPHS, WEIGHTS, Bundle, GraphName, StageError, sha256
-from idol_runtime.errors import BackendError
+from idol_runtime.errors import BackendError, OutputError
 from idol_runtime.files import replacing
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "EngineInfo",
     "EngineKey",
     "describe_mismatch",
+    "device_slug",
     "engine_folder",
     "engine_path",
     "engines_of",
@@ -96,11 +99,17 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def engine_folder() -> Path:
-    """`$IDOL_ENGINES`, or `idol_deploy/engines` in the user's cache."""
+    """`$IDOL_ENGINES`, or `idol_deploy/engines` in the user's cache.
+
+    Raises:
+        OutputError: it would be in the cache, and the user has no home folder.
+    """
     if os.environ.get(FOLDER_VARIABLE):
         return Path(os.environ[FOLDER_VARIABLE])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "idol_deploy" / "engines"
+    try:
+        return user_cache() / "engines"
+    except PluginError as error:
+        raise OutputError(f"engines have no place: {error}") from error
 
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:
@@ -109,14 +118,18 @@ def graph_hash(bundle: Bundle, graph: GraphName) -> str:
     return sha256(f"{members[WEIGHTS].sha256} {members[GRAPHS[graph]].sha256}".encode())
 
 
+def device_slug(key: EngineKey) -> str:
+    """The device's name as part of a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
+
+
 def engine_path(key: EngineKey, folder: Path | None = None) -> Path:
-    """Where this engine goes: one file for a graph, a device and a batch.
+    """Where this engine goes: one file for a graph, a device, a batch and what else may run it.
 
     Another TensorRT, driver or plugin replaces the file, since nothing here could run the old one any more.
     """
-    device = re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
-    compat = ("-hw" if key.hardware_compat != "none" else "") + ("-ver" if key.version_compat else "")
-    name = f"{key.graph_sha256[:16]}-{device}-batch{'-'.join(map(str, key.batch))}{compat}.engine"
+    compat = f"-{key.hardware_compat}".removesuffix("-none") + ("-ver" if key.version_compat else "")
+    name = f"{key.graph_sha256[:16]}-{device_slug(key)}-batch{'-'.join(map(str, key.batch))}{compat}.engine"
     return (folder or engine_folder()) / name
 
 
@@ -124,7 +137,11 @@ def engines_of(bundle: Bundle, graph: GraphName, folder: Path | None = None) -> 
     """Engine files of a graph, newest first, whatever machine they are for; none of a graph that is not there."""
     if GRAPHS[graph] not in bundle.manifest.members:
         return []
-    found = (folder or engine_folder()).glob(f"{graph_hash(bundle, graph)[:16]}-*.engine")
+    try:
+        folder = folder or engine_folder()
+    except OutputError:
+        return []
+    found = folder.glob(f"{graph_hash(bundle, graph)[:16]}-*.engine")
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 

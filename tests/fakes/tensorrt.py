@@ -389,15 +389,23 @@ def _dynamic(session):
     return any(not isinstance(side, int) for tensor in session.get_inputs() for side in tensor.shape)
 
 
+terminated = False  # a callback threw, which is the end of a process whose C++ says noexcept
+
+
 def _watched(monitor):
     """Tells a monitor of a build; whether it goes on."""
-    monitor.phase_start("Building Engine", None, 3)
-    monitor.phase_start("Tactics", "Building Engine", 3)
-    for step in range(3):
-        if not monitor.step_complete("Tactics", step):
-            return False
-    monitor.phase_finish("Tactics")
-    monitor.phase_finish("Building Engine")
+    global terminated
+    try:
+        monitor.phase_start("Building Engine", None, 3)
+        monitor.phase_start("Tactics", "Building Engine", 3)
+        for step in range(3):
+            if not monitor.step_complete("Tactics", step):
+                return False
+        monitor.phase_finish("Tactics")
+        monitor.phase_finish("Building Engine")
+    except BaseException:
+        terminated = True
+        raise
     return True
 
 

@@ -12,9 +12,9 @@ from idol_deploy.bench import TorchRow, torch_rows
 from idol_deploy.checkpoint import save_checkpoint
 from idol_deploy.model.deform_attn import deformable_attention
 from idol_deploy.reference import reference_model
-from idol_runtime.bench.worker import _golden
 from idol_runtime.bundle import Bundle
 from idol_runtime.errors import CheckpointError
+from idol_runtime.pipeline import compare_golden
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -32,7 +32,7 @@ def test_eager_answers_the_golden_frame(toy: Toy, weights: Path) -> None:
     assert row.required
     backend = row.open()
     with Bundle.open(toy.path) as bundle:
-        assert max(_golden(backend, bundle.canary())[1].values()) < 1e-5
+        assert max(stage.error for stage in compare_golden(backend, bundle.canary())) < 1e-5
         # Of which the golden frame need not be.
         assert backend.network_size == bundle.manifest.network_size
 
@@ -76,7 +76,7 @@ def test_all_of_the_network_is_compiled_in_one_graph(
     # Its own undoing: pytest's would leave the configuration without the field.
     with torch._inductor.config.patch(freezing=False), Bundle.open(toy.path) as bundle:
         backend = TorchRow(toy.path, weights, toy.config, compiled=True).open()
-        assert max(_golden(backend, bundle.canary())[1].values()) < 1e-5
+        assert max(stage.error for stage in compare_golden(backend, bundle.canary())) < 1e-5
     (graph,) = graphs
     convolutions = [node for node in graph.graph.nodes if "conv" in str(node.target)]
     assert len(convolutions) > 5, "the backbone is in it"

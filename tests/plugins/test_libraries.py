@@ -21,6 +21,16 @@ def test_the_cache_comes_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert list(library_folders())[-1] == build_folder() == tmp_path / "idol_deploy" / "plugins"
 
 
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_only_the_packages_own_folder_is_left() -> None:
+    (folder,) = library_folders()
+    assert folder.name == "lib"
+    with pytest.raises(PluginError, match=f"is not in {folder}; build it with"):
+        find_library("idol_nothing")
+    with pytest.raises(PluginError, match="no home folder; set HOME or XDG_CACHE_HOME"):
+        build_folder()
+
+
 def test_a_missing_library_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="idol-deploy plugins build"):
         find_library("idol_nothing", tmp_path)

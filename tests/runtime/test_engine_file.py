@@ -1,12 +1,13 @@
 """Engine files: what is written is read, what is changed is found, and what does not fit is said."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from idol_runtime.bundle import StageError, sha256
+from idol_runtime.bundle import Bundle, StageError, sha256
 from idol_runtime.engine_file import (
     ENGINE_SCHEMA,
     EngineInfo,
@@ -14,12 +15,13 @@ from idol_runtime.engine_file import (
     describe_mismatch,
     engine_folder,
     engine_path,
+    engines_of,
     read_info,
     read_layers,
     read_plan,
     write_engine,
 )
-from idol_runtime.errors import BackendError
+from idol_runtime.errors import BackendError, OutputError
 
 PLAN = bytes(range(256)) * 4
 KEY = EngineKey(
@@ -127,5 +129,17 @@ def test_a_file_for_each_graph_device_and_batch(monkeypatch: pytest.MonkeyPatch,
         {"version_compat": True},
     ):
         assert engine_path(msgspec.structs.replace(KEY, **change)) != path
+    options = product(("none", "ampere_plus", "same_compute_capability"), (False, True))
+    replace = msgspec.structs.replace
+    assert len({engine_path(replace(KEY, hardware_compat=h, version_compat=v)) for h, v in options}) == 6
     for change in ({"tensorrt": "11.0"}, {"driver": "1"}, {"plugin_sha256": ""}):
         assert engine_path(msgspec.structs.replace(KEY, **change)) == path
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_there_are_no_engines_and_none_can_be_stored(kit: Any, tmp_path: Path) -> None:
+    with Bundle.open(kit.write(tmp_path / "tiny.idol")) as bundle:
+        assert engines_of(bundle, "portable") == []
+        assert engines_of(bundle, "portable", tmp_path) == []
+    with pytest.raises(OutputError, match="no home folder; set HOME or XDG_CACHE_HOME"):
+        engine_folder()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from idol_runtime import preprocess
 from idol_runtime.config import Preprocessing
 from idol_runtime.preprocess import Placement, letterbox, normalise, resize
 
@@ -32,6 +33,17 @@ def test_columns_are_resized_before_rows_whatever_takes_longer(size: tuple[int, 
         expected = np.floor(expected + 0.5)
     # Exact halves fall to either side, for Pillow's weights have 22 bits.
     assert np.mean(resize(frame, size) != expected) < 0.02
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_resizes_as_well() -> None:
+    """The library that would be quicker may be in the user's cache, and there is none."""
+    preprocess._library.cache_clear()
+    frame = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    try:
+        assert resize(frame, (2, 3)).shape == (2, 3, 3)
+    finally:
+        preprocess._library.cache_clear()
 
 
 def _triangle(before: int, after: int) -> np.ndarray:

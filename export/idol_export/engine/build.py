@@ -1,6 +1,7 @@
 """From a bundle to a stored engine: build, compare with PyTorch's golden outputs, and only then store."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from idol_runtime.engine_file import (
     write_engine,
 )
 from idol_runtime.errors import BackendError, ConfigError, OutputError, ParityError
+from idol_runtime.files import writable_target
 from idol_runtime.pipeline import compare_golden
 
 __all__ = ["BuildOptions", "Built", "build"]
@@ -79,7 +81,7 @@ class Built:
     Attributes:
         path: its file.
         info: what it is.
-        remark: why the one that was there had to go, or that it was kept.
+        remark: why the one that was there had to go, or that it was kept; why the next build will be no quicker.
         warnings: TensorRT's.
     """
 
@@ -95,7 +97,7 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
     Raises:
         MissingDependencyError: TensorRT is not installed.
         ConfigError: the bundle has no such graph, or takes no such batch.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or is full.
         BackendError: there is no device, the plugin is not built, the graph is not for TensorRT or was never verified,
             or TensorRT refuses something.
         ParityError: the engine computes something else than PyTorch did; it is not stored.
@@ -107,40 +109,38 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
     device = CudaDevice(device_index(options.device))
     try:
         key = _key(bundle, graph, device, options)
-        remark = "" if options.force else _fault_of_stored(bundle, key, folder, device, announce)
-        if remark == _KEPT:
-            path = engine_path(key, folder)
-            return Built(
-                path, read_info(path), remark="the stored engine fits, and answers the golden frame rightly"
-            )
-        if remark:
-            announce(f"building again, because {remark}")
+        path = engine_path(key, folder)
+        stored = _Stored() if options.force else _stored(bundle, key, path, device, announce)
+        if stored.info is not None:
+            return Built(path, stored.info, "the stored engine fits, and answers the golden frame rightly")
+        if stored.fault:
+            announce(f"building again, because {stored.fault}")
+        data = bundle.graph(graph)
+        _check_place(path, data)
         device.activate()
         plan = build_plan(
-            bundle.graph(graph),
+            data,
             bundle.manifest,
             key,
             timing_cache_path(key, folder),
             None if options.workspace is None else options.workspace * 2**20,
             announce,
         )
-        return _verify_and_store(plan, bundle, key, folder, device, remark, announce)
+        info = _verify_and_store(plan, bundle, key, path, device, announce)
+        remark = "; ".join(filter(None, (stored.fault, plan.remark)))
+        return Built(path, info, remark, plan.warnings)
     finally:
         device.close()
-
-
-_KEPT = "kept"
 
 
 def _verify_and_store(
     plan: Plan,
     bundle: Bundle,
     key: EngineKey,
-    folder: Path,
+    path: Path,
     device: CudaDevice,
-    remark: str,
     announce: Callable[[str], None],
-) -> Built:
+) -> EngineInfo:
     announce("comparing the engine with PyTorch's golden outputs")
     backend = TensorRTBackend(plan.data, key, bundle, device)
     try:
@@ -160,9 +160,8 @@ def _verify_and_store(
         latency_ms=latency,
         remark=unrecorded,
     )
-    path = engine_path(key, folder)
     write_engine(path, info, plan.data, layers)
-    return Built(path, info, remark, plan.warnings)
+    return info
 
 
 def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
@@ -191,18 +190,29 @@ def _key(bundle: Bundle, graph: GraphName, device: CudaDevice, options: BuildOpt
     )
 
 
-def _fault_of_stored(
-    bundle: Bundle, key: EngineKey, folder: Path, device: CudaDevice, announce: Callable[[str], None]
-) -> str:
-    """`_KEPT`; or why the engine that is stored cannot be; empty if there is none."""
-    path = engine_path(key, folder)
+@dataclass(frozen=True)
+class _Stored:
+    """What there is already: an engine to keep, or one at fault, or none.
+
+    Attributes:
+        info: of the one to keep.
+        fault: why another one cannot be kept.
+    """
+
+    info: EngineInfo | None = None
+    fault: str = ""
+
+
+def _stored(
+    bundle: Bundle, key: EngineKey, path: Path, device: CudaDevice, announce: Callable[[str], None]
+) -> _Stored:
     if not path.is_file():
-        return _fault_of_others(engines_of(bundle, key.graph, folder), key)
+        return _Stored(fault=_fault_of_others(engines_of(bundle, key.graph, path.parent), key))
     try:
         info = read_info(path)
         mismatch = describe_mismatch(info.key, key)
         if mismatch:
-            return f"the engine {path} does not fit: {mismatch}"
+            return _Stored(fault=f"the engine {path} does not fit: {mismatch}")
         announce("comparing the stored engine with PyTorch's golden outputs")
         backend = TensorRTBackend(read_plan(path, info), info.key, bundle, CudaDevice(device.index))
         try:
@@ -210,8 +220,8 @@ def _fault_of_stored(
         finally:
             backend.close()
     except (BackendError, ParityError) as error:
-        return str(error)
-    return _KEPT
+        return _Stored(fault=str(error))
+    return _Stored(info)
 
 
 def _fault_of_others(paths: list[Path], key: EngineKey) -> str:
@@ -269,3 +279,13 @@ def _make(folder: Path) -> None:
         raise OutputError(
             f"cannot make the folder {folder}: {error.strerror or error}; choose another --into"
         ) from error
+
+
+def _check_place(path: Path, graph: bytes) -> None:
+    """That an engine can be written, asked before it takes minutes to build."""
+    writable_target(path)
+    free = shutil.disk_usage(path.parent).free
+    if free < len(graph) // 4:  # an engine has all weights, at best 8 bits for 32
+        raise OutputError(
+            f"cannot write {path}: the disk is full; free {len(graph) / 2**20:.0f} MiB, or choose another --into"
+        )

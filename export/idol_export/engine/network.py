@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from idol_export.engine.progress import watched
 from idol_plugins.trt import trt_library
 from idol_runtime.backends.tensorrt_api import load_plugin, tensorrt_log
 from idol_runtime.bundle import Manifest
-from idol_runtime.engine_file import EngineKey
-from idol_runtime.errors import BackendError
+from idol_runtime.engine_file import EngineKey, device_slug
+from idol_runtime.errors import BackendError, OutputError
 from idol_runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -34,17 +34,18 @@ class Plan:
         data: for `Runtime.deserialize_cuda_engine`.
         seconds: that it took.
         warnings: what TensorRT had to say.
+        remark: why the next build will be no quicker, if it will not.
     """
 
     data: bytes
     seconds: float
     warnings: tuple[str, ...]
+    remark: str = ""
 
 
 def timing_cache_path(key: EngineKey, folder: Path) -> Path:
     """Where measured kernel times are kept for the next build on this device with this TensorRT."""
-    device = re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
-    return folder / f"timing-{key.tensorrt}-{device}.cache"
+    return folder / f"timing-{key.tensorrt}-{device_slug(key)}.cache"
 
 
 def build_plan(
@@ -61,7 +62,7 @@ def build_plan(
         graph: an ONNX file.
         manifest: of its bundle.
         key: what to build for.
-        timing_cache: read if it is there, and renewed.
+        timing_cache: read if it is there, and renewed; done without where that cannot be.
         workspace: bytes that a layer may use for intermediate results; None: all there are.
         announce: called with each phase.
 
@@ -94,8 +95,8 @@ def build_plan(
     if plan is None:
         raise BackendError(f"TensorRT {key.tensorrt} cannot build the engine: {log.reason()}")
     seconds = time.perf_counter() - started
-    _write_timing(config, timing_cache)
-    return Plan(bytes(plan), seconds, tuple(log.warnings))
+    remark = _write_timing(config, timing_cache)
+    return Plan(bytes(plan), seconds, tuple(log.warnings), remark)
 
 
 def _creation_flags() -> int:
@@ -158,16 +159,24 @@ def _add_profile(
 
 
 def _read_timing(config: trt.IBuilderConfig, path: Path) -> None:
-    """Take a cache of earlier builds; one that is broken or of another device is begun anew."""
-    for data in ([path.read_bytes()] if path.is_file() else []) + [b""]:
+    """Take a cache of earlier builds; one that cannot be read, is broken or of another device is begun anew."""
+    kept: list[bytes] = []
+    with contextlib.suppress(OSError):
+        kept.append(path.read_bytes())
+    for data in (*kept, b""):
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
             return
 
 
-def _write_timing(config: trt.IBuilderConfig, path: Path) -> None:
+def _write_timing(config: trt.IBuilderConfig, path: Path) -> str:
+    """Why it cannot be, which is no reason to lose the plan; empty if it is."""
     cache = config.get_timing_cache()
     if cache is None:
-        return
-    with replacing(path) as temporary:
-        temporary.write_bytes(bytes(cache.serialize()))
+        return ""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(bytes(cache.serialize()))
+    except OutputError as error:
+        return f"the timing cache is not kept, so the next build is no quicker: {error}"
+    return ""

@@ -19,10 +19,12 @@ class Progress:
 
     Attributes:
         cancelled: set it, and the build ends at its next step.
+        fault: what telling raised first, which cancels, too; to be raised when the build has ended.
     """
 
     def __init__(self, announce: Callable[[str], None]) -> None:
         self.cancelled = False
+        self.fault: BaseException | None = None
         self._announce = announce
         self._told = 0.0
         self._steps: dict[str, int] = {}
@@ -30,22 +32,32 @@ class Progress:
 
     def started(self, phase: str, parent: str | None, steps: int) -> None:
         """A phase begins; one without a parent is told at once."""
-        with self._lock:
+        with self._guarded():
             self._steps[phase] = steps
             if not parent:
                 self._tell(phase)
 
     def stepped(self, phase: str, step: int) -> bool:
         """A step of a phase is done; whether to go on."""
-        with self._lock:
+        with self._guarded():
             if time.monotonic() - self._told > _SECONDS:
                 self._tell(f"{phase}, step {step + 1} of {self._steps.get(phase, 0)}")
-            return not self.cancelled
+        return not self.cancelled
 
     def finished(self, phase: str) -> None:
         """A phase is over."""
-        with self._lock:
+        with self._guarded():
             self._steps.pop(phase, None)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """One thread at a time, and nothing is raised: in TensorRT's callbacks that would end the process."""
+        with self._lock:
+            try:
+                yield
+            except BaseException as error:  # noqa: BLE001 - raised when the build has ended
+                self.fault = self.fault or error
+                self.cancelled = True
 
     def _tell(self, what: str) -> None:
         self._told = time.monotonic()
@@ -62,6 +74,7 @@ def watched(config: Any, announce: Callable[[str], None]) -> Iterator[Progress]:
 
     Raises:
         KeyboardInterrupt: it was cancelled, and has ended.
+        BaseException: whatever `announce` raised first; the build has ended.
     """
     import tensorrt as trt
 
@@ -87,6 +100,8 @@ def watched(config: Any, announce: Callable[[str], None]) -> Iterator[Progress]:
     config.progress_monitor = monitor
     with _interrupts(progress):
         yield progress
+    if progress.fault is not None:
+        raise progress.fault
     if progress.cancelled:
         raise KeyboardInterrupt
 

@@ -14,9 +14,10 @@ from idol_plugins.cuda_driver import Driver, open_driver
 from idol_plugins.errors import PluginError
 from idol_runtime.errors import BackendError
 
-__all__ = ["Buffer", "CudaDevice", "device_index"]
+__all__ = ["Buffer", "CudaDevice", "device_index", "pci_bus_id"]
 
 _CAPABILITY = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+_PLACE = 50, 33, 34  # CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, _BUS_ID, _DEVICE_ID
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
@@ -32,6 +33,21 @@ def device_index(device: str) -> int:
     if (kind not in ("cuda", "auto")) or (kind == "auto" and index) or not (index or "0").isdecimal():
         raise BackendError(f"TensorRT does not run on {device!r}; use --device cuda or cuda:N")
     return int(index or "0")
+
+
+def pci_bus_id(index: int) -> str:
+    """Where a device is plugged in, by which NVIDIA's tools know it: they count others than CUDA, in another order.
+
+    Raises:
+        BackendError: there is no driver, or no such device.
+    """
+    try:
+        driver = open_driver()
+        device = driver.call("cuDeviceGet", index)
+        domain, bus, slot = (int(driver.call("cuDeviceGetAttribute", part, device)) for part in _PLACE)
+    except PluginError as error:
+        raise BackendError(str(error)) from error
+    return f"{domain:08x}:{bus:02x}:{slot:02x}.0"
 
 
 @dataclass(frozen=True)

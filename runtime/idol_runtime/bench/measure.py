@@ -70,12 +70,13 @@ def measure(
     Raises:
         BundleError: the bundle is broken.
         SourceError: the source cannot be read, or is live.
-        BackendError: no row could be measured, or one that is required cannot be opened.
+        BackendError: no device can have such a name, no row could be measured, or one that is required cannot be
+            opened.
     """
     _check_source(options)
     left_out: list[dict[str, str]] = []
-    workers = _open(bundle, rows, options, left_out, announce)
     sensors = Sensors(options.device)
+    workers = _open(bundle, rows, options, left_out, announce)
     times: dict[str, list[Mapping[str, float]]] = {worker.row.name: [] for worker in workers}
     try:
         announce(f"{options.frames} frames of {len(workers)} rows, in turns")

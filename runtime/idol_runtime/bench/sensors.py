@@ -5,9 +5,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
+from idol_runtime.backends.cuda_device import device_index, pci_bus_id
 from idol_runtime.errors import IdolError
 from idol_runtime.optional import import_optional
 
@@ -25,13 +27,15 @@ class Sensors:
     Args:
         device: `cuda` or `cuda:N` asks NVIDIA's driver as well, where nvidia-ml-py is installed.
         root: of the file system; another in tests.
+
+    Raises:
+        BackendError: no device can have such a name.
     """
 
     def __init__(self, device: str = "cpu", root: Path = Path("/")) -> None:
         self._root = root
         self._samples: dict[str, list[float]] = defaultdict(list)
-        self._nvml = _nvml() if device.startswith("cuda") else None
-        self._index = int(device.partition(":")[2] or 0)
+        self._gpu = _find_gpu(device_index(device)) if device.startswith("cuda") else None
 
     def sample(self) -> None:
         """Read everything once."""
@@ -43,8 +47,8 @@ class Sensors:
             self._samples["gpu_mhz"].append(max(jetson) / 1e6)
         for monitor in self._root.glob(_JETSON_POWER):
             self._sample_monitor(monitor)
-        if self._nvml is not None:
-            self._sample_nvml(self._nvml)
+        if self._gpu is not None:
+            self._sample_gpu(*self._gpu)
 
     def report(self) -> Mapping[str, Mapping[str, float]]:
         """Least, median and most of every reading; empty where there was none."""
@@ -68,26 +72,28 @@ class Sensors:
                 milliamperes = float((monitor / f"curr{channel}_input").read_text())
                 self._samples[f"{label.lower()}_w"].append(millivolts * milliamperes / 1e6)
 
-    def _sample_nvml(self, nvml: ModuleType) -> None:
-        handle = nvml.nvmlDeviceGetHandleByIndex(self._index)
-        readings: dict[str, Callable[[], float]] = {
-            "gpu_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            "gpu_w": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            "gpu_used_mib": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
+    def _sample_gpu(self, nvml: ModuleType, place: str) -> None:
+        readings: dict[str, Callable[[Any], float]] = {
+            "gpu_mhz": lambda gpu: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
+            "gpu_w": lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+            "gpu_used_mib": lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**20,
         }
         for name, read in readings.items():
-            with contextlib.suppress(nvml.NVMLError):  # a reading that this device does not have
-                self._samples[name].append(read())
+            # A reading that this device does not have, or a driver at fault.
+            with contextlib.suppress(nvml.NVMLError):
+                value = read(nvml.nvmlDeviceGetHandleByPciBusId(place))
+                self._samples[name].append(value)
 
 
-def _nvml() -> ModuleType | None:
-    """NVIDIA's management library, started; None where it is not here."""
+def _find_gpu(index: int) -> tuple[ModuleType, str] | None:
+    """NVIDIA's management library, started, and where it finds CUDA's device; None where one of them is not here."""
     try:
         nvml: ModuleType = import_optional("pynvml", "nvidia-ml-py", "bench", "reading a GPU's clocks")
+        place = pci_bus_id(index)
     except IdolError:
         return None
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
         return None
-    return nvml
+    return nvml, place

@@ -19,14 +19,13 @@ import numpy as np
 from idol_runtime.association import Tracker
 from idol_runtime.backends import Backend
 from idol_runtime.bench.rows import Row
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary
+from idol_runtime.bundle import Bundle, Canary
 from idol_runtime.config import StreamConfig
 from idol_runtime.detection import detect
 from idol_runtime.draw import draw
 from idol_runtime.errors import BackendError, IdolError
 from idol_runtime.frames import Frame
-from idol_runtime.pipeline import CANARY_TOLERANCE, Pipeline
-from idol_runtime.preprocess import resize
+from idol_runtime.pipeline import Pipeline, compare_golden
 from idol_runtime.results import FrameResult
 from idol_runtime.sources import open_source
 
@@ -46,7 +45,7 @@ class Opened:
     Attributes:
         name: of the backend, with device and graph.
         open_s: importing its engine and loading the graph, in seconds.
-        first_frame_s: its first frame through the network, in seconds.
+        first_frame_s: its first frame, from the resize to the comparison of its outputs, in seconds.
         error: the largest relative error of an output on the golden frame.
         wrong: whether an output is further off than it may be.
     """
@@ -166,10 +165,11 @@ def _serve(pipe: Connection, row: Row, bundle: str, source: str | None, fit: boo
         opened = time.perf_counter() - start
         with Bundle.open(bundle) as read:
             canary, config = read.canary(), read.manifest.stream
-        first, errors = _golden(backend, canary)
-        allowed = row.tolerances or dict.fromkeys(OUTPUT_NAMES, CANARY_TOLERANCE)
-        wrong = not all(errors[name] <= allowed[name] for name in OUTPUT_NAMES)
-        pipe.send(Opened(backend.name, opened, first, max(errors.values()), wrong))
+        start = time.perf_counter()
+        golden = compare_golden(backend, canary, row.tolerances)
+        first = time.perf_counter() - start
+        wrong = not all(stage.passed for stage in golden)
+        pipe.send(Opened(backend.name, opened, first, max(stage.error for stage in golden), wrong))
         frames = _frames(source, canary)
         line = _Line(backend, config, fit)
         while (asked := pipe.recv()) != "end":
@@ -186,24 +186,6 @@ def _serve(pipe: Connection, row: Row, bundle: str, source: str | None, fit: boo
 def _plain(error: IdolError) -> IdolError:
     """The same words in an exception that any process can unpickle."""
     return BackendError(str(error))
-
-
-def _golden(backend: Backend, canary: Canary) -> tuple[float, dict[str, float]]:
-    """Seconds of the first frame, and the relative error of each output on the golden frame."""
-    image = resize(canary.frame, backend.network_size or _size_of(canary))[None]
-    start = time.perf_counter()
-    output = backend.infer(image)[0]
-    taken = time.perf_counter() - start
-    errors = {
-        name: float(np.linalg.norm(getattr(output, name) - canary.outputs[name]))
-        / max(float(np.linalg.norm(canary.outputs[name])), 1e-12)
-        for name in OUTPUT_NAMES
-    }
-    return taken, errors
-
-
-def _size_of(canary: Canary) -> tuple[int, int]:
-    return canary.frame.shape[0], canary.frame.shape[1]
 
 
 def _frames(source: str | None, canary: Canary) -> Iterator[Frame | None]:

@@ -1,10 +1,12 @@
 """Building, verifying and storing engines, on a stand-in for TensorRT that has its names and signatures."""
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -246,6 +248,28 @@ def test_compatible_engines_travel_as_far_as_they_say(fake_tensorrt: Start, engi
             open_backend(bundle, "tensorrt")
 
 
+@pytest.mark.parametrize("first", ["ampere_plus", "same_compute_capability"])
+def test_each_level_of_compatibility_is_an_engine_of_its_own(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """All of which run where they were built."""
+    fake_tensorrt()
+    levels = [first, *{"ampere_plus", "same_compute_capability"} - {first}, "none"]
+    for level in levels:
+        built = make(engine_bundle, hardware_compat=level)
+        assert built.info.key.hardware_compat == level
+        assert built.remark == ""
+        assert "fits" in make(engine_bundle, hardware_compat=level).remark
+    stored = engines()
+    assert len(stored) == 3
+    for path in stored:
+        monkeypatch.setenv("IDOL_ENGINES", str(tmp_path / path.stem))
+        engine_folder().mkdir()
+        shutil.copy(path, engine_folder())
+        with Bundle.open(engine_bundle) as bundle:
+            open_backend(bundle, "tensorrt").close()
+
+
 @pytest.mark.parametrize("option", [{"version_compat": True}, {"hardware_compat": "ampere_plus"}])
 def test_an_option_that_a_release_lacks(
     fake_tensorrt: Start, engine_bundle: Path, option: dict[str, Any]
@@ -281,6 +305,53 @@ def test_refusals_before_any_work(
     ):
         make(engine_bundle)
     make(engine_bundle, graph="portable")  # which needs no plugin
+
+
+def forbid_builds(trt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_nothing(*_: object) -> None:
+        pytest.fail("it was built before it was known whether it can be stored")
+
+    monkeypatch.setitem(trt._does, "Builder.build_serialized_network", build_nothing)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_build(
+    fake_tensorrt: Start, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an engine that is in it is kept all the same."""
+    trt = fake_tensorrt()
+    stored = make(engine_bundle, graph="portable").path
+    access = os.access  # root may write anywhere
+    with monkeypatch.context() as patch:
+        forbid_builds(trt, patch)
+        patch.setattr(os, "access", lambda path, mode: path != engine_folder() and access(path, mode))
+        with pytest.raises(OutputError, match=r"cannot write .*\.engine: permission denied; choose another"):
+            make(engine_bundle)
+        assert "fits" in make(engine_bundle, graph="portable").remark
+    assert engines() == [stored]
+
+
+def test_a_full_disk_is_told_before_the_build(
+    fake_tensorrt: Start, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = fake_tensorrt()
+    with monkeypatch.context() as patch:
+        forbid_builds(trt, patch)
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+        with pytest.raises(OutputError, match=r"cannot write .*\.engine: the disk is full; .* --into"):
+            make(engine_bundle)
+    make(engine_bundle)
+
+
+def test_an_engine_is_stored_though_its_timing_cache_cannot_be(
+    fake_tensorrt: Start, engine_bundle: Path
+) -> None:
+    fake_tensorrt()
+    engine_folder().mkdir()
+    (engine_folder() / "timing-10.13.0.35-fake-orin.cache").mkdir()
+    built = make(engine_bundle)
+    assert engines() == [built.path]
+    assert "the next build is no quicker" in built.remark
+    assert "fake-orin.cache is a folder" in built.remark
 
 
 def test_what_tensorrt_refuses_is_one_sentence(

@@ -61,6 +61,28 @@ def test_a_timing_cache_is_kept_and_a_broken_one_begun_anew(
     assert cache.read_bytes() == b"timing"
 
 
+def test_a_timing_cache_that_cannot_be_read_or_written_is_done_without(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = fake_tensorrt()
+    cache = tmp_path / "cache"
+    assert plan_of(engine_bundle, cache).remark == ""
+    read = Path.read_bytes
+
+    def unreadable(path: Path) -> bytes:
+        if path == cache:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", unreadable)
+        plan = plan_of(engine_bundle, cache)
+    assert trt._Plan.unpack(plan.data)
+    plan = plan_of(engine_bundle, tmp_path / "nowhere" / "cache")
+    assert trt._Plan.unpack(plan.data)
+    assert plan.remark.startswith("the timing cache is not kept, so the next build is no quicker: ")
+
+
 def test_a_timing_cache_for_each_device_and_release(
     fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path
 ) -> None:
@@ -72,6 +94,24 @@ def test_a_timing_cache_for_each_device_and_release(
             paths.add(timing_cache_path(key_here(bundle, "portable", device), tmp_path).name)
         device.close()
     assert paths == {"timing-10.3.0-fake-orin.cache", "timing-11.4.1.2-fake-orin.cache"}
+
+
+@pytest.mark.parametrize("fault", [BrokenPipeError(32, "Broken pipe"), KeyboardInterrupt(), SystemExit(3)])
+def test_who_is_told_and_fails_ends_the_build_and_not_the_process(
+    fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, fault: BaseException
+) -> None:
+    """Of a reader that has gone, for instance: TensorRT's callbacks may throw nothing."""
+    trt = fake_tensorrt()
+
+    class Said(list):  # type: ignore[type-arg]
+        def append(self, line: str) -> None:
+            raise fault
+
+    with pytest.raises(type(fault)) as caught:
+        plan_of(engine_bundle, tmp_path / "cache", Said())
+    assert caught.value is fault
+    assert not trt.terminated
+    assert not (tmp_path / "cache").exists()
 
 
 def test_ctrl_c_cancels_the_build(fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path) -> None:

@@ -26,3 +26,19 @@ def test_phases_are_told_at_once_and_steps_now_and_then(monkeypatch: pytest.Monk
     ]
     progress.cancelled = True
     assert not progress.stepped("Building", 0)
+
+
+def test_a_fault_in_telling_is_kept_and_cancels() -> None:
+    first, second = faults = BrokenPipeError("first"), ValueError("second")
+    left = iter(faults)
+
+    def tell(_: str) -> None:
+        raise next(left)
+
+    progress = Progress(tell)
+    progress.started("Building", None, 2)
+    assert not progress.stepped("Building", 0)
+    progress.started("Again", None, 2)
+    progress.finished("Building")
+    assert progress.fault is first
+    assert next(left, None) is None, f"{second} was met, too"

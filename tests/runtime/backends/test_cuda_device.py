@@ -8,7 +8,7 @@ import pytest
 
 from idol_plugins import cuda_driver
 from idol_runtime.backends import cuda_device
-from idol_runtime.backends.cuda_device import CudaDevice, device_index
+from idol_runtime.backends.cuda_device import CudaDevice, device_index, pci_bus_id
 from idol_runtime.errors import BackendError
 
 Start = Callable[..., ModuleType]
@@ -93,3 +93,12 @@ def test_no_driver_is_a_backend_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_driver.ctypes, "CDLL", refuse)
     with pytest.raises(BackendError, match="no CUDA driver here; install NVIDIA's"):
         CudaDevice()
+
+
+def test_where_a_device_is_plugged_in_is_told_without_taking_it(fake_tensorrt: Start) -> None:
+    device = fake_tensorrt().driver.device
+    device.pci = (1, 0x3B, 2)
+    assert pci_bus_id(0) == "00000001:3b:02.0"
+    assert not any(device.alive())
+    with pytest.raises(BackendError, match="cuDeviceGet fails with error 101"):
+        pci_bus_id(3)

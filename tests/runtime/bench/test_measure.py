@@ -58,6 +58,13 @@ def rows(*names: str, **options: Any) -> list[Row]:
     return [Row(name, lambda: pytest.fail("opened by the row's process alone"), **options) for name in names]
 
 
+def test_a_device_that_cannot_be_is_told_before_any_row_is_opened() -> None:
+    said: list[str] = []
+    with pytest.raises(BackendError, match="'cuda:x'; use --device cuda or cuda:N"):
+        measure("none.idol", rows("1"), BenchOptions(device="cuda:x"), said.append)
+    assert said == []
+
+
 def test_rows_take_turns_and_the_first_is_the_reference(tiny_bundle: Path) -> None:
     report = measure(tiny_bundle, rows("12 slow", "3 fast"), BenchOptions(frames=4, warmup=2))
     assert TURNS == ["12 slow", "3 fast"] * 6

@@ -21,13 +21,15 @@ class Answering:
 
     remark = ""
 
-    def __init__(self, bundle: str, factor: float, seconds: float, dies_at: int | None) -> None:
+    def __init__(
+        self, bundle: str, factor: float, seconds: float, dies_at: int | None, queries: int | None
+    ) -> None:
         with Bundle.open(bundle) as opened:
             self.network_size = opened.manifest.network_size
             outputs = opened.canary().outputs
         self.name = f"answering in process {os.getpid()}"
         self.copy_ms = 0.5
-        self._output = NetworkOutput(**{name: factor * outputs[name] for name in OUTPUT_NAMES})
+        self._output = NetworkOutput(**{name: factor * outputs[name][:queries] for name in OUTPUT_NAMES})
         self._seconds = seconds
         self._left = dies_at
 
@@ -43,8 +45,14 @@ class Answering:
         """Nothing to give back."""
 
 
-def answering(bundle: str, factor: float = 1, seconds: float = 0, dies_at: int | None = None) -> Answering:
-    return Answering(bundle, factor, seconds, dies_at)
+def answering(
+    bundle: str,
+    factor: float = 1,
+    seconds: float = 0,
+    dies_at: int | None = None,
+    queries: int | None = None,
+) -> Answering:
+    return Answering(bundle, factor, seconds, dies_at, queries)
 
 
 def refusing() -> Answering:
@@ -88,6 +96,12 @@ def test_a_wrong_answer_is_measured(opened: Callable[[Row], Worker], tiny_bundle
     worker = opened(Row("wrong", partial(answering, str(tiny_bundle), 1.5)))
     assert worker.opened.error == pytest.approx(0.5)
     assert worker.opened.wrong
+
+
+def test_an_answer_of_another_shape_is_no_row(tiny_bundle: Path) -> None:
+    row = Row("short", partial(answering, str(tiny_bundle), queries=1))
+    with pytest.raises(BackendError, match=r"answering in .*: logits has shape \(1, 2\), expected \(3, 2\)"):
+        Worker(row, str(tiny_bundle))
 
 
 @pytest.mark.parametrize(

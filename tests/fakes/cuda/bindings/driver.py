@@ -25,6 +25,9 @@ class CUresult(enum.IntEnum):
 
 
 class CUdevice_attribute(enum.IntEnum):  # noqa: N801
+    CU_DEVICE_ATTRIBUTE_PCI_BUS_ID = 33
+    CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID = 34
+    CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID = 50
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
 
@@ -50,6 +53,7 @@ class Device:
 
     name = os.environ.get("FAKE_GPU", "Fake Orin")
     capability = (8, 7)
+    pci = (0, 0x41, 0)  # domain, bus, device
     version = 12060
     memory_bytes = 2**31
 
@@ -157,7 +161,8 @@ def cuDeviceGetName(length, dev) -> bytes:  # noqa: N802
 @_api
 def cuDeviceGetAttribute(attrib, dev) -> int:  # noqa: N802
     assert isinstance(attrib, CUdevice_attribute), "cuda-python takes an enumeration"
-    return device.capability[attrib - 75]
+    place = dict(zip((50, 33, 34), device.pci, strict=True))
+    return place[attrib] if attrib in place else device.capability[attrib - 75]
 
 
 @_api
