@@ -147,7 +147,7 @@ def reduce_graph(
     graph = judging
     if name == "bf16":
         fp32 = folded(exact.candidate.probe)
-        graph = shipped(to_half(fp32, islands_of(fp32), "bf16"))
+        graph = to_half(shipped(fp32), islands_of(fp32), "bf16")
     announce(f"comparing the {name} graph with PyTorch")
     stages, count = _stage_errors(name, exact, probe, judging, frames)
     announce(f"comparing the {name} graph's tracks with those of fp32")

@@ -233,7 +233,9 @@ def test_what_to_calibrate_and_judge_on_is_looked_at_beforehand(
     frames.mkdir()
     Image.fromarray(toy.video(1, size=(72, 72))[0]).save(frames / "0.png")
     video = {"id": 3, "height": 72, "width": 72, "file_names": ["0.png"]}
-    annotations.write_text(json.dumps({"videos": [video], "annotations": [], "categories": []}))
+    annotations.write_text(
+        json.dumps({"videos": [video], "annotations": [], "categories": [{"id": 1, "name": "a"}]})
+    )
 
     def judging(path: Path) -> ReduceOptions:
         return ReduceOptions(judge=path, judge_frames=frames)

@@ -87,7 +87,7 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
         assert bundle.tolerances("portable") is None
     for times, graph in (([2.0, 1.0], "int8-ort"), ([1.0, 1.0], "portable")):
         taken = np.array([times])
-        monkeypatch.setattr("idol_runtime.backends.choice.in_turns", lambda *_, taken=taken: taken)
+        monkeypatch.setattr("idol_runtime.backends.choice.in_turns", lambda *_, taken=taken, **__: taken)
         with Pipeline.open(out) as pipeline:
             assert pipeline.backend.name == f"onnxruntime (cpu, {graph} graph)"
             assert ("2.0 times as fast as portable" if graph == "int8-ort" else "hardly faster here") in (

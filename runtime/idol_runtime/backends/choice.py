@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from idol_runtime.backends.base import Backend
 from idol_runtime.bundle import Bundle, GraphName
 from idol_runtime.certificates import GraphInfo, ReducedName
@@ -17,7 +19,7 @@ __all__ = ["JUDGES", "fastest", "require_graph", "verified_graphs"]
 JUDGES: tuple[GraphName, ...] = ("portable", "plugin")
 
 _GAIN = 1.1  # less is noise, and no reason to leave fp32
-_ROUNDS = 3
+_LEAST_ROUNDS, _MOST_ROUNDS, _BUDGET_MS = 3, 15, 1000.0
 _ENGINES = {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}
 
 
@@ -68,9 +70,13 @@ def fastest(exact: _B, others: Sequence[_B], bundle: Bundle) -> tuple[_B, str]:
     """
     image = resize(bundle.canary().frame, bundle.manifest.network_size)[None]
     runs = [partial(backend.infer, image) for backend in (exact, *others)]
-    times = in_turns(runs, _ROUNDS).min(axis=0)
-    best = min(range(len(others)), key=lambda index: times[index + 1])
-    gain = times[0] / times[best + 1]
+    times = in_turns(runs, _LEAST_ROUNDS)
+    more = min(_MOST_ROUNDS, int(_BUDGET_MS / np.median(times.sum(axis=1)))) - len(times)
+    if more > 0:  # a small network's times differ by more than it gains
+        times = np.concatenate([times, in_turns(runs, more, first=0)])
+    gains = np.median(times[:, :1] / times[:, 1:], axis=0)
+    best = int(gains.argmax())
+    gain = float(gains[best])
     chosen = others[best] if gain >= _GAIN else exact
     for backend in (exact, *others):
         if backend is not chosen:
