@@ -80,7 +80,7 @@ def test_missing_file_and_folder(kit: Any, tmp_path: Path) -> None:
 def test_not_a_zip(kit: Any, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "no.idol"
     path.write_bytes(content)
-    assert "is not an .idol bundle or is cut short" in kit.refusal(path)
+    assert "is not a whole .idol bundle" in kit.refusal(path)
 
 
 def test_truncated_anywhere(kit: Any, good: Path) -> None:

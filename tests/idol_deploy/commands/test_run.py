@@ -324,7 +324,7 @@ def _escaping(path: Path, data: bytes) -> str:
 
 def _cut(path: Path, data: bytes) -> str:
     path.write_bytes(data[: len(data) // 2])
-    return "is not an .idol bundle or is cut short"
+    return "is not a whole .idol bundle: File is not a zip file"
 
 
 def _missing(path: Path, data: bytes) -> str:
