@@ -1,7 +1,7 @@
 """A zip file whose head says what it is: JSON with a schema version, whose SHA-256 is the zip's comment.
 
-Bundles and engines are such files. Members are stored without compression, and the head holds the hashes of those
-that matter. This finds accidents; it is no signature.
+Bundles and engines are such files. Members are stored without compression, so that none is larger than its file, and
+the head holds the hashes of those that matter. This finds accidents; it is no signature.
 """
 
 import hashlib
@@ -56,6 +56,10 @@ class SealedZip:
             self._archive = zipfile.ZipFile(path)
         except Exception as error:  # zipfile raises whatever its parser meets
             raise refuse(_reason(error)) from error
+        for info in self._archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                self.close()
+                raise refuse(f"{info.filename} is compressed, which no member may be")
 
     def __enter__(self) -> "SealedZip":
         return self

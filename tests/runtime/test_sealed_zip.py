@@ -52,6 +52,14 @@ def test_no_such_file(tmp_path: Path) -> None:
             opened(tmp_path / name)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_nothing_that_could_grow_is_opened(path: Path, method: int) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("more", bytes(1000), method)
+    with pytest.raises(BackendError, match=r"x\.zip is broken: more is compressed"):
+        opened(path)
+
+
 @pytest.mark.parametrize(
     ("head", "why"),
     [
