@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,20 +46,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OutputError: the target cannot be written, or the disk is full.
     """
     target = writable_target(path)
-    # Cut to what leaves room for mkstemp's own letters in a name of 255 bytes, whatever the script.
-    prefix, suffix = f".{target.stem[:40]}-", target.suffix[:20]
+    # Cut to what leaves room for the random letters in a name of 255 bytes, whatever the script.
+    temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(4)}{target.suffix[:20]}")
     try:
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+        # Not by tempfile, which makes it private: the umask would be ours to apply, and to read it is to set it.
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        # mkstemp made it private; the finished file gets the permissions any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error

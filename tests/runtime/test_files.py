@@ -77,6 +77,34 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
+def test_the_umask_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the process's: what another thread creates meanwhile has whatever it is for a moment."""
+    set_umask, modes = os.umask, []
+
+    def umask(mask: int) -> int:
+        before = set_umask(mask)
+        (tmp_path / "other").touch()  # as another thread might, just now
+        modes.append(stat.S_IMODE((tmp_path / "other").stat().st_mode))
+        return before
+
+    monkeypatch.setattr(os, "umask", umask)
+    with replacing(tmp_path / "a"):
+        pass
+    assert [oct(mode) for mode in modes if mode & stat.S_IWOTH] == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_file_that_is_replaced_gets_the_permissions_of_a_new_one(tmp_path: Path, mode: int) -> None:
+    target = tmp_path / "a"
+    target.touch()
+    target.chmod(mode)
+    with replacing(target):
+        pass
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
+
+
 @pytest.mark.parametrize(
     "name",
     ["a", "a.tar.gz", ".hidden", "ä ö.json", "x" * 250, "x" * 250 + ".json", "写" * 80, "a." + "x" * 250],
