@@ -7,7 +7,9 @@ from glob import has_magic
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from idol_runtime.captures import redact
 from idol_runtime.errors import ConfigError, IdolError
+from idol_runtime.sources import local_path
 
 __all__ = ["RunOptions", "RunSummary", "for_each_source", "refuse_twice", "source_name"]
 
@@ -126,20 +128,34 @@ def source_name(source: str | int | Path) -> str:
         >>> [source_name(s) for s in ("a/street.mp4", "yard/*.png", 0, "rtsp://me:secret@10.0.0.5:554/live?key=1")]
         ['street', 'yard', 'camera0', '10.0.0.5_554_live']
     """
-    text = str(source)
-    if isinstance(source, int) or text.isdecimal():
-        return f"camera{text}"
-    if "://" in text:
-        # Neither user nor query: they may be secret.
-        parts = urlsplit(text)
-        text = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    text, path = str(source), local_path(source)
+    if path is not None:
+        text = _path_name(path)
+    elif "://" in text:
+        text = _url_name(text)
     else:
-        path = Path(text).expanduser()
-        while has_magic(str(path)):
-            path = path.parent
-        path = path.resolve()
-        text = path.name if path.is_dir() else path.stem
+        text = f"camera{text}"
     return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "source"
+
+
+def _url_name(url: str) -> str:
+    """Neither user nor query: they may be secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are no address
+        return redact(url)
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _path_name(path: Path) -> str:
+    try:
+        if not path.exists():
+            while has_magic(str(path)):
+                path = path.parent
+        path = path.resolve()
+        return path.name if path.is_dir() else path.stem
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+        return path.stem
 
 
 def refuse_twice(options: Sequence[RunOptions]) -> None:

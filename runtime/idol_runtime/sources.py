@@ -8,6 +8,7 @@ The first frame is read on opening, so that a source without one is told before 
 """
 
 import glob
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from idol_runtime.errors import ConfigError, FrameError, SourceError
 from idol_runtime.frames import Frame, RGBImage
 from idol_runtime.images import IMAGE_EXTENSIONS, ImageReader, list_images
 
-__all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "open_source"]
+__all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "local_path", "open_source"]
 
 # How long closing waits for a thread that is reading.
 _PATIENCE_S = 2.0
+# All of them fit OpenCV's int; more digits are a file's name.
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+_LAST_CAMERA = 10**9 - 1
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt")
 
 
@@ -181,23 +185,33 @@ def open_source(source: str | int | Path, *, stride: int = 1, max_frames: int | 
     return FrameSource(_open_reader(source), stride=stride, max_frames=max_frames)
 
 
+def local_path(source: str | int | Path) -> Path | None:
+    """The file, folder or glob that a source is, with its home put in; None for a camera or a stream."""
+    if isinstance(source, int) or (isinstance(source, str) and (_INDEX.fullmatch(source) or "://" in source)):
+        return None
+    try:
+        # Unlike Path.expanduser, it leaves a home that nobody has as it is.
+        return Path(os.path.expanduser(source))
+    except ValueError:  # a NUL in the user's name
+        return Path(source)
+
+
 def _open_reader(source: str | int | Path) -> Reader:
-    if isinstance(source, int):
-        return _open_camera(source)
-    text = str(source)
-    if not text:
+    if source == "":
         raise SourceError("the source is empty; give a path, a URL or a camera index")
-    if isinstance(source, str) and re.fullmatch(r"-?[0-9]+", text):
-        return _open_camera(int(text))
-    if isinstance(source, str) and "://" in text:
-        return _open_stream(text)
-    return _open_path(Path(text).expanduser(), text)
+    if (path := local_path(source)) is not None:
+        return _open_path(path, str(source))
+    assert not isinstance(source, Path)
+    if isinstance(source, str) and "://" in source:
+        return _open_stream(source)
+    return _open_camera(source)
 
 
-def _open_camera(index: int) -> Reader:
-    if index < 0 or isinstance(index, bool):
-        raise SourceError(f"a camera index is 0 or more, got {index}; the first camera is 0")
-    return CaptureReader(int(index), f"camera {index}")
+def _open_camera(source: str | int) -> Reader:
+    index = -1 if isinstance(source, bool) else int(source)
+    if not 0 <= index <= _LAST_CAMERA:
+        raise SourceError(f"a camera index lies between 0 and {_LAST_CAMERA}; the first camera is 0")
+    return CaptureReader(index, f"camera {index}")
 
 
 def _open_stream(url: str) -> Reader:

@@ -18,7 +18,7 @@ from idol_runtime.captures import redact
 from idol_runtime.errors import ConfigError, FrameError, MissingDependencyError, SourceError
 from idol_runtime.frames import Frame
 from idol_runtime.images import natural_key, read_image
-from idol_runtime.sources import open_source
+from idol_runtime.sources import local_path, open_source
 
 cv2 = pytest.importorskip("cv2")
 
@@ -270,6 +270,42 @@ def test_a_missing_path(tmp_path: Path, path: str) -> None:
         open_source(f"{tmp_path}/{path}")
 
 
+@pytest.mark.parametrize(
+    "source", ["~nosuchuser/clip.mp4", "~nosuchuser/*.png", "~a\0b/clip.mp4", "9" * 5000]
+)
+def test_a_path_that_leads_nowhere(source: str) -> None:
+    with pytest.raises(SourceError, match=r"does not exist|matches no file|cannot read"):
+        open_source(source)
+
+
+def test_a_home_that_nobody_has_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "~nosuchuser", ["0.png"])
+    assert len(read_all("~nosuchuser/*.png")) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("a.mp4", "a.mp4"),
+        ("~nosuchuser/a.mp4", "~nosuchuser/a.mp4"),
+        (Path("12"), "12"),
+        ("1234567890", "1234567890"),
+        ("12", None),
+        ("-1", None),
+        (0, None),
+        ("rtsp://host/live", None),
+    ],
+)
+def test_where_a_source_is(source: str | int | Path, path: str | None) -> None:
+    assert local_path(source) == (None if path is None else Path(path))
+
+
+def test_the_home_is_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert local_path("~/a.mp4") == local_path(Path("~/a.mp4")) == Path("/home/me/a.mp4")
+
+
 def test_an_empty_name() -> None:
     with pytest.raises(SourceError, match="source is empty"):
         open_source("")
@@ -407,9 +443,9 @@ def test_a_camera_that_is_not_there(source: int | str) -> None:
         open_source(source)
 
 
-@pytest.mark.parametrize("source", [-1, "-1", True])
+@pytest.mark.parametrize("source", [-1, "-1", True, 2**31, 10**11])
 def test_no_camera_index(source: int | str) -> None:
-    with pytest.raises(SourceError, match="camera index is 0 or more"):
+    with pytest.raises(SourceError, match="camera index lies between 0 and"):
         open_source(source)
 
 
