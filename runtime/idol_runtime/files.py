@@ -3,12 +3,12 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from idol_runtime.errors import OutputError
+from idol_runtime.errors import ConfigError, OutputError
 
-__all__ = ["replacing", "writable_target"]
+__all__ = ["refuse_replacing", "replacing", "writable_target"]
 
 
 def writable_target(path: str | Path) -> Path:
@@ -36,6 +36,27 @@ def writable_target(path: str | Path) -> Path:
     if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise OutputError(f"cannot write {target}: permission denied; choose another place")
     return target
+
+
+def refuse_replacing(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """See that no output would take the place of what it is made of, by whatever name; None is no place.
+
+    Raises:
+        ConfigError: one would.
+    """
+    read = {place for path in inputs if (place := _place(path)) is not None}
+    for path in outputs:
+        if _place(path) in read:
+            raise ConfigError(f"{path} is an input as well; give the output another name")
+
+
+def _place(path: str | Path | None) -> tuple[int, int] | None:
+    """Equal for all names of a file or a folder; None of what is not there."""
+    try:
+        found = None if path is None else os.stat(path)
+    except (OSError, ValueError):  # as above
+        return None
+    return found and (found.st_dev, found.st_ino)
 
 
 @contextlib.contextmanager

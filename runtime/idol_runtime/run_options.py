@@ -1,5 +1,6 @@
 """What a run reads and writes, and what came of it; for several sources, made of one pattern for all."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,10 @@ from urllib.parse import urlsplit
 
 from idol_runtime.captures import redact
 from idol_runtime.errors import ConfigError, IdolError
-from idol_runtime.sources import local_path
+from idol_runtime.files import refuse_replacing
+from idol_runtime.sources import local_path, source_places
 
-__all__ = ["RunOptions", "RunSummary", "for_each_source", "refuse_twice", "source_name"]
+__all__ = ["RunOptions", "RunSummary", "check_outputs", "for_each_source", "source_name"]
 
 _BY_SOURCE = ("{source}", "{number}")
 
@@ -158,12 +160,18 @@ def _path_name(path: Path) -> str:
         return path.stem
 
 
-def refuse_twice(options: Sequence[RunOptions]) -> None:
-    """See that no output has the name of another.
+def check_outputs(options: Sequence[RunOptions]) -> None:
+    """See that every output has a place of its own: that of no other, of no source, nor among a source's images.
 
     Raises:
-        ConfigError: one has.
+        ConfigError: one has not.
     """
-    resolved = [path.resolve() for entry in options for path in entry.outputs]
-    if len(set(resolved)) < len(resolved):
+    outputs = [path for entry in options for path in entry.outputs]
+    if len({path.resolve() for path in outputs}) < len(outputs):
         raise ConfigError("two outputs have the same name; give each its own")
+    refuse_replacing(outputs, [place for entry in options for place in source_places(entry.source)])
+    paths = [path for entry in options if (path := local_path(entry.source)) is not None]
+    for folder in filter(os.path.isdir, paths):
+        for masks in (entry.masks for entry in options):
+            if masks is not None and masks.resolve().is_relative_to(folder.resolve()):
+                raise ConfigError(f"{masks} lies in the source {folder}; give the masks another folder")

@@ -21,7 +21,7 @@ from idol_runtime.errors import ConfigError, FrameError, SourceError
 from idol_runtime.frames import Frame, RGBImage
 from idol_runtime.images import IMAGE_EXTENSIONS, ImageReader, list_images
 
-__all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "local_path", "open_source"]
+__all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "local_path", "open_source", "source_places"]
 
 # How long closing waits for a thread that is reading.
 _PATIENCE_S = 2.0
@@ -194,6 +194,20 @@ def local_path(source: str | int | Path) -> Path | None:
         return Path(os.path.expanduser(source))
     except ValueError:  # a NUL in the user's name
         return Path(source)
+
+
+def source_places(source: str | int | Path) -> list[Path]:
+    """Every file that a source is read from, and the folders of images; none of a camera, a stream or nothing."""
+    path = local_path(source)
+    if path is None:
+        return []
+    if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
+        return [path]
+    # A folder that may not be read has none; opening it says so.
+    pattern = glob.escape(str(path)) + "/*" if os.path.isdir(path) else str(path)
+    found = map(Path, glob.glob(pattern, recursive=True))
+    images = [image for image in found if image.suffix.lower() in IMAGE_EXTENSIONS]
+    return [*{image.parent for image in images}, *images]
 
 
 def _open_reader(source: str | int | Path) -> Reader:

@@ -13,9 +13,10 @@ from idol_runtime import lane as lane_module
 from idol_runtime.backends.base import BatchLimit
 from idol_runtime.config import Category, Preprocessing, StreamConfig
 from idol_runtime.detection import NetworkOutput
-from idol_runtime.errors import BackendError, FrameError, OutputError, SourceError
+from idol_runtime.errors import BackendError, ConfigError, FrameError, OutputError, SourceError
 from idol_runtime.frames import Frame
 from idol_runtime.run import RunOptions, RunSummary, run
+from idol_runtime.run_options import for_each_source
 from idol_runtime.sinks import JsonlSink
 from idol_runtime.streams import Streams
 
@@ -206,6 +207,15 @@ def test_a_network_that_fails_ends_all_and_loses_nothing(folders: list[Path]) ->
     with pytest.raises(BackendError, match="out of memory"):
         run(Streams(backend, CONFIG), options(folders))
     assert [count(folder) for folder in folders] == [[0, 1]] * 3
+
+
+def test_a_source_is_never_replaced(folders: list[Path]) -> None:
+    image = folders[0] / "0.png"
+    before, backend = image.read_bytes(), GreyBackend()
+    pattern = RunOptions("", results=Path(f"{folders[0]}/{{source}}.png"))
+    with pytest.raises(ConfigError, match=r"0\.png is an input as well; give the output another name"):
+        run(Streams(backend, CONFIG), for_each_source(pattern, [image]))
+    assert (image.read_bytes(), backend.seen) == (before, [])
 
 
 def test_a_source_that_cannot_be_opened_is_told_before_any_frame(folders: list[Path]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from idol_runtime.errors import ConfigError
-from idol_runtime.run_options import RunOptions, for_each_source, refuse_twice, source_name
+from idol_runtime.run_options import RunOptions, check_outputs, for_each_source, source_name
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,48 @@ def test_two_sources_into_one_output(output: str, why: str) -> None:
 def test_outputs_that_meet_all_the_same() -> None:
     pattern = RunOptions("", save=Path("{source}"), jsonl=Path("o/../{source}"))
     with pytest.raises(ConfigError, match="give each its own"):
-        refuse_twice(for_each_source(pattern, ["x.mp4", "y.mp4"]))
+        check_outputs(for_each_source(pattern, ["x.mp4", "y.mp4"]))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A video, two folders of an image, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").touch()
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (
+            [RunOptions("a.mp4", save=Path("x/../a.mp4"))],
+            r"x/\.\./a\.mp4 is an input as well; give the output",
+        ),
+        ([RunOptions(0, save=Path("b.mp4")), RunOptions("b.mp4"), RunOptions("a.mp4")], None),
+        (
+            [RunOptions(0, save=Path("a.mp4")), RunOptions("x"), RunOptions("a.mp4")],
+            "a.mp4 is an input as well",
+        ),
+        ([RunOptions("x", jsonl=Path("x/0.jpg"))], r"x/0\.jpg is an input as well"),
+        ([RunOptions("x/*", jsonl=Path("x/0.jpg"))], r"x/0\.jpg is an input as well"),
+        ([RunOptions("x/*", jsonl=Path("x/a"), masks=Path("x/masks"))], None),
+        ([RunOptions("x", jsonl=Path("x/a"))], None),
+        ([RunOptions("x/*", masks=Path("x"))], "x is an input as well"),
+        ([RunOptions("a.mp4", masks=Path("x")), RunOptions("x")], "x is an input as well"),
+        (
+            [RunOptions("y", masks=Path("masks")), RunOptions("x", masks=Path("y/masks"))],
+            "y/masks lies in the source y",
+        ),
+        ([RunOptions("a.mp4", masks=Path("masks"))], None),
+    ],
+)
+def test_outputs_that_would_meet_a_source(here: Path, options: list[RunOptions], why: str | None) -> None:
+    if why is None:
+        check_outputs(options)
+        return
+    with pytest.raises(ConfigError, match=why):
+        check_outputs(options)

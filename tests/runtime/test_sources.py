@@ -18,7 +18,7 @@ from idol_runtime.captures import redact
 from idol_runtime.errors import ConfigError, FrameError, MissingDependencyError, SourceError
 from idol_runtime.frames import Frame
 from idol_runtime.images import natural_key, read_image
-from idol_runtime.sources import local_path, open_source
+from idol_runtime.sources import local_path, open_source, source_places
 
 cv2 = pytest.importorskip("cv2")
 
@@ -304,6 +304,16 @@ def test_where_a_source_is(source: str | int | Path, path: str | None) -> None:
 def test_the_home_is_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert local_path("~/a.mp4") == local_path(Path("~/a.mp4")) == Path("/home/me/a.mp4")
+
+
+def test_what_a_source_is_read_from(video: Path, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", ["0.png", "1.png"])
+    (folder / "notes.txt").touch()
+    images = [folder, folder / "0.png", folder / "1.png"]
+    assert sorted(source_places(folder)) == sorted(source_places(f"{folder}/*")) == images
+    assert source_places(str(video)) == [video]
+    for nowhere in (0, "12", "rtsp://host/live", tmp_path / "gone", f"{tmp_path}/*.jpg", "a\0b", "x" * 5000):
+        assert source_places(nowhere) == []
 
 
 def test_an_empty_name() -> None:
