@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
-from idol_runtime.backends.base import BatchLimit, GraphChoice
+from idol_runtime.backends.base import BatchLimit, GraphChoice, check_threads
 from idol_runtime.backends.choice import JUDGES, fastest, require_graph, verified_graphs
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.certificates import ReducedName
@@ -80,9 +80,11 @@ def open_session(
         libraries: of operators that are not ONNX Runtime's own; `idol_plugins.ort.ort_library()`.
 
     Raises:
+        ConfigError: a number of threads that cannot be.
         MissingDependencyError: ONNX Runtime is not installed.
         BackendError: the device is not there, or the graph is refused.
     """
+    check_threads(threads)
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = _QUIET
