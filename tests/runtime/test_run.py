@@ -15,6 +15,7 @@ from idol_runtime.config import Category, Preprocessing, StreamConfig
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError, ConfigError, FrameError, OutputError, SourceError
 from idol_runtime.frames import Frame
+from idol_runtime.images import NOMINAL_FPS
 from idol_runtime.run import RunOptions, RunSummary, run
 from idol_runtime.run_options import for_each_source
 from idol_runtime.sinks import JsonlSink
@@ -154,6 +155,32 @@ class Camera:
         for t in range(3):
             assert self.go_on.acquire(timeout=20)
             yield Frame(t, float(t), np.full((32, 64, 3), 100, np.uint8))
+
+
+def test_a_source_that_states_its_time_base_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cameras on the network do: 90000 frames per second, which no video can have."""
+    cv2 = pytest.importorskip("cv2")
+
+    class TimeBase:
+        def __init__(self, *arguments: object) -> None:
+            self._capture = open_capture(*arguments)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._capture, name)
+
+        def get(self, key: int) -> float:
+            return 90_000.0 if key == cv2.CAP_PROP_FPS else self._capture.get(key)
+
+    open_capture = cv2.VideoCapture
+    source, saved = tmp_path / "a.avi", tmp_path / "b.avi"
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"XVID"), 25, (64, 32))
+    for _ in range(3):
+        writer.write(np.full((32, 64, 3), 100, np.uint8))
+    writer.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", TimeBase)
+        (summary,) = run(Streams(GreyBackend(), CONFIG), [RunOptions(source, save=saved)])
+    assert (summary.frames, cv2.VideoCapture(str(saved)).get(cv2.CAP_PROP_FPS)) == (3, NOMINAL_FPS)
 
 
 def test_nobody_waits_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

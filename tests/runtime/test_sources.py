@@ -472,6 +472,27 @@ def test_a_camera_is_live_and_names_its_end(fake: list[Any]) -> None:
     assert capture.released
 
 
+@pytest.mark.parametrize("rate", [90_000.0, 1000.5, 0.0, -25.0, float("nan"), float("inf")])
+def test_a_rate_that_cannot_be_is_unknown(fake: list[Any], rate: float) -> None:
+    """Some streams state their time base instead: 90000, of RTSP."""
+    fake.append(FakeCapture([(8, 8)] * 3, 0, fps=rate, clock=False))
+    with open_source("rtsp://10.0.0.7/live") as source:
+        assert source.fps is None
+
+
+def test_the_highest_rate_that_is_believed(fake: list[Any]) -> None:
+    fake.append(FakeCapture([(8, 8)] * 3, 0, fps=1000.0))
+    with open_source("rtsp://10.0.0.7/live", stride=2) as source:
+        assert source.fps == 500
+
+
+def test_what_is_counted_by_such_a_rate_is_no_length(video: Path, fake: list[Any]) -> None:
+    fake.append(FakeCapture([(8, 8)] * 30, 90_000, fps=90_000.0, clock=False))
+    with open_source(video) as source:
+        assert (source.frame_count, source.live) == (None, False)
+        assert len(list(source)) == 30
+
+
 def test_a_camera_without_frames(fake: list[Any]) -> None:
     fake.append(FakeCapture([], 0))
     with pytest.raises(SourceError, match="camera 0 has no frames"):
