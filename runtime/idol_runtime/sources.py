@@ -7,6 +7,7 @@
 The first frame is read on opening, so that a source without one is told before anything else is loaded.
 """
 
+import contextlib
 import glob
 import os
 import re
@@ -23,8 +24,6 @@ from idol_runtime.images import IMAGE_EXTENSIONS, ImageReader, list_images
 
 __all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "local_path", "open_source", "source_places"]
 
-# How long closing waits for a thread that is reading.
-_PATIENCE_S = 2.0
 # All of them fit OpenCV's int; more digits are a file's name.
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 _LAST_CAMERA = 10**9 - 1
@@ -121,12 +120,10 @@ class FrameSource:
     def close(self) -> None:
         """Let go of the file, the camera or the connection; safe to call twice, and while another thread reads.
 
-        A thread that waits for a camera which has stopped keeps its connection to the process's end.
+        Nobody waits for that thread: it lets go itself when it has its frame, or with the process.
         """
         self._state = "closed"
-        if self._reading.acquire(timeout=_PATIENCE_S):
-            self._reader.close()
-            self._reading.release()
+        self._let_go()
 
     def _frames(self) -> Iterator[Frame]:
         index = yielded = 0
@@ -142,8 +139,25 @@ class FrameSource:
                 return
             index += self._stride
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The reader for one thread; a source that was closed meanwhile is let go of on the way out."""
+        try:
+            with self._reading:
+                yield
+        finally:
+            if self._state == "closed":
+                self._let_go()
+
+    def _let_go(self) -> None:
+        if self._reading.acquire(blocking=False):
+            try:
+                self._reader.close()
+            finally:
+                self._reading.release()
+
     def _read(self, index: int) -> RGBImage | None:
-        with self._reading:
+        with self._turn():
             image = None if self._state == "closed" else self._reader.read()
         if image is not None:
             self._check_size(index, image)
@@ -151,7 +165,7 @@ class FrameSource:
 
     def _skip(self) -> bool:
         """Pass over what the stride leaves out."""
-        with self._reading:
+        with self._turn():
             return self._state != "closed" and all(self._reader.skip() for _ in range(self._stride - 1))
 
     def _check_size(self, index: int, image: RGBImage) -> None:

@@ -3,6 +3,8 @@
 import itertools
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +493,46 @@ def test_what_is_counted_by_such_a_rate_is_no_length(video: Path, fake: list[Any
     with open_source(video) as source:
         assert (source.frame_count, source.live) == (None, False)
         assert len(list(source)) == 30
+
+
+class Hanging(FakeCapture):
+    """A camera that gives nothing after its first frame until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__([(8, 8)] * 3, -1)
+        self.hangs, self.go_on = threading.Event(), threading.Event()
+
+    def grab(self) -> bool:
+        if self.position:
+            self.hangs.set()
+            assert self.go_on.wait(20)
+        return super().grab()
+
+
+def test_nobody_waits_for_a_camera_that_hangs(fake: list[Any]) -> None:
+    capture = Hanging()
+    fake.append(capture)
+    source = open_source(0)
+    thread = threading.Thread(target=lambda: list(source))
+    thread.start()
+    assert capture.hangs.wait(20)
+    before = time.monotonic()
+    source.close()
+    assert time.monotonic() - before < 1
+    assert not capture.released, "in use by the thread"
+    capture.go_on.set()
+    thread.join(20)
+    assert capture.released, "by the thread, when it came back"
+
+
+def test_a_source_that_is_closed_without_a_thread(fake: list[Any]) -> None:
+    capture = Hanging()
+    fake.append(capture)
+    with open_source(0) as source:
+        frames = iter(source)
+        next(frames)
+    assert capture.released
+    assert list(frames) == []
 
 
 def test_a_camera_without_frames(fake: list[Any]) -> None:
