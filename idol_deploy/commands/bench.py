@@ -51,15 +51,19 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.bench.measure import BenchOptions, measure
     from idol_runtime.bench.page import as_page
     from idol_runtime.bench.report import as_markdown, as_text
-    from idol_runtime.files import writable_target
+    from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
+    from idol_runtime.sources import source_places
 
     rows = _rows(options)
     if options.list:
         print("\n".join(row.name for row in rows))
         return 0
-    for path in filter(None, (options.json, options.markdown, options.html)):
+    outputs = [path for path in (options.json, options.markdown, options.html) if path is not None]
+    for path in outputs:
         writable_target(path)
+    frames = source_places(options.source) if options.source else []
+    refuse_replacing(outputs, [options.bundle, options.weights, options.preset, *frames])
     if options.html:
         import_optional("matplotlib", "matplotlib", "bench", "--html")
     bench = BenchOptions(

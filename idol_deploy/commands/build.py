@@ -63,10 +63,11 @@ def run(options: argparse.Namespace) -> int:
     from idol_export.engine.report import count_layers
     from idol_runtime.bundle import Bundle
     from idol_runtime.engine_file import read_layers
-    from idol_runtime.files import replacing, writable_target
+    from idol_runtime.files import refuse_replacing, replacing, writable_target
 
     if options.report:
         writable_target(options.report)
+        refuse_replacing([options.report], [options.bundle])
     wanted = BuildOptions(
         graph=options.graph,
         device=options.device,

@@ -33,11 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from idol_deploy.train.settings import network_config
-    from idol_runtime.files import writable_target
+    from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
 
     config = network_config(options.preset)
     writable_target(options.output)
+    refuse_replacing([options.output], [options.weights, options.preset])
     import_optional("torch", "torch", "export", "reading a checkpoint")
     from idol_deploy.checkpoint import load_checkpoint, save_checkpoint
 

@@ -99,14 +99,17 @@ def run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from idol_deploy.train.settings import network_config
-    from idol_runtime.files import writable_target
+    from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
+    from idol_runtime.sources import source_places
 
     config = network_config(options.preset)
     if options.no_resize or options.short_side:
         side = None if options.no_resize else options.short_side
         config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
     writable_target(options.output)
+    frames = [place for name in (options.verify, options.calibrate) if name for place in source_places(name)]
+    refuse_replacing([options.output], [options.weights, options.preset, options.judge, *frames])
     for package in ("torch", "onnx", "onnxscript"):
         import_optional(package, package, "export", "exporting")
 

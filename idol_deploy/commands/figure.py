@@ -190,7 +190,10 @@ def _identities(options: argparse.Namespace) -> int:
     from idol_deploy.evaluate.model import open_pipeline
     from idol_deploy.figure.identities import draw_identities, read_truth
     from idol_deploy.figure.twin_runs import run_twins
+    from idol_runtime.files import refuse_replacing
+    from idol_runtime.sources import source_places
 
+    refuse_replacing([options.output], source_places(options.source))
     if (options.gt is None) != (options.video is None):
         raise ConfigError(
             "--gt and --video go together: the annotations, and which of their videos the source is"

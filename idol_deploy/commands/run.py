@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
+    from idol_runtime.files import refuse_replacing
     from idol_runtime.run import run
     from idol_runtime.run_options import RunOptions, for_each_source
     from idol_runtime.streams import Streams
@@ -91,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         video_id=options.video_id,
     )
     run_options = for_each_source(pattern, options.source)
+    refuse_replacing([path for entry in run_options for path in entry.outputs], [options.bundle])
     with Streams.open(
         options.bundle,
         backend=options.backend,

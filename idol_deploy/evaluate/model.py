@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from idol_deploy.config import IdolConfig
 from idol_deploy.evaluate.shards import Shard
-from idol_runtime.backends import GraphChoice
+from idol_runtime.backends.base import GraphChoice, check_threads
 from idol_runtime.config import override
 from idol_runtime.errors import ConfigError
 from idol_runtime.optional import import_optional
@@ -49,6 +49,7 @@ class ModelChoice:
             raise ConfigError("nothing to run, or two things: give a bundle, or --weights with --preset")
         if (self.weights is None) != (self.preset is None):
             raise ConfigError("--weights and --preset go together: the preset says what the weights are")
+        check_threads(self.threads)
 
     @property
     def file(self) -> Path:

@@ -19,7 +19,7 @@ from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_runtime.errors import ConfigError, DataError
-from idol_runtime.files import replacing, writable_target
+from idol_runtime.files import refuse_replacing, replacing, writable_target
 from idol_runtime.optional import import_optional
 
 __all__ = ["Evaluated", "Evaluation", "evaluate"]
@@ -95,7 +95,7 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         announce: told what is going on.
 
     Raises:
-        ConfigError: a shard, setting or preset that cannot be, or parts of another run.
+        ConfigError: a shard, setting or preset that cannot be, parts of another run, or an output that is an input.
         DataError: annotations or results that are broken; see `read_dataset` and `read_predictions`.
         SourceError: a frame that is missing or broken.
         OutputError: an output cannot be written.
@@ -106,6 +106,8 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         raise ConfigError("two outputs have the same name; give each its own")
     for path in outputs:
         writable_target(path)
+    of_model = () if task.model is None else (task.model.file, task.model.preset)
+    refuse_replacing(outputs, [task.gt, task.pred, *of_model])
     import_optional("pycocotools.mask", "pycocotools", "evaluate", "evaluating")
     if task.tracking:
         load_trackeval()

@@ -13,7 +13,6 @@ the manifest is the zip's comment; the manifest holds those of the others. Nothi
 extracted to disk. docs/bundle.md describes the format.
 """
 
-import hashlib
 import io
 import os
 import zipfile
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from idol_runtime.certificates import Certificate, GraphInfo, GraphName, Parity, ReducedName, StageError
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BundleError, ConfigError
-from idol_runtime.files import replacing
+from idol_runtime.sealed_zip import SealedZip, sha256, write_sealed
 
 __all__ = [
     "CANARY",
@@ -173,11 +172,6 @@ class Canary:
             return Canary(frame=np.asarray(archive["frame"], np.uint8), outputs=outputs)
 
 
-def sha256(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, bytes]) -> Manifest:
     """Write a bundle, whole or not at all.
 
@@ -194,11 +188,7 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
     """
     listing = {name: Member(bytes=len(data), sha256=sha256(data)) for name, data in members.items()}
     manifest = msgspec.structs.replace(manifest, members=listing)
-    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        archive.comment = sha256(encoded).encode()
-        for name, data in {MANIFEST: encoded, **members}.items():
-            archive.writestr(name, data)
+    write_sealed(path, MANIFEST, manifest, members)
     return manifest
 
 
@@ -210,9 +200,9 @@ class Bundle:
             print(bundle.manifest.preset)
     """
 
-    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+    def __init__(self, file: SealedZip, path: Path) -> None:
         self.path = path
-        self._archive = archive
+        self._file = file
         self.manifest = self._read_manifest()
         self.parity = self._read_parity()
 
@@ -227,16 +217,13 @@ class Bundle:
         path = Path(path)
         if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             raise BundleError(f"{path} does not exist; write one with: idol-deploy export")
+        file = SealedZip(
+            path, lambda why: BundleError(f"{path} is not a whole .idol bundle: {why}; {_BROKEN}")
+        )
         try:
-            archive = zipfile.ZipFile(path)
-        except Exception as error:  # zipfile raises whatever its parser meets
-            raise BundleError(
-                f"{path} is not an .idol bundle or is cut short ({error}); {_BROKEN}"
-            ) from error
-        try:
-            return Bundle(archive, path)
+            return Bundle(file, path)
         except BaseException:
-            archive.close()
+            file.close()
             raise
 
     def __enter__(self) -> "Bundle":
@@ -249,7 +236,7 @@ class Bundle:
 
     def close(self) -> None:
         """Close the file."""
-        self._archive.close()
+        self._file.close()
 
     def graph(self, name: GraphName = "portable") -> bytes:
         """A whole ONNX file; any but `portable` only where `parity` has it."""
@@ -274,17 +261,14 @@ class Bundle:
 
     def _read_manifest(self) -> Manifest:
         self._check_names()
-        encoded = self._read(MANIFEST)
-        if sha256(encoded) != self._archive.comment.decode("ascii", "replace"):
-            raise BundleError(f"{self.path}: {MANIFEST} was changed after it was written; {_BROKEN}")
-        version = _decode(encoded, _SchemaOnly, self.path).schema_version
+        version, encoded = self._file.head(MANIFEST, _MAX_BYTES[MANIFEST])
         if version != SCHEMA_VERSION:
             fix = "upgrade idol-deploy" if version > SCHEMA_VERSION else "export it again"
             raise BundleError(
                 f"{self.path} has bundle schema {version}, this idol-deploy reads {SCHEMA_VERSION}; {fix}"
             )
         manifest = _decode(encoded, Manifest, self.path)
-        if {MANIFEST, *manifest.members} != set(self._archive.namelist()):
+        if {MANIFEST, *manifest.members} != set(self._file.names):
             raise BundleError(f"{self.path}: the manifest lists {sorted(manifest.members)}; {_BROKEN}")
         return manifest
 
@@ -310,8 +294,7 @@ class Bundle:
         return parity
 
     def _check_names(self) -> None:
-        names = [info.filename for info in self._archive.infolist()]
-        known = set(_MAX_BYTES)
+        names, known = self._file.names, set(_MAX_BYTES)
         if len(set(names)) < len(names) or not known - _OPTIONAL <= set(names) <= known:
             odd = sorted((set(names) - known) | (known - _OPTIONAL - set(names))) or sorted(names)
             raise BundleError(
@@ -319,39 +302,23 @@ class Bundle:
             )
 
     def _member(self, name: str) -> bytes:
-        data, expected = self._read(name), self.manifest.members[name]
+        data, expected = self._file.read(name, _MAX_BYTES[name]), self.manifest.members[name]
         if len(data) != expected.bytes or sha256(data) != expected.sha256:
             raise BundleError(f"{self.path}: {name} was changed after it was written; {_BROKEN}")
-        return data
-
-    def _read(self, name: str) -> bytes:
-        limit = _MAX_BYTES[name]
-        try:
-            with self._archive.open(name) as member:
-                # The size in the zip's header may lie; one byte beyond the limit is enough to know.
-                data = member.read(limit + 1)
-        except Exception as error:  # see `open`
-            raise BundleError(f"{self.path}: {name} cannot be read ({error}); {_BROKEN}") from error
-        if len(data) > limit:
-            raise BundleError(f"{self.path}: {name} is larger than {limit // _MIB} MiB; {_BROKEN}")
         return data
 
 
 _T = TypeVar("_T")
 
 
-class _SchemaOnly(msgspec.Struct):
-    schema_version: int
-
-
 def _decode(data: bytes, kind: type[_T], path: Path) -> _T:
-    what = kind.__name__.strip("_").lower()
+    what = kind.__name__.lower()
     try:
         value = msgspec.json.decode(data, type=kind)
         unknown = _unknown(msgspec.json.decode(data), msgspec.to_builtins(value))
     except (msgspec.DecodeError, ConfigError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: {what} is not valid ({error}); {_BROKEN}") from error
-    if unknown is not None and kind is not _SchemaOnly:
+    if unknown is not None:
         raise BundleError(f"{path}: {what} is not valid (unknown field {unknown!r}); {_BROKEN}")
     return value
 

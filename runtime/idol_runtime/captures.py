@@ -14,6 +14,7 @@ from idol_runtime.optional import load_cv2
 
 __all__ = [
     "COUNT_TOLERANCE",
+    "MAX_FPS",
     "RECONNECT_ATTEMPTS",
     "RECONNECT_FIRST_DELAY_S",
     "CaptureReader",
@@ -26,6 +27,8 @@ RECONNECT_FIRST_DELAY_S = 1.0
 # A container's frame count is an estimate: a reading that ends this close to it is whole.
 COUNT_TOLERANCE = 0.01
 COUNT_TOLERANCE_FRAMES = 2
+# Above it a source states its time base: 90000, of RTSP. Nor does a video that is written have more.
+MAX_FPS = 1000.0
 
 
 def redact(url: str) -> str:
@@ -61,7 +64,7 @@ class CaptureReader:
 
     Attributes:
         name: the source for messages, without secrets.
-        fps: frames per second, None where the source does not say.
+        fps: frames per second, None where the source does not say, or says more than `MAX_FPS`.
         frame_count: the container's estimate, None where there is none.
         live: whether the source has no end of its own.
         size: (height, width) of the first frame in pixels.
@@ -83,6 +86,8 @@ class CaptureReader:
         self.fps = self._property(self._cv2.CAP_PROP_FPS)
         count = self._property(self._cv2.CAP_PROP_FRAME_COUNT)
         self.live = isinstance(target, int) or ("://" in target and count is None)
+        if self.fps is not None and self.fps > MAX_FPS:
+            self.fps = count = None  # the count is estimated by the rate
         self.frame_count = None if self.live or count is None else round(count)
         self._started = time.monotonic()
         self.time_s = 0.0

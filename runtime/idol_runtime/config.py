@@ -12,6 +12,9 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "VideoConfig", "override"]
 
+# Every track has room for so many embeddings from its first frame on.
+_MOST_REMEMBERED = 1000
+
 
 def _require_share(owner: str, **values: float) -> None:
     for name, value in values.items():
@@ -45,7 +48,7 @@ class AssociationConfig:
             newest), `paper` by tau + T/t (t = 1 the newest), `score` by the score alone, and `momentum`
             keeps one running embedding instead.
         frame_weight: on rows with several candidates, weigh by how often each track was seen.
-        memory_length: embeddings kept per track; the paper's T.
+        memory_length: embeddings kept per track, 1000 at most; the paper's T.
         tau: the paper's constant in its temporal weight.
         momentum: share of the new embedding in the running one.
         max_age: a track unseen for this many frames is forgotten, and its id never returns.
@@ -76,8 +79,12 @@ class AssociationConfig:
             match_score=self.match_score,
             momentum=self.momentum,
         )
-        if self.memory_length < 1 or self.max_age < 1:
-            raise ConfigError("association.memory_length and association.max_age must be at least 1")
+        if not 1 <= self.memory_length <= _MOST_REMEMBERED:
+            raise ConfigError(
+                f"association.memory_length must lie between 1 and {_MOST_REMEMBERED}, got {self.memory_length}"
+            )
+        if self.max_age < 1:
+            raise ConfigError(f"association.max_age must be at least 1, got {self.max_age}")
         if not 0 <= self.tau < math.inf:
             raise ConfigError(f"association.tau must not be negative, got {self.tau}")
         _require_choice("association", self, "matching", "temporal")

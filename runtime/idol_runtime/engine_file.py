@@ -7,17 +7,15 @@ zip's comment, and it holds that of the plan. This finds accidents; it is no sig
 
 import os
 import re
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from idol_plugins.errors import PluginError
 from idol_plugins.user_cache import user_cache
-from idol_runtime.bundle import GRAPHS, WEIGHTS, Bundle, GraphName, StageError, sha256
+from idol_runtime.bundle import GRAPHS, WEIGHTS, Bundle, GraphName, StageError
 from idol_runtime.errors import BackendError, OutputError
-from idol_runtime.files import replacing
+from idol_runtime.sealed_zip import SealedZip, sha256, write_sealed
 
 __all__ = [
     "ENGINE_SCHEMA",
@@ -188,12 +186,7 @@ def write_engine(path: Path, info: EngineInfo, plan: bytes, layers: str) -> None
     Raises:
         OutputError: the place cannot be written.
     """
-    encoded = msgspec.json.format(msgspec.json.encode(info), indent=2)
-    members: Mapping[str, bytes] = {_INFO: encoded, _PLAN: plan, _LAYERS: layers.encode()}
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        archive.comment = sha256(encoded).encode()
-        for name, data in members.items():
-            archive.writestr(name, data)
+    write_sealed(path, _INFO, info, {_PLAN: plan, _LAYERS: layers.encode()})
 
 
 def read_info(path: Path) -> EngineInfo:
@@ -202,19 +195,14 @@ def read_info(path: Path) -> EngineInfo:
     Raises:
         BackendError: it is broken, or of another schema.
     """
-    encoded = _read(path, _INFO, _MOST_INFO)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            whole = sha256(encoded).encode() == archive.comment
-        version = msgspec.json.decode(encoded, type=_SchemaOnly).schema_version
-        info = msgspec.json.decode(encoded, type=EngineInfo) if version == ENGINE_SCHEMA else None
-    except (OSError, zipfile.BadZipFile, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BackendError(f"{path} is corrupted ({error})") from error
-    if not whole:
-        raise BackendError(f"{path} is corrupted: {_INFO} was changed")
-    if info is None:
+    with _open(path) as file:
+        version, encoded = file.head(_INFO, _MOST_INFO)
+    if version != ENGINE_SCHEMA:
         raise BackendError(f"{path} has engine schema {version}, this idol-deploy reads {ENGINE_SCHEMA}")
-    return info
+    try:
+        return msgspec.json.decode(encoded, type=EngineInfo)
+    except msgspec.DecodeError as error:
+        raise BackendError(f"{path} is corrupted: {_INFO} is not valid ({error})") from error
 
 
 def read_plan(path: Path, info: EngineInfo) -> bytes:
@@ -223,7 +211,8 @@ def read_plan(path: Path, info: EngineInfo) -> bytes:
     Raises:
         BackendError: it was changed after it was written.
     """
-    plan = _read(path, _PLAN, info.plan_bytes)
+    with _open(path) as file:
+        plan = file.read(_PLAN, info.plan_bytes)
     if len(plan) != info.plan_bytes or sha256(plan) != info.plan_sha256:
         raise BackendError(f"{path} is corrupted: its plan was changed")
     return plan
@@ -235,16 +224,9 @@ def read_layers(path: Path) -> str:
     Raises:
         BackendError: it cannot be read.
     """
-    return _read(path, _LAYERS, _MOST_LAYERS).decode(errors="replace")
+    with _open(path) as file:
+        return file.read(_LAYERS, _MOST_LAYERS).decode(errors="replace")
 
 
-def _read(path: Path, name: str, most: int) -> bytes:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-            return member.read(most + 1)
-    except Exception as error:  # zipfile and zlib raise whatever their parsers meet
-        raise BackendError(f"{path} is corrupted ({str(error) or type(error).__name__})") from error
-
-
-class _SchemaOnly(msgspec.Struct):
-    schema_version: int
+def _open(path: Path) -> SealedZip:
+    return SealedZip(path, lambda why: BackendError(f"{path} is corrupted: {why}"))

@@ -2,17 +2,17 @@
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from idol_runtime.errors import OutputError
+from idol_runtime.errors import ConfigError, OutputError
 
-__all__ = ["replacing", "writable_target"]
+__all__ = ["refuse_replacing", "replacing", "writable_target"]
 
 
 def writable_target(path: str | Path) -> Path:
-    """Check that a file can be written at `path`, before any work is done for it.
+    """Check that a file can be written at `path`, before any work is done for it; where a link leads, if it is one.
 
     Raises:
         OutputError: the folder is missing or not writable, or `path` is a folder or a device.
@@ -25,6 +25,8 @@ def writable_target(path: str | Path) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"cannot write {target}: {reason}; choose another place") from error
+    if target.is_symlink():
+        target = target.resolve()
     if target.is_dir():
         raise OutputError(f"{target} is a folder; give a file name")
     if target.exists() and not target.is_file():
@@ -38,6 +40,27 @@ def writable_target(path: str | Path) -> Path:
     return target
 
 
+def refuse_replacing(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """See that no output would take the place of what it is made of, by whatever name; None is no place.
+
+    Raises:
+        ConfigError: one would.
+    """
+    read = {place for path in inputs if (place := _place(path)) is not None}
+    for path in outputs:
+        if _place(path) in read:
+            raise ConfigError(f"{path} is an input as well; give the output another name")
+
+
+def _place(path: str | Path | None) -> tuple[int, int] | None:
+    """Equal for all names of a file or a folder; None of what is not there."""
+    try:
+        found = None if path is None else os.stat(path)
+    except (OSError, ValueError):  # as above
+        return None
+    return found and (found.st_dev, found.st_ino)
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path with the target's suffix; it becomes the target on success and vanishes on failure.
@@ -46,20 +69,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OutputError: the target cannot be written, or the disk is full.
     """
     target = writable_target(path)
-    # Cut to what leaves room for mkstemp's own letters in a name of 255 bytes, whatever the script.
-    prefix, suffix = f".{target.stem[:40]}-", target.suffix[:20]
+    # Cut to what leaves room for the random letters in a name of 255 bytes, whatever the script.
+    temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(4)}{target.suffix[:20]}")
     try:
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+        # Not by tempfile, which makes it private: the umask would be ours to apply, and to read it is to set it.
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        # mkstemp made it private; the finished file gets the permissions any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from idol_runtime.frames import Frame
 from idol_runtime.lane import Lane
-from idol_runtime.run_options import RunOptions, RunSummary, refuse_twice
+from idol_runtime.run_options import RunOptions, RunSummary, check_outputs
 from idol_runtime.stream import Prepared
 from idol_runtime.streams import Streams
 
@@ -23,12 +23,13 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
     A source that breaks ends alone, and its summary says why; of a single one, the error is raised.
 
     Raises:
+        ConfigError: an output has the place of another, or of a source.
         SourceError: a source cannot be opened; or the only one cannot be read further, and what came before is written.
         FrameError: a frame of the only source cannot be processed; likewise.
         OutputError: the place of an output cannot be written.
         BackendError: the inference engine failed.
     """
-    refuse_twice(options)
+    check_outputs(options)
     lanes: dict[int, Lane] = {}
     changed = threading.Condition()
     interrupted = False

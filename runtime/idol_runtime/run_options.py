@@ -7,9 +7,12 @@ from glob import has_magic
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from idol_runtime.captures import redact
 from idol_runtime.errors import ConfigError, IdolError
+from idol_runtime.files import refuse_replacing
+from idol_runtime.sources import local_path, source_places
 
-__all__ = ["RunOptions", "RunSummary", "for_each_source", "refuse_twice", "source_name"]
+__all__ = ["RunOptions", "RunSummary", "check_outputs", "for_each_source", "source_name"]
 
 _BY_SOURCE = ("{source}", "{number}")
 
@@ -126,28 +129,43 @@ def source_name(source: str | int | Path) -> str:
         >>> [source_name(s) for s in ("a/street.mp4", "yard/*.png", 0, "rtsp://me:secret@10.0.0.5:554/live?key=1")]
         ['street', 'yard', 'camera0', '10.0.0.5_554_live']
     """
-    text = str(source)
-    if isinstance(source, int) or text.isdecimal():
-        return f"camera{text}"
-    if "://" in text:
-        # Neither user nor query: they may be secret.
-        parts = urlsplit(text)
-        text = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    text, path = str(source), local_path(source)
+    if path is not None:
+        text = _path_name(path)
+    elif "://" in text:
+        text = _url_name(text)
     else:
-        path = Path(text).expanduser()
-        while has_magic(str(path)):
-            path = path.parent
-        path = path.resolve()
-        text = path.name if path.is_dir() else path.stem
+        text = f"camera{text}"
     return re.sub(r"[^\w.-]+", "_", text).strip("_.") or "source"
 
 
-def refuse_twice(options: Sequence[RunOptions]) -> None:
-    """See that no output has the name of another.
+def _url_name(url: str) -> str:
+    """Neither user nor query: they may be secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are no address
+        return redact(url)
+    return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _path_name(path: Path) -> str:
+    try:
+        if not path.exists():
+            while has_magic(str(path)):
+                path = path.parent
+        path = path.resolve()
+        return path.name if path.is_dir() else path.stem
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+        return path.stem
+
+
+def check_outputs(options: Sequence[RunOptions]) -> None:
+    """See that every output has a place of its own: that of no other, of no source and of no folder of images.
 
     Raises:
-        ConfigError: one has.
+        ConfigError: one has not.
     """
-    resolved = [path.resolve() for entry in options for path in entry.outputs]
-    if len(set(resolved)) < len(resolved):
+    outputs = [path for entry in options for path in entry.outputs]
+    if len({path.resolve() for path in outputs}) < len(outputs):
         raise ConfigError("two outputs have the same name; give each its own")
+    refuse_replacing(outputs, [place for entry in options for place in source_places(entry.source)])

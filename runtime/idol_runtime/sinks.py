@@ -9,7 +9,6 @@ that is nothing.
 """
 
 import contextlib
-import math
 import shutil
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from idol_runtime.captures import MAX_FPS
 from idol_runtime.display import DisplaySink
 from idol_runtime.draw import DrawableResult, class_name, draw
 from idol_runtime.errors import ConfigError, FrameError, OutputError
@@ -65,8 +65,8 @@ class VideoSink(FileSink):
             raise OutputError(
                 f"cannot write {path}: a video's name ends in {' '.join(VIDEO_CODECS)}; rename it"
             )
-        if not (math.isfinite(fps) and 0 < fps <= 1000):
-            raise ConfigError(f"frames per second must lie between 0 and 1000, got {fps}")
+        if not 0 < fps <= MAX_FPS:
+            raise ConfigError(f"frames per second must lie between 0 and {MAX_FPS:g}, got {fps}")
         self._cv2 = load_cv2("writing video")
         super().__init__(path)
         self._size = size

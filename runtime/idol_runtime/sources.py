@@ -7,7 +7,9 @@
 The first frame is read on opening, so that a source without one is told before anything else is loaded.
 """
 
+import contextlib
 import glob
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -20,10 +22,11 @@ from idol_runtime.errors import ConfigError, FrameError, SourceError
 from idol_runtime.frames import Frame, RGBImage
 from idol_runtime.images import IMAGE_EXTENSIONS, ImageReader, list_images
 
-__all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "open_source"]
+__all__ = ["STREAM_SCHEMES", "FrameSource", "Reader", "local_path", "open_source", "source_places"]
 
-# How long closing waits for a thread that is reading.
-_PATIENCE_S = 2.0
+# All of them fit OpenCV's int; more digits are a file's name.
+_INDEX = re.compile(r"-?[0-9]{1,9}")
+_LAST_CAMERA = 10**9 - 1
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt")
 
 
@@ -117,12 +120,10 @@ class FrameSource:
     def close(self) -> None:
         """Let go of the file, the camera or the connection; safe to call twice, and while another thread reads.
 
-        A thread that waits for a camera which has stopped keeps its connection to the process's end.
+        Nobody waits for that thread: it lets go itself when it has its frame, or with the process.
         """
         self._state = "closed"
-        if self._reading.acquire(timeout=_PATIENCE_S):
-            self._reader.close()
-            self._reading.release()
+        self._let_go()
 
     def _frames(self) -> Iterator[Frame]:
         index = yielded = 0
@@ -138,8 +139,25 @@ class FrameSource:
                 return
             index += self._stride
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The reader for one thread; a source that was closed meanwhile is let go of on the way out."""
+        try:
+            with self._reading:
+                yield
+        finally:
+            if self._state == "closed":
+                self._let_go()
+
+    def _let_go(self) -> None:
+        if self._reading.acquire(blocking=False):
+            try:
+                self._reader.close()
+            finally:
+                self._reading.release()
+
     def _read(self, index: int) -> RGBImage | None:
-        with self._reading:
+        with self._turn():
             image = None if self._state == "closed" else self._reader.read()
         if image is not None:
             self._check_size(index, image)
@@ -147,7 +165,7 @@ class FrameSource:
 
     def _skip(self) -> bool:
         """Pass over what the stride leaves out."""
-        with self._reading:
+        with self._turn():
             return self._state != "closed" and all(self._reader.skip() for _ in range(self._stride - 1))
 
     def _check_size(self, index: int, image: RGBImage) -> None:
@@ -181,23 +199,47 @@ def open_source(source: str | int | Path, *, stride: int = 1, max_frames: int | 
     return FrameSource(_open_reader(source), stride=stride, max_frames=max_frames)
 
 
+def local_path(source: str | int | Path) -> Path | None:
+    """The file, folder or glob that a source is, with its home put in; None for a camera or a stream."""
+    if isinstance(source, int) or (isinstance(source, str) and (_INDEX.fullmatch(source) or "://" in source)):
+        return None
+    try:
+        # Unlike Path.expanduser, it leaves a home that nobody has as it is.
+        return Path(os.path.expanduser(source))
+    except ValueError:  # a NUL in the user's name
+        return Path(source)
+
+
+def source_places(source: str | int | Path) -> list[Path]:
+    """Every file that a source is read from, and the folders of images; none of a camera, a stream or nothing."""
+    path = local_path(source)
+    if path is None:
+        return []
+    if os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
+        return [path]
+    # A folder that may not be read has none; opening it says so.
+    pattern = glob.escape(str(path)) + "/*" if os.path.isdir(path) else str(path)
+    found = map(Path, glob.glob(pattern, recursive=True))
+    images = [image for image in found if image.suffix.lower() in IMAGE_EXTENSIONS]
+    return [*{image.parent for image in images}, *images]
+
+
 def _open_reader(source: str | int | Path) -> Reader:
-    if isinstance(source, int):
-        return _open_camera(source)
-    text = str(source)
-    if not text:
+    if source == "":
         raise SourceError("the source is empty; give a path, a URL or a camera index")
-    if isinstance(source, str) and re.fullmatch(r"-?[0-9]+", text):
-        return _open_camera(int(text))
-    if isinstance(source, str) and "://" in text:
-        return _open_stream(text)
-    return _open_path(Path(text).expanduser(), text)
+    if (path := local_path(source)) is not None:
+        return _open_path(path, str(source))
+    assert not isinstance(source, Path)
+    if isinstance(source, str) and "://" in source:
+        return _open_stream(source)
+    return _open_camera(source)
 
 
-def _open_camera(index: int) -> Reader:
-    if index < 0 or isinstance(index, bool):
-        raise SourceError(f"a camera index is 0 or more, got {index}; the first camera is 0")
-    return CaptureReader(int(index), f"camera {index}")
+def _open_camera(source: str | int) -> Reader:
+    index = -1 if isinstance(source, bool) else int(source)
+    if not 0 <= index <= _LAST_CAMERA:
+        raise SourceError(f"a camera index lies between 0 and {_LAST_CAMERA}; the first camera is 0")
+    return CaptureReader(index, f"camera {index}")
 
 
 def _open_stream(url: str) -> Reader:

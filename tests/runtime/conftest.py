@@ -1,7 +1,7 @@
 """A bundle of a few kilobytes, and how to spoil it; imports no torch and no onnx."""
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,14 @@ class BundleKit:
         path: Path,
         members: Mapping[str, bytes],
         comment: bytes | None = None,
-        compression: int = zipfile.ZIP_STORED,
+        compressed: Collection[str] = (),
     ) -> Path:
-        with zipfile.ZipFile(path, "w", compression) as archive:
+        with zipfile.ZipFile(path, "w") as archive:
             archive.comment = sha256(members["manifest.json"]).encode() if comment is None else comment
             for name, data in members.items():
-                archive.writestr(name, data)
+                archive.writestr(
+                    name, data, zipfile.ZIP_DEFLATED if name in compressed else zipfile.ZIP_STORED
+                )
         return path
 
     @staticmethod

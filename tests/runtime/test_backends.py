@@ -99,6 +99,15 @@ def test_onnxruntime_rests_between_frames(kit: Any) -> None:
     assert time.process_time() - before < 0.01
 
 
+@pytest.mark.parametrize("threads", [0, -1, 1025, 2**31, 2**100])
+def test_threads_that_cannot_be(kit: Any, tiny_bundle: Path, threads: int) -> None:
+    why = f"threads must lie between 1 and 1024, got {threads}"
+    with Bundle.open(tiny_bundle) as bundle, pytest.raises(ConfigError, match=why):
+        open_backend(bundle, threads=threads)
+    with pytest.raises(ConfigError, match=why):
+        open_session(kit.tiny_graph, threads=threads)
+
+
 @needs_onnxruntime
 def test_onnxruntime_answers_by_name(kit: Any, tiny_bundle: Path) -> None:
     with Bundle.open(tiny_bundle) as bundle:

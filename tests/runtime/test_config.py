@@ -36,7 +36,9 @@ def test_association_shares(name: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "expected"),
     [
-        (AssociationConfig, {"memory_length": 0}, "memory_length"),
+        (AssociationConfig, {"memory_length": 0}, "memory_length must lie between 1 and 1000, got 0"),
+        (AssociationConfig, {"memory_length": 1001}, "memory_length must lie between 1 and 1000, got 1001"),
+        (AssociationConfig, {"memory_length": 10**12}, "memory_length must lie between 1 and 1000"),
         (AssociationConfig, {"max_age": 0}, "max_age"),
         (AssociationConfig, {"max_age": -3}, "max_age"),
         (AssociationConfig, {"tau": -0.1}, "tau must"),
@@ -62,6 +64,14 @@ def test_association_shares(name: str, value: float) -> None:
 def test_values_that_cannot_be(kind: Callable[..., Any], changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         kind(**changes)
+
+
+def test_settings_at_their_bounds() -> None:
+    for length in (1, 1000):
+        assert AssociationConfig(memory_length=length).memory_length == length
+    assert AssociationConfig(max_age=10**12).max_age == 10**12, (
+        "an age is compared, and nothing is made for it"
+    )
 
 
 def test_categories() -> None:

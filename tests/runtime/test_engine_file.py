@@ -1,5 +1,7 @@
 """Engine files: what is written is read, what is changed is found, and what does not fit is said."""
 
+import tracemalloc
+import zipfile
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,25 @@ def test_every_changed_byte_is_found_or_harmless(path: Path) -> None:
         path.write_bytes(whole[:end])
         with pytest.raises(BackendError, match="is corrupted"):
             read_info(path)
+
+
+@pytest.mark.parametrize("name", ["engine.json", "plan", "layers.json"])
+def test_a_compressed_member_is_refused_unread(path: Path, name: str) -> None:
+    plan = bytes(32 << 20)
+    write_engine(path, make_info(plan_sha256=sha256(plan), plan_bytes=len(plan)), plan, " " * (32 << 20))
+    with zipfile.ZipFile(path) as archive:
+        comment, members = archive.comment, {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = comment
+        for member, data in members.items():
+            archive.writestr(member, data, zipfile.ZIP_DEFLATED if member == name else zipfile.ZIP_STORED)
+    del members, plan
+    tracemalloc.start()
+    with pytest.raises(BackendError, match=f"is corrupted.*{name} is compressed"):
+        read_layers(path) if name == "layers.json" else read_plan(path, read_info(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_another_schema(path: Path) -> None:

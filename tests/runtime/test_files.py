@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from idol_runtime.errors import OutputError
-from idol_runtime.files import replacing, writable_target
+from idol_runtime.errors import ConfigError, OutputError
+from idol_runtime.files import refuse_replacing, replacing, writable_target
 
 
 def listing(folder: Path) -> list[str]:
@@ -34,6 +34,19 @@ def test_an_existing_file_is_replaced_at_once(tmp_path: Path) -> None:
         temporary.write_text("after")
         assert target.read_text() == "before"
     assert target.read_text() == "after"
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    """As /dev/stdout is, of which the next command knows."""
+    (tmp_path / "there").mkdir()
+    real, link = tmp_path / "there" / "a.json", tmp_path / "link.json"
+    real.write_text("before")
+    link.symlink_to(real)
+    with replacing(link) as temporary:
+        temporary.write_text("after")
+    assert link.is_symlink()
+    assert real.read_text() == link.read_text() == "after"
+    assert listing(tmp_path / "there") == ["a.json"]
 
 
 def write_half(path: Path, error: type[BaseException]) -> None:
@@ -75,6 +88,54 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_the_umask_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the process's: what another thread creates meanwhile has whatever it is for a moment."""
+    set_umask, modes = os.umask, []
+
+    def umask(mask: int) -> int:
+        before = set_umask(mask)
+        (tmp_path / "other").touch()  # as another thread might, just now
+        modes.append(stat.S_IMODE((tmp_path / "other").stat().st_mode))
+        return before
+
+    monkeypatch.setattr(os, "umask", umask)
+    with replacing(tmp_path / "a"):
+        pass
+    assert [oct(mode) for mode in modes if mode & stat.S_IWOTH] == []
+
+
+@pytest.mark.parametrize("name", ["a", "sub/../a", "soft", "hard", "~/a"])
+def test_an_output_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").touch()
+    (tmp_path / "soft").symlink_to("a")
+    (tmp_path / "hard").hardlink_to("a")
+    output = Path(os.path.expanduser(name))
+    with pytest.raises(ConfigError, match=f"{output} is an input as well; give the output another name"):
+        refuse_replacing([None, Path("new"), output], [None, "rtsp://host/live", tmp_path / "a"])
+
+
+def test_outputs_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
+    inputs = [tmp_path / "a", tmp_path / "gone", "a\0b", "x" * 5000, None]
+    refuse_replacing([tmp_path / "b", tmp_path / "gone", Path("a\0b"), None], inputs)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_file_that_is_replaced_gets_the_permissions_of_a_new_one(tmp_path: Path, mode: int) -> None:
+    target = tmp_path / "a"
+    target.touch()
+    target.chmod(mode)
+    with replacing(target):
+        pass
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from idol_runtime import lane as lane_module
 from idol_runtime.backends.base import BatchLimit
 from idol_runtime.config import Category, Preprocessing, StreamConfig
 from idol_runtime.detection import NetworkOutput
-from idol_runtime.errors import BackendError, FrameError, OutputError, SourceError
+from idol_runtime.errors import BackendError, ConfigError, FrameError, OutputError, SourceError
 from idol_runtime.frames import Frame
+from idol_runtime.images import NOMINAL_FPS
 from idol_runtime.run import RunOptions, RunSummary, run
+from idol_runtime.run_options import for_each_source
 from idol_runtime.sinks import JsonlSink
 from idol_runtime.streams import Streams
 
@@ -155,6 +157,32 @@ class Camera:
             yield Frame(t, float(t), np.full((32, 64, 3), 100, np.uint8))
 
 
+def test_a_source_that_states_its_time_base_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cameras on the network do: 90000 frames per second, which no video can have."""
+    cv2 = pytest.importorskip("cv2")
+
+    class TimeBase:
+        def __init__(self, *arguments: object) -> None:
+            self._capture = open_capture(*arguments)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._capture, name)
+
+        def get(self, key: int) -> float:
+            return 90_000.0 if key == cv2.CAP_PROP_FPS else self._capture.get(key)
+
+    open_capture = cv2.VideoCapture
+    source, saved = tmp_path / "a.avi", tmp_path / "b.avi"
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"XVID"), 25, (64, 32))
+    for _ in range(3):
+        writer.write(np.full((32, 64, 3), 100, np.uint8))
+    writer.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", TimeBase)
+        (summary,) = run(Streams(GreyBackend(), CONFIG), [RunOptions(source, save=saved)])
+    assert (summary.frames, cv2.VideoCapture(str(saved)).get(cv2.CAP_PROP_FPS)) == (3, NOMINAL_FPS)
+
+
 def test_nobody_waits_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     camera, opened = Camera(), lane_module.open_source
     monkeypatch.setattr(
@@ -206,6 +234,15 @@ def test_a_network_that_fails_ends_all_and_loses_nothing(folders: list[Path]) ->
     with pytest.raises(BackendError, match="out of memory"):
         run(Streams(backend, CONFIG), options(folders))
     assert [count(folder) for folder in folders] == [[0, 1]] * 3
+
+
+def test_a_source_is_never_replaced(folders: list[Path]) -> None:
+    image = folders[0] / "0.png"
+    before, backend = image.read_bytes(), GreyBackend()
+    pattern = RunOptions("", results=Path(f"{folders[0]}/{{source}}.png"))
+    with pytest.raises(ConfigError, match=r"0\.png is an input as well; give the output another name"):
+        run(Streams(backend, CONFIG), for_each_source(pattern, [image]))
+    assert (image.read_bytes(), backend.seen) == (before, [])
 
 
 def test_a_source_that_cannot_be_opened_is_told_before_any_frame(folders: list[Path]) -> None:

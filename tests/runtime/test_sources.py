@@ -3,6 +3,8 @@
 import itertools
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from idol_runtime.captures import redact
 from idol_runtime.errors import ConfigError, FrameError, MissingDependencyError, SourceError
 from idol_runtime.frames import Frame
 from idol_runtime.images import natural_key, read_image
-from idol_runtime.sources import open_source
+from idol_runtime.sources import local_path, open_source, source_places
 
 cv2 = pytest.importorskip("cv2")
 
@@ -270,6 +272,52 @@ def test_a_missing_path(tmp_path: Path, path: str) -> None:
         open_source(f"{tmp_path}/{path}")
 
 
+@pytest.mark.parametrize(
+    "source", ["~nosuchuser/clip.mp4", "~nosuchuser/*.png", "~a\0b/clip.mp4", "9" * 5000]
+)
+def test_a_path_that_leads_nowhere(source: str) -> None:
+    with pytest.raises(SourceError, match=r"does not exist|matches no file|cannot read"):
+        open_source(source)
+
+
+def test_a_home_that_nobody_has_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "~nosuchuser", ["0.png"])
+    assert len(read_all("~nosuchuser/*.png")) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("a.mp4", "a.mp4"),
+        ("~nosuchuser/a.mp4", "~nosuchuser/a.mp4"),
+        (Path("12"), "12"),
+        ("1234567890", "1234567890"),
+        ("12", None),
+        ("-1", None),
+        (0, None),
+        ("rtsp://host/live", None),
+    ],
+)
+def test_where_a_source_is(source: str | int | Path, path: str | None) -> None:
+    assert local_path(source) == (None if path is None else Path(path))
+
+
+def test_the_home_is_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert local_path("~/a.mp4") == local_path(Path("~/a.mp4")) == Path("/home/me/a.mp4")
+
+
+def test_what_a_source_is_read_from(video: Path, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", ["0.png", "1.png"])
+    (folder / "notes.txt").touch()
+    images = [folder, folder / "0.png", folder / "1.png"]
+    assert sorted(source_places(folder)) == sorted(source_places(f"{folder}/*")) == images
+    assert source_places(str(video)) == [video]
+    for nowhere in (0, "12", "rtsp://host/live", tmp_path / "gone", f"{tmp_path}/*.jpg", "a\0b", "x" * 5000):
+        assert source_places(nowhere) == []
+
+
 def test_an_empty_name() -> None:
     with pytest.raises(SourceError, match="source is empty"):
         open_source("")
@@ -407,9 +455,9 @@ def test_a_camera_that_is_not_there(source: int | str) -> None:
         open_source(source)
 
 
-@pytest.mark.parametrize("source", [-1, "-1", True])
+@pytest.mark.parametrize("source", [-1, "-1", True, 2**31, 10**11])
 def test_no_camera_index(source: int | str) -> None:
-    with pytest.raises(SourceError, match="camera index is 0 or more"):
+    with pytest.raises(SourceError, match="camera index lies between 0 and"):
         open_source(source)
 
 
@@ -424,6 +472,67 @@ def test_a_camera_is_live_and_names_its_end(fake: list[Any]) -> None:
             seen.extend(source)
     assert len(seen) == 3
     assert capture.released
+
+
+@pytest.mark.parametrize("rate", [90_000.0, 1000.5, 0.0, -25.0, float("nan"), float("inf")])
+def test_a_rate_that_cannot_be_is_unknown(fake: list[Any], rate: float) -> None:
+    """Some streams state their time base instead: 90000, of RTSP."""
+    fake.append(FakeCapture([(8, 8)] * 3, 0, fps=rate, clock=False))
+    with open_source("rtsp://10.0.0.7/live") as source:
+        assert source.fps is None
+
+
+def test_the_highest_rate_that_is_believed(fake: list[Any]) -> None:
+    fake.append(FakeCapture([(8, 8)] * 3, 0, fps=1000.0))
+    with open_source("rtsp://10.0.0.7/live", stride=2) as source:
+        assert source.fps == 500
+
+
+def test_what_is_counted_by_such_a_rate_is_no_length(video: Path, fake: list[Any]) -> None:
+    fake.append(FakeCapture([(8, 8)] * 30, 90_000, fps=90_000.0, clock=False))
+    with open_source(video) as source:
+        assert (source.frame_count, source.live) == (None, False)
+        assert len(list(source)) == 30
+
+
+class Hanging(FakeCapture):
+    """A camera that gives nothing after its first frame until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__([(8, 8)] * 3, -1)
+        self.hangs, self.go_on = threading.Event(), threading.Event()
+
+    def grab(self) -> bool:
+        if self.position:
+            self.hangs.set()
+            assert self.go_on.wait(20)
+        return super().grab()
+
+
+def test_nobody_waits_for_a_camera_that_hangs(fake: list[Any]) -> None:
+    capture = Hanging()
+    fake.append(capture)
+    source = open_source(0)
+    thread = threading.Thread(target=lambda: list(source))
+    thread.start()
+    assert capture.hangs.wait(20)
+    before = time.monotonic()
+    source.close()
+    assert time.monotonic() - before < 1
+    assert not capture.released, "in use by the thread"
+    capture.go_on.set()
+    thread.join(20)
+    assert capture.released, "by the thread, when it came back"
+
+
+def test_a_source_that_is_closed_without_a_thread(fake: list[Any]) -> None:
+    capture = Hanging()
+    fake.append(capture)
+    with open_source(0) as source:
+        frames = iter(source)
+        next(frames)
+    assert capture.released
+    assert list(frames) == []
 
 
 def test_a_camera_without_frames(fake: list[Any]) -> None:

@@ -11,9 +11,18 @@ from idol_runtime.detection import NetworkOutput
 from idol_runtime.engine_file import engines_of
 from idol_runtime.errors import ConfigError, IdolError
 
-__all__ = ["BACKENDS", "Backend", "BatchLimit", "GraphChoice", "backend_devices", "open_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BatchLimit",
+    "GraphChoice",
+    "backend_devices",
+    "check_threads",
+    "open_backend",
+]
 
 BACKENDS = ("onnxruntime", "tensorrt")
+_MOST_THREADS = 1024
 GraphChoice: TypeAlias = GraphName | Literal["auto"]
 
 
@@ -92,7 +101,7 @@ def open_backend(
         graph: which of the bundle's; `auto`: the fastest that was verified and that the engine has what it takes for.
 
     Raises:
-        ConfigError: no such backend, or no such graph.
+        ConfigError: no such backend, no such graph, or a number of threads that cannot be.
         MissingDependencyError: its package is not installed.
         BackendError: it refuses the graph or the device.
     """
@@ -116,6 +125,16 @@ def open_backend(
 
     where = "cpu" if device == "auto" else device
     return OnnxRuntimeBackend.from_bundle(bundle, where, threads, graph, remark)
+
+
+def check_threads(threads: int | None) -> None:
+    """See that an engine can be asked for so many.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise ConfigError(f"threads must lie between 1 and {_MOST_THREADS}, got {threads}")
 
 
 def backend_devices(backend: str) -> tuple[str, ...]:

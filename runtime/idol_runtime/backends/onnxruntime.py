@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
-from idol_runtime.backends.base import BatchLimit, GraphChoice
+from idol_runtime.backends.base import BatchLimit, GraphChoice, check_threads
 from idol_runtime.backends.choice import JUDGES, fastest, require_graph, verified_graphs
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.certificates import ReducedName
@@ -84,9 +84,11 @@ def open_session(
             without dot-product instructions sums of products may then overflow, unless weights were chosen for that.
 
     Raises:
+        ConfigError: a number of threads that cannot be.
         MissingDependencyError: ONNX Runtime is not installed.
         BackendError: the device is not there, or the graph is refused.
     """
+    check_threads(threads)
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = _QUIET

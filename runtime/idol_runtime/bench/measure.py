@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from idol_runtime.backends.base import check_threads
 from idol_runtime.bench.roofline import Peaks, Work, count_work, measure_peaks
 from idol_runtime.bench.rows import Row
 from idol_runtime.bench.sensors import Sensors
@@ -51,6 +52,7 @@ class BenchOptions:
     def __post_init__(self) -> None:
         if self.frames < 1 or self.warmup < 0:
             raise ConfigError("a benchmark needs at least one frame, and no fewer than none to warm up")
+        check_threads(self.threads)
 
 
 def measure(

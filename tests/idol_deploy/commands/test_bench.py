@@ -39,6 +39,18 @@ def test_rows_are_listed(idol: Command, toy: Toy) -> None:
     assert done.out == "onnxruntime, portable\n"
 
 
+@pytest.mark.parametrize("output", ["--json", "--markdown", "--html"])
+def test_what_is_read_is_not_replaced(
+    refused: Callable[..., str], toy: Toy, tmp_path: Path, output: str
+) -> None:
+    bundle, image = tmp_path / "a.idol", tmp_path / "a.png"
+    bundle.write_bytes(toy.path.read_bytes())
+    image.touch()
+    for path in (bundle, image):
+        message = refused("bench", bundle, "--source", image, "--only", "onnxruntime", output, path)
+        assert f"{path} is an input as well" in message
+
+
 @pytest.mark.parametrize(
     ("options", "fix"),
     [

@@ -54,6 +54,12 @@ def test_a_real_network_is_built_and_run(
     assert lines["auto"] == lines["onnxruntime"]
 
 
+def test_the_bundle_is_not_replaced(refused: Callable[..., str], toy: Toy, tmp_path: Path) -> None:
+    bundle = tmp_path / "a.idol"
+    bundle.write_bytes(toy.path.read_bytes())
+    assert "a.idol is an input as well" in refused("build", bundle, "--report", bundle)
+
+
 def test_without_tensorrt_it_names_the_extra(
     refused: Callable[..., str], toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

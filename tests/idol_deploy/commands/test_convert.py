@@ -33,6 +33,16 @@ def test_half_precision_halves_the_file(idol: Command, toy: Toy, toy_weights: Pa
     assert 0.45 < sizes["fp16"] / sizes["fp32"] < 0.6
 
 
+def test_the_checkpoint_is_not_replaced(
+    refused: Callable[..., str], toy_weights: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(toy_weights)
+    for target in (toy_weights, link):
+        message = refused("convert", "--weights", toy_weights, "--preset", "edge_synth", "-o", target)
+        assert f"{target} is an input as well; give the output another name" in message
+
+
 def test_a_place_that_cannot_be_written_is_told(
     refused: Callable[..., str], toy_weights: Path, tmp_path: Path
 ) -> None:

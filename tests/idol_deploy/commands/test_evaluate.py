@@ -32,6 +32,26 @@ def test_evaluate_a_results_file(idol: Command, tmp_path: Path) -> None:
         assert submission.read("results.json") == (OFFICIAL / "pred.json").read_bytes()
 
 
+@pytest.mark.parametrize("output", ["--json", "--submission"])
+@pytest.mark.parametrize("name", ["gt.json", "pred.json"])
+def test_what_is_read_is_not_replaced(
+    refused: Callable[..., str], tmp_path: Path, output: str, name: str
+) -> None:
+    for path in (OFFICIAL / "gt.json", OFFICIAL / "pred.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    files = "--gt", tmp_path / "gt.json", "--pred", tmp_path / "pred.json"
+    assert f"{name} is an input as well" in refused("evaluate", *files, output, tmp_path / name)
+
+
+def test_the_model_is_not_replaced(
+    refused: Callable[..., str], toy: Toy, frames_set: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "a.idol"
+    bundle.write_bytes(toy.path.read_bytes())
+    message = refused("evaluate", *_pairs(frames_set), "--bundle", bundle, "--results", bundle)
+    assert "a.idol is an input as well" in message
+
+
 def test_evaluate_broken_files(refused: Callable[..., str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.json"
     cut.write_bytes((OFFICIAL / "pred.json").read_bytes()[:-9])

@@ -50,6 +50,14 @@ def test_the_nearest_preset_is_named(
     assert f"did you mean '{nearest}'?" in refused(*_export(preset=name, output=tmp_path / "o.idol"))
 
 
+@pytest.mark.parametrize("read", ["weights", "verify", "calibrate", "judge"])
+def test_what_is_read_is_not_replaced(refused: Callable[..., str], tmp_path: Path, read: str) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_text("mine")
+    message = refused(*_export(**{read: mine, "output": mine}))
+    assert "mine.png is an input as well; give the output another name" in message
+
+
 def test_a_missing_checkpoint(refused: Callable[..., str], tmp_path: Path) -> None:
     message = refused(*_export(weights=tmp_path / "gone.pth", output=tmp_path / "o.idol"))
     assert "gone.pth: No such file or directory; check the path" in message

@@ -103,6 +103,7 @@ def test_identities_and_timeline_of_a_bundle(
     assert "as configured: 4 identities\nassociation.matching=multi_cue: " in done.out
     message = refused(*bundle, "--gt", tmp_path / "gt.json", "-o", tmp_path / "b.png")
     assert "--gt and --video go together" in message
+    assert "is an input as well" in refused(*bundle, "-o", next(images.glob("*.png")))
     assert "10,14,18, for example" in refused(*bundle, "--frames", "1;2", "-o", tmp_path / "b.png")
     lines = tmp_path / "a.jsonl"
     idol("run", toy.path, "--source", images, "--jsonl", lines)

@@ -324,7 +324,7 @@ def _escaping(path: Path, data: bytes) -> str:
 
 def _cut(path: Path, data: bytes) -> str:
     path.write_bytes(data[: len(data) // 2])
-    return "is not an .idol bundle or is cut short"
+    return "is not a whole .idol bundle: File is not a zip file"
 
 
 def _missing(path: Path, data: bytes) -> str:
@@ -389,6 +389,9 @@ def test_bad_bundles(
         ([], "give --save, --jsonl, --results, --masks or --display"),
         (["--jsonl", "good.jsonl", "--masks", "taken.txt"], "give a folder"),
         (["--save", "good.mp4", "--results", "missing/a.json"], "create it first"),
+        (["--save", "clip.mp4"], "clip.mp4 is an input as well; give the output another name"),
+        (["--save", "{source}.mp4"], "clip.mp4 is an input as well"),
+        (["--jsonl", "a.idol"], "a.idol is an input as well"),
         (["--source", "b.mp4", "--jsonl", "a"], "write {source} or {number}"),
         (["--jsonl", "a", "--score", "2"], "between 0 and 1"),
         (["--jsonl", "a", "--score", "nan"], "between 0 and 1"),
@@ -409,8 +412,10 @@ def test_bad_outputs_and_options_are_told_before_the_first_frame(
     (tmp_path / "taken.txt").write_text("mine")
     (tmp_path / "pngs").mkdir()
     (tmp_path / "pngs" / "old.png").write_bytes(b"mine")
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "a.idol").write_bytes(toy.path.read_bytes())
     monkeypatch.setattr(Streams, "track", lambda *_: pytest.fail("a frame was processed"))
-    assert fix in refused("run", toy.path, "--source", clip, *flags)
+    assert fix in refused("run", "a.idol", "--source", "clip.mp4", *flags)
 
 
 @pytest.mark.parametrize(

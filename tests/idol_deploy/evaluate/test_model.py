@@ -13,6 +13,7 @@ from idol_runtime.errors import ConfigError
         ({"bundle": Path("b"), "weights": Path("w"), "preset": "p"}, "nothing to run, or two things"),
         ({"weights": Path("w")}, "go together"),
         ({"bundle": Path("b"), "preset": "p"}, "go together"),
+        ({"weights": Path("w"), "preset": "p", "threads": 2**31}, "threads must lie between 1 and 1024"),
     ],
 )
 def test_one_model(given: dict[str, object], message: str) -> None:

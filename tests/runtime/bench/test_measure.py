@@ -102,3 +102,5 @@ def test_nothing_to_measure(tiny_bundle: Path, names: tuple[str, ...]) -> None:
 def test_options_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="at least one frame"):
         BenchOptions(frames=0)
+    with pytest.raises(ConfigError, match="threads must lie between 1 and 1024, got 1025"):
+        BenchOptions(threads=1025)
