@@ -23,6 +23,7 @@ from idol_deploy.train.chance import chance_state, restore_chance, seed_chance
 from idol_deploy.train.data import TrainingData, open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.log import JsonLines, Progress, TensorBoard, record
+from idol_deploy.train.optimiser import restore_state
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.score import evaluate_holdout
 from idol_deploy.train.settings import TrainSettings
@@ -224,7 +225,7 @@ class _Run:
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._iteration, self._best = snapshot.iteration, snapshot.best
-        self._stepper.optimiser.load_state_dict(snapshot.optimiser)
+        restore_state(self._stepper.optimiser, snapshot.optimiser)
         if snapshot.scaler:
             self._stepper.scaler.load_state_dict(snapshot.scaler)
         shard, device = self._processes.shard, self._processes.device
