@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from idol_deploy.config import IdolConfig, TrainConfig
+from idol_deploy.data.class_names import class_labels
 from idol_deploy.data.faults import Fault, FaultLog, missing_files
 from idol_deploy.data.samples import (
     AnnotatedFrame,
     Sample,
-    class_labels,
     expand_masks,
     read_frame,
     unlisted_class,

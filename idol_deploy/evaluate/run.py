@@ -3,15 +3,15 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from idol_deploy.data.holdout import HOLDOUT_SHARE, holdout
 from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.average_precision import RANGES, Metric, score
-from idol_deploy.evaluate.inference import Work, run_videos
-from idol_deploy.evaluate.model import ModelChoice, open_pipeline
+from idol_deploy.evaluate.inference import Work, missed_categories, run_videos
+from idol_deploy.evaluate.model import ModelChoice, open_pipeline, stream_config
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
 from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.returns import score_returns
@@ -120,8 +120,12 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
             f"{dataset.path} has no annotations to score against; give --submission, and no --json"
         )
     results = task.pred
+    missed: tuple[str, ...] = ()
     if task.model is not None:
         results = task.results
+        missed = missed_categories(stream_config(task.model).categories, dataset)
+        for line in missed:
+            announce(line)
         announce(f"running {task.model.file}")
         if not _run_model(task, task.model, dataset, shard):
             return Evaluated()
@@ -133,7 +137,8 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         return Evaluated(notes=("the data set has no annotations, so there is no score",), outputs=written)
     announce(f"reading {results}")
     predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
-    return _score(task, dataset, predictions, announce, written)
+    done = _score(task, dataset, predictions, announce, written)
+    return replace(done, notes=(*done.notes, *missed))
 
 
 def _silent(_: str) -> None:

@@ -10,6 +10,7 @@ from idol_deploy.data.pairs import open_pairs
 from idol_deploy.data.samples import PairSource
 from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
+from idol_deploy.evaluate.inference import require_frames
 from idol_deploy.train.settings import TrainSettings
 from idol_runtime.errors import ConfigError
 
@@ -52,6 +53,7 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
     Raises:
         ConfigError: still images cannot be held out.
         DataError: see `open_pairs`.
+        SourceError: a frame that is to be evaluated is missing.
         MissingDependencyError: pycocotools is not installed.
     """
     data, network = settings.data, settings.network
@@ -67,4 +69,6 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
     kept, held_out = holdout(dataset, data.holdout, data.holdout_share)
     log = FaultLog(data.strict)
     log.take(dataset.skipped, dataset.first_skipped)
+    if settings.run.evaluate_period:
+        require_frames(held_out.videos, Path(data.frames))
     return TrainingData(VideoPairs(kept, data.frames, network.classes, network.train, log), held_out)

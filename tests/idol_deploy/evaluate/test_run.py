@@ -80,6 +80,16 @@ def test_a_checkpoint_over_a_set_without_annotations(tiny_set: Evaluation) -> No
     assert {len(entry["segmentations"]) for entry in results} == {2}
 
 
+def test_categories_that_the_model_lacks_are_told_before_and_with_the_scores(tiny_set: Evaluation) -> None:
+    contents = json.loads(tiny_set.gt.read_text())
+    contents["categories"].append({"id": 9, "name": "emu"})
+    tiny_set.gt.write_text(json.dumps(contents | {"annotations": []}))
+    told: list[str] = []
+    line = "1 of 3 categories are no class of the model (emu): instances of them count as missed"
+    assert line in evaluate(tiny_set, told.append).notes
+    assert line in told
+
+
 def test_no_annotations_and_no_use_for_the_results(tiny_set: Evaluation) -> None:
     with pytest.raises(DataError, match="give --submission, and no --json"):
         evaluate(Evaluation(tiny_set.gt, pred=tiny_set.gt), _quiet)

@@ -259,6 +259,25 @@ def test_best_on_the_holdout_is_kept(settings: TrainSettings, tmp_path: Path) ->
     assert {path.name for path in trained.outputs} == {"final.safetensors", "best.safetensors"}
 
 
+def test_whatever_trains_is_evaluated(settings: TrainSettings, tmp_path: Path, shapes: MadeDataset) -> None:
+    contents = json.loads(shapes.annotations.read_text())
+    contents["categories"][0]["name"] = "Compact-disc"
+    contents["categories"].append({"id": 9, "name": "emu"})
+    for entry in contents["annotations"][::2]:
+        entry["category_id"] = 9
+    annotations = tmp_path / "spelt.json"
+    annotations.write_text(json.dumps(contents))
+    settings = replace(
+        settings,
+        network=replace(settings.network, classes=("compact_disc", "square", "triangle")),
+        data=replace(settings.data, annotations=str(annotations), holdout=0),
+        run=replace(settings.run, evaluate_period=2),
+    )
+    told: list[str] = []
+    assert run(settings, tmp_path / "out", announce=told.append).best is not None
+    assert any("1 of 4 categories are no class of the model (emu)" in line for line in told)
+
+
 @pytest.mark.parametrize("everywhere", [False, True], ids=["published", "global"])
 def test_two_processes_equal_one(uneven: TrainSettings, tmp_path: Path, everywhere: bool) -> None:
     """Published: the mean of what each does with its share; with the global normaliser: one with the whole batch."""
