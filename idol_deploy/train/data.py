@@ -4,7 +4,6 @@ from pathlib import Path
 
 import msgspec
 
-from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.holdout import holdout
 from idol_deploy.data.pairs import open_pairs
 from idol_deploy.data.samples import PairSource
@@ -67,8 +66,7 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
         raise ConfigError("data.holdout splits videos, and these are still images; leave it out")
     dataset = read_dataset(data.annotations, strict=data.strict, allow_empty=False)
     kept, held_out = holdout(dataset, data.holdout, data.holdout_share)
-    log = FaultLog(data.strict)
-    log.take(dataset.skipped, dataset.first_skipped)
     if settings.run.evaluate_period:
         require_frames(held_out.videos, Path(data.frames))
-    return TrainingData(VideoPairs(kept, data.frames, network.classes, network.train, log), held_out)
+    pairs = VideoPairs(kept, data.frames, network.classes, network.train, strict=data.strict)
+    return TrainingData(pairs, held_out)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idol_deploy.train.data import open_training_data
-from idol_runtime.errors import SourceError
+from idol_runtime.errors import DataError, SourceError
 
 if TYPE_CHECKING:
     from idol_deploy.data.synthetic import MadeDataset
@@ -34,3 +35,20 @@ def test_a_frame_to_be_evaluated_is_missed_at_the_start(
     assert len(open_training_data(held).pairs) == 2
     with pytest.raises(SourceError, match=rf"{gone} does not exist"):
         open_training_data(replace(held, run=replace(held.run, evaluate_period=2)))
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [(None, "has no annotations; train on a file that has"), ([], "no instance is left to train on")],
+)
+def test_nothing_to_learn_is_refused_with_a_holdout_too(
+    held: TrainSettings, tmp_path: Path, left: list[object] | None, message: str
+) -> None:
+    contents = json.loads(Path(held.data.annotations).read_text())
+    del contents["annotations"]
+    annotations = tmp_path / "instances.json"
+    annotations.write_text(json.dumps(contents if left is None else contents | {"annotations": left}))
+    for holdout in (0, None):
+        data = replace(held.data, annotations=str(annotations), holdout=holdout)
+        with pytest.raises(DataError, match=message):
+            open_training_data(replace(held, data=data))
