@@ -1,6 +1,5 @@
 """`idol-deploy evaluate`: results of a file, or of a model over a data set, against annotations."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_runtime.errors import ConfigError, DataError
-from idol_runtime.files import replacing, writable_target
+from idol_runtime.files import file_digest, replacing, writable_target
 from idol_runtime.optional import import_optional
 
 __all__ = ["Evaluated", "Evaluation", "evaluate"]
@@ -183,11 +182,7 @@ def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
-    return digest.hexdigest()
