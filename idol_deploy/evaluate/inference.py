@@ -197,19 +197,23 @@ def _prepare(work: Work) -> float:
     except OSError as error:
         raise OutputError(f"cannot write {work.parts}: {error.strerror}; choose another place") from error
     if other != text:
-        changed = _difference(other, work.identity)
+        changed = _difference(other, text)
         raise ConfigError(
             f"{work.parts} holds videos of another run ({changed} differs); remove it, or give another --results"
         )
     return started
 
 
-def _difference(text: str, identity: Mapping[str, Any]) -> str:
+def _difference(theirs: str, ours: str) -> str:
     try:
-        other = json.loads(text)
+        other = json.loads(theirs)
     except ValueError:
         return "run.json"
-    keys = [key for key in identity if not isinstance(other, dict) or other.get(key) != identity[key]]
+    keys = [
+        key
+        for key, value in json.loads(ours).items()
+        if not isinstance(other, dict) or other.get(key) != value
+    ]
     return ", ".join(keys) or "run.json"
 
 

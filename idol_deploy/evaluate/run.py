@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from idol_deploy.data.holdout import HOLDOUT_SHARE, holdout
 from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.average_precision import RANGES, Metric, score
@@ -17,6 +19,7 @@ from idol_deploy.evaluate.returns import score_returns
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
+from idol_deploy.train.settings import network_config
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.files import file_digest, replacing, writable_target
 from idol_runtime.optional import import_optional
@@ -168,14 +171,17 @@ def _score(
 def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard) -> bool:
     assert task.frames is not None
     assert task.results is not None
+    # What files and presets say, and not where they are: settings may change in their place.
     identity: dict[str, Any] = {
         "annotations": _digest(task.gt),
         "videos": [video.id for video in dataset.videos],
+        "frames": str(task.frames.resolve()),
         "model": _digest(model.file),
-        "preset": model.preset,
-        "settings": list(model.settings),
-        "fit": model.fit,
+        "network": None if model.preset is None else msgspec.to_builtins(network_config(model.preset).model),
+        "backend": model.backend,
         "graph": model.graph,
+        "fit": model.fit,
+        **msgspec.to_builtins(stream_config(model)),
     }
     work = Work(dataset, task.frames, task.results, identity, shard)
     return run_videos(work, lambda: open_pipeline(model, shard))
