@@ -4,13 +4,11 @@ Reading never runs code from the file, converts half precision to float32, and i
 there, fit and be finite. A file of another network is named by the presets that it does fit.
 """
 
-import functools
-import hashlib
 import importlib.metadata
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -40,6 +38,7 @@ from idol_deploy.layout import (
 from idol_deploy.model.idol import Idol
 from idol_deploy.tensor_file import FORMAT, FORMAT_VERSION, listing, read_tensors
 from idol_runtime.errors import CheckpointError, OutputError
+from idol_runtime.files import file_digest
 
 __all__ = [
     "CheckpointInfo",
@@ -191,8 +190,6 @@ def inspect_checkpoint(path: _Path) -> CheckpointInfo:
     state = _merge_aliases(file.state, path)
     weights = {key: tensor for key, tensor in state.items() if not is_position_index(key)}
     head = state.get("detr.detr.class_embed.0.weight")
-    with path.open("rb") as stream:
-        digest = _file_digest(stream.read)
     return CheckpointInfo(
         kind=file.kind,
         presets=fitting_presets(_shapes(state)),
@@ -201,17 +198,10 @@ def inspect_checkpoint(path: _Path) -> CheckpointInfo:
         tensors=len(weights),
         parameters=sum(tensor.numel() for tensor in weights.values()),
         size=path.stat().st_size,
-        sha256=digest,
+        sha256=file_digest(path),
         weights=weights_hash(weights),
         metadata=file.metadata,
     )
-
-
-def _file_digest(read: Callable[[int], bytes]) -> str:
-    digest = hashlib.sha256()
-    for block in iter(functools.partial(read, 1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _merge_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

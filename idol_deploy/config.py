@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from idol_deploy.data.categories import COCO, COCO_IDS, OVIS, SYNTH, YTVIS_2019, YTVIS_2021
+from idol_deploy.data.class_names import require_distinct
 from idol_deploy.loss_config import LossConfig
 from idol_deploy.model.config import BackboneConfig, MobileNetConfig, ModelConfig, ResNetConfig, SwinConfig
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, VideoConfig
@@ -150,6 +151,7 @@ class IdolConfig:
     def __post_init__(self) -> None:
         if not self.classes:
             raise ConfigError("a configuration needs at least one class name")
+        require_distinct(self.classes)
 
     @property
     def stream(self) -> StreamConfig:

@@ -93,7 +93,7 @@ def key_table(config: IdolConfig) -> KeyTable:
 
 @functools.cache
 def _key_table(model: ModelConfig, classes: int) -> KeyTable:
-    config = IdolConfig(name="", model=model, classes=("",) * classes)
+    config = IdolConfig(name="", model=model, classes=tuple(map(str, range(classes))))
     with torch.device("meta"):
         state = published_state(Idol(config))
     return {key: tuple(tensor.shape) for key, tensor in state.items()}

@@ -1,18 +1,16 @@
 """What a file is: a bundle, an ONNX graph, or a checkpoint. A bundle is described without torch or onnx."""
 
 import collections
-import hashlib
 import os
 import zipfile
 from pathlib import Path
 
 from idol_runtime.bundle import MANIFEST, Bundle, Certificate
 from idol_runtime.errors import BundleError, ConfigError
+from idol_runtime.files import file_digest
 from idol_runtime.optional import import_optional
 
 __all__ = ["describe"]
-
-_CHUNK = 2**20
 
 
 def describe(path: str | Path) -> dict[str, object]:
@@ -38,16 +36,8 @@ def _is_bundle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return MANIFEST in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _describe_bundle(path: Path) -> dict[str, object]:
@@ -80,7 +70,7 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         "versions": manifest.versions,
         "created": manifest.created,
         "size": f"{path.stat().st_size} bytes",
-        "sha256": _digest(path),
+        "sha256": file_digest(path),
     }
 
 
@@ -116,7 +106,7 @@ def _describe_onnx(path: Path) -> dict[str, object]:
         "nodes": len(model.graph.node),
         "operators": dict(operators.most_common()),
         "size": f"{path.stat().st_size} bytes",
-        "sha256": _digest(path),
+        "sha256": file_digest(path),
     }
 
 

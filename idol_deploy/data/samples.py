@@ -14,8 +14,7 @@ from PIL import Image
 
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.rle import expand_columns
-from idol_runtime.config import Category
-from idol_runtime.errors import DataError, FrameError, SourceError
+from idol_runtime.errors import FrameError, SourceError
 from idol_runtime.frames import RGBImage
 from idol_runtime.images import open_image
 
@@ -24,7 +23,6 @@ __all__ = [
     "AnnotatedFrame",
     "PairSource",
     "Sample",
-    "class_labels",
     "expand_masks",
     "read_frame",
     "unlisted_class",
@@ -84,36 +82,6 @@ class PairSource(Protocol):
 
     def load(self, index: int, rng: np.random.Generator) -> Sample | Fault:
         """A sample, or why there is none."""
-
-
-def class_labels(categories: Sequence[Category], classes: Sequence[str], path: Path) -> dict[int, int]:
-    """From the ids of a data set's categories to the network's classes, by name; those not in the list are left out.
-
-    Upper and lower case, blanks, `-` and `_` make no difference.
-
-    Raises:
-        DataError: not one of the categories is in the list.
-    """
-    known = {_plain(name): label for label, name in enumerate(classes)}
-    labels = {
-        category.dataset_id: known[_plain(category.name)]
-        for category in categories
-        if _plain(category.name) in known
-    }
-    if not labels:
-        theirs, ours = (
-            ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-            for names in ([category.name for category in categories], classes)
-        )
-        raise DataError(
-            f"{path}: none of its categories ({theirs}) is a class of the network ({ours}); choose a preset with "
-            "these classes, or set them"
-        )
-    return labels
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
 
 
 def unlisted_class(path: Path, annotation: int, name: str) -> Fault:

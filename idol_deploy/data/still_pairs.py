@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from idol_deploy.config import IdolConfig, TrainConfig
+from idol_deploy.data.class_names import class_labels
 from idol_deploy.data.coco import CocoDataset, Still, read_coco
 from idol_deploy.data.faults import Fault, FaultLog, missing_files
 from idol_deploy.data.samples import (
     NO_IDENTITY,
     AnnotatedFrame,
     Sample,
-    class_labels,
     expand_masks,
     read_frame,
     unlisted_class,

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from idol_deploy.config import IdolConfig, TrainConfig
+from idol_deploy.data.class_names import class_labels
 from idol_deploy.data.faults import Fault, FaultLog, missing_files
 from idol_deploy.data.samples import (
     AnnotatedFrame,
     Sample,
-    class_labels,
     expand_masks,
     read_frame,
     unlisted_class,
@@ -60,7 +60,8 @@ class VideoPairs:
         frames: str | Path,
         classes: Sequence[str],
         train: TrainConfig,
-        log: FaultLog | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         """Checks that all frames are there, and leaves out what cannot be used.
 
@@ -69,12 +70,17 @@ class VideoPairs:
             frames: the folder that the files' names start from.
             classes: of the network.
             train: how frames are drawn and augmented.
-            log: gets what is left out; by default it counts.
+            strict: refuse what cannot be used instead of counting it in `log`.
 
         Raises:
-            DataError: no class, no frame or no video can be used, or the log is strict and something is left out.
+            DataError: no annotations, no class, no frame or no instance can be used, or under `strict` something can't.
         """
-        self.log = log or FaultLog()
+        if not dataset.annotated:
+            raise DataError(
+                f"{dataset.path} has no annotations; train on a file that has, such as train.json"
+            )
+        self.log = FaultLog(strict)
+        self.log.take(dataset.skipped, dataset.first_skipped)
         self._root = Path(frames)
         self._train = train
         labels = class_labels(dataset.categories, classes, dataset.path)
@@ -89,8 +95,10 @@ class VideoPairs:
                 of_tracks = tuple(labels[track.category_id] for track in tracks)
                 self._clips.append(_Clip(video, usable, tracks, of_tracks, self.identities))
                 self.identities += len(tracks)
-        if not self._clips:
-            raise DataError(f"{dataset.path}: no video is left to train on; {'; '.join(self.log.summary())}")
+        if not self.identities:
+            raise DataError(
+                "; ".join((f"{dataset.path}: no instance is left to train on", *self.log.summary()))
+            )
 
     @classmethod
     def open(
@@ -109,11 +117,7 @@ class VideoPairs:
             MissingDependencyError: pycocotools is not installed.
         """
         dataset = read_dataset(annotations, strict=strict, allow_empty=False)
-        if not dataset.annotated:
-            raise DataError(f"{annotations} has no annotations; train on a file that has, such as train.json")
-        log = FaultLog(strict)
-        log.take(dataset.skipped, dataset.first_skipped)
-        return cls(dataset, frames, config.classes, config.train, log)
+        return cls(dataset, frames, config.classes, config.train, strict=strict)
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from idol_deploy.data.class_names import class_labels, unknown_categories
 from idol_deploy.data.ytvis import Video, VisDataset
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.config import Category
@@ -23,8 +24,9 @@ from idol_runtime.images import read_image
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.results import SubmissionEntry, VideoResult, write_results
 
-__all__ = ["Work", "match_categories", "run_videos"]
+__all__ = ["Work", "match_categories", "missed_categories", "require_frames", "run_videos"]
 
+_NAMED = 5  # categories, in what is told of those that the model does not know
 _LOOK_S = 0.2  # between looks at how far the other processes are
 _STALE_S = 30.0  # a process that starts removes what an earlier run left of it; until then it is not believed
 _SIGN_S = 5.0  # between a process's signs of life
@@ -76,7 +78,7 @@ def run_videos(work: Work, open_pipeline: Callable[[], Pipeline]) -> bool:
 
     Raises:
         ConfigError: there are parts of another run.
-        DataError: a class of the data set that the model does not know, or a frame of another size than it says.
+        DataError: no class of the model is in the data set, or a frame is of another size than it says.
         SourceError: a frame that is missing or broken; named, with the number of those missing.
         OutputError: the results cannot be written.
         BackendError: another process failed, or was not heard of for ten minutes.
@@ -85,7 +87,7 @@ def run_videos(work: Work, open_pipeline: Callable[[], Pipeline]) -> bool:
     started = _prepare(work)
     try:
         missing = [video for video in work.videos if not work.part(video).is_file()]
-        _check_frames(missing, work.frames)
+        require_frames(missing, work.frames)
         if missing:
             with open_pipeline() as pipeline:
                 categories = match_categories(pipeline.config.categories, work.dataset)
@@ -112,18 +114,40 @@ def match_categories(classes: Sequence[Category], dataset: VisDataset) -> list[i
     """For each class of the model, its id in the data set; None where the data set does not have it.
 
     Raises:
-        DataError: a class of the data set that the model does not know.
+        ConfigError, DataError: see `class_labels`.
     """
-    known = {category.name.casefold() for category in classes}
-    ids = {category.name.casefold(): category.dataset_id for category in dataset.categories}
-    unknown = [category.name for category in dataset.categories if category.name.casefold() not in known]
-    if unknown:
-        raise DataError(
-            f"{dataset.path}: category {unknown[0]!r} is unknown to the model, whose classes are "
-            f"{', '.join(category.name for category in classes[:5])} and {max(len(classes) - 5, 0)} more; "
-            "give a model that was trained for this data set"
+    labels = class_labels(dataset.categories, [category.name for category in classes], dataset.path)
+    ids = {label: dataset_id for dataset_id, label in labels.items()}
+    return [ids.get(label) for label in range(len(classes))]
+
+
+def missed_categories(classes: Sequence[Category], dataset: VisDataset) -> tuple[str, ...]:
+    """What to tell of categories that the model does not know: a line, or nothing.
+
+    They stay in the scores, as in those of an evaluation server: AP is a mean over all categories with instances.
+    """
+    unknown = unknown_categories(dataset.categories, [category.name for category in classes])
+    if not unknown:
+        return ()
+    names = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
+    many = f"{len(unknown)} of {len(dataset.categories)} categories"
+    return (f"{many} are no class of the model ({names}): instances of them count as missed",)
+
+
+def require_frames(videos: Sequence[Video], frames: Path) -> None:
+    """Before hours of work: that every frame is there.
+
+    Raises:
+        SourceError: the first that is missing, and how many are.
+    """
+    if not frames.is_dir():
+        raise SourceError(f"the folder of frames {frames} does not exist; check --frames")
+    gone = [name for video in videos for name in video.files if not (frames / name).is_file()]
+    if gone:
+        more = f", and {len(gone) - 1} more frames are missing" if len(gone) > 1 else ""
+        raise SourceError(
+            f"frame {frames / gone[0]} does not exist{more}; give the folder that {gone[0]} is below"
         )
-    return [ids.get(category.name.casefold()) for category in classes]
 
 
 def _run_video(
@@ -155,18 +179,6 @@ def _run_video(
     return [entry for entry in entries if entry["category_id"] not in dropped]
 
 
-def _check_frames(videos: Sequence[Video], frames: Path) -> None:
-    """Before hours of work: the first frame that is missing, and how many are."""
-    if not frames.is_dir():
-        raise SourceError(f"the folder of frames {frames} does not exist; check --frames")
-    gone = [name for video in videos for name in video.files if not (frames / name).is_file()]
-    if gone:
-        more = f", and {len(gone) - 1} more frames are missing" if len(gone) > 1 else ""
-        raise SourceError(
-            f"frame {frames / gone[0]} does not exist{more}; give the folder that {gone[0]} is below"
-        )
-
-
 def _prepare(work: Work) -> float:
     """Make the folder of parts, or go on in it; returns when, by the clock of its file system."""
     identity = work.parts / "run.json"
@@ -185,19 +197,23 @@ def _prepare(work: Work) -> float:
     except OSError as error:
         raise OutputError(f"cannot write {work.parts}: {error.strerror}; choose another place") from error
     if other != text:
-        changed = _difference(other, work.identity)
+        changed = _difference(other, text)
         raise ConfigError(
             f"{work.parts} holds videos of another run ({changed} differs); remove it, or give another --results"
         )
     return started
 
 
-def _difference(text: str, identity: Mapping[str, Any]) -> str:
+def _difference(theirs: str, ours: str) -> str:
     try:
-        other = json.loads(text)
+        other = json.loads(theirs)
     except ValueError:
         return "run.json"
-    keys = [key for key in identity if not isinstance(other, dict) or other.get(key) != identity[key]]
+    keys = [
+        key
+        for key, value in json.loads(ours).items()
+        if not isinstance(other, dict) or other.get(key) != value
+    ]
     return ", ".join(keys) or "run.json"
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from idol_deploy.config import IdolConfig
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.backends.base import GraphChoice, check_threads
-from idol_runtime.config import override
+from idol_runtime.bundle import Bundle
+from idol_runtime.config import StreamConfig, override
 from idol_runtime.errors import ConfigError
 from idol_runtime.optional import import_optional
 from idol_runtime.pipeline import Pipeline
@@ -15,7 +16,7 @@ from idol_runtime.pipeline import Pipeline
 if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol
 
-__all__ = ["ModelChoice", "load_model", "open_pipeline"]
+__all__ = ["ModelChoice", "load_model", "open_pipeline", "stream_config"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,23 @@ class ModelChoice:
         return file
 
 
+def stream_config(model: ModelChoice) -> StreamConfig:
+    """What the model's pipeline is to obey, its settings among it; loads no network.
+
+    Raises:
+        ConfigError: a setting or preset that cannot be.
+        DataError: the preset's file cannot be read, or holds no settings.
+        BundleError: the bundle is broken, tampered with, or of a newer schema.
+    """
+    if model.bundle is not None:
+        with Bundle.open(model.bundle) as bundle:
+            return override(bundle.manifest.stream, model.settings)
+    from idol_deploy.train.settings import network_config
+
+    assert model.preset is not None
+    return override(network_config(model.preset).stream, model.settings)
+
+
 def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:
     """The model, ready for frames.
 
@@ -90,13 +108,12 @@ def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:
     assert model.preset is not None
     assert model.weights is not None
     config = network_config(model.preset)
-    stream = override(config.stream, model.settings)
     torch = import_optional("torch", "torch", "train", "running a checkpoint")
     from idol_deploy.backend import TorchBackend
 
     if model.threads:
         torch.set_num_threads(model.threads)
-    return Pipeline(TorchBackend(load_model(model.weights, config, device)), stream)
+    return Pipeline(TorchBackend(load_model(model.weights, config, device)), stream_config(model))
 
 
 def load_model(weights: Path | None, config: IdolConfig, device: str) -> "Idol":

@@ -1,25 +1,27 @@
 """`idol-deploy evaluate`: results of a file, or of a model over a data set, against annotations."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from idol_deploy.data.holdout import HOLDOUT_SHARE, holdout
 from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.average_precision import RANGES, Metric, score
-from idol_deploy.evaluate.inference import Work, run_videos
-from idol_deploy.evaluate.model import ModelChoice, open_pipeline
+from idol_deploy.evaluate.inference import Work, missed_categories, run_videos
+from idol_deploy.evaluate.model import ModelChoice, open_pipeline, stream_config
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
 from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.returns import score_returns
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
+from idol_deploy.train.settings import network_config
 from idol_runtime.errors import ConfigError, DataError
-from idol_runtime.files import refuse_replacing, replacing, writable_target
+from idol_runtime.files import file_digest, refuse_replacing, replacing, writable_target
 from idol_runtime.optional import import_optional
 
 __all__ = ["Evaluated", "Evaluation", "evaluate"]
@@ -122,8 +124,12 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
             f"{dataset.path} has no annotations to score against; give --submission, and no --json"
         )
     results = task.pred
+    missed: tuple[str, ...] = ()
     if task.model is not None:
         results = task.results
+        missed = missed_categories(stream_config(task.model).categories, dataset)
+        for line in missed:
+            announce(line)
         announce(f"running {task.model.file}")
         if not _run_model(task, task.model, dataset, shard):
             return Evaluated()
@@ -135,7 +141,8 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         return Evaluated(notes=("the data set has no annotations, so there is no score",), outputs=written)
     announce(f"reading {results}")
     predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
-    return _score(task, dataset, predictions, announce, written)
+    done = _score(task, dataset, predictions, announce, written)
+    return replace(done, notes=(*done.notes, *missed))
 
 
 def _silent(_: str) -> None:
@@ -166,25 +173,24 @@ def _score(
 def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard) -> bool:
     assert task.frames is not None
     assert task.results is not None
+    # What files and presets say, and not where they are: settings may change in their place.
     identity: dict[str, Any] = {
         "annotations": _digest(task.gt),
         "videos": [video.id for video in dataset.videos],
+        "frames": str(task.frames.resolve()),
         "model": _digest(model.file),
-        "preset": model.preset,
-        "settings": list(model.settings),
-        "fit": model.fit,
+        "network": None if model.preset is None else msgspec.to_builtins(network_config(model.preset).model),
+        "backend": model.backend,
         "graph": model.graph,
+        "fit": model.fit,
+        **msgspec.to_builtins(stream_config(model)),
     }
     work = Work(dataset, task.frames, task.results, identity, shard)
     return run_videos(work, lambda: open_pipeline(model, shard))
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
-    return digest.hexdigest()

@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from idol_deploy.config import IdolConfig
+from idol_deploy.data.class_names import class_labels
 from idol_deploy.data.coco import read_coco
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.samples import (
     NO_IDENTITY,
     AnnotatedFrame,
     Sample,
-    class_labels,
     expand_masks,
     read_frame,
 )

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import msgspec
 
-from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.holdout import holdout
 from idol_deploy.data.pairs import open_pairs
 from idol_deploy.data.samples import PairSource
 from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
+from idol_deploy.evaluate.inference import require_frames
 from idol_deploy.train.settings import TrainSettings
 from idol_runtime.errors import ConfigError
 
@@ -52,6 +52,7 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
     Raises:
         ConfigError: still images cannot be held out.
         DataError: see `open_pairs`.
+        SourceError: a frame that is to be evaluated is missing.
         MissingDependencyError: pycocotools is not installed.
     """
     data, network = settings.data, settings.network
@@ -65,6 +66,7 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
         raise ConfigError("data.holdout splits videos, and these are still images; leave it out")
     dataset = read_dataset(data.annotations, strict=data.strict, allow_empty=False)
     kept, held_out = holdout(dataset, data.holdout, data.holdout_share)
-    log = FaultLog(data.strict)
-    log.take(dataset.skipped, dataset.first_skipped)
-    return TrainingData(VideoPairs(kept, data.frames, network.classes, network.train, log), held_out)
+    if settings.run.evaluate_period:
+        require_frames(held_out.videos, Path(data.frames))
+    pairs = VideoPairs(kept, data.frames, network.classes, network.train, strict=data.strict)
+    return TrainingData(pairs, held_out)

@@ -81,10 +81,10 @@ def _end_of(path: Path, after: int) -> int:
     with path.open("rb") as file:
         for line in file:
             try:
-                done = json.loads(line)["iteration"]
+                done = json.loads(line)["iteration"] <= after
             except (ValueError, KeyError, TypeError):
                 break
-            if done > after or not line.endswith(b"\n"):
+            if not done or not line.endswith(b"\n"):
                 break
             end += len(line)
     return end

@@ -18,11 +18,13 @@ from typing import Any, Protocol
 
 from idol_deploy.batch import Batch
 from idol_deploy.data.loader import LoaderState, PairLoader
+from idol_deploy.evaluate.inference import missed_categories
 from idol_deploy.layout import published_names, published_state
 from idol_deploy.train.chance import chance_state, restore_chance, seed_chance
 from idol_deploy.train.data import TrainingData, open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.log import JsonLines, Progress, TensorBoard, record
+from idol_deploy.train.optimiser import restore_state
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.score import evaluate_holdout
 from idol_deploy.train.settings import TrainSettings
@@ -166,6 +168,9 @@ class _Run:
             self._announce(f"left out: {line}")
         what = "images" if self._settings.network.train.still_images else "videos"
         self._announce(f"training with {len(data.pairs)} {what}")
+        if data.held_out is not None and self._settings.run.evaluate_period:
+            for line in missed_categories(self._settings.network.stream.categories, data.held_out):
+                self._announce(f"evaluating: {line}")
         return data
 
     def _listeners(self, resources: contextlib.ExitStack) -> list[_Listener]:
@@ -224,7 +229,7 @@ class _Run:
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._iteration, self._best = snapshot.iteration, snapshot.best
-        self._stepper.optimiser.load_state_dict(snapshot.optimiser)
+        restore_state(self._stepper.optimiser, snapshot.optimiser)
         if snapshot.scaler:
             self._stepper.scaler.load_state_dict(snapshot.scaler)
         shard, device = self._processes.shard, self._processes.device

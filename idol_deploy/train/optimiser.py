@@ -5,14 +5,16 @@ The schedule is a function of the iteration, so that a run which is resumed has 
 
 import bisect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from idol_deploy.config import TrainConfig
+from idol_runtime.errors import CheckpointError
 
-__all__ = ["build_optimiser", "parameter_groups", "rate_factor", "set_rates"]
+__all__ = ["build_optimiser", "parameter_groups", "rate_factor", "restore_state", "set_rates"]
 
 
 def parameter_groups(module: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
@@ -43,6 +45,26 @@ def build_optimiser(module: nn.Module, train: TrainConfig) -> Optimizer:
         weight_decay=train.weight_decay,
         fused=True,  # one pass over each tensor instead of a dozen
     )
+
+
+def restore_state(optimiser: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Takes the moments over from an optimiser's `state_dict`; rates and all other settings stay this one's.
+
+    Raises:
+        CheckpointError: its groups are of other parameters.
+    """
+    try:
+        groups = [
+            own | {"params": theirs["params"]}
+            for own, theirs in zip(optimiser.state_dict()["param_groups"], saved["param_groups"], strict=True)
+        ]
+        optimiser.load_state_dict({"state": saved["state"], "param_groups": groups})
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            "the snapshot's optimiser has other groups of parameters; leave train.backbone_lr_factor, "
+            "train.sampling_lr_factor and what is frozen as they were, or begin anew from the snapshot's weights with "
+            "--weights"
+        ) from error
 
 
 def rate_factor(iteration: int, train: TrainConfig) -> float:

@@ -4,13 +4,13 @@ A snapshot is also a checkpoint as every other command takes it: its weights are
 """
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -55,6 +55,20 @@ class Snapshot:
     best: float | None = None
 
 
+class _Contents(msgspec.Struct):
+    """A `Snapshot` in its file."""
+
+    settings: str
+    iteration: int
+    model: dict[str, Tensor]
+    criterion: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]
+    loader: LoaderState
+    chance: list[dict[str, Any]]
+    best: float | None
+
+
 def read_snapshot(path: Path) -> Snapshot:
     """Reads a snapshot; runs no code from it.
 
@@ -66,30 +80,37 @@ def read_snapshot(path: Path) -> Snapshot:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise CheckpointError(
-            f"{path} is broken or no snapshot; remove it, and --resume takes the one before it"
-        ) from error
+    except Exception as error:  # torch's unpickler raises whatever a broken file makes it meet
+        raise CheckpointError(_broken(path)) from error
     if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
         raise CheckpointError(
             f"{path} is no snapshot of a training run; start from its weights with --weights"
         )
-    if contents["format_version"] != _FORMAT_VERSION:
+    version = contents.get("format_version")
+    if version != _FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has snapshot format {contents['format_version']}, this version reads {_FORMAT_VERSION}; go on "
-            "with the version that wrote it"
+            f"{path} has snapshot format {version}, this version reads {_FORMAT_VERSION}; go on with the version that "
+            "wrote it"
         )
+    try:
+        stored = msgspec.convert(contents, _Contents)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{_broken(path)} ({error})") from error
     return Snapshot(
-        settings=settings_from_json(contents["settings"], path),
-        iteration=contents["iteration"],
-        model=contents["model"],
-        criterion=contents["criterion"],
-        optimiser=contents["optimiser"],
-        scaler=contents["scaler"],
-        loader=LoaderState(**contents["loader"]),
-        chance=contents["chance"],
-        best=contents["best"],
+        settings=settings_from_json(stored.settings, path),
+        iteration=stored.iteration,
+        model=stored.model,
+        criterion=stored.criterion,
+        optimiser=stored.optimiser,
+        scaler=stored.scaler,
+        loader=stored.loader,
+        chance=stored.chance,
+        best=stored.best,
     )
+
+
+def _broken(path: Path) -> str:
+    return f"{path} is broken or no snapshot; remove it, and --resume takes the one before it"
 
 
 class SnapshotFolder:

@@ -1,6 +1,7 @@
-"""Files that are whole or absent: written under a temporary name beside their target, then renamed."""
+"""Files that are whole or absent, written under a temporary name beside their target, then renamed; and digests."""
 
 import contextlib
+import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,22 @@ from pathlib import Path
 
 from idol_runtime.errors import ConfigError, OutputError
 
-__all__ = ["refuse_replacing", "replacing", "writable_target"]
+__all__ = ["file_digest", "refuse_replacing", "replacing", "writable_target"]
+
+_BLOCK = 2**20
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of what a file holds, in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def writable_target(path: str | Path) -> Path:

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,3 +149,14 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf"{package}.*idol-deploy\[export\]"):
         describe(tmp_path / name)
+
+
+def test_a_zip_file_of_a_version_that_is_not_is_a_broken_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"")
+    contents = bytearray(path.read_bytes())
+    contents[contents.index(b"PK\x01\x02") + 6] = 0xFF
+    path.write_bytes(contents)
+    with pytest.raises(CheckpointError, match="broken or truncated"):
+        describe(path)

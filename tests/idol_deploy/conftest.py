@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pytest
 
 from idol_deploy.cli import main
@@ -163,3 +164,17 @@ def start() -> Start:
         return subprocess.Popen(command, **pipes, **options, preexec_fn=_heed_interrupts)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def flipped() -> Callable[[bytes, int], Iterator[bytes]]:
+    """A file's bytes so many times, each with another bit changed, drawn at random but the same each time."""
+
+    def flip(whole: bytes, times: int) -> Iterator[bytes]:
+        rng = np.random.default_rng(0)
+        for place in rng.choice(8 * len(whole), times, replace=False).tolist():
+            contents = bytearray(whole)
+            contents[place // 8] ^= 1 << place % 8
+            yield bytes(contents)
+
+    return flip

@@ -1,9 +1,10 @@
+import contextlib
 import hashlib
 import io
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from idol_deploy.config import IdolConfig, ovis_r50, preset, ytvis19_r50
 from idol_deploy.layout import alias_of, key_table, position_indices, published_state
 from idol_deploy.model.idol import Idol
 from idol_runtime.errors import CheckpointError, OutputError
+
+Flipped = Callable[[bytes, int], Iterator[bytes]]
 
 CLASS_BIAS = "detr.detr.class_embed.0.bias"
 
@@ -418,3 +421,14 @@ def test_training_starts_from_a_backbone(tiny_config: IdolConfig, tmp_path: Path
     torch.save({"model": given}, tmp_path / "half.pth")
     with pytest.raises(CheckpointError, match="missing: detr"):
         start_from(tmp_path / "half.pth", tiny_config)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old"])
+def test_flipped_bits_are_refused_or_read(tmp_path: Path, flipped: Flipped, old: bool) -> None:
+    path = tmp_path / "a.pth"
+    state = {"model": {f"layer.{i}.weight": torch.ones(2, 3) for i in range(3)}}
+    torch.save(state, path, _use_new_zipfile_serialization=not old)
+    for contents in flipped(path.read_bytes(), 400):
+        path.write_bytes(contents)
+        with contextlib.suppress(CheckpointError):
+            inspect_checkpoint(path)

@@ -145,6 +145,7 @@ def test_configurations_are_values() -> None:
         lambda: ModelConfig(queries=0),
         lambda: ModelConfig(dropout=-0.1),
         lambda: IdolConfig(name="x", model=ModelConfig(), classes=()),
+        lambda: IdolConfig(name="x", model=ModelConfig(), classes=("Giant panda", "giant_panda")),
     ],
 )
 def test_an_impossible_configuration_is_refused(build: object) -> None:

@@ -1,5 +1,6 @@
 """A file is whole or absent, whatever happens while it is written."""
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -7,11 +8,18 @@ from pathlib import Path
 import pytest
 
 from idol_runtime.errors import ConfigError, OutputError
-from idol_runtime.files import refuse_replacing, replacing, writable_target
+from idol_runtime.files import file_digest, refuse_replacing, replacing, writable_target
 
 
 def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 5, 2**20, 2**20 + 1])
+def test_a_digest_is_of_the_whole_file(tmp_path: Path, size: int) -> None:
+    contents = os.urandom(size)
+    (tmp_path / "a").write_bytes(contents)
+    assert file_digest(tmp_path / "a") == hashlib.sha256(contents).hexdigest()
 
 
 def test_the_file_appears_when_it_is_whole(tmp_path: Path) -> None:

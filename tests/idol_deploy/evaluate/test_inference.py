@@ -15,7 +15,7 @@ from PIL import Image
 
 from idol_deploy.data.ytvis import Video, VisDataset
 from idol_deploy.evaluate import inference
-from idol_deploy.evaluate.inference import Work, match_categories, run_videos
+from idol_deploy.evaluate.inference import Work, match_categories, missed_categories, run_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.config import Category, Preprocessing, StreamConfig
 from idol_runtime.detection import NetworkOutput
@@ -240,7 +240,17 @@ def test_no_folder_of_frames(work: Work) -> None:
         run_videos(replace(work, frames=work.frames / "no"), Counting)
 
 
-def test_a_class_that_the_model_does_not_know(work: Work) -> None:
-    unknown = replace(work.dataset, categories=(Category("emu", 1),))
-    with pytest.raises(DataError, match="'emu' is unknown to the model, whose classes are cat, dog, owl"):
-        match_categories(CLASSES, unknown)
+def test_classes_and_categories_are_matched_as_training_matches_them(work: Work) -> None:
+    categories = (Category("emu", 1), Category("Great-horned owl", 4), Category("dog", 2))
+    classes = tuple(Category(name, i) for i, name in enumerate(("cat", "great_horned_owl", "DOG")))
+    dataset = replace(work.dataset, categories=categories)
+    assert match_categories(classes, dataset) == [None, 4, 2]
+    (told,) = missed_categories(classes, dataset)
+    assert told.startswith(
+        "1 of 3 categories are no class of the model (emu): instances of them count as missed"
+    )
+    assert missed_categories(classes, work.dataset) == ()
+    with pytest.raises(DataError, match=r"none of its categories \(emu\) is a class of the network"):
+        match_categories(CLASSES, replace(work.dataset, categories=categories[:1]))
+    with pytest.raises(DataError, match="'cat' and 'Cat' are one name"):
+        match_categories(CLASSES, replace(work.dataset, categories=(Category("cat", 1), Category("Cat", 2))))

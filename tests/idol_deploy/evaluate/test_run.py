@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,8 @@ from idol_deploy.config import PRESETS, IdolConfig
 from idol_deploy.evaluate.model import ModelChoice
 from idol_deploy.evaluate.run import Evaluation, evaluate
 from idol_deploy.reference import make_video
-from idol_runtime.errors import ConfigError, DataError
+from idol_deploy.train.settings import TrainSettings, override, settings_to_json
+from idol_runtime.errors import ConfigError, DataError, SourceError
 
 if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol
@@ -78,6 +81,47 @@ def test_a_checkpoint_over_a_set_without_annotations(tiny_set: Evaluation) -> No
     results = json.loads(tiny_set.results.read_text())
     assert {entry["category_id"] for entry in results} == {5, 6}
     assert {len(entry["segmentations"]) for entry in results} == {2}
+
+
+@pytest.mark.parametrize("what", ["association", "network", "frames", "backend"])
+def test_parts_of_another_run_are_not_taken_over(
+    tiny_set: Evaluation, tiny_config: IdolConfig, tmp_path: Path, what: str
+) -> None:
+    preset = tmp_path / "settings.json"
+    preset.write_text(settings_to_json(TrainSettings(tiny_config)))
+    assert tiny_set.model is not None
+    begun = replace(tiny_set, model=replace(tiny_set.model, preset=str(preset)))
+    gone = tmp_path / "frames" / "2-1.png"
+    frame = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(SourceError):
+        evaluate(begun, _quiet)
+    gone.write_bytes(frame)
+    other = begun
+    if what == "frames":
+        shutil.copytree(tmp_path / "frames", tmp_path / "others")
+        other = replace(begun, frames=tmp_path / "others")
+    elif what == "backend":
+        other = replace(begun, model=replace(begun.model, backend="onnxruntime"))
+    else:
+        change = "association.max_age=3" if what == "association" else "model.heads=4"
+        preset.write_text(settings_to_json(override(TrainSettings(tiny_config), [change])))
+    with pytest.raises(ConfigError, match=rf"of another run \({what} differs\)"):
+        evaluate(other, _quiet)
+    # The same at another place is the same.
+    moved = tmp_path / "moved.json"
+    moved.write_text(settings_to_json(TrainSettings(tiny_config)))
+    assert evaluate(replace(begun, model=replace(begun.model, preset=str(moved))), _quiet).outputs
+
+
+def test_categories_that_the_model_lacks_are_told_before_and_with_the_scores(tiny_set: Evaluation) -> None:
+    contents = json.loads(tiny_set.gt.read_text())
+    contents["categories"].append({"id": 9, "name": "emu"})
+    tiny_set.gt.write_text(json.dumps(contents | {"annotations": []}))
+    told: list[str] = []
+    line = "1 of 3 categories are no class of the model (emu): instances of them count as missed"
+    assert line in evaluate(tiny_set, told.append).notes
+    assert line in told
 
 
 def test_no_annotations_and_no_use_for_the_results(tiny_set: Evaluation) -> None:

@@ -107,3 +107,17 @@ def test_every_parameter_is_trained_by_boxes_and_states() -> None:
         # Softmax is blind to a constant that all keys share.
         if not name.endswith("in_proj_bias"):
             assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_points_and_boxes_keep_their_width_under_autocast(narrow: torch.dtype) -> None:
+    torch.manual_seed(0)
+    transformer, geometry = Transformer(replace(SMALL, dropout=0.0)), _geometry()
+    memory = torch.randn(1, sum(h * w for h, w in geometry.shapes), SMALL.hidden_dim)
+    wide = transformer.decode(memory, geometry)
+    with torch.autocast("cpu", narrow):
+        found = transformer.decode(memory, geometry)
+    assert torch.equal(found.references[0], wide.references[0])
+    assert {tensor.dtype for tensor in (*found.references, found.boxes)} == {torch.float32}
+    found.references[0].sum().backward()
+    assert transformer.reference_points.weight.grad.any()

@@ -24,6 +24,14 @@ def test_lines_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
     assert [(line["iteration"], line["loss"]) for line in lines] == [(1, 0.5), (2, 0.5), (3, 0.25)]
 
 
+@pytest.mark.parametrize("line", ['{"iteration": "x"}', '{"iteration": null}', "[]", "{}", "\x00"])
+def test_a_log_ends_where_it_is_no_log(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"iteration": 1}}\n{line}\n{{"iteration": 2}}\n')
+    JsonLines(path, after=5).close()
+    assert path.read_text() == '{"iteration": 1}\n'
+
+
 def test_full_disk_is_told() -> None:
     log = JsonLines(Path("/dev/full"), after=0)
     with pytest.raises(OutputError, match="cannot write /dev/full: No space left"):

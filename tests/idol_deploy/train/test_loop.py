@@ -23,9 +23,9 @@ from idol_deploy.train.graph import build_graph
 from idol_deploy.train.loop import Trained, Training, train
 from idol_deploy.train.processes import joined
 from idol_deploy.train.settings import TrainSettings, override, settings_to_json
-from idol_deploy.train.snapshots import SnapshotFolder
+from idol_deploy.train.snapshots import SnapshotFolder, read_snapshot
 from idol_deploy.train.step import Stepper
-from idol_runtime.errors import DataError, OutputError, TrainingError
+from idol_runtime.errors import CheckpointError, DataError, OutputError, TrainingError
 
 SCRIPT = """
 import os, signal, sys
@@ -97,6 +97,24 @@ def test_killed_and_resumed_ends_with_the_same_bits(settings: TrainSettings, tmp
         inspect_checkpoint(tmp_path / name / "final.safetensors").weights for name in ("cut", "whole")
     )
     assert cut_weights == whole_weights
+
+
+def test_resumed_at_another_rate_it_is_trained_at_that_rate(settings: TrainSettings, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(changed(settings, iterations=2), output)
+    before = read_snapshot(SnapshotFolder(output, 1).newest())
+    run(changed(settings, lr=1e-12), output, resume=True)
+    after = read_snapshot(SnapshotFolder(output, 1).newest())
+    assert [entry["lr"] for entry in entries(output)][-1] == pytest.approx(1e-12)
+    assert after.iteration == 4
+    for key, tensor in after.model.items():
+        torch.testing.assert_close(tensor, before.model[key], rtol=0, atol=1e-9)
+
+
+def test_resumed_with_other_groups_it_is_told(settings: TrainSettings, tmp_path: Path) -> None:
+    run(changed(settings, iterations=2), tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"train\.backbone_lr_factor"):
+        run(changed(settings, backbone_lr_factor=1.0), tmp_path / "out", resume=True)
 
 
 def test_accumulated_batches_and_recomputed_layers_go_on_too(settings: TrainSettings, tmp_path: Path) -> None:
@@ -239,6 +257,25 @@ def test_best_on_the_holdout_is_kept(settings: TrainSettings, tmp_path: Path) ->
     assert len(scored) == 2
     assert trained.best == max(scored)
     assert {path.name for path in trained.outputs} == {"final.safetensors", "best.safetensors"}
+
+
+def test_whatever_trains_is_evaluated(settings: TrainSettings, tmp_path: Path, shapes: MadeDataset) -> None:
+    contents = json.loads(shapes.annotations.read_text())
+    contents["categories"][0]["name"] = "Compact-disc"
+    contents["categories"].append({"id": 9, "name": "emu"})
+    for entry in contents["annotations"][::2]:
+        entry["category_id"] = 9
+    annotations = tmp_path / "spelt.json"
+    annotations.write_text(json.dumps(contents))
+    settings = replace(
+        settings,
+        network=replace(settings.network, classes=("compact_disc", "square", "triangle")),
+        data=replace(settings.data, annotations=str(annotations), holdout=0),
+        run=replace(settings.run, evaluate_period=2),
+    )
+    told: list[str] = []
+    assert run(settings, tmp_path / "out", announce=told.append).best is not None
+    assert any("1 of 4 categories are no class of the model (emu)" in line for line in told)
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["published", "global"])

@@ -5,7 +5,8 @@ import torch
 
 from idol_deploy.config import TrainConfig, preset, ytvis19_r50
 from idol_deploy.model.idol import Idol
-from idol_deploy.train.optimiser import build_optimiser, rate_factor, set_rates
+from idol_deploy.train.optimiser import build_optimiser, rate_factor, restore_state, set_rates
+from idol_runtime.errors import CheckpointError
 
 
 def test_backbone_learns_slower_and_its_first_stages_not_at_all() -> None:
@@ -98,3 +99,46 @@ def test_weights_move_as_published() -> None:
         direction = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
         weights = (1 - 1e-2 * 0.1) * weights - 1e-2 * direction
     torch.testing.assert_close(module.weight.detach().double(), weights, rtol=1e-6, atol=1e-6)
+
+
+class _Small(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)
+
+
+def _stepped(module: torch.nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    optimiser = build_optimiser(module, train)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    return optimiser
+
+
+def test_restored_moments_go_on_with_the_settings_of_now() -> None:
+    module = _Small()
+    saved = _stepped(module, TrainConfig()).state_dict()
+    train = replace(
+        TrainConfig(), lr=3e-6, backbone_lr_factor=0.5, weight_decay=0.2, betas=(0.8, 0.9), eps=1e-6
+    )
+    optimiser = build_optimiser(module, train)
+    restore_state(optimiser, saved)
+    for number, group in enumerate(optimiser.param_groups):
+        assert (group["weight_decay"], group["betas"], group["eps"]) == (0.2, (0.8, 0.9), 1e-6)
+        assert group["initial_lr"] == pytest.approx((1.5e-6, 3e-6)[number])
+    assert set_rates(optimiser, 0, train) == optimiser.param_groups[1]["lr"] == 3e-6
+    for number, parameter in enumerate(module.parameters()):
+        assert torch.equal(optimiser.state[parameter]["exp_avg"], saved["state"][number]["exp_avg"])
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_state_of_other_groups_is_refused(broken: bool) -> None:
+    module = _Small()
+    saved = _stepped(module, TrainConfig()).state_dict()
+    if broken:
+        del saved["param_groups"][0]["params"]
+    train = TrainConfig() if broken else replace(TrainConfig(), backbone_lr_factor=1.0)
+    with pytest.raises(
+        CheckpointError, match=r"train\.backbone_lr_factor, .* begin anew from .* with --weights"
+    ):
+        restore_state(build_optimiser(module, train), saved)

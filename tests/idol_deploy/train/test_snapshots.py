@@ -1,6 +1,8 @@
+import contextlib
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from idol_deploy.layout import published_state
 from idol_deploy.model.idol import Idol
 from idol_deploy.train.settings import TrainSettings, settings_from_json
 from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
-from idol_runtime.errors import CheckpointError, OutputError
+from idol_runtime.errors import CheckpointError, IdolError, OutputError
+
+Flipped = Callable[[bytes, int], Iterator[bytes]]
 
 LIMIT = 100_000  # bytes of a file, fewer than a snapshot of the tiny network has
 
@@ -108,3 +112,35 @@ def test_a_run_that_was_killed_before_its_first_snapshot_begins_anew(
         with pytest.raises(OutputError, match="holds a training run; continue it with --resume"):
             folder.begin(snapshot.settings, resumed=False)
         kept.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, None) for name in ("settings", "iteration", "model", "optimiser", "loader", "chance")),
+        ("best", "high"),
+        ("model", {"a": 1}),
+        ("loader", {"seed": 1, "position": "far"}),
+    ],
+)
+def test_a_snapshot_whose_contents_do_not_fit_is_broken(
+    snapshot: Snapshot, tmp_path: Path, name: str, value: object
+) -> None:
+    path = SnapshotFolder(tmp_path, 1).write(snapshot)
+    whole = torch.load(path, weights_only=True)
+    for contents in (whole | {name: value}, {key: kept for key, kept in whole.items() if key != name}):
+        torch.save(contents, path)
+        with pytest.raises(CheckpointError, match=rf"--resume takes the one before it .*{name}"):
+            read_snapshot(path)
+    torch.save({key: kept for key, kept in whole.items() if key != "format_version"}, path)
+    with pytest.raises(CheckpointError, match="has snapshot format None"):
+        read_snapshot(path)
+
+
+def test_flipped_bits_are_a_broken_snapshot(snapshot: Snapshot, tmp_path: Path, flipped: Flipped) -> None:
+    small = replace(snapshot, model={"a.weight": torch.ones(2, 3)})
+    path = SnapshotFolder(tmp_path, 1).write(small)
+    for contents in flipped(path.read_bytes(), 400):
+        path.write_bytes(contents)
+        with contextlib.suppress(IdolError):
+            read_snapshot(path)
