@@ -43,6 +43,7 @@ def test_rows_are_listed(idol: Command, toy: Toy) -> None:
     ("options", "fix"),
     [
         (["--only", "abacus"], "there are: onnxruntime, portable"),
+        (["--device", "foo", "--list"], "unknown device 'foo'; use cpu, cuda or cuda:N"),
         (["--compile"], "give --weights as well"),
         (["--json", "/nonexistent/a.json"], "create it first"),
         (["--source", "gone.mp4", "--only", "onnxruntime"], "check the path"),
