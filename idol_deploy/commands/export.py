@@ -104,12 +104,13 @@ def run(options: argparse.Namespace) -> int:
     from idol_deploy.train.settings import network_config
     from idol_runtime.files import writable_target
     from idol_runtime.optional import import_optional
+    from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
     if options.no_resize or options.short_side:
         side = None if options.no_resize else options.short_side
         config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
-    writable_target(options.output)
+    require_suffix(writable_target(options.output), "a bundle", ".idol")
     for package in ("torch", "onnx", "onnxscript"):
         import_optional(package, package, "export", "exporting")
 

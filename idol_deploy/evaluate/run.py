@@ -21,6 +21,7 @@ from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.files import replacing, writable_target
 from idol_runtime.optional import import_optional
+from idol_runtime.suffixes import require_suffix
 
 __all__ = ["Evaluated", "Evaluation", "evaluate"]
 
@@ -106,6 +107,8 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         raise ConfigError("two outputs have the same name; give each its own")
     for path in outputs:
         writable_target(path)
+    if task.submission is not None:
+        require_suffix(task.submission, "an archive", ".zip")
     import_optional("pycocotools.mask", "pycocotools", "evaluate", "evaluating")
     if task.tracking:
         load_trackeval()

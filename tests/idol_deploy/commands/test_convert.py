@@ -33,10 +33,12 @@ def test_half_precision_halves_the_file(idol: Command, toy: Toy, toy_weights: Pa
     assert 0.45 < sizes["fp16"] / sizes["fp32"] < 0.6
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("missing/a.safetensors", "create it first"), ("a.pth", "name ends in .safetensors; rename it")],
+)
 def test_a_place_that_cannot_be_written_is_told(
-    refused: Callable[..., str], toy_weights: Path, tmp_path: Path
+    refused: Callable[..., str], tmp_path: Path, name: str, fix: str
 ) -> None:
-    target = tmp_path / "missing" / "a.safetensors"
-    assert str(target.parent) in refused(
-        "convert", "--weights", toy_weights, "--preset", "edge_synth", "-o", target
-    )
+    options = "--weights", "not-looked-at.pth", "--preset", "edge_synth", "-o", tmp_path / name
+    assert fix in refused("convert", *options)

@@ -32,6 +32,12 @@ def test_evaluate_a_results_file(idol: Command, tmp_path: Path) -> None:
         assert submission.read("results.json") == (OFFICIAL / "pred.json").read_bytes()
 
 
+def test_a_submission_of_another_name(refused: Callable[..., str], tmp_path: Path) -> None:
+    files = "--gt", OFFICIAL / "gt.json", "--pred", OFFICIAL / "pred.json"
+    message = refused("evaluate", *files, "--submission", tmp_path / "submission.txt")
+    assert "an archive's name ends in .zip; rename it" in message
+
+
 def test_evaluate_broken_files(refused: Callable[..., str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.json"
     cut.write_bytes((OFFICIAL / "pred.json").read_bytes()[:-9])

@@ -92,7 +92,12 @@ def test_a_malicious_checkpoint_does_not_run(
 
 @pytest.mark.parametrize(
     ("output", "fix"),
-    [("missing/o.idol", "create it first"), (".", "give a file name"), ("/dev/null", "another file name")],
+    [
+        ("missing/o.idol", "create it first"),
+        (".", "give a file name"),
+        ("/dev/null", "another file name"),
+        ("o.onnx", "a bundle's name ends in .idol; rename it"),
+    ],
 )
 def test_a_bundle_that_cannot_be_written_is_told_first(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, fix: str
