@@ -108,11 +108,13 @@ def load_model(weights: Path | None, config: IdolConfig, device: str) -> "Idol":
     torch = import_optional("torch", "torch", "train", "running a checkpoint")
     from idol_deploy.checkpoint import load_checkpoint
     from idol_deploy.model.idol import Idol
+    from idol_deploy.torch_device import torch_device
 
+    where = torch_device(device)
     if weights is None:
         torch.manual_seed(0)
     network = Idol(config).eval() if weights is None else load_checkpoint(weights, config)
     try:
-        return network.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        return network.to(where)
+    except RuntimeError as error:  # its memory is full
         raise ConfigError(f"PyTorch cannot use device {device}: {str(error).splitlines()[0]}") from error

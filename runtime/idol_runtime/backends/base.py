@@ -115,6 +115,10 @@ def open_backend(
     if backend == "tensorrt":
         from idol_runtime.backends.tensorrt import TensorRTBackend
 
+        if device != "auto" and device_kind(device) not in TensorRTBackend.devices:
+            raise BackendError(
+                f"TensorRT does not run on {device}, ONNX Runtime does; use --backend onnxruntime, or --device cuda"
+            )
         return TensorRTBackend.from_bundle(bundle, device, graph)
     remark = ""
     if backend == "auto" and device != "cpu" and _has_engine(bundle, graph):
