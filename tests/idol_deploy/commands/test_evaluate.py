@@ -88,5 +88,18 @@ def test_evaluate_names_a_missing_frame(
     (tmp_path / "video2" / "frame3.png").unlink()
     results = tmp_path / "results.json"
     model = "--weights", toy_weights, "--preset", "toy", "--results", results
-    message = refused("evaluate", *_pairs(frames_set), *model, beyond=tmp_path / "results.json.parts")
+    message = refused("evaluate", *_pairs(frames_set), *model)
     assert "video2/frame3.png does not exist; give the folder" in message
+
+
+@pytest.mark.usefixtures("toy_preset")
+@pytest.mark.parametrize("wrong", [{"--preset": "ytvis19_r50"}, {"--device": "cuda:99"}, {"--frames": "no"}])
+def test_a_mistake_does_not_stand_in_the_way_of_the_corrected_command(
+    refused: Callable[..., str],
+    toy_weights: Path,
+    frames_set: dict[str, Path],
+    tmp_path: Path,
+    wrong: dict[str, str],
+) -> None:
+    model = {"--weights": toy_weights, "--preset": "toy", "--results": tmp_path / "results.json"}
+    refused("evaluate", *_pairs(frames_set | model | wrong))
