@@ -49,6 +49,8 @@ class ModelChoice:
             raise ConfigError("nothing to run, or two things: give a bundle, or --weights with --preset")
         if (self.weights is None) != (self.preset is None):
             raise ConfigError("--weights and --preset go together: the preset says what the weights are")
+        if self.bundle is None and (self.backend, self.graph) != ("auto", "auto"):
+            raise ConfigError("--backend and --graph are of a bundle; leave them out, or give --bundle")
 
     @property
     def file(self) -> Path:

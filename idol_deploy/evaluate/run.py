@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.files import replacing, writable_target
 from idol_runtime.optional import import_optional
+from idol_runtime.pipeline import Pipeline
 from idol_runtime.suffixes import require_suffix
 
 __all__ = ["Evaluated", "Evaluation", "evaluate"]
@@ -123,20 +124,27 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
             f"{dataset.path} has no annotations to score against; give --submission, and no --json"
         )
     results = task.pred
+    ran: dict[str, str | None] = {}
     if task.model is not None:
         results = task.results
         announce(f"running {task.model.file}")
-        if not _run_model(task, task.model, dataset, shard):
+        if not _run_model(task, task.model, dataset, shard, ran):
             return Evaluated()
     assert results is not None
     if task.submission is not None:
         write_submission(task.submission, results)
     written = tuple(path for path in outputs if path != task.json)
     if not dataset.annotated:
-        return Evaluated(notes=("the data set has no annotations, so there is no score",), outputs=written)
+        unscored = "the data set has no annotations, so there is no score"
+        return Evaluated(notes=(*_told(ran), unscored), outputs=written)
     announce(f"reading {results}")
     predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
-    return _score(task, dataset, predictions, announce, written)
+    return _score(task, dataset, predictions, announce, written, ran)
+
+
+def _told(ran: Mapping[str, str | None]) -> tuple[str, ...]:
+    """For people: what ran, and why that."""
+    return tuple(filter(None, (ran.get("backend"), ran.get("remark"))))
 
 
 def _silent(_: str) -> None:
@@ -149,22 +157,26 @@ def _score(
     predictions: Sequence[Prediction],
     announce: Announce,
     written: tuple[Path, ...],
+    ran: Mapping[str, str | None],
 ) -> Evaluated:
     announce("comparing masks")
     scores = score(dataset, predictions, task.metric, keep_overlaps=task.ious)
     tracking = score_tracking(dataset, predictions) if task.tracking else None
     returns = score_returns(dataset, predictions) if task.tracking else None
     if task.json is not None:
-        contents = document(scores, tracking, returns)
+        contents = document(scores, tracking, returns, ran)
         with replacing(task.json) as temporary:
             temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         written = (*written, task.json)
     instances = sum(len(dataset.tracks(video.id)) for video in dataset.videos)
     note = f"{len(dataset.videos)} videos, {instances} instances, {len(predictions)} results"
-    return Evaluated(table(scores, tracking, returns), (note,), written)
+    return Evaluated(table(scores, tracking, returns), (*_told(ran), note), written)
 
 
-def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard) -> bool:
+def _run_model(
+    task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard, ran: dict[str, str | None]
+) -> bool:
+    """As `run_videos` does; `ran` takes which backend and graph it was, where something was left to compute."""
     assert task.frames is not None
     assert task.results is not None
     identity: dict[str, Any] = {
@@ -177,7 +189,14 @@ def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard:
         "graph": model.graph,
     }
     work = Work(dataset, task.frames, task.results, identity, shard)
-    return run_videos(work, lambda: open_pipeline(model, shard))
+
+    def opened() -> Pipeline:
+        pipeline = open_pipeline(model, shard)
+        backend = pipeline.backend
+        ran.update(backend=backend.name, graph=backend.graph, remark=backend.remark or None)
+        return pipeline
+
+    return run_videos(work, opened)
 
 
 def _digest(path: Path) -> str:

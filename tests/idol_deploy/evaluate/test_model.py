@@ -13,6 +13,8 @@ from idol_runtime.errors import ConfigError
         ({"bundle": Path("b"), "weights": Path("w"), "preset": "p"}, "nothing to run, or two things"),
         ({"weights": Path("w")}, "go together"),
         ({"bundle": Path("b"), "preset": "p"}, "go together"),
+        ({"weights": Path("w"), "preset": "p", "graph": "plugin"}, "are of a bundle; leave them out"),
+        ({"weights": Path("w"), "preset": "p", "backend": "onnxruntime"}, "are of a bundle; leave them out"),
     ],
 )
 def test_one_model(given: dict[str, object], message: str) -> None:
