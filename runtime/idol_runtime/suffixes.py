@@ -20,5 +20,5 @@ def require_suffix(path: str | Path, what: str, *suffixes: str) -> str:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in suffixes:
-        raise OutputError(f"cannot write {path}: {what}'s name ends in {' '.join(suffixes)}; rename it")
+        raise OutputError(f"cannot write {path}: the name of {what} ends in {' '.join(suffixes)}; rename it")
     return suffix

@@ -13,6 +13,6 @@ def test_a_name_that_says_what_is_in_the_file() -> None:
 @pytest.mark.parametrize("name", ["a.onnx", "a", ".mp4", "a.mp4.part"])
 def test_a_name_that_says_something_else(name: str) -> None:
     with pytest.raises(
-        OutputError, match=rf"^cannot write {name}: a video's name ends in .mp4 .mkv; rename it$"
+        OutputError, match=rf"^cannot write {name}: the name of a video ends in .mp4 .mkv; rename it$"
     ):
         require_suffix(name, "a video", ".mp4", ".mkv")

@@ -35,7 +35,10 @@ def test_half_precision_halves_the_file(idol: Command, toy: Toy, toy_weights: Pa
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("missing/a.safetensors", "create it first"), ("a.pth", "name ends in .safetensors; rename it")],
+    [
+        ("missing/a.safetensors", "create it first"),
+        ("a.pth", "the name of a file of weights ends in .safetensors; rename it"),
+    ],
 )
 def test_a_place_that_cannot_be_written_is_told(
     refused: Callable[..., str], tmp_path: Path, name: str, fix: str

@@ -35,7 +35,7 @@ def test_evaluate_a_results_file(idol: Command, tmp_path: Path) -> None:
 def test_a_submission_of_another_name(refused: Callable[..., str], tmp_path: Path) -> None:
     files = "--gt", OFFICIAL / "gt.json", "--pred", OFFICIAL / "pred.json"
     message = refused("evaluate", *files, "--submission", tmp_path / "submission.txt")
-    assert "an archive's name ends in .zip; rename it" in message
+    assert "the name of an archive ends in .zip; rename it" in message
 
 
 def test_the_graph_of_a_checkpoint(refused: Callable[..., str], tmp_path: Path) -> None:

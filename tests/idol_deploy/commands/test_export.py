@@ -96,7 +96,7 @@ def test_a_malicious_checkpoint_does_not_run(
         ("missing/o.idol", "create it first"),
         (".", "give a file name"),
         ("/dev/null", "another file name"),
-        ("o.onnx", "a bundle's name ends in .idol; rename it"),
+        ("o.onnx", "the name of a bundle ends in .idol; rename it"),
     ],
 )
 def test_a_bundle_that_cannot_be_written_is_told_first(
