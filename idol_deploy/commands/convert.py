@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
-    require_suffix(writable_target(options.output), "a file of weights", ".safetensors")
+    writable_target(options.output)
+    require_suffix(options.output, "a file of weights", ".safetensors")
     import_optional("torch", "torch", "export", "reading a checkpoint")
     from idol_deploy.checkpoint import load_checkpoint, save_checkpoint
 

@@ -110,7 +110,8 @@ def run(options: argparse.Namespace) -> int:
     if options.no_resize or options.short_side:
         side = None if options.no_resize else options.short_side
         config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
-    require_suffix(writable_target(options.output), "a bundle", ".idol")
+    writable_target(options.output)
+    require_suffix(options.output, "a bundle", ".idol")
     for package in ("torch", "onnx", "onnxscript"):
         import_optional(package, package, "export", "exporting")
 

@@ -94,7 +94,9 @@ def _check_folder(into: Path) -> None:
     if not nearest.is_dir():
         raise PluginError(f"{nearest} is a file; choose another folder with --into")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PluginError(f"{nearest} cannot be written: permission denied; choose another folder with --into")
+        raise PluginError(
+            f"{nearest} cannot be written: permission denied; choose another folder with --into"
+        )
 
 
 def _collect(work: Path, into: Path) -> list[Path]:

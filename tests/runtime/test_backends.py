@@ -251,9 +251,7 @@ def _session_options() -> SimpleNamespace:
 def test_tensorrt_is_not_for_processors(tiny_bundle: Path) -> None:
     with (
         Bundle.open(tiny_bundle) as bundle,
-        pytest.raises(
-            BackendError, match="does not run on cpu, ONNX Runtime does; use --backend onnxruntime"
-        ),
+        pytest.raises(BackendError, match="does not run on a CPU, ONNX Runtime does; leave out --backend"),
     ):
         open_backend(bundle, "tensorrt", "cpu")
 

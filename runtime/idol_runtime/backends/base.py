@@ -115,9 +115,9 @@ def open_backend(
     if backend == "tensorrt":
         from idol_runtime.backends.tensorrt import TensorRTBackend
 
-        if device != "auto" and device_kind(device) not in TensorRTBackend.devices:
+        if device == "cpu":
             raise BackendError(
-                f"TensorRT does not run on {device}, ONNX Runtime does; use --backend onnxruntime, or --device cuda"
+                "TensorRT does not run on a CPU, ONNX Runtime does; leave out --backend, or use --device cuda or cuda:N"
             )
         return TensorRTBackend.from_bundle(bundle, device, graph)
     remark = ""
