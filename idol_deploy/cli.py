@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     figure.add_arguments(commands.add_parser("figure", help="pictures of training and tracking"))
     inspect.add_arguments(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))
     plugins.add_arguments(
-        commands.add_parser("plugins", help="build, list or test the deformable-attention kernel")
+        commands.add_parser("plugins", help="the deformable-attention kernel: build, info, selftest")
     )
     return parser
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,23 @@ def test_checkpoints_of_the_ablation_load(training: str) -> None:
 def test_no_path_of_the_machine_that_trained_it_ships(folder: Path) -> None:
     data = json.loads((folder / "settings.json").read_text())["data"]
     assert not any(Path(data[key]).is_absolute() for key in ("annotations", "frames"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "usage: python examples/stream.py model.idol clip.mp4\n"),
+        (["model.idol"], "usage: python examples/stream.py model.idol clip.mp4\n"),
+        ([str(MODEL), "gone.mp4"], f"error: {MODEL} is a folder; give "),
+        ([str(MODEL / "edge_synth.idol"), "gone.mp4"], "error: gone.mp4 does not exist; check the path"),
+    ],
+)
+def test_mistakes_of_who_tries_the_example_are_told_in_one_line(arguments: list[str], told: str) -> None:
+    command = [sys.executable, str(ROOT / "examples/stream.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
 
 
 def test_identities_of_the_demonstration_survive_an_absence(demo: Any, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from idol_deploy.reference import make_video
 from idol_export.fused import with_fused_attention
 from idol_export.graph import ExportGraph
 from idol_export.judging import Exact, Judge
-from idol_export.onnx import DEFAULT_OPSET, describe_io, probe_to_onnx, shipped
+from idol_export.onnx import DEFAULT_OPSET, check_opset, describe_io, probe_to_onnx, shipped
 from idol_export.parity import Candidate, torch_stages, verify
 from idol_export.precision import ReduceOptions, reduce_graph, runnable
 from idol_export.storage import in_half_precision
@@ -50,6 +50,7 @@ from idol_runtime.sources import open_source
 __all__ = ["ExportOptions", "Exported", "export"]
 
 _GOLDEN_SEED = 0
+_LARGEST_SIDE = 8192  # of a frame, in pixels: a slip of the pen would fill the memory
 _PACKAGES = ("idol-deploy", "torch", "onnx", "onnxscript", "numpy")
 
 
@@ -82,11 +83,12 @@ class ExportOptions:
     reduce: ReduceOptions = field(default_factory=ReduceOptions)
 
     def __post_init__(self) -> None:
-        if min(self.frame_size) < 1:
+        if not 1 <= min(self.frame_size) <= max(self.frame_size) <= _LARGEST_SIDE:
             raise ConfigError(
-                f"frame size must be positive, got {self.frame_size[0]}x{self.frame_size[1]}; "
-                "give HEIGHTxWIDTH, 720x1280, for example"
+                f"frame size must be positive and at most {_LARGEST_SIDE} a side, got {self.frame_size[0]}x"
+                f"{self.frame_size[1]}; give HEIGHTxWIDTH, 720x1280, for example"
             )
+        check_opset(self.opset)
         if self.verify_frames < 1:
             raise ConfigError("an export that is verified on no frame proves nothing; verify at least 1")
 

@@ -6,11 +6,14 @@ import zipfile
 from pathlib import Path
 
 from idol_runtime.bundle import MANIFEST, Bundle, Certificate
+from idol_runtime.certificates import GraphInfo, PrecisionCertificate
 from idol_runtime.errors import BundleError, ConfigError
 from idol_runtime.files import file_digest
 from idol_runtime.optional import import_optional
 
 __all__ = ["describe"]
+
+_RUNS = {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}
 
 
 def describe(path: str | Path) -> dict[str, object]:
@@ -42,8 +45,8 @@ def _is_bundle(path: Path) -> bool:
 
 def _describe_bundle(path: Path) -> dict[str, object]:
     with Bundle.open(path) as bundle:
-        manifest, certificates = bundle.manifest, bundle.parity.by_graph()
-        for graph in certificates:
+        manifest, certificates, reduced = bundle.manifest, bundle.parity.by_graph(), bundle.parity.precisions
+        for graph in (*certificates, *reduced):
             bundle.graph(graph)
         bundle.canary()
     stream = manifest.stream
@@ -63,6 +66,10 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         "inputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.inputs},
         "outputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.outputs},
         **{f"{graph} graph": _describe_parity(certificate) for graph, certificate in certificates.items()},
+        **{
+            f"{graph} graph": _describe_reduced(manifest.precisions[graph], certificate)
+            for graph, certificate in reduced.items()
+        },
         "weights sha256": manifest.weights_sha256,
         "members": {
             name: f"{member.bytes} bytes, sha256 {member.sha256}" for name, member in manifest.members.items()
@@ -75,12 +82,34 @@ def _describe_bundle(path: Path) -> dict[str, object]:
 
 
 def _describe_parity(certificate: Certificate) -> dict[str, str]:
-    stages = {s.stage: f"{s.error:.1e} (allowed {s.tolerance:.0e})" for s in certificate.stages}
     verified = (
         f"{certificate.source}: {certificate.frames} frames, {certificate.identities} identities, "
         f"{certificate.near_ties} near-ties"
     )
-    return {**stages, "verified on": verified}
+    return {**_describe_stages(certificate), "verified on": verified}
+
+
+def _describe_reduced(info: GraphInfo, certificate: PrecisionCertificate) -> dict[str, str]:
+    agreement, judged, recipe = certificate.agreement, certificate.judged, certificate.recipe
+    failed = ", ".join(certificate.failures)
+    described = {
+        "verified": f"NO, failed: {failed}; run refuses it" if failed else "yes",
+        "made for": _RUNS[info.dialect],
+        "id agreement": f"{agreement.idf1:.2%} with fp32 (allowed {agreement.limit:.2%}) on "
+        f"{agreement.instance_frames} instance-frames of {agreement.source}",
+    }
+    if judged is not None:
+        described["AP"] = f"{judged.ap:.1%} (fp32 {judged.ap_fp32:.1%}) on {judged.source}"
+        described["IDF1"] = f"{judged.idf1:.1%} (fp32 {judged.idf1_fp32:.1%}) on {judged.source}"
+    if recipe is not None:
+        described["in integers"] = f"{recipe.integer_share:.0%} of the multiplications"
+        described["kept in fp32"] = ", ".join(recipe.kept) or "nothing"
+    measured = f"{certificate.frames} frames in {certificate.backend}"
+    return {**described, **_describe_stages(certificate), "measured on": measured}
+
+
+def _describe_stages(certificate: Certificate | PrecisionCertificate) -> dict[str, str]:
+    return {s.stage: f"{s.error:.1e} (allowed {s.tolerance:.0e})" for s in certificate.stages}
 
 
 def _describe_onnx(path: Path) -> dict[str, object]:

@@ -15,12 +15,28 @@ from idol_export.graph import STAGES, ExportGraph
 from idol_runtime.bundle import OUTPUT_NAMES, TensorInfo
 from idol_runtime.errors import ConfigError
 
-__all__ = ["DEFAULT_OPSET", "describe_io", "probe_to_onnx", "shipped"]
+__all__ = ["DEFAULT_OPSET", "check_opset", "describe_io", "probe_to_onnx", "shipped"]
 
 # GridSample of opset 20 is computed wrongly by TensorRT 10.13 and later where that of 16 (in opset 18) is right.
 DEFAULT_OPSET = 18
+# The newest that the exporter makes right graphs of; of 26 it leaves nodes without an operator.
+_NEWEST_OPSET = min(25, onnx.defs.onnx_opset_version())
 
 _LIMIT = 2**31  # of a protobuf, in bytes
+
+
+def check_opset(opset: int) -> None:
+    """See that graphs can be made of these operators.
+
+    Raises:
+        ConfigError: they are too old, or too new.
+    """
+    if opset < DEFAULT_OPSET:
+        raise ConfigError(f"opset {opset} is too old; use --opset {DEFAULT_OPSET} or newer")
+    if opset > _NEWEST_OPSET:
+        raise ConfigError(
+            f"opset {opset} is newer than what can be exported; use --opset {DEFAULT_OPSET} to {_NEWEST_OPSET}"
+        )
 
 
 def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int = DEFAULT_OPSET) -> bytes:
@@ -31,13 +47,12 @@ def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int
     Args:
         graph: what to export.
         dynamic_batch: leave the number of frames free, instead of 1.
-        opset: of the standard operators; at least 18.
+        opset: of the standard operators; see `check_opset`.
 
     Raises:
-        ConfigError: the opset is too old, or the network too large for one ONNX file (2 GiB).
+        ConfigError: the opset cannot be, or the network is too large for one ONNX file (2 GiB).
     """
-    if opset < DEFAULT_OPSET:
-        raise ConfigError(f"opset {opset} is too old; use --opset {DEFAULT_OPSET} or newer")
+    check_opset(opset)
     # Two frames where the batch is free: the exporter takes a batch of one for a constant.
     image = torch.zeros(2 if dynamic_batch else 1, *graph.network_size, 3, dtype=torch.uint8)
     with torch.no_grad(), _quiet():

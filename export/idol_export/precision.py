@@ -90,7 +90,8 @@ class ReduceOptions:
     unverified: bool = False
 
     def __post_init__(self) -> None:
-        if any(name.startswith("int8") for name in self.names) and self.calibrate is None:
+        integers = any(name.startswith("int8") for name in self.names)
+        if integers and self.calibrate is None:
             raise ConfigError(
                 "int8 takes its ranges from frames like those to come; give a video with --calibrate"
             )
@@ -104,6 +105,14 @@ class ReduceOptions:
             raise ConfigError("--auto finds out itself what stays fp32; leave out --keep")
         if self.auto is not None and not 0 <= self.auto < 1:
             raise ConfigError("--auto takes what may be lost of the id agreement, in percent: 0 to 99")
+        for option in () if integers else ("calibrate", "keep"):
+            if getattr(self, option):
+                raise ConfigError(f"--{option} is of int8; give --precision int8 or --auto as well")
+        for option in () if self.names else ("judge", "unverified"):
+            if getattr(self, option):
+                raise ConfigError(
+                    f"--{option} is of graphs of fewer bits; give --precision or --auto as well"
+                )
 
 
 @dataclass(frozen=True)

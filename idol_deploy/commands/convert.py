@@ -35,10 +35,12 @@ def run(options: argparse.Namespace) -> int:
     from idol_deploy.train.settings import network_config
     from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
+    from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
     writable_target(options.output)
     refuse_replacing([options.output], [options.weights, options.preset])
+    require_suffix(options.output, "a file of weights", ".safetensors")
     import_optional("torch", "torch", "export", "reading a checkpoint")
     from idol_deploy.checkpoint import load_checkpoint, save_checkpoint
 

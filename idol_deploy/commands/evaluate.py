@@ -41,8 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how much of them that is (default: 0.1)",
     )
     add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
-    add("--backend", default="auto", help="of the bundle: auto, onnxruntime (default: auto)")
-    add("--graph", default="auto", help="of the bundle: auto, plugin, portable (default: auto)")
+    add("--backend", default="auto", help="of the bundle: auto, onnxruntime, tensorrt (default: auto)")
+    add(
+        "--graph",
+        default="auto",
+        help="of the bundle: auto, plugin, portable, int8-ort, fp16 … (default: auto)",
+    )
     add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the model")
     add_association(parser)

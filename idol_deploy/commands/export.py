@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idol_deploy.commands.arguments import positive, size
 from idol_deploy.commands.steps import steps
+from idol_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from idol_export.export import ExportOptions
 
 __all__ = ["add_arguments", "run"]
 
@@ -37,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="standard operators only: leave out the graph with our operator",
     )
     add("--dynamic-batch", action="store_true", help="leave the number of frames free")
-    add("--opset", type=positive, help="of the ONNX operators (default: 18)")
+    add("--opset", type=positive, help="of the ONNX operators, 18 to 25 (default: 18)")
     add(
         "--store",
         choices=("fp32", "fp16"),
@@ -54,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dialect",
         choices=("ort", "trt"),
-        default="ort",
         help="of int8: ONNX Runtime's or TensorRT's (default: ort)",
     )
     add("--calibrate", metavar="SOURCE", help="video or images that int8 takes its ranges from")
@@ -102,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
     from idol_runtime.sources import source_places
+    from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
     if options.no_resize or options.short_side:
@@ -110,43 +114,18 @@ def run(options: argparse.Namespace) -> int:
     writable_target(options.output)
     frames = [place for name in (options.verify, options.calibrate) if name for place in source_places(name)]
     refuse_replacing([options.output], [options.weights, options.preset, options.judge, *frames])
+    require_suffix(options.output, "a bundle", ".idol")
     for package in ("torch", "onnx", "onnxscript"):
         import_optional(package, package, "export", "exporting")
 
     from idol_deploy.checkpoint import load_checkpoint
-    from idol_export.export import ExportOptions, export
-    from idol_export.onnx import DEFAULT_OPSET
-    from idol_export.precision import ReduceOptions
+    from idol_export.export import export
 
+    wanted = _export_options(options)
     with steps() as announce:
         announce(f"reading {options.weights}")
         model = load_checkpoint(options.weights, config)
-        exported = export(
-            model,
-            config,
-            options.output,
-            ExportOptions(
-                frame_size=options.frame_size,
-                portable=options.portable,
-                dynamic_batch=options.dynamic_batch,
-                opset=options.opset or DEFAULT_OPSET,
-                verify_source=options.verify,
-                verify_frames=options.verify_frames,
-                note=options.note,
-                store=options.store,
-                reduce=ReduceOptions(
-                    names=_reduced_names(options),
-                    calibrate=options.calibrate,
-                    calibrate_frames=options.calibrate_frames,
-                    keep=tuple(options.keep),
-                    auto=None if options.auto is None else options.auto / 100,
-                    judge=options.judge,
-                    judge_frames=options.frames,
-                    unverified=options.unverified,
-                ),
-            ),
-            announce,
-        )
+        exported = export(model, config, options.output, wanted, announce)
     _print_parity(exported.parity)
     _print_precisions(exported.parity)
     if exported.remark:
@@ -157,13 +136,42 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export_options(options: argparse.Namespace) -> "ExportOptions":
+    from idol_export.export import ExportOptions
+    from idol_export.onnx import DEFAULT_OPSET
+    from idol_export.precision import ReduceOptions
+
+    return ExportOptions(
+        frame_size=options.frame_size,
+        portable=options.portable,
+        dynamic_batch=options.dynamic_batch,
+        opset=options.opset or DEFAULT_OPSET,
+        verify_source=options.verify,
+        verify_frames=options.verify_frames,
+        note=options.note,
+        store=options.store,
+        reduce=ReduceOptions(
+            names=_reduced_names(options),
+            calibrate=options.calibrate,
+            calibrate_frames=options.calibrate_frames,
+            keep=tuple(options.keep),
+            auto=None if options.auto is None else options.auto / 100,
+            judge=options.judge,
+            judge_frames=options.frames,
+            unverified=options.unverified,
+        ),
+    )
+
+
 def _reduced_names(options: argparse.Namespace) -> tuple[Any, ...]:
     """Of the graphs that the arguments ask for."""
-    precisions = list(options.precision)
+    precisions, dialect = list(options.precision), options.dialect or "ort"
     if options.auto is not None:
         # What a search may choose from: TensorRT gains from fp16 as well, ONNX Runtime on a processor does not.
-        precisions += ["fp16", "int8"] if options.dialect == "trt" else ["int8"]
-    names = dict.fromkeys(f"int8-{options.dialect}" if name == "int8" else name for name in precisions)
+        precisions += ["fp16", "int8"] if dialect == "trt" else ["int8"]
+    if options.dialect and "int8" not in precisions:
+        raise ConfigError("--dialect is of int8; give --precision int8 or --auto as well")
+    names = dict.fromkeys(f"int8-{dialect}" if name == "int8" else name for name in precisions)
     return tuple(name for name in names if name != "fp32")
 
 

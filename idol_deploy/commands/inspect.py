@@ -10,7 +10,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of this command."""
     parser.description = (
-        "Say what a file is: preset, classes, sizes, hashes, and for a bundle its parity certificate."
+        "Say what a file is: preset, classes, sizes, hashes, and for a bundle the certificates of its graphs."
     )
     parser.set_defaults(command=run)
     parser.add_argument("file", type=Path, help="checkpoint, ONNX file or bundle")

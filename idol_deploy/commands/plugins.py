@@ -1,4 +1,4 @@
-"""`idol-deploy plugins`: build, list or test the deformable-attention kernel."""
+"""`idol-deploy plugins`: the deformable-attention kernel, to build, to look for and to test."""
 
 import argparse
 import contextlib

@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.split not in SPLITS:
         raise ConfigError(f"there is no split {options.split!r}; take one of {', '.join(SPLITS)}")
+    if options.only_cutouts and not options.cutouts:
+        raise ConfigError("--only-cutouts leaves nothing to draw; give --cutouts DIR as well")
     config = preset(options.preset)
     config = replace(config, frames=options.frames or config.frames, size=options.size or config.size)
     config = override(config, options.set)

@@ -27,6 +27,7 @@ from idol_runtime.results import SubmissionEntry, VideoResult, write_results
 __all__ = ["Work", "match_categories", "missed_categories", "require_frames", "run_videos"]
 
 _NAMED = 5  # categories, in what is told of those that the model does not know
+_IDENTITY = "run.json"
 _LOOK_S = 0.2  # between looks at how far the other processes are
 _STALE_S = 30.0  # a process that starts removes what an earlier run left of it; until then it is not believed
 _SIGN_S = 5.0  # between a process's signs of life
@@ -92,7 +93,9 @@ def run_videos(work: Work, open_pipeline: Callable[[], Pipeline]) -> bool:
             with open_pipeline() as pipeline:
                 categories = match_categories(pipeline.config.categories, work.dataset)
                 for video, bar in _progress(missing, work):
-                    write_results(work.part(video), _run_video(pipeline, video, categories, work, bar))
+                    entries = _run_video(pipeline, video, categories, work, bar)
+                    _check_identity(work)
+                    write_results(work.part(video), entries)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
             # Whole or not at all: the first process may look at any moment.
@@ -101,6 +104,8 @@ def run_videos(work: Work, open_pipeline: Callable[[], Pipeline]) -> bool:
                 replacing(_failure(work, work.shard.rank)) as told,
             ):
                 told.write_text(str(error))
+        if work.shard.count == 1 and not _holds_videos(work.parts):
+            shutil.rmtree(work.parts, ignore_errors=True)
         raise
     if work.shard.rank:
         _done(work, work.shard.rank).write_text("")
@@ -180,28 +185,47 @@ def _run_video(
 
 
 def _prepare(work: Work) -> float:
-    """Make the folder of parts, or go on in it; returns when, by the clock of its file system."""
-    identity = work.parts / "run.json"
-    text = json.dumps(work.identity, sort_keys=True, indent=1)
+    """Make the folder of parts, or go on in it; returns when, by the clock of its file system.
+
+    A folder without a video may be of a run that was told of its mistake, and is taken over.
+    """
     try:
         work.parts.mkdir(exist_ok=True)
         for marker in (_failure, _done):
             marker(work, work.shard.rank).unlink(missing_ok=True)
-        if not identity.is_file():
-            with replacing(identity) as temporary:
-                temporary.write_text(text)
-        other = identity.read_text()
+        if not _holds_videos(work.parts):
+            with replacing(work.parts / _IDENTITY) as temporary:
+                temporary.write_text(_identity(work))
         stamp = _sign(work, work.shard.rank)
         stamp.write_text("")
         started = stamp.stat().st_mtime
     except OSError as error:
         raise OutputError(f"cannot write {work.parts}: {error.strerror}; choose another place") from error
-    if other != text:
-        changed = _difference(other, text)
+    _check_identity(work)
+    return started
+
+
+def _holds_videos(parts: Path) -> bool:
+    return any(path.name != _IDENTITY for path in parts.glob("[!.]*.json"))
+
+
+def _identity(work: Work) -> str:
+    return json.dumps(work.identity, sort_keys=True, indent=1)
+
+
+def _check_identity(work: Work) -> None:
+    """Before each part is written as well: another run may have taken over what held none.
+
+    Raises:
+        ConfigError: the parts are of another run.
+    """
+    path = work.parts / _IDENTITY
+    other = path.read_text() if path.is_file() else ""
+    if other != _identity(work):
+        changed = _difference(other, _identity(work))
         raise ConfigError(
             f"{work.parts} holds videos of another run ({changed} differs); remove it, or give another --results"
         )
-    return started
 
 
 def _difference(theirs: str, ours: str) -> str:

@@ -51,6 +51,8 @@ class ModelChoice:
         if (self.weights is None) != (self.preset is None):
             raise ConfigError("--weights and --preset go together: the preset says what the weights are")
         check_threads(self.threads)
+        if self.bundle is None and (self.backend, self.graph) != ("auto", "auto"):
+            raise ConfigError("--backend and --graph are of a bundle; leave them out, or give --bundle")
 
     @property
     def file(self) -> Path:
@@ -126,11 +128,13 @@ def load_model(weights: Path | None, config: IdolConfig, device: str) -> "Idol":
     torch = import_optional("torch", "torch", "train", "running a checkpoint")
     from idol_deploy.checkpoint import load_checkpoint
     from idol_deploy.model.idol import Idol
+    from idol_deploy.torch_device import torch_device
 
+    where = torch_device(device)
     if weights is None:
         torch.manual_seed(0)
     network = Idol(config).eval() if weights is None else load_checkpoint(weights, config)
     try:
-        return network.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        return network.to(where)
+    except RuntimeError as error:  # its memory is full
         raise ConfigError(f"PyTorch cannot use device {device}: {str(error).splitlines()[0]}") from error

@@ -19,9 +19,12 @@ _OCCLUSION_NAMES = ("all", "light", "medium", "heavy")
 
 
 def document(
-    scores: Scores, tracking: Tracking | None = None, returns: Returns | None = None
+    scores: Scores,
+    tracking: Tracking | None = None,
+    returns: Returns | None = None,
+    model: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """All scores as JSON: `summary`, `params`, `per_category` by id; if asked for, `tracking`, `returns` and `ious`.
+    """All scores as JSON: `summary`, `params`, `per_category` by id; if there, `model`, `tracking`, `returns`, `ious`.
 
     Keys are those of the official evaluators' variables. -1 stands where there is no instance.
     """
@@ -45,6 +48,8 @@ def document(
             for k, category in enumerate(scores.categories)
         },
     }
+    if model:
+        result["model"] = dict(model)
     if tracking is not None:
         result["tracking"] = {key: dict(values) for key, values in tracking.items()}
     if returns is not None:

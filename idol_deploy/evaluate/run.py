@@ -1,7 +1,7 @@
 """`idol-deploy evaluate`: results of a file, or of a model over a data set, against annotations."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from idol_deploy.train.settings import network_config
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.files import file_digest, refuse_replacing, replacing, writable_target
 from idol_runtime.optional import import_optional
+from idol_runtime.pipeline import Pipeline
+from idol_runtime.suffixes import require_suffix
 
 __all__ = ["Evaluated", "Evaluation", "evaluate"]
 
@@ -110,6 +112,8 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         writable_target(path)
     of_model = () if task.model is None else (task.model.file, task.model.preset)
     refuse_replacing(outputs, [task.gt, task.pred, *of_model])
+    if task.submission is not None:
+        require_suffix(task.submission, "an archive", ".zip")
     import_optional("pycocotools.mask", "pycocotools", "evaluate", "evaluating")
     if task.tracking:
         load_trackeval()
@@ -125,24 +129,31 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         )
     results = task.pred
     missed: tuple[str, ...] = ()
+    ran: dict[str, str | None] = {}
     if task.model is not None:
         results = task.results
         missed = missed_categories(stream_config(task.model).categories, dataset)
         for line in missed:
             announce(line)
         announce(f"running {task.model.file}")
-        if not _run_model(task, task.model, dataset, shard):
+        if not _run_model(task, task.model, dataset, shard, ran):
             return Evaluated()
     assert results is not None
     if task.submission is not None:
         write_submission(task.submission, results)
     written = tuple(path for path in outputs if path != task.json)
     if not dataset.annotated:
-        return Evaluated(notes=("the data set has no annotations, so there is no score",), outputs=written)
+        unscored = "the data set has no annotations, so there is no score"
+        return Evaluated(notes=(*_told(ran), unscored), outputs=written)
     announce(f"reading {results}")
     predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
-    done = _score(task, dataset, predictions, announce, written)
+    done = _score(task, dataset, predictions, announce, written, ran)
     return replace(done, notes=(*done.notes, *missed))
+
+
+def _told(ran: Mapping[str, str | None]) -> tuple[str, ...]:
+    """For people: what ran, and why that."""
+    return tuple(filter(None, (ran.get("backend"), ran.get("remark"))))
 
 
 def _silent(_: str) -> None:
@@ -155,22 +166,26 @@ def _score(
     predictions: Sequence[Prediction],
     announce: Announce,
     written: tuple[Path, ...],
+    ran: Mapping[str, str | None],
 ) -> Evaluated:
     announce("comparing masks")
     scores = score(dataset, predictions, task.metric, keep_overlaps=task.ious)
     tracking = score_tracking(dataset, predictions) if task.tracking else None
     returns = score_returns(dataset, predictions) if task.tracking else None
     if task.json is not None:
-        contents = document(scores, tracking, returns)
+        contents = document(scores, tracking, returns, ran)
         with replacing(task.json) as temporary:
             temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         written = (*written, task.json)
     instances = sum(len(dataset.tracks(video.id)) for video in dataset.videos)
     note = f"{len(dataset.videos)} videos, {instances} instances, {len(predictions)} results"
-    return Evaluated(table(scores, tracking, returns), (note,), written)
+    return Evaluated(table(scores, tracking, returns), (*_told(ran), note), written)
 
 
-def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard) -> bool:
+def _run_model(
+    task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard, ran: dict[str, str | None]
+) -> bool:
+    """As `run_videos` does; `ran` takes which backend and graph it was, where something was left to compute."""
     assert task.frames is not None
     assert task.results is not None
     # What files and presets say, and not where they are: settings may change in their place.
@@ -186,7 +201,14 @@ def _run_model(task: Evaluation, model: ModelChoice, dataset: VisDataset, shard:
         **msgspec.to_builtins(stream_config(model)),
     }
     work = Work(dataset, task.frames, task.results, identity, shard)
-    return run_videos(work, lambda: open_pipeline(model, shard))
+
+    def opened() -> Pipeline:
+        pipeline = open_pipeline(model, shard)
+        backend = pipeline.backend
+        ran.update(backend=backend.name, graph=backend.graph, remark=backend.remark or None)
+        return pipeline
+
+    return run_videos(work, opened)
 
 
 def _digest(path: Path) -> str:

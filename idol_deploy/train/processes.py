@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from idol_deploy.evaluate.shards import Shard
+from idol_deploy.torch_device import torch_device
 from idol_runtime.errors import ConfigError, TrainingError
 
 __all__ = ["Processes", "joined"]
@@ -110,11 +111,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _usable(device: str) -> torch.device:
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise ConfigError(f"PyTorch cannot use device {device}: {str(error).splitlines()[0]}") from error
+    chosen = torch_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen

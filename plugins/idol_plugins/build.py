@@ -51,7 +51,7 @@ def build(
 
     Raises:
         PluginError: CMake, a compiler or CUDA's compiler is missing, the headers are not where they were said to
-            be, or a compiler fails.
+            be, the folder cannot be written, or a compiler fails.
     """
     cmake = _tool("cmake", "install it with your system's package manager, or: pip install cmake")
     compiler()
@@ -61,6 +61,7 @@ def build(
     if tensorrt_include is not None and cuda_architectures is None and not tensorrt_host:
         raise PluginError("TensorRT's plugin is one for CUDA devices; build the CUDA kernel, too: add --cuda")
     into = build_folder() if into is None else into
+    _check_folder(into)
     options = {
         "IDOL_STRICT": "ON" if strict else "OFF",
         "IDOL_SANITIZE": sanitize,
@@ -87,6 +88,17 @@ def build(
     return libraries
 
 
+def _check_folder(into: Path) -> None:
+    """Before minutes of compiling: whether the libraries can go there; makes nothing."""
+    nearest = next(folder for folder in (into, *into.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise PluginError(f"{nearest} is a file; choose another folder with --into")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PluginError(
+            f"{nearest} cannot be written: permission denied; choose another folder with --into"
+        )
+
+
 def _collect(work: Path, into: Path) -> list[Path]:
     """Moves the libraries to their folder, each in one step: a process may have the old one loaded."""
     try:
@@ -97,7 +109,9 @@ def _collect(work: Path, into: Path) -> list[Path]:
             shutil.copyfile(built, fresh)
             libraries.append(fresh.replace(into / built.name))
     except OSError as error:
-        raise PluginError(f"{into} cannot be written ({error}); choose another folder with --into") from error
+        raise PluginError(
+            f"{into} cannot be written: {error.strerror}; choose another folder with --into"
+        ) from error
     return libraries
 
 

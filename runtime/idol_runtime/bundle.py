@@ -215,6 +215,8 @@ class Bundle:
                 passed certificate.
         """
         path = Path(path)
+        if os.path.isdir(path):
+            raise BundleError(f"{path} is a folder; give the .idol file that idol-deploy export wrote")
         if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
             raise BundleError(f"{path} does not exist; write one with: idol-deploy export")
         file = SealedZip(

@@ -1,13 +1,23 @@
 """One field of a configuration, as it was written on a command line."""
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from idol_runtime.errors import ConfigError
 
 __all__ = ["read_setting"]
+
+# One value of a type, and several.
+_WORDS: Mapping[Any, tuple[str, str]] = {
+    bool: ("true or false", "of true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    type(None): ("none", "none"),
+}
 
 
 def read_setting(owner: object, key: str, text: str, setting: str) -> Any:
@@ -35,4 +45,15 @@ def read_setting(owner: object, key: str, text: str, setting: str) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{setting}: {error}") from error
+        raise ConfigError(f"{setting}: {key} takes {_wanted(kind)}") from error
+
+
+def _wanted(kind: Any) -> str:
+    """What a value of a type is, for messages."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if get_origin(kind) is tuple:
+        count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
+        return f"{count}{_WORDS[inner[0]][1]} between commas"
+    return " or ".join(map(_wanted, inner)) if inner else _WORDS[kind][0]

@@ -26,6 +26,7 @@ from idol_runtime.frames import Frame
 from idol_runtime.optional import load_cv2
 from idol_runtime.rle import encode_crops
 from idol_runtime.sink import FileSink, Sink
+from idol_runtime.suffixes import require_suffix
 
 __all__ = ["VIDEO_CODECS", "DisplaySink", "JsonlSink", "MaskSink", "Sink", "VideoSink"]
 
@@ -60,11 +61,7 @@ class VideoSink(FileSink):
         boxes: bool = False,
         caption: str | None = None,
     ) -> None:
-        codec = VIDEO_CODECS.get(Path(path).suffix.lower())
-        if codec is None:
-            raise OutputError(
-                f"cannot write {path}: a video's name ends in {' '.join(VIDEO_CODECS)}; rename it"
-            )
+        codec = VIDEO_CODECS[require_suffix(path, "a video", *VIDEO_CODECS)]
         if not 0 < fps <= MAX_FPS:
             raise ConfigError(f"frames per second must lie between 0 and {MAX_FPS:g}, got {fps}")
         self._cv2 = load_cv2("writing video")

@@ -238,11 +238,11 @@ def test_what_to_calibrate_and_judge_on_is_looked_at_beforehand(
     )
 
     def judging(path: Path) -> ReduceOptions:
-        return ReduceOptions(judge=path, judge_frames=frames)
+        return ReduceOptions(("fp16",), judge=path, judge_frames=frames)
 
     refusals: list[tuple[ReduceOptions, type[IdolError], str]] = [
-        (ReduceOptions(calibrate=str(frames)), FrameError, "calibrate on a source of 72x104"),
-        (ReduceOptions(calibrate=str(tmp_path / "typo")), SourceError, "typo"),
+        (ReduceOptions(("int8-ort",), calibrate=str(frames)), FrameError, "calibrate on a source of 72x104"),
+        (ReduceOptions(("int8-ort",), calibrate=str(tmp_path / "typo")), SourceError, "typo"),
         (judging(annotations), FrameError, "video 3 of instances.json is 72x72"),
         (judging(tmp_path / "typo.json"), DataError, "typo.json"),
     ]

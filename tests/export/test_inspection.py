@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from idol_deploy.checkpoint import save_checkpoint
@@ -17,6 +18,15 @@ from idol_deploy.config import ytvis19_r50
 from idol_deploy.layout import published_state, weights_hash
 from idol_deploy.reference import write_reference_checkpoint
 from idol_export.inspection import describe
+from idol_runtime.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle, write_bundle
+from idol_runtime.certificates import (
+    GraphInfo,
+    IdAgreement,
+    Judged,
+    PrecisionCertificate,
+    Recipe,
+    StageError,
+)
 from idol_runtime.errors import BundleError, CheckpointError, ConfigError, IdolError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -40,6 +50,58 @@ def test_a_bundle(toy: Toy) -> None:
     assert found["association"]["temporal"] == "published"
     assert found["weights sha256"] == weights_hash(published_state(toy.model))
     json.dumps(found)
+
+
+def _with_graphs(toy: Toy, path: Path, **certificates: PrecisionCertificate) -> Path:
+    """The toy's bundle with graphs of fewer bits, of which there is nothing but what was found."""
+    with Bundle.open(toy.path) as bundle:
+        members = {name: bundle._member(name) for name in bundle.manifest.members}
+        manifest, parity = bundle.manifest, bundle.parity
+    named = {name.replace("_", "-"): certificate for name, certificate in certificates.items()}
+    dialects = {"int8-ort": "ort", "int8-trt": "trt"}
+    infos = {
+        name: GraphInfo(
+            name.partition("-")[0], dialects.get(name, "onnx"), False, dict.fromkeys(OUTPUT_NAMES, 0.1)
+        )
+        for name in named
+    }
+    members |= {GRAPHS[name]: b"graph" for name in named}
+    members[PARITY] = msgspec.json.encode(msgspec.structs.replace(parity, precisions=named))
+    write_bundle(path, msgspec.structs.replace(manifest, precisions=infos), members)
+    return path
+
+
+def test_graphs_of_fewer_bits(toy: Toy, tmp_path: Path) -> None:
+    stages = (StageError("logits", 0.02, 0.3),)
+    good = PrecisionCertificate(
+        stages,
+        4,
+        "onnxruntime (cpu)",
+        IdAgreement(0.992, 6866, 1440, 0.99, 500, "held-out videos"),
+        Judged(0.291, 0.294, 0.701, 0.705, 0.01, "val.json"),
+        Recipe(("decoder", "backbone/4"), 0.67),
+    )
+    bad = PrecisionCertificate(stages, 4, "none", IdAgreement(0.5, 10, 4, 0.99, 500, "generated video"))
+    path = _with_graphs(toy, tmp_path / "toy.idol", int8_ort=good, fp16=bad)
+    found = describe(path)
+    assert found["int8-ort graph"] == {
+        "verified": "yes",
+        "made for": "ONNX Runtime",
+        "id agreement": "99.20% with fp32 (allowed 99.00%) on 6866 instance-frames of held-out videos",
+        "AP": "29.1% (fp32 29.4%) on val.json",
+        "IDF1": "70.1% (fp32 70.5%) on val.json",
+        "in integers": "67% of the multiplications",
+        "kept in fp32": "decoder, backbone/4",
+        "logits": "2.0e-02 (allowed 3e-01)",
+        "measured on": "4 frames in onnxruntime (cpu)",
+    }
+    assert found["fp16 graph"]["verified"] == "NO, failed: id agreement; run refuses it"
+    assert not {"AP", "kept in fp32"} & found["fp16 graph"].keys()
+    changed = bytearray(path.read_bytes())
+    changed[changed.index(b"fp16.onnxgraph") + len("fp16.onnx")] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(BundleError, match=r"fp16\.onnx .*; export it again"):
+        describe(path)
 
 
 def test_a_bundle_of_another_name_is_still_one(toy: Toy, tmp_path: Path) -> None:

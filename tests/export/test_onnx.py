@@ -17,7 +17,7 @@ import pytest
 
 from idol_export import onnx as module
 from idol_export.graph import STAGES, ExportGraph
-from idol_export.onnx import describe_io, probe_to_onnx, shipped
+from idol_export.onnx import check_opset, describe_io, probe_to_onnx, shipped
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle import OUTPUT_NAMES, TensorInfo
 from idol_runtime.errors import ConfigError
@@ -120,6 +120,20 @@ def test_the_same_network_gives_the_same_bytes(toy: Toy) -> None:
 def test_an_old_opset_is_refused(toy: Toy, opset: int) -> None:
     with pytest.raises(ConfigError, match=f"opset {opset} is too old; use --opset 18 or newer"):
         probe_to_onnx(ExportGraph(toy.model, toy.size), opset=opset)
+
+
+def test_an_opset_that_the_exporter_gets_wrong_is_refused() -> None:
+    check_opset(module._NEWEST_OPSET)
+    with pytest.raises(ConfigError, match=f"use --opset 18 to {module._NEWEST_OPSET}$"):
+        check_opset(module._NEWEST_OPSET + 1)
+
+
+@pytest.mark.slow
+def test_the_newest_opset_is_exported(toy: Toy) -> None:
+    graph = onnx.load_model_from_string(
+        probe_to_onnx(ExportGraph(toy.model, toy.size), opset=module._NEWEST_OPSET)
+    )
+    assert [opset.version for opset in graph.opset_import] == [module._NEWEST_OPSET]
 
 
 def test_a_network_beyond_two_gibibytes_is_refused(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,8 @@ def exported(toy: Toy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     monkeypatch.setattr(module, "_INSTANCE_FRAMES", 10)
 
     def run(out: Path, *names: Any, store: Any = "fp32", **changes: Any) -> Exported:
-        reduce = replace(ReduceOptions(names, calibrate=str(clip), calibrate_frames=2), **changes)
+        calibrate = str(clip) if any(name.startswith("int8") for name in names) else None
+        reduce = replace(ReduceOptions(names, calibrate=calibrate, calibrate_frames=2), **changes)
         options = ExportOptions(
             toy.size, portable=True, verify_source=str(clip), verify_frames=1, reduce=reduce, store=store
         )
@@ -216,6 +217,10 @@ def test_what_is_missing_is_told() -> None:
 
 def test_what_cannot_be_is_told_beforehand() -> None:
     for changes, message in (
+        ({"calibrate": "a.mp4"}, "--calibrate is of int8; give --precision int8 or --auto as well"),
+        ({"names": ("fp16",), "keep": ("neck",)}, "--keep is of int8; give --precision int8 or --auto"),
+        ({"unverified": True}, "--unverified is of graphs of fewer bits; give --precision or --auto as well"),
+        ({"judge": Path("a.json"), "judge_frames": Path("a")}, "--judge is of graphs of fewer bits; give"),
         ({"keep": ("bones",)}, "--keep takes backbone, neck,.* got 'bones'"),
         ({"keep": ("neck",), "auto": 0.01}, "leave out --keep"),
         ({"auto": 1.5}, "in percent"),

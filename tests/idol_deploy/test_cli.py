@@ -46,6 +46,10 @@ def test_help_of_every_command(idol: Command, command: list[str]) -> None:
     assert done.out.startswith(" ".join(["usage: idol-deploy", *command]))
 
 
+def test_help_names_the_commands_of_the_kernel(idol: Command) -> None:
+    assert "the deformable-attention kernel: build, info, selftest" in " ".join(idol("--help").out.split())
+
+
 def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Every command that does something, by all its words."""
     for action in parser._actions:

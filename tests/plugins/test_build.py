@@ -1,10 +1,12 @@
 """The build command: what it needs, what it leaves, what it says when it cannot."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from idol_plugins import build as module
 from idol_plugins.build import build, compiler, main
 from idol_plugins.errors import PluginError
 
@@ -32,6 +34,21 @@ def test_headers_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "NvInfer.h").touch()
     assert main(["--into", str(tmp_path), "--tensorrt-include", str(tmp_path)]) == 2
     assert "add --cuda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", [".", "deep/er"])
+def test_a_folder_that_cannot_be_is_told_before_anything_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(module, "_run", lambda _: pytest.fail("this compiles"))
+    file = tmp_path / "README.md"
+    file.touch()
+    with pytest.raises(PluginError, match=r"README\.md is a file; choose another folder with --into"):
+        build(file / below)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PluginError, match="permission denied; choose another folder with --into"):
+        build(tmp_path / below)
 
 
 def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -257,6 +257,14 @@ def _session_options() -> SimpleNamespace:
     return SimpleNamespace(add_session_config_entry=lambda name, value: None)
 
 
+def test_tensorrt_is_not_for_processors(tiny_bundle: Path) -> None:
+    with (
+        Bundle.open(tiny_bundle) as bundle,
+        pytest.raises(BackendError, match="does not run on a CPU, ONNX Runtime does; leave out --backend"),
+    ):
+        open_backend(bundle, "tensorrt", "cpu")
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_that_is_not_in_this_onnxruntime(kit: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     fake = SimpleNamespace(

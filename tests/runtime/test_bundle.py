@@ -73,7 +73,9 @@ def test_a_graph_without_a_certificate_or_the_reverse(kit: Any, tmp_path: Path, 
 
 def test_missing_file_and_folder(kit: Any, tmp_path: Path) -> None:
     for path in (tmp_path / "none.idol", tmp_path, tmp_path / ("x" * 300), tmp_path / "a\0b"):
-        assert "idol-deploy export" in kit.refusal(path)
+        told = kit.refusal(path)
+        assert "idol-deploy export" in told
+        assert ("is a folder; give the .idol file" in told) == (path == tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"text" * 1000, b"\x00" * 5000], ids=len)

@@ -16,6 +16,7 @@ class _Inner:
 class _Settings:
     rate: float = 0.5
     sizes: tuple[int, ...] = (1, 2)
+    range: tuple[float, float] = (0.0, 1.0)
     limit: int | None = 3
     kind: Literal["a", "b"] = "a"
     on: bool = False
@@ -41,12 +42,15 @@ def test_a_field_is_what_was_written(key: str, text: str, value: object) -> None
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("speed", "1", "run.speed=1: there is no 'speed'; take rate, sizes, limit, kind, on$"),
+        ("speed", "1", "run.speed=1: there is no 'speed'; take rate, sizes, range, limit, kind, on$"),
         ("inner", "1", "there is no 'inner'"),
-        ("rate", "fast", "run.rate=fast: Expected `float`"),
-        ("sizes", "1,x", "sizes=1,x: Expected `int`"),
-        ("rate", "none", "rate=none"),
-        ("kind", "c", "kind=c: Invalid enum value 'c'"),
+        ("rate", "fast", "^run.rate=fast: rate takes a number$"),
+        ("sizes", "1,x", "^run.sizes=1,x: sizes takes whole numbers between commas$"),
+        ("rate", "none", "^run.rate=none: rate takes a number$"),
+        ("limit", "1.5", "^run.limit=1.5: limit takes a whole number or none$"),
+        ("range", "1", "^run.range=1: range takes 2 numbers between commas$"),
+        ("kind", "c", "^run.kind=c: kind takes one of a, b$"),
+        ("on", "maybe", "^run.on=maybe: on takes true or false$"),
     ],
 )
 def test_what_cannot_be(key: str, text: str, message: str) -> None:

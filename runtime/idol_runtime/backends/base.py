@@ -1,7 +1,7 @@
 """What a backend is, and how one is chosen."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,15 +9,20 @@ from numpy.typing import NDArray
 from idol_runtime.bundle import GRAPHS, Bundle, GraphName
 from idol_runtime.detection import NetworkOutput
 from idol_runtime.engine_file import engines_of
-from idol_runtime.errors import ConfigError, IdolError
+from idol_runtime.errors import BackendError, ConfigError, IdolError
+
+if TYPE_CHECKING:
+    from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
+    from idol_runtime.backends.tensorrt import TensorRTBackend
 
 __all__ = [
     "BACKENDS",
     "Backend",
     "BatchLimit",
     "GraphChoice",
-    "backend_devices",
+    "backend_class",
     "check_threads",
+    "device_kind",
     "open_backend",
 ]
 
@@ -46,7 +51,7 @@ class BatchLimit:
 class Backend(Protocol):
     """Runs the network on resized frames.
 
-    Those of `BACKENDS` also say, by `devices`, on which kinds they can.
+    Those of `BACKENDS` also say, by `devices`, on which kinds they can, and by `dialects`, which graphs.
 
     Attributes:
         name: which engine, where, and which of the bundle's graphs: `onnxruntime (cpu, plugin graph)`.
@@ -112,6 +117,10 @@ def open_backend(
     if backend == "tensorrt":
         from idol_runtime.backends.tensorrt import TensorRTBackend
 
+        if device == "cpu":
+            raise BackendError(
+                "TensorRT does not run on a CPU, ONNX Runtime does; leave out --backend, or use --device cuda or cuda:N"
+            )
         return TensorRTBackend.from_bundle(bundle, device, graph)
     remark = ""
     if backend == "auto" and device != "cpu" and _has_engine(bundle, graph):
@@ -137,15 +146,30 @@ def check_threads(threads: int | None) -> None:
         raise ConfigError(f"threads must lie between 1 and {_MOST_THREADS}, got {threads}")
 
 
-def backend_devices(backend: str) -> tuple[str, ...]:
-    """The kinds of device that one of `BACKENDS` runs on, whether or not its engine is installed."""
+def backend_class(backend: str) -> "type[OnnxRuntimeBackend] | type[TensorRTBackend]":
+    """One of `BACKENDS`, whether or not its engine is installed."""
     if backend == "tensorrt":
         from idol_runtime.backends.tensorrt import TensorRTBackend
 
-        return TensorRTBackend.devices
+        return TensorRTBackend
     from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend.devices
+    return OnnxRuntimeBackend
+
+
+def device_kind(device: str) -> str:
+    """`cpu` or `cuda`.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        BackendError: it is none of these.
+    """
+    kind, _, index = device.partition(":")
+    if device != "cpu" and not (kind == "cuda" and (index or "0").isdecimal()):
+        raise BackendError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
+    return kind
 
 
 def _has_engine(bundle: Bundle, graph: GraphChoice) -> bool:

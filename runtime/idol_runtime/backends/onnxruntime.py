@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
-from idol_runtime.backends.base import BatchLimit, GraphChoice, check_threads
+from idol_runtime.backends.base import BatchLimit, GraphChoice, check_threads, device_kind
 from idol_runtime.backends.choice import JUDGES, fastest, require_graph, verified_graphs
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.certificates import ReducedName
@@ -122,17 +122,15 @@ def _register(options: Any, library: Path) -> None:
 
 
 def _providers(runtime: types.ModuleType, device: str) -> list[str | tuple[str, dict[str, str]]]:
-    kind, _, index = device.partition(":")
-    if kind == "cpu" and not index:
+    if device_kind(device) == "cpu":
         return ["CPUExecutionProvider"]
-    if kind != "cuda" or not (index or "0").isdigit():
-        raise BackendError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise BackendError(
             "this ONNX Runtime has no CUDA; replace it: pip uninstall onnxruntime, then "
             "pip install 'idol-deploy[gpu]'"
         )
-    return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+    index = device.partition(":")[2] or "0"
+    return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
 
 
 def _provider_name(provider: str | tuple[str, dict[str, str]]) -> str:

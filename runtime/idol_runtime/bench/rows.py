@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, open_backend
-from idol_runtime.backends.base import BACKENDS, BatchLimit, backend_devices
+from idol_runtime.backends.base import BACKENDS, BatchLimit, backend_class, device_kind
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.certificates import Certificate, GraphName, PrecisionCertificate
 from idol_runtime.detection import NetworkOutput
@@ -48,9 +48,9 @@ class Row:
 
 
 def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = None) -> list[Row]:
-    """A row for every graph of a bundle in every backend that runs on such a device, and for OpenVINO on a CPU.
+    """A row for every graph of a bundle in every backend that reads it on such a device, and for OpenVINO on a CPU.
 
-    Whether each can be opened turns out when it is: an engine may not be installed, a graph not be for it.
+    Whether each can be opened turns out when it is: an engine may not be installed, a graph not be verified.
 
     Args:
         path: of the bundle.
@@ -59,14 +59,19 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
 
     Raises:
         BundleError: the bundle is broken.
+        BackendError: there is no such device.
     """
+    kind = device_kind(device)
     with Bundle.open(path) as bundle:
         manifest, parity = bundle.manifest, bundle.parity
-    graphs: dict[GraphName, tuple[str, Certificate | PrecisionCertificate, Mapping[str, float] | None]] = {
-        name: (manifest.precision, certificate, None) for name, certificate in parity.by_graph().items()
+    graphs: dict[
+        GraphName, tuple[str, str, Certificate | PrecisionCertificate, Mapping[str, float] | None]
+    ] = {
+        name: ("onnx", manifest.precision, certificate, None)
+        for name, certificate in parity.by_graph().items()
     }
     for name, info in manifest.precisions.items():
-        graphs[name] = info.precision, parity.precisions[name], info.canary
+        graphs[name] = info.dialect, info.precision, parity.precisions[name], info.canary
     rows = [
         Row(
             f"{backend}, {graph}",
@@ -76,11 +81,12 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
             certificate.agreement.idf1 if isinstance(certificate, PrecisionCertificate) else None,
             tolerances,
         )
-        for backend in BACKENDS
-        if device.partition(":")[0] in backend_devices(backend)
-        for graph, (precision, certificate, tolerances) in graphs.items()
+        for backend, runs in ((name, backend_class(name)) for name in BACKENDS)
+        if kind in runs.devices
+        for graph, (dialect, precision, certificate, tolerances) in graphs.items()
+        if dialect in runs.dialects
     ]
-    if device == "cpu":
+    if kind == "cpu":
         rows.append(Row("openvino, portable", partial(OpenVinoBackend.from_bundle, str(path), threads)))
     return rows
 

@@ -55,6 +55,7 @@ def test_what_is_read_is_not_replaced(
     ("options", "fix"),
     [
         (["--only", "abacus"], "there are: onnxruntime, portable"),
+        (["--device", "foo", "--list"], "unknown device 'foo'; use cpu, cuda or cuda:N"),
         (["--compile"], "give --weights as well"),
         (["--json", "/nonexistent/a.json"], "create it first"),
         (["--source", "gone.mp4", "--only", "onnxruntime"], "check the path"),

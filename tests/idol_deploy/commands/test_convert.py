@@ -43,10 +43,15 @@ def test_the_checkpoint_is_not_replaced(
         assert f"{target} is an input as well; give the output another name" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("missing/a.safetensors", "create it first"),
+        ("a.pth", "the name of a file of weights ends in .safetensors; rename it"),
+    ],
+)
 def test_a_place_that_cannot_be_written_is_told(
-    refused: Callable[..., str], toy_weights: Path, tmp_path: Path
+    refused: Callable[..., str], tmp_path: Path, name: str, fix: str
 ) -> None:
-    target = tmp_path / "missing" / "a.safetensors"
-    assert str(target.parent) in refused(
-        "convert", "--weights", toy_weights, "--preset", "edge_synth", "-o", target
-    )
+    options = "--weights", "not-looked-at.pth", "--preset", "edge_synth", "-o", tmp_path / name
+    assert fix in refused("convert", *options)

@@ -52,6 +52,19 @@ def test_the_model_is_not_replaced(
     assert "a.idol is an input as well" in message
 
 
+def test_a_submission_of_another_name(refused: Callable[..., str], tmp_path: Path) -> None:
+    files = "--gt", OFFICIAL / "gt.json", "--pred", OFFICIAL / "pred.json"
+    message = refused("evaluate", *files, "--submission", tmp_path / "submission.txt")
+    assert "the name of an archive ends in .zip; rename it" in message
+
+
+def test_the_graph_of_a_checkpoint(refused: Callable[..., str], tmp_path: Path) -> None:
+    model = "--weights", "w.pth", "--preset", "ytvis19_r50", "--graph", "plugin"
+    places = "--frames", tmp_path, "--results", tmp_path / "r.json"
+    message = refused("evaluate", "--gt", OFFICIAL / "gt.json", *model, *places)
+    assert "--backend and --graph are of a bundle; leave them out" in message
+
+
 def test_evaluate_broken_files(refused: Callable[..., str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.json"
     cut.write_bytes((OFFICIAL / "pred.json").read_bytes()[:-9])
@@ -82,8 +95,14 @@ def test_evaluate_runs_a_bundle_as_run_does(
     idol: Command, toy: Toy, frames_set: dict[str, Path], tmp_path: Path
 ) -> None:
     results = tmp_path / "results.json"
-    done = idol("evaluate", *_pairs(frames_set), "--bundle", toy.path, "--results", results)
+    scores = tmp_path / "scores.json"
+    options = "--bundle", toy.path, "--results", results, "--json", scores
+    done = idol("evaluate", *_pairs(frames_set), *options)
     assert (done.status, done.err) == (0, "")
+    assert "note: onnxruntime (cpu, portable graph)\nnote: this is the portable graph, which is " in done.out
+    ran = json.loads(scores.read_text())["model"]
+    assert (ran["backend"], ran["graph"]) == ("onnxruntime (cpu, portable graph)", "portable")
+    assert "the bundle has no graph with our operator" in ran["remark"]
     expected = []
     for seed in (1, 2):
         alone = tmp_path / f"{seed}.json"
@@ -102,5 +121,18 @@ def test_evaluate_names_a_missing_frame(
     (tmp_path / "video2" / "frame3.png").unlink()
     results = tmp_path / "results.json"
     model = "--weights", toy_weights, "--preset", "toy", "--results", results
-    message = refused("evaluate", *_pairs(frames_set), *model, beyond=tmp_path / "results.json.parts")
+    message = refused("evaluate", *_pairs(frames_set), *model)
     assert "video2/frame3.png does not exist; give the folder" in message
+
+
+@pytest.mark.usefixtures("toy_preset")
+@pytest.mark.parametrize("wrong", [{"--preset": "ytvis19_r50"}, {"--device": "cuda:99"}, {"--frames": "no"}])
+def test_a_mistake_does_not_stand_in_the_way_of_the_corrected_command(
+    refused: Callable[..., str],
+    toy_weights: Path,
+    frames_set: dict[str, Path],
+    tmp_path: Path,
+    wrong: dict[str, str],
+) -> None:
+    model = {"--weights": toy_weights, "--preset": "toy", "--results": tmp_path / "results.json"}
+    refused("evaluate", *_pairs(frames_set | model | wrong))

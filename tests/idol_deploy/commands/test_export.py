@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_deploy import config as config_module
-from idol_deploy.config import PRESETS
 from idol_runtime.bundle import Bundle
 
 if TYPE_CHECKING:
-    from tests.conftest import Toy
     from tests.idol_deploy.conftest import Command
 
 
@@ -103,7 +100,12 @@ def test_a_malicious_checkpoint_does_not_run(
 
 @pytest.mark.parametrize(
     ("output", "fix"),
-    [("missing/o.idol", "create it first"), (".", "give a file name"), ("/dev/null", "another file name")],
+    [
+        ("missing/o.idol", "create it first"),
+        (".", "give a file name"),
+        ("/dev/null", "another file name"),
+        ("o.onnx", "the name of a bundle ends in .idol; rename it"),
+    ],
 )
 def test_a_bundle_that_cannot_be_written_is_told_first(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, fix: str
@@ -117,6 +119,13 @@ def test_a_bundle_that_cannot_be_written_is_told_first(
     ("options", "fix"),
     [
         ({"frame_size": "0x0"}, "frame size must be positive"),
+        ({"frame_size": "100000x100000"}, "at most 8192 a side, got 100000x100000"),
+        ({"opset": "16"}, "use --opset 18 or newer"),
+        ({"opset": "27"}, "opset 27 is newer than what can be exported; use --opset 18 to "),
+        ({"dialect": "trt"}, "--dialect is of int8; give --precision int8 or --auto as well"),
+        ({"dialect": "ort", "precision": "fp16"}, "--dialect is of int8"),
+        ({"calibrate": "a.mp4", "precision": "fp16"}, "--calibrate is of int8"),
+        ({"judge": "a.json", "frames": "a", "precision": "fp32"}, "--judge is of graphs of fewer bits"),
         ({"frame_size": "20x3000"}, "--short-side"),
         ({"verify": "gone.mp4"}, "gone.mp4 does not exist; check the path"),
         ({"verify_frames": "0"}, "not a positive whole number"),
@@ -130,11 +139,13 @@ def test_other_export_options(
     assert fix in refused(*arguments)
 
 
-def test_an_old_opset(refused: Callable[..., str], toy: Toy, toy_weights: Path, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_module, "PRESETS", {**PRESETS, "toy": lambda: toy.config})
-        message = refused(*_export(weights=toy_weights, preset="toy", output=tmp_path / "o.idol", opset="16"))
-    assert "use --opset 18 or newer" in message
+@pytest.mark.parametrize("options", [{"opset": "27"}, {"frame_size": "100000x100000"}, {"keep": "neck"}])
+def test_what_cannot_be_exported_is_told_before_the_checkpoint_is_read(
+    refused: Callable[..., str], tmp_path: Path, options: dict[str, str]
+) -> None:
+    assert "not-there" not in refused(
+        *_export(weights="not-there.pth", output=tmp_path / "o.idol", **options)
+    )
 
 
 @pytest.mark.usefixtures("toy_preset")

@@ -42,6 +42,7 @@ def test_synth_refuses(refused: Callable[..., str], tmp_path: Path) -> None:
         (("--split", "test"), "take one of train, val"),
         (("--classes", "birds"), "take some of animal"),
         (("--cutouts", tmp_path), "give another folder"),
+        (("--only-cutouts",), "give --cutouts DIR as well"),
         (("--set", "noise"), "write KEY=VALUE"),
     ):
         assert fix in refused("synth", *arguments, "-o", output)

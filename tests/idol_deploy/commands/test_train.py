@@ -78,7 +78,7 @@ def test_train_writes_weights_and_goes_on(
         (["--annotations", "gone.json"], "gone.json: No such file or directory; check the path"),
         (["--frames", "gone"], "give the folder that holds them"),
         (["--device", "cuda:99"], "PyTorch cannot use device cuda:99"),
-        (["--device", "none"], "PyTorch cannot use device none"),
+        (["--device", "none"], "PyTorch cannot use device none; use cpu, cuda or cuda:N\n"),
         (["--preset", "gone.json"], "cannot read settings gone.json"),
     ],
 )

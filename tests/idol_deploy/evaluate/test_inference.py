@@ -198,6 +198,40 @@ def test_why_a_process_failed_is_never_seen_half_written(work: Work, monkeypatch
     assert "does not exist" in failure.read_text()
 
 
+def _fail() -> Pipeline:
+    raise BackendError("there is no such device")
+
+
+def test_a_run_that_fails_at_once_leaves_nothing(work: Work) -> None:
+    with pytest.raises(BackendError):
+        run_videos(work, _fail)
+    with pytest.raises(SourceError):
+        run_videos(replace(work, frames=work.frames / "no"), Counting)
+    with pytest.raises(KeyboardInterrupt):
+        run_videos(work, lambda: Counting(breaks_at=1))
+    assert not work.parts.exists()
+
+
+def test_a_folder_without_a_video_is_taken_over(work: Work) -> None:
+    with pytest.raises(BackendError):
+        run_videos(replace(work, shard=Shard(0, 2)), _fail)
+    assert (work.parts / "run.json").is_file()
+    (work.parts / ".27-half.json").touch()  # as one leaves it that was killed
+    other = replace(work, identity={"model": "other"})
+    assert run_videos(other, Counting)
+    assert json.loads(work.results.read_text()) == _by_hand(work)
+
+
+def test_a_run_notices_that_another_has_taken_over(work: Work) -> None:
+    class Overtaken(Counting):
+        def step(self, frame: object) -> object:
+            (work.parts / "run.json").write_text('{"model": "other"}')
+            return super().step(frame)
+
+    with pytest.raises(ConfigError, match=r"another run \(model differs\)"):
+        run_videos(work, Overtaken)
+
+
 def test_parts_of_another_run_are_not_mixed_in(work: Work) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_videos(work, lambda: Counting(breaks_at=4))

@@ -76,7 +76,7 @@ def tiny_set(
 def test_a_checkpoint_over_a_set_without_annotations(tiny_set: Evaluation) -> None:
     done = evaluate(tiny_set, _quiet)
     assert done.table == ""
-    assert done.notes == ("the data set has no annotations, so there is no score",)
+    assert done.notes == ("pytorch (cpu)", "the data set has no annotations, so there is no score")
     assert done.outputs == (tiny_set.results, tiny_set.submission)
     results = json.loads(tiny_set.results.read_text())
     assert {entry["category_id"] for entry in results} == {5, 6}

@@ -2,10 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from idol_runtime.bench.rows import bundle_rows
+from idol_runtime.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Parity
+from idol_runtime.certificates import GraphInfo, IdAgreement, PrecisionCertificate, StageError
 from idol_runtime.errors import BackendError
 
 
@@ -18,6 +22,35 @@ def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path)
     for device in ("cuda", "cuda:1"):  # of which OpenVINO has none
         names = [row.name for row in bundle_rows(tiny_bundle, device)]
         assert names == ["onnxruntime, portable", "tensorrt, portable"]
+
+
+def test_no_row_for_a_graph_in_a_backend_of_another_dialect(kit: Any, tmp_path: Path) -> None:
+    agreement = IdAgreement(1.0, 600, 60, 0.99, 500, "made up")
+    certificate = PrecisionCertificate((StageError("logits", 0.0, 1.0),), 2, "none", agreement)
+    infos = {
+        name: GraphInfo(name.partition("-")[0], dialect, False, dict.fromkeys(OUTPUT_NAMES, 1.0))
+        for name, dialect in (("fp16", "onnx"), ("int8-ort", "ort"), ("int8-trt", "trt"))
+    }
+    parity = msgspec.structs.replace(
+        msgspec.json.decode(kit.parity(), type=Parity), precisions=dict.fromkeys(infos, certificate)
+    )
+    members = kit.members() | dict.fromkeys((GRAPHS[name] for name in infos), b"graph")
+    members[PARITY] = msgspec.json.encode(parity)
+    path = kit.write(tmp_path / "b.idol", kit.manifest(precisions=infos), members)
+    assert [row.name for row in bundle_rows(path, "cuda")] == [
+        "onnxruntime, portable",
+        "onnxruntime, fp16",
+        "onnxruntime, int8-ort",
+        "tensorrt, portable",
+        "tensorrt, fp16",
+        "tensorrt, int8-trt",
+    ]
+
+
+@pytest.mark.parametrize("device", ["foo", "cpu:1", "cuda:x", ""])
+def test_a_device_that_is_none_has_no_rows(tiny_bundle: Path, device: str) -> None:
+    with pytest.raises(BackendError, match=f"unknown device '{device}'; use cpu, cuda or cuda:N"):
+        bundle_rows(tiny_bundle, device)
 
 
 def test_openvino_says_that_it_is_not_installed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
