@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--backend", default="auto", help="of the bundle: auto, onnxruntime, tensorrt (default: auto)")
     add(
         "--graph",
-        default="auto",
-        help="of the bundle: auto, plugin, portable, int8-ort, fp16 … (default: auto)",
+        default="fp32",
+        help="of the bundle: fp32 (plugin, else portable), plugin, portable, int8-ort, fp16 …; auto: the fastest, as "
+        "run (default: fp32)",
     )
     add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the model")

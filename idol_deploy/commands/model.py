@@ -29,7 +29,7 @@ def model_choice(options: argparse.Namespace) -> "ModelChoice":
         weights=options.weights,
         preset=options.preset,
         backend=getattr(options, "backend", "auto"),
-        graph=getattr(options, "graph", "auto"),
+        graph=getattr(options, "graph", "fp32"),
         device=options.device,
         threads=options.threads,
         fit=options.fit,

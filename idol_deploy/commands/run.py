@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default="auto",
-        help="auto, plugin (our operator), portable, int8-ort, fp16 … (default: auto)",
+        help="auto, fp32, plugin (our operator), portable, int8-ort, fp16 … (default: auto)",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the backend")

@@ -39,7 +39,7 @@ class ModelChoice:
     weights: Path | None = None
     preset: str | None = None
     backend: str = "auto"
-    graph: GraphChoice = "auto"
+    graph: GraphChoice = "fp32"
     device: str = "cpu"
     threads: int | None = None
     fit: bool = False
@@ -51,7 +51,7 @@ class ModelChoice:
         if (self.weights is None) != (self.preset is None):
             raise ConfigError("--weights and --preset go together: the preset says what the weights are")
         check_threads(self.threads)
-        if self.bundle is None and (self.backend, self.graph) != ("auto", "auto"):
+        if self.bundle is None and (self.backend, self.graph) != ("auto", "fp32"):
             raise ConfigError("--backend and --graph are of a bundle; leave them out, or give --bundle")
 
     @property

@@ -94,6 +94,8 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
             assert ("2.0 times as fast as portable" if graph == "int8-ort" else "hardly faster here") in (
                 pipeline.backend.remark
             )
+    with Pipeline.open(out, graph="fp32") as pipeline:
+        assert (pipeline.backend.graph, pipeline.backend.remark.count("int8")) == ("portable", 0)
     with Pipeline.open(out, graph="int8-ort") as pipeline:
         assert len(pipeline.step(toy.video(1)[0])) >= 3
 

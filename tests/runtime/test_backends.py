@@ -228,7 +228,7 @@ def test_a_bundle_without_the_graph_that_is_asked_for(tiny_bundle: Path) -> None
         assert "export it again after: idol-deploy plugins build" in open_backend(bundle).remark
         with pytest.raises(BackendError, match="no graph with our operator"):
             open_backend(bundle, graph="plugin")
-        with pytest.raises(ConfigError, match="choose one of: auto, portable, plugin"):
+        with pytest.raises(ConfigError, match="choose one of: auto, fp32, portable, plugin"):
             open_backend(bundle, graph="fast")
 
 

@@ -165,7 +165,7 @@ def _verify_and_store(
 
 
 def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
-    graph: GraphName = "plugin" if options.graph == "auto" else options.graph
+    graph: GraphName = "plugin" if options.graph == "auto" or options.graph == "fp32" else options.graph
     offered = (*bundle.parity.by_graph(), *bundle.manifest.precisions)
     if graph in offered:
         return graph

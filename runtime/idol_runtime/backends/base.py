@@ -1,5 +1,6 @@
 """What a backend is, and how one is chosen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -20,15 +21,19 @@ __all__ = [
     "Backend",
     "BatchLimit",
     "GraphChoice",
+    "JUDGES",
     "backend_class",
     "check_threads",
     "device_kind",
+    "meant",
     "open_backend",
 ]
 
 BACKENDS = ("onnxruntime", "tensorrt")
 _MOST_THREADS = 1024
-GraphChoice: TypeAlias = GraphName | Literal["auto"]
+GraphChoice: TypeAlias = GraphName | Literal["auto", "fp32"]
+# fp32: what every other graph is judged by.
+JUDGES: tuple[GraphName, ...] = ("portable", "plugin")
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ def open_backend(
             else ONNX Runtime, whose remark then says why.
         device: `cpu`, `cuda` or `cuda:N`; `auto`: the first CUDA device for TensorRT, the CPU for ONNX Runtime.
         threads: for the CPU; None: as many as the engine likes.
-        graph: which of the bundle's; `auto`: the fastest that was verified and that the engine has what it takes for.
+        graph: which of the bundle's; `auto`: the fastest that was verified and that the engine has what it takes for;
+            `fp32`: of `plugin` and `portable`.
 
     Raises:
         ConfigError: no such backend, no such graph, or a number of threads that cannot be.
@@ -112,8 +118,8 @@ def open_backend(
     """
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}")
-    if graph not in ("auto", *GRAPHS):
-        raise ConfigError(f"unknown graph {graph!r}; choose one of: auto, {', '.join(GRAPHS)}")
+    if graph not in ("auto", "fp32", *GRAPHS):
+        raise ConfigError(f"unknown graph {graph!r}; choose one of: auto, fp32, {', '.join(GRAPHS)}")
     if backend == "tensorrt":
         from idol_runtime.backends.tensorrt import TensorRTBackend
 
@@ -174,4 +180,11 @@ def device_kind(device: str) -> str:
 
 def _has_engine(bundle: Bundle, graph: GraphChoice) -> bool:
     """Whether one is stored, for whatever machine: a look into a folder, without TensorRT."""
-    return any(engines_of(bundle, name) for name in GRAPHS if graph in ("auto", name))
+    return any(engines_of(bundle, name) for name in meant(graph, tuple(GRAPHS)))
+
+
+def meant(graph: GraphChoice, every: Sequence[GraphName]) -> Sequence[GraphName]:
+    """Which of these a choice leaves open."""
+    if graph == "auto":
+        return every
+    return [name for name in every if name in JUDGES] if graph == "fp32" else (graph,)

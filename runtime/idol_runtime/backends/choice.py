@@ -7,16 +7,13 @@ from typing import TypeVar
 import numpy as np
 
 from idol_runtime.backends.base import Backend
-from idol_runtime.bundle import Bundle, GraphName
+from idol_runtime.bundle import Bundle
 from idol_runtime.certificates import GraphInfo, ReducedName
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
 from idol_runtime.timing import in_turns
 
-__all__ = ["JUDGES", "fastest", "require_graph", "verified_graphs"]
-
-# fp32: what every other graph is judged by.
-JUDGES: tuple[GraphName, ...] = ("portable", "plugin")
+__all__ = ["fastest", "require_graph", "verified_graphs"]
 
 _GAIN = 1.1  # less is noise, and no reason to leave fp32
 _LEAST_ROUNDS, _MOST_ROUNDS, _BUDGET_MS = 3, 15, 1000.0

@@ -6,8 +6,8 @@ from typing import cast
 
 from idol_plugins.errors import PluginError
 from idol_plugins.trt import trt_library
-from idol_runtime.backends.base import GraphChoice
-from idol_runtime.backends.choice import JUDGES, require_graph, verified_graphs
+from idol_runtime.backends.base import JUDGES, GraphChoice, meant
+from idol_runtime.backends.choice import require_graph, verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle import Bundle, GraphName, sha256
@@ -63,10 +63,9 @@ def choose_engine(bundle: Bundle, graph: GraphChoice, device: CudaDevice) -> tup
         BackendError: none fits; says why the newest does not, and names the command that builds one.
     """
     every: Sequence[GraphName] = (*JUDGES, *verified_graphs(bundle, DIALECTS))
-    wanted = every if graph == "auto" else (graph,)
     fitting: list[tuple[Path, EngineInfo]] = []
     why = ""
-    for name in wanted:
+    for name in meant(graph, every):
         for path in engines_of(bundle, name):
             try:
                 info = read_info(path)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
-from idol_runtime.backends.base import BatchLimit, GraphChoice, check_threads, device_kind
-from idol_runtime.backends.choice import JUDGES, fastest, require_graph, verified_graphs
+from idol_runtime.backends.base import JUDGES, BatchLimit, GraphChoice, check_threads, device_kind
+from idol_runtime.backends.choice import fastest, require_graph, verified_graphs
 from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.certificates import ReducedName
 from idol_runtime.detection import NetworkOutput
@@ -220,16 +220,16 @@ class OnnxRuntimeBackend:
             bundle: where the graphs are.
             device: `cpu`, `cuda` or `cuda:N`.
             threads: for one operator; None: as many as ONNX Runtime likes.
-            graph: which; `auto`: of fp32, `plugin` where it is there and its operator can be loaded, else `portable`;
-                then the fastest of this and of the verified graphs of fewer bits, timed on the golden frame; those
-                with the operator only beside `plugin`.
+            graph: which; `fp32`: `plugin` where it is there and its operator can be loaded, else `portable`; `auto`:
+                the fastest of this and of the verified graphs of fewer bits, timed on the golden frame; those with
+                the operator only beside `plugin`.
             remark: why it is not a faster backend.
 
         Raises:
             PluginError: the operator's library was asked for, and is not built.
             BackendError: it does not have them, the graph or the device is refused, or the bundle lacks the graph.
         """
-        if graph not in ("auto", *JUDGES):
+        if graph not in ("auto", "fp32", *JUDGES):
             return cls._open_reduced(bundle, cast(ReducedName, graph), device, threads)
         exact = cls._open_exact(bundle, device, threads, graph, remark)
         if graph != "auto":

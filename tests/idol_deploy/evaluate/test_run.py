@@ -83,7 +83,7 @@ def test_a_checkpoint_over_a_set_without_annotations(tiny_set: Evaluation) -> No
     assert {len(entry["segmentations"]) for entry in results} == {2}
 
 
-@pytest.mark.parametrize("what", ["association", "network", "frames", "backend"])
+@pytest.mark.parametrize("what", ["association", "network", "frames", "fit"])
 def test_parts_of_another_run_are_not_taken_over(
     tiny_set: Evaluation, tiny_config: IdolConfig, tmp_path: Path, what: str
 ) -> None:
@@ -91,18 +91,18 @@ def test_parts_of_another_run_are_not_taken_over(
     preset.write_text(settings_to_json(TrainSettings(tiny_config)))
     assert tiny_set.model is not None
     begun = replace(tiny_set, model=replace(tiny_set.model, preset=str(preset)))
-    gone = tmp_path / "frames" / "2-1.png"
-    frame = gone.read_bytes()
-    gone.unlink()
+    broken = tmp_path / "frames" / "2-1.png"
+    frame = broken.read_bytes()
+    broken.write_bytes(frame[: len(frame) // 2])
     with pytest.raises(SourceError):
-        evaluate(begun, _quiet)
-    gone.write_bytes(frame)
+        evaluate(begun, _quiet)  # whose first video is done
+    broken.write_bytes(frame)
     other = begun
     if what == "frames":
         shutil.copytree(tmp_path / "frames", tmp_path / "others")
         other = replace(begun, frames=tmp_path / "others")
-    elif what == "backend":
-        other = replace(begun, model=replace(begun.model, backend="onnxruntime"))
+    elif what == "fit":
+        other = replace(begun, model=replace(begun.model, fit=True))
     else:
         change = "association.max_age=3" if what == "association" else "model.heads=4"
         preset.write_text(settings_to_json(override(TrainSettings(tiny_config), [change])))
