@@ -79,5 +79,5 @@ def fastest(exact: _B, others: Sequence[_B], bundle: Bundle) -> tuple[_B, str]:
         if backend is not chosen:
             backend.close()
     if chosen is exact:
-        return exact, f"this is fp32, for {others[best].graph} is hardly faster here ({gain:.1f} times)"
+        return exact, f"this is fp32, for {others[best].graph} is hardly faster here ({gain:.2f} times)"
     return chosen, f"{chosen.graph} is {gain:.1f} times as fast as {exact.graph} on the golden frame"

@@ -52,11 +52,11 @@ def test_moves_share_one_whole(shares: tuple[float, ...]) -> None:
     [
         ("frames", "KEY=VALUE"),
         ("frame=3", "no .frame.; take frames, size"),
-        ("frames=many", "Expected `int`"),
+        ("frames=many", "frames takes a whole number"),
         ("frames=0", "between 1 and"),
         ("vanish=9,2", "the lower first"),
         ("vanish=0,2", "from 1 on"),
-        ("instances=4", "length 2"),
+        ("instances=4", "instances takes 2 whole numbers between commas"),
         ("instances=4,300", "at most 30"),
         ("size=40x200", "at least 48x48"),
         ("size=64x800", "four times its short side"),
