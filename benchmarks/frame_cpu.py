@@ -135,8 +135,8 @@ def ways(name: str, size: tuple[int, int], threads: int, wanted: tuple[str, ...]
         probe = probe_to_onnx(ExportGraph(with_fused_attention(model), size))
         found["operator"] = session_way(shipped(probe), image, threads)
         keeps = {way: keep for way, keep in INT8_KEEPS.items() if way in wanted}
-        for way, graph in in_integers(probe, image, keeps).items():
-            found[way] = session_way(graph, image, threads)
+        graphs = in_integers(probe, image, keeps) if keeps else {}
+        found |= {way: session_way(graph, image, threads) for way, graph in graphs.items()}
     return found
 
 

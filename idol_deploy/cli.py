@@ -5,13 +5,11 @@ Exit status: 0 done, 1 an internal error or a failed selftest, 2 an error that t
 """
 
 import argparse
-import contextlib
 import importlib.metadata
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -32,6 +30,7 @@ from idol_deploy.commands import (
 )
 from idol_deploy.commands.steps import INTERRUPTED
 from idol_runtime.errors import IdolError
+from idol_runtime.signals import handling
 
 __all__ = ["build_parser", "main"]
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        with _sigterm_as_ctrl_c():
+        with handling(_interrupt, signal.SIGTERM):
             status = command(options)
         sys.stdout.flush()
     except IdolError as error:
@@ -59,21 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """What stops services and containers lets a command finish its files, as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C does: what stops services and containers lets a command finish its files."""
+    raise KeyboardInterrupt
 
 
 class _Parser(argparse.ArgumentParser):

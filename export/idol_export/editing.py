@@ -1,7 +1,7 @@
 """An ONNX graph that is being changed: who makes a value, who reads it, what is constant, what shape it has."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,13 +63,13 @@ class Editor:
         readers = self.consumers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
-    def makers_of(self, name: str) -> set[str]:
-        """Names of the nodes that a value is computed by."""
+    def makers_of(self, name: str, through: Callable[[onnx.NodeProto], bool] = lambda _: True) -> set[str]:
+        """Names of the nodes that a value is computed by, as far back as `through` holds of them."""
         found: set[str] = set()
         waiting = [name]
         while waiting:
             node = self.producers.get(waiting.pop())
-            if node is not None and node.name not in found:
+            if node is not None and node.name not in found and through(node):
                 found.add(node.name)
                 waiting.extend(node.input)
         return found

@@ -62,7 +62,8 @@ def coordinates(editor: Editor) -> set[str]:
         if any(boxes[1] in shape[:2] for shape in _point_shapes(editor, node)):
             found.add(node.name)
         if node.op_type == "GridSample":
-            found |= _makers_of_points(editor, node.input[1])
+            # Points of other points, and these of what is none yet.
+            found |= editor.makers_of(node.input[1], lambda maker: bool(_point_shapes(editor, maker)))
     return found
 
 
@@ -70,18 +71,6 @@ def _point_shapes(editor: Editor, node: onnx.NodeProto) -> list[tuple[int, ...]]
     """Of what a node makes, shapes that end in points or boxes."""
     shapes = [editor.shape(name) for name in node.output if editor.is_float(name)]
     return [shape for shape in shapes if shape and shape[-1] in _COORDINATES]
-
-
-def _makers_of_points(editor: Editor, grid: str) -> set[str]:
-    """Names of the nodes that make points of other points, and these of what is none yet."""
-    found: set[str] = set()
-    waiting = [grid]
-    while waiting:
-        node = editor.producers.get(waiting.pop())
-        if node is not None and node.name not in found and _point_shapes(editor, node):
-            found.add(node.name)
-            waiting.extend(node.input)
-    return found
 
 
 def pixels(editor: Editor) -> set[str]:
@@ -151,8 +140,8 @@ def emulated(graph: bytes, islands: Collection[str], half: Half = "bf16") -> byt
     """
     editor = Editor(graph)
     kind = _TYPES[half]
-    exact = {name for node in editor.graph.node if node.name in islands for name in node.output}
-    exact = {name for name in exact if name and editor.is_float(name)}
+    made = (name for node in editor.graph.node if node.name in islands for name in node.output)
+    exact = {name for name in made if name and editor.is_float(name)}
     rounded: set[str] = set()
     for node in list(editor.graph.node):
         if node.name in islands:

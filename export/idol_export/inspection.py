@@ -13,8 +13,6 @@ from idol_runtime.optional import import_optional
 
 __all__ = ["describe"]
 
-_RUNS = {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}
-
 
 def describe(path: str | Path) -> dict[str, object]:
     """Name and value of everything worth knowing about a file, ready for JSON.
@@ -94,7 +92,7 @@ def _describe_reduced(info: GraphInfo, certificate: PrecisionCertificate) -> dic
     failed = ", ".join(certificate.failures)
     described = {
         "verified": f"NO, failed: {failed}; run refuses it" if failed else "yes",
-        "made for": _RUNS[info.dialect],
+        "made for": info.made_for,
         "id agreement": f"{agreement.idf1:.2%} with fp32 (allowed {agreement.limit:.2%}) on "
         f"{agreement.instance_frames} instance-frames of {agreement.source}",
     }

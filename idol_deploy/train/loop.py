@@ -32,6 +32,7 @@ from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
 from idol_deploy.train.step import Stepper
 from idol_deploy.training_graph import TrainingGraph
 from idol_runtime.errors import CheckpointError
+from idol_runtime.signals import handling
 
 __all__ = ["Trained", "Training", "train"]
 
@@ -263,18 +264,11 @@ def _silent(what: str) -> None:
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C or SIGTERM came; a second Ctrl-C is not waited for."""
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
 
     def ask(number: int, frame: types.FrameType | None) -> None:
         if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(ask, signal.SIGINT, signal.SIGTERM):
         yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -96,17 +96,8 @@ def read_snapshot(path: Path) -> Snapshot:
         stored = msgspec.convert(contents, _Contents)
     except msgspec.ValidationError as error:
         raise CheckpointError(f"{_broken(path)} ({error})") from error
-    return Snapshot(
-        settings=settings_from_json(stored.settings, path),
-        iteration=stored.iteration,
-        model=stored.model,
-        criterion=stored.criterion,
-        optimiser=stored.optimiser,
-        scaler=stored.scaler,
-        loader=stored.loader,
-        chance=stored.chance,
-        best=stored.best,
-    )
+    settings = settings_from_json(stored.settings, path)
+    return Snapshot(**{**msgspec.structs.asdict(stored), "settings": settings})
 
 
 def _broken(path: Path) -> str:

@@ -48,7 +48,6 @@ __all__ = [
     "Parity",
     "StageError",
     "TensorInfo",
-    "sha256",
     "write_bundle",
 ]
 

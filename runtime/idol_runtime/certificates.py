@@ -72,6 +72,11 @@ class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     canary: dict[str, float]
     emulated: bool = False
 
+    @property
+    def made_for(self) -> str:
+        """Who runs it, for people."""
+        return {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}[self.dialect]
+
 
 class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether tracks are those of the fp32 graph.

@@ -7,6 +7,7 @@ zip's comment, and it holds that of the plan. This finds accidents; it is no sig
 
 import os
 import re
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -195,7 +196,7 @@ def read_info(path: Path) -> EngineInfo:
     Raises:
         BackendError: it is broken, or of another schema.
     """
-    with _open(path) as file:
+    with closing(_open(path)) as file:
         version, encoded = file.head(_INFO, _MOST_INFO)
     if version != ENGINE_SCHEMA:
         raise BackendError(f"{path} has engine schema {version}, this idol-deploy reads {ENGINE_SCHEMA}")
@@ -211,7 +212,7 @@ def read_plan(path: Path, info: EngineInfo) -> bytes:
     Raises:
         BackendError: it was changed after it was written.
     """
-    with _open(path) as file:
+    with closing(_open(path)) as file:
         plan = file.read(_PLAN, info.plan_bytes)
     if len(plan) != info.plan_bytes or sha256(plan) != info.plan_sha256:
         raise BackendError(f"{path} is corrupted: its plan was changed")
@@ -224,7 +225,7 @@ def read_layers(path: Path) -> str:
     Raises:
         BackendError: it cannot be read.
     """
-    with _open(path) as file:
+    with closing(_open(path)) as file:
         return file.read(_LAYERS, _MOST_LAYERS).decode(errors="replace")
 
 

@@ -8,7 +8,6 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
@@ -43,7 +42,7 @@ def write_sealed(path: str | Path, name: str, head: msgspec.Struct, members: Map
 
 
 class SealedZip:
-    """An open file; a context manager.
+    """An open file, to be closed.
 
     Args:
         path: of the file.
@@ -60,14 +59,6 @@ class SealedZip:
             if info.compress_type != zipfile.ZIP_STORED:
                 self.close()
                 raise refuse(f"{info.filename} is compressed, which no member may be")
-
-    def __enter__(self) -> "SealedZip":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

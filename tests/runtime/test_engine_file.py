@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from idol_runtime.bundle import Bundle, StageError, sha256
+from idol_runtime.bundle import Bundle, StageError
 from idol_runtime.engine_file import (
     ENGINE_SCHEMA,
     EngineInfo,
@@ -24,6 +24,7 @@ from idol_runtime.engine_file import (
     write_engine,
 )
 from idol_runtime.errors import BackendError, OutputError
+from idol_runtime.sealed_zip import sha256
 
 PLAN = bytes(range(256)) * 4
 KEY = EngineKey(

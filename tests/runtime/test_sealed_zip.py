@@ -1,6 +1,7 @@
 """A zip under the hash of its head: whatever is wrong with it is said in the words of whoever opened it."""
 
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ def opened(path: Path) -> SealedZip:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    with opened(path) as file:
+    with closing(opened(path)) as file:
         assert file.names == ["head.json", "data"]
         version, head = file.head("head.json", 100)
         assert (version, msgspec.json.decode(head, type=Head)) == (7, Head(7))
@@ -41,7 +42,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     ],
 )
 def test_what_cannot_be_read(path: Path, name: str, most: int, why: str) -> None:
-    with opened(path) as file, pytest.raises(BackendError, match=rf"x\.zip is broken: {why}"):
+    with closing(opened(path)) as file, pytest.raises(BackendError, match=rf"x\.zip is broken: {why}"):
         file.read(name, most)
 
 
@@ -74,5 +75,5 @@ def test_a_head_that_cannot_be(path: Path, head: bytes, why: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("head.json", head)
         archive.comment = sha256(b"as it was" if "changed" in why else head).encode()
-    with opened(path) as file, pytest.raises(BackendError, match=why):
+    with closing(opened(path)) as file, pytest.raises(BackendError, match=why):
         file.head("head.json", 10**6)

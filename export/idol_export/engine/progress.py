@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from idol_runtime.signals import handling
+
 __all__ = ["Progress", "watched"]
 
 _SECONDS = 5.0  # between two lines of one phase
@@ -109,15 +111,9 @@ def watched(config: Any, announce: Callable[[str], None]) -> Iterator[Progress]:
 @contextlib.contextmanager
 def _interrupts(progress: Progress) -> Iterator[None]:
     """Ctrl-C as a request: raised inside TensorRT's callbacks it would end the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def cancel(_signal: int, _frame: object) -> None:
         progress.cancelled = True
 
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
+    with handling(cancel, signal.SIGINT):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -17,7 +17,6 @@ __all__ = ["fastest", "require_graph", "verified_graphs"]
 
 _GAIN = 1.1  # less is noise, and no reason to leave fp32
 _LEAST_ROUNDS, _MOST_ROUNDS, _BUDGET_MS = 3, 15, 1000.0
-_ENGINES = {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}
 
 
 def verified_graphs(bundle: Bundle, dialects: Sequence[str]) -> list[ReducedName]:
@@ -42,7 +41,7 @@ def require_graph(bundle: Bundle, name: ReducedName, dialects: Sequence[str], ba
         raise BackendError(f"the bundle has no {name} graph; export it with {wanted}")
     if info.dialect not in dialects:
         raise BackendError(
-            f"the {name} graph is made for {_ENGINES[info.dialect]}, which {backend} is not; leave --graph out, or "
+            f"the {name} graph is made for {info.made_for}, which {backend} is not; leave --graph out, or "
             "use --graph plugin"
         )
     failures = bundle.parity.precisions[name].failures

@@ -10,7 +10,7 @@ from idol_runtime.backends.base import JUDGES, GraphChoice, meant
 from idol_runtime.backends.choice import require_graph, verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import Bundle, GraphName, sha256
+from idol_runtime.bundle import Bundle, GraphName
 from idol_runtime.certificates import ReducedName
 from idol_runtime.engine_file import (
     EngineInfo,
@@ -21,6 +21,7 @@ from idol_runtime.engine_file import (
     read_info,
 )
 from idol_runtime.errors import BackendError
+from idol_runtime.sealed_zip import sha256
 
 __all__ = ["DIALECTS", "choose_engine", "key_here"]
 

@@ -237,7 +237,7 @@ class OnnxRuntimeBackend:
         faster, remarks = [], []
         for name in verified_graphs(bundle, cls.dialects):
             operator = bundle.manifest.precisions[name].operator
-            if name in _WORTHWHILE[device.partition(":")[0]] and (exact.graph == "plugin" or not operator):
+            if name in _WORTHWHILE[device_kind(device)] and (exact.graph == "plugin" or not operator):
                 try:
                     faster.append(cls._open_reduced(bundle, name, device, threads))
                 except (PluginError, BackendError) as error:

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -73,15 +72,18 @@ class Sensors:
                 self._samples[f"{label.lower()}_w"].append(millivolts * milliamperes / 1e6)
 
     def _sample_gpu(self, nvml: ModuleType, place: str) -> None:
-        readings: dict[str, Callable[[Any], float]] = {
-            "gpu_mhz": lambda gpu: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
-            "gpu_w": lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
-            "gpu_used_mib": lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**20,
+        try:
+            gpu = nvml.nvmlDeviceGetHandleByPciBusId(place)
+        except nvml.NVMLError:  # a driver at fault
+            return
+        readings: dict[str, Callable[[], float]] = {
+            "gpu_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
+            "gpu_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+            "gpu_used_mib": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**20,
         }
         for name, read in readings.items():
-            # A reading that this device does not have, or a driver at fault.
-            with contextlib.suppress(nvml.NVMLError):
-                value = read(nvml.nvmlDeviceGetHandleByPciBusId(place))
+            with contextlib.suppress(nvml.NVMLError):  # a reading that this device does not have
+                value = read()
                 self._samples[name].append(value)
 
 

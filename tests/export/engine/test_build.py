@@ -181,7 +181,7 @@ def inject(trt: ModuleType, bundle: Path, path: Path) -> None:
     plan = trt._Plan.pack({**header, "wrong": ["boxes", 1.01]}, graph)
     from msgspec.structs import replace
 
-    from idol_runtime.bundle import sha256
+    from idol_runtime.sealed_zip import sha256
 
     info = replace(read_info(path), plan_sha256=sha256(plan), plan_bytes=len(plan))
     write_engine(path, info, plan, "{}")
