@@ -17,7 +17,6 @@ from idol_runtime.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models/edge_synth"
-ABLATION = ROOT / "models/ablation"
 LARGEST = 25_000_000  # bytes
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 
@@ -41,20 +40,8 @@ def test_bundle_and_checkpoint_have_the_same_weights() -> None:
     assert (MODEL / "edge_synth.idol").stat().st_size <= LARGEST
 
 
-@needs_torch
-@pytest.mark.parametrize("training", ["id_head", "iou", "transport"])
-def test_checkpoints_of_the_ablation_load(training: str) -> None:
-    from idol_deploy.ablation.rows import TRAININGS
-    from idol_deploy.checkpoint import load_checkpoint
-    from idol_deploy.train.settings import network_config
-
-    assert set(TRAININGS) == {path.stem for path in ABLATION.glob("*.safetensors")}
-    load_checkpoint(ABLATION / f"{training}.safetensors", network_config(str(ABLATION / "settings.json")))
-
-
-@pytest.mark.parametrize("folder", [MODEL, ABLATION])
-def test_no_path_of_the_machine_that_trained_it_ships(folder: Path) -> None:
-    data = json.loads((folder / "settings.json").read_text())["data"]
+def test_no_path_of_the_machine_that_trained_it_ships() -> None:
+    data = json.loads((MODEL / "settings.json").read_text())["data"]
     assert not any(Path(data[key]).is_absolute() for key in ("annotations", "frames"))
 
 
