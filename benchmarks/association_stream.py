@@ -22,9 +22,9 @@ import numpy as np
 from machine import machine_facts
 from numpy.typing import NDArray
 
-from idol_runtime.association import Tracker
 from idol_runtime.config import AssociationConfig
 from idol_runtime.files import replacing
+from idol_runtime.tracking.association import Tracker
 
 MEMORY_LIMIT, TIME_LIMIT = 1.05, 1.5
 WIDTH, CLASSES = 256, 40

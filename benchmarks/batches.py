@@ -28,10 +28,10 @@ from idol_plugins.ort import ort_library
 from idol_runtime.backends import Backend, open_backend
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
 from idol_runtime.bench.statistics import paired_ratio, summarise
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle
-from idol_runtime.detection import NetworkOutput
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.interleaved import in_turns
 from idol_runtime.pipeline import CANARY_TOLERANCE
-from idol_runtime.timing import in_turns
+from idol_runtime.tracking.detection import NetworkOutput
 
 PRESET, SIZE = "edge_synth", (160, 256)
 
@@ -55,10 +55,10 @@ def of_bundle(path: Path, graph: str) -> tuple[Open, str]:
 def of_preset() -> tuple[Open, str]:
     """The same of the edge network, which is traced first."""
     from idol_deploy.config import preset
-    from idol_deploy.reference import reference_model
-    from idol_export.fused import with_fused_attention
-    from idol_export.graph import ExportGraph
-    from idol_export.onnx import probe_to_onnx, shipped
+    from idol_deploy.weights.reference import reference_model
+    from idol_export.graph.adapter import ExportGraph
+    from idol_export.graph.operator import with_fused_attention
+    from idol_export.graph.tracing import probe_to_onnx, shipped
 
     model = with_fused_attention(reference_model(preset(PRESET)))
     graph = shipped(probe_to_onnx(ExportGraph(model, SIZE), dynamic_batch=True))

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from machine import machine_facts, tell_report
 
-from idol_deploy.batch import Batch, collate
 from idol_deploy.config import IdolConfig, ytvis19_r50
 from idol_deploy.data import video_pairs
 from idol_deploy.data.loader import EndlessSampler, LoaderState, PairLoader, draw_sample, to_pair
@@ -34,6 +33,7 @@ from idol_deploy.data.synthetic import SHAPES, make_videos
 from idol_deploy.data.transforms import View
 from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import read_dataset
+from idol_deploy.objective.batch import Batch, collate
 
 PAIRS = 4
 STATE = LoaderState(seed=1)

@@ -25,8 +25,8 @@ from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
 from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
 from idol_deploy.model.deform_op import deform_attn, use_core, use_operator
 from idol_deploy.model.idol import Idol
-from idol_deploy.reference import make_video, reference_model
-from idol_export.parity import relative_error
+from idol_deploy.weights.reference import make_video, reference_model
+from idol_export.verify.parity import relative_error
 
 GOAL = 1.5
 ENCODER = (384, 640)

@@ -25,7 +25,7 @@ from torch import Tensor
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes, deformable_attention
 from idol_deploy.model.geometry import build_geometry
-from idol_export.parity import relative_error
+from idol_export.verify.parity import relative_error
 from idol_plugins.cpu import CpuLibrary, Isa
 
 SIZES = ((384, 640), (736, 1280))

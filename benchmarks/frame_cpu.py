@@ -42,19 +42,19 @@ from numpy.typing import NDArray
 
 from idol_deploy.config import preset
 from idol_deploy.model.idol import Idol
-from idol_deploy.reference import make_video, reference_model
-from idol_export.folding import folded
-from idol_export.fused import with_fused_attention
-from idol_export.graph import STAGES, ExportGraph
-from idol_export.integer_graphs import IntegerGraphs
-from idol_export.node_groups import KEPT
-from idol_export.onnx import probe_to_onnx, shipped
+from idol_deploy.weights.reference import make_video, reference_model
+from idol_export.graph.adapter import STAGES, ExportGraph
+from idol_export.graph.operator import with_fused_attention
+from idol_export.graph.tracing import probe_to_onnx, shipped
+from idol_export.precision.folding import folded
+from idol_export.precision.integer_graphs import IntegerGraphs
+from idol_export.precision.node_groups import KEPT
 from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import DISABLED_OPTIMIZERS, open_session, run_session
 from idol_runtime.bench.roofline import count_work
-from idol_runtime.bundle import OUTPUT_NAMES
-from idol_runtime.timing import in_turns
+from idol_runtime.bundle.bundle import OUTPUT_NAMES
+from idol_runtime.interleaved import in_turns
 
 WAYS = ("eager", "compile", "openvino", "portable", "operator", "int8", "int8-keep")
 INT8_KEEPS = {"int8": KEPT, "int8-keep": (*KEPT, "backbone", "neck")}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
 from idol_deploy.model.deform_op import deform_attn, operator_problem, use_core
-from idol_deploy.reference import reference_model
+from idol_deploy.weights.reference import reference_model
 
 __all__ = ["call_errors", "run"]
 

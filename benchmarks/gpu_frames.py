@@ -23,7 +23,7 @@ from idol_deploy.config import IdolConfig, ytvis19_r50
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.geometry import Geometry, build_geometry
 from idol_deploy.model.idol import Idol
-from idol_deploy.reference import make_video, reference_model
+from idol_deploy.weights.reference import make_video, reference_model
 
 __all__ = ["Network", "compare", "frame_of", "holds", "network_config", "run"]
 

@@ -24,12 +24,12 @@ from typing import Any
 
 from machine import machine_facts
 
-from idol_deploy.ablation.rows import WITHOUT_TWS
-from idol_deploy.ablation.table import head, line, moments
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.association_scores import association_scores, find_tracks
+from idol_deploy.evaluate.caching import RememberingBackend
 from idol_deploy.evaluate.model import ModelChoice, open_pipeline
-from idol_deploy.evaluate.remembering import RememberingBackend
+from idol_deploy.studies.ablation.rows import WITHOUT_TWS
+from idol_deploy.studies.ablation.table import head, line, moments
 from idol_deploy.synth.config import preset
 from idol_deploy.synth.dataset import SynthDataset, write_dataset
 from idol_deploy.synth.identities import read_library

@@ -28,15 +28,15 @@ from PIL import Image
 
 from idol_plugins.errors import PluginError
 from idol_plugins.image import ImageLibrary
-from idol_runtime.association import Tracker
 from idol_runtime.config import AssociationConfig
-from idol_runtime.detection import NetworkOutput, detect
-from idol_runtime.draw import draw
 from idol_runtime.frames import Frame, RGBImage
 from idol_runtime.optional import load_cv2
 from idol_runtime.preprocess import Placement, resize
-from idol_runtime.results import FrameResult
-from idol_runtime.sinks import JsonlSink
+from idol_runtime.sinks.draw import draw
+from idol_runtime.sinks.files import JsonlSink
+from idol_runtime.tracking.association import Tracker
+from idol_runtime.tracking.detection import NetworkOutput, detect
+from idol_runtime.tracking.results import FrameResult
 
 T = TypeVar("T")
 

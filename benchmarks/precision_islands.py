@@ -6,7 +6,7 @@
 
 Prints the relative error of each stage against the fp32 graph: of a graph as `export` makes it, without the islands of
 linear blocks, of coordinates or of the image, without any, with each kind of nodes more and with each kind of
-`idol_export.half_graph.ISLANDS` less. bf16 is emulated. Without --weights the network has reference weights, whose
+`idol_export.precision.half.ISLANDS` less. bf16 is emulated. Without --weights the network has reference weights, whose
 errors say little.
 """
 
@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from idol_deploy.checkpoint import load_checkpoint
-from idol_deploy.reference import make_video, reference_model
-from idol_deploy.train.settings import network_config
-from idol_export.editing import Editor
-from idol_export.folding import folded
-from idol_export.fused import with_fused_attention
-from idol_export.graph import STAGES, ExportGraph
-from idol_export.half_graph import (
+from idol_deploy.settings import network_config
+from idol_deploy.weights.checkpoint import load_checkpoint
+from idol_deploy.weights.reference import make_video, reference_model
+from idol_export.graph.adapter import STAGES, ExportGraph
+from idol_export.graph.operator import with_fused_attention
+from idol_export.graph.tracing import probe_to_onnx
+from idol_export.precision.editor import Editor
+from idol_export.precision.folding import folded
+from idol_export.precision.half import (
     ISLANDS,
     Half,
     coordinates,
@@ -34,11 +35,10 @@ from idol_export.half_graph import (
     pixels,
     to_half,
 )
-from idol_export.onnx import probe_to_onnx
-from idol_export.parity import relative_error
+from idol_export.verify.parity import relative_error
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import open_session, run_session
-from idol_runtime.bundle import OUTPUT_NAMES
+from idol_runtime.bundle.bundle import OUTPUT_NAMES
 
 # They move values, and round nothing.
 MOVES = {"Cast", "Concat", "Expand", "Gather", "Pad", "Reshape", "Slice", "Split", "Transpose", "Unsqueeze"}

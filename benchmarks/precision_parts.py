@@ -22,25 +22,25 @@ import numpy as np
 from machine import machine_facts, tell_report
 from numpy.typing import NDArray
 
-from idol_deploy.checkpoint import load_checkpoint
-from idol_deploy.train.settings import network_config
-from idol_export.clips import clips_of_dataset
-from idol_export.editing import Editor
-from idol_export.folding import folded
-from idol_export.fused import with_fused_attention
-from idol_export.graph import STAGES, ExportGraph
-from idol_export.half_graph import islands_of, to_half
-from idol_export.id_agreement import IdJudge, SeenFrame
-from idol_export.integer_graphs import IntegerGraphs
-from idol_export.node_groups import GROUPS, KEPT
-from idol_export.onnx import probe_to_onnx, shipped
+from idol_deploy.settings import network_config
+from idol_deploy.weights.checkpoint import load_checkpoint
+from idol_export.graph.adapter import STAGES, ExportGraph
+from idol_export.graph.operator import with_fused_attention
+from idol_export.graph.tracing import probe_to_onnx, shipped
+from idol_export.precision.editor import Editor
+from idol_export.precision.folding import folded
+from idol_export.precision.half import islands_of, to_half
+from idol_export.precision.integer_graphs import IntegerGraphs
+from idol_export.precision.node_groups import GROUPS, KEPT
+from idol_export.verify.clips import clips_of_dataset
+from idol_export.verify.id_agreement import IdJudge, SeenFrame
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session, run_session
-from idol_runtime.bundle import OUTPUT_NAMES
+from idol_runtime.bundle.bundle import OUTPUT_NAMES
 from idol_runtime.config import StreamConfig
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.preprocess import resize
-from idol_runtime.results import FrameResult
+from idol_runtime.tracking.results import FrameResult
 
 NAMES = (*STAGES[1:], *OUTPUT_NAMES)
 ERROR_FRAMES = 4

@@ -28,19 +28,19 @@ from data_loading import speed, timed
 from machine import machine_facts
 from torch import Tensor
 
-from idol_deploy import criterion as criterion_module
-from idol_deploy.batch import Batch, Targets
 from idol_deploy.config import preset
-from idol_deploy.criterion import Criterion
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.data.samples import PairSource
 from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.model.pairs import PairOutput
+from idol_deploy.objective import criterion as criterion_module
+from idol_deploy.objective.batch import Batch, Targets
+from idol_deploy.objective.criterion import Criterion
+from idol_deploy.settings import DataConfig, RunConfig, TrainSettings
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.processes import Processes
-from idol_deploy.train.settings import DataConfig, RunConfig, TrainSettings
 from idol_deploy.train.step import Stepper, StepReport
 from idol_runtime.files import replacing
 

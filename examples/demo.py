@@ -11,9 +11,9 @@ from pathlib import Path
 
 from idol_deploy.cli import main as idol_deploy
 from idol_deploy.data.ytvis import read_dataset
-from idol_deploy.evaluate.returns import follow_absences
-from idol_deploy.evaluate.shown import NOBODY, who_shows_whom
-from idol_deploy.figure.tracks import read_tracks
+from idol_deploy.evaluate.assignment import NOBODY, who_shows_whom
+from idol_deploy.evaluate.reappearance import follow_absences
+from idol_deploy.studies.figure.tracks import read_tracks
 
 MODEL = Path(__file__).parents[1] / "models/edge_synth/edge_synth.idol"
 SEED = 7

@@ -10,9 +10,9 @@ Names are loaded when first used: importing this package does not import torch.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from idol_deploy.checkpoint import load_checkpoint, save_checkpoint
     from idol_deploy.config import IdolConfig, preset
     from idol_deploy.model.idol import Idol
+    from idol_deploy.weights.checkpoint import load_checkpoint, save_checkpoint
 
     __version__: str
 
@@ -21,9 +21,9 @@ __all__ = ["Idol", "IdolConfig", "__version__", "load_checkpoint", "preset", "sa
 _HOMES = {
     "Idol": "idol_deploy.model.idol",
     "IdolConfig": "idol_deploy.config",
-    "load_checkpoint": "idol_deploy.checkpoint",
+    "load_checkpoint": "idol_deploy.weights.checkpoint",
     "preset": "idol_deploy.config",
-    "save_checkpoint": "idol_deploy.checkpoint",
+    "save_checkpoint": "idol_deploy.weights.checkpoint",
 }
 
 # Type checkers must not see this: they would believe any name to exist.

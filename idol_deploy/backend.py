@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from idol_deploy.model.geometry import padding_mask
 from idol_deploy.model.idol import Idol
 from idol_runtime.backends.base import BatchLimit
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.preprocess import normalise
+from idol_runtime.tracking.detection import NetworkOutput
 
 __all__ = ["TorchBackend"]
 

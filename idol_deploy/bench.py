@@ -7,7 +7,7 @@ from pathlib import Path
 from idol_deploy.config import IdolConfig
 from idol_runtime.backends import Backend
 from idol_runtime.bench.rows import Row
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import CheckpointError
 from idol_runtime.optional import import_optional
 
@@ -44,8 +44,8 @@ class TorchRow:
         torch = import_optional("torch", "torch", "export", "measuring PyTorch")
         from idol_deploy.backend import TorchBackend
         from idol_deploy.evaluate.model import load_model
-        from idol_deploy.half import with_half_weights
-        from idol_deploy.layout import published_state, weights_hash
+        from idol_deploy.weights.half import with_half_weights
+        from idol_deploy.weights.layout import published_state, weights_hash
 
         with Bundle.open(self.bundle) as bundle:
             manifest = bundle.manifest

@@ -12,8 +12,8 @@ from typing import Literal
 
 from idol_deploy.data.categories import COCO, COCO_IDS, OVIS, SYNTH, YTVIS_2019, YTVIS_2021
 from idol_deploy.data.class_names import require_distinct
-from idol_deploy.loss_config import LossConfig
 from idol_deploy.model.config import BackboneConfig, MobileNetConfig, ModelConfig, ResNetConfig, SwinConfig
+from idol_deploy.objective.config import LossConfig
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, VideoConfig
 from idol_runtime.errors import ConfigError
 

@@ -24,7 +24,7 @@ def main() -> None:
 
 def _check_wheel(wheel: Path, sources: list[str]) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    # export/idol_export/graph.py is idol_export/graph.py in the wheel.
+    # export/idol_export/graph/adapter.py is idol_export/graph.py in the wheel.
     wanted = {source[source.index("idol_") :] for source in sources}
     wanted |= {f"{package}/{file}" for package in _PACKAGES for file in ("__init__.py", "py.typed")}
     missing = sorted(wanted - names)

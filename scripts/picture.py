@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from idol_runtime.files import replacing
-from idol_runtime.sources import open_source
+from idol_runtime.sources.opening import open_source
 
 _GAP = 6  # white pixels between frames
 

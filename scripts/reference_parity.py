@@ -15,11 +15,13 @@ from pathlib import Path
 
 import torch
 
-from idol_export.reference_arrays import ReferenceFolder
-from idol_export.reference_parity import Row, compare_tag
-from idol_export.reference_units import compare_units
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from idol_runtime.errors import IdolError
 from idol_runtime.files import replacing, writable_target
+from published.arrays import ReferenceFolder
+from published.parity import Row, compare_tag
+from published.units import compare_units
 
 _HEADER = f"{'video':12} {'path':5} {'stage':18} {'error':>9} {'allowed':>9} {'compared':>9} {'near-ties':>9}"
 

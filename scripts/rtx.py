@@ -26,8 +26,8 @@ def export_graphs(folder: Path, presets: list[str]) -> None:
 
     from idol_deploy.config import preset
     from idol_deploy.model.idol import Idol
-    from idol_export.graph import ExportGraph
-    from idol_export.onnx import probe_to_onnx, shipped
+    from idol_export.graph.adapter import ExportGraph
+    from idol_export.graph.tracing import probe_to_onnx, shipped
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in presets:
@@ -41,8 +41,8 @@ def export_graphs(folder: Path, presets: list[str]) -> None:
 
 def _half(graph: bytes) -> bytes:
     """The graph in fp16 as `export --precision fp16` has it."""
-    from idol_export.folding import folded
-    from idol_export.half_graph import islands_of, to_half
+    from idol_export.precision.folding import folded
+    from idol_export.precision.half import islands_of, to_half
 
     plain = folded(graph)
     return to_half(plain, islands_of(plain))
@@ -70,7 +70,7 @@ def build_one(path: Path) -> None:
 
     sys.modules["tensorrt"] = rtx
     from idol_export.engine import network
-    from idol_runtime.engine_file import EngineKey
+    from idol_runtime.bundle.engine_file import EngineKey
 
     configure = network._configure
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from idol_deploy.reference import make_video
+from idol_deploy.weights.reference import make_video
 from idol_runtime.backends import open_backend
 from idol_runtime.backends.choice import verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.engine_choice import DIALECTS
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import Bundle
-from idol_runtime.engine_file import FOLDER_VARIABLE, engine_folder
+from idol_runtime.bundle.bundle import Bundle
+from idol_runtime.bundle.engine_file import FOLDER_VARIABLE, engine_folder
 from idol_runtime.errors import IdolError
 from idol_runtime.pipeline import Pipeline
 

@@ -157,7 +157,7 @@ class Toy:
 
     def video(self, frames: int, seed: int = 1, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
         """[T, H, W, 3], with something to track."""
-        from idol_deploy.reference import make_video
+        from idol_deploy.weights.reference import make_video
 
         video = make_video(frames, *(size or self.size), seed)
         return np.ascontiguousarray(video.transpose(0, 2, 3, 1))
@@ -167,7 +167,7 @@ class Toy:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """Swin with shifted windows, one encoder and one decoder layer, reference weights; tracks four things."""
     from idol_deploy.config import ModelConfig, SwinConfig, ytvis19_r50
-    from idol_deploy.reference import reference_model
+    from idol_deploy.weights.reference import reference_model
     from idol_export import export as module
 
     backbone = SwinConfig(embed_dim=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=4)

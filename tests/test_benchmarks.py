@@ -293,7 +293,7 @@ def test_data_loading_writes_and_judges(tmp_path: Path) -> None:
 def test_a_profiled_network_matches_as_a_trained_one(load: Any) -> None:
     import torch
 
-    from idol_deploy.matcher import match
+    from idol_deploy.objective.matcher import match
 
     instances = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.2], [0.5, 0.5, 0.1, 0.1]]])
     exists = torch.tensor([[True, True, False]])

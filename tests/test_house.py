@@ -22,24 +22,25 @@ TESTS = {
     "idol_deploy": PACKAGES["idol_deploy"],
     "export": PACKAGES["idol_export"],
     "plugins": PACKAGES["idol_plugins"],
+    "published": ROOT / "tests" / "published",
     "runtime": PACKAGES["idol_runtime"],
 }
 # Tests of something other than one module, and of what.
 NOT_OF_ONE_MODULE = {
     "idol_deploy/train/test_overfit.py": "that training, tracking and scoring together learn; their commands, joined",
-    "runtime/test_bundle_contents.py": "what may be inside a bundle; the second half of test_bundle.py",
+    "runtime/bundle/test_bundle_contents.py": "what may be inside a bundle; the second half of test_bundle.py",
     "runtime/test_canary.py": "replay_canary of pipeline.py, with Pipeline.open; test_pipeline.py has the rest",
 }
 # Where torch may not be imported before it is used, besides all of idol_runtime and idol_plugins.
-TORCH_FREE = {"idol_deploy.cli", "idol_deploy.config", "idol_deploy.reference"}
+TORCH_FREE = {"idol_deploy.cli", "idol_deploy.config", "idol_deploy.weights.reference"}
 TORCH_FREE |= {
     "idol_deploy.data.annotations",
     "idol_deploy.data.holdout",
     "idol_deploy.data.masks",
     "idol_deploy.data.rle",
     "idol_deploy.data.ytvis",
-    "idol_deploy.pretrained",
-    "idol_deploy.train.settings",
+    "idol_deploy.weights.pretrained",
+    "idol_deploy.settings",
 }
 TORCH_FREE_ROOMS = (
     "idol_runtime",
@@ -151,7 +152,7 @@ def test_tracker_works_without_torch() -> None:
         "import sys\n"
         "sys.modules['torch'] = None\n"
         "import numpy as np\n"
-        "from idol_runtime.association import Tracker\n"
+        "from idol_runtime.tracking.association import Tracker\n"
         "from idol_runtime.config import AssociationConfig\n"
         "tracker = Tracker(AssociationConfig())\n"
         "boxes = np.array([[0.2, 0.2, 0.1, 0.1], [0.7, 0.7, 0.1, 0.1]], np.float32)\n"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from idol_runtime import Pipeline
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models/edge_synth"
@@ -29,8 +29,8 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @needs_torch
 def test_bundle_and_checkpoint_have_the_same_weights() -> None:
-    from idol_deploy.checkpoint import inspect_checkpoint
-    from idol_deploy.train.settings import network_config
+    from idol_deploy.settings import network_config
+    from idol_deploy.weights.checkpoint import inspect_checkpoint
 
     checkpoint = inspect_checkpoint(MODEL / "edge_synth.safetensors")
     with Bundle.open(MODEL / "edge_synth.idol") as bundle:

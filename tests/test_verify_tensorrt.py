@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from idol_runtime.bundle import CANARY, GRAPHS, PARITY, WEIGHTS, Bundle, Parity, write_bundle
+from idol_runtime.bundle.bundle import CANARY, GRAPHS, PARITY, WEIGHTS, Bundle, Parity, write_bundle
 
 if TYPE_CHECKING:
     from tests.conftest import Toy

@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from idol_deploy.config import IdolConfig
 from idol_deploy.data.ytvis import read_dataset
-from idol_deploy.half import with_half_weights
-from idol_deploy.layout import published_state, weights_hash
 from idol_deploy.model.idol import Idol
-from idol_deploy.reference import make_video
-from idol_export.fused import with_fused_attention
-from idol_export.graph import ExportGraph
-from idol_export.judging import Exact, Judge
-from idol_export.onnx import DEFAULT_OPSET, check_opset, describe_io, probe_to_onnx, shipped
-from idol_export.parity import Candidate, torch_stages, verify
-from idol_export.precision import ReduceOptions, reduce_graph, runnable
-from idol_export.storage import in_half_precision
-from idol_export.weights import part_weights
+from idol_deploy.weights.half import with_half_weights
+from idol_deploy.weights.layout import published_state, weights_hash
+from idol_deploy.weights.reference import make_video
+from idol_export.graph.adapter import ExportGraph
+from idol_export.graph.operator import with_fused_attention
+from idol_export.graph.storage import in_half_precision
+from idol_export.graph.tracing import DEFAULT_OPSET, check_opset, describe_io, probe_to_onnx, shipped
+from idol_export.graph.weights import part_weights
+from idol_export.precision.reduce import ReduceOptions, reduce_graph, runnable
+from idol_export.verify.parity import Candidate, torch_stages, verify
+from idol_export.verify.reference_graph import Exact, Judge
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import import_onnxruntime
-from idol_runtime.bundle import (
+from idol_runtime.bundle.bundle import (
     CANARY,
     GRAPHS,
     OUTPUT_NAMES,
@@ -45,7 +45,7 @@ from idol_runtime.errors import ConfigError, FrameError
 from idol_runtime.files import replacing, writable_target
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.preprocess import resize
-from idol_runtime.sources import open_source
+from idol_runtime.sources.opening import open_source
 
 __all__ = ["ExportOptions", "Exported", "export"]
 

@@ -5,8 +5,8 @@ import os
 import zipfile
 from pathlib import Path
 
-from idol_runtime.bundle import MANIFEST, Bundle, Certificate
-from idol_runtime.certificates import GraphInfo, PrecisionCertificate
+from idol_runtime.bundle.bundle import MANIFEST, Bundle, Certificate
+from idol_runtime.bundle.certificates import GraphInfo, PrecisionCertificate
 from idol_runtime.errors import BundleError, ConfigError
 from idol_runtime.files import file_digest
 from idol_runtime.optional import import_optional
@@ -119,7 +119,7 @@ def _describe_onnx(path: Path) -> dict[str, object]:
         raise BundleError(
             f"{path} is no valid ONNX file ({str(error).splitlines()[0]}); export it again"
         ) from error
-    from idol_export.onnx import describe_io
+    from idol_export.graph.tracing import describe_io
 
     inputs, outputs = describe_io(path.read_bytes())
     operators = collections.Counter(
@@ -139,7 +139,7 @@ def _describe_onnx(path: Path) -> dict[str, object]:
 
 def _describe_checkpoint(path: Path) -> dict[str, object]:
     import_optional("torch", "torch", "export", "reading a checkpoint")
-    from idol_deploy.checkpoint import inspect_checkpoint
+    from idol_deploy.weights.checkpoint import inspect_checkpoint
 
     info = inspect_checkpoint(path)
     return {

@@ -61,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     import_training("training")
-    from idol_deploy.ablation.rows import ROWS
-    from idol_deploy.ablation.run import Ablation, ablate
+    from idol_deploy.settings import override
+    from idol_deploy.studies.ablation.rows import ROWS
+    from idol_deploy.studies.ablation.run import Ablation, ablate
     from idol_deploy.train.processes import joined
-    from idol_deploy.train.settings import override
 
     task = Ablation(
         settings=override(new_settings(options), options.set),

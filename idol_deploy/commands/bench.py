@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.bench.report import as_markdown, as_text
     from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
-    from idol_runtime.sources import source_places
+    from idol_runtime.sources.opening import source_places
 
     rows = _rows(options)
     if options.list:
@@ -98,8 +98,8 @@ def _rows(options: argparse.Namespace) -> "list[Row]":
     rows = bundle_rows(options.bundle, options.device, options.threads)
     if options.weights is not None:
         from idol_deploy.bench import torch_rows
-        from idol_deploy.train.settings import network_config
-        from idol_runtime.bundle import Bundle
+        from idol_deploy.settings import network_config
+        from idol_runtime.bundle.bundle import Bundle
 
         with Bundle.open(options.bundle) as bundle:
             config = network_config(options.preset or bundle.manifest.preset)

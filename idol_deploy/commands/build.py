@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
 
     from idol_export.engine.build import BuildOptions, build
     from idol_export.engine.report import count_layers
-    from idol_runtime.bundle import Bundle
-    from idol_runtime.engine_file import read_layers
+    from idol_runtime.bundle.bundle import Bundle
+    from idol_runtime.bundle.engine_file import read_layers
     from idol_runtime.files import refuse_replacing, replacing, writable_target
 
     if options.report:

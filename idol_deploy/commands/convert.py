@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from idol_deploy.train.settings import network_config
+    from idol_deploy.settings import network_config
     from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
     from idol_runtime.suffixes import require_suffix
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     refuse_replacing([options.output], [options.weights, options.preset])
     require_suffix(options.output, "a file of weights", ".safetensors")
     import_optional("torch", "torch", "export", "reading a checkpoint")
-    from idol_deploy.checkpoint import load_checkpoint, save_checkpoint
+    from idol_deploy.weights.checkpoint import load_checkpoint, save_checkpoint
 
     save_checkpoint(options.output, load_checkpoint(options.weights, config), config, store=options.store)
     print(f"wrote {options.output} ({options.output.stat().st_size / 2**20:.1f} MiB)")

@@ -101,10 +101,10 @@ def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from dataclasses import replace
 
-    from idol_deploy.train.settings import network_config
+    from idol_deploy.settings import network_config
     from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
-    from idol_runtime.sources import source_places
+    from idol_runtime.sources.opening import source_places
     from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
     for package in ("torch", "onnx", "onnxscript"):
         import_optional(package, package, "export", "exporting")
 
-    from idol_deploy.checkpoint import load_checkpoint
+    from idol_deploy.weights.checkpoint import load_checkpoint
     from idol_export.export import export
 
     wanted = _export_options(options)
@@ -138,8 +138,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _export_options(options: argparse.Namespace) -> "ExportOptions":
     from idol_export.export import ExportOptions
-    from idol_export.onnx import DEFAULT_OPSET
-    from idol_export.precision import ReduceOptions
+    from idol_export.graph.tracing import DEFAULT_OPSET
+    from idol_export.precision.reduce import ReduceOptions
 
     return ExportOptions(
         frame_size=options.frame_size,

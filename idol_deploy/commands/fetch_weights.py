@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    from idol_deploy.pretrained import fetch_weights
+    from idol_deploy.weights.pretrained import fetch_weights
 
     found = fetch_weights(options.name, options.output)
     print(f"wrote {options.output} ({found.licence})")

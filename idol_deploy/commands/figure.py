@@ -131,8 +131,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _pairs(options: argparse.Namespace) -> int:
     import_training("drawing pairs")
-    from idol_deploy.figure.pairs import draw_training_pairs
-    from idol_deploy.train.settings import override
+    from idol_deploy.settings import override
+    from idol_deploy.studies.figure.pairs import draw_training_pairs
 
     seed = [] if options.seed is None else [f"run.seed={options.seed}"]
     settings = override(_settings(options), seed)
@@ -146,7 +146,7 @@ def _pairs(options: argparse.Namespace) -> int:
 
 
 def _curves(options: argparse.Namespace) -> int:
-    from idol_deploy.figure.curves import draw_curves
+    from idol_deploy.studies.figure.curves import draw_curves
 
     names = draw_curves(options.runs, options.output, options.smooth)
     print(f"wrote {options.output}: {', '.join(names)}")
@@ -154,13 +154,13 @@ def _curves(options: argparse.Namespace) -> int:
 
 
 def _selection(options: argparse.Namespace) -> int:
-    from idol_deploy.figure.sheet import figure_target
+    from idol_deploy.studies.figure.sheet import figure_target
 
     figure_target(options.output)
     import_training("drawing a selection")
     from idol_deploy.evaluate.model import load_model
-    from idol_deploy.figure.annotated import read_still, read_video_frame
-    from idol_deploy.figure.selection import draw_selection
+    from idol_deploy.studies.figure.annotated import read_still, read_video_frame
+    from idol_deploy.studies.figure.selection import draw_selection
 
     config = _settings(options).network
     with steps() as announce:
@@ -183,15 +183,15 @@ def _selection(options: argparse.Namespace) -> int:
 
 
 def _identities(options: argparse.Namespace) -> int:
-    from idol_deploy.figure.sheet import figure_target
+    from idol_deploy.studies.figure.sheet import figure_target
 
     figure_target(options.output)
-    from idol_deploy.ablation.rows import WITHOUT_TWS
     from idol_deploy.evaluate.model import open_pipeline
-    from idol_deploy.figure.identities import draw_identities, read_truth
-    from idol_deploy.figure.twin_runs import run_twins
+    from idol_deploy.studies.ablation.rows import WITHOUT_TWS
+    from idol_deploy.studies.figure.identities import draw_identities, read_truth
+    from idol_deploy.studies.figure.twin_runs import run_twins
     from idol_runtime.files import refuse_replacing
-    from idol_runtime.sources import source_places
+    from idol_runtime.sources.opening import source_places
 
     refuse_replacing([options.output], source_places(options.source))
     if (options.gt is None) != (options.video is None):
@@ -231,7 +231,7 @@ def _identities(options: argparse.Namespace) -> int:
 
 
 def _timeline(options: argparse.Namespace) -> int:
-    from idol_deploy.figure.timeline import draw_timeline
+    from idol_deploy.studies.figure.timeline import draw_timeline
 
     drawn = draw_timeline(
         options.results, options.output, gt=options.gt, video=options.video, most=options.tracks
@@ -243,6 +243,6 @@ def _timeline(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> Any:
     """What `train` would have of the same arguments."""
-    from idol_deploy.train.settings import override
+    from idol_deploy.settings import override
 
     return override(new_settings(options), ["data.workers=0", *options.set])

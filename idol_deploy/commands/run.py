@@ -11,7 +11,7 @@ from idol_deploy.commands.steps import INTERRUPTED
 from idol_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from idol_runtime.run_options import RunSummary
+    from idol_runtime.run.options import RunSummary
 
 __all__ = ["add_arguments", "run"]
 
@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from idol_runtime.files import refuse_replacing
-    from idol_runtime.run import run
-    from idol_runtime.run_options import RunOptions, for_each_source
+    from idol_runtime.run.options import RunOptions, for_each_source
+    from idol_runtime.run.run import run
     from idol_runtime.streams import Streams
 
     if not (options.save or options.jsonl or options.results or options.masks or options.display):

@@ -63,9 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     import_training("training")
+    from idol_deploy.settings import override
     from idol_deploy.train.loop import Training, train
     from idol_deploy.train.processes import joined
-    from idol_deploy.train.settings import override
 
     settings, snapshot = _resumed_settings(options) if options.resume else (new_settings(options), None)
     task = Training(override(settings, options.set), options.output, options.weights, snapshot)

@@ -42,8 +42,8 @@ def new_settings(options: argparse.Namespace) -> Any:
     """The settings of a run that begins, from its preset, its data and what `--own-classes` and others change."""
     from dataclasses import replace
 
+    from idol_deploy.settings import DataConfig, TrainSettings, network_config
     from idol_deploy.train.data import category_names
-    from idol_deploy.train.settings import DataConfig, TrainSettings, network_config
 
     for name in ("preset", "annotations", "frames"):
         if not getattr(options, name):

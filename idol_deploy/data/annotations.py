@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from idol_runtime.errors import OutputError
-from idol_runtime.rle import RLE, encode_rle
+from idol_runtime.tracking.rle import RLE, encode_rle
 
 __all__ = ["MaskEntry", "box_of", "mask_entry", "occlusion_level", "track_fields", "write_image"]
 

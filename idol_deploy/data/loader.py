@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from idol_deploy.batch import Batch, Pair, collate
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.samples import PairSource, Sample
+from idol_deploy.objective.batch import Batch, Pair, collate
 from idol_runtime.config import Preprocessing
 from idol_runtime.errors import ConfigError, DataError
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from idol_deploy.batch import Batch
-from idol_deploy.boxes import to_xyxy
-from idol_runtime.crops import MaskCrop, crop_masks
-from idol_runtime.draw import draw
+from idol_deploy.objective.batch import Batch
+from idol_deploy.objective.boxes import to_xyxy
 from idol_runtime.files import replacing
 from idol_runtime.frames import RGBImage
+from idol_runtime.sinks.draw import draw
+from idol_runtime.tracking.crops import MaskCrop, crop_masks
 
 __all__ = ["draw_pairs", "write_pairs"]
 

@@ -1,6 +1,6 @@
 """Many compressed masks at once: their areas, and whether they are masks at all.
 
-The format is that of `idol_runtime.rle`. Here all masks of a batch are read by array operations, since a data set has
+The format is that of `idol_runtime.tracking.rle`. A batch of masks is read by array operations: a data set has
 hundreds of thousands.
 
 B: bytes of a batch; R: its runs; n: its masks.

@@ -16,7 +16,7 @@ from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.rle import expand_columns
 from idol_runtime.errors import FrameError, SourceError
 from idol_runtime.frames import RGBImage
-from idol_runtime.images import open_image
+from idol_runtime.sources.images import open_image
 
 __all__ = [
     "NO_IDENTITY",

@@ -14,7 +14,7 @@ from idol_deploy.data.ytvis import VisDataset
 from idol_deploy.evaluate.average_precision import score
 from idol_deploy.evaluate.inference import Work, run_videos
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
-from idol_deploy.evaluate.returns import score_returns
+from idol_deploy.evaluate.reappearance import score_returns
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.tracking import CLASS_MEAN, score_tracking
 from idol_runtime.backends import Backend

@@ -20,9 +20,9 @@ from idol_deploy.evaluate.shards import Shard
 from idol_runtime.config import Category
 from idol_runtime.errors import BackendError, ConfigError, DataError, OutputError, SourceError
 from idol_runtime.files import replacing, writable_target
-from idol_runtime.images import read_image
 from idol_runtime.pipeline import Pipeline
-from idol_runtime.results import SubmissionEntry, VideoResult, write_results
+from idol_runtime.sources.images import read_image
+from idol_runtime.tracking.results import SubmissionEntry, VideoResult, write_results
 
 __all__ = ["Work", "match_categories", "missed_categories", "require_frames", "run_videos"]
 

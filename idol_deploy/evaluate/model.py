@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from idol_deploy.config import IdolConfig
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.backends.base import GraphChoice, check_threads
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.config import StreamConfig, override
 from idol_runtime.errors import ConfigError
 from idol_runtime.optional import import_optional
@@ -73,7 +73,7 @@ def stream_config(model: ModelChoice) -> StreamConfig:
     if model.bundle is not None:
         with Bundle.open(model.bundle) as bundle:
             return override(bundle.manifest.stream, model.settings)
-    from idol_deploy.train.settings import network_config
+    from idol_deploy.settings import network_config
 
     assert model.preset is not None
     return override(network_config(model.preset).stream, model.settings)
@@ -105,7 +105,7 @@ def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:
             fit=model.fit,
             settings=model.settings,
         )
-    from idol_deploy.train.settings import network_config
+    from idol_deploy.settings import network_config
 
     assert model.preset is not None
     assert model.weights is not None
@@ -126,9 +126,9 @@ def load_model(weights: Path | None, config: IdolConfig, device: str) -> "Idol":
         ConfigError: PyTorch cannot use the device.
     """
     torch = import_optional("torch", "torch", "train", "running a checkpoint")
-    from idol_deploy.checkpoint import load_checkpoint
     from idol_deploy.model.idol import Idol
     from idol_deploy.torch_device import torch_device
+    from idol_deploy.weights.checkpoint import load_checkpoint
 
     where = torch_device(device)
     if weights is None:

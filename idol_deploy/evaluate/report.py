@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from idol_deploy.evaluate.average_precision import IOU_THRESHOLDS, LIMITS, RANGES, Range, Scores
-from idol_deploy.evaluate.returns import LEAST_AWAY, Returns
+from idol_deploy.evaluate.reappearance import LEAST_AWAY, Returns
 from idol_deploy.evaluate.tracking import CLASS_MEAN, COUNTS, DETECTION_MEAN
 
 __all__ = ["document", "table"]

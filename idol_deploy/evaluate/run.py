@@ -14,12 +14,12 @@ from idol_deploy.evaluate.average_precision import RANGES, Metric, score
 from idol_deploy.evaluate.inference import Work, missed_categories, run_videos
 from idol_deploy.evaluate.model import ModelChoice, open_pipeline, stream_config
 from idol_deploy.evaluate.predictions import Prediction, read_predictions
+from idol_deploy.evaluate.reappearance import score_returns
 from idol_deploy.evaluate.report import document, table
-from idol_deploy.evaluate.returns import score_returns
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
-from idol_deploy.train.settings import network_config
+from idol_deploy.settings import network_config
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.files import file_digest, refuse_replacing, replacing, writable_target
 from idol_runtime.optional import import_optional

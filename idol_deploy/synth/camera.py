@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.synth.config import SynthConfig
-from idol_deploy.synth.ways import wander
+from idol_deploy.synth.trajectories import wander
 
 __all__ = ["Camera", "draw_camera"]
 

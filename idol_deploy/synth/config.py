@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from idol_runtime.errors import ConfigError
-from idol_runtime.settings import read_setting
+from idol_runtime.field_text import read_setting
 
 __all__ = ["PRESETS", "SynthConfig", "easy", "hard", "override", "preset", "standard"]
 

@@ -14,7 +14,7 @@ from idol_deploy.synth.camera import Camera, draw_camera
 from idol_deploy.synth.config import SynthConfig
 from idol_deploy.synth.scene import Actor, Scene, Thing
 from idol_deploy.synth.textures import OCCLUDERS
-from idol_deploy.synth.ways import wander
+from idol_deploy.synth.trajectories import wander
 
 __all__ = ["draw_scene"]
 

@@ -17,7 +17,7 @@ from idol_deploy.synth.config import SynthConfig
 from idol_deploy.synth.layers import Layer, Placer
 from idol_deploy.synth.opencv import opencv
 from idol_deploy.synth.textures import background
-from idol_deploy.synth.ways import wander
+from idol_deploy.synth.trajectories import wander
 
 __all__ = ["Frame", "draw_frames", "draw_outlines"]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from idol_deploy.synth.camera import Camera
 from idol_deploy.synth.textures import OCCLUDERS
-from idol_deploy.synth.ways import smooth_way
+from idol_deploy.synth.trajectories import smooth_way
 
 __all__ = ["Actor", "Scene", "Thing"]
 

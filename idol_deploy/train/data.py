@@ -10,7 +10,7 @@ from idol_deploy.data.samples import PairSource
 from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
 from idol_deploy.evaluate.inference import require_frames
-from idol_deploy.train.settings import TrainSettings
+from idol_deploy.settings import TrainSettings
 from idol_runtime.errors import ConfigError
 
 __all__ = ["TrainingData", "category_names", "open_training_data"]

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from idol_deploy.checkpoint import start_from
-from idol_deploy.criterion import Criterion
-from idol_deploy.model.backbone import Bottleneck
+from idol_deploy.model.backbones.mobilenet import InvertedResidual
+from idol_deploy.model.backbones.resnet import Bottleneck
+from idol_deploy.model.backbones.swin import Swin
 from idol_deploy.model.config import SwinConfig
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.idol import Idol
-from idol_deploy.model.mobilenet import InvertedResidual
-from idol_deploy.model.swin import Swin
 from idol_deploy.model.transformer import DecoderLayer, EncoderLayer
-from idol_deploy.train.settings import TrainSettings
-from idol_deploy.training_graph import TrainingGraph
+from idol_deploy.objective.criterion import Criterion
+from idol_deploy.objective.training_graph import TrainingGraph
+from idol_deploy.settings import TrainSettings
+from idol_deploy.weights.checkpoint import start_from
 
 __all__ = ["build_graph", "compile_layers", "prepare_graph", "recompute_layers"]
 

@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from idol_deploy.batch import Batch
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.evaluate.inference import missed_categories
-from idol_deploy.layout import published_names, published_state
-from idol_deploy.train.chance import chance_state, restore_chance, seed_chance
+from idol_deploy.objective.batch import Batch
+from idol_deploy.objective.training_graph import TrainingGraph
+from idol_deploy.settings import TrainSettings
 from idol_deploy.train.data import TrainingData, open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.log import JsonLines, Progress, TensorBoard, record
 from idol_deploy.train.optimiser import restore_state
 from idol_deploy.train.processes import Processes
+from idol_deploy.train.rng_state import chance_state, restore_chance, seed_chance
 from idol_deploy.train.score import evaluate_holdout
-from idol_deploy.train.settings import TrainSettings
 from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
 from idol_deploy.train.step import Stepper
-from idol_deploy.training_graph import TrainingGraph
+from idol_deploy.weights.layout import published_names, published_state
 from idol_runtime.errors import CheckpointError
 from idol_runtime.signals import handling
 

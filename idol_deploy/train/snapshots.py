@@ -14,10 +14,10 @@ import msgspec
 import torch
 from torch import Tensor
 
-from idol_deploy.checkpoint import save_checkpoint
 from idol_deploy.data.loader import LoaderState
 from idol_deploy.model.idol import Idol
-from idol_deploy.train.settings import TrainSettings, settings_from_json, settings_to_json
+from idol_deploy.settings import TrainSettings, settings_from_json, settings_to_json
+from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_runtime.errors import CheckpointError, OutputError
 from idol_runtime.files import replacing
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from idol_deploy.batch import Batch
-from idol_deploy.criterion import Losses, count_everywhere, count_here
+from idol_deploy.objective.batch import Batch
+from idol_deploy.objective.criterion import Losses, count_everywhere, count_here
+from idol_deploy.objective.training_graph import TrainingGraph
+from idol_deploy.settings import TrainSettings
 from idol_deploy.train.optimiser import build_optimiser, set_rates
 from idol_deploy.train.processes import Processes
-from idol_deploy.train.settings import TrainSettings
-from idol_deploy.training_graph import TrainingGraph
 from idol_runtime.errors import TrainingError
 
 __all__ = ["StepReport", "Stepper"]

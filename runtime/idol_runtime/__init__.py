@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from idol_runtime.config import AssociationConfig, Preprocessing, StreamConfig, VideoConfig
     from idol_runtime.errors import IdolError
     from idol_runtime.pipeline import Pipeline
-    from idol_runtime.results import FrameResult, VideoResult, write_results
     from idol_runtime.streams import Streams
+    from idol_runtime.tracking.results import FrameResult, VideoResult, write_results
 
     __version__: str
 
@@ -36,15 +36,15 @@ __all__ = [
 
 _HOMES = {
     "AssociationConfig": "idol_runtime.config",
-    "FrameResult": "idol_runtime.results",
+    "FrameResult": "idol_runtime.tracking.results",
     "IdolError": "idol_runtime.errors",
     "Pipeline": "idol_runtime.pipeline",
     "Preprocessing": "idol_runtime.config",
     "StreamConfig": "idol_runtime.config",
     "Streams": "idol_runtime.streams",
     "VideoConfig": "idol_runtime.config",
-    "VideoResult": "idol_runtime.results",
-    "write_results": "idol_runtime.results",
+    "VideoResult": "idol_runtime.tracking.results",
+    "write_results": "idol_runtime.tracking.results",
 }
 
 # Type checkers must not see this: they would believe any name to exist.

@@ -201,7 +201,7 @@ def override(config: StreamConfig, settings: Sequence[str]) -> StreamConfig:
     Raises:
         ConfigError: no such key, or a value that cannot be.
     """
-    from idol_runtime.settings import read_setting  # only here: a configuration must load without msgspec
+    from idol_runtime.field_text import read_setting  # only here: a configuration must load without msgspec
 
     changed: dict[str, Any] = {"association": config.association, "video": config.video}
     for setting in settings:

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, GraphChoice, open_backend
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary, StageError
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, Canary, StageError
 from idol_runtime.config import StreamConfig, override
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
-from idol_runtime.results import FrameResult
-from idol_runtime.sources import open_source
+from idol_runtime.sources.opening import open_source
 from idol_runtime.stream import Prepared, Stream
+from idol_runtime.tracking.detection import NetworkOutput
+from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["CANARY_TOLERANCE", "Opened", "Pipeline", "compare_golden", "open_network", "replay_canary"]
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from idol_plugins.errors import PluginError
 from idol_plugins.image import ImageLibrary
-from idol_runtime.boxes import cxcywh_to_xyxy
 from idol_runtime.config import Preprocessing
+from idol_runtime.tracking.boxes import cxcywh_to_xyxy
 
 __all__ = ["Placement", "letterbox", "normalise", "resize", "resize_image"]
 

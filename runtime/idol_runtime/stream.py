@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.association import Tracker
 from idol_runtime.config import StreamConfig
-from idol_runtime.detection import NetworkOutput, detect
 from idol_runtime.errors import FrameError
 from idol_runtime.frames import check_frame
 from idol_runtime.preprocess import Placement, letterbox, resize
-from idol_runtime.results import FrameResult
+from idol_runtime.tracking.association import Tracker
+from idol_runtime.tracking.detection import NetworkOutput, detect
+from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["Prepared", "Stream"]
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from idol_runtime.backends import Backend, GraphChoice
 from idol_runtime.config import StreamConfig
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import ConfigError, FrameError
 from idol_runtime.pipeline import open_network
-from idol_runtime.results import FrameResult
 from idol_runtime.stream import Prepared, Stream
+from idol_runtime.tracking.detection import NetworkOutput
+from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["AT_ONCE", "Streams"]
 

@@ -15,17 +15,17 @@ import pytest
 from PIL import Image
 
 from idol_deploy.config import preset
-from idol_deploy.half import with_half_weights
-from idol_deploy.layout import published_state, weights_hash
-from idol_deploy.reference import make_video, reference_model
+from idol_deploy.weights.half import with_half_weights
+from idol_deploy.weights.layout import published_state, weights_hash
+from idol_deploy.weights.reference import make_video, reference_model
 from idol_export import export as module
 from idol_export.export import ExportOptions, export
-from idol_export.onnx import describe_io
-from idol_export.parity import FP32_TOLERANCES
-from idol_export.precision import ReduceOptions
-from idol_export.weights import part_weights
+from idol_export.graph.tracing import describe_io
+from idol_export.graph.weights import part_weights
+from idol_export.precision.reduce import ReduceOptions
+from idol_export.verify.parity import FP32_TOLERANCES
 from idol_runtime.backends import onnxruntime as backend
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import (
     BackendError,
     ConfigError,

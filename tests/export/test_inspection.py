@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from idol_deploy.checkpoint import save_checkpoint
 from idol_deploy.config import ytvis19_r50
-from idol_deploy.layout import published_state, weights_hash
-from idol_deploy.reference import write_reference_checkpoint
+from idol_deploy.weights.checkpoint import save_checkpoint
+from idol_deploy.weights.layout import published_state, weights_hash
+from idol_deploy.weights.reference import write_reference_checkpoint
 from idol_export.inspection import describe
-from idol_runtime.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle, write_bundle
-from idol_runtime.certificates import (
+from idol_runtime.bundle.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle, write_bundle
+from idol_runtime.bundle.certificates import (
     GraphInfo,
     IdAgreement,
     Judged,

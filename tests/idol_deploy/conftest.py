@@ -18,14 +18,14 @@ from idol_deploy.cli import main
 from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
 
 if TYPE_CHECKING:
-    from idol_deploy.batch import Pair
     from idol_deploy.model.idol import Idol
+    from idol_deploy.objective.batch import Pair
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published `ytvis19_r50` checkpoint with the reference weights."""
-    from idol_deploy.reference import write_reference_checkpoint
+    from idol_deploy.weights.reference import write_reference_checkpoint
 
     path = tmp_path_factory.mktemp("published") / "ytvis19_r50.pth"
     write_reference_checkpoint(path, ytvis19_r50())
@@ -35,7 +35,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(published: Path) -> Idol:
     """The network of `published`; read only."""
-    from idol_deploy.checkpoint import load_checkpoint
+    from idol_deploy.weights.checkpoint import load_checkpoint
 
     return load_checkpoint(published, ytvis19_r50())
 
@@ -66,8 +66,8 @@ def make_pair() -> Callable[..., Pair]:
     """Two frames of a generated video, and this many random boxes as instances, their masks filled."""
     import torch
 
-    from idol_deploy.batch import Pair
-    from idol_deploy.reference import make_video
+    from idol_deploy.objective.batch import Pair
+    from idol_deploy.weights.reference import make_video
 
     def make(instances: int, seed: int = 0, size: tuple[int, int] = (64, 96)) -> Pair:
         height, width = size

@@ -11,14 +11,14 @@ import pytest
 
 from idol_deploy.backend import TorchBackend
 from idol_deploy.config import ytvis19_r50
-from idol_deploy.reference import make_video
-from idol_runtime.association import NO_TRACK
+from idol_deploy.weights.reference import make_video
 from idol_runtime.backends.base import Backend
-from idol_runtime.bundle import OUTPUT_NAMES
+from idol_runtime.bundle.bundle import OUTPUT_NAMES
 from idol_runtime.config import Preprocessing, StreamConfig
 from idol_runtime.pipeline import Pipeline
-from idol_runtime.results import FrameResult, VideoResult
-from idol_runtime.rle import decode_rle
+from idol_runtime.tracking.association import NO_TRACK
+from idol_runtime.tracking.results import FrameResult, VideoResult
+from idol_runtime.tracking.rle import decode_rle
 
 if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol

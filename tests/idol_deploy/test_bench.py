@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from idol_deploy.bench import TorchRow, torch_rows
-from idol_deploy.checkpoint import save_checkpoint
 from idol_deploy.model.deform_attn import deformable_attention
-from idol_deploy.reference import reference_model
-from idol_runtime.bundle import Bundle
+from idol_deploy.weights.checkpoint import save_checkpoint
+from idol_deploy.weights.reference import reference_model
+from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import CheckpointError
 from idol_runtime.pipeline import compare_golden
 

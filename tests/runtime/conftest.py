@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from idol_runtime.bundle import (
+from idol_runtime.bundle.bundle import (
     CANARY,
     GRAPHS,
     OUTPUT_NAMES,

@@ -13,7 +13,7 @@ import pytest
 
 from idol_runtime.backends import open_backend
 from idol_runtime.backends.onnxruntime import _batch_limit, import_onnxruntime, open_session
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, Canary, TensorInfo
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, Canary, TensorInfo
 from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError, PluginError
 from idol_runtime.pipeline import Pipeline
 

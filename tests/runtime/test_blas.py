@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from idol_runtime import detection
-from idol_runtime.association import Tracker
 from idol_runtime.blas import one_blas_thread
 from idol_runtime.config import AssociationConfig
-from idol_runtime.detection import NetworkOutput, detect
+from idol_runtime.tracking import detection
+from idol_runtime.tracking.association import Tracker
+from idol_runtime.tracking.detection import NetworkOutput, detect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

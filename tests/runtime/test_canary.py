@@ -9,13 +9,13 @@ import pytest
 
 from idol_runtime import pipeline as module
 from idol_runtime.backends.base import BatchLimit
-from idol_runtime.bundle import OUTPUT_NAMES, Canary
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Canary
 from idol_runtime.config import Preprocessing
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError
 from idol_runtime.pipeline import Pipeline, replay_canary
 from idol_runtime.preprocess import resize
 from idol_runtime.streams import Streams
+from idol_runtime.tracking.detection import NetworkOutput
 
 Change = Callable[[np.ndarray], np.ndarray]
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from idol_runtime.config import Category, Preprocessing, StreamConfig
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import FrameError
 from idol_runtime.pipeline import Pipeline
-from idol_runtime.results import FrameResult
+from idol_runtime.tracking.detection import NetworkOutput
+from idol_runtime.tracking.results import FrameResult
 
 COLOURS = np.int64([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
 CONFIG = StreamConfig(

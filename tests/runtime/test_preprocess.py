@@ -56,7 +56,7 @@ def _triangle(before: int, after: int) -> np.ndarray:
 
 def source_frame() -> np.ndarray:
     """make_video(1, 360, 640, 7)[0] of the reference arrays."""
-    from idol_deploy.reference import make_video
+    from idol_deploy.weights.reference import make_video
 
     return np.ascontiguousarray(make_video(1, 360, 640, 7)[0].transpose(1, 2, 0))
 

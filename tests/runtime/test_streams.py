@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from idol_runtime.backends.base import BatchLimit
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError, ConfigError, FrameError
 from idol_runtime.pipeline import Pipeline
-from idol_runtime.results import FrameResult
 from idol_runtime.streams import AT_ONCE, Streams
+from idol_runtime.tracking.detection import NetworkOutput
+from idol_runtime.tracking.results import FrameResult
 
 CONFIG = StreamConfig(
     categories=(Category("cat", 1), Category("dog", 2)),

@@ -17,8 +17,8 @@ from idol_runtime.backends.cuda_device import CudaDevice, device_index
 from idol_runtime.backends.engine_choice import key_here
 from idol_runtime.backends.tensorrt import TensorRTBackend
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import Bundle, GraphName, StageError
-from idol_runtime.engine_file import (
+from idol_runtime.bundle.bundle import Bundle, GraphName, StageError
+from idol_runtime.bundle.engine_file import (
     ENGINE_SCHEMA,
     EngineInfo,
     EngineKey,
@@ -30,10 +30,10 @@ from idol_runtime.engine_file import (
     read_plan,
     write_engine,
 )
+from idol_runtime.bundle.sealed_zip import sha256
 from idol_runtime.errors import BackendError, ConfigError, OutputError, ParityError
 from idol_runtime.files import writable_target
 from idol_runtime.pipeline import compare_golden
-from idol_runtime.sealed_zip import sha256
 
 __all__ = ["BuildOptions", "Built", "build"]
 

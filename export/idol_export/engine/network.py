@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from idol_export.engine.progress import watched
 from idol_plugins.trt import trt_library
 from idol_runtime.backends.tensorrt_api import load_plugin, tensorrt_log
-from idol_runtime.bundle import Manifest
-from idol_runtime.engine_file import EngineKey, device_slug
+from idol_runtime.bundle.bundle import Manifest
+from idol_runtime.bundle.engine_file import EngineKey, device_slug
 from idol_runtime.errors import BackendError, OutputError
 from idol_runtime.files import replacing
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.bundle import GRAPHS, Bundle, GraphName
-from idol_runtime.detection import NetworkOutput
-from idol_runtime.engine_file import engines_of
+from idol_runtime.bundle.bundle import GRAPHS, Bundle, GraphName
+from idol_runtime.bundle.engine_file import engines_of
 from idol_runtime.errors import BackendError, ConfigError, IdolError
+from idol_runtime.tracking.detection import NetworkOutput
 
 if TYPE_CHECKING:
     from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend

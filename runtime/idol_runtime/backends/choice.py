@@ -7,11 +7,11 @@ from typing import TypeVar
 import numpy as np
 
 from idol_runtime.backends.base import Backend
-from idol_runtime.bundle import Bundle
-from idol_runtime.certificates import GraphInfo, ReducedName
+from idol_runtime.bundle.bundle import Bundle
+from idol_runtime.bundle.certificates import GraphInfo, ReducedName
 from idol_runtime.errors import BackendError
+from idol_runtime.interleaved import in_turns
 from idol_runtime.preprocess import resize
-from idol_runtime.timing import in_turns
 
 __all__ = ["fastest", "require_graph", "verified_graphs"]
 

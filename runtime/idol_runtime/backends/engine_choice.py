@@ -10,9 +10,9 @@ from idol_runtime.backends.base import JUDGES, GraphChoice, meant
 from idol_runtime.backends.choice import require_graph, verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
-from idol_runtime.bundle import Bundle, GraphName
-from idol_runtime.certificates import ReducedName
-from idol_runtime.engine_file import (
+from idol_runtime.bundle.bundle import Bundle, GraphName
+from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.bundle.engine_file import (
     EngineInfo,
     EngineKey,
     describe_mismatch,
@@ -20,8 +20,8 @@ from idol_runtime.engine_file import (
     graph_hash,
     read_info,
 )
+from idol_runtime.bundle.sealed_zip import sha256
 from idol_runtime.errors import BackendError
-from idol_runtime.sealed_zip import sha256
 
 __all__ = ["DIALECTS", "choose_engine", "key_here"]
 

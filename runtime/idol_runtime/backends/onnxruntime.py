@@ -13,10 +13,10 @@ from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
 from idol_runtime.backends.base import JUDGES, BatchLimit, GraphChoice, check_threads, device_kind
 from idol_runtime.backends.choice import fastest, require_graph, verified_graphs
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName
-from idol_runtime.certificates import ReducedName
-from idol_runtime.detection import NetworkOutput
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
+from idol_runtime.bundle.certificates import ReducedName
 from idol_runtime.errors import BackendError, MissingDependencyError
+from idol_runtime.tracking.detection import NetworkOutput
 
 __all__ = ["DISABLED_OPTIMIZERS", "OnnxRuntimeBackend", "import_onnxruntime", "open_session", "run_session"]
 

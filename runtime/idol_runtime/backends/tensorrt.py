@@ -15,10 +15,10 @@ from idol_runtime.backends.base import BatchLimit, GraphChoice
 from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index
 from idol_runtime.backends.engine_choice import DIALECTS, choose_engine
 from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, tensorrt_log
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle, GraphName, TensorInfo
-from idol_runtime.detection import NetworkOutput
-from idol_runtime.engine_file import EngineKey, read_plan
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName, TensorInfo
+from idol_runtime.bundle.engine_file import EngineKey, read_plan
 from idol_runtime.errors import BackendError
+from idol_runtime.tracking.detection import NetworkOutput
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -19,9 +19,9 @@ from idol_runtime.bench.rows import Row
 from idol_runtime.bench.sensors import Sensors
 from idol_runtime.bench.statistics import paired_ratio, summarise
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import BackendError, ConfigError, IdolError, SourceError
-from idol_runtime.sources import open_source
+from idol_runtime.sources.opening import open_source
 
 __all__ = ["FORMAT", "BenchOptions", "measure"]
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, open_backend
 from idol_runtime.backends.base import BACKENDS, BatchLimit, backend_class, device_kind
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle
-from idol_runtime.certificates import Certificate, GraphName, PrecisionCertificate
-from idol_runtime.detection import NetworkOutput
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.bundle.certificates import Certificate, GraphName, PrecisionCertificate
 from idol_runtime.errors import BackendError
+from idol_runtime.tracking.detection import NetworkOutput
 
 __all__ = ["OpenVinoBackend", "Row", "bundle_rows"]
 

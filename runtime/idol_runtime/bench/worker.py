@@ -16,18 +16,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from idol_runtime.association import Tracker
 from idol_runtime.backends import Backend
 from idol_runtime.bench.rows import Row
-from idol_runtime.bundle import Bundle, Canary
+from idol_runtime.bundle.bundle import Bundle, Canary
 from idol_runtime.config import StreamConfig
-from idol_runtime.detection import detect
-from idol_runtime.draw import draw
 from idol_runtime.errors import BackendError, IdolError
 from idol_runtime.frames import Frame
 from idol_runtime.pipeline import Pipeline, compare_golden
-from idol_runtime.results import FrameResult
-from idol_runtime.sources import open_source
+from idol_runtime.sinks.draw import draw
+from idol_runtime.sources.opening import open_source
+from idol_runtime.tracking.association import Tracker
+from idol_runtime.tracking.detection import detect
+from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["STAGES", "Opened", "Worker", "thread_limit"]
 

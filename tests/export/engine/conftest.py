@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idol_runtime.bundle import OUTPUT_NAMES, Canary, TensorInfo
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Canary, TensorInfo
 
 # The runtime's fixture; no package of tests is importable under every way to start pytest.
 _spec = importlib.util.spec_from_file_location(

@@ -15,9 +15,9 @@ import pytest
 
 from idol_export.engine.build import BuildOptions, build
 from idol_runtime.backends import open_backend
-from idol_runtime.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle
-from idol_runtime.certificates import GraphInfo, IdAgreement, Parity, PrecisionCertificate, StageError
-from idol_runtime.engine_file import engine_folder, read_info, read_plan, write_engine
+from idol_runtime.bundle.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle
+from idol_runtime.bundle.certificates import GraphInfo, IdAgreement, Parity, PrecisionCertificate, StageError
+from idol_runtime.bundle.engine_file import engine_folder, read_info, read_plan, write_engine
 from idol_runtime.errors import BackendError, ConfigError, IdolError, OutputError, ParityError
 from idol_runtime.pipeline import Pipeline
 
@@ -181,7 +181,7 @@ def inject(trt: ModuleType, bundle: Path, path: Path) -> None:
     plan = trt._Plan.pack({**header, "wrong": ["boxes", 1.01]}, graph)
     from msgspec.structs import replace
 
-    from idol_runtime.sealed_zip import sha256
+    from idol_runtime.bundle.sealed_zip import sha256
 
     info = replace(read_info(path), plan_sha256=sha256(plan), plan_bytes=len(plan))
     write_engine(path, info, plan, "{}")

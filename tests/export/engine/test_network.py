@@ -11,7 +11,7 @@ import pytest
 from idol_export.engine.network import Plan, build_plan, timing_cache_path
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.engine_choice import key_here
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle.bundle import Bundle
 
 pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs networks on it")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from idol_deploy import config as config_module
 from idol_deploy.config import PRESETS
-from idol_deploy.reference import write_reference_checkpoint
+from idol_deploy.weights.reference import write_reference_checkpoint
 from idol_runtime.optional import load_cv2
 
 if TYPE_CHECKING:

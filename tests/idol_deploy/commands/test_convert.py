@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_deploy.checkpoint import inspect_checkpoint, load_checkpoint
-from idol_deploy.half import with_half_weights
-from idol_deploy.layout import published_state, weights_hash
+from idol_deploy.weights.checkpoint import inspect_checkpoint, load_checkpoint
+from idol_deploy.weights.half import with_half_weights
+from idol_deploy.weights.layout import published_state, weights_hash
 
 if TYPE_CHECKING:
     from tests.conftest import Toy

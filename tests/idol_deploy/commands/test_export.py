@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_runtime.bundle import Bundle
+from idol_runtime.bundle.bundle import Bundle
 
 if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command
@@ -152,7 +152,7 @@ def test_what_cannot_be_exported_is_told_before_the_checkpoint_is_read(
 def test_a_wrong_graph_names_its_stage_and_leaves_no_file(
     refused: Callable[..., str], toy_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from idol_export import parity
+    from idol_export.verify import parity
 
     stages = parity.torch_stages
     monkeypatch.setattr(

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy import pretrained
-from idol_deploy.pretrained import Pretrained
+from idol_deploy.weights import pretrained
+from idol_deploy.weights.pretrained import Pretrained
 
 if TYPE_CHECKING:
     import pytest

@@ -21,9 +21,9 @@ from PIL import Image
 
 from idol_runtime.optional import load_cv2
 from idol_runtime.pipeline import Pipeline
-from idol_runtime.rle import decode_rle
 from idol_runtime.stream import Prepared
 from idol_runtime.streams import Streams
+from idol_runtime.tracking.rle import decode_rle
 
 if TYPE_CHECKING:
     from tests.conftest import Toy

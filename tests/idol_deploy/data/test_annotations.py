@@ -6,7 +6,7 @@ import pytest
 from idol_deploy.data.annotations import box_of, mask_entry, occlusion_level, track_fields, write_image
 from idol_deploy.data.ytvis import OCCLUSION
 from idol_runtime.errors import OutputError
-from idol_runtime.rle import decode_rle
+from idol_runtime.tracking.rle import decode_rle
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ from idol_deploy.data.video_pairs import VideoPairs
 from idol_runtime.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from idol_deploy.batch import Batch
     from idol_deploy.config import IdolConfig
     from idol_deploy.data.samples import Sample
     from idol_deploy.data.synthetic import MadeDataset
+    from idol_deploy.objective.batch import Batch
 
 # Python 3.12 warns of what DataLoader does; torch of machines with a single core.
 pytestmark = [
@@ -222,9 +222,9 @@ def test_numbers_that_cannot_be(made: MadeDataset) -> None:
 def test_the_losses_take_what_is_loaded(
     shapes: tuple[MadeDataset, IdolConfig], tiny_config: IdolConfig
 ) -> None:
-    from idol_deploy.criterion import Criterion
     from idol_deploy.model.idol import Idol
-    from idol_deploy.training_graph import TrainingGraph
+    from idol_deploy.objective.criterion import Criterion
+    from idol_deploy.objective.training_graph import TrainingGraph
 
     made, config = shapes
     config = replace(config, model=tiny_config.model)

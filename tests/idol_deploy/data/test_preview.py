@@ -7,16 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from idol_deploy.batch import Pair, collate
 from idol_deploy.data.preview import draw_pairs, write_pairs
+from idol_deploy.objective.batch import Pair, collate
 from idol_runtime.config import Preprocessing
 from idol_runtime.errors import OutputError
-from idol_runtime.palette import id_colour
+from idol_runtime.sinks.palette import id_colour
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from idol_deploy.batch import Batch
+    from idol_deploy.objective.batch import Batch
 
 pytest.importorskip("cv2")
 

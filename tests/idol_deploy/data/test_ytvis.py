@@ -12,7 +12,7 @@ import pytest
 
 from idol_deploy.data.ytvis import read_dataset
 from idol_runtime.errors import DataError
-from idol_runtime.rle import encode_rle
+from idol_runtime.tracking.rle import encode_rle
 
 SIZE = 4, 6
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idol_runtime.rle import encode_rle
+from idol_runtime.tracking.rle import encode_rle
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from idol_deploy.evaluate.average_precision import (
 )
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_runtime.errors import DataError
-from idol_runtime.rle import decode_rle
+from idol_runtime.tracking.rle import decode_rle
 
 CASES = [
     ("gt", "pred", "ytvis", "ytvis_result"),

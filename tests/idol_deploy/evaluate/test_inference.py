@@ -18,10 +18,10 @@ from idol_deploy.evaluate import inference
 from idol_deploy.evaluate.inference import Work, match_categories, missed_categories, run_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.config import Category, Preprocessing, StreamConfig
-from idol_runtime.detection import NetworkOutput
 from idol_runtime.errors import BackendError, ConfigError, DataError, FrameError, SourceError
 from idol_runtime.pipeline import Pipeline
-from idol_runtime.results import VideoResult
+from idol_runtime.tracking.detection import NetworkOutput
+from idol_runtime.tracking.results import VideoResult
 
 CLASSES = tuple(Category(name, i) for i, name in enumerate(("cat", "dog", "owl"), 1))
 CONFIG = StreamConfig(CLASSES, Preprocessing(short_side=None))

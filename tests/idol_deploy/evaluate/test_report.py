@@ -10,8 +10,8 @@ import pytest
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.average_precision import Metric, score
 from idol_deploy.evaluate.predictions import read_predictions
+from idol_deploy.evaluate.reappearance import Returns
 from idol_deploy.evaluate.report import document, table
-from idol_deploy.evaluate.returns import Returns
 from idol_deploy.evaluate.tracking import CLASS_MEAN, DETECTION_MEAN
 
 

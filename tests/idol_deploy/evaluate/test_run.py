@@ -16,8 +16,8 @@ from idol_deploy import config as config_module
 from idol_deploy.config import PRESETS, IdolConfig
 from idol_deploy.evaluate.model import ModelChoice
 from idol_deploy.evaluate.run import Evaluation, evaluate
-from idol_deploy.reference import make_video
-from idol_deploy.train.settings import TrainSettings, override, settings_to_json
+from idol_deploy.settings import TrainSettings, override, settings_to_json
+from idol_deploy.weights.reference import make_video
 from idol_runtime.errors import ConfigError, DataError, SourceError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def tiny_set(
     tmp_path: Path, tiny: Idol, tiny_config: IdolConfig, monkeypatch: pytest.MonkeyPatch
 ) -> Evaluation:
     """A checkpoint, two videos, and no annotations, as the public validation sets are."""
-    from idol_deploy.checkpoint import save_checkpoint
+    from idol_deploy.weights.checkpoint import save_checkpoint
 
     monkeypatch.setattr(config_module, "PRESETS", {**PRESETS, "tiny": lambda: tiny_config})
     save_checkpoint(tmp_path / "tiny.safetensors", tiny, tiny_config)

@@ -14,7 +14,7 @@ from idol_deploy.evaluate import tracking
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_deploy.evaluate.tracking import CLASS_MEAN, DETECTION_MEAN, score_tracking
 from idol_runtime.errors import DataError, MissingDependencyError
-from idol_runtime.rle import encode_rle
+from idol_runtime.tracking.rle import encode_rle
 
 
 @pytest.mark.parametrize("gt", ["gt", "gt_uncompressed_rle"])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from idol_deploy.config import IdolConfig
 from idol_deploy.model.geometry import Geometry, build_geometry
 from idol_deploy.model.idol import Idol, IdolOutput
-from idol_deploy.reference import make_video
+from idol_deploy.weights.reference import make_video
 
 RelativeError = Callable[[npt.ArrayLike, npt.ArrayLike], float]
 Arrays = dict[str, npt.NDArray[np.float32]]

@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import torch
 
-from idol_deploy.batch import Batch, Pair, collate
 from idol_deploy.model.idol import Idol
 from idol_deploy.model.pairs import forward_pairs, normalise
+from idol_deploy.objective.batch import Batch, Pair, collate
 
 
 def _batch(model: Idol, make_pair: Callable[..., Pair]) -> Batch:

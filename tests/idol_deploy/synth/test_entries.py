@@ -11,7 +11,7 @@ from idol_deploy.synth.entries import Task, VideoEntries, write_video
 from idol_deploy.synth.identities import Library
 from idol_deploy.synth.render import draw_frames
 from idol_deploy.synth.video import draft_video
-from idol_runtime.rle import decode_rle
+from idol_runtime.tracking.rle import decode_rle
 
 SIZE = (96, 128)
 

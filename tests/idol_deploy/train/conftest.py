@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
-from idol_deploy.train.settings import DataConfig, RunConfig, TrainSettings
+from idol_deploy.settings import DataConfig, RunConfig, TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

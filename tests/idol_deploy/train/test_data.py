@@ -13,7 +13,7 @@ from idol_runtime.errors import DataError, SourceError
 
 if TYPE_CHECKING:
     from idol_deploy.data.synthetic import MadeDataset
-    from idol_deploy.train.settings import TrainSettings
+    from idol_deploy.settings import TrainSettings
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import torch
 
 from idol_deploy.config import preset
 from idol_deploy.model import deform_op
+from idol_deploy.settings import TrainSettings, override
 from idol_deploy.train import graph as graph_module
 from idol_deploy.train.graph import build_graph, prepare_graph, recompute_layers
-from idol_deploy.train.settings import TrainSettings, override
 from idol_plugins.errors import PluginError
 
 

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from idol_deploy.batch import collate
-from idol_deploy.checkpoint import inspect_checkpoint
 from idol_deploy.config import IdolConfig, coco_r50, ovis_r50, ytvis19_r50
 from idol_deploy.data.loader import EndlessSampler, LoaderState, draw_sample, to_pair
 from idol_deploy.data.synthetic import MadeDataset, make_stills, make_videos
+from idol_deploy.objective.batch import collate
+from idol_deploy.settings import TrainSettings, override, settings_to_json
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph
 from idol_deploy.train.loop import Trained, Training, train
 from idol_deploy.train.processes import joined
-from idol_deploy.train.settings import TrainSettings, override, settings_to_json
 from idol_deploy.train.snapshots import SnapshotFolder, read_snapshot
 from idol_deploy.train.step import Stepper
+from idol_deploy.weights.checkpoint import inspect_checkpoint
 from idol_runtime.errors import CheckpointError, DataError, OutputError, TrainingError
 
 SCRIPT = """
@@ -32,7 +32,7 @@ import os, signal, sys
 from pathlib import Path
 from idol_deploy.train.loop import Training, train
 from idol_deploy.train.processes import joined
-from idol_deploy.train.settings import settings_from_json
+from idol_deploy.settings import settings_from_json
 
 settings, output, last = sys.argv[1:]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from idol_deploy.checkpoint import load_checkpoint
 from idol_deploy.data.loader import LoaderState
-from idol_deploy.layout import published_state
 from idol_deploy.model.idol import Idol
-from idol_deploy.train.settings import TrainSettings, settings_from_json
+from idol_deploy.settings import TrainSettings, settings_from_json
 from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
+from idol_deploy.weights.checkpoint import load_checkpoint
+from idol_deploy.weights.layout import published_state
 from idol_runtime.errors import CheckpointError, IdolError, OutputError
 
 Flipped = Callable[[bytes, int], Iterator[bytes]]

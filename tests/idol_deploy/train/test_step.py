@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from idol_deploy.batch import Batch
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.evaluate.shards import Shard
+from idol_deploy.objective.batch import Batch
+from idol_deploy.settings import TrainSettings, override
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.processes import Processes
-from idol_deploy.train.settings import TrainSettings, override
 from idol_deploy.train.step import Stepper, StepReport
 from idol_runtime.errors import TrainingError
 

@@ -13,10 +13,10 @@ from idol_runtime.backends import open_backend
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.engine_choice import key_here
 from idol_runtime.backends.tensorrt import TensorRTBackend
-from idol_runtime.bundle import Bundle
-from idol_runtime.engine_file import ENGINE_SCHEMA, EngineInfo, engine_path, write_engine
+from idol_runtime.bundle.bundle import Bundle
+from idol_runtime.bundle.engine_file import ENGINE_SCHEMA, EngineInfo, engine_path, write_engine
+from idol_runtime.bundle.sealed_zip import sha256
 from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError
-from idol_runtime.sealed_zip import sha256
 
 Start = Callable[..., ModuleType]
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from idol_runtime.bench.rows import bundle_rows
-from idol_runtime.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Parity
-from idol_runtime.certificates import GraphInfo, IdAgreement, PrecisionCertificate, StageError
+from idol_runtime.bundle.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Parity
+from idol_runtime.bundle.certificates import GraphInfo, IdAgreement, PrecisionCertificate, StageError
 from idol_runtime.errors import BackendError
 
 

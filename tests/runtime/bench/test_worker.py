@@ -11,9 +11,9 @@ import pytest
 
 from idol_runtime.bench.rows import Row
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
-from idol_runtime.bundle import OUTPUT_NAMES, Bundle
-from idol_runtime.detection import NetworkOutput
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.errors import BackendError
+from idol_runtime.tracking.detection import NetworkOutput
 
 
 class Answering:

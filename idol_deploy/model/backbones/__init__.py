@@ -1,0 +1,3 @@
+"""Backbones of the network."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""The training objective: batches, matching, losses, contrast."""
+
+__all__: list[str] = []

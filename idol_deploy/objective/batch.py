@@ -1,0 +1,189 @@
+"""A training batch: frame pairs of one padded size, and what is annotated on them, padded as well.
+
+Letters: N pairs, n instances of one pair, G the largest n of the batch and at least 1, H x W padded pixels. A pair is
+a key frame, whose instances are detected, and a reference frame, on which they are found again (IDOL_SPEC §5.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from idol_deploy.objective.boxes import to_cxcywh
+from idol_deploy.objective.id_head import UNKNOWN
+from idol_runtime.config import Preprocessing
+
+__all__ = ["Batch", "Pair", "Targets", "collate"]
+
+_MASK_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two frames and the instances of either.
+
+    Attributes:
+        key: uint8 [3, h, w] RGB, resized.
+        reference: uint8 [3, h', w'] RGB, resized.
+        labels: int64 [n], classes of the network.
+        key_boxes: [n, 4] xyxy pixels of the key frame; any value where absent.
+        reference_boxes: [n, 4] xyxy pixels of the reference frame; any value where absent.
+        masks: bool [n, h, w] on the key frame.
+        on_key: bool [n], the instance is on the key frame; if not, nothing is learnt from it.
+        on_reference: bool [n], it is on the reference frame; if not, its embedding is not compared.
+        identities: int64 [n], for an identity head; `UNKNOWN` where it has none.
+        reference_masks: bool [n, h', w'] on the reference frame; None: only the key frame can be learnt from.
+    """
+
+    key: Tensor
+    reference: Tensor
+    labels: Tensor
+    key_boxes: Tensor
+    reference_boxes: Tensor
+    masks: Tensor
+    on_key: Tensor
+    on_reference: Tensor
+    identities: Tensor
+    reference_masks: Tensor | None = None
+
+    def swapped(self) -> Pair:
+        """The same pair with key and reference frame exchanged."""
+        assert self.reference_masks is not None
+        return Pair(
+            key=self.reference,
+            reference=self.key,
+            labels=self.labels,
+            key_boxes=self.reference_boxes,
+            reference_boxes=self.key_boxes,
+            masks=self.reference_masks,
+            on_key=self.on_reference,
+            on_reference=self.on_key,
+            identities=self.identities,
+            reference_masks=self.masks,
+        )
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Annotations of N pairs. Boxes are cxcywh, in shares of the frame without its padding.
+
+    Attributes:
+        labels: int64 [N, G].
+        boxes: [N, G, 4] on the key frames.
+        masks: bool [N, G, H / 4, W / 4] on the key frames, of every fourth pixel.
+        exists: bool [N, G], False for padding.
+        reference_boxes: [N, G, 4] on the reference frames.
+        on_reference: bool [N, G], the instance exists, and is on the reference frame.
+        identities: int64 [N, G], `UNKNOWN` for padding.
+        pixels: [N, 2] (width, height) of the key frames without padding.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    masks: Tensor
+    exists: Tensor
+    reference_boxes: Tensor
+    on_reference: Tensor
+    identities: Tensor
+    pixels: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step takes.
+
+    Attributes:
+        images: uint8 [2 N, 3, H, W] in the order key, reference, key, ...; zero-padded at the right and bottom.
+        padding_mask: bool [2 N, H, W], True at padded pixels.
+        targets: of the N pairs; or, supervised in both directions, of each and then of the same pair swapped, so that
+            every image is the key frame of one.
+    """
+
+    images: Tensor
+    padding_mask: Tensor
+    targets: Targets
+
+    @property
+    def both_directions(self) -> bool:
+        """Whether every image is a key frame."""
+        return self.targets.labels.shape[0] == self.images.shape[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The batch on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which copies to a CUDA device run beside everything else."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        targets = Targets(*(change(getattr(self.targets, field.name)) for field in fields(Targets)))
+        return Batch(change(self.images), change(self.padding_mask), targets)
+
+
+def collate(pairs: Sequence[Pair], preprocessing: Preprocessing, *, both_directions: bool = False) -> Batch:
+    """Joins pairs of any sizes: frames are padded to the largest, then to what the network needs.
+
+    Instances that are not on the key frame are left out.
+
+    Args:
+        pairs: at least one.
+        preprocessing: says to what multiple frames are padded.
+        both_directions: learn from reference frames as from key frames; all pairs have masks on them.
+    """
+    frames = [frame for pair in pairs for frame in (pair.key, pair.reference)]
+    height, width = preprocessing.padded_size(
+        max(frame.shape[1] for frame in frames), max(frame.shape[2] for frame in frames)
+    )
+    padding_mask = torch.ones(len(frames), height, width, dtype=torch.bool)
+    for mask, frame in zip(padding_mask, frames, strict=True):
+        mask[: frame.shape[1], : frame.shape[2]] = False
+    images = torch.stack([_padded(frame, height, width) for frame in frames])
+    if both_directions:
+        pairs = [either for pair in pairs for either in (pair, pair.swapped())]
+    return Batch(images, padding_mask, _targets(pairs, height, width))
+
+
+def _targets(pairs: Sequence[Pair], height: int, width: int) -> Targets:
+    kept = [pair.on_key for pair in pairs]
+    instances = max(1, *(int(on_key.sum()) for on_key in kept))
+
+    def join(values: list[Tensor], padding: float = 0) -> Tensor:
+        """[N, G, ...] of N times [n, ...]."""
+        chosen = [value[on_key] for value, on_key in zip(values, kept, strict=True)]
+        joined = pad_sequence(chosen, batch_first=True, padding_value=padding)
+        missing = instances - joined.shape[1]
+        return F.pad(joined, (0, 0) * (joined.ndim - 2) + (0, missing), value=padding)
+
+    start = _MASK_STRIDE // 2
+    masks = [
+        _padded(pair.masks, height, width)[:, start::_MASK_STRIDE, start::_MASK_STRIDE] for pair in pairs
+    ]
+    return Targets(
+        labels=join([pair.labels for pair in pairs]),
+        boxes=join([_shares(pair.key_boxes, pair.key) for pair in pairs]),
+        masks=join(masks),
+        exists=join(kept),
+        reference_boxes=join([_shares(pair.reference_boxes, pair.reference) for pair in pairs]),
+        on_reference=join([pair.on_reference for pair in pairs]),
+        identities=join([pair.identities for pair in pairs], UNKNOWN),
+        pixels=torch.stack([_pixels(pair.key) for pair in pairs]),
+    )
+
+
+def _padded(tensor: Tensor, height: int, width: int) -> Tensor:
+    return F.pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]))
+
+
+def _pixels(frame: Tensor) -> Tensor:
+    return torch.tensor([float(frame.shape[2]), float(frame.shape[1])])
+
+
+def _shares(boxes: Tensor, frame: Tensor) -> Tensor:
+    """Boxes as cxcywh in shares of the frame, of xyxy in its pixels."""
+    return to_cxcywh(boxes.float() / _pixels(frame).repeat(2))

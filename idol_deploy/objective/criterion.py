@@ -1,0 +1,232 @@
+"""The training objective: assignment at every decoder layer, all losses, their normalisers and weights.
+
+Letters: L decoder layers, N pairs, G instances (padded), Q queries. Names of losses are the published ones: those of
+layer k of L carry the suffix `_k`, those of the last layer none. Source: IDOL_SPEC §5.2 to §5.4.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from idol_deploy.model.idol import Idol
+from idol_deploy.model.pairs import PairOutput
+from idol_deploy.objective.batch import Targets
+from idol_deploy.objective.config import LossConfig
+from idol_deploy.objective.contrast import (
+    Sampler,
+    Selection,
+    Similarity,
+    compare,
+    contrastive_loss,
+    cosine_loss,
+    sample_uniformly,
+    select_by_iou,
+    select_by_transport,
+)
+from idol_deploy.objective.id_head import IdHead
+from idol_deploy.objective.losses import box_losses, class_loss
+from idol_deploy.objective.mask_loss import gather_matched, mask_losses
+from idol_deploy.objective.matcher import Assignment, match
+
+__all__ = ["Criterion", "Losses", "Normaliser", "count_everywhere", "count_here"]
+
+# From how many there are, [n], to what their losses are divided by, [n].
+Normaliser: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def count_here(counts: Tensor) -> Tensor:
+    """The published normaliser: what this process found, at least 1."""
+    return counts.clamp(min=1)
+
+
+def count_everywhere(counts: Tensor) -> Tensor:
+    """The mean over all processes of what they found, of at least 1 in all.
+
+    Processes whose gradients are averaged then do what one would with the whole batch. Without torch.distributed,
+    the same as `count_here`.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return count_here(counts)
+    total = counts.clone()
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one batch.
+
+    Attributes:
+        parts: each loss by its published name, before its weight; scalars, which have a gradient.
+        total: their weighted sum.
+        matched: [L] matched queries of each layer, in this process.
+        items: instances whose embeddings were trained, in this process.
+    """
+
+    parts: dict[str, Tensor]
+    total: Tensor
+    matched: Tensor
+    items: Tensor
+
+
+class Criterion(nn.Module):
+    """From what the network said of pairs of frames to their losses.
+
+    Attributes:
+        config: weights and choices.
+        id_head: the identity head; None where the embedding is trained by contrast.
+        sampler: of the auxiliary loss's negatives.
+        normaliser: of all losses.
+    """
+
+    def __init__(self, config: LossConfig, dim: int, identities: int = 0) -> None:
+        """Builds what the losses train besides the network.
+
+        Args:
+            config: weights and choices.
+            dim: channels of the embedding.
+            identities: of the training set; needed by the identity head alone.
+
+        Raises:
+            ConfigError: an identity head without identities.
+        """
+        super().__init__()
+        self.config = config
+        self.id_head = IdHead(dim, identities) if config.embedding == "id_head" else None
+        self.sampler: Sampler = sample_uniformly
+        self.normaliser: Normaliser = count_everywhere if config.global_normaliser else count_here
+
+    def forward(self, model: Idol, output: PairOutput, targets: Targets) -> Losses:
+        """All losses.
+
+        Args:
+            model: its heads are run on the matched queries.
+            output: what the network said.
+            targets: what is annotated.
+        """
+        if not self.config.deep_supervision:
+            output = _last_layer(output)
+        layers, pairs = output.logits.shape[:2]
+        found = _match_layers(output, targets)
+        matched, instance = (values.reshape(layers, pairs, -1) for values in (found.matched, found.instance))
+        sums = _detection_sums(output, targets, matched, instance)
+        sums |= self._mask_sums(model, output, targets, matched, instance)
+        last = Assignment(*(getattr(found, field.name)[-pairs:] for field in fields(Assignment)))
+        embedding, items = self._embedding_sums(model, output, targets, last)
+        matched_count = matched.flatten(1).sum(1)
+        divisors = self.normaliser(torch.cat((matched_count, items[None])).float())
+        parts = _named({name: values / divisors[:-1] for name, values in sums.items()})
+        parts |= {name: value / divisors[-1] for name, value in embedding.items()}
+        total = torch.stack([self._weight(name) * value for name, value in parts.items()]).sum()
+        return Losses(parts, total, matched_count, items)
+
+    def _weight(self, name: str) -> float:
+        kind = name.removeprefix("loss_").rstrip("0123456789").rstrip("_")
+        weight: float = getattr(self.config, f"{'reid' if kind == 'id' else kind}_weight")
+        return weight
+
+    def _mask_sums(
+        self, model: Idol, output: PairOutput, targets: Targets, matched: Tensor, instance: Tensor
+    ) -> dict[str, Tensor]:
+        """Sums [L] of the mask losses; mask parameters are computed for matched queries alone."""
+        chosen = gather_matched(matched)
+        focal, dice = mask_losses(
+            model.mask_head,
+            output.mask_features,
+            model.heads.controller(chosen.take(output.states)),
+            chosen.take(output.origins) * targets.pixels[:, None],
+            chosen.take(instance),
+            targets.masks,
+            self.config.masks_at_once,
+        )
+        sums = {}
+        for name, loss in (("mask", focal), ("dice", dice)):
+            values, start = loss.where(chosen.counted, 0.0), loss.new_zeros(matched.shape[0])
+            sums[name] = start.index_add(0, chosen.layer.flatten(), values.flatten())
+        return sums
+
+    def _embedding_sums(
+        self, model: Idol, output: PairOutput, targets: Targets, found: Assignment
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Sums of the embedding's losses, scalars by name, and the number of items."""
+        states = output.states[-1]
+        index = found.best_query[..., None].expand(-1, -1, states.shape[-1])
+        key = model.heads.embedding(states.gather(1, index))
+        reference = model.heads.embedding(output.reference_states)
+        selection = self.select(output, targets)
+        if self.id_head is not None:
+            return self._identity_sums(self.id_head, key, reference, selection, targets, found.found)
+        similarity = compare(key, reference, selection, found.found, self.sampler)
+        return _contrast_sums(similarity), similarity.items.sum()
+
+    def select(self, output: PairOutput, targets: Targets) -> Selection:
+        """The queries of the reference frames that each instance is compared with."""
+        boxes, exists = output.reference_boxes, targets.on_reference
+        if self.config.selection == "iou":
+            above, below = self.config.iou_positive, self.config.iou_negative
+            return select_by_iou(boxes, targets.reference_boxes, exists, above, below)
+        logits = output.reference_logits
+        return select_by_transport(logits, boxes, targets.labels, targets.reference_boxes, exists)
+
+    def _identity_sums(
+        self,
+        head: IdHead,
+        key: Tensor,  # [N, G, C]
+        reference: Tensor,  # [N, Q, C]
+        selection: Selection,
+        targets: Targets,
+        found: Tensor,  # [N, G]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Cross-entropy of each instance's best query on the key frame and of its positives on the other."""
+        owner = selection.positive.int().argmax(1)
+        embeddings = torch.cat((key, reference), 1)
+        identities = torch.cat((targets.identities, targets.identities.gather(1, owner)), 1)
+        loss, items = head.loss(embeddings, identities, torch.cat((found, selection.positive.any(1)), 1))
+        return {"loss_id": loss}, items
+
+
+def _last_layer(output: PairOutput) -> PairOutput:
+    layered = {"logits", "boxes", "states", "origins"}
+    values = {field.name: getattr(output, field.name) for field in fields(PairOutput)}
+    return PairOutput(**{name: value[-1:] if name in layered else value for name, value in values.items()})
+
+
+def _match_layers(output: PairOutput, targets: Targets) -> Assignment:
+    """Every layer's assignment, layers and pairs as one axis [L * N, ...]."""
+    layers = output.logits.shape[0]
+    repeated = (
+        values.expand(layers, *values.shape).flatten(0, 1)
+        for values in (targets.labels, targets.boxes, targets.exists)
+    )
+    return match(output.logits.flatten(0, 1), output.boxes.flatten(0, 1), *repeated)
+
+
+def _detection_sums(
+    output: PairOutput, targets: Targets, matched: Tensor, instance: Tensor
+) -> dict[str, Tensor]:
+    """Sums [L] of class and box losses."""
+    layers = matched.shape[0]
+    labels = targets.labels.expand(layers, -1, -1).gather(2, instance)
+    boxes = targets.boxes.expand(layers, -1, -1, -1).gather(2, instance[..., None].expand(-1, -1, -1, 4))
+    distance, overlap = box_losses(output.boxes, boxes, matched)
+    return {"ce": class_loss(output.logits, labels, matched), "bbox": distance, "giou": overlap}
+
+
+def _contrast_sums(similarity: Similarity) -> dict[str, Tensor]:
+    return {"loss_reid": contrastive_loss(similarity), "loss_reid_aux": cosine_loss(similarity)}
+
+
+def _named(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From [L] per kind to scalars by published name, the last layer first."""
+    layers = len(next(iter(losses.values())))
+    names = ["", *(f"_{layer}" for layer in range(layers - 1))]
+    order = [layers - 1, *range(layers - 1)]
+    return {
+        f"loss_{kind}{suffix}": values[layer]
+        for suffix, layer in zip(names, order, strict=True)
+        for kind, values in losses.items()
+    }

@@ -1,0 +1,3 @@
+"""Studies of the method: figures and the ablation. Not needed for deployment."""
+
+__all__: list[str] = []

@@ -1,0 +1,137 @@
+"""The published checkpoint layout: its key names, its doubled tensors, its tables per preset.
+
+A published checkpoint stores the decoder's box heads twice, under `transformer.decoder.bbox_embed` and under
+`detr.bbox_embed` (IDOL_SPEC §6). The second name is the canonical one here. Swin's integer
+`relative_position_index` buffers follow from the window's size: part of the layout, not of the weights.
+"""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from idol_deploy.config import PRESETS, IdolConfig
+from idol_deploy.model.backbones.swin import relative_position_index
+from idol_deploy.model.config import ModelConfig, SwinConfig
+from idol_deploy.model.idol import Idol
+
+__all__ = [
+    "BACKBONE",
+    "EMBEDDING",
+    "KeyTable",
+    "alias_of",
+    "canonical_name",
+    "fitting_presets",
+    "is_position_index",
+    "key_table",
+    "position_indices",
+    "published_names",
+    "published_state",
+    "weights_hash",
+]
+
+KeyTable = Mapping[str, tuple[int, ...]]
+
+# Of every published key of a backbone.
+BACKBONE = "detr.detr.backbone.0.backbone."
+EMBEDDING = "detr.reid_embed_head."
+
+# Our prefix -> published prefix; the first that fits decides.
+_PREFIXES = (
+    ("backbone.", BACKBONE),
+    ("neck.projections.", "detr.detr.input_proj."),
+    ("transformer.decoder.bbox_embed.", "detr.detr.bbox_embed."),
+    ("transformer.query_embed.", "detr.detr.query_embed."),
+    ("transformer.", "detr.detr.transformer."),
+    ("heads.class_embed.", "detr.detr.class_embed."),
+    ("heads.embedding.", EMBEDDING),
+    ("heads.controller.", "detr.controller."),
+    ("mask_head.", "detr.mask_head."),
+)
+_CANONICAL = "detr.detr.bbox_embed."
+_ALIAS = "detr.detr.transformer.decoder.bbox_embed."
+
+
+def _published_name(name: str) -> str:
+    for ours, published in _PREFIXES:
+        if name.startswith(ours):
+            return published + name[len(ours) :]
+    raise AssertionError(f"{name} has no published name")
+
+
+def canonical_name(key: str) -> str:
+    """The one name of a published key that may be the second name of a shared tensor."""
+    return _CANONICAL + key[len(_ALIAS) :] if key.startswith(_ALIAS) else key
+
+
+def alias_of(key: str) -> str | None:
+    """The second published name of a canonical key, if its tensor is stored twice."""
+    return _ALIAS + key[len(_CANONICAL) :] if key.startswith(_CANONICAL) else None
+
+
+def is_position_index(key: str) -> bool:
+    """Whether the key names one of Swin's integer buffers."""
+    return key.endswith(".relative_position_index")
+
+
+def published_names(model: nn.Module) -> dict[str, str]:
+    """Our state-dict key -> canonical published key, for every tensor of an `Idol`."""
+    return {name: _published_name(name) for name in model.state_dict()}
+
+
+def published_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors under their canonical published keys, each once."""
+    return {_published_name(name): tensor for name, tensor in model.state_dict().items()}
+
+
+def key_table(config: IdolConfig) -> KeyTable:
+    """Canonical published key -> shape, for the network of a configuration; allocates no weights."""
+    return _key_table(config.model, len(config.classes))
+
+
+@functools.cache
+def _key_table(model: ModelConfig, classes: int) -> KeyTable:
+    config = IdolConfig(name="", model=model, classes=tuple(map(str, range(classes))))
+    with torch.device("meta"):
+        state = published_state(Idol(config))
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def position_indices(config: IdolConfig) -> dict[str, Tensor]:
+    """Swin's integer buffers, by canonical published key; empty for other backbones."""
+    backbone = config.model.backbone
+    if not isinstance(backbone, SwinConfig):
+        return {}
+    index = relative_position_index(backbone.window)
+    return {key: index.clone() for key in key_table(config) if is_position_index(key)}
+
+
+def fitting_presets(shapes: KeyTable) -> tuple[str, ...]:
+    """Presets whose weights have exactly these canonical keys and shapes; position indices are optional."""
+    weights = {key: shape for key, shape in shapes.items() if not is_position_index(key)}
+
+    def fits(name: str) -> bool:
+        table = key_table(PRESETS[name]())
+        return weights == {key: shape for key, shape in table.items() if not is_position_index(key)}
+
+    return tuple(name for name in PRESETS if fits(name))
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights, the same whatever file holds them.
+
+    Over the sorted canonical keys, each with its shape and its values as little-endian float32; second names
+    of shared tensors and integer buffers do not count.
+
+    Args:
+        state: tensors under published keys.
+    """
+    weights = {canonical_name(key): tensor for key, tensor in state.items() if not is_position_index(key)}
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        tensor = weights[key].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{key} float32 {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""Weights and videos that anyone can regenerate, for parity without a weight file.
+
+Every tensor follows from its published key alone (the rule "W1"), every video from its size and a seed, so
+that implementations can be compared by arrays of numbers. The values keep activations in range and make masks
+blobs around their reference points; they detect nothing meaningful.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from idol_deploy.config import IdolConfig
+    from idol_deploy.model.idol import Idol
+
+__all__ = [
+    "make_video",
+    "reference_model",
+    "reference_state",
+    "reference_tensor",
+    "write_reference_checkpoint",
+]
+
+_Shape: TypeAlias = tuple[int, ...]
+_Value: TypeAlias = "float | npt.NDArray[np.float64]"
+_Rule: TypeAlias = "tuple[Callable[[str, _Shape], bool], Callable[[str, _Shape], tuple[_Value, _Value]]]"
+
+_ALIAS = "detr.detr.transformer.decoder.bbox_embed."
+_CANONICAL = "detr.detr.bbox_embed."
+
+
+def _fan(shape: _Shape) -> int:
+    return math.prod(shape[1:])
+
+
+def _ends(*suffixes: str) -> Callable[[str, _Shape], bool]:
+    return lambda key, _: key.endswith(suffixes)
+
+
+def _in_backbone(suffix: str) -> Callable[[str, _Shape], bool]:
+    return lambda key, _: "backbone.0." in key and key.endswith(suffix)
+
+
+def _fixed(scale: float, offset: float = 0.0) -> Callable[[str, _Shape], tuple[_Value, _Value]]:
+    return lambda _, __: (offset, scale)
+
+
+def _by_fan(gain: float) -> Callable[[str, _Shape], tuple[_Value, _Value]]:
+    return lambda _, shape: (0.0, gain / math.sqrt(_fan(shape)))
+
+
+def _he(_: str, shape: _Shape) -> tuple[_Value, _Value]:
+    return 0.0, math.sqrt(2.0 / _fan(shape))
+
+
+def _offsets_bias(_: str, __: _Shape) -> tuple[_Value, _Value]:
+    """Deformable DETR's own start: head h looks in direction h, its point p at distance p."""
+    angle = np.arange(8) * (2 * np.pi / 8)
+    direction = np.stack([np.cos(angle), np.sin(angle)], -1)
+    direction = direction / np.abs(direction).max(-1, keepdims=True)
+    ring = direction[:, None, None, :] * np.arange(1, 5)[None, None, :, None] * np.ones((8, 4, 4, 2))
+    return ring.reshape(-1), 0.1
+
+
+def _class_embed(key: str, shape: _Shape) -> tuple[_Value, _Value]:
+    return (-6.6, 0.3) if key.endswith("bias") else (0.0, 2.0 / math.sqrt(_fan(shape)))
+
+
+def _box_output(key: str, shape: _Shape) -> tuple[_Value, _Value]:
+    if key.endswith("weight"):
+        return 0.0, 0.5 / math.sqrt(_fan(shape))
+    return (np.array([0, 0, -1.5, -1.5]) if "bbox_embed.0." in key else 0.0), 0.1
+
+
+def _controller_bias(_: str, __: _Shape) -> tuple[_Value, _Value]:
+    """A mask network that is positive in an octagon around the query's reference point."""
+    side = np.arange(8)
+    offset = np.zeros(169)
+    offset[10 * side] = np.cos(2 * np.pi * side / 8) / 32
+    offset[10 * side + 1] = np.sin(2 * np.pi * side / 8) / 32
+    offset[80 + 9 * side] = 1
+    offset[144:152] = -1
+    offset[168] = 5
+    return offset, 0.02
+
+
+def _controller_weight(_: str, shape: _Shape) -> tuple[_Value, _Value]:
+    row = np.arange(169)
+    scale = np.where((row < 80) & (row % 10 < 2), 0.02, 0.3)[:, None] / math.sqrt(_fan(shape))
+    return 0.0, scale
+
+
+def _embed_weight(key: str, shape: _Shape) -> tuple[_Value, _Value]:
+    return 0.0, (2.0 if ".layers.2." in key else 1.0) / math.sqrt(_fan(shape))
+
+
+def _is_embed_weight(key: str, _: _Shape) -> bool:
+    return "reid_embed_head.layers." in key and key.endswith("weight")
+
+
+# (which tensors, their offset and scale); the first rule that fits decides.
+_RULES: tuple[_Rule, ...] = (
+    (_in_backbone(".conv3.norm.weight"), _fixed(0.03, offset=0.3)),
+    (_in_backbone(".norm.weight"), _fixed(0.1, offset=1.0)),
+    (_in_backbone(".norm.bias"), _fixed(0.1)),
+    (_ends(".running_mean"), _fixed(0.1)),
+    (_ends(".running_var"), _fixed(0.1, offset=1.0)),
+    # MobileNet's linear layers: with He's gain, its residuals would drive relu6 to its end.
+    (_ends(".expand.weight", ".project.weight"), _by_fan(1.0)),
+    (lambda key, shape: "backbone.0." in key and len(shape) == 4, _he),
+    (_ends("sampling_offsets.bias"), _offsets_bias),
+    (_ends("sampling_offsets.weight"), _by_fan(0.5)),
+    (_ends("level_embed", "query_embed.weight"), _fixed(1.0)),
+    (_ends("transformer.reference_points.weight"), _by_fan(1.5)),
+    (lambda key, _: "detr.detr.class_embed." in key, _class_embed),
+    (lambda key, _: _CANONICAL in key and ".layers.2." in key, _box_output),
+    (_ends("controller.layers.2.bias"), _controller_bias),
+    (_ends("controller.layers.2.weight"), _controller_weight),
+    (lambda key, shape: "mask_head." in key and len(shape) == 4, _he),
+    (_is_embed_weight, _embed_weight),
+    (_ends("self_attn.out_proj.weight"), _by_fan(0.1)),
+    (_ends("_attn.output_proj.weight"), _by_fan(0.4)),
+    (lambda key, _: "transformer." in key and key.endswith("linear2.weight"), _by_fan(0.4)),
+    (lambda key, _: "decoder.layers." in key and ".norm" in key and key.endswith("bias"), _fixed(0.03)),
+    (_ends("relative_position_bias_table"), _fixed(0.2)),
+    (lambda key, shape: key.endswith(".weight") and len(shape) == 1, _fixed(0.1, offset=1.0)),
+    (_ends("bias"), _fixed(0.1)),
+    (lambda _, __: True, _by_fan(1.0)),
+)
+
+
+def reference_tensor(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The reference weights of one published key: offset + scale * noise, seeded by the key's CRC-32.
+
+    Args:
+        key: a published key; both names of a shared tensor give the same values.
+        shape: its shape.
+    """
+    if key.startswith(_ALIAS):
+        key = _CANONICAL + key[len(_ALIAS) :]
+    noise = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
+    if key.endswith(".running_var"):
+        noise = np.abs(noise)
+    if _is_embed_weight(key, shape):
+        # Rows of mean zero: embeddings then differ by instance instead of sharing one large direction.
+        noise = noise - noise.mean(axis=1, keepdims=True)
+    offset, scale = next(spread for fits, spread in _RULES if fits(key, shape))(key, shape)
+    return (offset + scale * noise).astype(np.float32)
+
+
+def reference_state(config: IdolConfig) -> dict[str, Tensor]:
+    """The reference weights of a configuration's network in the published layout, second names included."""
+    import torch
+
+    from idol_deploy.weights.layout import alias_of, is_position_index, key_table, position_indices
+
+    state: dict[str, Tensor] = dict(position_indices(config))
+    for key, shape in key_table(config).items():
+        if is_position_index(key):
+            continue
+        state[key] = torch.from_numpy(np.asarray(reference_tensor(key, shape)))
+        alias = alias_of(key)
+        if alias is not None:
+            state[alias] = state[key]
+    return state
+
+
+def reference_model(config: IdolConfig) -> Idol:
+    """The network of a configuration with its reference weights, in evaluation mode."""
+    import torch
+
+    from idol_deploy.model.idol import Idol
+    from idol_deploy.weights.layout import published_names
+
+    state = reference_state(config)
+    with torch.device("meta"):
+        model = Idol(config)
+    model.load_state_dict({name: state[key] for name, key in published_names(model).items()}, assign=True)
+    return model.eval()
+
+
+def write_reference_checkpoint(path: str | os.PathLike[str], config: IdolConfig) -> None:
+    """Writes the reference weights as a published checkpoint, `{"model": ...}`."""
+    import torch
+
+    torch.save({"model": reference_state(config)}, Path(path))
+
+
+def make_video(frames: int, height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
+    """A video of six textured ellipses that drift, cover each other and vanish for a frame at a time.
+
+    Args:
+        frames: how many.
+        height: in pixels.
+        width: in pixels.
+        seed: of every draw.
+
+    Returns:
+        RGB uint8 [frames, 3, height, width].
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    base = rng.integers(0, 64, (3, height, width))
+    colours = rng.integers(64, 256, (6, 3))
+    starts = rng.random((6, 2))
+    velocities = rng.random((6, 2)) - 0.5
+    radii = (0.05 + 0.13 * rng.random((6, 2))) * (width, height)
+    y, x = np.mgrid[0:height, 0:width]
+    background = base + 40 * (x >= width / 2) + 30 * (y >= height / 2)
+    video = np.zeros((frames, 3, height, width), np.uint8)
+    for t in range(frames):
+        noise = rng.integers(0, 16, (3, height, width))
+        image = background
+        for k in range(6):
+            if (t + 2 * k) % 7 == 3:
+                continue
+            centre = (starts[k] + t * 0.08 * velocities[k]) % 1.0 * (width, height)
+            inside = ((x - centre[0]) / radii[k, 0]) ** 2 + ((y - centre[1]) / radii[k, 1]) ** 2 <= 1.0
+            texture = 32 * ((x // 8 + y // 8 + k) % 2)
+            image = np.where(inside, colours[k][:, None, None] - texture, image)
+        video[t] = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return video

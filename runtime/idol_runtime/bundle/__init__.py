@@ -1,0 +1,3 @@
+"""The `.idol` bundle and the engine files built from it."""
+
+__all__: list[str] = []

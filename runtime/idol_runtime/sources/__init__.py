@@ -1,0 +1,3 @@
+"""Frame sources: videos, cameras, streams, image folders."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""From network outputs to tracked instances."""
+
+__all__: list[str] = []

@@ -1,0 +1,170 @@
+"""Masks as COCO's compressed run lengths: {"size": [H, W], "counts": text}.
+
+Runs alternate background and foreground down the columns, starting with background; each is written, less the
+run two before it, in base 32 from the character "0" on.
+
+n: masks; H, W: height and width in pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_runtime.errors import FrameError
+from idol_runtime.tracking.crops import MaskCrop, crop_masks
+
+__all__ = ["RLE", "decode_rle", "encode_crops", "encode_rle", "encode_rles"]
+
+# From these magnitudes on, a number needs another digit of five bits; the last covers 2^35 pixels.
+_DIGIT_LIMITS = 16 * 32 ** np.arange(7)
+
+
+class RLE(TypedDict):
+    """A compressed mask, as pycocotools and the YTVIS and OVIS servers read it.
+
+    Attributes:
+        size: [height, width] in pixels.
+        counts: the compressed runs, as text.
+    """
+
+    size: list[int]
+    counts: str
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> RLE:
+    """Compress one mask.
+
+    Args:
+        mask: [H, W] bool.
+
+    Raises:
+        FrameError: not a two-dimensional bool array, or one without pixels.
+    """
+    return encode_rles(mask[None])[0]
+
+
+def encode_rles(masks: NDArray[np.bool_]) -> list[RLE]:
+    """Compress the masks of one frame.
+
+    Args:
+        masks: [n, H, W] bool; n may be 0.
+
+    Returns:
+        One RLE per mask.
+
+    Raises:
+        FrameError: not a three-dimensional bool array, or masks without pixels.
+    """
+    if masks.ndim != 3 or masks.dtype != np.bool_ or 0 in masks.shape[1:]:
+        raise FrameError(
+            f"masks must be [n, H, W] bool, got {list(masks.shape)} {masks.dtype}; use masks > 0"
+        )
+    return encode_crops(crop_masks(masks), (masks.shape[1], masks.shape[2]))
+
+
+def encode_crops(crops: Sequence[MaskCrop], size: tuple[int, int]) -> list[RLE]:
+    """Compress the masks of one frame; only what lies in their boxes is looked at.
+
+    Args:
+        crops: n masks.
+        size: (H, W) of the frame in pixels.
+
+    Returns:
+        One RLE per mask.
+    """
+    runs = [_runs(crop, size) for crop in crops]
+    return [{"size": [*size], "counts": counts} for counts in _compress(runs)] if runs else []
+
+
+def _runs(crop: MaskCrop, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Runs of a mask down the columns of its frame (H, W), of background first."""
+    height, width = crop.pixels.shape
+    # A background pixel below each column ends its last run, so that one search finds the runs of all columns.
+    columns = np.zeros((width, height + 1), np.bool_)
+    columns[:, :height] = crop.pixels.T
+    flat = columns.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if len(flat) and flat[0]:
+        changes = np.concatenate([[0], changes])
+    column, row = np.divmod(changes, height + 1)
+    edges = (crop.left + column) * size[0] + (crop.top + row)  # starts and stops in turns
+    if height == size[0] and len(edges):
+        # Only here can a run go on in the next column.
+        apart = edges[1:-1:2] != edges[2::2]
+        edges = edges[np.concatenate([[True], np.repeat(apart, 2), [True]])]
+    runs: NDArray[np.int64] = np.diff(edges, prepend=0, append=size[0] * size[1])
+    return runs if runs[-1] else runs[:-1]
+
+
+def _compress(masks: Sequence[NDArray[np.int64]]) -> list[str]:
+    """The text of each mask's runs; all of them at once, for a frame's masks have some thousand."""
+    lengths = [len(runs) for runs in masks]
+    values = np.concatenate(masks)
+    ends = np.cumsum(lengths)
+    # From the fourth run on, the difference to the run two before.
+    written = values.copy()
+    written[2:] -= values[:-2]
+    for start, stop in zip(ends - lengths, ends, strict=True):
+        written[start : min(start + 3, stop)] = values[start : min(start + 3, stop)]
+    # A number has as many digits as leave it its sign: the highest bit of the last.
+    magnitude = np.where(written < 0, ~written, written)
+    digits = 1 + (magnitude[:, None] >= _DIGIT_LIMITS).sum(axis=1)
+    most = int(digits.max())
+    place = np.arange(most)
+    characters = (written[:, None] >> (5 * place)) & 31
+    characters += 48 + 32 * (place < digits[:, None] - 1)
+    text = characters.astype(np.uint8)[place < digits[:, None]].tobytes().decode("ascii")
+    cuts = np.cumsum(digits)[ends - 1].tolist()
+    return [text[start:stop] for start, stop in zip([0, *cuts[:-1]], cuts, strict=True)]
+
+
+def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Expand a compressed mask.
+
+    Not by pycocotools, whose decoder returns uninitialised memory where the runs end early.
+
+    Args:
+        rle: `size` [H, W] and `counts`, as text or bytes.
+
+    Returns:
+        [H, W] bool.
+
+    Raises:
+        FrameError: the runs are malformed, or do not fill the size.
+    """
+    try:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"]
+        text = counts if isinstance(counts, bytes) else counts.encode("ascii")
+        runs = _expand_runs(text)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FrameError(f"not a compressed RLE mask ({error}); write it with encode_rle") from error
+    if height < 1 or width < 1 or min(runs, default=-1) < 0 or sum(runs) != height * width:
+        raise FrameError(
+            f"an RLE mask of {height}x{width} whose runs sum to {sum(runs)}; write it with encode_rle"
+        )
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return np.ascontiguousarray(columns.reshape(width, height).T, dtype=np.bool_)
+
+
+def _expand_runs(text: bytes) -> list[int]:
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = character - 48
+        if not 0 <= digit < 64 or shift > 30:
+            raise ValueError(f"unexpected character {chr(character)!r}")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:  # more digits follow
+            continue
+        if digit & 16:  # a negative difference, in two's complement
+            value -= 1 << shift
+        # The first three runs stand for themselves: the very first is written alone, and so are the next two.
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("the last run is cut short")
+    return runs

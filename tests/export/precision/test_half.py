@@ -1,0 +1,134 @@
+"""Graphs of 16 bits: every value has the type that it should, and the rounding is real."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from idol_export.precision.editor import Editor
+from idol_export.precision.half import Half, coordinates, emulated, islands_of, linear_blocks, pixels, to_half
+from idol_runtime.backends.onnxruntime import open_session, run_session
+from idol_runtime.bundle.bundle import OUTPUT_NAMES
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+
+
+def _error(toy: Toy, graph: bytes) -> float:
+    """The largest of all outputs."""
+    frame = toy.video(1)
+    found, exact = (run_session(open_session(g), OUTPUT_NAMES, frame) for g in (graph, toy.graph))
+    return max(
+        float(np.linalg.norm(found[name] - exact[name]) / np.linalg.norm(exact[name]))
+        for name in OUTPUT_NAMES
+    )
+
+
+def test_fp16_is_strongly_typed_but_for_its_islands(toy: Toy) -> None:
+    """The checker infers every type anew, and knows what each operator takes."""
+    model = onnx.load_model_from_string(to_half(toy.graph, islands_of(toy.graph)))
+    onnx.checker.check_model(model, full_check=True)
+    assert {value.type.tensor_type.elem_type for value in model.graph.output} == {TensorProto.FLOAT}
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
+    }
+    kinds: dict[str, set[int]] = {}
+    for node in model.graph.node:
+        kinds.setdefault(node.op_type, set()).update(types[name] for name in node.output if name in types)
+    for kind in ("Conv", "Relu"):
+        assert kinds[kind] == {TensorProto.FLOAT16}, kind
+    assert kinds["MatMul"] == {TensorProto.FLOAT16, TensorProto.FLOAT}, "fp32 are those that make boxes"
+    for kind in ("LayerNormalization", "Softmax", "GridSample"):
+        assert kinds[kind] == {TensorProto.FLOAT}, kind
+
+
+def test_no_island_at_all_is_a_graph_as_well(toy: Toy) -> None:
+    kinds = {tensor.data_type for tensor in Editor(to_half(toy.graph, ())).graph.initializer}
+    assert TensorProto.FLOAT not in kinds
+
+
+@pytest.mark.parametrize(("half", "least", "most"), [("fp16", 1e-4, 2e-2), ("bf16", 2e-3, 0.2)])
+def test_emulation_rounds_as_often_as_the_type_does(toy: Toy, half: Half, least: float, most: float) -> None:
+    assert least < _error(toy, emulated(toy.graph, islands_of(toy.graph), half)) < most
+
+
+def test_fp16_differs_by_its_rounding(toy: Toy) -> None:
+    assert 1e-4 < _error(toy, to_half(toy.graph, islands_of(toy.graph))) < 2e-2
+
+
+def test_bf16_has_its_types(toy: Toy) -> None:
+    editor = Editor(to_half(toy.graph, islands_of(toy.graph), "bf16"))
+    kernels = {editor.tensors[n.input[1]].data_type for n in editor.graph.node if n.op_type == "Conv"}
+    assert kernels == {TensorProto.BFLOAT16}
+
+
+def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
+    """Sigmoids and logarithms of boxes, the normalised image; nothing that features pass through."""
+    editor = Editor(toy.graph)
+    kinds = {node.name: node.op_type for node in editor.graph.node}
+    assert {"Sigmoid", "Log"} <= {kinds[name] for name in coordinates(editor)}
+    assert {"Sub", "Div"} <= {kinds[name] for name in pixels(editor)}
+    assert not {"Conv", "Relu"} & {kinds[name] for name in coordinates(editor) | pixels(editor)}
+    half, coarse = (
+        _error(toy, to_half(toy.graph, islands_of(toy.graph) - fewer))
+        for fewer in (set(), coordinates(editor) | pixels(editor))
+    )
+    assert half < 0.8 * coarse
+
+
+def test_all_that_is_sampled_at_stays_fp32(toy: Toy) -> None:
+    """Of the encoder as well, whose queries are pixels."""
+    editor = Editor(to_half(toy.graph, islands_of(toy.graph)))
+    grids = [node.input[1] for node in editor.graph.node if node.op_type == "GridSample"]
+    layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
+    assert len(grids) == layers * toy.config.model.levels
+    for grid in grids:
+        made = editor.producers[grid]
+        while made.op_type in ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Split", "Cast"):
+            assert made.op_type != "Cast", "made in 16 bits"
+            made = editor.producers[made.input[0]]
+
+
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_emulation_rounds_where_the_type_does(toy: Toy, half: Half) -> None:
+    """Each value that is rounded: the casts of one graph, and the pairs of casts of the other."""
+    islands = islands_of(toy.graph)
+    typed, rounded = Editor(to_half(toy.graph, islands, half)), Editor(emulated(toy.graph, islands, half))
+    kind = TensorProto.FLOAT16 if half == "fp16" else TensorProto.BFLOAT16
+    into_half = {node.input[0] for node in typed.graph.node if _casts_to(node, kind)}
+    assert into_half, "islands are read outside"
+    pairs = {node.input[0].removesuffix("_exact") for node in rounded.graph.node if _casts_to(node, kind)}
+    original = Editor(toy.graph)
+    outside = {
+        name
+        for node in original.graph.node
+        if node.name not in islands
+        for name in node.output
+        if name and original.is_float(name)
+    }
+    assert pairs == outside | into_half
+
+
+def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == kind for a in node.attribute)
+
+
+def test_linear_blocks_stay_fp32(bottlenecks: bytes) -> None:
+    """Of means far from zero nothing would be left; what convolves the last of them is the end."""
+    editor = Editor(bottlenecks)
+    blocks = linear_blocks(editor)
+    kinds = [node.op_type for node in editor.graph.node if node.name not in blocks]
+    assert kinds == ["GlobalAveragePool"]
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 24, 3), dtype=np.uint8)
+    exact, with_blocks, without = (
+        run_session(open_session(graph), ["pixel"], image)["pixel"]
+        for graph in (bottlenecks, emulated(bottlenecks, blocks, "fp16"), emulated(bottlenecks, (), "fp16"))
+    )
+    size = np.linalg.norm(exact)
+    assert np.linalg.norm(without - exact) > 0.02 * size
+    assert np.linalg.norm(with_blocks - exact) < 1e-3 * size

@@ -1,0 +1,231 @@
+"""Graphs of fewer bits in a bundle: verified, refused, or written all the same and then refused by the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from idol_export import export as export_module
+from idol_export.export import Exported, ExportOptions, export
+from idol_export.precision import integer_graphs
+from idol_export.precision import reduce as module
+from idol_export.precision.calibration import observe
+from idol_export.precision.editor import Editor
+from idol_export.precision.folding import folded
+from idol_export.precision.int8 import Observed
+from idol_export.precision.node_groups import PARTS
+from idol_export.precision.reduce import ReduceOptions
+from idol_plugins.errors import PluginError
+from idol_runtime.backends import onnxruntime as backend_module
+from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.bundle.certificates import SearchStep
+from idol_runtime.errors import BackendError, ConfigError, ParityError
+from idol_runtime.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from tests.conftest import Toy
+
+
+@pytest.fixture(scope="module")
+def clip(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    for index, frame in enumerate(toy.video(4)):
+        Image.fromarray(frame).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def exported(toy: Toy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Exported]:
+    """Exports the toy, whose trace takes no time; ten instance-frames are enough."""
+    monkeypatch.setattr(export_module, "probe_to_onnx", lambda graph, **options: toy.probe)
+    monkeypatch.setattr(
+        export_module, "with_half_weights", lambda model: model
+    )  # nor the trace's are rounded
+    monkeypatch.setattr(module, "_INSTANCE_FRAMES", 10)
+
+    def run(out: Path, *names: Any, store: Any = "fp32", **changes: Any) -> Exported:
+        calibrate = str(clip) if any(name.startswith("int8") for name in names) else None
+        reduce = replace(ReduceOptions(names, calibrate=calibrate, calibrate_frames=2), **changes)
+        options = ExportOptions(
+            toy.size, portable=True, verify_source=str(clip), verify_frames=1, reduce=reduce, store=store
+        )
+        return export(toy.model, toy.config, out, options)
+
+    return run
+
+
+def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster(
+    toy: Toy, tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "toy.idol"
+    step = SearchStep(PARTS[:-1], 0.2, 0.01, 1.0, held=True)
+    monkeypatch.setattr(module, "search", lambda *_: (step,))
+    found = exported(out, "int8-ort", "fp16", auto=0.02)
+    certificate = found.parity.precisions["int8-ort"]
+    assert certificate.passed
+    assert certificate.agreement.limit == 0.98
+    assert certificate.recipe is not None
+    assert (certificate.recipe.kept, certificate.recipe.search) == (PARTS[:-1], (step,))
+    assert certificate.agreement.instance_frames >= 10
+    stages = {stage.stage: stage.error for stage in certificate.stages}
+    assert stages["decoder"] < 1e-5 < stages["mask_features"], "all but the heads was kept"
+    info = found.manifest.precisions["int8-ort"]
+    assert (info.precision, info.dialect, info.operator) == ("int8", "ort", False)
+    with Bundle.open(out) as bundle:
+        assert {node.op_type for node in Editor(bundle.graph("int8-ort")).graph.node} > {"QuantizeLinear"}
+        tolerances = bundle.tolerances("int8-ort")
+        assert tolerances is not None
+        assert set(tolerances) == set(OUTPUT_NAMES)
+        assert min(tolerances.values()) >= 1e-3 < tolerances["mask_features"] < 0.2
+        assert bundle.tolerances("portable") is None
+    for times, graph in (([2.0, 1.0], "int8-ort"), ([1.0, 1.0], "portable")):
+        taken = np.array([times])
+        monkeypatch.setattr("idol_runtime.backends.choice.in_turns", lambda *_, taken=taken, **__: taken)
+        with Pipeline.open(out) as pipeline:
+            assert pipeline.backend.name == f"onnxruntime (cpu, {graph} graph)"
+            assert ("2.0 times as fast as portable" if graph == "int8-ort" else "hardly faster here") in (
+                pipeline.backend.remark
+            )
+    with Pipeline.open(out, graph="fp32") as pipeline:
+        assert (pipeline.backend.graph, pipeline.backend.remark.count("int8")) == ("portable", 0)
+    with Pipeline.open(out, graph="int8-ort") as pipeline:
+        assert len(pipeline.step(toy.video(1)[0])) >= 3
+
+    def refuse(*_: object) -> None:
+        raise BackendError("no kernel for it")
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_open_reduced", refuse)
+    with Pipeline.open(out) as pipeline:
+        assert pipeline.backend.graph == "portable"
+        assert pipeline.backend.remark.endswith("the int8-ort graph is left out: no kernel for it")
+
+
+def _wrong(*arguments: Any, **options: Any) -> dict[str, Observed]:
+    return {
+        name: replace(found, low=0.0, high=1e-3) for name, found in observe(*arguments, **options).items()
+    }
+
+
+def test_a_graph_that_fails_names_the_stage_and_leaves_no_file(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer_graphs, "observe", _wrong)
+    with pytest.raises(
+        ParityError, match=r"int8-ort graph fails at stage 'mask_features'.*nothing was written.*--keep"
+    ) as caught:
+        exported(tmp_path / "toy.idol", "int8-ort", keep=("backbone",))
+    assert caught.value.stage == "mask_features"
+    assert not list(tmp_path.iterdir())
+
+
+def test_unverified_is_written_marked_and_refused(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer_graphs, "observe", _wrong)
+    out = tmp_path / "toy.idol"
+    found = exported(out, "int8-ort", keep=("backbone",), unverified=True)
+    assert not found.parity.precisions["int8-ort"].passed
+    with pytest.raises(
+        BackendError, match=r"never shown to track as fp32 does \(failed: mask_features.*--unverified"
+    ):
+        Pipeline.open(out, graph="int8-ort")
+    with Pipeline.open(out) as pipeline:
+        assert pipeline.backend.graph == "portable"
+
+
+def test_too_little_to_compare_is_no_agreement(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_INSTANCE_FRAMES", 500)
+    with pytest.raises(ParityError, match=r"'id agreement'.*instance-frames of .*, allowed 99% on 500"):
+        exported(tmp_path / "toy.idol", "int8-ort", keep=PARTS)
+
+
+def test_the_other_dialect_is_refused(tmp_path: Path, exported: Callable[..., Exported]) -> None:
+    out = tmp_path / "toy.idol"
+    exported(out, "int8-trt", "bf16", keep=PARTS, unverified=True, store="fp16")
+    for graph in ("int8-trt", "bf16"):
+        with pytest.raises(
+            BackendError, match=f"the {graph} graph is made for TensorRT, which onnxruntime is not"
+        ):
+            Pipeline.open(out, graph=graph)
+    with pytest.raises(BackendError, match=r"no fp16 graph; export it with --precision fp16"):
+        Pipeline.open(out, graph="fp16")
+
+
+def test_a_canary_off_by_more_than_the_graph_may_be_is_refused(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "toy.idol"
+    exported(out, "int8-ort", keep=PARTS)
+    answer = Bundle.canary
+
+    def other(bundle: Bundle) -> Any:
+        canary = answer(bundle)
+        return replace(
+            canary, outputs={**canary.outputs, "boxes": canary.outputs["boxes"] * np.float32(1.01)}
+        )
+
+    monkeypatch.setattr(Bundle, "canary", other)
+    with pytest.raises(BackendError, match="boxes is off by"):
+        Pipeline.open(out, graph="int8-ort")
+
+
+def test_without_the_operator_its_graphs_are_passed_over(
+    tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The portable graph runs, and says what is missing."""
+    out = tmp_path / "toy.idol"
+    exported(out, "int8-ort")
+
+    def missing(*_: object) -> None:
+        raise PluginError("it is not built")
+
+    monkeypatch.setattr(backend_module, "_operator", missing)
+    with Bundle.open(out) as bundle:
+        info = msgspec.structs.replace(bundle.manifest.precisions["int8-ort"], operator=True)
+        bundle.manifest = msgspec.structs.replace(bundle.manifest, precisions={"int8-ort": info})
+        backend = OnnxRuntimeBackend.from_bundle(bundle)
+        assert backend.graph == "portable"
+        assert "hardly" not in backend.remark
+        with pytest.raises(PluginError):
+            OnnxRuntimeBackend.from_bundle(bundle, graph="int8-ort")
+        backend.close()
+
+
+def test_a_group_is_measured_alone_wherever_it_is(toy: Toy, clip: Path) -> None:
+    """What reads attention is in the encoder and the decoder, which stay fp32 otherwise."""
+    graphs = integer_graphs.IntegerGraphs(folded(toy.probe), toy.size, (), "ort", str(clip), 2)
+    kinds = [node.op_type for node in Editor(graphs.alone("sampled")).graph.node]
+    layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
+    assert 1 <= kinds.count("DynamicQuantizeMatMul") <= layers
+    assert "QuantizeLinear" not in kinds
+
+
+def test_what_is_missing_is_told() -> None:
+    with pytest.raises(ConfigError, match="--calibrate"):
+        ReduceOptions(("int8-ort",))
+    with pytest.raises(ConfigError, match="--judge and --frames go together"):
+        ReduceOptions(judge=Path("instances.json"))
+
+
+def test_what_cannot_be_is_told_beforehand() -> None:
+    for changes, message in (
+        ({"calibrate": "a.mp4"}, "--calibrate is of int8; give --precision int8 or --auto as well"),
+        ({"names": ("fp16",), "keep": ("neck",)}, "--keep is of int8; give --precision int8 or --auto"),
+        ({"unverified": True}, "--unverified is of graphs of fewer bits; give --precision or --auto as well"),
+        ({"judge": Path("a.json"), "judge_frames": Path("a")}, "--judge is of graphs of fewer bits; give"),
+        ({"keep": ("bones",)}, "--keep takes backbone, neck,.* got 'bones'"),
+        ({"keep": ("neck",), "auto": 0.01}, "leave out --keep"),
+        ({"auto": 1.5}, "in percent"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ReduceOptions(**changes)  # type: ignore[arg-type]

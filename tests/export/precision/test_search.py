@@ -1,0 +1,100 @@
+"""The search on networks of which it is known what each group costs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import pytest
+
+from idol_export.precision import search as module
+from idol_export.precision.search import search
+from idol_runtime.bundle.certificates import IdAgreement, SearchStep
+
+SHARES = {"cheap": 0.5, "fair": 0.3, "dear": 0.15, "ruin": 0.05}
+LOSSES = {"cheap": 0.001, "fair": 0.004, "dear": 0.01, "ruin": 0.2}
+
+
+class _Graphs:
+    """Graphs are the names of what is in integers."""
+
+    shares = SHARES
+
+    def share(self, keep: Collection[str]) -> float:
+        return sum(share for group, share in SHARES.items() if group not in keep)
+
+    def probe(self, keep: Collection[str]) -> bytes:
+        return ",".join(group for group in SHARES if group not in keep).encode()
+
+    def alone(self, group: str) -> bytes:
+        return group.encode()
+
+
+def _run(
+    monkeypatch: pytest.MonkeyPatch,
+    limit: float,
+    speeds: Sequence[float] | None = None,
+    scores: str = "",
+    usual: Sequence[str] = tuple(SHARES),
+    unlucky: str = "",
+) -> tuple[tuple[SearchStep, ...], list[str]]:
+    monkeypatch.setattr(module, "shipped", lambda probe: probe)
+    asked: list[str] = []
+
+    def loss(graph: bytes) -> float:
+        return sum(LOSSES[group] for group in graph.decode().split(","))
+
+    def agreement(graph: bytes) -> IdAgreement:
+        asked.append(graph.decode())
+        lost = 0.5 if graph.decode() == unlucky else loss(graph)
+        return IdAgreement(1 - lost, 1000, 300, limit, 500, "a")
+
+    def measure(graphs: Sequence[bytes]) -> Sequence[float | None]:
+        return [None] * len(graphs) if speeds is None else list(speeds)[: len(graphs)]
+
+    found = search(
+        _Graphs(),  # type: ignore[arg-type]
+        usual,
+        loss,
+        agreement,
+        lambda graph: scores not in graph.decode() if scores else True,
+        measure,
+        lambda _: None,
+    )
+    return found, asked
+
+
+def test_most_multiplications_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, asked = _run(monkeypatch, 0.98)
+    assert tried[-1].held
+    assert tried[-1].kept == ("ruin",)
+    assert tried[-1].integer_share == pytest.approx(0.95)
+    assert len(tried) == len(SHARES) + len(asked)
+    assert len(asked) <= 3, "bisected"
+    assert _run(monkeypatch, 0.993)[0][-1].kept == ("dear", "ruin")
+
+
+def test_the_fastest_of_what_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the groups were tried before three, and were faster."""
+    tried, asked = _run(monkeypatch, 0.98, speeds=(1.8, 1.5))
+    assert asked[:2] == ["cheap,fair", "cheap,fair,dear"]
+    assert (tried[-1].kept, tried[-1].speed) == (("dear", "ruin"), 1.8)
+
+
+def test_what_is_usual_is_tried_where_the_bisection_ends_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _run(monkeypatch, 0.98, unlucky="cheap,fair")[0][-1].kept == ("fair", "dear", "ruin")
+    tried, asked = _run(monkeypatch, 0.98, unlucky="cheap,fair", usual=("gone", "ruin"))
+    assert (tried[-1].kept, tried[-1].held) == (("ruin",), True)
+    assert asked == ["cheap,fair", "cheap", "cheap,fair,dear"]
+    tried, asked = _run(monkeypatch, 0.993, usual=("ruin",))
+    assert tried[-1].kept == ("dear", "ruin")
+    assert asked.count("cheap,fair,dear") == 1, "which does not hold, and was tried"
+    assert "cheap" not in _run(monkeypatch, 0.98, usual=("fair", "dear", "ruin"))[1], "less than was found"
+
+
+def test_scores_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _run(monkeypatch, 0.98, scores="dear")[0][-1].kept == ("dear", "ruin")
+
+
+def test_nothing_that_holds_ends_in_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, _ = _run(monkeypatch, 0.9999)
+    assert not any(step.held for step in tried)

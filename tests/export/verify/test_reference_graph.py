@@ -1,0 +1,140 @@
+"""What judges graphs of fewer bits, on a data set whose truth is what the fp32 graph says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from idol_export.verify import reference_graph as module
+from idol_export.verify.parity import Candidate
+from idol_export.verify.reference_graph import Exact, Judge
+from idol_runtime.bundle.bundle import Bundle
+from idol_runtime.bundle.certificates import Judged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Toy
+
+FRAMES = 4
+
+
+@pytest.fixture(scope="module")
+def exact(toy: Toy) -> Exact:
+    candidate = Candidate("portable", toy.probe, toy.graph)
+    with Bundle.open(toy.path) as bundle:
+        return Exact(toy.model, toy.config.stream, candidate, toy.size, toy.size, bundle.canary())
+
+
+@pytest.fixture(scope="module")
+def truth(toy: Toy, exact: Exact, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
+    """Annotations, the folder of frames, and how many instances they show."""
+    folder = tmp_path_factory.mktemp("truth")
+    videos: list[dict[str, Any]] = []
+    tracks: dict[tuple[int, int], dict[str, Any]] = {}
+    seen = 0
+    with exact.pipeline(toy.graph, "truth") as pipeline:
+        for video in (1, 2):
+            pipeline.reset()
+            names = [f"{video}/{t}.png" for t in range(FRAMES)]
+            videos.append({"id": video, "height": toy.size[0], "width": toy.size[1], "file_names": names})
+            (folder / str(video)).mkdir()
+            for t, frame in enumerate(toy.video(FRAMES, seed=video)):
+                Image.fromarray(frame).save(folder / names[t])
+                result = pipeline.step(frame)
+                seen += len(result)
+                for identity, label, mask in zip(result.ids, result.labels, result.masks, strict=True):
+                    track = tracks.setdefault((video, int(identity)), _track(video, int(label)))
+                    run = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+                    track["segmentations"][t] = {"size": run["size"], "counts": run["counts"].decode()}
+                    track["bboxes"][t], track["areas"][t] = coco.toBbox(run).tolist(), int(coco.area(run))
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(toy.config.classes)]
+    annotations = [{"id": i + 1, **track} for i, track in enumerate(tracks.values())]
+    path = folder / "instances.json"
+    path.write_text(json.dumps({"videos": videos, "annotations": annotations, "categories": categories}))
+    return path, folder, seen
+
+
+def _track(video: int, label: int) -> dict[str, Any]:
+    lists: dict[str, list[Any]] = {name: [None] * FRAMES for name in ("segmentations", "bboxes", "areas")}
+    return {"video_id": video, "category_id": label + 1, "iscrowd": 0, **lists}
+
+
+def test_a_data_set_is_what_tracks_are_compared_on(
+    toy: Toy, exact: Exact, truth: tuple[Path, Path, int], tmp_path: Path
+) -> None:
+    """A video to compare with PyTorch on may be short, and proves too little."""
+    annotations, frames, seen = truth
+    clip = str(frames / "1")
+    both = Judge(exact, clip, annotations, frames).agreement(toy.graph, "same", 0.99, seen)
+    assert (both.idf1, both.instance_frames, both.frames, both.source) == (
+        1,
+        seen,
+        2 * FRAMES,
+        "instances.json",
+    )
+    assert both.passed
+    alone = Judge(exact, clip).agreement(toy.graph, "same", 0.99, seen)
+    assert (alone.idf1, alone.frames, alone.source) == (1, FRAMES, "1")
+    assert not alone.passed, "half of the instances are too few"
+
+
+def test_scores_are_held_to_those_of_fp32(
+    toy: Toy, exact: Exact, truth: tuple[Path, Path, int], sabotage: Callable[..., bytes]
+) -> None:
+    annotations, frames, _ = truth
+    judge = Judge(exact, None, annotations, frames)
+    same = judge.judged(toy.graph, "same", 0.01)
+    assert same is not None
+    assert (same.ap, same.idf1) == (same.ap_fp32, same.idf1_fp32)
+    assert same.idf1 == 1
+    assert same.passed
+    wrong = judge.judged(sabotage(toy.graph, "model.mask_head.lay3.weight", 0.0), "wrong", 0.01)
+    assert wrong is not None
+    assert wrong.ap < wrong.ap_fp32 - 0.01
+    assert not wrong.passed
+
+
+def test_without_annotations_there_is_no_score(toy: Toy, exact: Exact) -> None:
+    assert Judge(exact).judged(toy.graph, "graph", 0.01) is None
+
+
+def test_scores_of_nothing_prove_nothing() -> None:
+    scores: dict[str, Any] = {
+        "ap": 0.3,
+        "ap_fp32": 0.3,
+        "idf1": 0.7,
+        "idf1_fp32": 0.7,
+        "limit": 0.01,
+        "source": "a",
+    }
+    assert Judged(**scores).passed
+    for lost in (
+        {"ap": 0.28},
+        {"idf1": 0.6},
+        {"ap": 0.0, "ap_fp32": 0.0},
+        {"idf1_fp32": 0.005},
+        {"ap_fp32": -1.0},
+    ):
+        assert not Judged(**{**scores, **lost}).passed, lost
+
+
+def test_integers_of_tensorrt_are_judged_in_fp32(
+    exact: Exact, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def opened(*_: object, integers: bool, **__: object) -> object:
+        asked.append(integers)
+        return object()
+
+    monkeypatch.setattr(module, "open_session", opened)
+    for name in ("fp32", "fp16", "int8-ort", "int8-trt"):
+        exact.session(toy.graph, name)
+    assert asked == [True, True, True, False]

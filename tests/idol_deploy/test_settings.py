@@ -1,0 +1,88 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from idol_deploy.config import PRESETS
+from idol_deploy.settings import (
+    RunConfig,
+    TrainSettings,
+    override,
+    settings_from_json,
+    settings_to_json,
+)
+from idol_runtime.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_keeps_every_setting(name: str) -> None:
+    settings = override(TrainSettings(PRESETS[name]()), ["data.holdout=3", "run.precision=bf16"])
+    assert settings_from_json(settings_to_json(settings), "here") == settings
+
+
+def test_changes_reach_their_section() -> None:
+    changes = [
+        "train.lr=2e-4",
+        "train.steps=10,20",
+        "loss.selection=iou",
+        "model.queries=9",
+        "run.compile=true",
+    ]
+    settings = override(
+        TrainSettings(PRESETS["ytvis19_r50"]()), [*changes, "backbone.depth=101", "data.holdout=none"]
+    )
+    assert settings.network.train.lr == 2e-4
+    assert settings.network.train.steps == (10, 20)
+    assert settings.network.train.loss.selection == "iou"
+    assert settings.network.model.queries == 9
+    assert settings.network.model.backbone.channels == (256, 512, 1024, 2048)
+    assert settings.run.compile
+    assert settings.data.holdout is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("lr=1", "write SECTION.KEY=VALUE"),
+        ("nothing.lr=1", "SECTION being one of model, backbone"),
+        ("train.speed=1", "there is no 'speed'; take initial_weights"),
+        ("model.backbone=resnet", "there is no 'backbone'"),
+        ("train.lr=fast", "lr takes a number"),
+        ("run.precision=int8", "precision takes one of fp32, bf16, fp16"),
+        ("run.accumulate=0", "accumulate must be at least 1"),
+        ("train.clip_norm=0", "clip_norm must be above 0"),
+        ("train.iterations=0", "iterations must be above 0"),
+    ],
+)
+def test_what_cannot_be_is_named(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(TrainSettings(PRESETS["ytvis19_r50"]()), [change])
+
+
+def test_settings_of_an_earlier_version_are_those_of_before() -> None:
+    settings = TrainSettings(PRESETS["edge_synth"]())
+    contents = json.loads(settings_to_json(settings))
+    del contents["network"]["train"]["fresh_embedding"]
+    assert settings_from_json(json.dumps(contents), "settings.json") == settings
+
+
+def test_settings_of_a_later_version_are_refused() -> None:
+    contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_swin_l"]())))
+    contents["run"]["speed"] = 1
+    with pytest.raises(DataError, match=r"run has other fields than this version's: speed"):
+        settings_from_json(json.dumps(contents), "settings.json")
+    del contents["run"]["speed"], contents["network"]["name"]
+    with pytest.raises(DataError, match=r"network has other fields than this version's: name"):
+        settings_from_json(json.dumps(contents), "settings.json")
+    with pytest.raises(DataError, match="holds no training settings"):
+        settings_from_json("{", "settings.json")
+
+
+def test_pairs_are_shared_equally() -> None:
+    settings = TrainSettings(PRESETS["ytvis19_r50"](), run=RunConfig(accumulate=2))
+    assert settings.pairs_per_batch(4) == 4
+    with pytest.raises(ConfigError, match="a multiple of 6"):
+        settings.pairs_per_batch(3)
+    few = replace(settings.network.train, batch_pairs=1)
+    with pytest.raises(ConfigError, match="a multiple of 2"):
+        replace(settings, network=replace(settings.network, train=few)).pairs_per_batch(1)

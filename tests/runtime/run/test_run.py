@@ -1,0 +1,253 @@
+"""Runs of several sources: each ends by itself, nobody waits for a camera, and all is as it would be alone."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idol_runtime.backends.base import BatchLimit
+from idol_runtime.config import Category, Preprocessing, StreamConfig
+from idol_runtime.errors import BackendError, ConfigError, FrameError, OutputError, SourceError
+from idol_runtime.frames import Frame
+from idol_runtime.run import source_runner as lane_module
+from idol_runtime.run.options import for_each_source
+from idol_runtime.run.run import RunOptions, RunSummary, run
+from idol_runtime.sinks.files import JsonlSink
+from idol_runtime.sources.images import NOMINAL_FPS
+from idol_runtime.streams import Streams
+from idol_runtime.tracking.detection import NetworkOutput
+
+CONFIG = StreamConfig(categories=(Category("grey", 1),), preprocessing=Preprocessing(short_side=None))
+
+
+class GreyBackend:
+    """One thing in every frame, the surer the brighter."""
+
+    name, graph, remark, network_size, batch = "grey (numpy)", None, "", None, BatchLimit()
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def infer(self, images: np.ndarray) -> list[NetworkOutput]:
+        self.seen.append(len(images))
+        return [self._one(image) for image in images]
+
+    def _one(self, image: np.ndarray) -> NetworkOutput:
+        params = np.zeros((1, 169), np.float32)
+        params[:, 168] = 1
+        return NetworkOutput(
+            logits=np.full((1, 1), image.mean() / 64, np.float32),
+            boxes=np.full((1, 4), 0.5, np.float32),
+            embeddings=np.ones((1, 4), np.float32),
+            mask_features=np.ones((8, image.shape[0] // 8, image.shape[1] // 8), np.float32),
+            mask_params=params,
+            mask_reference=np.zeros((1, 2), np.float32),
+        )
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("idol-")] == []
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Of 9, 4 and 6 frames, each of a size of its own."""
+    found = []
+    for i, (count, size) in enumerate(((9, (32, 64)), (4, (64, 32)), (6, (32, 32)))):
+        folder = tmp_path / f"clip{i}"
+        folder.mkdir()
+        for t in range(count):
+            Image.fromarray(np.full((*size, 3), 20 * i + 10 * t, np.uint8)).save(folder / f"{t}.png")
+        found.append(folder)
+    return found
+
+
+def options(sources: Sequence[Path | str]) -> list[RunOptions]:
+    return [RunOptions(source, jsonl=out(source)) for source in sources]
+
+
+def out(source: Path | str) -> Path:
+    return Path(f"{source}.jsonl")
+
+
+def count(source: Path | str) -> list[int]:
+    """The frames in a source's output."""
+    return [json.loads(line)["frame"] for line in out(source).read_text().splitlines()]
+
+
+def test_several_sources_give_what_each_gives_alone(folders: list[Path]) -> None:
+    alone = []
+    for folder in folders:
+        assert [s.frames for s in run(Streams(GreyBackend(), CONFIG), options([folder]))] == [
+            len(list(folder.iterdir()))
+        ]
+        alone.append(out(folder).read_bytes())
+    backend = GreyBackend()
+    summaries = run(Streams(backend, CONFIG), options(folders))
+    assert [out(folder).read_bytes() for folder in folders] == alone
+    assert [(s.source, s.frames, s.tracks) for s in summaries] == [
+        (str(folder), frames, 1) for folder, frames in zip(folders, (9, 4, 6), strict=True)
+    ]
+    assert not any(s.interrupted or s.error for s in summaries)
+
+
+def test_frames_of_one_size_go_together_until_a_source_ends(folders: list[Path]) -> None:
+    backend = GreyBackend()
+    twice = [
+        RunOptions(folders[0], jsonl=folders[0] / "a"),
+        RunOptions(folders[0] / "[0-3].png", jsonl=folders[0] / "b"),
+    ]
+    run(Streams(backend, CONFIG), twice)
+    assert backend.seen == [2] * 4 + [1] * 5
+
+
+def test_a_source_that_breaks_ends_alone(folders: list[Path]) -> None:
+    (folders[0] / "3.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folders[2] / "5.png")
+    summaries = run(Streams(GreyBackend(), CONFIG), options(folders))
+    assert [count(folder) for folder in folders] == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
+    assert [type(s.error) for s in summaries] == [SourceError, type(None), FrameError]
+    assert "3.png" in str(summaries[0].error)
+    with pytest.raises(SourceError, match=r"3\.png"):
+        run(Streams(GreyBackend(), CONFIG), options(folders[:1]))
+
+
+def test_an_output_that_breaks_ends_its_source_alone(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = JsonlSink.write
+
+    def full(self: JsonlSink, frame: Frame, result: object) -> None:
+        if self.path == out(folders[0]) and frame.index == 2:
+            raise OutputError("the disk is full")
+        write(self, frame, result)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(JsonlSink, "write", full)
+    summaries = run(Streams(GreyBackend(), CONFIG), options(folders))
+    assert [str(s.error or "") for s in summaries] == ["the disk is full", "", ""]
+    assert [count(folder) for folder in folders] == [[0, 1], [0, 1, 2, 3], list(range(6))]
+
+
+class Camera:
+    """Gives a frame whenever it is told to."""
+
+    name, fps, frame_count, live, size = "camera", None, None, True, (32, 64)
+
+    def __init__(self) -> None:
+        self.go_on = threading.Semaphore(0)
+
+    def __enter__(self) -> "Camera":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        for t in range(3):
+            assert self.go_on.acquire(timeout=20)
+            yield Frame(t, float(t), np.full((32, 64, 3), 100, np.uint8))
+
+
+def test_a_source_that_states_its_time_base_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cameras on the network do: 90000 frames per second, which no video can have."""
+    cv2 = pytest.importorskip("cv2")
+
+    class TimeBase:
+        def __init__(self, *arguments: object) -> None:
+            self._capture = open_capture(*arguments)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._capture, name)
+
+        def get(self, key: int) -> float:
+            return 90_000.0 if key == cv2.CAP_PROP_FPS else self._capture.get(key)
+
+    open_capture = cv2.VideoCapture
+    source, saved = tmp_path / "a.avi", tmp_path / "b.avi"
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"XVID"), 25, (64, 32))
+    for _ in range(3):
+        writer.write(np.full((32, 64, 3), 100, np.uint8))
+    writer.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(cv2, "VideoCapture", TimeBase)
+        (summary,) = run(Streams(GreyBackend(), CONFIG), [RunOptions(source, save=saved)])
+    assert (summary.frames, cv2.VideoCapture(str(saved)).get(cv2.CAP_PROP_FPS)) == (3, NOMINAL_FPS)
+
+
+def test_nobody_waits_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    camera, opened = Camera(), lane_module.open_source
+    monkeypatch.setattr(
+        lane_module, "open_source", lambda s, **how: camera if s == "camera" else opened(s, **how)
+    )
+    done: list[RunSummary] = []
+    sources = [str(folders[0].parent / "camera"), folders[0], folders[1]]
+    told = [RunOptions("camera", jsonl=out(sources[0])), *options(sources[1:])]
+    thread = threading.Thread(target=lambda: done.extend(run(Streams(GreyBackend(), CONFIG), told)))
+    thread.start()
+    for folder in folders[:2]:  # whole, though the camera has given nothing
+        deadline = threading.Event()
+        for _ in range(2000):
+            if out(folder).exists():
+                break
+            deadline.wait(0.01)
+        assert count(folder) == list(range(len(list(folder.iterdir()))))
+    assert not done
+    camera.go_on.release(3)
+    thread.join(20)
+    assert [s.frames for s in done] == [3, 9, 4]
+    assert count(sources[0]) == [0, 1, 2]
+
+
+def test_ctrl_c_finishes_the_outputs_of_all(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    track = Streams.track
+
+    def interrupted(self: Streams, prepared: dict[int, object]) -> object:
+        if self.join(0)._index == 5:
+            raise KeyboardInterrupt
+        return track(self, prepared)  # type: ignore[type-var]
+
+    monkeypatch.setattr(Streams, "track", interrupted)
+    summaries = run(Streams(GreyBackend(), CONFIG), options(folders))
+    assert [count(folder) for folder in folders] == [list(range(5)), list(range(4)), list(range(5))]
+    assert all(s.interrupted for s in summaries)
+
+
+def test_a_network_that_fails_ends_all_and_loses_nothing(folders: list[Path]) -> None:
+    backend = GreyBackend()
+    infer = backend.infer
+
+    def failing(images: np.ndarray) -> list[NetworkOutput]:
+        if len(backend.seen) == 6:
+            raise BackendError("out of memory")
+        return infer(images)
+
+    backend.infer = failing  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="out of memory"):
+        run(Streams(backend, CONFIG), options(folders))
+    assert [count(folder) for folder in folders] == [[0, 1]] * 3
+
+
+def test_a_source_is_never_replaced(folders: list[Path]) -> None:
+    image = folders[0] / "0.png"
+    before, backend = image.read_bytes(), GreyBackend()
+    pattern = RunOptions("", results=Path(f"{folders[0]}/{{source}}.png"))
+    with pytest.raises(ConfigError, match=r"0\.png is an input as well; give the output another name"):
+        run(Streams(backend, CONFIG), for_each_source(pattern, [image]))
+    assert (image.read_bytes(), backend.seen) == (before, [])
+
+
+def test_a_source_that_cannot_be_opened_is_told_before_any_frame(folders: list[Path]) -> None:
+    backend = GreyBackend()
+    with pytest.raises(SourceError, match="check the path"):
+        run(Streams(backend, CONFIG), options([*folders, folders[0] / "gone"]))
+    assert backend.seen == []
+    assert not any(out(folder).exists() for folder in folders)
