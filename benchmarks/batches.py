@@ -29,8 +29,8 @@ from idol_runtime.backends import Backend, open_backend
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
 from idol_runtime.bench.statistics import paired_ratio, summarise
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
-from idol_runtime.interleaved import in_turns
-from idol_runtime.pipeline import CANARY_TOLERANCE
+from idol_runtime.pipeline import GOLDEN_TOLERANCE
+from idol_runtime.timing import interleaved
 from idol_runtime.tracking.detection import NetworkOutput
 
 PRESET, SIZE = "edge_synth", (160, 256)
@@ -90,7 +90,7 @@ def difference(together: Sequence[NetworkOutput], alone: Sequence[NetworkOutput]
 def batches(backend: Backend, images: NDArray[np.uint8], sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     """Of each size of batch: its latency, its throughput, and the throughput's ratio to that of single frames."""
     counts = sorted({1, *sizes})
-    times = in_turns([partial(backend.infer, images[:count]) for count in counts], rounds).T
+    times = interleaved([partial(backend.infer, images[:count]) for count in counts], rounds).T
     return {
         str(count): {
             "latency_ms": summarise(taken),
@@ -117,7 +117,7 @@ def sessions(opened: Open, images: NDArray[np.uint8], threads: int, rounds: int)
                 pool.map(one_by_one, many, np.array_split(images, threads))
             ),
         }
-        times = in_turns(list(ways.values()), rounds).T
+        times = interleaved(list(ways.values()), rounds).T
     return {
         name: {
             "ms": summarise(taken),
@@ -152,7 +152,7 @@ def main() -> int:
         "threads": args.threads,
         "rounds": args.rounds,
         "error_in_a_batch": float(f"{error:.2g}"),
-        "passed": error <= CANARY_TOLERANCE,
+        "passed": error <= GOLDEN_TOLERANCE,
         "batches": batches(backend, images, sizes, args.rounds),
         "sessions": sessions(opened, images, args.threads, args.rounds),
     }

@@ -54,7 +54,7 @@ from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import DISABLED_OPTIMIZERS, open_session, run_session
 from idol_runtime.bench.roofline import count_work
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
-from idol_runtime.interleaved import in_turns
+from idol_runtime.timing import interleaved
 
 WAYS = ("eager", "compile", "openvino", "portable", "operator", "int8", "int8-keep")
 INT8_KEEPS = {"int8": KEPT, "int8-keep": (*KEPT, "backbone", "neck")}
@@ -168,7 +168,7 @@ def products(threads: int) -> dict[str, float]:
         opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
         session = open_session(model.SerializeToString(), threads=threads)
-        times = in_turns([partial(session.run, ["y"], {"x": left})], rounds=10)
+        times = interleaved([partial(session.run, ["y"], {"x": left})], rounds=10)
         found[precision] = round(2e-6 * _ROWS * _INNER**2 / times.min(), 1)
     return found
 
@@ -214,7 +214,7 @@ def furthest(found: Outputs, expected: Outputs) -> float:
 def measure(found: Mapping[str, Way], rounds: int) -> dict[str, dict[str, float]]:
     """Times of each way, taken in turns after a first call, and its error."""
     answers = {name: run() for name, run in found.items()}
-    times = dict(zip(found, in_turns(list(found.values()), rounds, first=0).T, strict=True))
+    times = dict(zip(found, interleaved(list(found.values()), rounds, first=0).T, strict=True))
     operator, eager = times["operator"], times["eager"]
     return {
         name: {

@@ -26,7 +26,7 @@ from machine import machine_facts
 
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.association_scores import association_scores, find_tracks
-from idol_deploy.evaluate.caching import RememberingBackend
+from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.model import ModelChoice, open_pipeline
 from idol_deploy.studies.ablation.rows import WITHOUT_TWS
 from idol_deploy.studies.ablation.table import head, line, moments
@@ -83,7 +83,7 @@ def score_seed(args: argparse.Namespace, model: ModelChoice, seed: int) -> Score
         sets["vanishing"] = read_dataset(made.vanishing)
     scores: Scores = {name: {} for name in sets}
     with open_pipeline(model) as pipeline:
-        backend = RememberingBackend(pipeline.backend)
+        backend = CachingBackend(pipeline.backend)
         for way, settings in WAYS.items():
             found = find_tracks(
                 backend,

@@ -2,7 +2,7 @@
 
     idol-deploy plugins build
     python benchmarks/precision_parts.py --weights edge.safetensors --preset settings.json --size 160x256 \
-        --calibrate FOLDER --annotations val/instances.json --frames val/JPEGImages [--clips 4] [--dialect ort]
+        --calibrate FOLDER --annotations val/instances.json --frames val/JPEGImages [--clips 4] [--target ort]
 
 Prints, for each choice, its share of all multiplications, the error of each stage against the fp32 graph (norm of the
 difference over norm, in percent, of 4 frames), and the id agreement: IDF1 against the fp32 graph's tracks
@@ -130,7 +130,7 @@ def main() -> int:
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=4)
-    parser.add_argument("--dialect", choices=("ort", "trt"), default="ort")
+    parser.add_argument("--target", choices=("ort", "trt"), default="ort")
     parser.add_argument("--only", default="*", help="names of choices, comma-separated: default, 'curve*' …")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -141,7 +141,7 @@ def main() -> int:
     clips = [list(clip) for clip in islice(clips_of_dataset(args.annotations, args.frames), args.clips)]
     reference = Reference(probe, config.stream, size, clips)
     probe = folded(probe)
-    graphs = IntegerGraphs(probe, size, (ort_library(),), args.dialect, args.calibrate, 64)
+    graphs = IntegerGraphs(probe, size, (ort_library(),), args.target, args.calibrate, 64)
     wanted = args.only.split(",")
     rows = {}
     print(

@@ -21,7 +21,7 @@ class TorchBackend:
     """
 
     graph = None
-    remark = ""
+    reason = ""
     batch = BatchLimit()
 
     def __init__(self, model: Idol, network_size: tuple[int, int] | None = None) -> None:

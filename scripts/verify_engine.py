@@ -18,7 +18,7 @@ from idol_deploy.weights.reference import make_video
 from idol_runtime.backends import open_backend
 from idol_runtime.backends.choice import verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
-from idol_runtime.backends.engine_choice import DIALECTS
+from idol_runtime.backends.engine_choice import TARGETS
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.engine_file import FOLDER_VARIABLE, engine_folder
@@ -46,8 +46,8 @@ def environment() -> dict[str, Any]:
 def graphs(path: Path) -> list[str]:
     """Of those with our operator and those of fewer bits, all that are verified and that TensorRT reads."""
     with Bundle.open(path) as bundle:
-        exact = [name for name in bundle.parity.by_graph() if name == "plugin"]
-        return [*exact, *verified_graphs(bundle, DIALECTS)]
+        exact = [name for name in bundle.certificates.by_graph() if name == "plugin"]
+        return [*exact, *verified_graphs(bundle, TARGETS)]
 
 
 def tracks(path: Path) -> dict[str, Any]:
@@ -60,13 +60,13 @@ def tracks(path: Path) -> dict[str, Any]:
         try:
             with Pipeline.open(path, backend=backend) as pipeline:
                 found[backend] = [pipeline.step(np.ascontiguousarray(frame)) for frame in video]
-                name, remark = pipeline.backend.name, pipeline.backend.remark
+                name, reason = pipeline.backend.name, pipeline.backend.reason
         except IdolError as error:
             if backend == "tensorrt":
                 raise
-            return {"tensorrt": name, "remark": remark, "compared": False, "why": str(error)}
+            return {"tensorrt": name, "remark": reason, "compared": False, "why": str(error)}
         if backend == "tensorrt":
-            result = {"tensorrt": name, "remark": remark, "compared": True}
+            result = {"tensorrt": name, "remark": reason, "compared": True}
     pairs = list(zip(*found.values(), strict=True))
     same = [len(a.ids) == len(b.ids) and a.ids.tolist() == b.ids.tolist() for a, b in pairs]
     distances = [

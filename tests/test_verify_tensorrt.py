@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from idol_runtime.bundle.bundle import CANARY, GRAPHS, PARITY, WEIGHTS, Bundle, Parity, write_bundle
+from idol_runtime.bundle.bundle import (
+    CERTIFICATES,
+    GOLDEN_FRAME,
+    GRAPHS,
+    WEIGHTS,
+    Bundle,
+    Certificates,
+    write_bundle,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -24,9 +32,10 @@ ROOT = Path(__file__).parents[1]
 def bundle(toy: Toy, tmp_path: Path) -> Path:
     """The toy network, its portable graph standing for the one with our operator, too."""
     with Bundle.open(toy.path) as opened:
-        members = {name: opened._member(name) for name in (WEIGHTS, GRAPHS["portable"], CANARY)}
+        members = {name: opened._member(name) for name in (WEIGHTS, GRAPHS["portable"], GOLDEN_FRAME)}
         members[GRAPHS["plugin"]] = members[GRAPHS["portable"]]
-        members[PARITY] = msgspec.json.encode(Parity(opened.parity.portable, opened.parity.portable))
+        portable = opened.certificates.portable
+        members[CERTIFICATES] = msgspec.json.encode(Certificates(portable, portable))
         write_bundle(tmp_path / "toy.idol", opened.manifest, members)
     return tmp_path / "toy.idol"
 

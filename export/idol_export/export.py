@@ -30,15 +30,15 @@ from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import import_onnxruntime
 from idol_runtime.bundle.bundle import (
-    CANARY,
+    CERTIFICATES,
+    GOLDEN_FRAME,
     GRAPHS,
     OUTPUT_NAMES,
-    PARITY,
     SCHEMA_VERSION,
     WEIGHTS,
-    Canary,
+    Certificates,
+    GoldenFrame,
     Manifest,
-    Parity,
     write_bundle,
 )
 from idol_runtime.errors import ConfigError, FrameError
@@ -99,13 +99,13 @@ class Exported:
 
     Attributes:
         manifest: of the bundle.
-        parity: a certificate for each graph in it.
+        certificates: one for each graph in it.
         remark: why there is no graph with our operator, if there is none and it was not asked to be left out.
     """
 
     manifest: Manifest
-    parity: Parity
-    remark: str = ""
+    certificates: Certificates
+    reason: str = ""
 
 
 def export(
@@ -147,12 +147,12 @@ def export(
     if options.store == "fp16":
         model = with_half_weights(model)
     operator: tuple[Path, ...] = ()
-    remark = ""
+    reason = ""
     if not options.portable:
         try:
             operator = (ort_library(),)
         except PluginError as error:
-            remark = f"left out the graph with our operator, which cannot be verified here: {error}"
+            reason = f"left out the graph with our operator, which cannot be verified here: {error}"
     # Identities are verified one frame at a time, so the probe has a batch of one, like the default graph.
     networks = {"portable": model, **({"plugin": with_fused_attention(model)} if operator else {})}
     probes = {}
@@ -174,13 +174,13 @@ def export(
         source=Path(options.verify_source).name if options.verify_source else "generated video",
     )
     certified = dict(zip(probes, certificates, strict=True))
-    parity = Parity(certified["portable"], certified.get("plugin"))
+    parity = Certificates(certified["portable"], certified.get("plugin"))
     announce("recording the golden frame")
     golden = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
     answer = torch_stages(model, resize(golden, network_size))
-    canary = Canary(golden, {name: answer[name] for name in OUTPUT_NAMES})
-    exact = Exact(model, stream, candidates[-1], options.frame_size, network_size, canary)
-    judge = Judge(exact, options.verify_source, options.reduce.judge, options.reduce.judge_frames)
+    golden_frame = GoldenFrame(golden, {name: answer[name] for name in OUTPUT_NAMES})
+    exact = Exact(model, stream, candidates[-1], options.frame_size, network_size, golden_frame)
+    judge = Judge(exact, options.verify_source, options.reduce.annotations, options.reduce.annotation_frames)
     reduced = [
         reduce_graph(name, exact, judge, options.reduce, _frames(options, announce), announce)
         for name in options.reduce.names
@@ -220,15 +220,15 @@ def export(
             GRAPHS[graph.name]: graph.graph if graph.name == "bf16" else _stored(graph.graph, options)
             for graph in reduced
         },
-        CANARY: canary.to_bytes(),
-        PARITY: msgspec.json.encode(parity),
+        GOLDEN_FRAME: golden_frame.to_bytes(),
+        CERTIFICATES: msgspec.json.encode(parity),
     }
     announce("writing the bundle and replaying its golden frame")
     with replacing(out) as temporary:
         manifest = write_bundle(temporary, manifest, members)
         for kept in (*parity.by_graph(), *runnable(reduced)):
             Pipeline.open(temporary, graph=kept).close()
-    return Exported(manifest, parity, remark)
+    return Exported(manifest, parity, reason)
 
 
 def _stored(graph: bytes, options: ExportOptions) -> bytes:
@@ -257,10 +257,11 @@ def _check_sources(options: ExportOptions, network_size: tuple[int, int], config
             with open_source(path) as source:
                 assert source.size is not None
                 sizes.append((what, source.name, source.size))
-    if options.reduce.judge is not None:
-        videos = read_dataset(options.reduce.judge).videos
+    if options.reduce.annotations is not None:
+        videos = read_dataset(options.reduce.annotations).videos
         sizes += [
-            ("judge", f"video {video.id} of {options.reduce.judge.name}", video.size) for video in videos
+            ("score", f"video {video.id} of {options.reduce.annotations.name}", video.size)
+            for video in videos
         ]
     for what, name, size in sizes:
         taken = config.preprocessing.network_size(*size)

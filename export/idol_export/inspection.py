@@ -43,10 +43,11 @@ def _is_bundle(path: Path) -> bool:
 
 def _describe_bundle(path: Path) -> dict[str, object]:
     with Bundle.open(path) as bundle:
-        manifest, certificates, reduced = bundle.manifest, bundle.parity.by_graph(), bundle.parity.precisions
+        manifest = bundle.manifest
+        certificates, reduced = bundle.certificates.by_graph(), bundle.certificates.precisions
         for graph in (*certificates, *reduced):
             bundle.graph(graph)
-        bundle.canary()
+        bundle.golden_frame()
     stream = manifest.stream
     return {
         "kind": f"idol bundle, schema {manifest.schema_version}",
@@ -88,7 +89,11 @@ def _describe_parity(certificate: Certificate) -> dict[str, str]:
 
 
 def _describe_reduced(info: GraphInfo, certificate: PrecisionCertificate) -> dict[str, str]:
-    agreement, judged, recipe = certificate.agreement, certificate.judged, certificate.recipe
+    agreement, annotation_scores, recipe = (
+        certificate.agreement,
+        certificate.annotation_scores,
+        certificate.recipe,
+    )
     failed = ", ".join(certificate.failures)
     described = {
         "verified": f"NO, failed: {failed}; run refuses it" if failed else "yes",
@@ -96,9 +101,13 @@ def _describe_reduced(info: GraphInfo, certificate: PrecisionCertificate) -> dic
         "id agreement": f"{agreement.idf1:.2%} with fp32 (allowed {agreement.limit:.2%}) on "
         f"{agreement.instance_frames} instance-frames of {agreement.source}",
     }
-    if judged is not None:
-        described["AP"] = f"{judged.ap:.1%} (fp32 {judged.ap_fp32:.1%}) on {judged.source}"
-        described["IDF1"] = f"{judged.idf1:.1%} (fp32 {judged.idf1_fp32:.1%}) on {judged.source}"
+    if annotation_scores is not None:
+        described["AP"] = (
+            f"{annotation_scores.ap:.1%} (fp32 {annotation_scores.ap_fp32:.1%}) on {annotation_scores.source}"
+        )
+        described["IDF1"] = (
+            f"{annotation_scores.idf1:.1%} (fp32 {annotation_scores.idf1_fp32:.1%}) on {annotation_scores.source}"
+        )
     if recipe is not None:
         described["in integers"] = f"{recipe.integer_share:.0%} of the multiplications"
         described["kept in fp32"] = ", ".join(recipe.kept) or "nothing"

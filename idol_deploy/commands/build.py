@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         report = {
             "engine": msgspec.to_builtins(built.info),
             "path": str(built.path),
-            "remark": built.remark,
+            "remark": built.reason,
             "warnings": list(built.warnings),
             "layer_types": count_layers(layers),
             "layers": _parsed(layers),
@@ -100,8 +100,8 @@ def run(options: argparse.Namespace) -> int:
 def _print(built: "Built", layers: dict[str, int]) -> None:
     info = built.info
     key = info.key
-    if built.remark:
-        print(f"note: {built.remark}")
+    if built.reason:
+        print(f"note: {built.reason}")
     print(f"PyTorch against TensorRT {key.tensorrt} on {key.gpu}, golden frame: largest relative error")
     for stage in info.golden:
         print(
@@ -111,8 +111,8 @@ def _print(built: "Built", layers: dict[str, int]) -> None:
     print(f"{sum(layers.values())} layers" + (f": {counted}" if counted else ""))
     median, late = info.latency_ms
     print(f"one frame with its copies: {median:.2f} ms, 95 % within {late:.2f} ms")
-    if info.remark:
-        print(f"note: {info.remark}")
+    if info.reason:
+        print(f"note: {info.reason}")
     print(
         f"{built.path} ({info.plan_bytes / 2**20:.0f} MiB, {key.graph} graph, {key.precision}, "
         f"built in {info.build_seconds:.0f} s)"

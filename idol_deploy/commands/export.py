@@ -56,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="add a graph of fewer bits to those of fp32, which judge it; may be repeated",
     )
     add(
-        "--dialect",
+        "--target",
         choices=("ort", "trt"),
-        help="of int8: ONNX Runtime's or TensorRT's (default: ort)",
+        help="runtime that the int8 graph is quantized for: ONNX Runtime or TensorRT (default: ort)",
     )
+    add("--dialect", dest="target", choices=("ort", "trt"), help=argparse.SUPPRESS)
     add("--calibrate", metavar="SOURCE", help="video or images that int8 takes its ranges from")
     add(
         "--calibrate-frames",
@@ -85,7 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="int8, of the fastest choice of nodes that loses at most so many percent of the id agreement "
         "(default: 1)",
     )
-    add("--judge", type=Path, metavar="FILE", help="annotations to score graphs of fewer bits against")
+    add(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="score the reduced-precision graphs on these annotations",
+    )
+    add("--judge", dest="annotations", type=Path, help=argparse.SUPPRESS)
     add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
     add(
         "--unverified",
@@ -113,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
     writable_target(options.output)
     frames = [place for name in (options.verify, options.calibrate) if name for place in source_places(name)]
-    refuse_replacing([options.output], [options.weights, options.preset, options.judge, *frames])
+    refuse_replacing([options.output], [options.weights, options.preset, options.annotations, *frames])
     require_suffix(options.output, "a bundle", ".idol")
     for package in ("torch", "onnx", "onnxscript"):
         import_optional(package, package, "export", "exporting")
@@ -126,10 +133,10 @@ def run(options: argparse.Namespace) -> int:
         announce(f"reading {options.weights}")
         model = load_checkpoint(options.weights, config)
         exported = export(model, config, options.output, wanted, announce)
-    _print_parity(exported.parity)
-    _print_precisions(exported.parity)
-    if exported.remark:
-        print(f"note: {exported.remark}")
+    _print_parity(exported.certificates)
+    _print_precisions(exported.certificates)
+    if exported.reason:
+        print(f"note: {exported.reason}")
     size = options.output.stat().st_size / 2**20
     network = "x".join(map(str, exported.manifest.network_size))
     print(f"wrote {options.output} ({size:.0f} MiB, network input {network})")
@@ -156,8 +163,8 @@ def _export_options(options: argparse.Namespace) -> "ExportOptions":
             calibrate_frames=options.calibrate_frames,
             keep=tuple(options.keep),
             auto=None if options.auto is None else options.auto / 100,
-            judge=options.judge,
-            judge_frames=options.frames,
+            annotations=options.annotations,
+            annotation_frames=options.frames,
             unverified=options.unverified,
         ),
     )
@@ -165,29 +172,29 @@ def _export_options(options: argparse.Namespace) -> "ExportOptions":
 
 def _reduced_names(options: argparse.Namespace) -> tuple[Any, ...]:
     """Of the graphs that the arguments ask for."""
-    precisions, dialect = list(options.precision), options.dialect or "ort"
+    precisions, target = list(options.precision), options.target or "ort"
     if options.auto is not None:
         # What a search may choose from: TensorRT gains from fp16 as well, ONNX Runtime on a processor does not.
-        precisions += ["fp16", "int8"] if dialect == "trt" else ["int8"]
-    if options.dialect and "int8" not in precisions:
-        raise ConfigError("--dialect is of int8; give --precision int8 or --auto as well")
-    names = dict.fromkeys(f"int8-{dialect}" if name == "int8" else name for name in precisions)
+        precisions += ["fp16", "int8"] if target == "trt" else ["int8"]
+    if options.target and "int8" not in precisions:
+        raise ConfigError("--target is of int8; give --precision int8 or --auto as well")
+    names = dict.fromkeys(f"int8-{target}" if name == "int8" else name for name in precisions)
     return tuple(name for name in names if name != "fp32")
 
 
 def _print_precisions(parity: Any) -> None:
     for name, certificate in parity.precisions.items():
-        agreement, judged = certificate.agreement, certificate.judged
+        agreement, scores = certificate.agreement, certificate.annotation_scores
         stages = ", ".join(f"{stage.stage} {stage.error:.1e}" for stage in certificate.stages)
         print(f"{name} on {certificate.backend}, relative errors: {stages}")
         print(
             f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {agreement.instance_frames} instance-frames of "
             f"{agreement.source}"
         )
-        if judged is not None:
+        if scores is not None:
             print(
-                f"{name}: AP {judged.ap:.1%} (fp32 {judged.ap_fp32:.1%}), IDF1 {judged.idf1:.1%} (fp32 "
-                f"{judged.idf1_fp32:.1%}) on {judged.source}"
+                f"{name}: AP {scores.ap:.1%} (fp32 {scores.ap_fp32:.1%}), IDF1 {scores.idf1:.1%} "
+                f"(fp32 {scores.idf1_fp32:.1%}) on {scores.source}"
             )
         if certificate.recipe is not None:
             _print_recipe(name, certificate.recipe)

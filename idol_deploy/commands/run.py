@@ -64,7 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N (default: auto)")
     add("--threads", type=positive, metavar="N", help="CPU threads of the backend")
-    add("--no-canary", dest="canary", action="store_false", help="skip the golden frame at load")
+    add(
+        "--no-golden-check",
+        dest="golden_check",
+        action="store_false",
+        help="do not replay the golden frame at load",
+    )
+    add("--no-canary", dest="golden_check", action="store_false", help=argparse.SUPPRESS)
     add_association(parser)
 
 
@@ -99,14 +105,14 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         graph=options.graph,
-        canary=options.canary,
+        golden_check=options.golden_check,
         fit=options.fit,
         settings=options.set,
         at_once=min(options.at_once, len(run_options)),
     ) as streams:
         backend = streams.backend.name
-        for remark in filter(None, (streams.backend.remark, streams.remark)):
-            print(f"note: {remark}")
+        for reason in filter(None, (streams.backend.reason, streams.reason)):
+            print(f"note: {reason}")
         summaries = run(streams, run_options)
     return _tell(summaries, backend, options.display)
 

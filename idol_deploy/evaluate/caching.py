@@ -10,10 +10,10 @@ from idol_runtime.backends.base import BatchLimit
 from idol_runtime.bundle.bundle import GraphName
 from idol_runtime.tracking.detection import NetworkOutput
 
-__all__ = ["RememberingBackend"]
+__all__ = ["CachingBackend"]
 
 
-class RememberingBackend:
+class CachingBackend:
     """Hands on what another backend found, and what it found before where the frame is the same to the last bit."""
 
     def __init__(self, backend: Backend, keep: int | None = None) -> None:
@@ -33,9 +33,9 @@ class RememberingBackend:
         return self._backend.graph
 
     @property
-    def remark(self) -> str:
+    def reason(self) -> str:
         """The other's."""
-        return self._backend.remark
+        return self._backend.reason
 
     @property
     def network_size(self) -> tuple[int, int] | None:

@@ -205,7 +205,7 @@ def _run_model(
     def opened() -> Pipeline:
         pipeline = open_pipeline(model, shard)
         backend = pipeline.backend
-        ran.update(backend=backend.name, graph=backend.graph, remark=backend.remark or None)
+        ran.update(backend=backend.name, graph=backend.graph, remark=backend.reason or None)
         return pipeline
 
     return run_videos(work, opened)

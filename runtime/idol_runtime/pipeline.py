@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, GraphChoice, open_backend
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, Canary, StageError
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame, StageError
 from idol_runtime.config import StreamConfig, override
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
@@ -23,32 +23,35 @@ from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["CANARY_TOLERANCE", "Opened", "Pipeline", "compare_golden", "open_network", "replay_canary"]
+__all__ = ["GOLDEN_TOLERANCE", "Opened", "Pipeline", "compare_golden", "open_network", "check_golden_frame"]
 
 # fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 and more.
-CANARY_TOLERANCE = 1e-3
+GOLDEN_TOLERANCE = 1e-3
 
 
 def compare_golden(
-    backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None, frames: int = 1
+    backend: Backend,
+    golden_frame: GoldenFrame,
+    tolerances: Mapping[str, float] | None = None,
+    frames: int = 1,
 ) -> tuple[StageError, ...]:
     """Run the golden frame, from its resize to the network's six outputs, and compare with PyTorch's answer.
 
     Args:
         backend: runs the network.
-        canary: golden frame and answer.
-        tolerances: of each output, of a graph of fewer bits; None: `CANARY_TOLERANCE` for all.
+        golden_frame: golden frame and answer.
+        tolerances: of each output, of a graph of fewer bits; None: `GOLDEN_TOLERANCE` for all.
         frames: at once: the golden one in every second place, then in the others, with its mirror image between, so
             that frames that mix are found. The errors are the largest of any place.
 
     Raises:
         BackendError: the backend fails, or an output has another shape.
     """
-    size = backend.network_size or canary.frame.shape[:2]
-    outputs = _answers(backend, resize(canary.frame, size), frames)
+    size = backend.network_size or golden_frame.frame.shape[:2]
+    outputs = _answers(backend, resize(golden_frame.frame, size), frames)
     stages = []
     for name in OUTPUT_NAMES:
-        expected, answers = canary.outputs[name], [getattr(output, name) for output in outputs]
+        expected, answers = golden_frame.outputs[name], [getattr(output, name) for output in outputs]
         for answer in answers:
             if answer.shape != expected.shape:
                 raise BackendError(
@@ -56,7 +59,7 @@ def compare_golden(
                 )
         norm = max(float(np.linalg.norm(expected)), 1e-12)
         error = np.max([np.linalg.norm(answer - expected) for answer in answers]) / norm  # NaN stays NaN
-        allowed = CANARY_TOLERANCE if tolerances is None else tolerances[name]
+        allowed = GOLDEN_TOLERANCE if tolerances is None else tolerances[name]
         stages.append(StageError(name, float(error), allowed))
     return tuple(stages)
 
@@ -73,8 +76,11 @@ def _answers(backend: Backend, golden: NDArray[np.uint8], frames: int) -> list[N
     return found
 
 
-def replay_canary(
-    backend: Backend, canary: Canary, tolerances: Mapping[str, float] | None = None, frames: int = 1
+def check_golden_frame(
+    backend: Backend,
+    golden_frame: GoldenFrame,
+    tolerances: Mapping[str, float] | None = None,
+    frames: int = 1,
 ) -> None:
     """See the golden frame answered rightly; the arguments are those of `compare_golden`.
 
@@ -82,7 +88,7 @@ def replay_canary(
         BackendError: the backend answers wrongly; names the output.
     """
     among = f" among {frames} at once" if frames > 1 else ""
-    for stage in compare_golden(backend, canary, tolerances, frames):
+    for stage in compare_golden(backend, golden_frame, tolerances, frames):
         if not stage.passed:
             raise BackendError(
                 f"{backend.name} answers wrongly on the golden frame{among}: {stage.stage} is off by "
@@ -113,7 +119,7 @@ def open_network(
     device: str = "auto",
     threads: int | None = None,
     graph: GraphChoice = "auto",
-    canary: bool = True,
+    golden_check: bool = True,
     settings: Sequence[str] = (),
     frames: int = 1,
 ) -> Opened:
@@ -126,7 +132,7 @@ def open_network(
         threads: CPU threads; None: as many as the engine likes.
         graph: one of the bundle's, or `auto`: `plugin` where the library of its operator can be loaded, else
             `portable`; or a verified one of fewer bits that is faster here.
-        canary: replay the golden frame; turn off only what you have checked otherwise.
+        golden_check: replay the golden frame; turn off only what you have checked otherwise.
         settings: changes to the bundle's thresholds and association; see `config.override`.
         frames: that are to go through the network at once, if it takes so many: the golden frame is then also replayed
             among others.
@@ -140,15 +146,15 @@ def open_network(
     """
     with Bundle.open(bundle) as opened:
         config = override(opened.manifest.stream, settings)
-        golden = opened.canary()
+        golden = opened.golden_frame()
         engine = open_backend(opened, backend, device, threads, graph)
         try:
-            if canary:
+            if golden_check:
                 tolerances = opened.tolerances(engine.graph)
-                replay_canary(engine, golden, tolerances)
+                check_golden_frame(engine, golden, tolerances)
                 together = 1 if frames == 1 else engine.batch.at_most(frames)
                 if together > 1:
-                    replay_canary(engine, golden, tolerances, together)
+                    check_golden_frame(engine, golden, tolerances, together)
         except BaseException:
             engine.close()
             raise
@@ -184,7 +190,7 @@ class Pipeline:
         device: str = "auto",
         threads: int | None = None,
         graph: GraphChoice = "auto",
-        canary: bool = True,
+        golden_check: bool = True,
         fit: bool = False,
         settings: Sequence[str] = (),
     ) -> "Pipeline":
@@ -199,7 +205,7 @@ class Pipeline:
             device=device,
             threads=threads,
             graph=graph,
-            canary=canary,
+            golden_check=golden_check,
             settings=settings,
         )
         pipeline = cls(opened.backend, opened.config, fit=fit)

@@ -54,7 +54,7 @@ class Streams:
         self.config = config
         self.fit = fit
         self.at_once = backend.batch.at_most(at_once)
-        self.remark = backend.batch.why if self.at_once < at_once else ""
+        self.reason = backend.batch.why if self.at_once < at_once else ""
         self.note = ""
         self._streams: dict[Hashable, Stream] = {}
 
@@ -67,7 +67,7 @@ class Streams:
         device: str = "auto",
         threads: int | None = None,
         graph: GraphChoice = "auto",
-        canary: bool = True,
+        golden_check: bool = True,
         fit: bool = False,
         settings: Sequence[str] = (),
         at_once: int = AT_ONCE,
@@ -84,7 +84,7 @@ class Streams:
             device=device,
             threads=threads,
             graph=graph,
-            canary=canary,
+            golden_check=golden_check,
             settings=settings,
             frames=at_once,
         )

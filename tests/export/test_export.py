@@ -74,7 +74,7 @@ def test_the_bundle_says_what_it_is(toy: Toy) -> None:
         manifest = bundle.manifest
         weights, parts = part_weights([toy.graph])
         assert [bundle.graph()] == [weights + part for part in parts]
-        assert bundle.parity == toy.exported.parity
+        assert bundle.certificates == toy.exported.certificates
     assert manifest == toy.exported.manifest
     assert (manifest.preset, manifest.note, manifest.precision) == ("toy", "untrained weights", "fp32")
     assert manifest.stream == toy.config.stream
@@ -92,7 +92,7 @@ def test_the_bundle_says_what_it_is(toy: Toy) -> None:
 
 
 def test_the_certificate_says_what_was_compared(toy: Toy) -> None:
-    certificate = toy.exported.parity.portable
+    certificate = toy.exported.certificates.portable
     assert certificate.passed
     assert {stage.stage for stage in certificate.stages} > set(FP32_TOLERANCES)
     assert (certificate.frames, certificate.source) == (3, "generated video")
@@ -113,9 +113,9 @@ def test_the_graph_with_our_operator_comes_first(
     monkeypatch.setenv("IDOL_PLUGINS", str(ort_operator.parent))
     out = tmp_path / "toy.idol"
     exported = export(toy.model, toy.config, out, ExportOptions(toy.size, verify_frames=3))
-    assert exported.remark == ""
-    portable, plugin = exported.parity.portable, exported.parity.plugin
-    assert portable == toy.exported.parity.portable
+    assert exported.reason == ""
+    portable, plugin = exported.certificates.portable, exported.certificates.plugin
+    assert portable == toy.exported.certificates.portable
     assert plugin is not None
     assert plugin.passed
     assert [stage.stage for stage in plugin.stages] == [stage.stage for stage in portable.stages]
@@ -139,7 +139,7 @@ def test_an_edge_preset_is_exported(tmp_path: Path) -> None:
     options = ExportOptions((72, 104), portable=True, verify_frames=3, dynamic_batch=True)
     config = replace(config, preprocessing=replace(config.preprocessing, short_side=None))
     exported = export(reference_model(config), config, tmp_path / "edge.idol", options)
-    certificate = exported.parity.portable
+    certificate = exported.certificates.portable
     assert certificate.passed
     assert certificate.identities > 0
     videos = {seed: make_video(4, 72, 104, seed).transpose(0, 2, 3, 1) for seed in (1, 2)}
@@ -163,7 +163,7 @@ def test_half_precision_storage_halves_the_bundle(toy: Toy, tmp_path: Path) -> N
     exported = export(toy.model, toy.config, out, options)
     assert (exported.manifest.precision, exported.manifest.storage) == ("fp32", "fp16")
     assert toy.exported.manifest.storage == "fp32"
-    assert exported.parity.portable.passed
+    assert exported.certificates.portable.passed
     rounded = weights_hash(published_state(with_half_weights(toy.model)))
     assert exported.manifest.weights_sha256 == rounded != toy.exported.manifest.weights_sha256
     with Bundle.open(out) as half, Bundle.open(toy.path) as full:
@@ -174,10 +174,10 @@ def test_without_its_library_our_operator_is_left_out_and_said(
     toy: Toy, tmp_path: Path, traced: list[str]
 ) -> None:
     exported = export(toy.model, toy.config, tmp_path / "a.idol", ExportOptions(toy.size, verify_frames=1))
-    assert exported.parity.plugin is None
-    assert "cannot be verified here" in exported.remark
-    assert "idol-deploy plugins build" in exported.remark
-    assert toy.exported.remark == "", "not where it was asked for"
+    assert exported.certificates.plugin is None
+    assert "cannot be verified here" in exported.reason
+    assert "idol-deploy plugins build" in exported.reason
+    assert toy.exported.reason == "", "not where it was asked for"
 
 
 def test_the_golden_frame_is_answered(toy: Toy) -> None:
@@ -200,8 +200,8 @@ def test_a_video_to_verify_on(toy: Toy, tmp_path: Path, traced: list[str]) -> No
     out = tmp_path / "toy.idol"
     options = ExportOptions(toy.size, verify_source=str(tmp_path), verify_frames=2)
     exported = export(toy.model, toy.config, out, options, steps.append)
-    assert exported.parity.portable.frames == 2
-    assert str(tmp_path.parent) not in exported.parity.portable.source, "a name, not the place"
+    assert exported.certificates.portable.frames == 2
+    assert str(tmp_path.parent) not in exported.certificates.portable.source, "a name, not the place"
     assert sum(step.startswith("comparing with PyTorch, frame ") for step in steps) == 2
     assert out.is_file()
     assert exported.manifest.note == ""
@@ -213,7 +213,7 @@ def test_frames_are_resized_as_the_preset_says(toy: Toy, tmp_path: Path, traced:
     exported = export(toy.model, config, tmp_path / "toy.idol", ExportOptions((144, 208), verify_frames=1))
     assert (exported.manifest.frame_size, exported.manifest.network_size) == ((144, 208), (72, 104))
     with Bundle.open(tmp_path / "toy.idol") as bundle:
-        assert bundle.canary().frame.shape == (144, 208, 3)
+        assert bundle.golden_frame().frame.shape == (144, 208, 3)
 
 
 def test_a_source_of_another_shape_is_refused(toy: Toy, tmp_path: Path, traced: list[str]) -> None:
@@ -238,7 +238,7 @@ def test_what_to_calibrate_and_judge_on_is_looked_at_beforehand(
     )
 
     def judging(path: Path) -> ReduceOptions:
-        return ReduceOptions(("fp16",), judge=path, judge_frames=frames)
+        return ReduceOptions(("fp16",), annotations=path, annotation_frames=frames)
 
     refusals: list[tuple[ReduceOptions, type[IdolError], str]] = [
         (ReduceOptions(("int8-ort",), calibrate=str(frames)), FrameError, "calibrate on a source of 72x104"),

@@ -18,11 +18,11 @@ from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_deploy.weights.layout import published_state, weights_hash
 from idol_deploy.weights.reference import write_reference_checkpoint
 from idol_export.inspection import describe
-from idol_runtime.bundle.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle, write_bundle
+from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Bundle, write_bundle
 from idol_runtime.bundle.certificates import (
+    AnnotationScores,
     GraphInfo,
     IdAgreement,
-    Judged,
     PrecisionCertificate,
     Recipe,
     StageError,
@@ -56,17 +56,17 @@ def _with_graphs(toy: Toy, path: Path, **certificates: PrecisionCertificate) -> 
     """The toy's bundle with graphs of fewer bits, of which there is nothing but what was found."""
     with Bundle.open(toy.path) as bundle:
         members = {name: bundle._member(name) for name in bundle.manifest.members}
-        manifest, parity = bundle.manifest, bundle.parity
+        manifest, parity = bundle.manifest, bundle.certificates
     named = {name.replace("_", "-"): certificate for name, certificate in certificates.items()}
-    dialects = {"int8-ort": "ort", "int8-trt": "trt"}
+    targets = {"int8-ort": "ort", "int8-trt": "trt"}
     infos = {
         name: GraphInfo(
-            name.partition("-")[0], dialects.get(name, "onnx"), False, dict.fromkeys(OUTPUT_NAMES, 0.1)
+            name.partition("-")[0], targets.get(name, "onnx"), False, dict.fromkeys(OUTPUT_NAMES, 0.1)
         )
         for name in named
     }
     members |= {GRAPHS[name]: b"graph" for name in named}
-    members[PARITY] = msgspec.json.encode(msgspec.structs.replace(parity, precisions=named))
+    members[CERTIFICATES] = msgspec.json.encode(msgspec.structs.replace(parity, precisions=named))
     write_bundle(path, msgspec.structs.replace(manifest, precisions=infos), members)
     return path
 
@@ -78,7 +78,7 @@ def test_graphs_of_fewer_bits(toy: Toy, tmp_path: Path) -> None:
         4,
         "onnxruntime (cpu)",
         IdAgreement(0.992, 6866, 1440, 0.99, 500, "held-out videos"),
-        Judged(0.291, 0.294, 0.701, 0.705, 0.01, "val.json"),
+        AnnotationScores(0.291, 0.294, 0.701, 0.705, 0.01, "val.json"),
         Recipe(("decoder", "backbone/4"), 0.67),
     )
     bad = PrecisionCertificate(stages, 4, "none", IdAgreement(0.5, 10, 4, 0.99, 500, "generated video"))

@@ -32,7 +32,7 @@ def test_eager_answers_the_golden_frame(toy: Toy, weights: Path) -> None:
     assert row.required
     backend = row.open()
     with Bundle.open(toy.path) as bundle:
-        assert max(stage.error for stage in compare_golden(backend, bundle.canary())) < 1e-5
+        assert max(stage.error for stage in compare_golden(backend, bundle.golden_frame())) < 1e-5
         # Of which the golden frame need not be.
         assert backend.network_size == bundle.manifest.network_size
 
@@ -76,7 +76,7 @@ def test_all_of_the_network_is_compiled_in_one_graph(
     # Its own undoing: pytest's would leave the configuration without the field.
     with torch._inductor.config.patch(freezing=False), Bundle.open(toy.path) as bundle:
         backend = TorchRow(toy.path, weights, toy.config, compiled=True).open()
-        assert max(stage.error for stage in compare_golden(backend, bundle.canary())) < 1e-5
+        assert max(stage.error for stage in compare_golden(backend, bundle.golden_frame())) < 1e-5
     (graph,) = graphs
     convolutions = [node for node in graph.graph.nodes if "conv" in str(node.target)]
     assert len(convolutions) > 5, "the backbone is in it"

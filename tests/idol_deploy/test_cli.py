@@ -62,7 +62,8 @@ def test_every_option_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     for name, parser in _commands(build_parser()):
         section = page.partition(f"## idol-deploy {name}\n")[2].partition("\n## ")[0]
-        options = {option for action in parser._actions for option in action.option_strings}
+        shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+        options = {option for action in shown for option in action.option_strings}
         assert len(options) > 2
         assert not [option for option in options if option not in section], name
         assert f"```sh\nidol-deploy {name}" in section, f"{name} has no example"

@@ -110,7 +110,7 @@ class _Replay:
 
     outputs: list[NetworkOutput] = field(default_factory=list)
     name: str = "replay"
-    remark: str = ""
+    reason: str = ""
     graph: None = None
     network_size: tuple[int, int] | None = None
     batch: BatchLimit = field(default_factory=BatchLimit)

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from idol_runtime.bundle.bundle import (
-    CANARY,
+    CERTIFICATES,
+    GOLDEN_FRAME,
     GRAPHS,
     OUTPUT_NAMES,
-    PARITY,
     SCHEMA_VERSION,
     WEIGHTS,
     Bundle,
-    Canary,
     Certificate,
+    Certificates,
+    GoldenFrame,
     Manifest,
-    Parity,
     StageError,
     TensorInfo,
     sha256,
@@ -77,12 +77,12 @@ class BundleKit:
         )
         return msgspec.structs.replace(manifest, **changes)
 
-    def canary(self, seed: int = 0) -> Canary:
+    def golden_frame(self, seed: int = 0) -> GoldenFrame:
         rng = np.random.default_rng(seed)
         outputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-        return Canary(frame=rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), outputs=outputs)
+        return GoldenFrame(frame=rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), outputs=outputs)
 
-    def parity(self, *stages: StageError, plugin: bool = False) -> bytes:
+    def certificates(self, *stages: StageError, plugin: bool = False) -> bytes:
         """The failed or passed stages are those of the portable graph."""
         certificate = Certificate(
             stages=stages or (StageError("logits", 1e-6, 1e-3),),
@@ -93,17 +93,17 @@ class BundleKit:
             source="made up",
             backend="none",
         )
-        return msgspec.json.encode(Parity(certificate, certificate if plugin else None))
+        return msgspec.json.encode(Certificates(certificate, certificate if plugin else None))
 
     def members(self, **changes: bytes) -> dict[str, bytes]:
-        """Keyword names are graph, plugin, canary and parity."""
+        """Keyword names are graph, plugin, golden_frame and certificates."""
         plugin = changes.get("plugin")
         return {
             WEIGHTS: SHARED,
             GRAPHS["portable"]: changes.get("graph", b"not really a graph" * 5),
             **({} if plugin is None else {GRAPHS["plugin"]: plugin}),
-            CANARY: changes.get("canary") or self.canary().to_bytes(),
-            PARITY: changes.get("parity") or self.parity(plugin=plugin is not None),
+            GOLDEN_FRAME: changes.get("golden_frame") or self.golden_frame().to_bytes(),
+            CERTIFICATES: changes.get("certificates") or self.certificates(plugin=plugin is not None),
         }
 
     def write(
@@ -152,9 +152,9 @@ class BundleKit:
     def read_all(path: Path) -> tuple[Any, ...]:
         """Everything that a bundle hands out, comparable with ==."""
         with Bundle.open(path) as bundle:
-            canary = bundle.canary()
-            arrays = {name: array.tobytes() for name, array in canary.outputs.items()}
-            return bundle.manifest, bundle.parity, bundle.graph(), canary.frame.tobytes(), arrays
+            golden_frame = bundle.golden_frame()
+            arrays = {name: array.tobytes() for name, array in golden_frame.outputs.items()}
+            return bundle.manifest, bundle.certificates, bundle.graph(), golden_frame.frame.tobytes(), arrays
 
     def refusal(self, path: Path) -> str:
         """The message of the BundleError that reading this file ends in: one line, its name and a fix."""

@@ -13,7 +13,7 @@ import pytest
 
 from idol_runtime.backends import open_backend
 from idol_runtime.backends.onnxruntime import _batch_limit, import_onnxruntime, open_session
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, Canary, TensorInfo
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame, TensorInfo
 from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError, PluginError
 from idol_runtime.pipeline import Pipeline
 
@@ -78,9 +78,9 @@ def tiny_answer(frame: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[s
 
 @pytest.fixture(scope="module")
 def tiny_bundle(kit: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    frame = kit.canary().frame
-    canary = Canary(frame, tiny_answer(frame, kit.shapes))
-    members = kit.members(graph=kit.tiny_graph, canary=canary.to_bytes())
+    frame = kit.golden_frame().frame
+    golden_frame = GoldenFrame(frame, tiny_answer(frame, kit.shapes))
+    members = kit.members(graph=kit.tiny_graph, golden_frame=golden_frame.to_bytes())
     return kit.write(tmp_path_factory.mktemp("tiny") / "tiny.idol", members=members)
 
 
@@ -151,29 +151,31 @@ def test_a_pipeline_from_file_to_tracked_frames(kit: Any, tiny_bundle: Path) -> 
 
 @needs_onnxruntime
 def test_a_wrong_weight_is_refused_by_the_canary(kit: Any, tmp_path: Path) -> None:
-    frame = kit.canary().frame
+    frame = kit.golden_frame().frame
     answer = tiny_answer(frame, kit.shapes)
     weight = answer["boxes"].tobytes()
     assert kit.tiny_graph.count(weight) == 1
     spoiled = kit.tiny_graph.replace(weight, (answer["boxes"] * np.float32(1.01)).tobytes())
-    members = kit.members(graph=spoiled, canary=Canary(frame, answer).to_bytes())
+    members = kit.members(graph=spoiled, golden_frame=GoldenFrame(frame, answer).to_bytes())
     path = kit.write(tmp_path / "spoiled.idol", members=members)
     with pytest.raises(
         BackendError, match=r"\(cpu, portable graph\) answers wrongly .* boxes is off by 1\.0e-02"
     ):
         Pipeline.open(path)
-    Pipeline.open(path, canary=False).close()
+    Pipeline.open(path, golden_check=False).close()
 
 
 @pytest.fixture
 def two_graphs(kit: Any, tmp_path: Path) -> Path:
     """A bundle whose second graph stands for one with our operator, and has a constant of its own."""
-    frame = kit.canary().frame
+    frame = kit.golden_frame().frame
     answer = tiny_answer(frame, kit.shapes)
     weight = answer["embeddings"].tobytes()
     plugin = kit.tiny_graph.replace(weight, (answer["embeddings"] * np.float32(1.5)).tobytes())
     assert plugin != kit.tiny_graph
-    members = kit.members(graph=kit.tiny_graph, plugin=plugin, canary=Canary(frame, answer).to_bytes())
+    members = kit.members(
+        graph=kit.tiny_graph, plugin=plugin, golden_frame=GoldenFrame(frame, answer).to_bytes()
+    )
     return kit.write(tmp_path / "two.idol", members=members)
 
 
@@ -182,11 +184,11 @@ def test_without_its_library_the_operator_gives_way_and_says_why(two_graphs: Pat
     with Bundle.open(two_graphs) as bundle:
         backend = open_backend(bundle)
         assert backend.name == "onnxruntime (cpu, portable graph)"
-        assert backend.remark.startswith(
+        assert backend.reason.startswith(
             "this is the portable graph, which is slower: libidol_deform_attn_ort."
         )
-        assert "idol-deploy plugins build" in backend.remark
-        assert open_backend(bundle, graph="portable").remark == ""
+        assert "idol-deploy plugins build" in backend.reason
+        assert open_backend(bundle, graph="portable").reason == ""
         with pytest.raises(PluginError, match="is not built"):
             open_backend(bundle, graph="plugin")
 
@@ -198,7 +200,7 @@ def test_a_library_that_cannot_be_loaded_gives_way_too(
     (tmp_path / "libidol_deform_attn_ort.so").write_bytes(b"no library")
     monkeypatch.setenv("IDOL_PLUGINS", str(tmp_path))
     with Bundle.open(two_graphs) as bundle:
-        assert "ONNX Runtime cannot load" in open_backend(bundle).remark
+        assert "ONNX Runtime cannot load" in open_backend(bundle).reason
         with pytest.raises(BackendError, match="ONNX Runtime cannot load"):
             open_backend(bundle, graph="plugin")
 
@@ -210,7 +212,7 @@ def test_with_its_library_the_operator_is_used_and_checked(
     monkeypatch.setenv("IDOL_PLUGINS", str(ort_operator.parent))
     with Bundle.open(two_graphs) as bundle:
         backend = open_backend(bundle)
-        assert (backend.name, backend.remark) == ("onnxruntime (cpu, plugin graph)", "")
+        assert (backend.name, backend.reason) == ("onnxruntime (cpu, plugin graph)", "")
         frame = np.zeros((1, *kit.size, 3), np.uint8)
         expected = open_backend(bundle, graph="portable").infer(frame)[0].embeddings
         np.testing.assert_allclose(backend.infer(frame)[0].embeddings, 1.5 * expected)
@@ -225,7 +227,7 @@ def test_with_its_library_the_operator_is_used_and_checked(
 @needs_onnxruntime
 def test_a_bundle_without_the_graph_that_is_asked_for(tiny_bundle: Path) -> None:
     with Bundle.open(tiny_bundle) as bundle:
-        assert "export it again after: idol-deploy plugins build" in open_backend(bundle).remark
+        assert "export it again after: idol-deploy plugins build" in open_backend(bundle).reason
         with pytest.raises(BackendError, match="no graph with our operator"):
             open_backend(bundle, graph="plugin")
         with pytest.raises(ConfigError, match="choose one of: auto, fp32, portable, plugin"):

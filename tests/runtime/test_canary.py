@@ -9,10 +9,10 @@ import pytest
 
 from idol_runtime import pipeline as module
 from idol_runtime.backends.base import BatchLimit
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, Canary
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, GoldenFrame
 from idol_runtime.config import Preprocessing
 from idol_runtime.errors import BackendError
-from idol_runtime.pipeline import Pipeline, replay_canary
+from idol_runtime.pipeline import Pipeline, check_golden_frame
 from idol_runtime.preprocess import resize
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
@@ -27,11 +27,11 @@ class FixedBackend:
     graph = None
     batch = BatchLimit()
 
-    def __init__(self, canary: Canary, size: tuple[int, int] | None, **changes: Change) -> None:
+    def __init__(self, golden_frame: GoldenFrame, size: tuple[int, int] | None, **changes: Change) -> None:
         self.network_size = size
         self.seen: list[np.ndarray] = []
         self.closed = False
-        outputs = {name: canary.outputs[name].copy() for name in OUTPUT_NAMES}
+        outputs = {name: golden_frame.outputs[name].copy() for name in OUTPUT_NAMES}
         for name, change in changes.items():
             outputs[name] = change(outputs[name])
         self._output = NetworkOutput(**outputs)
@@ -53,23 +53,25 @@ def put(value: float) -> Change:
 
 
 def test_the_right_answer_passes(kit: Any) -> None:
-    canary = kit.canary()
-    backend = FixedBackend(canary, kit.size)
-    replay_canary(backend, canary)
-    assert np.array_equal(backend.seen[0], canary.frame[None])
+    golden_frame = kit.golden_frame()
+    backend = FixedBackend(golden_frame, kit.size)
+    check_golden_frame(backend, golden_frame)
+    assert np.array_equal(backend.seen[0], golden_frame.frame[None])
 
 
 def test_the_golden_frame_is_resized_as_any_frame(kit: Any) -> None:
-    canary = kit.canary()
-    backend = FixedBackend(canary, (32, 48))
-    replay_canary(backend, canary)
-    assert np.array_equal(backend.seen[0][0], resize(canary.frame, (32, 48)))
+    golden_frame = kit.golden_frame()
+    backend = FixedBackend(golden_frame, (32, 48))
+    check_golden_frame(backend, golden_frame)
+    assert np.array_equal(backend.seen[0][0], resize(golden_frame.frame, (32, 48)))
 
 
 def test_rounding_passes(kit: Any) -> None:
-    canary = kit.canary()
+    golden_frame = kit.golden_frame()
     for name in OUTPUT_NAMES:
-        replay_canary(FixedBackend(canary, None, **{name: lambda a: a * np.float32(1 + 1e-5)}), canary)
+        check_golden_frame(
+            FixedBackend(golden_frame, None, **{name: lambda a: a * np.float32(1 + 1e-5)}), golden_frame
+        )
 
 
 @pytest.mark.parametrize("name", OUTPUT_NAMES)
@@ -79,26 +81,27 @@ def test_rounding_passes(kit: Any) -> None:
     ids=["one value", "nan", "inf", "short", "extra axis", "all"],
 )
 def test_a_wrong_answer_is_refused_by_name(kit: Any, name: str, change: Change) -> None:
-    canary = kit.canary()
+    golden_frame = kit.golden_frame()
     with pytest.raises(BackendError, match=rf"fixed \(numpy\).*\b{name}\b") as caught:
-        replay_canary(FixedBackend(canary, None, **{name: change}), canary)
+        check_golden_frame(FixedBackend(golden_frame, None, **{name: change}), golden_frame)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", OUTPUT_NAMES)
 def test_a_canary_of_nan_passes_nothing(kit: Any, name: str) -> None:
-    canary = kit.canary()
-    spoiled = Canary(canary.frame, {**canary.outputs, name: canary.outputs[name] * np.float32("nan")})
+    golden_frame = kit.golden_frame()
+    outputs = golden_frame.outputs
+    spoiled = GoldenFrame(golden_frame.frame, {**outputs, name: outputs[name] * np.float32("nan")})
     with pytest.raises(BackendError, match=name):
-        replay_canary(FixedBackend(spoiled, None), spoiled)
+        check_golden_frame(FixedBackend(spoiled, None), spoiled)
 
 
 def test_an_all_zero_output_is_compared_too(kit: Any) -> None:
-    canary = kit.canary()
-    zeros = Canary(canary.frame, {**canary.outputs, "boxes": np.zeros((3, 4), np.float32)})
-    replay_canary(FixedBackend(zeros, None), zeros)
+    golden_frame = kit.golden_frame()
+    zeros = GoldenFrame(golden_frame.frame, {**golden_frame.outputs, "boxes": np.zeros((3, 4), np.float32)})
+    check_golden_frame(FixedBackend(zeros, None), zeros)
     with pytest.raises(BackendError, match="boxes"):
-        replay_canary(FixedBackend(canary, None), zeros)
+        check_golden_frame(FixedBackend(golden_frame, None), zeros)
 
 
 class MixingBackend(FixedBackend):
@@ -113,17 +116,20 @@ class MixingBackend(FixedBackend):
 
 @pytest.mark.parametrize("frames", [2, 3, 4])
 def test_frames_that_mix_are_found_among_others(kit: Any, frames: int) -> None:
-    canary = kit.canary()
-    mixing = MixingBackend(canary, kit.size)
-    replay_canary(mixing, canary)
+    golden_frame = kit.golden_frame()
+    mixing = MixingBackend(golden_frame, kit.size)
+    check_golden_frame(mixing, golden_frame)
     with pytest.raises(
         BackendError, match=rf"answers wrongly on the golden frame among {frames} at once: logits"
     ):
-        replay_canary(mixing, canary, frames=frames)
-    fixed = FixedBackend(canary, kit.size)
-    replay_canary(fixed, canary, frames=frames)
+        check_golden_frame(mixing, golden_frame, frames=frames)
+    fixed = FixedBackend(golden_frame, kit.size)
+    check_golden_frame(fixed, golden_frame, frames=frames)
     places = {
-        i for images in fixed.seen for i, image in enumerate(images) if np.array_equal(image, canary.frame)
+        i
+        for images in fixed.seen
+        for i, image in enumerate(images)
+        if np.array_equal(image, golden_frame.frame)
     }
     assert places == set(range(frames)), "the golden frame has been everywhere"
 
@@ -131,15 +137,15 @@ def test_frames_that_mix_are_found_among_others(kit: Any, frames: int) -> None:
 def test_streams_are_opened_with_the_golden_frame_among_others(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    canary, path = kit.canary(), kit.write(tmp_path / "m.idol")
+    golden_frame, path = kit.golden_frame(), kit.write(tmp_path / "m.idol")
     for most, seen in ((None, [1, 3, 3]), (2, [1, 2, 2]), (1, [1])):
-        backend = FixedBackend(canary, kit.size)
+        backend = FixedBackend(golden_frame, kit.size)
         backend.batch = BatchLimit(most)
         monkeypatch.setattr(module, "open_backend", lambda *_, backend=backend: backend)
         with Streams.open(path, at_once=3) as streams:
             assert [len(images) for images in backend.seen] == seen
-            assert streams.step({0: canary.frame, 1: canary.frame})[1].index == 0
-    mixing = MixingBackend(canary, kit.size)
+            assert streams.step({0: golden_frame.frame, 1: golden_frame.frame})[1].index == 0
+    mixing = MixingBackend(golden_frame, kit.size)
     monkeypatch.setattr(module, "open_backend", lambda *_: mixing)
     with pytest.raises(BackendError, match="among 4 at once"):
         Streams.open(path)
@@ -149,22 +155,22 @@ def test_streams_are_opened_with_the_golden_frame_among_others(
 def test_open_replays_the_canary_unless_told_otherwise(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    canary = kit.canary()
+    golden_frame = kit.golden_frame()
     path = kit.write(tmp_path / "m.idol", kit.manifest(note="untrained weights"))
     opened: list[FixedBackend] = []
 
     def use(backend: FixedBackend) -> None:
         monkeypatch.setattr(module, "open_backend", lambda *_: opened.append(backend) or backend)
 
-    use(FixedBackend(canary, kit.size))
+    use(FixedBackend(golden_frame, kit.size))
     with Pipeline.open(path) as pipeline:
         assert pipeline.note == "untrained weights"
         assert pipeline.config.preprocessing == Preprocessing(short_side=None)
-        assert pipeline.step(canary.frame).index == 0, "the canary is not part of the stream"
+        assert pipeline.step(golden_frame.frame).index == 0, "the canary is not part of the stream"
     assert [len(opened[0].seen), opened[0].closed] == [2, True]
-    use(FixedBackend(canary, kit.size, boxes=put(9)))
+    use(FixedBackend(golden_frame, kit.size, boxes=put(9)))
     with pytest.raises(BackendError, match="boxes"):
         Pipeline.open(path)
     assert opened[1].closed, "a refused engine is given back"
-    with Pipeline.open(path, canary=False):
+    with Pipeline.open(path, golden_check=False):
         assert len(opened[2].seen) == 1, "only the replay before"

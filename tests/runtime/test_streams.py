@@ -26,7 +26,7 @@ SIZES = {"door": (32, 64), "yard": (64, 32), "roof": (32, 64), "gate": (64, 64),
 class NoiseBackend:
     """Finds a few of four things, in any picture, by its bytes alone."""
 
-    name, graph, remark = "noise (numpy)", None, ""
+    name, graph, reason = "noise (numpy)", None, ""
 
     def __init__(self, network_size: tuple[int, int] | None = None, most: int | None = None) -> None:
         self.network_size, self.batch = network_size, BatchLimit(most, "" if most is None else "it is small")
@@ -141,7 +141,7 @@ def test_how_many_frames_go_together() -> None:
         with Streams(backend, CONFIG, at_once=asked) as streams:
             streams.step(alike)
         assert backend.seen == seen
-        assert streams.remark == ("it is small" if most is not None and most < asked else "")
+        assert streams.reason == ("it is small" if most is not None and most < asked else "")
         assert backend.closed
     with pytest.raises(ConfigError, match="at least one frame"):
         Streams(NoiseBackend(), CONFIG, at_once=0)

@@ -88,7 +88,7 @@ class Built:
 
     path: Path
     info: EngineInfo
-    remark: str = ""
+    reason: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -128,8 +128,8 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
             announce,
         )
         info = _verify_and_store(plan, bundle, key, path, device, announce)
-        remark = "; ".join(filter(None, (stored.fault, plan.remark)))
-        return Built(path, info, remark, plan.warnings)
+        reason = "; ".join(filter(None, (stored.fault, plan.reason)))
+        return Built(path, info, reason, plan.warnings)
     finally:
         device.close()
 
@@ -147,7 +147,7 @@ def _verify_and_store(
     try:
         golden = _verified(backend, bundle, key)
         latency = _latency(backend, bundle)
-        layers, unrecorded = backend.layers(), backend.remark
+        layers, unrecorded = backend.layers(), backend.reason
     finally:
         backend.close()
     info = EngineInfo(
@@ -159,7 +159,7 @@ def _verify_and_store(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         build_seconds=round(plan.seconds, 3),
         latency_ms=latency,
-        remark=unrecorded,
+        reason=unrecorded,
     )
     write_engine(path, info, plan.data, layers)
     return info
@@ -167,7 +167,7 @@ def _verify_and_store(
 
 def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
     graph: GraphName = "plugin" if options.graph == "auto" or options.graph == "fp32" else options.graph
-    offered = (*bundle.parity.by_graph(), *bundle.manifest.precisions)
+    offered = (*bundle.certificates.by_graph(), *bundle.manifest.precisions)
     if graph in offered:
         return graph
     if graph != "plugin":
@@ -237,10 +237,10 @@ def _fault_of_others(paths: list[Path], key: EngineKey) -> str:
 
 def _verified(backend: TensorRTBackend, bundle: Bundle, key: EngineKey) -> tuple[StageError, ...]:
     """The largest errors of an ordinary run, of a recorded one, and of the largest batch."""
-    canary, tolerances, most = bundle.canary(), bundle.tolerances(key.graph), key.batch[2]
+    golden_frame, tolerances, most = bundle.golden_frame(), bundle.tolerances(key.graph), key.batch[2]
     # Twice, since the second of two alike is recorded.
     runs = [
-        compare_golden(backend, canary, tolerances, copies)
+        compare_golden(backend, golden_frame, tolerances, copies)
         for copies in (1, 1, *((most, most) if most > 1 else ()))
     ]
     worst = tuple(

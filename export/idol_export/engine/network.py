@@ -40,7 +40,7 @@ class Plan:
     data: bytes
     seconds: float
     warnings: tuple[str, ...]
-    remark: str = ""
+    reason: str = ""
 
 
 def timing_cache_path(key: EngineKey, folder: Path) -> Path:
@@ -95,8 +95,8 @@ def build_plan(
     if plan is None:
         raise BackendError(f"TensorRT {key.tensorrt} cannot build the engine: {log.reason()}")
     seconds = time.perf_counter() - started
-    remark = _write_timing(config, timing_cache)
-    return Plan(bytes(plan), seconds, tuple(log.warnings), remark)
+    reason = _write_timing(config, timing_cache)
+    return Plan(bytes(plan), seconds, tuple(log.warnings), reason)
 
 
 def _creation_flags() -> int:

@@ -21,9 +21,9 @@ from idol_export.precision.editor import Editor
 from idol_export.precision.patches import Patches
 from idol_export.precision.rounding import integers, shift
 
-__all__ = ["Dialect", "Observed", "candidates", "observed_patches", "observed_values", "quantise"]
+__all__ = ["Target", "Observed", "candidates", "observed_patches", "observed_values", "quantise"]
 
-Dialect = Literal["ort", "trt"]
+Target = Literal["ort", "trt"]
 
 _FUSED = ("Relu", "Clip")  # what becomes part of the rounding behind a convolution
 _LEAST_SHARE = 0.003  # of all multiplications
@@ -83,11 +83,11 @@ def candidates(editor: Editor) -> dict[str, float]:
     }
 
 
-def observed_values(editor: Editor, chosen: Iterable[str], dialect: Dialect) -> dict[str, int]:
+def observed_values(editor: Editor, chosen: Iterable[str], target: Target) -> dict[str, int]:
     """The values that `quantise` must know of, and which axis is that of their channels."""
     nodes = _nodes(editor, chosen)
     read = {node.input[0]: 1 if node.op_type == "Conv" else -1 for node in nodes}
-    return {**dict.fromkeys(_static_values(editor, nodes, dialect), 1), **read}
+    return {**dict.fromkeys(_static_values(editor, nodes, target), 1), **read}
 
 
 def observed_patches(editor: Editor, chosen: Iterable[str]) -> list[Patches]:
@@ -102,46 +102,42 @@ def _patches(editor: Editor, node: onnx.NodeProto) -> Patches | None:
     return Patches.of(node, shape)
 
 
-def _static_values(editor: Editor, nodes: Iterable[onnx.NodeProto], dialect: Dialect) -> list[str]:
+def _static_values(editor: Editor, nodes: Iterable[onnx.NodeProto], target: Target) -> list[str]:
     """Those that are rounded with ranges found beforehand."""
     wanted: dict[str, None] = {}
     for node in nodes:
-        if node.op_type == "Conv" or dialect == "trt":
+        if node.op_type == "Conv" or target == "trt":
             wanted[node.input[0]] = None
-        if node.op_type == "Conv" and dialect == "ort":
+        if node.op_type == "Conv" and target == "ort":
             wanted[_activated(editor, node.output[0])] = None
-    if dialect == "ort":
+    if target == "ort":
         for add in _residuals(editor, set(wanted)):
             wanted[_activated(editor, add.output[0])] = None
     return list(wanted)
 
 
-def quantise(
-    editor: Editor, chosen: Iterable[str], observed: Mapping[str, Observed], dialect: Dialect
-) -> None:
+def quantise(editor: Editor, chosen: Iterable[str], observed: Mapping[str, Observed], target: Target) -> None:
     """Has these nodes compute in integers.
 
     Args:
         editor: the graph, whose convolutions have no constants behind them (`fold_norms`).
         chosen: names among `candidates`.
         observed: of `observed_values`, on frames like those to come.
-        dialect: of the runtime.
+        target: of the runtime.
     """
     nodes = _nodes(editor, chosen)
-    values = _static_values(editor, nodes, dialect)
+    values = _static_values(editor, nodes, target)
     readers = {name: list(editor.consumers[name]) for name in values}
-    scales = {name: _scale(editor, name, observed[name], dialect) for name in values}
+    scales = {name: _scale(editor, name, observed[name], target) for name in values}
     for node in nodes:
-        if node.op_type == "Conv" or dialect == "trt":
-            _static(editor, node, scales[node.input[0]], observed[node.input[0]], dialect)
+        if node.op_type == "Conv" or target == "trt":
+            _static(editor, node, scales[node.input[0]], observed[node.input[0]], target)
         else:
             _dynamic(editor, node, observed[node.input[0]])
     integer = {node.name for node in nodes}
     for name in values:
         # In `trt` only what computes in integers reads the rounded value; in `ort` all do, so that it exists once.
-        chosen_readers = (
-            readers[name] if dialect == "ort" else [n for n in readers[name] if n.name in integer]
-        )
+        chosen_readers = readers[name] if target == "ort" else [n for n in readers[name] if n.name in integer]
         rounded = _round_trip(editor, name, scales[name])
         editor.redirect(name, rounded, chosen_readers)
     editor.refresh()
@@ -168,9 +164,9 @@ def _residuals(editor: Editor, integer: set[str]) -> list[onnx.NodeProto]:
     return found
 
 
-def _scale(editor: Editor, name: str, observed: Observed, dialect: Dialect) -> _Scale:
+def _scale(editor: Editor, name: str, observed: Observed, target: Target) -> _Scale:
     low, high = min(observed.low, 0.0), max(observed.high, 0.0)
-    if dialect == "trt":
+    if target == "trt":
         scale, zero = np.float32(max(-low, high, 1e-8) / 127), np.array(0, np.int8)
     else:
         scale = np.float32(max(high - low, 1e-8) / 255)
@@ -189,20 +185,18 @@ def _round_trip(editor: Editor, name: str, scale: _Scale) -> str:
     return f"{name}_rounded"
 
 
-def _static(
-    editor: Editor, node: onnx.NodeProto, scale: _Scale, observed: Observed, dialect: Dialect
-) -> None:
+def _static(editor: Editor, node: onnx.NodeProto, scale: _Scale, observed: Observed, target: Target) -> None:
     """Constant integers for the weights and, in `ort`, the bias of a convolution or product."""
     bias = editor.constant(node.input[2]) if len(node.input) > 2 else None
     step = scale.value * _BIAS_LIMIT
     least = None if bias is None else (np.abs(bias) / step).astype(np.float32)
     axis = 0 if node.op_type == "Conv" else 1
-    rounded, scales = _rounded(editor, node, axis, observed, paired=dialect == "ort", least=least)
+    rounded, scales = _rounded(editor, node, axis, observed, paired=target == "ort", least=least)
     name = f"{node.output[0]}_weight"
     parts = [*rounded, editor.add_constant(f"{name}_zeros", np.zeros(len(scales), np.int8))]
     editor.add_node("DequantizeLinear", parts, [f"{name}_rounded"], axis=axis)
     node.input[1] = f"{name}_rounded"
-    if dialect == "ort" and len(node.input) > 2:
+    if target == "ort" and len(node.input) > 2:
         _bias(editor, node, scale.value * scales)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from idol_export.precision.calibration import observe
 from idol_export.precision.editor import Editor
 from idol_export.precision.int8 import (
-    Dialect,
     Observed,
+    Target,
     candidates,
     observed_patches,
     observed_values,
@@ -29,7 +29,7 @@ class IntegerGraphs:
         probe: bytes,
         network_size: tuple[int, int],
         libraries: tuple[Path, ...],
-        dialect: Dialect,
+        target: Target,
         calibrate: str,
         frames: int,
         announce: Callable[[str], None] = lambda _: None,
@@ -37,7 +37,7 @@ class IntegerGraphs:
         """Of a `folded` probe, its input's (h, w), and what int8 takes its ranges from; nothing runs yet."""
         editor = Editor(probe)
         self._probe = probe
-        self._network_size, self._libraries, self._dialect = network_size, libraries, dialect
+        self._network_size, self._libraries, self._target = network_size, libraries, target
         self._calibrate, self._frames, self._announce = calibrate, frames, announce
         self._groups, self._parts = groups_of(editor), parts_of(editor)
         self._work = candidates(editor)
@@ -75,7 +75,7 @@ class IntegerGraphs:
     def _quantised(self, chosen: list[str]) -> bytes:
         editor = Editor(self._probe)
         if chosen:
-            quantise(editor, chosen, self._observed, self._dialect)
+            quantise(editor, chosen, self._observed, self._target)
         return editor.to_bytes()
 
     @cached_property
@@ -85,10 +85,10 @@ class IntegerGraphs:
         editor = Editor(self._probe)
         return observe(
             self._probe,
-            observed_values(editor, self._work, self._dialect),
+            observed_values(editor, self._work, self._target),
             frames,
             self._libraries,
-            symmetric=self._dialect == "trt",
+            symmetric=self._target == "trt",
             patches=observed_patches(editor, self._work),
         )
 

@@ -35,7 +35,7 @@ from idol_runtime.bundle.certificates import (
     StageError,
 )
 from idol_runtime.errors import ConfigError, ParityError
-from idol_runtime.pipeline import CANARY_TOLERANCE
+from idol_runtime.pipeline import GOLDEN_TOLERANCE
 from idol_runtime.preprocess import resize
 
 __all__ = ["ReduceOptions", "Reduced", "reduce_graph", "runnable"]
@@ -50,7 +50,7 @@ _PRECISIONS: Mapping[ReducedName, Precision] = {
     "int8-ort": "int8",
     "int8-trt": "int8",
 }
-_DIALECTS: Mapping[ReducedName, Literal["onnx", "ort", "trt"]] = {
+_TARGETS: Mapping[ReducedName, Literal["onnx", "ort", "trt"]] = {
     "fp16": "onnx",
     "bf16": "trt",
     "int8-ort": "ort",
@@ -61,8 +61,8 @@ _INSTANCE_FRAMES = 500
 _SCORE_LOSS = 0.01
 _ERROR_FRAMES = 4  # that the search tells groups apart on
 _INFINITE = 1e9  # JSON has no infinity
-_CANARY_MARGIN = 2.0  # processors round differently, and a wrong kernel is off by far more
-_CANARY_LIMIT = 0.9  # an answer of zeros is off by 1
+_GOLDEN_MARGIN = 2.0  # processors round differently, and a wrong kernel is off by far more
+_GOLDEN_LIMIT = 0.9  # an answer of zeros is off by 1
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class ReduceOptions:
         calibrate_frames: how many of its frames.
         keep: what stays fp32 beside `KEPT`, among `PARTS` and `GROUPS`.
         auto: search for what stays fp32 instead; how much of the id agreement may be lost.
-        judge: annotations to score against, of the videos in
-        judge_frames: this folder.
+        annotations: file to score against.
+        annotation_frames: folder of its frames.
         unverified: write a graph that fails as well; no runtime takes it unasked, and `run` refuses it.
     """
 
@@ -85,8 +85,8 @@ class ReduceOptions:
     calibrate_frames: int = 64
     keep: tuple[str, ...] = ()
     auto: float | None = None
-    judge: Path | None = None
-    judge_frames: Path | None = None
+    annotations: Path | None = None
+    annotation_frames: Path | None = None
     unverified: bool = False
 
     def __post_init__(self) -> None:
@@ -95,8 +95,10 @@ class ReduceOptions:
             raise ConfigError(
                 "int8 takes its ranges from frames like those to come; give a video with --calibrate"
             )
-        if (self.judge is None) != (self.judge_frames is None):
-            raise ConfigError("--judge and --frames go together: annotations, and the folder of their frames")
+        if (self.annotations is None) != (self.annotation_frames is None):
+            raise ConfigError(
+                "--annotations and --frames go together: annotations, and the folder of their frames"
+            )
         known = (*PARTS, *GROUPS)
         for part in self.keep:
             if part not in known:
@@ -108,7 +110,7 @@ class ReduceOptions:
         for option in () if integers else ("calibrate", "keep"):
             if getattr(self, option):
                 raise ConfigError(f"--{option} is of int8; give --precision int8 or --auto as well")
-        for option in () if self.names else ("judge", "unverified"):
+        for option in () if self.names else ("annotations", "unverified"):
             if getattr(self, option):
                 raise ConfigError(
                     f"--{option} is of graphs of fewer bits; give --precision or --auto as well"
@@ -161,18 +163,18 @@ def reduce_graph(
     stages, count = _stage_errors(name, exact, probe, judging, frames)
     announce(f"comparing the {name} graph's tracks with those of fp32")
     agreement = judge.agreement(judging, name, _id_limit(options), _INSTANCE_FRAMES)
-    if options.judge is not None:
-        announce(f"scoring the {name} graph against {options.judge}")
-    judged = judge.judged(judging, name, _SCORE_LOSS)
+    if options.annotations is not None:
+        announce(f"scoring the {name} graph against {options.annotations}")
+    annotation_scores = judge.annotation_scores(judging, name, _SCORE_LOSS)
     backend = "onnxruntime (cpu), bf16 emulated" if name == "bf16" else "onnxruntime (cpu)"
-    certificate = PrecisionCertificate(stages, count, backend, agreement, judged, recipe)
+    certificate = PrecisionCertificate(stages, count, backend, agreement, annotation_scores, recipe)
     if certificate.failures and not options.unverified:
         raise ParityError(certificate.failures[0], _refusal(name, certificate))
     info = GraphInfo(
         precision=_PRECISIONS[name],
-        dialect=_DIALECTS[name],
+        target=_TARGETS[name],
         operator=bool(exact.candidate.libraries),
-        canary=_canary(exact, judging, name),
+        golden_tolerances=_golden_tolerances(exact, judging, name),
         emulated=name == "bf16",
     )
     return Reduced(name, graph, info, certificate)
@@ -222,12 +224,12 @@ def _searched(
     def measure(held: Sequence[bytes]) -> Sequence[float | None]:
         if name == "int8-trt":
             return [None] * len(held)  # no processor computes as TensorRT does
-        image = resize(exact.canary.frame, exact.network_size)
+        image = resize(exact.golden_frame.frame, exact.network_size)
         return speeds(exact.candidate.graph, held, image, exact.candidate.libraries)
 
     def scores_hold(graph: bytes) -> bool:
-        judged = judge.judged(graph, name, _SCORE_LOSS)
-        return judged is None or judged.passed
+        annotation_scores = judge.annotation_scores(graph, name, _SCORE_LOSS)
+        return annotation_scores is None or annotation_scores.passed
 
     assert options.calibrate is not None
     images = [resize(frame, exact.network_size) for frame in spread_frames(options.calibrate, _ERROR_FRAMES)]
@@ -254,8 +256,8 @@ def _searched(
 
 def runnable(graphs: Sequence[Reduced]) -> list[ReducedName]:
     """Those that ONNX Runtime may open: verified, and in a dialect of it."""
-    dialects = OnnxRuntimeBackend.dialects
-    return [graph.name for graph in graphs if graph.certificate.passed and graph.info.dialect in dialects]
+    targets = OnnxRuntimeBackend.targets
+    return [graph.name for graph in graphs if graph.certificate.passed and graph.info.target in targets]
 
 
 def _refusal(name: str, certificate: PrecisionCertificate) -> str:
@@ -264,13 +266,13 @@ def _refusal(name: str, certificate: PrecisionCertificate) -> str:
         "id agreement": f"IDF1 against fp32 is {agreement.idf1:.2%} on {agreement.instance_frames} instance-frames of "
         f"{agreement.source}, allowed {agreement.limit:.0%} on {agreement.least_instance_frames}",
     }
-    if certificate.judged is not None:
-        judged = certificate.judged
+    if certificate.annotation_scores is not None:
+        scores = certificate.annotation_scores
         why["ground truth"] = (
-            f"AP falls from {judged.ap_fp32:.1%} to {judged.ap:.1%} and IDF1 from {judged.idf1_fp32:.1%} to "
-            f"{judged.idf1:.1%}, allowed {judged.limit:.0%}"
-            if judged.proves
-            else f"fp32 itself has AP {judged.ap_fp32:.1%} and IDF1 {judged.idf1_fp32:.1%} there, which proves nothing"
+            f"AP falls from {scores.ap_fp32:.1%} to {scores.ap:.1%} and IDF1 from {scores.idf1_fp32:.1%} to "
+            f"{scores.idf1:.1%}, allowed {scores.limit:.0%}"
+            if scores.proves
+            else f"fp32 itself has AP {scores.ap_fp32:.1%} and IDF1 {scores.idf1_fp32:.1%} there, which proves nothing"
         )
     for stage in certificate.stages:
         why.setdefault(stage.stage, f"relative error {stage.error:.1e}, allowed {stage.tolerance:.0e}")
@@ -300,14 +302,15 @@ def _stage_errors(
     return tuple(StageError(stage, error, limit) for stage, error in errors.items()), count
 
 
-def _canary(exact: Exact, graph: bytes, name: ReducedName) -> dict[str, float]:
+def _golden_tolerances(exact: Exact, graph: bytes, name: ReducedName) -> dict[str, float]:
     """What a right answer to the golden frame may be off by: some more than it is here, and less than no answer is."""
-    image = resize(exact.canary.frame, exact.network_size)
+    image = resize(exact.golden_frame.frame, exact.network_size)
     answer = run_session(exact.session(graph, name), OUTPUT_NAMES, image[None])
     errors = {
-        output: relative_error(answer[output][0], right) for output, right in exact.canary.outputs.items()
+        output: relative_error(answer[output][0], right)
+        for output, right in exact.golden_frame.outputs.items()
     }
     return {
-        output: min(max(CANARY_TOLERANCE, _CANARY_MARGIN * error), _CANARY_LIMIT)
+        output: min(max(GOLDEN_TOLERANCE, _GOLDEN_MARGIN * error), _GOLDEN_LIMIT)
         for output, error in errors.items()
     }

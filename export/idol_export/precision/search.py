@@ -14,7 +14,7 @@ from idol_export.precision.integer_graphs import IntegerGraphs
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
 from idol_runtime.bundle.certificates import IdAgreement, SearchStep
-from idol_runtime.interleaved import in_turns
+from idol_runtime.timing import interleaved
 
 __all__ = ["output_error", "search", "speeds"]
 
@@ -101,7 +101,7 @@ def speeds(
 ) -> list[float]:
     """How many times as fast as fp32 each graph is on this processor: medians of runs in turns."""
     sessions = [open_session(graph, libraries=libraries) for graph in (fp32, *graphs)]
-    times = in_turns(
+    times = interleaved(
         [partial(run_session, session, OUTPUT_NAMES, image[None]) for session in sessions], _ROUNDS
     )
     return [float(ratio) for ratio in np.median(times[:, :1] / times[:, 1:], axis=0)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.association_scores import find_tracks
 from idol_deploy.evaluate.average_precision import metric_of, score
-from idol_deploy.evaluate.caching import RememberingBackend
+from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.tracking import DETECTION_MEAN, score_tracking
 from idol_runtime.backends import Backend
 from idol_runtime.config import StreamConfig
@@ -40,7 +40,7 @@ def score_graph(annotations: Path, frames: Path, backend: Backend, stream: Strea
     dataset = read_dataset(annotations)
     with tempfile.TemporaryDirectory() as folder:
         found = find_tracks(
-            RememberingBackend(backend),
+            CachingBackend(backend),
             stream,
             dataset,
             frames,

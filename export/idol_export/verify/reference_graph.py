@@ -12,8 +12,8 @@ from idol_export.verify.clips import Clip, clips_of_dataset, drawn_clips, video_
 from idol_export.verify.id_agreement import IdJudge, SeenFrame
 from idol_export.verify.parity import Candidate
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
-from idol_runtime.bundle.bundle import Canary
-from idol_runtime.bundle.certificates import IdAgreement, Judged
+from idol_runtime.bundle.bundle import GoldenFrame
+from idol_runtime.bundle.certificates import AnnotationScores, IdAgreement
 from idol_runtime.config import StreamConfig
 from idol_runtime.pipeline import Pipeline
 
@@ -38,7 +38,7 @@ class Exact:
     candidate: Candidate
     frame_size: tuple[int, int]
     network_size: tuple[int, int]
-    canary: Canary
+    golden_frame: GoldenFrame
 
     def session(self, graph: bytes, name: str) -> Any:
         """Computes as the graph's own runtime does: TensorRT's integers never overflow, which here some would."""
@@ -92,12 +92,12 @@ class Judge:
                 ids.next_clip()
         return ids.agreement(limit, least, self._source)
 
-    def judged(self, graph: bytes, name: str, limit: float) -> Judged | None:
+    def annotation_scores(self, graph: bytes, name: str, limit: float) -> AnnotationScores | None:
         """Of a graph's scores, which may be less than fp32's by `limit`; None without annotations."""
         if self._annotations is None:
             return None
         ours, fp32 = self._scores(graph, name), self._fp32_scores
-        return Judged(ours.ap, fp32.ap, ours.idf1, fp32.idf1, limit, self._annotations.name)
+        return AnnotationScores(ours.ap, fp32.ap, ours.idf1, fp32.idf1, limit, self._annotations.name)
 
     @cached_property
     def _seen(self) -> list[list[SeenFrame]]:

@@ -14,7 +14,7 @@ from idol_deploy.backend import TorchBackend
 from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.association_scores import association_scores, find_tracks
 from idol_deploy.evaluate.average_precision import metric_of
-from idol_deploy.evaluate.caching import RememberingBackend
+from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.tracking import load_trackeval
 from idol_deploy.settings import TrainSettings, override, settings_to_json
 from idol_deploy.studies.ablation.rows import ROWS, TRAININGS, Row
@@ -173,7 +173,7 @@ def _score_rows(
     network = task.settings.network
     weights = _folder(task, seed, rows[0].training).final
     model = load_checkpoint(weights, network).to(processes.device)
-    backend = RememberingBackend(TorchBackend(model))
+    backend = CachingBackend(TorchBackend(model))
     for row in rows:
         announce(f"seed {seed}: {row.title}")
         found = find_tracks(

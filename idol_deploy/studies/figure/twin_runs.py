@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.evaluate.caching import RememberingBackend
+from idol_deploy.evaluate.caching import CachingBackend
 from idol_runtime.config import override
 from idol_runtime.errors import SourceError
 from idol_runtime.pipeline import Pipeline
@@ -67,7 +67,7 @@ def run_twins(
         FrameError: a frame cannot be processed.
         MissingDependencyError: pycocotools is not installed.
     """
-    once = RememberingBackend(pipeline.backend, keep=1)
+    once = CachingBackend(pipeline.backend, keep=1)
     twins = [
         Pipeline(once, config, fit=pipeline.fit)
         for config in (pipeline.config, override(pipeline.config, other))

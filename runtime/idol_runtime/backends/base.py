@@ -21,7 +21,7 @@ __all__ = [
     "Backend",
     "BatchLimit",
     "GraphChoice",
-    "JUDGES",
+    "FP32_GRAPHS",
     "backend_class",
     "check_threads",
     "device_kind",
@@ -33,7 +33,7 @@ BACKENDS = ("onnxruntime", "tensorrt")
 _MOST_THREADS = 1024
 GraphChoice: TypeAlias = GraphName | Literal["auto", "fp32"]
 # fp32: what every other graph is judged by.
-JUDGES: tuple[GraphName, ...] = ("portable", "plugin")
+FP32_GRAPHS: tuple[GraphName, ...] = ("portable", "plugin")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Backend(Protocol):
     def graph(self) -> GraphName | None: ...
 
     @property
-    def remark(self) -> str: ...
+    def reason(self) -> str: ...
 
     @property
     def network_size(self) -> tuple[int, int] | None: ...
@@ -128,18 +128,18 @@ def open_backend(
                 "TensorRT does not run on a CPU, ONNX Runtime does; leave out --backend, or use --device cuda or cuda:N"
             )
         return TensorRTBackend.from_bundle(bundle, device, graph)
-    remark = ""
+    reason = ""
     if backend == "auto" and device != "cpu" and _has_engine(bundle, graph):
         from idol_runtime.backends.tensorrt import TensorRTBackend
 
         try:
             return TensorRTBackend.from_bundle(bundle, device, graph)
         except IdolError as error:
-            remark = f"this is not TensorRT, which is faster: {error}"
+            reason = f"this is not TensorRT, which is faster: {error}"
     from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     where = "cpu" if device == "auto" else device
-    return OnnxRuntimeBackend.from_bundle(bundle, where, threads, graph, remark)
+    return OnnxRuntimeBackend.from_bundle(bundle, where, threads, graph, reason)
 
 
 def check_threads(threads: int | None) -> None:
@@ -187,4 +187,4 @@ def meant(graph: GraphChoice, every: Sequence[GraphName]) -> Sequence[GraphName]
     """Which of these a choice leaves open."""
     if graph == "auto":
         return every
-    return [name for name in every if name in JUDGES] if graph == "fp32" else (graph,)
+    return [name for name in every if name in FP32_GRAPHS] if graph == "fp32" else (graph,)

@@ -10,8 +10,8 @@ from idol_runtime.backends.base import Backend
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.certificates import GraphInfo, ReducedName
 from idol_runtime.errors import BackendError
-from idol_runtime.interleaved import in_turns
 from idol_runtime.preprocess import resize
+from idol_runtime.timing import interleaved
 
 __all__ = ["fastest", "require_graph", "verified_graphs"]
 
@@ -19,16 +19,16 @@ _GAIN = 1.1  # less is noise, and no reason to leave fp32
 _LEAST_ROUNDS, _MOST_ROUNDS, _BUDGET_MS = 3, 15, 1000.0
 
 
-def verified_graphs(bundle: Bundle, dialects: Sequence[str]) -> list[ReducedName]:
+def verified_graphs(bundle: Bundle, targets: Sequence[str]) -> list[ReducedName]:
     """The graphs of fewer bits that a backend of these dialects may run."""
     return [
         name
         for name, info in bundle.manifest.precisions.items()
-        if info.dialect in dialects and bundle.parity.precisions[name].passed
+        if info.target in targets and bundle.certificates.precisions[name].passed
     ]
 
 
-def require_graph(bundle: Bundle, name: ReducedName, dialects: Sequence[str], backend: str) -> GraphInfo:
+def require_graph(bundle: Bundle, name: ReducedName, targets: Sequence[str], backend: str) -> GraphInfo:
     """What a graph of fewer bits is, if a backend may run it.
 
     Raises:
@@ -36,15 +36,15 @@ def require_graph(bundle: Bundle, name: ReducedName, dialects: Sequence[str], ba
     """
     info = bundle.manifest.precisions.get(name)
     if info is None:
-        precision, _, dialect = name.partition("-")
-        wanted = f"--precision {precision}" + (f" --dialect {dialect}" if dialect else "")
+        precision, _, target = name.partition("-")
+        wanted = f"--precision {precision}" + (f" --target {target}" if target else "")
         raise BackendError(f"the bundle has no {name} graph; export it with {wanted}")
-    if info.dialect not in dialects:
+    if info.target not in targets:
         raise BackendError(
             f"the {name} graph is made for {info.made_for}, which {backend} is not; leave --graph out, or "
             "use --graph plugin"
         )
-    failures = bundle.parity.precisions[name].failures
+    failures = bundle.certificates.precisions[name].failures
     if failures:
         raise BackendError(
             f"the {name} graph was never shown to track as fp32 does (failed: {', '.join(failures)}); use "
@@ -64,12 +64,12 @@ def fastest(exact: _B, others: Sequence[_B], bundle: Bundle) -> tuple[_B, str]:
         others: run verified graphs of fewer bits.
         bundle: theirs.
     """
-    image = resize(bundle.canary().frame, bundle.manifest.network_size)[None]
+    image = resize(bundle.golden_frame().frame, bundle.manifest.network_size)[None]
     runs = [partial(backend.infer, image) for backend in (exact, *others)]
-    times = in_turns(runs, _LEAST_ROUNDS)
+    times = interleaved(runs, _LEAST_ROUNDS)
     more = min(_MOST_ROUNDS, int(_BUDGET_MS / np.median(times.sum(axis=1)))) - len(times)
     if more > 0:  # a small network's times differ by more than it gains
-        times = np.concatenate([times, in_turns(runs, more, first=0)])
+        times = np.concatenate([times, interleaved(runs, more, first=0)])
     gains = np.median(times[:, :1] / times[:, 1:], axis=0)
     best = int(gains.argmax())
     gain = float(gains[best])

@@ -6,7 +6,7 @@ from typing import cast
 
 from idol_plugins.errors import PluginError
 from idol_plugins.trt import trt_library
-from idol_runtime.backends.base import JUDGES, GraphChoice, meant
+from idol_runtime.backends.base import FP32_GRAPHS, GraphChoice, meant
 from idol_runtime.backends.choice import require_graph, verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
@@ -23,10 +23,10 @@ from idol_runtime.bundle.engine_file import (
 from idol_runtime.bundle.sealed_zip import sha256
 from idol_runtime.errors import BackendError
 
-__all__ = ["DIALECTS", "choose_engine", "key_here"]
+__all__ = ["TARGETS", "choose_engine", "key_here"]
 
 # Of graphs of fewer bits, those that TensorRT reads.
-DIALECTS = ("onnx", "trt")
+TARGETS = ("onnx", "trt")
 
 
 def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
@@ -36,7 +36,9 @@ def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
         BackendError: the graph is in another engine's dialect or was never verified, or the plugin that it needs is
             not built.
     """
-    info = None if graph in JUDGES else require_graph(bundle, cast(ReducedName, graph), DIALECTS, "TensorRT")
+    info = (
+        None if graph in FP32_GRAPHS else require_graph(bundle, cast(ReducedName, graph), TARGETS, "TensorRT")
+    )
     plugin = ""
     if graph == "plugin" or (info is not None and info.operator):
         try:
@@ -63,7 +65,7 @@ def choose_engine(bundle: Bundle, graph: GraphChoice, device: CudaDevice) -> tup
     Raises:
         BackendError: none fits; says why the newest does not, and names the command that builds one.
     """
-    every: Sequence[GraphName] = (*JUDGES, *verified_graphs(bundle, DIALECTS))
+    every: Sequence[GraphName] = (*FP32_GRAPHS, *verified_graphs(bundle, TARGETS))
     fitting: list[tuple[Path, EngineInfo]] = []
     why = ""
     for name in meant(graph, every):

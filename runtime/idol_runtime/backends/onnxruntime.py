@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
-from idol_runtime.backends.base import JUDGES, BatchLimit, GraphChoice, check_threads, device_kind
+from idol_runtime.backends.base import FP32_GRAPHS, BatchLimit, GraphChoice, check_threads, device_kind
 from idol_runtime.backends.choice import fastest, require_graph, verified_graphs
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.bundle.certificates import ReducedName
@@ -160,7 +160,7 @@ def run_session(
 
 def _operator(bundle: Bundle, device: str) -> tuple[Path]:
     """The operator's library, for a bundle and a device that can use it."""
-    if bundle.parity.plugin is None:
+    if bundle.certificates.plugin is None:
         raise BackendError(
             "the bundle has no graph with our operator; export it again after: idol-deploy plugins build"
         )
@@ -186,7 +186,7 @@ def _batch_limit(dynamic: bool, graph: GraphName) -> BatchLimit:
 class OnnxRuntimeBackend:
     """One of the bundle's graphs in an ONNX Runtime session."""
 
-    dialects = ("onnx", "ort")
+    targets = ("onnx", "ort")
     devices = ("cpu", "cuda")
 
     def __init__(
@@ -194,14 +194,14 @@ class OnnxRuntimeBackend:
         session: Any,
         name: str,
         network_size: tuple[int, int] | None,
-        remark: str = "",
+        reason: str = "",
         graph: GraphName = "portable",
         batch: BatchLimit | None = None,
     ) -> None:
         self._session = session
         self._name = name
         self._network_size = network_size
-        self._remark = remark
+        self._reason = reason
         self._graph = graph
         self._batch = batch or BatchLimit()
 
@@ -212,7 +212,7 @@ class OnnxRuntimeBackend:
         device: str = "cpu",
         threads: int | None = None,
         graph: GraphChoice = "auto",
-        remark: str = "",
+        reason: str = "",
     ) -> "OnnxRuntimeBackend":
         """Load a graph, and check that it has the inputs and outputs that the manifest names.
 
@@ -223,51 +223,51 @@ class OnnxRuntimeBackend:
             graph: which; `fp32`: `plugin` where it is there and its operator can be loaded, else `portable`; `auto`:
                 the fastest of this and of the verified graphs of fewer bits, timed on the golden frame; those with
                 the operator only beside `plugin`.
-            remark: why it is not a faster backend.
+            reason: why it is not a faster backend.
 
         Raises:
             PluginError: the operator's library was asked for, and is not built.
             BackendError: it does not have them, the graph or the device is refused, or the bundle lacks the graph.
         """
-        if graph not in ("auto", "fp32", *JUDGES):
+        if graph not in ("auto", "fp32", *FP32_GRAPHS):
             return cls._open_reduced(bundle, cast(ReducedName, graph), device, threads)
-        exact = cls._open_exact(bundle, device, threads, graph, remark)
+        exact = cls._open_exact(bundle, device, threads, graph, reason)
         if graph != "auto":
             return exact
-        faster, remarks = [], []
-        for name in verified_graphs(bundle, cls.dialects):
+        faster, reasons = [], []
+        for name in verified_graphs(bundle, cls.targets):
             operator = bundle.manifest.precisions[name].operator
             if name in _WORTHWHILE[device_kind(device)] and (exact.graph == "plugin" or not operator):
                 try:
                     faster.append(cls._open_reduced(bundle, name, device, threads))
                 except (PluginError, BackendError) as error:
-                    remarks.append(f"the {name} graph is left out: {error}")
+                    reasons.append(f"the {name} graph is left out: {error}")
         chosen = exact
         if faster:
             chosen, why = fastest(exact, faster, bundle)
-            remarks.append(why)
-        chosen._remark = "; ".join(filter(None, (chosen.remark or remark, *remarks)))
+            reasons.append(why)
+        chosen._reason = "; ".join(filter(None, (chosen.reason or reason, *reasons)))
         return chosen
 
     @classmethod
     def _open_exact(
-        cls, bundle: Bundle, device: str, threads: int | None, graph: GraphChoice, remark: str
+        cls, bundle: Bundle, device: str, threads: int | None, graph: GraphChoice, reason: str
     ) -> "OnnxRuntimeBackend":
         if graph != "portable":
             try:
-                return cls._open(bundle, "plugin", device, threads, _operator(bundle, device), remark)
+                return cls._open(bundle, "plugin", device, threads, _operator(bundle, device), reason)
             except (PluginError, BackendError) as error:
                 if graph == "plugin":
                     raise
                 slower = f"this is the portable graph, which is slower: {error}"
-                remark = f"{remark}; and {slower}" if remark else slower
-        return cls._open(bundle, "portable", device, threads, (), remark)
+                reason = f"{reason}; and {slower}" if reason else slower
+        return cls._open(bundle, "portable", device, threads, (), reason)
 
     @classmethod
     def _open_reduced(
         cls, bundle: Bundle, graph: ReducedName, device: str, threads: int | None
     ) -> "OnnxRuntimeBackend":
-        info = require_graph(bundle, graph, cls.dialects, "onnxruntime")
+        info = require_graph(bundle, graph, cls.targets, "onnxruntime")
         libraries = _operator(bundle, device) if info.operator else ()
         return cls._open(bundle, graph, device, threads, libraries)
 
@@ -279,7 +279,7 @@ class OnnxRuntimeBackend:
         device: str,
         threads: int | None,
         libraries: Sequence[Path],
-        remark: str = "",
+        reason: str = "",
     ) -> "OnnxRuntimeBackend":
         session = open_session(bundle.graph(graph), device, threads, libraries)
         found = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
@@ -289,7 +289,7 @@ class OnnxRuntimeBackend:
         name = f"onnxruntime ({device}, {graph} graph)"
         manifest = bundle.manifest
         limit = _batch_limit(manifest.dynamic_batch, graph)
-        return cls(session, name, manifest.network_size, remark, graph, limit)
+        return cls(session, name, manifest.network_size, reason, graph, limit)
 
     @property
     def name(self) -> str:
@@ -302,9 +302,9 @@ class OnnxRuntimeBackend:
         return self._graph
 
     @property
-    def remark(self) -> str:
+    def reason(self) -> str:
         """Why it is this graph, where that needs saying."""
-        return self._remark
+        return self._reason
 
     @property
     def network_size(self) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from idol_plugins.trt import trt_library
 from idol_runtime.backends.base import BatchLimit, GraphChoice
 from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index
-from idol_runtime.backends.engine_choice import DIALECTS, choose_engine
+from idol_runtime.backends.engine_choice import TARGETS, choose_engine
 from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, tensorrt_log
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName, TensorInfo
 from idol_runtime.bundle.engine_file import EngineKey, read_plan
@@ -52,7 +52,7 @@ class TensorRTBackend:
     ordinary run before it is recorded, and another number of frames makes a recording worthless.
     """
 
-    dialects = DIALECTS
+    targets = TARGETS
     devices = ("cuda",)
 
     def __init__(self, plan: bytes, key: EngineKey, bundle: Bundle, device: CudaDevice) -> None:
@@ -126,7 +126,7 @@ class TensorRTBackend:
         return self._graph_name
 
     @property
-    def remark(self) -> str:
+    def reason(self) -> str:
         """Why its work is not recorded as one CUDA graph, if it was tried and is not."""
         return self._unrecordable
 

@@ -63,7 +63,7 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
     """
     kind = device_kind(device)
     with Bundle.open(path) as bundle:
-        manifest, parity = bundle.manifest, bundle.parity
+        manifest, parity = bundle.manifest, bundle.certificates
     graphs: dict[
         GraphName, tuple[str, str, Certificate | PrecisionCertificate, Mapping[str, float] | None]
     ] = {
@@ -71,7 +71,7 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
         for name, certificate in parity.by_graph().items()
     }
     for name, info in manifest.precisions.items():
-        graphs[name] = info.dialect, info.precision, parity.precisions[name], info.canary
+        graphs[name] = info.target, info.precision, parity.precisions[name], info.golden_tolerances
     rows = [
         Row(
             f"{backend}, {graph}",
@@ -83,8 +83,8 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
         )
         for backend, runs in ((name, backend_class(name)) for name in BACKENDS)
         if kind in runs.devices
-        for graph, (dialect, precision, certificate, tolerances) in graphs.items()
-        if dialect in runs.dialects
+        for graph, (target, precision, certificate, tolerances) in graphs.items()
+        if target in runs.targets
     ]
     if kind == "cpu":
         rows.append(Row("openvino, portable", partial(OpenVinoBackend.from_bundle, str(path), threads)))
@@ -110,7 +110,7 @@ class OpenVinoBackend:
 
     name = "openvino (cpu, portable graph)"
     graph: GraphName | None = "portable"
-    remark = ""
+    reason = ""
     batch = BatchLimit(1, "frames are timed one at a time")
 
     def __init__(self, graph: bytes, network_size: tuple[int, int], threads: int | None) -> None:

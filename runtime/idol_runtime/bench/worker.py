@@ -18,7 +18,7 @@ import numpy as np
 
 from idol_runtime.backends import Backend
 from idol_runtime.bench.rows import Row
-from idol_runtime.bundle.bundle import Bundle, Canary
+from idol_runtime.bundle.bundle import Bundle, GoldenFrame
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BackendError, IdolError
 from idol_runtime.frames import Frame
@@ -164,13 +164,13 @@ def _serve(pipe: Connection, row: Row, bundle: str, source: str | None, fit: boo
         backend = row.open()
         opened = time.perf_counter() - start
         with Bundle.open(bundle) as read:
-            canary, config = read.canary(), read.manifest.stream
+            golden_frame, config = read.golden_frame(), read.manifest.stream
         start = time.perf_counter()
-        golden = compare_golden(backend, canary, row.tolerances)
+        golden = compare_golden(backend, golden_frame, row.tolerances)
         first = time.perf_counter() - start
         wrong = not all(stage.passed for stage in golden)
         pipe.send(Opened(backend.name, opened, first, max(stage.error for stage in golden), wrong))
-        frames = _frames(source, canary)
+        frames = _frames(source, golden_frame)
         line = _Line(backend, config, fit)
         while (asked := pipe.recv()) != "end":
             pipe.send(line.step(frames) if asked == "step" else _peak_mib())
@@ -188,11 +188,11 @@ def _plain(error: IdolError) -> IdolError:
     return BackendError(str(error))
 
 
-def _frames(source: str | None, canary: Canary) -> Iterator[Frame | None]:
+def _frames(source: str | None, golden_frame: GoldenFrame) -> Iterator[Frame | None]:
     """Frames without end, None where a source begins again."""
     index = 0
     while source is None:
-        yield Frame(index, index / 30, np.roll(canary.frame, _DRIFT * index, axis=1))
+        yield Frame(index, index / 30, np.roll(golden_frame.frame, _DRIFT * index, axis=1))
         index += 1
     while True:
         with open_source(source) as opened:

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from idol_runtime.bundle.certificates import (
     Certificate,
+    Certificates,
     GraphInfo,
     GraphName,
-    Parity,
     ReducedName,
     StageError,
 )
@@ -39,27 +39,27 @@ from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BundleError, ConfigError
 
 __all__ = [
-    "CANARY",
+    "GOLDEN_FRAME",
     "GRAPHS",
     "MANIFEST",
     "OUTPUT_NAMES",
-    "PARITY",
+    "CERTIFICATES",
     "SCHEMA_VERSION",
     "WEIGHTS",
     "Bundle",
-    "Canary",
+    "GoldenFrame",
     "Certificate",
     "GraphName",
     "Manifest",
     "Member",
-    "Parity",
+    "Certificates",
     "StageError",
     "TensorInfo",
     "write_bundle",
 ]
 
 SCHEMA_VERSION = 3
-MANIFEST, WEIGHTS, CANARY, PARITY = "manifest.json", "weights.onnx", "canary.npz", "parity.json"
+MANIFEST, WEIGHTS, GOLDEN_FRAME, CERTIFICATES = "manifest.json", "weights.onnx", "canary.npz", "parity.json"
 GRAPHS: Mapping[GraphName, str] = {
     "portable": "portable.onnx",
     "plugin": "plugin.onnx",
@@ -76,8 +76,8 @@ _MAX_BYTES = {
     MANIFEST: 4 * _MIB,
     WEIGHTS: 2048 * _MIB,
     **dict.fromkeys(GRAPHS.values(), 2048 * _MIB),
-    CANARY: 256 * _MIB,
-    PARITY: 16 * _MIB,
+    GOLDEN_FRAME: 256 * _MIB,
+    CERTIFICATES: 16 * _MIB,
 }
 _OPTIONAL = set(GRAPHS.values()) - {GRAPHS["portable"]}
 _BROKEN = "export it again, or download it again"
@@ -141,14 +141,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precisions: dict[ReducedName, GraphInfo] = {}
 
     def __post_init__(self) -> None:
-        if any(set(info.canary) != set(OUTPUT_NAMES) for info in self.precisions.values()):
+        if any(set(info.golden_tolerances) != set(OUTPUT_NAMES) for info in self.precisions.values()):
             raise ConfigError("a graph of fewer bits needs a canary tolerance for each output")
         if min(*self.frame_size, *self.network_size, *self.padded_size) < 1:
             raise ConfigError("frame, network and padded sizes must be positive")
 
 
 @dataclass(frozen=True)
-class Canary:
+class GoldenFrame:
     """A golden frame and PyTorch's answer to it.
 
     Attributes:
@@ -167,15 +167,15 @@ class Canary:
         return buffer.getvalue()
 
     @staticmethod
-    def from_bytes(data: bytes) -> "Canary":
+    def from_bytes(data: bytes) -> "GoldenFrame":
         """Read what `to_bytes` wrote; never unpickles, and never inflates beyond a bundle's limit."""
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            size, limit = sum(info.file_size for info in archive.infolist()), _MAX_BYTES[CANARY]
+            size, limit = sum(info.file_size for info in archive.infolist()), _MAX_BYTES[GOLDEN_FRAME]
         if size > limit:
             raise BundleError(f"it is larger than {limit // _MIB} MiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             outputs = {name: np.asarray(archive[name], np.float32) for name in OUTPUT_NAMES}
-            return Canary(frame=np.asarray(archive["frame"], np.uint8), outputs=outputs)
+            return GoldenFrame(frame=np.asarray(archive["frame"], np.uint8), outputs=outputs)
 
 
 def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, bytes]) -> Manifest:
@@ -210,7 +210,7 @@ class Bundle:
         self.path = path
         self._file = file
         self.manifest = self._read_manifest()
-        self.parity = self._read_parity()
+        self.certificates = self._read_parity()
 
     @staticmethod
     def open(path: str | Path) -> "Bundle":
@@ -254,18 +254,18 @@ class Bundle:
     def tolerances(self, graph: GraphName | None) -> Mapping[str, float] | None:
         """What an answer to the golden frame may be off by, for each output; None for a graph of fp32."""
         info = next((info for name, info in self.manifest.precisions.items() if name == graph), None)
-        return None if info is None else info.canary
+        return None if info is None else info.golden_tolerances
 
-    def canary(self) -> Canary:
+    def golden_frame(self) -> GoldenFrame:
         """The golden frame with its expected outputs."""
-        data = self._member(CANARY)
+        data = self._member(GOLDEN_FRAME)
         try:
-            canary = Canary.from_bytes(data)
+            golden_frame = GoldenFrame.from_bytes(data)
         except Exception as error:  # as does numpy's: EOFError, zlib.error, tokenize.TokenError
-            raise BundleError(f"{self.path}: {CANARY} cannot be read ({error}); {_BROKEN}") from error
-        if canary.frame.shape != (*self.manifest.frame_size, 3):
+            raise BundleError(f"{self.path}: {GOLDEN_FRAME} cannot be read ({error}); {_BROKEN}") from error
+        if golden_frame.frame.shape != (*self.manifest.frame_size, 3):
             raise BundleError(f"{self.path}: the golden frame is not {self.manifest.frame_size}; {_BROKEN}")
-        return canary
+        return golden_frame
 
     def _read_manifest(self) -> Manifest:
         self._check_names()
@@ -280,16 +280,18 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest lists {sorted(manifest.members)}; {_BROKEN}")
         return manifest
 
-    def _read_parity(self) -> Parity:
-        parity = _decode(self._member(PARITY), Parity, self.path)
+    def _read_parity(self) -> Certificates:
+        parity = _decode(self._member(CERTIFICATES), Certificates, self.path)
         certificates = parity.by_graph()
         spoken_of = [*certificates, *parity.precisions]
         graphs = set(GRAPHS.values()) & set(self.manifest.members)
         if {GRAPHS[name] for name in spoken_of} != graphs or len(set(spoken_of)) < len(spoken_of):
-            raise BundleError(f"{self.path}: {PARITY} speaks of {', '.join(spoken_of)} alone; {_BROKEN}")
+            raise BundleError(
+                f"{self.path}: {CERTIFICATES} speaks of {', '.join(spoken_of)} alone; {_BROKEN}"
+            )
         if set(parity.precisions) != set(self.manifest.precisions):
             raise BundleError(
-                f"{self.path}: the manifest describes {sorted(self.manifest.precisions)}, {PARITY} "
+                f"{self.path}: the manifest describes {sorted(self.manifest.precisions)}, {CERTIFICATES} "
                 f"{sorted(parity.precisions)}; {_BROKEN}"
             )
         for name, certificate in certificates.items():

@@ -10,8 +10,8 @@ __all__ = [
     "GraphInfo",
     "GraphName",
     "IdAgreement",
-    "Judged",
-    "Parity",
+    "AnnotationScores",
+    "Certificates",
     "Precision",
     "PrecisionCertificate",
     "Recipe",
@@ -60,22 +60,22 @@ class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         precision: of its arithmetic.
-        dialect: who runs it: `onnx` any runtime, `ort` ONNX Runtime, `trt` TensorRT.
+        target: who runs it: `onnx` any runtime, `ort` ONNX Runtime, `trt` TensorRT.
         operator: whether deformable attention is our operator.
         emulated: whether it was judged with its rounding emulated in fp32, for want of a processor that has it.
-        canary: of each output, how far the answer to the golden frame may be from PyTorch's.
+        golden_tolerances: of each output, how far the answer to the golden frame may be from PyTorch's.
     """
 
     precision: Precision
-    dialect: Literal["onnx", "ort", "trt"]
+    target: Literal["onnx", "ort", "trt"] = msgspec.field(name="dialect")
     operator: bool
-    canary: dict[str, float]
+    golden_tolerances: dict[str, float] = msgspec.field(name="canary")
     emulated: bool = False
 
     @property
     def made_for(self) -> str:
         """Who runs it, for people."""
-        return {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}[self.dialect]
+        return {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}[self.target]
 
 
 class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +103,7 @@ class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.instance_frames >= self.least_instance_frames and self.idf1 >= self.limit
 
 
-class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AnnotationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Scores against ground truth, beside those of the fp32 graph; all are shares of 1.
 
     Attributes:
@@ -176,7 +176,7 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         frames: that they were measured on.
         backend: what ran the graph.
         agreement: of identities with the fp32 graph.
-        judged: against ground truth, where there was any.
+        annotation_scores: against ground truth, where there was any.
         recipe: of int8.
     """
 
@@ -184,7 +184,7 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     frames: int
     backend: str
     agreement: IdAgreement
-    judged: Judged | None = None
+    annotation_scores: AnnotationScores | None = msgspec.field(name="judged", default=None)
     recipe: Recipe | None = None
 
     @property
@@ -192,8 +192,10 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         """Names of what is out of bounds, in the order of computation."""
         stages = tuple(stage.stage for stage in self.stages if not stage.passed)
         ids = () if self.agreement.passed else ("id agreement",)
-        judged = () if self.judged is None or self.judged.passed else ("ground truth",)
-        return (*stages, *ids, *judged)
+        annotation_scores = (
+            () if self.annotation_scores is None or self.annotation_scores.passed else ("ground truth",)
+        )
+        return (*stages, *ids, *annotation_scores)
 
     @property
     def passed(self) -> bool:
@@ -201,7 +203,7 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         return bool(self.stages) and not self.failures
 
 
-class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Certificates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A certificate for each graph of a bundle; `precisions` are the graphs of fewer bits, by name."""
 
     portable: Certificate

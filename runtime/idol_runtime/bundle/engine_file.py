@@ -83,7 +83,7 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         created: ISO 8601, UTC.
         build_seconds: that TensorRT took.
         latency_ms: median and 95th percentile of one frame, copies included, measured after the build.
-        remark: why it does not run as one CUDA graph, if it does not.
+        reason: why it does not run as one CUDA graph, if it does not.
     """
 
     schema_version: int
@@ -94,7 +94,7 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: str
     build_seconds: float
     latency_ms: tuple[float, float]
-    remark: str = ""
+    reason: str = msgspec.field(name="remark", default="")
 
 
 def engine_folder() -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from idol_runtime.frames import Frame
 from idol_runtime.run.options import RunOptions, RunSummary, check_outputs
-from idol_runtime.run.source_runner import Lane
+from idol_runtime.run.source_runner import SourceRunner
 from idol_runtime.stream import Prepared
 from idol_runtime.streams import Streams
 
@@ -30,7 +30,7 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
         BackendError: the inference engine failed.
     """
     check_outputs(options)
-    lanes: dict[int, Lane] = {}
+    lanes: dict[int, SourceRunner] = {}
     changed = threading.Condition()
     interrupted = False
     try:
@@ -38,7 +38,7 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
             for i, entry in enumerate(options):
                 streams.reset(i)
                 row = i if len(options) > 1 else None
-                lanes[i] = stack.enter_context(Lane(streams.join(i), entry, streams.note, row))
+                lanes[i] = stack.enter_context(SourceRunner(streams.join(i), entry, streams.note, row))
             for lane in lanes.values():
                 lane.start(changed)
             while not interrupted and any(lane.going for lane in lanes.values()):
@@ -57,7 +57,7 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
     return summaries
 
 
-def _take(lanes: dict[int, Lane], changed: threading.Condition) -> dict[int, tuple[Frame, Prepared]]:
+def _take(lanes: dict[int, SourceRunner], changed: threading.Condition) -> dict[int, tuple[Frame, Prepared]]:
     """The next frame of every file, and of every camera that has one; waits for a first."""
     going = {i: lane for i, lane in lanes.items() if lane.going}
     with changed:

@@ -21,12 +21,12 @@ from idol_runtime.sources.opening import FrameSource, open_source
 from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["Lane"]
+__all__ = ["SourceRunner"]
 
 _Tracked: TypeAlias = tuple[Frame, FrameResult, FrameResult]  # all that was found, and what is shown of it
 
 
-class Lane:
+class SourceRunner:
     """A source, its outputs, and how far it has come.
 
     Attributes:
@@ -68,7 +68,7 @@ class Lane:
         self.summary = RunSummary(source.name, outputs=options.outputs)
         self._highest = -1  # identities number from 0 without gaps, so their count needs no set that grows
 
-    def __enter__(self) -> "Lane":
+    def __enter__(self) -> "SourceRunner":
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, Canary, TensorInfo
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, GoldenFrame, TensorInfo
 
 # The runtime's fixture; no package of tests is importable under every way to start pytest.
 _spec = importlib.util.spec_from_file_location(
@@ -21,20 +21,22 @@ kit = _module.kit
 PLUGIN_NOTE = b"\x32\x0aDeformAttn"
 
 
-def answers(graph: bytes, frame: np.ndarray) -> Canary:
+def answers(graph: bytes, frame: np.ndarray) -> GoldenFrame:
     """What ONNX Runtime answers to a frame."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     arrays = session.run(list(OUTPUT_NAMES), {"image": frame[None]})
-    return Canary(frame, {name: array[0] for name, array in zip(OUTPUT_NAMES, arrays, strict=True)})
+    return GoldenFrame(frame, {name: array[0] for name, array in zip(OUTPUT_NAMES, arrays, strict=True)})
 
 
 @pytest.fixture
 def engine_bundle(kit: Any, tmp_path: Path) -> Path:
     """Both graphs, of one frame at a time."""
-    canary = answers(kit.tiny_graph, kit.canary().frame).to_bytes()
-    members = kit.members(graph=kit.tiny_graph, plugin=kit.tiny_graph + PLUGIN_NOTE, canary=canary)
+    golden_frame = answers(kit.tiny_graph, kit.golden_frame().frame).to_bytes()
+    members = kit.members(
+        graph=kit.tiny_graph, plugin=kit.tiny_graph + PLUGIN_NOTE, golden_frame=golden_frame
+    )
     return kit.write(tmp_path / "model.idol", members=members)
 
 
@@ -42,8 +44,8 @@ def engine_bundle(kit: Any, tmp_path: Path) -> Path:
 def batch_bundle(kit: Any, tmp_path: Path) -> Path:
     """Both graphs, of any number of frames: the same answers, and logits that depend on the frame."""
     graph = _dynamic(kit)
-    canary = answers(graph, kit.canary().frame).to_bytes()
-    members = kit.members(graph=graph, plugin=graph + PLUGIN_NOTE, canary=canary)
+    golden_frame = answers(graph, kit.golden_frame().frame).to_bytes()
+    members = kit.members(graph=graph, plugin=graph + PLUGIN_NOTE, golden_frame=golden_frame)
     manifest = kit.manifest()
     free = {
         kind: tuple(

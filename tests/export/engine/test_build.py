@@ -15,8 +15,14 @@ import pytest
 
 from idol_export.engine.build import BuildOptions, build
 from idol_runtime.backends import open_backend
-from idol_runtime.bundle.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Bundle
-from idol_runtime.bundle.certificates import GraphInfo, IdAgreement, Parity, PrecisionCertificate, StageError
+from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Bundle
+from idol_runtime.bundle.certificates import (
+    Certificates,
+    GraphInfo,
+    IdAgreement,
+    PrecisionCertificate,
+    StageError,
+)
 from idol_runtime.bundle.engine_file import engine_folder, read_info, read_plan, write_engine
 from idol_runtime.errors import BackendError, ConfigError, IdolError, OutputError, ParityError
 from idol_runtime.pipeline import Pipeline
@@ -53,7 +59,7 @@ def test_an_engine_is_built_verified_stored_and_run(
     frame = np.random.default_rng(1).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
     with Pipeline.open(engine_bundle) as pipeline:
         assert pipeline.backend.name == f"tensorrt {trt.__version__} (Fake Orin, plugin graph, fp32)"
-        assert pipeline.backend.remark == ""
+        assert pipeline.backend.reason == ""
         (output,) = pipeline.backend.infer(frame[None])
     with Bundle.open(engine_bundle) as bundle:
         (expected,) = open_backend(bundle, "onnxruntime", graph="portable").infer(frame[None])
@@ -65,7 +71,7 @@ def test_a_good_engine_is_kept_and_force_replaces_it(fake_tensorrt: Start, engin
     first = make(engine_bundle)
     before = first.path.stat().st_mtime_ns
     said: list[str] = []
-    assert "fits, and answers the golden frame rightly" in make(engine_bundle, said).remark
+    assert "fits, and answers the golden frame rightly" in make(engine_bundle, said).reason
     assert first.path.stat().st_mtime_ns == before
     assert not any("TensorRT:" in line for line in said)
     make(engine_bundle, force=True)
@@ -79,15 +85,15 @@ def test_a_graph_of_fewer_bits_is_held_to_its_own_tolerances(
     trt = fake_tensorrt()
     with Bundle.open(engine_bundle) as bundle:
         members = {name: bundle._member(name) for name in bundle.manifest.members}
-        manifest, parity = bundle.manifest, bundle.parity
+        manifest, parity = bundle.manifest, bundle.certificates
     wide = dict.fromkeys(OUTPUT_NAMES, 0.1)
     infos, certificates = {}, {}
-    for name, dialect, idf1 in (("fp16", "onnx", 1.0), ("bf16", "onnx", 0.5), ("int8-ort", "ort", 1.0)):
+    for name, target, idf1 in (("fp16", "onnx", 1.0), ("bf16", "onnx", 0.5), ("int8-ort", "ort", 1.0)):
         agreement = IdAgreement(idf1, 600, 20, 0.99, 500, "made up")
-        infos[name] = GraphInfo(name.partition("-")[0], dialect, False, wide)
+        infos[name] = GraphInfo(name.partition("-")[0], target, False, wide)
         certificates[name] = PrecisionCertificate((StageError("logits", 0.0, 1.0),), 20, "none", agreement)
         members[GRAPHS[name]] = kit.tiny_graph
-    members[PARITY] = msgspec.json.encode(Parity(parity.portable, parity.plugin, certificates))
+    members[CERTIFICATES] = msgspec.json.encode(Certificates(parity.portable, parity.plugin, certificates))
     path = kit.write(
         tmp_path / "precisions.idol", msgspec.structs.replace(manifest, precisions=infos), members
     )
@@ -161,7 +167,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
         else:
             fallback = open_backend(bundle)
             assert fallback.name.startswith("onnxruntime")
-            assert reason in fallback.remark
+            assert reason in fallback.reason
             with pytest.raises(
                 BackendError, match=f"build it again: idol-deploy build {engine_bundle}"
             ) as caught:
@@ -169,7 +175,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
             assert "\n" not in str(caught.value)
     said: list[str] = []
     built = make(engine_bundle, said)
-    assert reason in built.remark
+    assert reason in built.reason
     assert any(line.startswith("building again, because") and reason in line for line in said)
     with Pipeline.open(engine_bundle) as pipeline:
         assert pipeline.backend.name.startswith("tensorrt")
@@ -258,8 +264,8 @@ def test_each_level_of_compatibility_is_an_engine_of_its_own(
     for level in levels:
         built = make(engine_bundle, hardware_compat=level)
         assert built.info.key.hardware_compat == level
-        assert built.remark == ""
-        assert "fits" in make(engine_bundle, hardware_compat=level).remark
+        assert built.reason == ""
+        assert "fits" in make(engine_bundle, hardware_compat=level).reason
     stored = engines()
     assert len(stored) == 3
     for path in stored:
@@ -326,7 +332,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_build(
         patch.setattr(os, "access", lambda path, mode: path != engine_folder() and access(path, mode))
         with pytest.raises(OutputError, match=r"cannot write .*\.engine: permission denied; choose another"):
             make(engine_bundle)
-        assert "fits" in make(engine_bundle, graph="portable").remark
+        assert "fits" in make(engine_bundle, graph="portable").reason
     assert engines() == [stored]
 
 
@@ -350,8 +356,8 @@ def test_an_engine_is_stored_though_its_timing_cache_cannot_be(
     (engine_folder() / "timing-10.13.0.35-fake-orin.cache").mkdir()
     built = make(engine_bundle)
     assert engines() == [built.path]
-    assert "the next build is no quicker" in built.remark
-    assert "fake-orin.cache is a folder" in built.remark
+    assert "the next build is no quicker" in built.reason
+    assert "fake-orin.cache is a folder" in built.reason
 
 
 def test_what_tensorrt_refuses_is_one_sentence(
@@ -373,8 +379,8 @@ def test_a_device_builds_without_torch_onnx_and_onnxruntime(
     fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path
 ) -> None:
     with Bundle.open(engine_bundle) as bundle:
-        canary = bundle.canary()
-    np.savez(tmp_path / "answers.npz", image=[1, *canary.frame.shape], **canary.outputs)
+        golden_frame = bundle.golden_frame()
+    np.savez(tmp_path / "answers.npz", image=[1, *golden_frame.frame.shape], **golden_frame.outputs)
     code = (
         "import os, sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'onnxscript'):\n"

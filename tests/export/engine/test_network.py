@@ -66,7 +66,7 @@ def test_a_timing_cache_that_cannot_be_read_or_written_is_done_without(
 ) -> None:
     trt = fake_tensorrt()
     cache = tmp_path / "cache"
-    assert plan_of(engine_bundle, cache).remark == ""
+    assert plan_of(engine_bundle, cache).reason == ""
     read = Path.read_bytes
 
     def unreadable(path: Path) -> bytes:
@@ -80,7 +80,7 @@ def test_a_timing_cache_that_cannot_be_read_or_written_is_done_without(
     assert trt._Plan.unpack(plan.data)
     plan = plan_of(engine_bundle, tmp_path / "nowhere" / "cache")
     assert trt._Plan.unpack(plan.data)
-    assert plan.remark.startswith("the timing cache is not kept, so the next build is no quicker: ")
+    assert plan.reason.startswith("the timing cache is not kept, so the next build is no quicker: ")
 
 
 def test_a_timing_cache_for_each_device_and_release(

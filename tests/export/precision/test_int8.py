@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from idol_export.precision.calibration import observe, open_values
 from idol_export.precision.editor import Editor
 from idol_export.precision.folding import fold_norms
-from idol_export.precision.int8 import Dialect, candidates, observed_patches, observed_values, quantise
+from idol_export.precision.int8 import Target, candidates, observed_patches, observed_values, quantise
 from idol_runtime.backends.onnxruntime import import_onnxruntime, open_session, run_session
 
 RNG = np.random.default_rng(0)
@@ -80,13 +80,13 @@ def _run(graph: bytes, optimised: Path | None = None) -> list[np.ndarray]:
     return answers
 
 
-def _quantised(dialect: Dialect, frames: np.ndarray = FRAMES, *, compensated: bool = False) -> bytes:
+def _quantised(target: Target, frames: np.ndarray = FRAMES, *, compensated: bool = False) -> bytes:
     editor = _folded()
     chosen = list(candidates(editor))
-    axes = observed_values(editor, chosen, dialect)
+    axes = observed_values(editor, chosen, target)
     patches = observed_patches(editor, chosen) if compensated else []
-    ranges = observe(editor.to_bytes(), axes, frames, symmetric=dialect == "trt", patches=patches)
-    quantise(editor, chosen, ranges, dialect)
+    ranges = observe(editor.to_bytes(), axes, frames, symmetric=target == "trt", patches=patches)
+    quantise(editor, chosen, ranges, target)
     return editor.to_bytes()
 
 
@@ -116,14 +116,14 @@ def test_products_that_gain_nothing_are_left_out() -> None:
     assert shares["conv1"] == pytest.approx(216 / (216 + 64 + 128 + 16 / 64))
 
 
-@pytest.mark.parametrize("dialect", ["ort", "trt"])
-def test_integers_are_near_and_not_the_same(dialect: Dialect) -> None:
-    ours, theirs = _run(_quantised(dialect))[0], _run(_graph())[0]
+@pytest.mark.parametrize("target", ["ort", "trt"])
+def test_integers_are_near_and_not_the_same(target: Target) -> None:
+    ours, theirs = _run(_quantised(target))[0], _run(_graph())[0]
     assert 1e-4 < np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.04
 
 
-@pytest.mark.parametrize("dialect", ["ort", "trt"])
-def test_weights_are_rounded_for_what_they_multiply(dialect: Dialect) -> None:
+@pytest.mark.parametrize("target", ["ort", "trt"])
+def test_weights_are_rounded_for_what_they_multiply(target: Target) -> None:
     """Over frames whose pixels go together, many inputs err less than with the nearest integers, and few no more."""
     frames = np.kron(RNG.integers(0, 256, (9, 2, 2, 1)), np.ones((1, 4, 4, 3))).astype(np.uint8)
     editor = _folded()
@@ -138,7 +138,7 @@ def test_weights_are_rounded_for_what_they_multiply(dialect: Dialect) -> None:
         assert exact is not None
         errors = []
         for compensated in (False, True):
-            off = _weights(_quantised(dialect, frames, compensated=compensated), name) - exact.astype(
+            off = _weights(_quantised(target, frames, compensated=compensated), name) - exact.astype(
                 np.float32
             )
             matrix = off.reshape(len(off), -1).T if off.ndim == 4 else off
@@ -186,14 +186,14 @@ def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
 
 def test_each_dialect_has_its_integers() -> None:
     """`ort`: unsigned activations, no two weights above 128 together; `trt`: signed, zero point 0, nothing dynamic."""
-    for dialect, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("trt", {TensorProto.INT8}, 127)):
-        editor = Editor(_quantised(dialect))  # type: ignore[arg-type]
+    for target, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("trt", {TensorProto.INT8}, 127)):
+        editor = Editor(_quantised(target))  # type: ignore[arg-type]
         rounds = [node for node in editor.graph.node if node.op_type == "QuantizeLinear"]
         assert {editor.tensors[node.input[2]].data_type for node in rounds} == kinds
         found = editor.constant("c2_weight_int8")
         assert found is not None
         weight = found.astype(int)[:, :, 0, 0]
-        if dialect == "ort":
+        if target == "ort":
             assert np.abs(weight[:, 1:] + weight[:, :-1]).max() <= limit
         else:
             assert np.abs(weight).max(axis=1).tolist() == [limit] * 8
@@ -211,8 +211,8 @@ def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
     assert np.abs(integers * scales - weight).max() <= scales.max() / 2 * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("dialect", ["ort", "trt"])
-def test_rounded_weights_move_no_mean(dialect: Dialect) -> None:
+@pytest.mark.parametrize("target", ["ort", "trt"])
+def test_rounded_weights_move_no_mean(target: Target) -> None:
     """Of a convolution with a few weights that a common step rounds away, in front of means far from zero."""
     weight = WEIGHTS["w2"].copy()
     weight[:, 0] = 3.0
@@ -221,9 +221,9 @@ def test_rounded_weights_move_no_mean(dialect: Dialect) -> None:
     editor.tensors["w2"].CopyFrom(numpy_helper.from_array(weight, "w2"))
     editor = Editor(editor.to_bytes())
     exact = _run(editor.to_bytes())[0]
-    axes = observed_values(editor, ["conv2"], dialect)
+    axes = observed_values(editor, ["conv2"], target)
     quantise(
-        editor, ["conv2"], observe(editor.to_bytes(), axes, FRAMES[:1], symmetric=dialect == "trt"), dialect
+        editor, ["conv2"], observe(editor.to_bytes(), axes, FRAMES[:1], symmetric=target == "trt"), target
     )
     found = _run(editor.to_bytes())[0]
     off = np.abs((found - exact).mean(axis=(0, 1, 2)))

@@ -69,7 +69,7 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
     step = SearchStep(PARTS[:-1], 0.2, 0.01, 1.0, held=True)
     monkeypatch.setattr(module, "search", lambda *_: (step,))
     found = exported(out, "int8-ort", "fp16", auto=0.02)
-    certificate = found.parity.precisions["int8-ort"]
+    certificate = found.certificates.precisions["int8-ort"]
     assert certificate.passed
     assert certificate.agreement.limit == 0.98
     assert certificate.recipe is not None
@@ -78,7 +78,7 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
     stages = {stage.stage: stage.error for stage in certificate.stages}
     assert stages["decoder"] < 1e-5 < stages["mask_features"], "all but the heads was kept"
     info = found.manifest.precisions["int8-ort"]
-    assert (info.precision, info.dialect, info.operator) == ("int8", "ort", False)
+    assert (info.precision, info.target, info.operator) == ("int8", "ort", False)
     with Bundle.open(out) as bundle:
         assert {node.op_type for node in Editor(bundle.graph("int8-ort")).graph.node} > {"QuantizeLinear"}
         tolerances = bundle.tolerances("int8-ort")
@@ -88,14 +88,14 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
         assert bundle.tolerances("portable") is None
     for times, graph in (([2.0, 1.0], "int8-ort"), ([1.0, 1.0], "portable")):
         taken = np.array([times])
-        monkeypatch.setattr("idol_runtime.backends.choice.in_turns", lambda *_, taken=taken, **__: taken)
+        monkeypatch.setattr("idol_runtime.backends.choice.interleaved", lambda *_, taken=taken, **__: taken)
         with Pipeline.open(out) as pipeline:
             assert pipeline.backend.name == f"onnxruntime (cpu, {graph} graph)"
             assert ("2.0 times as fast as portable" if graph == "int8-ort" else "hardly faster here") in (
-                pipeline.backend.remark
+                pipeline.backend.reason
             )
     with Pipeline.open(out, graph="fp32") as pipeline:
-        assert (pipeline.backend.graph, pipeline.backend.remark.count("int8")) == ("portable", 0)
+        assert (pipeline.backend.graph, pipeline.backend.reason.count("int8")) == ("portable", 0)
     with Pipeline.open(out, graph="int8-ort") as pipeline:
         assert len(pipeline.step(toy.video(1)[0])) >= 3
 
@@ -105,7 +105,7 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
     monkeypatch.setattr(OnnxRuntimeBackend, "_open_reduced", refuse)
     with Pipeline.open(out) as pipeline:
         assert pipeline.backend.graph == "portable"
-        assert pipeline.backend.remark.endswith("the int8-ort graph is left out: no kernel for it")
+        assert pipeline.backend.reason.endswith("the int8-ort graph is left out: no kernel for it")
 
 
 def _wrong(*arguments: Any, **options: Any) -> dict[str, Observed]:
@@ -132,7 +132,7 @@ def test_unverified_is_written_marked_and_refused(
     monkeypatch.setattr(integer_graphs, "observe", _wrong)
     out = tmp_path / "toy.idol"
     found = exported(out, "int8-ort", keep=("backbone",), unverified=True)
-    assert not found.parity.precisions["int8-ort"].passed
+    assert not found.certificates.precisions["int8-ort"].passed
     with pytest.raises(
         BackendError, match=r"never shown to track as fp32 does \(failed: mask_features.*--unverified"
     ):
@@ -166,15 +166,16 @@ def test_a_canary_off_by_more_than_the_graph_may_be_is_refused(
 ) -> None:
     out = tmp_path / "toy.idol"
     exported(out, "int8-ort", keep=PARTS)
-    answer = Bundle.canary
+    answer = Bundle.golden_frame
 
     def other(bundle: Bundle) -> Any:
-        canary = answer(bundle)
+        golden_frame = answer(bundle)
         return replace(
-            canary, outputs={**canary.outputs, "boxes": canary.outputs["boxes"] * np.float32(1.01)}
+            golden_frame,
+            outputs={**golden_frame.outputs, "boxes": golden_frame.outputs["boxes"] * np.float32(1.01)},
         )
 
-    monkeypatch.setattr(Bundle, "canary", other)
+    monkeypatch.setattr(Bundle, "golden_frame", other)
     with pytest.raises(BackendError, match="boxes is off by"):
         Pipeline.open(out, graph="int8-ort")
 
@@ -195,7 +196,7 @@ def test_without_the_operator_its_graphs_are_passed_over(
         bundle.manifest = msgspec.structs.replace(bundle.manifest, precisions={"int8-ort": info})
         backend = OnnxRuntimeBackend.from_bundle(bundle)
         assert backend.graph == "portable"
-        assert "hardly" not in backend.remark
+        assert "hardly" not in backend.reason
         with pytest.raises(PluginError):
             OnnxRuntimeBackend.from_bundle(bundle, graph="int8-ort")
         backend.close()
@@ -213,8 +214,8 @@ def test_a_group_is_measured_alone_wherever_it_is(toy: Toy, clip: Path) -> None:
 def test_what_is_missing_is_told() -> None:
     with pytest.raises(ConfigError, match="--calibrate"):
         ReduceOptions(("int8-ort",))
-    with pytest.raises(ConfigError, match="--judge and --frames go together"):
-        ReduceOptions(judge=Path("instances.json"))
+    with pytest.raises(ConfigError, match="--annotations and --frames go together"):
+        ReduceOptions(annotations=Path("instances.json"))
 
 
 def test_what_cannot_be_is_told_beforehand() -> None:
@@ -222,7 +223,10 @@ def test_what_cannot_be_is_told_beforehand() -> None:
         ({"calibrate": "a.mp4"}, "--calibrate is of int8; give --precision int8 or --auto as well"),
         ({"names": ("fp16",), "keep": ("neck",)}, "--keep is of int8; give --precision int8 or --auto"),
         ({"unverified": True}, "--unverified is of graphs of fewer bits; give --precision or --auto as well"),
-        ({"judge": Path("a.json"), "judge_frames": Path("a")}, "--judge is of graphs of fewer bits; give"),
+        (
+            {"annotations": Path("a.json"), "annotation_frames": Path("a")},
+            "--annotations is of graphs of fewer bits; give",
+        ),
         ({"keep": ("bones",)}, "--keep takes backbone, neck,.* got 'bones'"),
         ({"keep": ("neck",), "auto": 0.01}, "leave out --keep"),
         ({"auto": 1.5}, "in percent"),

@@ -103,7 +103,7 @@ def _array(values: Sequence[int] | None, otherwise: Callable[[], np.ndarray]) ->
     return otherwise() if values is None else np.array(values, np.int64)
 
 
-def judged(
+def annotation_scores(
     frames: Sequence[NetworkOutput], config: AssociationConfig = CONFIG, **flips: Sequence[int]
 ) -> Judge:
     """A judge that has seen the frames; the run of the other side decided as `flips` in the last but two."""
@@ -123,7 +123,7 @@ def near_ties(judge: Judge) -> dict[str, int]:
 
 def flip(frame: NetworkOutput, config: AssociationConfig = CONFIG, **flips: Sequence[int]) -> Judge:
     """The frame four times, decided otherwise the second time."""
-    return judged([frame] * 4, config, **flips)
+    return annotation_scores([frame] * 4, config, **flips)
 
 
 def noisy(output: NetworkOutput, rng: np.random.Generator, scale: float) -> NetworkOutput:
@@ -165,7 +165,7 @@ CONFIGS = [
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(CONFIGS))
 def test_identical_runs_agree(seed: int, config: AssociationConfig) -> None:
-    judge = judged(random_video(seed), config)
+    judge = annotation_scores(random_video(seed), config)
     assert not errors(judge)
     assert not near_ties(judge)
     assert judge.selection.compared >= judge.suppression.compared >= judge.labels.compared > 0
@@ -223,7 +223,7 @@ def test_a_decision_far_from_its_threshold_is_an_error_of_its_part_and_frame(wha
     ("what", "ids"), [("no track", [0, 1, NO_TRACK]), ("a number left out", [0, 1, 3]), ("twice", [0, 1, 1])]
 )
 def test_births_are_judged(what: str, ids: list[int]) -> None:
-    judge = judged([three()] * 3, ids=ids)
+    judge = annotation_scores([three()] * 3, ids=ids)
     assert errors(judge) == {"track ids": 1}, what
 
 
@@ -404,7 +404,7 @@ def test_a_birth_on_the_threshold_may_fall_either_way(threshold: str, above: flo
     born = [0, 1, 2] if limit < 0.7 else [0, 1, NO_TRACK] if above > 0 else [0, NO_TRACK, NO_TRACK]
     assert born[2] == NO_TRACK
     flipped = [0, NO_TRACK, NO_TRACK] if above > 0 else [0, 1, NO_TRACK]
-    judge = judged(frames, replace(CONFIG, **{threshold: limit}), ids=flipped)
+    judge = annotation_scores(frames, replace(CONFIG, **{threshold: limit}), ids=flipped)
     assert errors(judge) == ({} if allowed else {"track ids": 1})
     assert near_ties(judge) == ({"track ids": 1} if allowed else {})
 
@@ -412,9 +412,9 @@ def test_a_birth_on_the_threshold_may_fall_either_way(threshold: str, above: flo
 def test_a_birth_on_the_threshold_renumbers_those_after_it() -> None:
     frame = three(0.9, 0.9 - 1e-5, 0.9 - 2e-5)
     config = replace(CONFIG, init_score=0.9)
-    assert not errors(judged([frame] * 3, config, ids=[NO_TRACK, 0, 1]))
-    assert not errors(judged([frame] * 3, config, ids=[0, NO_TRACK, 1]))
-    assert errors(judged([frame] * 3, config, ids=[NO_TRACK, 1, 2])) == {"track ids": 1}
+    assert not errors(annotation_scores([frame] * 3, config, ids=[NO_TRACK, 0, 1]))
+    assert not errors(annotation_scores([frame] * 3, config, ids=[0, NO_TRACK, 1]))
+    assert errors(annotation_scores([frame] * 3, config, ids=[NO_TRACK, 1, 2])) == {"track ids": 1}
 
 
 def test_the_other_threshold_excuses_nothing() -> None:
@@ -422,7 +422,7 @@ def test_the_other_threshold_excuses_nothing() -> None:
     frame = three()
     config = replace(CONFIG, init_score=score(frame, 2), new_track_score=0.3)
     frames = [scene(Object()), *[frame] * 3]
-    assert errors(judged(frames, config, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
+    assert errors(annotation_scores(frames, config, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
 
 
 def test_a_score_on_the_birth_threshold_excuses_no_wrong_match() -> None:
@@ -437,8 +437,8 @@ def test_two_tracks_that_are_equally_unlike_excuse_no_lost_birth() -> None:
     old = [Object(0.9, 0, 0, (0,), 0), Object(0.8, 1, 9, (1,), 1)]
     new = scene(*old, Object(0.7, 2, 18, (2,), 2))
     frames = [scene(*old), new, new, new]
-    assert errors(judged(frames, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
-    assert errors(judged(frames, ids=[0, 1, 1])) == {"track ids": 1}
+    assert errors(annotation_scores(frames, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
+    assert errors(annotation_scores(frames, ids=[0, 1, 1])) == {"track ids": 1}
 
 
 def similarity(frame: NetworkOutput, before: NetworkOutput, query: int, track: int) -> float:
@@ -459,7 +459,7 @@ def test_a_similarity_on_the_threshold_may_fall_either_way(above: float, allowed
     )
     config = replace(CONFIG, match_score=similarity(after, before, 0, 0) - above)
     flipped = [3, 1, 2] if above > 0 else [0, 1, 2]
-    judge = judged([before, after, after, after], config, ids=flipped)
+    judge = annotation_scores([before, after, after, after], config, ids=flipped)
     assert errors(judge) == ({} if allowed else {"track ids": 1})
     assert near_ties(judge) == ({"track ids": 1} if allowed else {})
 
@@ -469,7 +469,7 @@ def test_of_two_equally_similar_tracks_either_may_be_continued(share: float, all
     before = scene(Object(), Object(0.8, 1, 9, (1,), 1))
     after = scene(Object(0.9, embedding=blend(share)))
     config = replace(CONFIG, match_score=0.3)
-    judge = judged([before, after, after, after], config, ids=[1])
+    judge = annotation_scores([before, after, after, after], config, ids=[1])
     assert errors(judge) == ({} if allowed else {"track ids": 1})
 
 
@@ -479,10 +479,10 @@ def test_a_track_seen_more_often_is_preferred_and_that_is_judged() -> None:
     after = scene(Object(0.9, embedding=blend(0.6)))
     frames = [before, before, before, both, after, after, after]
     config = replace(CONFIG, match_score=0.4)
-    assert not errors(judged(frames, config))
-    assert errors(judged(frames, config, ids=[1])) == {"track ids": 1}
+    assert not errors(annotation_scores(frames, config))
+    assert errors(annotation_scores(frames, config, ids=[1])) == {"track ids": 1}
     unweighted = replace(config, frame_weight=False)
-    assert errors(judged(frames, unweighted, ids=[0])) == {"track ids": 1}
+    assert errors(annotation_scores(frames, unweighted, ids=[0])) == {"track ids": 1}
 
 
 def test_a_candidate_on_the_threshold_may_change_every_weight() -> None:
@@ -492,11 +492,15 @@ def test_a_candidate_on_the_threshold_may_change_every_weight() -> None:
     frames = [*[old] * 6, both, alone, alone, alone]
     unlike = similarity(alone, both, 0, 0)
     config = replace(CONFIG, match_score=unlike - TIGHT)
-    judge = judged(frames, config, ids=[1])
+    judge = annotation_scores(frames, config, ids=[1])
     assert not errors(judge)
     assert near_ties(judge) == {"track ids": 1}
-    assert errors(judged(frames, replace(config, match_score=unlike - 0.01), ids=[1])) == {"track ids": 1}
-    assert errors(judged(frames, replace(config, match_score=unlike + 0.01), ids=[0])) == {"track ids": 1}
+    assert errors(annotation_scores(frames, replace(config, match_score=unlike - 0.01), ids=[1])) == {
+        "track ids": 1
+    }
+    assert errors(annotation_scores(frames, replace(config, match_score=unlike + 0.01), ids=[0])) == {
+        "track ids": 1
+    }
 
 
 MULTI_CUE = replace(CONFIG, matching="multi_cue")
@@ -524,7 +528,7 @@ def test_of_two_that_ask_for_one_track_the_better_has_it(second: float, allowed:
     ours.frame(before)
     ids = ours.frame(twins).ids.tolist()
     assert sorted(ids) == [0, 1]
-    judge = judged([before, twins, twins, twins], config, ids=ids[::-1])
+    judge = annotation_scores([before, twins, twins, twins], config, ids=ids[::-1])
     assert errors(judge).keys() == (set() if allowed else {"track ids"})
 
 
@@ -538,6 +542,6 @@ def test_a_cue_on_the_edge_of_a_new_track_may_fall_either_way() -> None:
     ours = Run(MULTI_CUE)
     ours.frame(before)
     flipped = [1 - int(ours.frame(after).ids[0])]
-    judge = judged([before, after, after, after], MULTI_CUE, ids=flipped)
+    judge = annotation_scores([before, after, after, after], MULTI_CUE, ids=flipped)
     assert not errors(judge)
     assert near_ties(judge) == {"track ids": 1}

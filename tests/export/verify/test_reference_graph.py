@@ -14,7 +14,7 @@ from idol_export.verify import reference_graph as module
 from idol_export.verify.parity import Candidate
 from idol_export.verify.reference_graph import Exact, Judge
 from idol_runtime.bundle.bundle import Bundle
-from idol_runtime.bundle.certificates import Judged
+from idol_runtime.bundle.certificates import AnnotationScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ FRAMES = 4
 def exact(toy: Toy) -> Exact:
     candidate = Candidate("portable", toy.probe, toy.graph)
     with Bundle.open(toy.path) as bundle:
-        return Exact(toy.model, toy.config.stream, candidate, toy.size, toy.size, bundle.canary())
+        return Exact(toy.model, toy.config.stream, candidate, toy.size, toy.size, bundle.golden_frame())
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +90,19 @@ def test_scores_are_held_to_those_of_fp32(
 ) -> None:
     annotations, frames, _ = truth
     judge = Judge(exact, None, annotations, frames)
-    same = judge.judged(toy.graph, "same", 0.01)
+    same = judge.annotation_scores(toy.graph, "same", 0.01)
     assert same is not None
     assert (same.ap, same.idf1) == (same.ap_fp32, same.idf1_fp32)
     assert same.idf1 == 1
     assert same.passed
-    wrong = judge.judged(sabotage(toy.graph, "model.mask_head.lay3.weight", 0.0), "wrong", 0.01)
+    wrong = judge.annotation_scores(sabotage(toy.graph, "model.mask_head.lay3.weight", 0.0), "wrong", 0.01)
     assert wrong is not None
     assert wrong.ap < wrong.ap_fp32 - 0.01
     assert not wrong.passed
 
 
 def test_without_annotations_there_is_no_score(toy: Toy, exact: Exact) -> None:
-    assert Judge(exact).judged(toy.graph, "graph", 0.01) is None
+    assert Judge(exact).annotation_scores(toy.graph, "graph", 0.01) is None
 
 
 def test_scores_of_nothing_prove_nothing() -> None:
@@ -114,7 +114,7 @@ def test_scores_of_nothing_prove_nothing() -> None:
         "limit": 0.01,
         "source": "a",
     }
-    assert Judged(**scores).passed
+    assert AnnotationScores(**scores).passed
     for lost in (
         {"ap": 0.28},
         {"idf1": 0.6},
@@ -122,7 +122,7 @@ def test_scores_of_nothing_prove_nothing() -> None:
         {"idf1_fp32": 0.005},
         {"ap_fp32": -1.0},
     ):
-        assert not Judged(**{**scores, **lost}).passed, lost
+        assert not AnnotationScores(**{**scores, **lost}).passed, lost
 
 
 def test_integers_of_tensorrt_are_judged_in_fp32(

@@ -47,7 +47,7 @@ def test_the_nearest_preset_is_named(
     assert f"did you mean '{nearest}'?" in refused(*_export(preset=name, output=tmp_path / "o.idol"))
 
 
-@pytest.mark.parametrize("read", ["weights", "verify", "calibrate", "judge"])
+@pytest.mark.parametrize("read", ["weights", "verify", "calibrate", "annotations"])
 def test_what_is_read_is_not_replaced(refused: Callable[..., str], tmp_path: Path, read: str) -> None:
     mine = tmp_path / "mine.png"
     mine.write_text("mine")
@@ -122,10 +122,13 @@ def test_a_bundle_that_cannot_be_written_is_told_first(
         ({"frame_size": "100000x100000"}, "at most 8192 a side, got 100000x100000"),
         ({"opset": "16"}, "use --opset 18 or newer"),
         ({"opset": "27"}, "opset 27 is newer than what can be exported; use --opset 18 to "),
-        ({"dialect": "trt"}, "--dialect is of int8; give --precision int8 or --auto as well"),
-        ({"dialect": "ort", "precision": "fp16"}, "--dialect is of int8"),
+        ({"target": "trt"}, "--target is of int8; give --precision int8 or --auto as well"),
+        ({"target": "ort", "precision": "fp16"}, "--target is of int8"),
         ({"calibrate": "a.mp4", "precision": "fp16"}, "--calibrate is of int8"),
-        ({"judge": "a.json", "frames": "a", "precision": "fp32"}, "--judge is of graphs of fewer bits"),
+        (
+            {"annotations": "a.json", "frames": "a", "precision": "fp32"},
+            "--annotations is of graphs of fewer bits",
+        ),
         ({"frame_size": "20x3000"}, "--short-side"),
         ({"verify": "gone.mp4"}, "gone.mp4 does not exist; check the path"),
         ({"verify_frames": "0"}, "not a positive whole number"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from idol_deploy.evaluate.caching import RememberingBackend
+from idol_deploy.evaluate.caching import CachingBackend
 from idol_runtime.tracking.detection import NetworkOutput
 
 
 class _Counting:
-    name, remark, network_size = "counting", "", None
+    name, reason, network_size = "counting", "", None
 
     def __init__(self) -> None:
         self.seen = 0
@@ -24,7 +24,7 @@ class _Counting:
 
 def test_each_frame_is_run_once_and_never_mistaken_for_another() -> None:
     counting = _Counting()
-    backend = RememberingBackend(counting)
+    backend = CachingBackend(counting)
     video = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
     for _ in range(2):
         for frame in video:
@@ -39,7 +39,7 @@ def test_each_frame_is_run_once_and_never_mistaken_for_another() -> None:
 
 def test_of_old_frames_nothing_is_kept() -> None:
     counting = _Counting()
-    backend = RememberingBackend(counting, keep=2)
+    backend = CachingBackend(counting, keep=2)
     video = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 3), np.uint8)
     for t, seen in ((0, 1), (1, 2), (0, 2), (2, 3), (1, 3), (0, 4)):
         backend.infer(video[t : t + 1])

@@ -32,7 +32,7 @@ class Noise:
 
     name = "noise"
     graph = None
-    remark = ""
+    reason = ""
     network_size = None
 
     def infer(self, images: np.ndarray) -> list[NetworkOutput]:

@@ -33,8 +33,8 @@ def store(
     fake_tensorrt: Start, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., ModuleType]:
     """Starts a release whose networks answer the golden outputs, and stores an engine that it built."""
-    canary = bundle.canary()
-    np.savez(tmp_path / "answers.npz", image=[1, *canary.frame.shape], **canary.outputs)
+    golden_frame = bundle.golden_frame()
+    np.savez(tmp_path / "answers.npz", image=[1, *golden_frame.frame.shape], **golden_frame.outputs)
     monkeypatch.setenv("FAKE_TENSORRT_ANSWERS", str(tmp_path / "answers.npz"))
     (tmp_path / "engines").mkdir()
 
@@ -84,7 +84,7 @@ def test_answers_stay_when_the_next_frame_comes(store: Start, bundle: Bundle, ki
     trt = store()
     backend = TensorRTBackend.from_bundle(bundle)
     (first,) = backend.infer(frames(kit))
-    for name, expected in bundle.canary().outputs.items():
+    for name, expected in bundle.golden_frame().outputs.items():
         answer = getattr(first, name)
         assert answer.dtype == np.float32
         np.testing.assert_array_equal(answer, expected)
@@ -114,9 +114,9 @@ def test_what_cannot_be_recorded_is_run_as_before_and_says_so(store: Start, bund
     backend = TensorRTBackend.from_bundle(bundle)
     for _ in range(3):
         (answer,) = backend.infer(frames(kit))
-        np.testing.assert_array_equal(answer.boxes, bundle.canary().outputs["boxes"])
-    assert "not one CUDA graph" in backend.remark
-    assert "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in backend.remark
+        np.testing.assert_array_equal(answer.boxes, bundle.golden_frame().outputs["boxes"])
+    assert "not one CUDA graph" in backend.reason
+    assert "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in backend.reason
     backend.close()
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from idol_runtime.bench.rows import bundle_rows
-from idol_runtime.bundle.bundle import GRAPHS, OUTPUT_NAMES, PARITY, Parity
+from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Certificates
 from idol_runtime.bundle.certificates import GraphInfo, IdAgreement, PrecisionCertificate, StageError
 from idol_runtime.errors import BackendError
 
@@ -28,14 +28,15 @@ def test_no_row_for_a_graph_in_a_backend_of_another_dialect(kit: Any, tmp_path: 
     agreement = IdAgreement(1.0, 600, 60, 0.99, 500, "made up")
     certificate = PrecisionCertificate((StageError("logits", 0.0, 1.0),), 2, "none", agreement)
     infos = {
-        name: GraphInfo(name.partition("-")[0], dialect, False, dict.fromkeys(OUTPUT_NAMES, 1.0))
-        for name, dialect in (("fp16", "onnx"), ("int8-ort", "ort"), ("int8-trt", "trt"))
+        name: GraphInfo(name.partition("-")[0], target, False, dict.fromkeys(OUTPUT_NAMES, 1.0))
+        for name, target in (("fp16", "onnx"), ("int8-ort", "ort"), ("int8-trt", "trt"))
     }
     parity = msgspec.structs.replace(
-        msgspec.json.decode(kit.parity(), type=Parity), precisions=dict.fromkeys(infos, certificate)
+        msgspec.json.decode(kit.certificates(), type=Certificates),
+        precisions=dict.fromkeys(infos, certificate),
     )
     members = kit.members() | dict.fromkeys((GRAPHS[name] for name in infos), b"graph")
-    members[PARITY] = msgspec.json.encode(parity)
+    members[CERTIFICATES] = msgspec.json.encode(parity)
     path = kit.write(tmp_path / "b.idol", kit.manifest(precisions=infos), members)
     assert [row.name for row in bundle_rows(path, "cuda")] == [
         "onnxruntime, portable",

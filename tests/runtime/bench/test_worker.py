@@ -19,14 +19,14 @@ from idol_runtime.tracking.detection import NetworkOutput
 class Answering:
     """Answers the golden frame's outputs, times a factor, to every frame; may wait, or die."""
 
-    remark = ""
+    reason = ""
 
     def __init__(
         self, bundle: str, factor: float, seconds: float, dies_at: int | None, queries: int | None
     ) -> None:
         with Bundle.open(bundle) as opened:
             self.network_size = opened.manifest.network_size
-            outputs = opened.canary().outputs
+            outputs = opened.golden_frame().outputs
         self.name = f"answering in process {os.getpid()}"
         self.copy_ms = 0.5
         self._output = NetworkOutput(**{name: factor * outputs[name][:queries] for name in OUTPUT_NAMES})

@@ -12,12 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idol_runtime.bundle import bundle as module
-from idol_runtime.bundle.bundle import CANARY, GRAPHS, PARITY, WEIGHTS, Bundle, Parity, write_bundle
+from idol_runtime.bundle.bundle import (
+    CERTIFICATES,
+    GOLDEN_FRAME,
+    GRAPHS,
+    WEIGHTS,
+    Bundle,
+    Certificates,
+    write_bundle,
+)
 from idol_runtime.errors import BundleError, OutputError
 
 MANIFEST = "manifest.json"
 GRAPH, PLUGIN = GRAPHS["portable"], GRAPHS["plugin"]
-NAMES = (MANIFEST, WEIGHTS, GRAPH, CANARY, PARITY)
+NAMES = (MANIFEST, WEIGHTS, GRAPH, GOLDEN_FRAME, CERTIFICATES)
 
 
 @pytest.fixture
@@ -37,15 +45,15 @@ def change_header(path: Path, offset: int, value: bytes) -> None:
 
 def test_round_trip(kit: Any, good: Path) -> None:
     with Bundle.open(good) as bundle:
-        canary, expected = bundle.canary(), kit.canary()
+        golden_frame, expected = bundle.golden_frame(), kit.golden_frame()
         assert bundle.graph() == kit.shared + kit.members()[GRAPH]
-        assert np.array_equal(canary.frame, expected.frame)
-        assert canary.frame.dtype == np.uint8
-        assert set(canary.outputs) == set(expected.outputs)
+        assert np.array_equal(golden_frame.frame, expected.frame)
+        assert golden_frame.frame.dtype == np.uint8
+        assert set(golden_frame.outputs) == set(expected.outputs)
         for name, array in expected.outputs.items():
-            assert np.array_equal(canary.outputs[name], array)
-            assert canary.outputs[name].dtype == np.float32
-        assert bundle.parity == msgspec.json.decode(kit.parity(), type=Parity)
+            assert np.array_equal(golden_frame.outputs[name], array)
+            assert golden_frame.outputs[name].dtype == np.float32
+        assert bundle.certificates == msgspec.json.decode(kit.certificates(), type=Certificates)
         assert msgspec.structs.replace(bundle.manifest, members={}) == kit.manifest()
 
 
@@ -62,12 +70,14 @@ def test_a_second_graph_behind_the_same_weights(kit: Any, tmp_path: Path) -> Non
     with Bundle.open(kit.write(tmp_path / "two.idol", members=kit.members(plugin=b"another"))) as bundle:
         assert bundle.graph("plugin") == kit.shared + b"another"
         assert bundle.graph() == kit.shared + kit.members()[GRAPH]
-        assert set(bundle.parity.by_graph()) == {"portable", "plugin"}
+        assert set(bundle.certificates.by_graph()) == {"portable", "plugin"}
 
 
 @pytest.mark.parametrize("certified", [False, True])
 def test_a_graph_without_a_certificate_or_the_reverse(kit: Any, tmp_path: Path, certified: bool) -> None:
-    members = kit.members(plugin=None if certified else b"another", parity=kit.parity(plugin=certified))
+    members = kit.members(
+        plugin=None if certified else b"another", certificates=kit.certificates(plugin=certified)
+    )
     assert "parity.json speaks of portable" in kit.refusal(kit.write(tmp_path / "odd.idol", members=members))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from idol_runtime.bundle import bundle as module
-from idol_runtime.bundle.bundle import CANARY, Canary, StageError
+from idol_runtime.bundle.bundle import GOLDEN_FRAME, GoldenFrame, StageError
 
 MANIFEST = "manifest.json"
 
@@ -91,23 +91,23 @@ def test_a_manifest_that_is_no_manifest(kit: Any, tmp_path: Path, text: bytes) -
     ids=["one", "second"],
 )
 def test_a_failed_certificate(kit: Any, tmp_path: Path, stages: tuple[StageError, ...]) -> None:
-    path = kit.write(tmp_path / "f.idol", members=kit.members(parity=kit.parity(*stages)))
+    path = kit.write(tmp_path / "f.idol", members=kit.members(certificates=kit.certificates(*stages)))
     assert "the portable graph was never shown to equal PyTorch (failed: neck)" in kit.refusal(path)
 
 
 @pytest.mark.parametrize("error", ["NaN", "null", "Infinity", "1e999", '"0"'])
 def test_a_certificate_without_a_number(kit: Any, tmp_path: Path, error: str) -> None:
-    parity = kit.parity().replace(b"1e-6", error.encode())
+    parity = kit.certificates().replace(b"1e-6", error.encode())
     assert error.encode() in parity
-    assert "parity is not valid" in kit.refusal(
-        kit.write(tmp_path / "n.idol", members=kit.members(parity=parity))
+    assert "certificates is not valid" in kit.refusal(
+        kit.write(tmp_path / "n.idol", members=kit.members(certificates=parity))
     )
 
 
 def test_an_empty_certificate(kit: Any, tmp_path: Path) -> None:
-    parity = msgspec.json.decode(kit.parity())
+    parity = msgspec.json.decode(kit.certificates())
     parity["portable"]["stages"] = []
-    path = kit.write(tmp_path / "e.idol", members=kit.members(parity=msgspec.json.encode(parity)))
+    path = kit.write(tmp_path / "e.idol", members=kit.members(certificates=msgspec.json.encode(parity)))
     assert "nothing tested" in kit.refusal(path)
 
 
@@ -132,9 +132,9 @@ def npz(**arrays: np.ndarray) -> bytes:
 
 
 def spoiled_canaries(kit: Any) -> dict[str, bytes]:
-    canary: Canary = kit.canary()
-    arrays = {"frame": canary.frame, **canary.outputs}
-    whole = canary.to_bytes()
+    golden_frame: GoldenFrame = kit.golden_frame()
+    arrays = {"frame": golden_frame.frame, **golden_frame.outputs}
+    whole = golden_frame.to_bytes()
     trap = np.array([Trap()], dtype=object)
     header = np.lib.format.magic(1, 0) + (10).to_bytes(2, "little") + b"{'descr': \n"
     with io.BytesIO() as buffer:
@@ -151,12 +151,12 @@ def spoiled_canaries(kit: Any) -> dict[str, bytes]:
     return {
         "empty": b"",
         "text": b"text",
-        "an npy": npy(canary.frame),
+        "an npy": npy(golden_frame.frame),
         "a pickle": pickle.dumps(Trap()),
         "an object frame": npz(**{**arrays, "frame": trap}),
         "an object output": npz(**{**arrays, "boxes": trap}),
         "a missing output": npz(**{k: v for k, v in arrays.items() if k != "boxes"}),
-        "another frame size": npz(**{**arrays, "frame": canary.frame[:-1]}),
+        "another frame size": npz(**{**arrays, "frame": golden_frame.frame[:-1]}),
         "text as output": npz(**{**arrays, "boxes": np.array(["a"])}),
         "truncated": whole[: len(whole) // 2],
         "flipped": bytes(flipped),
@@ -174,9 +174,9 @@ def npy(array: np.ndarray) -> bytes:
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
 def test_a_canary_that_cannot_be_read(kit: Any, tmp_path: Path) -> None:
     for kind, data in spoiled_canaries(kit).items():
-        members = {**kit.members(), CANARY: data}
+        members = {**kit.members(), GOLDEN_FRAME: data}
         path = kit.write(tmp_path / f"{kind}.idol", members=members)
-        assert CANARY in kit.refusal(path) or "golden frame" in kit.refusal(path), kind
+        assert GOLDEN_FRAME in kit.refusal(path) or "golden frame" in kit.refusal(path), kind
         assert not Trap.sprung, kind
     pickle.loads(pickle.dumps(Trap()))
     assert Trap.sprung, "the trap itself must work"
@@ -185,10 +185,10 @@ def test_a_canary_that_cannot_be_read(kit: Any, tmp_path: Path) -> None:
 def test_a_canary_that_inflates_without_end(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    canary = Canary(np.zeros((2048, 2048, 3), np.uint8), kit.canary().outputs)
-    data = canary.to_bytes()
-    monkeypatch.setitem(module._MAX_BYTES, CANARY, 4 << 20)
-    assert len(data) < 4 << 20 < canary.frame.nbytes
+    golden_frame = GoldenFrame(np.zeros((2048, 2048, 3), np.uint8), kit.golden_frame().outputs)
+    data = golden_frame.to_bytes()
+    monkeypatch.setitem(module._MAX_BYTES, GOLDEN_FRAME, 4 << 20)
+    assert len(data) < 4 << 20 < golden_frame.frame.nbytes
     manifest = kit.manifest(frame_size=(2048, 2048))
-    path = kit.write(tmp_path / "big.idol", manifest, kit.members(canary=data))
-    assert CANARY in kit.refusal(path)
+    path = kit.write(tmp_path / "big.idol", manifest, kit.members(golden_frame=data))
+    assert GOLDEN_FRAME in kit.refusal(path)

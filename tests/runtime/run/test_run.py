@@ -27,7 +27,7 @@ CONFIG = StreamConfig(categories=(Category("grey", 1),), preprocessing=Preproces
 class GreyBackend:
     """One thing in every frame, the surer the brighter."""
 
-    name, graph, remark, network_size, batch = "grey (numpy)", None, "", None, BatchLimit()
+    name, graph, reason, network_size, batch = "grey (numpy)", None, "", None, BatchLimit()
 
     def __init__(self) -> None:
         self.seen: list[int] = []

@@ -38,7 +38,7 @@ CONFIG = StreamConfig(
 class Invented:
     """A network that says something else of every frame, of queries that resemble themselves; counts its calls."""
 
-    name, remark, network_size = "invented", "", None
+    name, reason, network_size = "invented", "", None
 
     def __init__(self) -> None:
         self.calls = 0

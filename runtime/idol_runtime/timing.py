@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["in_turns"]
+__all__ = ["interleaved"]
 
 
-def in_turns(
+def interleaved(
     ways: Sequence[Callable[[], object]], rounds: int, first: int = 1
 ) -> NDArray[np.float64]:  # [rounds, ways]
     """Milliseconds that each call takes, of every way one in each round.
