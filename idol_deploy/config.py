@@ -1,7 +1,7 @@
 """Typed configuration of a network, its training and its inference, and the published presets.
 
 A preset is a plain function that returns an `IdolConfig`; everything is a frozen dataclass, so a variant is
-`dataclasses.replace(ytvis19_r50(), ...)`. Nothing here imports torch. Values: IDOL_SPEC §1.
+`dataclasses.replace(ytvis19_r50(), ...)`. Nothing here imports torch. Values: docs/idol.md §1.
 """
 
 import difflib
@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training hyper-parameters (IDOL_SPEC §1, §5).
+    """Training hyper-parameters (docs/idol.md §1, §5).
 
     Attributes:
         initial_weights: checkpoint that the run is meant to start from; "" where none is given.

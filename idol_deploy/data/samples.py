@@ -1,4 +1,4 @@
-"""What a source of training pairs gives, and what sources have in common (IDOL_SPEC §5.1). No torch here.
+"""What a source of training pairs gives, and what sources have in common (docs/idol.md §5.1). No torch here.
 
 n: instances; h x w: pixels of an augmented frame, H x W of one on disk.
 """

@@ -1,4 +1,4 @@
-"""Pairs made of still images, from annotations of COCO's instances (IDOL_SPEC §5.1).
+"""Pairs made of still images, from annotations of COCO's instances (docs/idol.md §5.1).
 
 source = StillPairs.open("instances_train2017.json", "train2017", coco_r50())
 source.load(0, numpy.random.default_rng(0))

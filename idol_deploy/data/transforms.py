@@ -1,4 +1,4 @@
-"""What training does to a frame: random crops, sizes and flips, as published (IDOL_SPEC §1, §5.1).
+"""What training does to a frame: random crops, sizes and flips, as published (docs/idol.md §1, §5.1).
 
     views = draw_video_views([(360, 640), (360, 640)], config.train, numpy.random.default_rng(0))
     image, masks = views[0].image(frame), views[0].masks(instances)

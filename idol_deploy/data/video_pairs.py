@@ -1,4 +1,4 @@
-"""Key and reference frames of videos, from annotations of YouTube-VIS or OVIS (IDOL_SPEC §5.1).
+"""Key and reference frames of videos, from annotations of YouTube-VIS or OVIS (docs/idol.md §5.1).
 
 source = VideoPairs.open("train.json", "train/JPEGImages", ytvis19_r50())
 source.load(0, numpy.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Typed settings of the network (IDOL_SPEC §1, §3). Imports no torch."""
+"""Typed settings of the network (docs/idol.md §1, §3). Imports no torch."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -91,7 +91,7 @@ def _check_frozen(stages: int) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network (IDOL_SPEC §3).
+    """The network (docs/idol.md §3).
 
     Attributes:
         backbone: which backbone.

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Zhu et al. 2021; IDOL_SPEC §3.2).
+"""Multi-scale deformable attention (Zhu et al. 2021; docs/idol.md §3.2).
 
 Letters: N images, Q queries, S tokens of all L levels, M heads of D channels, P points per head and level.
 Three layers, innermost first: `ms_deform_attn` samples and mixes; `deformable_attention` turns raw

@@ -1,4 +1,4 @@
-"""The contrastive embedding that tells instances apart across frames (IDOL_SPEC §3.4)."""
+"""The contrastive embedding that tells instances apart across frames (docs/idol.md §3.4)."""
 
 from idol_deploy.model.mlp import Mlp
 

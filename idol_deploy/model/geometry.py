@@ -2,7 +2,7 @@
 
 Letters: N images, S = sum of h*w tokens over the L levels, level 0 (stride 8) first, each row-major.
 A geometry of one image serves a batch of any size: every use of it broadcasts.
-Source: IDOL_SPEC §2 (3), §3.1, §3.2.
+Source: docs/idol.md §2 (3), §3.1, §3.2.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Per-query heads: classes, embedding and the parameters of the query's mask network (IDOL_SPEC §3.4).
+"""Per-query heads: classes, embedding and the parameters of the query's mask network (docs/idol.md §3.4).
 
 The boxes are not here: the decoder refines them layer by layer.
 """

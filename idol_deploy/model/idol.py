@@ -1,4 +1,4 @@
-"""IDOL: backbone, neck, deformable transformer, heads (Wu et al. 2022; IDOL_SPEC §3).
+"""IDOL: backbone, neck, deformable transformer, heads (Wu et al. 2022; docs/idol.md §3).
 
 Letters: N images, H x W padded pixels, Q queries, K classes, C channels, h x w cells of stride 8.
 """

@@ -1,4 +1,4 @@
-"""Masks: features shared by an image, and one tiny network per query (Tian et al. 2020; IDOL_SPEC §3.4).
+"""Masks: features shared by an image, and one tiny network per query (Tian et al. 2020; docs/idol.md §3.4).
 
 Letters: N images, n queries, C channels, h x w cells of stride 8.
 """

@@ -1,4 +1,4 @@
-"""From the backbone's channels to the transformer's, and one level more (IDOL_SPEC §3.1)."""
+"""From the backbone's channels to the transformer's, and one level more (docs/idol.md §3.1)."""
 
 from torch import Tensor, nn
 

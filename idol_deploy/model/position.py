@@ -1,4 +1,4 @@
-"""Sine position code of a padded feature map (Carion et al. 2020; IDOL_SPEC §3.1)."""
+"""Sine position code of a padded feature map (Carion et al. 2020; docs/idol.md §3.1)."""
 
 import math
 

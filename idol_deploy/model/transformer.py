@@ -1,4 +1,4 @@
-"""Deformable transformer with iterative box refinement (Zhu et al. 2021; IDOL_SPEC §3.2, §3.3).
+"""Deformable transformer with iterative box refinement (Zhu et al. 2021; docs/idol.md §3.2, §3.3).
 
 Letters: N images, S tokens of all L levels, Q queries, C channels, K decoder layers.
 Boxes are cxcywh, references (x, y) or cxcywh; all are shares of the un-padded image.

@@ -1,7 +1,7 @@
 """A training batch: frame pairs of one padded size, and what is annotated on them, padded as well.
 
 Letters: N pairs, n instances of one pair, G the largest n of the batch and at least 1, H x W padded pixels. A pair is
-a key frame, whose instances are detected, and a reference frame, on which they are found again (IDOL_SPEC §5.1).
+a key frame, whose instances are detected, and a reference frame, on which they are found again (docs/idol.md §5.1).
 """
 
 from __future__ import annotations

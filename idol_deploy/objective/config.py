@@ -1,4 +1,4 @@
-"""Typed settings of the training losses (IDOL_SPEC §5.3, §5.4). Imports no torch."""
+"""Typed settings of the training losses (docs/idol.md §5.3, §5.4). Imports no torch."""
 
 from dataclasses import dataclass, fields
 from typing import Literal

@@ -2,7 +2,7 @@
 
 The instance's best query on the key frame is pulled to the positives of the reference frame and pushed from the
 negatives; those in between are left alone. All images and instances are treated at once. Letters: N pairs, G
-instances (padded; see `objective.matcher`), Q queries, C channels of the embedding. Source: IDOL_SPEC §5.3, §5.4.
+instances (padded; see `objective.matcher`), Q queries, C channels of the embedding. Source: docs/idol.md §5.3, §5.4.
 """
 
 import random

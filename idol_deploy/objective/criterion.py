@@ -1,7 +1,7 @@
 """The training objective: assignment at every decoder layer, all losses, their normalisers and weights.
 
 Letters: L decoder layers, N pairs, G instances (padded), Q queries. Names of losses are the published ones: those of
-layer k of L carry the suffix `_k`, those of the last layer none. Source: IDOL_SPEC §5.2 to §5.4.
+layer k of L carry the suffix `_k`, those of the last layer none. Source: docs/idol.md §5.2 to §5.4.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Losses of classes, boxes and masks, not yet divided by the number of matched queries (IDOL_SPEC §5.3).
+"""Losses of classes, boxes and masks, not yet divided by the number of matched queries (docs/idol.md §5.3).
 
 Letters: L decoder layers, N images, Q queries, K classes, n masks of h x w pixels. All are float32, whatever the
 inputs, and finite with finite gradients for any finite logits.

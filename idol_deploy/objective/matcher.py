@@ -1,4 +1,4 @@
-"""Which queries answer for which instance: simOTA, one instance to many queries (Ge et al. 2021; IDOL_SPEC §5.2).
+"""Which queries answer for which instance: simOTA, one instance to many queries (Ge et al. 2021; docs/idol.md §5.2).
 
 All images of a batch, all decoder layers and all instances are assigned at once: instances are padded to the largest
 number of any image, and `exists` says which are real. Letters: N images (times layers), G instances, Q queries,

@@ -1,4 +1,4 @@
-"""AdamW with rates for backbone, sampling and the rest, and their schedule (IDOL_SPEC §5.5).
+"""AdamW with rates for backbone, sampling and the rest, and their schedule (docs/idol.md §5.5).
 
 The schedule is a function of the iteration, so that a run which is resumed has nothing of it to restore.
 """

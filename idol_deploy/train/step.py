@@ -1,6 +1,6 @@
 """One training step: batches in, weights changed; precision, accumulation, other processes, clipping.
 
-Source: IDOL_SPEC §5.5.
+Source: docs/idol.md §5.5.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """The published checkpoint layout: its key names, its doubled tensors, its tables per preset.
 
 A published checkpoint stores the decoder's box heads twice, under `transformer.decoder.bbox_embed` and under
-`detr.bbox_embed` (IDOL_SPEC §6). The second name is the canonical one here. Swin's integer
+`detr.bbox_embed` (docs/idol.md §6). The second name is the canonical one here. Swin's integer
 `relative_position_index` buffers follow from the window's size: part of the layout, not of the weights.
 """
 

@@ -1,6 +1,6 @@
 """Typed settings that the runtime obeys and a bundle's manifest carries.
 
-The defaults are those of the published `ytvis19_r50` configuration (IDOL_SPEC §1, §4).
+The defaults are those of the published `ytvis19_r50` configuration (docs/idol.md §1, §4).
 """
 
 import math
@@ -32,7 +32,7 @@ def _require_choice(owner: str, settings: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class AssociationConfig:
-    """How the queries of one frame become detections, and detections tracks (IDOL_SPEC §4).
+    """How the queries of one frame become detections, and detections tracks (docs/idol.md §4).
 
     Attributes:
         select_score: a query becomes a candidate when its best class score is above this.
@@ -92,7 +92,7 @@ class AssociationConfig:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """How the frames of a track become a video's results (IDOL_SPEC §4, "Video result").
+    """How the frames of a track become a video's results (docs/idol.md §4, "Video result").
 
     Attributes:
         class_score: with `multi_class`, every class whose score over the track is above this is a result.
@@ -111,7 +111,7 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a source frame to the network's input (IDOL_SPEC §2).
+    """From a source frame to the network's input (docs/idol.md §2).
 
     Attributes:
         short_side: the frame's shorter side is resized to this many pixels; None: no resizing.

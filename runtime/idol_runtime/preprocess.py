@@ -1,4 +1,4 @@
-"""From a source frame to the network's input, bit for bit as published (IDOL_SPEC §2).
+"""From a source frame to the network's input, bit for bit as published (docs/idol.md §2).
 
 The resize is Pillow's bilinear filter, with its antialiasing and 8-bit rounding, on uint8. Subtraction of the
 mean, division by the standard deviation and zero padding are part of the exported graph; `normalise` is

@@ -2,7 +2,7 @@
 
 Letters: N images, H x W pixels, C channels. Every backbone maps [N, 3, H, W] to the tuple (res2, res3, res4,
 res5), whose feature maps have strides 4, 8, 16 and 32 and sides ceil(H / stride) x ceil(W / stride).
-Source: He et al. 2016, IDOL_SPEC §1.
+Source: He et al. 2016, docs/idol.md §1.
 """
 
 import torch

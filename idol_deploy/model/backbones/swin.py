@@ -1,7 +1,7 @@
 """Swin transformer backbone: attention in windows that shift by half their side every second block.
 
 Letters: N images, H x W cells, C channels, T = window² tokens of a window, B windows of an image, M heads.
-Maps are channels-last, [N, H, W, C], inside this module. Source: Liu et al. 2021, IDOL_SPEC §1.
+Maps are channels-last, [N, H, W, C], inside this module. Source: Liu et al. 2021, docs/idol.md §1.
 """
 
 import torch

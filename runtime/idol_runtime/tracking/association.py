@@ -1,6 +1,6 @@
 """From the detections of each frame to tracks: IDOL's memory bank and temporally weighted bi-softmax.
 
-One tracker serves PyTorch evaluation and every device (IDOL_SPEC §4, steps 4 to 7; paper, section 3.3).
+One tracker serves PyTorch evaluation and every device (docs/idol.md §4, steps 4 to 7; paper, section 3.3).
 Letters: n detections of a frame, best first; m tracks in the bank, oldest first; T embeddings kept per
 track; C embedding width. The bank is a handful of arrays, so that its cost depends on the tracks that are
 alive and on nothing that came before.
@@ -255,7 +255,7 @@ class Tracker:
         return self._assign_in_order(bi_softmax(embeddings, tracks), seen)
 
     def _assign_in_order(self, similarity: Floats, frames_seen: Floats | None) -> Ints:
-        """Best detection first: each takes its best track, which the others then lose (IDOL_SPEC §4, step 4).
+        """Best detection first: each takes its best track, which the others then lose (docs/idol.md §4, step 4).
 
         Rows with several candidates are weighed by `frames_seen` if that is given.
         """

@@ -1,4 +1,4 @@
-"""From the network's 300 queries to the detections of one frame (IDOL_SPEC §4, steps 1 to 3).
+"""From the network's 300 queries to the detections of one frame (docs/idol.md §4, steps 1 to 3).
 
 Letters: Q queries, K classes, C embedding width, n detections. Comparisons are made in float32, as published.
 """
@@ -125,7 +125,7 @@ def decode_queries(output: NetworkOutput, query: NDArray[np.int64]) -> NDArray[n
 
 @one_blas_thread
 def detect(output: NetworkOutput, config: AssociationConfig) -> Detections:
-    """Threshold, box NMS, masks of what is left, mask NMS (IDOL_SPEC §4, steps 1 to 3)."""
+    """Threshold, box NMS, masks of what is left, mask NMS (docs/idol.md §4, steps 1 to 3)."""
     class_scores = sigmoid(output.logits)
     candidates = select_queries(class_scores, output.boxes, config)
     masks = decode_queries(output, candidates)

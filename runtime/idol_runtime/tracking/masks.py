@@ -1,7 +1,7 @@
 """From mask features and per-query parameters to masks, on the host, for the queries that are kept.
 
 Computing masks for 300 queries inside the graph costs more than all of this for the ten that survive, so the
-graph returns features and parameters, and the host decodes (IDOL_SPEC §3.4). Letters: n instances;
+graph returns features and parameters, and the host decodes (docs/idol.md §3.4). Letters: n instances;
 h, w feature cells at stride 8; H, W output pixels.
 """
 
@@ -28,7 +28,7 @@ def decode_masks(
     params: NDArray[np.float32],  # [n, 169]
     reference_px: NDArray[np.float32],  # [n, 2] x, y in pixels of the network input
 ) -> NDArray[np.float32]:  # [n, 2h, 2w]
-    """Mask logits at stride 4: the dynamic mask head, then the x2 aligned upsampling (IDOL_SPEC §3.4).
+    """Mask logits at stride 4: the dynamic mask head, then the x2 aligned upsampling (docs/idol.md §3.4).
 
     The first layer sees (reference - pixel) and 8 features. Its reference part is constant over the image
     and joins the bias, so that one matrix product serves all instances.

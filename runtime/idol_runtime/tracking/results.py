@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FrameResult", "SubmissionEntry", "VideoInstance", "VideoResult", "write_results"]
 
 # From its tenth frame on, a video drops tracks that were seen less than three times and not in the last two
-# frames (IDOL_SPEC §4, "Video result").
+# frames (docs/idol.md §4, "Video result").
 _FIRST_PRUNED_FRAME = 9
 _SHORT = 3
 

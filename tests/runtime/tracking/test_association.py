@@ -44,7 +44,7 @@ def test_ids_equal_the_published_tracker(reference: Path, setting: str) -> None:
 
 
 def slow_ids(config: AssociationConfig, frames: list[dict[str, np.ndarray]]) -> list[list[int]]:
-    """The association as IDOL_SPEC §4 tells it, one scalar at a time and with nothing ever thrown away early."""
+    """The association as docs/idol.md §4 tells it, one scalar at a time and with nothing ever thrown away early."""
     tracks: dict[int, dict[str, list]] = {}
     next_id, out = 0, []
     for now, frame in enumerate(frames):
