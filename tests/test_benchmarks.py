@@ -20,22 +20,21 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Imports a benchmark by name."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
-def run(script: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run(module: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "export", "plugins", "runtime"))
-    command = [sys.executable, str(BENCHMARKS / script), *args]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths, **env}, check=False
-    )
+    command = [sys.executable, "-m", f"benchmarks.{module}", *args]
+    environment = {**os.environ, "PYTHONPATH": paths, **env}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
 
 
 def test_association_stream_writes_and_judges(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     done = run(
-        "association_stream.py", "--frames", "120", "--counts", "5", "--repeats", "1", "--json", str(out)
+        "cpu.association_stream", "--frames", "120", "--counts", "5", "--repeats", "1", "--json", str(out)
     )
     # So short a stream on a busy machine may be judged either way; it must only say so.
     found = json.loads(out.read_text())
@@ -50,7 +49,7 @@ def test_association_stream_writes_and_judges(tmp_path: Path) -> None:
 
 @needs_torch
 def test_held_out_sets_tws_against_the_best_of_the_iou_thresholds(load: Any) -> None:
-    module = load("held_out")
+    module = load("cpu.held_out")
 
     def scores(seed: int) -> Any:
         of_ways = {way: 0.5 - 0.05 * k + 0.01 * seed for k, way in enumerate(module.WAYS)}
@@ -73,14 +72,14 @@ def test_held_out_sets_tws_against_the_best_of_the_iou_thresholds(load: Any) -> 
 
 
 def test_association_stream_refuses_too_few_frames() -> None:
-    done = run("association_stream.py", "--frames", "3")
+    done = run("cpu.association_stream", "--frames", "3")
     assert done.returncode == 2
     assert "at least 40 frames" in done.stderr
 
 
 @pytest.mark.parametrize(("memory", "time", "passed"), [(1.0, 1.0, True), (1.06, 1, False), (1, 1.6, False)])
 def test_what_counts_as_growth(load: Any, memory: float, time: float, passed: bool) -> None:
-    module = load("association_stream")
+    module = load("cpu.association_stream")
     found = module.Load(1, 1, [], [], [], 1.0, time, memory)
     assert found.passed == passed
 
@@ -96,11 +95,12 @@ def test_the_committed_result_is_of_this_benchmark() -> None:
 @needs_torch
 def test_the_network_loads_where_only_torch_and_numpy_are() -> None:
     blocked = ("msgspec", "PIL", "cv2", "onnx", "onnxruntime", "pycocotools", "safetensors", "tqdm")
-    sections = "gpu, gpu_backward, gpu_build, gpu_candidates, gpu_frames, gpu_plugin, gpu_tests"
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {sections}"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=BENCHMARKS, check=False
+    sections = ", ".join(
+        f"benchmarks.gpu.{name}"
+        for name in ("run", "backward", "build", "candidates", "frames", "plugin", "tests")
     )
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {sections}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -109,8 +109,8 @@ def test_gpu_check_without_a_device(load: Any, monkeypatch: pytest.MonkeyPatch, 
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
-    assert load("gpu").main() == 3
+    monkeypatch.setattr(sys, "argv", ["gpu.run"])
+    assert load("gpu.run").main() == 3
     out, err = capsys.readouterr()
     assert out == ""
     assert "needs a CUDA device" in err
@@ -120,7 +120,7 @@ def test_gpu_check_without_a_device(load: Any, monkeypatch: pytest.MonkeyPatch, 
 def test_what_the_gpu_check_lets_pass(load: Any) -> None:
     import torch
 
-    gpu = load("gpu_frames")
+    gpu = load("gpu.frames")
     expected = tuple(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(6))
 
     def judge(scale: float, which: int, half: bool) -> bool:
@@ -137,7 +137,7 @@ def test_what_the_gpu_check_lets_pass(load: Any) -> None:
 @needs_torch
 def test_a_section_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
     done = run(
-        *("gpu.py", "--device", "cpu", "--quick", "--only", "backward,plugin"),
+        *("gpu.run", "--device", "cpu", "--quick", "--only", "backward,plugin"),
         OUT=str(tmp_path),
         IDOL_PLUGINS=str(tmp_path / "empty"),
         TENSORRT_INCLUDE_DIR="",
@@ -156,7 +156,7 @@ def test_gpu_section_dry_run(
 ) -> None:
     monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
     report: dict[str, Any] = {}
-    load(f"gpu_{section}").run(load("gpu_common").Options("cpu", True, 2), report, lambda: None)
+    load(f"gpu.{section}").run(load("gpu.common").Options("cpu", True, 2), report, lambda: None)
     assert report["passed"], report
     if section == "checks":
         assert report["checks"] == 167
@@ -170,7 +170,7 @@ def test_a_wrong_kernel_fails_the_gpu_checks(
     load: Any, libraries: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IDOL_PLUGINS", str(libraries))
-    library = load("gpu_attention").HostLibrary()
+    library = load("gpu.attention").HostLibrary()
     right = library.deformable_attention
 
     def wrong(value: Any, *others: Any) -> None:
@@ -178,7 +178,7 @@ def test_a_wrong_kernel_fails_the_gpu_checks(
             right(value, *others)
 
     library.deformable_attention = wrong
-    report = load("gpu_checks").check_library(library, load("gpu_common").Options("cpu", True, 2))
+    report = load("gpu.checks").check_library(library, load("gpu.common").Options("cpu", True, 2))
     assert not report["passed"]
     assert {failed["case"].split(", ")[-1] for failed in report["failed"]} == {"bfloat16 of float32"}
 
@@ -187,9 +187,9 @@ def test_a_wrong_kernel_fails_the_gpu_checks(
 def test_what_the_gpu_check_lets_pass_of_gradients(load: Any) -> None:
     from idol_deploy.model.deform_attn import deformable_attention
 
-    gpu, types = load("gpu_backward"), load("gpu_attention").TYPES[0]
+    gpu, types = load("gpu.backward"), load("gpu.attention").TYPES[0]
     for decoder in (False, True):
-        call = load("gpu_attention").network_call((64, 96), decoder, types, 0, "cpu")
+        call = load("gpu.attention").network_call((64, 96), decoder, types, 0, "cpu")
         assert 0.5 < float(gpu.smooth(call).float().mean()) < 1
         assert max(gpu.call_errors(deformable_attention, call).values()) <= 1e-5
         # The same answer, and another gradient of merged.
@@ -207,7 +207,7 @@ def test_what_the_gpu_check_lets_pass_of_gradients(load: Any) -> None:
 @pytest.mark.slow
 def test_gpu_check_dry_run(libraries: Path, tmp_path: Path) -> None:
     done = run(
-        *("gpu.py", "--device", "cpu", "--quick", "--only", "backward,frames"),
+        *("gpu.run", "--device", "cpu", "--quick", "--only", "backward,frames"),
         OUT=str(tmp_path),
         IDOL_PLUGINS=str(libraries),
     )
@@ -252,7 +252,7 @@ def test_what_the_readme_says_of_a_gpu() -> None:
 def test_cuda_answers_as_the_cpu(load: Any) -> None:
     import torch
 
-    gpu = load("gpu_frames")
+    gpu = load("gpu.frames")
     torch.backends.cudnn.allow_tf32 = False
     with torch.inference_mode():
         models = [gpu.reference_model(gpu.ytvis19_r50()).to(device) for device in ("cpu", "cuda")]
@@ -267,7 +267,7 @@ def test_cuda_answers_as_the_cpu(load: Any) -> None:
 
 @needs_torch
 def test_a_frame_is_judged_by_its_worst_output(load: Any) -> None:
-    module = load("frame_cpu")
+    module = load("cpu.frame")
     right = {name: np.array([[2.0, -4.0]], np.float32) for name in module.OUTPUT_NAMES}
     wrong = {**right, "boxes": np.array([[2.0, -3.0]], np.float32)}
     found = module.measure(
@@ -281,7 +281,7 @@ def test_a_frame_is_judged_by_its_worst_output(load: Any) -> None:
 def test_data_loading_writes_and_judges(tmp_path: Path) -> None:
     out = tmp_path / "d.json"
     options = ("--size", "48x64", "--workers", "0,1", "--batches", "1", "--rounds", "1", "--json", str(out))
-    done = run("data_loading.py", *options)
+    done = run("cpu.data_loading", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert found["images_per_second"].keys() == {"0", "1"}
@@ -298,7 +298,7 @@ def test_a_profiled_network_matches_as_a_trained_one(load: Any) -> None:
     instances = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.3, 0.2], [0.5, 0.5, 0.1, 0.1]]])
     exists = torch.tensor([[True, True, False]])
     boxes = torch.full((1, 40, 4), 0.01)
-    moved = load("training_profile").moved(boxes, instances, exists)
+    moved = load("cpu.training_profile").moved(boxes, instances, exists)
     found = match(torch.zeros(1, 40, 2), moved, torch.zeros(1, 3, dtype=torch.int64), instances, exists)
     assert int(found.matched.sum()) == 18  # the sum of ten IoUs, cut off, for each that exists
 
@@ -337,11 +337,11 @@ def _bench_report() -> dict[str, Any]:
 def test_the_readme_gets_the_table_of_a_result(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = load("latency")
+    module = load("cpu.latency")
     taken, page = tmp_path / "latency.json", tmp_path / "README.md"
     taken.write_text(json.dumps(_bench_report()))
     page.write_text(f"before\n{module.BEGIN}an old table\n{module.END}after\n")
-    monkeypatch.setattr(sys, "argv", ["latency.py", "--from", str(taken), "--readme", str(page)])
+    monkeypatch.setattr(sys, "argv", ["latency", "--from", str(taken), "--readme", str(page)])
     assert module.main() == 1, "a row answers wrongly"
     text = page.read_text()
     assert "| pytorch, eager | 90.0 | 1 | 10.0 |\n| fast | 30.0 | 3.00 (2.50 to 3.50) | 25.0 |\n" in text
@@ -357,7 +357,7 @@ def test_the_readme_gets_the_table_of_a_result(
 
 @needs_torch
 def test_batches_are_measured_against_single_frames(load: Any) -> None:
-    module = load("batches")
+    module = load("cpu.batches")
 
     class Counting:
         network_size, name = (16, 24), "counting"

@@ -6,8 +6,8 @@ by the IoU of boxes alone, which may choose the best of three thresholds. Scores
 an instance is away for 3 frames or more. Every number is a mean over the generator's seeds, with its standard
 deviation; so is the difference between TWS and each other way, taken seed by seed.
 
-    python benchmarks/held_out.py --bundle models/edge_synth/edge_synth.idol [--json FILE] [--markdown FILE]
-    python benchmarks/held_out.py --weights model.safetensors --preset settings.json [--seeds 1 2 3] [--videos 60]
+    python -m benchmarks.cpu.held_out --bundle models/edge_synth/edge_synth.idol [--json FILE] [--markdown FILE]
+    python -m benchmarks.cpu.held_out --weights model.safetensors --preset settings.json [--seeds 1 2 3] [--videos 60]
         [--difficulty standard] [--into FOLDER]
 
 FOLDER keeps videos and results. Exits with 1 when TWS keeps fewer identities over absences than IoU does.
@@ -22,8 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from machine import machine_facts
-
+from benchmarks.machine import machine_facts
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.association_scores import association_scores, find_tracks
 from idol_deploy.evaluate.caching import CachingBackend

@@ -16,9 +16,9 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-from gpu_common import Options, Report, Save, say, turns
 from torch import Tensor, nn
 
+from benchmarks.gpu.common import Options, Report, Save, say, turns
 from idol_deploy.config import IdolConfig, ytvis19_r50
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.geometry import Geometry, build_geometry

@@ -3,7 +3,7 @@
 Streams random detections, whose identities appear, stay a while and vanish, through the tracker. A table
 gives, by quarter of the stream: median time per frame, memory that Python and numpy hold, tracks in the bank.
 
-    python benchmarks/association_stream.py [--frames 2000] [--repeats 3] [--json OUT]
+    python -m benchmarks.cpu.association_stream [--frames 2000] [--repeats 3] [--json OUT]
 
 Exits with 1 when, from the second to the last quarter, memory grew by more than 5 % or the time per frame by
 more than 50 %. The first quarter is left out of the judgement: the bank is still filling there.
@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from machine import machine_facts
 from numpy.typing import NDArray
 
+from benchmarks.machine import machine_facts
 from idol_runtime.config import AssociationConfig
 from idol_runtime.files import replacing
 from idol_runtime.tracking.association import Tracker

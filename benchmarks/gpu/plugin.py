@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from gpu_common import Options, Report, Save
-
+from benchmarks.gpu.common import Options, Report, Save
 from idol_plugins.conformance import examine
 from idol_plugins.cuda_memory import CudaMemory
 from idol_plugins.headers import TENSORRT, find_headers

@@ -5,7 +5,7 @@
                as there are threads, each with one thread and its share of the frames
 
     idol-deploy plugins build
-    python benchmarks/batches.py [--bundle FILE] [--threads 2] [--rounds 15] [--sizes 1,2,4,8] [--json OUT]
+    python -m benchmarks.cpu.batches [--bundle FILE] [--threads 2] [--rounds 15] [--sizes 1,2,4,8] [--json OUT]
 
 The network is that of a bundle exported with --dynamic-batch, else edge_synth at 160x256 with reference weights and our
 operator. Exits with 1 when a frame's answer in a batch is further from its answer alone than the golden frame's may be.
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from machine import machine_facts, tell_report
 from numpy.typing import NDArray
 
+from benchmarks.machine import machine_facts, tell_report
 from idol_plugins.ort import ort_library
 from idol_runtime.backends import Backend, open_backend
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_common import Options, Report, Save
+from benchmarks.gpu.common import Options, Report, Save
 
 __all__ = ["run"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(options: Options, report: Report, save: Save) -> None:

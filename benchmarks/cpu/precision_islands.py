@@ -1,7 +1,7 @@
 """Which nodes of a graph of 16 bits must stay fp32: each kind of them is made an island, alone, and taken away, alone.
 
     idol-deploy plugins build
-    python benchmarks/precision_islands.py --weights models/edge_synth/edge_synth.safetensors \
+    python -m benchmarks.cpu.precision_islands --weights models/edge_synth/edge_synth.safetensors \
         --preset models/edge_synth/settings.json --size 240x384 [--half fp16]
 
 Prints the relative error of each stage against the fp32 graph: of a graph as `export` makes it, without the islands of

@@ -5,7 +5,7 @@ and its autograd, then the operator. An edge-sized network (a small Swin, 3 + 3 
 ytvis19_r50 at 360x640, with reference weights; then the attention alone, an encoder call at 384x640.
 
     idol-deploy plugins build
-    python benchmarks/deform_attn_backward.py [--threads 2] [--rounds 5] [--json OUT]
+    python -m benchmarks.cpu.deform_attn_backward [--threads 2] [--rounds 5] [--json OUT]
 
 Ratios are of medians; `best` are of the least times, which other work on the machine disturbs least. Exits with 1 when
 a network's ratio is below 1.5 or gradients differ.
@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from deform_attn_cpu import Race, encoder_call, race, report
 from torch import Tensor
 
+from benchmarks.cpu.deform_attn import Race, encoder_call, race, report
 from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
 from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
 from idol_deploy.model.deform_op import deform_attn, use_core, use_operator

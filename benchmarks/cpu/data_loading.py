@@ -3,8 +3,8 @@
 Frames of YouTube-VIS sizes with moving shapes (or a data set of yours), the published augmentation of `ytvis19_r50`,
 batches of 4 pairs; 0, 1 and 2 workers in turns, and where the time of one process goes.
 
-    python benchmarks/data_loading.py [--size 720x1280] [--workers 0,1,2] [--batches 12] [--rounds 3] [--json OUT]
-    python benchmarks/data_loading.py --annotations train.json --frames train/JPEGImages
+    python -m benchmarks.cpu.data_loading [--size 720x1280] [--workers 0,1,2] [--batches 12] [--rounds 3] [--json OUT]
+    python -m benchmarks.cpu.data_loading --annotations train.json --frames train/JPEGImages
 
 Exits with 1 when batches differ between numbers of workers.
 """
@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine_facts, tell_report
 
+from benchmarks.machine import machine_facts, tell_report
 from idol_deploy.config import IdolConfig, ytvis19_r50
 from idol_deploy.data import video_pairs
 from idol_deploy.data.loader import EndlessSampler, LoaderState, PairLoader, draw_sample, to_pair

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 import torch
-from gpu_attention import library_of
-from gpu_checks import check_library
-from gpu_common import Options, Report, Save, say
-from gpu_kernels import Libraries, run_over
+
+from benchmarks.gpu.attention import library_of
+from benchmarks.gpu.checks import check_library
+from benchmarks.gpu.common import Options, Report, Save, say
+from benchmarks.gpu.kernels import Libraries, run_over
 
 __all__ = ["compact", "run"]
 

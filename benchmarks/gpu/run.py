@@ -1,8 +1,8 @@
 """Everything of this project that needs a CUDA device, section by section, as one JSON document.
 
-    benchmarks/gpu.sh                                        builds the libraries, then runs all sections
-    benchmarks/gpu.sh --only build,checks,kernels            some of them
-    python benchmarks/gpu.py --device cpu --quick            a dry run of what does not need a device
+    bash benchmarks/gpu/run.sh                                        builds the libraries, then runs all sections
+    bash benchmarks/gpu/run.sh --only build,checks,kernels            some of them
+    python -m benchmarks.gpu.run --device cpu --quick            a dry run of what does not need a device
 
 Each section runs in a process of its own, so that neither a crash nor a limit takes more than the section with it, and
 its share of the document is kept as it grows. Progress goes to stderr; stdout gets the JSON, which after every section
@@ -24,8 +24,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from gpu_common import Options, Report, device_facts, say
 
+from benchmarks.gpu.common import Options, Report, device_facts, say
 from idol_runtime.files import replacing
 
 NO_CUDA = 3
@@ -55,7 +55,7 @@ def run_section(name: str, into: Path, options: Options) -> int:
         torch.set_num_threads(1)  # threads of small arrays on a busy machine wait for each other
     started = time.perf_counter()
     try:
-        importlib.import_module(f"gpu_{name}").run(options, report, save)
+        importlib.import_module(f"benchmarks.gpu.{name}").run(options, report, save)
     except Exception as error:  # noqa: BLE001 - a section that fails is a finding, not the run's end
         report["passed"] = False
         report["error"] = f"{type(error).__name__}: {error}"[:2000]
@@ -69,7 +69,7 @@ def start_section(name: str, limit: float, options: Options) -> Report:
     """Run one section in a process of its own; its report, complete or not."""
     with TemporaryDirectory(prefix="idol-gpu-") as folder:
         into = Path(folder) / "section.json"
-        command = [sys.executable, __file__, "--section", name, "--into", str(into)]
+        command = [sys.executable, "-m", "benchmarks.gpu.run", "--section", name, "--into", str(into)]
         command += ["--device", options.device, "--repeats", str(options.repeats)]
         command += ["--quick"] if options.quick else []
         reason = None

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from machine import machine_facts
+
+from benchmarks.machine import machine_facts
 
 __all__ = ["Options", "Report", "Save", "device_facts", "say", "spread", "time_ms", "time_us", "turns"]
 

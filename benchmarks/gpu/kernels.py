@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from gpu_attention import TYPES, Call, library_of, network_call, run_fused
-from gpu_checks import TOLERANCES, short
-from gpu_common import Options, Report, Save, say, time_us
 from torch import Tensor
 
+from benchmarks.gpu.attention import TYPES, Call, library_of, network_call, run_fused
+from benchmarks.gpu.checks import TOLERANCES, short
+from benchmarks.gpu.common import Options, Report, Save, say, time_us
 from idol_deploy.model.deform_attn import ms_deform_attn
 from idol_plugins.cuda import CudaLibrary
 

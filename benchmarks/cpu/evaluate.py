@@ -4,7 +4,7 @@ Repeats a small data set until it is large, each time with other video ids, and 
 with ours, with TrackEval's TrackMAP, and, where a checkout of youtubevos/cocoapi is given, with the official evaluator.
 All are timed in turns; each time is the least of the runs.
 
-    python benchmarks/evaluate.py [--times 100] [--repeats 1] [--official cocoapi/PythonAPI/pycocotools] [--json OUT]
+    python -m benchmarks.cpu.evaluate [--times 100] [--repeats 1] [--official DIR] [--json OUT]
 
 Exits with 1 when another is faster, or when an AP differs by more than 1e-9. Needs the extra `evaluate`.
 """
@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine_facts
 
+from benchmarks.machine import machine_facts
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.average_precision import RANGES, score
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_deploy.evaluate.tracking import load_trackeval
 from idol_runtime.files import replacing
 
-SMALL = Path(__file__).parents[1] / "tests" / "data" / "ytvis_eval"
+SMALL = Path(__file__).parents[2] / "tests" / "data" / "ytvis_eval"
 
 
 @dataclass

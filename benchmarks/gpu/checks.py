@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from gpu_attention import TYPES, Call, array_of, library_of, raw_call, run_fused
-from gpu_common import Options, Report, Save
 from torch import Tensor
 
+from benchmarks.gpu.attention import TYPES, Call, array_of, library_of, raw_call, run_fused
+from benchmarks.gpu.common import Options, Report, Save
 from idol_deploy.model.deform_attn import Shapes
 from idol_plugins import reference as twin
 from idol_plugins.cuda import CudaLibrary

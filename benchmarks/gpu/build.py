@@ -7,8 +7,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from gpu_common import Options, Report, Save, say
-
+from benchmarks.gpu.common import Options, Report, Save, say
 from idol_plugins.build import SOURCES, build, cuda_compiler
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import TENSORRT, find_headers

@@ -4,7 +4,7 @@ A 720x1280 frame for a network of 360x640 with 300 queries, of which 16 are cand
 cover a third of the frame together; and 100 detections against 200 tracks, in numpy alone. One thread.
 
     idol-deploy plugins build
-    python benchmarks/host_path.py [--rounds 20] [--json OUT]
+    python -m benchmarks.cpu.host_path [--rounds 20] [--json OUT]
 
 Each frame's time is the least over the rounds, since other work on the machine only adds time; a row is the median over
 frames. `host` is a run that writes JSON lines: resize, selection, masks, association, full resolution, run lengths. Not
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from machine import machine_facts, tell_report
 from PIL import Image
 
+from benchmarks.machine import machine_facts, tell_report
 from idol_plugins.errors import PluginError
 from idol_plugins.image import ImageLibrary
 from idol_runtime.config import AssociationConfig

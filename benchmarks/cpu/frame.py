@@ -11,8 +11,8 @@ Reference weights, ytvis19_r50 at 360x640 unless asked otherwise, uint8 frame in
     int8-keep  the same, but for a backbone and a neck of fp32
 
     idol-deploy plugins build
-    python benchmarks/frame_cpu.py [--threads 2] [--rounds 7] [--size 360x640] [--only eager,operator] [--json OUT]
-    python benchmarks/frame_cpu.py --preset edge_synth --size 160x256 --only int8,int8-keep
+    python -m benchmarks.cpu.frame [--threads 2] [--rounds 7] [--size 360x640] [--only eager,operator] [--json OUT]
+    python -m benchmarks.cpu.frame --preset edge_synth --size 160x256 --only int8,int8-keep
 
 `products` is what a large matrix product reaches in ONNX Runtime, fp32 and as int8 has it: a frame's multiplications at
 that speed, `floor_ms`, are the least time that any graph of these products can take here.
@@ -37,9 +37,9 @@ import numpy as np
 import onnx
 import PIL.Image
 import torch
-from machine import machine_facts, tell_report
 from numpy.typing import NDArray
 
+from benchmarks.machine import machine_facts, tell_report
 from idol_deploy.config import preset
 from idol_deploy.model.idol import Idol
 from idol_deploy.weights.reference import make_video, reference_model

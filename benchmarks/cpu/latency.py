@@ -1,8 +1,8 @@
 """The README's table of latencies: `idol-deploy bench` of the model in the box, and its rows in short.
 
     idol-deploy plugins build
-    python benchmarks/latency.py [--frames 60] [--threads 2] [--json OUT] [--readme README.md]
-    python benchmarks/latency.py --from benchmarks/results/latency.json --readme README.md
+    python -m benchmarks.cpu.latency [--frames 60] [--threads 2] [--json OUT] [--readme README.md]
+    python -m benchmarks.cpu.latency --from benchmarks/results/latency.json --readme README.md
 
 Every backend that is installed takes part, PyTorch eager and compiled among them, in turns. `--readme` puts the table
 between the file's two marks; `--from` makes it of a result that was taken before. Exits with 1 when a row answers
@@ -20,8 +20,8 @@ from typing import Any
 from idol_deploy.cli import main as idol_deploy
 from idol_runtime.files import replacing
 
-MODEL = Path(__file__).parents[1] / "models" / "edge_synth"
-BEGIN, END = "<!-- latency: benchmarks/latency.py -->\n", "<!-- end of latency -->\n"
+MODEL = Path(__file__).parents[2] / "models" / "edge_synth"
+BEGIN, END = "<!-- latency: benchmarks/cpu/latency.py -->\n", "<!-- end of latency -->\n"
 
 
 def bench(frames: int, threads: int, only: str | None) -> dict[str, Any]:

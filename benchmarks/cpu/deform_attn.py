@@ -4,7 +4,7 @@ An encoder call of the network at 360x640 and 720x1280 (padded to multiples of 3
 `deformable_attention`, then the kernel. Offsets are those of a fresh network, plus noise.
 
     idol-deploy plugins build
-    python benchmarks/deform_attn_cpu.py [--threads 2] [--json OUT]
+    python -m benchmarks.cpu.deform_attn [--threads 2] [--json OUT]
 
 Ratios are of medians; `best` are of the least times, which other work on the machine disturbs least. Exits with 1
 when a ratio of an encoder call is below 20 or an answer is wrong.
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import machine_facts, tell_report
 from torch import Tensor
 
+from benchmarks.machine import machine_facts, tell_report
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes, deformable_attention
 from idol_deploy.model.geometry import build_geometry

@@ -7,7 +7,7 @@ trained network has matched: an untrained one matches a tenth of that. Then the 
 and the loader's pairs per second beside the steps', at that size and as published.
 
     idol-deploy plugins build
-    python benchmarks/training_profile.py [--presets edge_ytvis19] [--threads 1,2] [--steps 5] [--json OUT]
+    python -m benchmarks.cpu.training_profile [--presets edge_ytvis19] [--threads 1,2] [--steps 5] [--json OUT]
 
 Exits with 1 when two workers load less than the fastest step takes, or a tenth of a step is assignment.
 """
@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from data_loading import speed, timed
-from machine import machine_facts
 from torch import Tensor
 
+from benchmarks.cpu.data_loading import speed, timed
+from benchmarks.machine import machine_facts
 from idol_deploy.config import preset
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.data.samples import PairSource

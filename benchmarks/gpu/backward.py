@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from gpu_attention import TYPES, Call, network_call
-from gpu_checks import TOLERANCES, short
-from gpu_common import Options, Report, Save, say, turns
-from gpu_frames import Network, frame_of, network_config
 from torch import Tensor
 
+from benchmarks.gpu.attention import TYPES, Call, network_call
+from benchmarks.gpu.checks import TOLERANCES, short
+from benchmarks.gpu.common import Options, Report, Save, say, turns
+from benchmarks.gpu.frames import Network, frame_of, network_config
 from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
 from idol_deploy.model.deform_op import deform_attn, operator_problem, use_core
 from idol_deploy.weights.reference import reference_model

@@ -1,7 +1,7 @@
 """Where int8 loses: each group of nodes in integers alone, then all of them with one after the other kept in fp32.
 
     idol-deploy plugins build
-    python benchmarks/precision_parts.py --weights edge.safetensors --preset settings.json --size 160x256 \
+    python -m benchmarks.cpu.precision_parts --weights edge.safetensors --preset settings.json --size 160x256 \
         --calibrate FOLDER --annotations val/instances.json --frames val/JPEGImages [--clips 4] [--target ort]
 
 Prints, for each choice, its share of all multiplications, the error of each stage against the fp32 graph (norm of the
@@ -19,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from machine import machine_facts, tell_report
 from numpy.typing import NDArray
 
+from benchmarks.machine import machine_facts, tell_report
 from idol_deploy.settings import network_config
 from idol_deploy.weights.checkpoint import load_checkpoint
 from idol_export.graph.adapter import STAGES, ExportGraph

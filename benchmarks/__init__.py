@@ -1,0 +1,1 @@
+"""Benchmarks; run one from the repository root: `python -m benchmarks.cpu.latency`."""

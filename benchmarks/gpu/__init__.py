@@ -1,0 +1,1 @@
+"""Benchmarks and checks of a CUDA device."""
