@@ -1,11 +1,10 @@
-"""Calls of the deformable attention for the GPU benchmark: their inputs, the libraries that answer them.
+"""Calls of the deformable attention for the GPU benchmark: their inputs, and the libraries that run them.
 
 Letters as in `idol_deploy.model.deform_attn`.
 """
 
 import ctypes
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from idol_plugins.libraries import find_library
 __all__ = [
     "TYPES",
     "Call",
-    "CandidateLibrary",
     "HostLibrary",
     "array_of",
     "library_of",
@@ -28,7 +26,7 @@ __all__ = [
     "run_fused",
 ]
 
-# Of value and of merged, as the kernel takes them.
+# Types of `value` and `merged` that the kernel accepts.
 TYPES = (
     (torch.float32, torch.float32),
     (torch.float16, torch.float16),
@@ -49,23 +47,23 @@ class Call:
 
     @property
     def samples(self) -> int:
-        """N * Q * M * L * P."""
+        """Number of samples, N * Q * M * L * P."""
         return self.merged.numel() // 3
 
     @property
     def traffic(self) -> int:
-        """Bytes of every array, the output's included, once."""
-        held = (self.value, self.merged, self.reference)
+        """Size of all inputs and the output in bytes."""
+        inputs = (self.value, self.merged, self.reference)
         out = self.merged.shape[1] * self.value[:, 0].numel() * self.value.element_size()
-        return sum(tensor.numel() * tensor.element_size() for tensor in held) + out
+        return sum(tensor.numel() * tensor.element_size() for tensor in inputs) + out
 
     def empty_out(self) -> Tensor:
-        """Where the answer goes, NaN so far."""
+        """Return an output array filled with NaN."""
         N, Q = self.merged.shape[:2]
         return self.value.new_full((N, Q, self.value.shape[2] * self.value.shape[3]), float("nan"))
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """Offsets [N, Q, M, L, P, 2] and logits [N, Q, M, L * P]."""
+        """Return offsets [N, Q, M, L, P, 2] and logits [N, Q, M, L * P]."""
         N, Q = self.merged.shape[:2]
         M, L, P = self.value.shape[2], len(self.shapes), self.points
         offsets, logits = torch.split(self.merged, [2 * M * L * P, M * L * P], -1)
@@ -73,7 +71,7 @@ class Call:
 
 
 class HostLibrary(CudaLibrary):
-    """The CPU's kernel behind the same calls, for a dry run: host pointers, and no stream."""
+    """The CPU kernel with the CUDA library's interface, for a dry run: host pointers, no stream."""
 
     def __init__(self) -> None:
         library = ctypes.CDLL(str(find_library("idol_deform_attn_cpu")))
@@ -83,30 +81,20 @@ class HostLibrary(CudaLibrary):
             entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 
-class CandidateLibrary(CudaLibrary):
-    """A candidate for the kernel, which has the fused form alone."""
-
-    def __init__(self, path: Path) -> None:
-        self._fused = ctypes.CDLL(str(path)).idol_deform_attn_cuda_fused
-        self._fused.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-
-
-def library_of(device: str, path: Path | None = None) -> CudaLibrary:
-    """The kernel for a device; a candidate, if its file is named."""
-    if path is not None:
-        return CandidateLibrary(path)
+def library_of(device: str) -> CudaLibrary:
+    """Return the kernel's library for a device."""
     return CudaLibrary() if device == "cuda" else HostLibrary()
 
 
 def array_of(tensor: Tensor) -> DeviceArray:
-    """What the library is told of a tensor."""
+    """Return pointer, shape and type of a tensor for the library."""
     if not tensor.is_contiguous():
-        raise ValueError("the kernel takes dense arrays only")
+        raise ValueError(f"the kernel needs contiguous arrays, got strides {tensor.stride()}")
     return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 def run_fused(library: CudaLibrary, call: Call, out: Tensor) -> None:
-    """Into the current stream."""
+    """Run the fused kernel in the current stream."""
     stream = torch.cuda.current_stream().cuda_stream if out.device.type == "cuda" else 0
     value, merged, reference, into = map(array_of, (call.value, call.merged, call.reference, out))
     library.deformable_attention(value, call.shapes, merged, reference, into, stream)
@@ -120,7 +108,7 @@ def raw_call(
     reference: Tensor,
     types: tuple[torch.dtype, ...],
 ) -> Call:
-    """A call of these numbers, rounded to the types of value and merged."""
+    """Return a call with these inputs, rounded to the types of `value` and `merged`."""
     merged = torch.cat([offsets.flatten(2), logits.flatten(2)], -1)
     return Call(
         value.to(types[0]).contiguous(),
@@ -134,9 +122,9 @@ def raw_call(
 def network_call(
     size: tuple[int, int], decoder: bool, types: tuple[torch.dtype, ...], seed: int, device: str
 ) -> Call:
-    """As a layer of the network makes it at a padded size: a query for every token, or 300 boxes.
+    """Return a call like a network layer's at a padded size (H, W): one query per token, or 300 boxes in the decoder.
 
-    Offsets are those of a fresh network, plus noise of half a cell.
+    Offsets are those of a freshly initialised network, plus noise of half a cell.
     """
     config = ytvis19_r50().model
     M, L, P = config.heads, config.levels, config.points

@@ -1,8 +1,8 @@
-"""Gradients by our operator: whether they are right, and how fast they come next to torch's autograd of grid_sample.
+"""Accuracy and speed of the operator's gradients against torch's autograd of grid_sample.
 
-Calls of the attention are judged by float64 on the same rounded inputs. Queries with a sample too near to a cell's
-centre, where the slope jumps, send no gradient: rounding would choose their side. A whole network has no such choice;
-its gradients may be twice as far from float64 as those that torch finds in fp32.
+Gradients of single attention calls are compared with float64 on the same rounded inputs. Queries with a sample close to
+a cell's centre are left out, because the slope jumps there and rounding decides the side. A network cannot leave them
+out; its gradients may differ from float64 twice as much as those of torch in fp32.
 """
 
 import copy
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.gpu.attention import TYPES, Call, network_call
 from benchmarks.gpu.checks import TOLERANCES, short
-from benchmarks.gpu.common import Options, Report, Save, say, turns
+from benchmarks.gpu.common import Options, Report, Save, interleaved_ms, say
 from benchmarks.gpu.frames import Network, frame_of, network_config
 from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
 from idol_deploy.model.deform_op import deform_attn, operator_problem, use_core
@@ -24,12 +24,12 @@ __all__ = ["call_errors", "run"]
 
 SIZE, QUICK_SIZE = (384, 640), (64, 96)
 CORES: dict[str, AttentionCore] = {"torch": deformable_attention, "operator": deform_attn}
-MARGIN = 1e-4  # cells; fp32 locations on the largest map are off by a tenth of it
-FURTHER = 2.0  # than torch in fp32, of a network
+MARGIN = 1e-4  # cells; ten times the rounding error of fp32 locations on the largest map
+NETWORK_FACTOR = 2.0  # allowed error of a network's gradients, relative to torch in fp32
 
 
 def smooth(call: Call) -> Tensor:
-    """Queries without a sample near a cell's centre, [N, Q]."""
+    """Mark the queries without a sample near a cell's centre, [N, Q]."""
     offsets = call.split()[0].double()
     sides = torch.tensor([[w, h] for h, w in call.shapes], device=offsets.device, dtype=torch.float64)[
         :, None
@@ -41,34 +41,34 @@ def smooth(call: Call) -> Tensor:
 
 
 def leaves_of(call: Call, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """Value, merged and reference, to be differentiated by."""
-    held = (call.value, call.merged, call.reference)
-    return [tensor.detach().to(dtype or tensor.dtype).clone().requires_grad_() for tensor in held]
+    """Return copies of value, merged and reference that require gradients."""
+    inputs = (call.value, call.merged, call.reference)
+    return [tensor.detach().to(dtype or tensor.dtype).clone().requires_grad_() for tensor in inputs]
 
 
-def answer(core: AttentionCore, call: Call, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """Output and gradients."""
+def output_and_gradients(core: AttentionCore, call: Call, leaves: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """Return the output and the gradients of `leaves`."""
     out = core(leaves[0], call.shapes, leaves[1], leaves[2])
     return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
 
 
 def call_errors(core: AttentionCore, call: Call) -> dict[str, float]:
-    """Relative errors of the output and of the gradients, against float64."""
+    """Return the relative errors of the output and the gradients against float64."""
     random = torch.Generator(call.value.device).manual_seed(9)
     shape = call.empty_out().shape
     grad = torch.randn(shape, generator=random, device=call.value.device).to(call.value.dtype)
     grad = grad * smooth(call)[..., None]
-    found = answer(core, call, leaves_of(call), grad)
-    expected = answer(deformable_attention, call, leaves_of(call, torch.float64), grad)
+    outputs = output_and_gradients(core, call, leaves_of(call), grad)
+    expected = output_and_gradients(deformable_attention, call, leaves_of(call, torch.float64), grad)
     names = ("out", "value", "merged", "reference")
     return {
         name: float((a.double() - b).norm() / b.norm())
-        for name, a, b in zip(names, found, expected, strict=True)
+        for name, a, b in zip(names, outputs, expected, strict=True)
     }
 
 
 def attention_step(core: AttentionCore, call: Call) -> Callable[[], object]:
-    """A call of the attention forward and backward, as a layer of the encoder makes it: its reference is fixed."""
+    """Return forward and backward pass of a call as in an encoder layer, whose reference needs no gradient."""
     value, merged, reference = leaves_of(call)
     grad = torch.ones_like(call.empty_out())
 
@@ -80,20 +80,20 @@ def attention_step(core: AttentionCore, call: Call) -> Callable[[], object]:
 
 
 def network_gradients(network: Network, images: Tensor) -> list[Tensor]:
-    """Of all its outputs' sum, by its parameters."""
+    """Return the gradients of the sum of all outputs with respect to the parameters."""
     total = torch.stack([output.sum() for output in network(images)]).sum()
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return list(torch.autograd.grad(total, parameters, materialize_grads=True))
 
 
-def distance(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Relative error of all parameters' gradients together."""
-    off = torch.stack([(a.double() - b).norm() for a, b in zip(found, expected, strict=True)]).norm()
-    return float(off / torch.stack([gradient.norm() for gradient in expected]).norm())
+def relative_error(gradients: list[Tensor], expected: list[Tensor]) -> float:
+    """Return the relative error of all gradients together."""
+    error = torch.stack([(a.double() - b).norm() for a, b in zip(gradients, expected, strict=True)]).norm()
+    return float(error / torch.stack([gradient.norm() for gradient in expected]).norm())
 
 
 def check_calls(size: tuple[int, int], options: Options) -> tuple[Report, list[str]]:
-    """Errors of every call in every type; those beyond what is allowed."""
+    """Return the errors of every call in every type, and descriptions of those beyond their tolerance."""
     errors: Report = {}
     failed: list[str] = []
     for decoder in (False, True):
@@ -103,20 +103,22 @@ def check_calls(size: tuple[int, int], options: Options) -> tuple[Report, list[s
             errors[name] = call_errors(deform_attn, call)
             allowed = TOLERANCES[types[0]]
             failed += [
-                f"{name}: {what} {error:.1e}" for what, error in errors[name].items() if not error <= allowed
+                f"{name}: {array} {error:.1e}"
+                for array, error in errors[name].items()
+                if not error <= allowed
             ]
     return errors, failed
 
 
 def compared(calls: Mapping[str, Callable[[], object]], options: Options) -> Report:
-    """Times of both in turns, and what the operator gains."""
-    times = turns(calls, options)
+    """Return interleaved times of both cores, and torch's time divided by the operator's."""
+    times = interleaved_ms(calls, options)
     gain = times["torch"]["median"] / times["operator"]["median"]
     return {"ms": times, "gain": round(gain, 2)}
 
 
 def check_network(size: tuple[int, int], options: Options) -> Report:
-    """A whole network, one frame."""
+    """Compare gradients and times of a network on one frame."""
     model = reference_model(network_config(options))
     images = frame_of(model, size).to(options.device)
     networks = {}
@@ -126,14 +128,15 @@ def check_network(size: tuple[int, int], options: Options) -> Report:
     exact = Network(model.to(options.device), size, half=False).eval().double()
     expected = network_gradients(exact, images.double())
     errors = {
-        name: distance(network_gradients(network, images), expected) for name, network in networks.items()
+        name: relative_error(network_gradients(network, images), expected)
+        for name, network in networks.items()
     }
     steps = {name: partial(network_gradients, network, images) for name, network in networks.items()}
     return {"size": list(size), "relative_error": errors, **compared(steps, options)}
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """Right first, then how fast, in fp32: an encoder call, and a network of one frame."""
+    """Check gradients, then time an encoder call and a network on one frame in fp32."""
     problem = operator_problem(options.device)
     if problem is not None:
         report["error"] = problem
@@ -150,8 +153,8 @@ def run(options: Options, report: Report, save: Save) -> None:
     save()
     report["network"] = check_network(size, options)
     errors = report["network"]["relative_error"]
-    if not errors["operator"] <= FURTHER * errors["torch"]:
+    if not errors["operator"] <= NETWORK_FACTOR * errors["torch"]:
         report["failed"].append(f"the network's gradients: {errors}")
     report["passed"] = not report["failed"]
-    gains = {what: report[what]["gain"] for what in ("encoder", "network")}
-    say(f"forward and backward, torch over operator: {gains}")
+    gains = {part: report[part]["gain"] for part in ("encoder", "network")}
+    say(f"forward and backward, time of torch / operator: {gains}")

@@ -1,11 +1,11 @@
-"""The kernel's answers on a device against float64: its numpy twin given the same rounded inputs.
+"""Checks of the kernel on a device against its numpy reference implementation in float64 on the same rounded inputs.
 
-An answer must have the twin's NaNs and infinities in the same places, and elsewhere its numbers; the output is NaN
-before each run.
+The output must have NaN and infinities where the reference has them, and the same numbers elsewhere. It is filled with
+NaN before each run.
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.gpu.attention import TYPES, Call, array_of, library_of, raw_call, run_fused
 from benchmarks.gpu.common import Options, Report, Save
 from idol_deploy.model.deform_attn import Shapes
-from idol_plugins import reference as twin
+from idol_plugins import reference as numpy_reference
 from idol_plugins.cuda import CudaLibrary
 
 __all__ = ["TOLERANCES", "check_library", "disagreement", "run", "short"]
@@ -23,10 +23,10 @@ __all__ = ["TOLERANCES", "check_library", "disagreement", "run", "short"]
 Size: TypeAlias = tuple[int, int, int, Shapes]  # heads, width, points, maps
 Numbers: TypeAlias = tuple[Tensor, Shapes, Tensor, Tensor, Tensor]  # value, maps, offsets, logits, reference
 
-# Relative, in the Euclidean norm: the sums are fp32, a half rounds the answer by 2e-4, a bfloat16 by 2e-3.
+# Relative, in the Euclidean norm: sums are fp32; rounding the output costs 2e-4 in fp16 and 2e-3 in bfloat16.
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 SHAPES = ((19, 24), (10, 12), (5, 6), (1, 1))
-# What the kernel is made for, then others.
+# The sizes that the kernel is optimised for come first.
 SIZES: tuple[Size, ...] = (
     (8, 32, 4, SHAPES),
     (8, 32, 4, ((12, 20), (6, 10), (3, 5), (2, 3))),
@@ -41,22 +41,22 @@ SIZES: tuple[Size, ...] = (
 HOSTILE = (float("nan"), float("inf"), -float("inf"), 3e38, -6e4)
 
 
-def disagreement(found: np.ndarray, expected: np.ndarray) -> float:
-    """The relative error of the numbers; infinite where NaN or infinity is not where it should be."""
-    if found.shape != expected.shape:
+def disagreement(output: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative error of the numbers; infinity if NaN or infinities are in other places."""
+    if output.shape != expected.shape:
         return float("inf")
     finite = np.isfinite(expected)
     if (
-        not np.array_equal(found[~finite], expected[~finite], equal_nan=True)
-        or not np.isfinite(found[finite]).all()
+        not np.array_equal(output[~finite], expected[~finite], equal_nan=True)
+        or not np.isfinite(output[finite]).all()
     ):
         return float("inf")
     norm = np.linalg.norm(expected[finite])
-    return float(np.linalg.norm(found[finite] - expected[finite]) / norm) if norm else 0.0
+    return float(np.linalg.norm(output[finite] - expected[finite]) / norm) if norm else 0.0
 
 
 def draw(size: Size, images: int, queries: int, box: bool, shared: bool, seed: int) -> Numbers:
-    """Value, maps, offsets, logits and reference of a random call; some locations outside."""
+    """Return the numbers of a random call, some of whose locations are outside the maps."""
     M, D, P, shapes = size
     L, S = len(shapes), sum(h * w for h, w in shapes)
     random = torch.Generator().manual_seed(seed)
@@ -70,7 +70,7 @@ def draw(size: Size, images: int, queries: int, box: bool, shared: bool, seed: i
 
 
 def edges(seed: int) -> Numbers:
-    """Points exactly on, and just beside, the centres and edges of cells."""
+    """Return a call with points exactly on and next to the centres and edges of cells."""
     value, shapes, offsets, logits, reference = draw(SIZES[0], 1, 257, box=False, shared=True, seed=seed)
     h, w = shapes[0]
     grid = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 2.0])
@@ -83,17 +83,17 @@ def edges(seed: int) -> Numbers:
 
 
 def hostile(poison: float, where: str, seed: int) -> Numbers:
-    """A call with something wild among its logits, offsets, references or values."""
-    held = draw(SIZES[0], 2, 65, box=seed % 2 == 1, shared=False, seed=seed)
-    value, _, offsets, logits, reference = held
+    """Return a call with 40 copies of a hostile number in one of its arrays."""
+    numbers = draw(SIZES[0], 2, 65, box=seed % 2 == 1, shared=False, seed=seed)
+    value, _, offsets, logits, reference = numbers
     target = {"value": value, "offsets": offsets, "logits": logits, "reference": reference}[where].view(-1)
     random = torch.Generator().manual_seed(seed)
     target[torch.randint(len(target), (40,), generator=random)] = poison
-    return held
+    return numbers
 
 
 def cases(quick: bool) -> Iterator[tuple[str, Numbers, tuple[torch.dtype, ...]]]:
-    """Name, numbers and types of each fused call."""
+    """Yield name, numbers and types of each fused call."""
     seed = 0
     for size in SIZES:
         M, D, P, shapes = size
@@ -106,7 +106,7 @@ def cases(quick: bool) -> Iterator[tuple[str, Numbers, tuple[torch.dtype, ...]]]
         yield "edges of cells", edges(7), types
         for queries in (0, 1):
             yield f"{queries} queries", draw(SIZES[0], 2, queries, box=False, shared=False, seed=3), types
-    # Queries as many as tokens, as in the encoder.
+    # As many queries as tokens, as in the encoder.
     for size in SIZES[:2]:
         for types in TYPES:
             tokens = sum(h * w for h, w in size[3])
@@ -123,25 +123,25 @@ def cases(quick: bool) -> Iterator[tuple[str, Numbers, tuple[torch.dtype, ...]]]
 
 
 def expected_of(call: Call) -> np.ndarray:
-    """The twin's answer in float64, rounded to infinity where the type of the values ends."""
+    """Return the reference output in float64, with infinity beyond the range of the value's type."""
     offsets, logits = (tensor.double().cpu().numpy() for tensor in call.split())
     value, reference = (tensor.double().cpu().numpy() for tensor in (call.value, call.reference))
     if not offsets.size:
         return np.zeros(call.empty_out().shape)
     with np.errstate(all="ignore"):
-        found = twin.deformable_attention(value, call.shapes, offsets, logits, reference)
-        return np.where(np.abs(found) > torch.finfo(call.value.dtype).max, np.inf * np.sign(found), found)
+        out = numpy_reference.deformable_attention(value, call.shapes, offsets, logits, reference)
+        return np.where(np.abs(out) > torch.finfo(call.value.dtype).max, np.inf * np.sign(out), out)
 
 
 def check_fused(library: CudaLibrary, call: Call, expected: np.ndarray) -> float:
-    """How far a library is from the twin."""
+    """Return the disagreement of the fused form with the expected output."""
     out = call.empty_out()
     run_fused(library, call, out)
     return disagreement(out.double().cpu().numpy(), expected)
 
 
 def check_classic(library: CudaLibrary, dtype: torch.dtype, size: Size, hostile: bool, device: str) -> float:
-    """The same for the form that takes locations and weights."""
+    """Return the disagreement of the form that takes locations and weights."""
     value, shapes, offsets, logits, _ = draw(size, 2, 67, box=False, shared=False, seed=11)
     locations = 0.5 + 0.3 * offsets / 3
     weights = logits.reshape(offsets.shape[:-1]).softmax(-1)
@@ -151,71 +151,60 @@ def check_classic(library: CudaLibrary, dtype: torch.dtype, size: Size, hostile:
                 target.view(-1)[step + 5 :: 997] = poison
     value = value.to(dtype)
     with np.errstate(all="ignore"):
-        expected = twin.ms_deform_attn(
+        expected = numpy_reference.ms_deform_attn(
             value.double().numpy(), shapes, locations.double().numpy(), weights.double().numpy()
         )
-    held = [tensor.to(device).contiguous() for tensor in (value, locations, weights)]
-    out = held[0].new_full(expected.shape, float("nan"))
-    of_value, of_locations, of_weights, of_out = map(array_of, (*held, out))
+    inputs = [tensor.to(device).contiguous() for tensor in (value, locations, weights)]
+    out = inputs[0].new_full(expected.shape, float("nan"))
+    of_value, of_locations, of_weights, of_out = map(array_of, (*inputs, out))
     stream = torch.cuda.current_stream().cuda_stream if device == "cuda" else 0
     library.ms_deform_attn(of_value, shapes, of_locations, of_weights, of_out, stream)
     return disagreement(out.double().cpu().numpy(), expected)
 
 
-def judge(report: Report, name: str, error: Callable[[], float], tolerance: float) -> None:
-    """Count a check; keep the worst, and what fails."""
+def record(report: Report, name: str, error: Callable[[], float], tolerance: float) -> None:
+    """Run one check and add it to the report."""
     try:
-        found: float | str = error()
-    except Exception as reason:  # noqa: BLE001 - one case that raises is a finding
-        found = f"{type(reason).__name__}: {reason}"[:300]
+        result: float | str = error()
+    except Exception as reason:  # noqa: BLE001 - a case that raises is a failed check
+        result = f"{type(reason).__name__}: {reason}"[:300]
     report["checks"] += 1
-    if isinstance(found, float):
+    if isinstance(result, float):
         report["worst_share_of_tolerance"] = round(
-            max(report["worst_share_of_tolerance"], found / tolerance), 4
+            max(report["worst_share_of_tolerance"], result / tolerance), 4
         )
-    if not isinstance(found, float) or not found <= tolerance:
-        report["failed"].append({"case": name, "error": str(found), "tolerance": tolerance})
+    if not isinstance(result, float) or not result <= tolerance:
+        report["failed"].append({"case": name, "error": str(result), "tolerance": tolerance})
 
 
-def check_library(library: CudaLibrary, options: Options, candidate: bool = False) -> Report:
-    """All cases, of a candidate those that it is for; the worst share of what is allowed, and what fails."""
+def check_library(library: CudaLibrary, options: Options) -> Report:
+    """Check all cases; report the largest error as a share of its tolerance, and the failures."""
     report: Report = {"checks": 0, "worst_share_of_tolerance": 0.0, "failed": []}
-    for name, call, expected in _expected(options.quick):
-        if candidate and (call.value.shape[-1], len(call.shapes), call.points) != (32, 4, 4):
-            continue
+    for name, numbers, types in cases(options.quick):
+        call = raw_call(*numbers, types)
         sent = Call(
             *(call.value.to(options.device), call.shapes, call.merged.to(options.device)),
             *(call.reference.to(options.device), call.points),
         )
         full = f"{name}, {short(call.value.dtype)} of {short(call.merged.dtype)}"
-        error = partial(check_fused, library, sent, expected)
-        judge(report, full, error, TOLERANCES[call.value.dtype])
-    for dtype, tolerance in () if candidate else TOLERANCES.items():
+        error = partial(check_fused, library, sent, expected_of(call))
+        record(report, full, error, TOLERANCES[call.value.dtype])
+    for dtype, tolerance in TOLERANCES.items():
         for size in SIZES:
             for wild in (False, True):
                 name = f"classic, {size[0]}x{size[1]}, {short(dtype)}{', hostile' if wild else ''}"
                 error = partial(check_classic, library, dtype, size, wild, options.device)
-                judge(report, name, error, tolerance)
+                record(report, name, error, tolerance)
     report["passed"] = not report["failed"]
     return report
 
 
-@cache
-def _expected(quick: bool) -> list[tuple[str, Call, np.ndarray]]:
-    """Every case with the twin's answer."""
-    found = []
-    for name, numbers, types in cases(quick):
-        call = raw_call(*numbers, types)
-        found.append((name, call, expected_of(call)))
-    return found
-
-
 def short(dtype: torch.dtype) -> str:
-    """Name of a type."""
+    """Return a type's name without `torch.`."""
     return str(dtype).removeprefix("torch.")
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """The library that ships."""
+    """Check the kernel's library."""
     report.update(check_library(library_of(options.device), options))
     save()

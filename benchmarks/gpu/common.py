@@ -1,4 +1,4 @@
-"""What the sections of the GPU benchmark share: options, progress, timing, and the facts of the device."""
+"""Options, timing and device facts that the sections of the GPU benchmark share."""
 
 import importlib.metadata
 import os
@@ -15,23 +15,23 @@ import torch
 
 from benchmarks.machine import machine_facts
 
-__all__ = ["Options", "Report", "Save", "device_facts", "say", "spread", "time_ms", "time_us", "turns"]
+__all__ = ["Options", "Report", "Save", "device_facts", "interleaved_ms", "say", "time_us"]
 
 Report: TypeAlias = dict[str, Any]
-# Keeps what the report holds so far: a section that is cut off leaves what it has.
+# Writes the report as it is, so that a section that is stopped keeps its results.
 Save: TypeAlias = Callable[[], None]
 
-MEASURED_S = 0.4  # at most, of one timing
+MEASURED_S = 0.4  # time limit of one measurement, once it has the requested repetitions
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run a section.
+    """Options of a section.
 
     Attributes:
         device: `cuda`, or `cpu` for a dry run.
         quick: small sizes, few repetitions, no code generation.
-        repeats: timed repetitions.
+        repeats: number of timed repetitions.
     """
 
     device: str
@@ -40,20 +40,20 @@ class Options:
 
 
 def say(text: str) -> None:
-    """Progress, to stderr."""
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def spread(values: Sequence[float], digits: int = 3) -> Report:
-    """Median, 10th and 90th percentile."""
-    low, middle, high = (float(np.percentile(values, share)) for share in (10, 50, 90))
-    return {"median": round(middle, digits), "p10": round(low, digits), "p90": round(high, digits)}
+def percentiles(values: Sequence[float]) -> Report:
+    """Return the median and the 10th and 90th percentiles."""
+    low, middle, high = (round(float(np.percentile(values, share)), 3) for share in (10, 50, 90))
+    return {"median": middle, "p10": low, "p90": high}
 
 
 def time_ms(call: Callable[[], object], device: str) -> float:
-    """Milliseconds of one call, what the host does included: by CUDA events on a GPU, by the clock elsewhere."""
+    """Return the milliseconds of one call, work on the host included; uses CUDA events on a GPU."""
     if device != "cuda":
-        return _clock_us([call]) / 1e3
+        return _wall_clock_us([call]) / 1e3
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call, unused-ignore]
     begin.record()
     call()
@@ -62,27 +62,30 @@ def time_ms(call: Callable[[], object], device: str) -> float:
     return float(begin.elapsed_time(end))
 
 
-def turns(calls: Mapping[str, Callable[[], object]], options: Options) -> dict[str, Report]:
-    """Milliseconds of each, the calls taking turns, after a few to warm up."""
+def interleaved_ms(calls: Mapping[str, Callable[[], object]], options: Options) -> dict[str, Report]:
+    """Time the calls in turn after a warm-up, and return milliseconds by name."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-min(3, options.repeats), options.repeats):
         for name, call in calls.items():
-            taken = time_ms(call, options.device)
+            milliseconds = time_ms(call, options.device)
             if turn >= 0:
-                times[name].append(taken)
-    return {name: spread(taken) for name, taken in times.items()}
+                times[name].append(milliseconds)
+    return {name: percentiles(values) for name, values in times.items()}
 
 
 def time_us(calls: Sequence[Callable[[], object]], options: Options) -> Report:
-    """Microseconds of a call, the calls taking turns: replays of one CUDA graph of them all; the clock on a CPU."""
+    """Return the mean microseconds of one of the calls, over replays of a CUDA graph that makes them all in turn.
+
+    On a CPU it uses the wall clock.
+    """
     if options.device != "cuda":
-        return spread([_clock_us(calls) for _ in range(options.repeats)])
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call, unused-ignore]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for call in calls:  # loads modules, fills caches of the allocator
+        return percentiles([_wall_clock_us(calls) for _ in range(options.repeats)])
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call, unused-ignore]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:  # loads modules and fills the allocator's caches
             call()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for call in calls:
@@ -93,16 +96,11 @@ def time_us(calls: Sequence[Callable[[], object]], options: Options) -> Report:
     while len(times) < options.repeats or (
         sum(times) < MEASURED_S * 1e3 and len(times) < 4 * options.repeats
     ):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call, unused-ignore]
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return spread([1e3 * taken / len(calls) for taken in times])
+        times.append(time_ms(graph.replay, "cuda"))
+    return percentiles([1e3 * milliseconds / len(calls) for milliseconds in times])
 
 
-def _clock_us(calls: Sequence[Callable[[], object]]) -> float:
+def _wall_clock_us(calls: Sequence[Callable[[], object]]) -> float:
     start = time.perf_counter()
     for call in calls:
         call()
@@ -110,7 +108,7 @@ def _clock_us(calls: Sequence[Callable[[], object]]) -> float:
 
 
 def device_facts(device: str) -> Report:
-    """The accelerator and the software that drives it."""
+    """Return facts of the accelerator and the versions of its software."""
     facts: Report = {**machine_facts(), "torch": torch.__version__, "cuda": torch.version.cuda}
     for package in ("triton", "onnx", "onnxruntime"):
         try:
@@ -126,22 +124,13 @@ def device_facts(device: str) -> Report:
     facts["l2_mib"] = getattr(properties, "L2_cache_size", 0) / 2**20
     facts["device_memory_gib"] = round(properties.total_memory / 2**30, 1)
     facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call, unused-ignore]
-    facts["driver"] = _first_line(
-        "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"
-    )
-    facts["nvcc"] = _last_line(os.environ.get("CUDACXX", "nvcc"), "--version")
+    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0")
+    facts["driver"] = _output_lines(*query)[0]
+    facts["nvcc"] = _output_lines(os.environ.get("CUDACXX", "nvcc"), "--version")[-1]
     return facts
 
 
-def _first_line(*command: str) -> str | None:
-    return _lines(command)[0]
-
-
-def _last_line(*command: str) -> str | None:
-    return _lines(command)[-1]
-
-
-def _lines(command: Sequence[str]) -> Sequence[str | None]:
+def _output_lines(*command: str) -> Sequence[str | None]:
     if shutil.which(command[0]) is None:
         return [None]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

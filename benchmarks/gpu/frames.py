@@ -1,11 +1,11 @@
-"""The network on a CUDA device: does it answer as on the CPU, how fast, and with how much memory.
+"""Outputs, latency and memory of the network on a CUDA device.
 
-One frame at a time through the published ytvis19_r50 network with reference weights, at 384x640 and 736x1280: PyTorch
-eager and torch.compile, each in fp32 with TF32 off and under fp16 autocast, with the attention as published and, where
-it is built, as our operator. Every variant's six outputs are compared with those of the CPU in fp32.
+Runs the published ytvis19_r50 network with reference weights on one frame at 384x640 and 736x1280: PyTorch eager and
+torch.compile, in fp32 with TF32 off and under fp16 autocast, with the published attention and, if it is built, with the
+compiled operator. The six outputs of every variant are compared with those of the CPU in fp32.
 
-Fails when an fp32 variant is off by more than the tolerance, an fp16 variant has lost the magnitude of its logits or
-embeddings, or a variant fails.
+Fails if an fp32 variant exceeds the tolerance, if the norm of an fp16 variant's logits or embeddings differs by more
+than 10 %, or if a variant raises an error.
 """
 
 import copy
@@ -18,29 +18,29 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.common import Options, Report, Save, say, turns
+from benchmarks.gpu.common import Options, Report, Save, interleaved_ms, say
 from idol_deploy.config import IdolConfig, ytvis19_r50
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.geometry import Geometry, build_geometry
 from idol_deploy.model.idol import Idol
 from idol_deploy.weights.reference import make_video, reference_model
 
-__all__ = ["Network", "compare", "frame_of", "holds", "network_config", "run"]
+__all__ = ["Network", "compare", "frame_of", "within_tolerance", "network_config", "run"]
 
 NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
 SIZES = ((384, 640), (736, 1280))
 QUICK_SIZES = ((64, 96), (96, 64))
-# fp32 on a GPU adds in another order: 1e-6 to 1e-5 after 60 layers. TF32 or a wrong kernel is off by far more.
+# fp32 sums on a GPU have another order: 1e-6 to 1e-5 after 60 layers. TF32 or a wrong kernel causes far more.
 TOLERANCE = 1e-3
 MAGNITUDE = 0.1
-OPERATOR = "_operator"  # ends the names of variants that use ours
+OPERATOR = "_operator"  # suffix of the variants with the compiled operator
 
 Outputs: TypeAlias = tuple[Tensor, ...]
 Variant: TypeAlias = Callable[[Tensor], Outputs]
 
 
 class Network(nn.Module):
-    """The network at one size, its geometry computed once, as in the graph that ships."""
+    """The network at one size, with its geometry computed once as in the exported graph."""
 
     def __init__(self, model: Idol, size: tuple[int, int], half: bool) -> None:
         super().__init__()
@@ -55,42 +55,35 @@ class Network(nn.Module):
         self,
         images: Tensor,  # [1, 3, H, W] normalised
     ) -> Outputs:
-        """The six outputs."""
+        """Return the six outputs."""
         with torch.autocast(self.device_type, torch.float16, enabled=self.half_precision):
             sources = self.model.neck(self.model.backbone(images))
             memory = self.model.transformer.encode(sources, self.geometry)
             decoder = self.model.transformer.decode(memory, self.geometry)
-            found = self.model.predict(memory, decoder, self.geometry)
-        return (
-            found.logits,
-            found.boxes,
-            found.embeddings,
-            found.mask_features,
-            found.mask_params,
-            found.mask_reference,
-        )
+            output = self.model.predict(memory, decoder, self.geometry)
+        return tuple(getattr(output, name) for name in NAMES)
 
 
 def frame_of(model: Idol, size: tuple[int, int]) -> Tensor:
-    """A synthetic frame, [1, 3, H, W], normalised."""
+    """Return a synthetic frame, [1, 3, H, W], normalised."""
     pixels = torch.from_numpy(make_video(1, *size, seed=0)).float()
     settings = model.config.preprocessing
     mean, std = (torch.tensor(v)[None, :, None, None] for v in (settings.mean, settings.std))
     return (pixels - mean) / std
 
 
-def compare(found: Outputs, expected: Outputs) -> Report:
-    """Per output: the relative error in the Euclidean norm, and the ratio of the norms."""
+def compare(outputs: Outputs, expected: Outputs) -> Report:
+    """Return each output's relative error in the Euclidean norm and the ratio of the norms."""
     errors, ratios = {}, {}
-    for name, a, b in zip(NAMES, found, expected, strict=True):
+    for name, a, b in zip(NAMES, outputs, expected, strict=True):
         a, b = a.double().cpu(), b.double()
         errors[name] = float((a - b).norm() / b.norm())
         ratios[name] = float(a.norm() / b.norm())
     return {"relative_error": errors, "norm_ratio": ratios}
 
 
-def holds(report: Report, half: bool) -> bool:
-    """Whether a comparison is within its bounds; NaN never is."""
+def within_tolerance(report: Report, half: bool) -> bool:
+    """Return whether a comparison is within its tolerance; False for NaN."""
     errors, ratios = report["relative_error"], report["norm_ratio"]
     if half:
         return all(abs(ratios[name] - 1) <= MAGNITUDE for name in ("logits", "embeddings"))
@@ -98,7 +91,7 @@ def holds(report: Report, half: bool) -> bool:
 
 
 def network_config(options: Options) -> IdolConfig:
-    """The published network's; of a dry run, with one layer of each kind."""
+    """Return the published network's configuration; in a dry run with one layer of each kind."""
     config = ytvis19_r50()
     if not options.quick:
         return config
@@ -106,21 +99,21 @@ def network_config(options: Options) -> IdolConfig:
 
 
 def variants(models: dict[str, Idol], size: tuple[int, int], compiler: str) -> dict[str, Variant]:
-    """By name: eager and compiled, fp32 and fp16, without and with the operator."""
-    torch.compiler.reset()  # or the second size would count as a recompilation of the first
-    found: dict[str, Variant] = {}
+    """Return eager and compiled networks in fp32 and fp16, without and with the operator, by name."""
+    torch.compiler.reset()  # otherwise the second size counts as a recompilation of the first
+    networks: dict[str, Variant] = {}
     for half in (False, True):
         for suffix, model in models.items():
             kind = ("fp16" if half else "fp32") + suffix
-            found[f"eager_{kind}"] = Network(model, size, half).eval()
-            found[f"compile_{kind}"] = torch.compile(
+            networks[f"eager_{kind}"] = Network(model, size, half).eval()
+            networks[f"compile_{kind}"] = torch.compile(
                 Network(model, size, half).eval(), fullgraph=True, dynamic=False, backend=compiler
             )
-    return found
+    return networks
 
 
 def peak_mib(run: Variant, images: Tensor) -> float | None:
-    """Most memory that tensors held during one call, weights included; None without a GPU."""
+    """Return the peak memory of tensors in MiB during one call, weights included; None without a GPU."""
     if images.device.type != "cuda":
         return None
     torch.cuda.synchronize()
@@ -133,7 +126,7 @@ def peak_mib(run: Variant, images: Tensor) -> float | None:
 def check_size(
     on_cpu: Idol, on_device: dict[str, Idol], size: tuple[int, int], compiler: str, options: Options
 ) -> Report:
-    """Parity, latency and memory of every variant at one size; variants take turns when timed."""
+    """Measure error, latency (interleaved) and memory of every variant at one size."""
     say(f"{size[0]}x{size[1]}: reference on the CPU")
     images = frame_of(on_cpu, size)
     expected = Network(on_cpu, size, half=False)(images)
@@ -149,29 +142,30 @@ def check_size(
                 **compare(outputs, expected),
                 "first_call_s": round(time.perf_counter() - start, 2),
             }
-            report[name]["passed"] = holds(report[name], "fp16" in name)
+            report[name]["passed"] = within_tolerance(report[name], "fp16" in name)
             report[name]["peak_mib"] = peak_mib(run_variant, images)
-        except Exception as error:  # noqa: BLE001 - a compiler that fails is a finding, not the run's end
+        except Exception as error:  # noqa: BLE001 - a failed compilation is a result and does not end the run
             report[name] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
             continue
         ready[name] = run_variant
-    for name, taken in turns({name: partial(one, images) for name, one in ready.items()}, options).items():
-        report[name]["ms"] = taken
+    calls = {name: partial(network, images) for name, network in ready.items()}
+    for name, milliseconds in interleaved_ms(calls, options).items():
+        report[name]["ms"] = milliseconds
     return {"size": list(size), "repeats": options.repeats, "variants": report, "gain": gains(report)}
 
 
 def gains(report: dict[str, Report]) -> dict[str, float]:
-    """By variant: the time without the operator over the time with it."""
-    found = {}
+    """Return the time without the operator divided by the time with it, by variant."""
+    ratios = {}
     for name, variant in report.items():
         ours = report.get(name + OPERATOR, {})
         if "ms" in ours and "ms" in variant:
-            found[name] = round(variant["ms"]["median"] / ours["ms"]["median"], 2)
-    return found
+            ratios[name] = round(variant["ms"]["median"] / ours["ms"]["median"], 2)
+    return ratios
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """Every size, the smaller first."""
+    """Check every size, the smaller first."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
@@ -189,9 +183,7 @@ def run(options: Options, report: Report, save: Save) -> None:
         "fp16": "torch.autocast(float16); weights stay fp32",
         "compile": f"torch.compile(fullgraph=True, dynamic=False, backend={compiler!r})",
         "cudnn_benchmark": True,
-        "timing": "CUDA events, variants in turn"
-        if options.device == "cuda"
-        else "wall clock, variants in turn",
+        "timing": f"{'CUDA events' if options.device == 'cuda' else 'wall clock'}, variants in turn",
         "tolerance": TOLERANCE,
     }
     report["sizes"] = []

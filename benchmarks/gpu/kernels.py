@@ -1,7 +1,7 @@
-"""How fast the kernel is: against the memory it must move, torch's grid_sample form, and a stock-style kernel.
+"""Speed of the kernel against its memory traffic, torch's grid_sample form, and a stock-style kernel.
 
-Times are of CUDA graphs that call once for each of several input sets, together larger than the L2 cache; `warm` is of
-one set again and again. The floor is every array once, at the speed of a large copy on the same device.
+Times are of CUDA graphs with one call for each of several input sets, which together exceed the L2 cache; `warm` times
+use one set only. The floor is the time to move every array once at the speed of a large copy on the same device.
 """
 
 import ctypes
@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,27 +19,25 @@ from benchmarks.gpu.common import Options, Report, Save, say, time_us
 from idol_deploy.model.deform_attn import ms_deform_attn
 from idol_plugins.cuda import CudaLibrary
 
-__all__ = ["run", "run_over"]
+__all__ = ["run"]
 
 SIZES = ((384, 640), (736, 1280))
 QUICK_SIZES = ((64, 96),)
-ROTATED = 256 * 2**20  # bytes of all input sets: five times the largest L2 there is to meet
+ROTATED = 256 * 2**20  # bytes of all input sets, five times the largest L2 cache
 MOST_SETS = 48
-
-Libraries: TypeAlias = dict[str, Path | None]  # files by name; None: the library that ships
 
 
 def copy_speed(options: Options) -> float:
-    """Bytes a second of a large copy, read and written counted."""
+    """Return the bytes per second of a large copy, reads and writes counted."""
     count = 2**20 if options.quick else 2**30
     source = torch.empty(count, dtype=torch.uint8, device=options.device).random_(0, 255)
     target = torch.empty_like(source)
-    taken = time_us([lambda: target.copy_(source)], options)["median"]
-    return float(2 * count / taken * 1e6)
+    microseconds = time_us([lambda: target.copy_(source)], options)["median"]
+    return float(2 * count / microseconds * 1e6)
 
 
 class GridSample:
-    """Torch's form; its constants are on the device already, as a compiled graph would have them."""
+    """Torch's form with its constants on the device, as in a compiled graph."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -49,7 +46,7 @@ class GridSample:
         )
 
     def prepare(self) -> tuple[Tensor, Tensor]:
-        """Locations and weights."""
+        """Return sampling locations and weights."""
         call = self.call
         offsets, logits = call.split()
         weights = logits.softmax(-1).reshape(offsets.shape[:-1])
@@ -61,13 +58,13 @@ class GridSample:
         return locations.to(call.value.dtype), weights.to(call.value.dtype)
 
     def __call__(self) -> Tensor:
-        """The answer."""
+        """Return the attention's output."""
         locations, weights = self.prepare()
         return ms_deform_attn(self.call.value, self.call.shapes, locations, weights)
 
 
 class Stock:
-    """The stock-style kernel, and what must run before it."""
+    """The stock-style kernel and the operations that precede it."""
 
     def __init__(self, folder: Path, call: Call) -> None:
         self._entry = ctypes.CDLL(str(folder / "libstock_deform_attn.so")).stock_deform_attn
@@ -82,7 +79,7 @@ class Stock:
         self.out = call.empty_out()
 
     def alone(self, prepared: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """The kernel; on locations and weights made before, unless given."""
+        """Run the kernel alone, by default on the locations and weights of the constructor."""
         locations, weights = prepared or self.prepared
         call = self.call
         N, S, M, D = call.value.shape
@@ -94,51 +91,45 @@ class Stock:
             torch.cuda.current_stream().cuda_stream,
         )
         if status:
-            raise RuntimeError(f"the stock-style kernel's launch failed with CUDA error {status}")
+            raise RuntimeError(f"launch of the stock-style kernel failed: CUDA error {status}")
         return self.out
 
-    def whole(self) -> Tensor:
-        """Softmax and locations by torch, then the kernel."""
+    def with_preparation(self) -> Tensor:
+        """Compute softmax and locations in torch, then run the kernel."""
         locations, weights = self._form.prepare()
         return self.alone((locations.contiguous(), weights.contiguous()))
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """Relative error in the Euclidean norm."""
-    return float((found.double() - expected).norm() / expected.norm())
+def relative_error(output: Tensor, expected: Tensor) -> float:
+    """Return the relative error in the Euclidean norm."""
+    return float((output.double() - expected).norm() / expected.norm())
 
 
-def in_double(call: Call) -> Tensor:
-    """Torch's form in float64 on the rounded inputs: another code than the kernel's, at full size."""
+def float64_output(call: Call) -> Tensor:
+    """Return the output of torch's form in float64 on the rounded inputs."""
     wide = Call(call.value.double(), call.shapes, call.merged.double(), call.reference.double(), call.points)
     return GridSample(wide)()
 
 
 def timed(make: Callable[[Call], Callable[[], object]], calls: list[Call], options: Options) -> Report:
-    """A way to answer, over all input sets and over one."""
+    """Time one implementation over all input sets, and over the first set only (`warm_us`)."""
     runs = [make(call) for call in calls]
     return {"us": time_us(runs, options), "warm_us": time_us(runs[:1] * min(8, len(runs)), options)}
-
-
-def ours(library: CudaLibrary, call: Call) -> Callable[[], object]:
-    """Our kernel on a call, its output its own."""
-    return partial(run_fused, library, call, call.empty_out())
 
 
 def measure(
     size: tuple[int, int],
     decoder: bool,
     types: tuple[torch.dtype, ...],
-    speed: float,
-    libraries: Libraries,
-    others: bool,
+    speed: float,  # of a copy, bytes/s
+    library: CudaLibrary,
     options: Options,
 ) -> Report:
-    """One kind of call in one pair of types, by our libraries, and by what they are compared with if asked."""
+    """Measure one kind of call in one pair of types with the kernel and the implementations it is compared with."""
     first = network_call(size, decoder, types, 0, options.device)
     sets = 2 if options.quick else max(4, min(MOST_SETS, -(-ROTATED // first.traffic)))
     calls = [first, *(network_call(size, decoder, types, seed, options.device) for seed in range(1, sets))]
-    expected = in_double(first)
+    expected = float64_output(first)
     gathered = first.samples * 4 * first.value.shape[3] * first.value.element_size()
     report: Report = {
         "call": f"{'decoder' if decoder else 'encoder'} at {size[0]}x{size[1]}",
@@ -150,105 +141,79 @@ def measure(
         "floor_us": round(first.traffic / speed * 1e6, 2),
         "gathered_mb": round(gathered / 1e6, 2),
         "tolerance": TOLERANCES[types[0]],
-        "libraries": {},
         "failed": [],
     }
-    for name, path in libraries.items():
-        try:
-            found = measure_library(library_of(options.device, path), calls, expected, options)
-        except Exception as reason:  # noqa: BLE001 - a candidate that fails is a finding
-            found = {"error": f"{type(reason).__name__}: {reason}"[:300], "relative_error": float("inf")}
-        else:
-            median = found["us"]["median"]
-            found["over_floor"] = round(median / report["floor_us"], 2)
-            found["gathered_tb_s"] = round(gathered / median / 1e6, 2)
-        report["libraries"][name] = found
-        if not found["relative_error"] <= TOLERANCES[types[0]]:
-            report["failed"].append(name)
-    if others and types[0] == types[1]:
-        report |= compared(calls, expected, options)
+    out = first.empty_out()
+    run_fused(library, first, out)
+    error = relative_error(out, expected)
+    kernel = timed(lambda call: partial(run_fused, library, call, call.empty_out()), calls, options)
+    median = kernel["us"]["median"]
+    report["libraries"] = {
+        "kernel": {
+            **kernel,
+            "relative_error": error,
+            "over_floor": round(median / report["floor_us"], 2),
+            "gathered_tb_s": round(gathered / median / 1e6, 2),
+        }
+    }
+    if not error <= TOLERANCES[types[0]]:
+        report["failed"].append("kernel")
+    if types[0] == types[1]:
+        report |= measure_others(calls, expected, options)
         report["gain"] = gains(report)
     return report
 
 
-def measure_library(library: CudaLibrary, calls: list[Call], expected: Tensor, options: Options) -> Report:
-    """Error and times of one of our libraries."""
-    out = calls[0].empty_out()
-    run_fused(library, calls[0], out)
-    error = relative(out, expected)
-    return {**timed(partial(ours, library), calls, options), "relative_error": error}
-
-
-def compared(calls: list[Call], expected: Tensor, options: Options) -> Report:
-    """Torch's form, whose intermediate arrays are large, over a few input sets; and the stock-style kernel."""
-    form = GridSample(calls[0])()
-    report: Report = {
-        "torch": {**timed(GridSample, calls[:4], options), "relative_error": relative(form, expected)}
-    }
+def measure_others(calls: list[Call], expected: Tensor, options: Options) -> Report:
+    """Measure the stock-style kernel, and torch's form with few input sets since its intermediate arrays are large."""
+    torch_error = relative_error(GridSample(calls[0])(), expected)
+    report: Report = {"torch": {**timed(GridSample, calls[:4], options), "relative_error": torch_error}}
     if options.device == "cuda":
         stocks = [Stock(Path(os.environ["IDOL_PLUGINS"]), call) for call in calls]
         by_call = {id(stock.call): stock for stock in stocks}
         report["stock"] = {
-            "relative_error": relative(stocks[0].whole(), expected),
+            "relative_error": relative_error(stocks[0].with_preparation(), expected),
             "alone": timed(lambda call: by_call[id(call)].alone, calls, options),
-            "with_softmax_and_locations": timed(lambda call: by_call[id(call)].whole, calls, options),
+            "with_softmax_and_locations": timed(
+                lambda call: by_call[id(call)].with_preparation, calls, options
+            ),
         }
     return report
 
 
 def gains(report: Report) -> Report:
-    """Times of the others over the kernel's."""
-    kernel = report["libraries"]["kernel"].get("us")
-    stock = report.get("stock", {})
-    others = {
-        "torch": report["torch"].get("us"),
-        "stock_alone": stock.get("alone", {}).get("us"),
-        "stock_whole": stock.get("with_softmax_and_locations", {}).get("us"),
-    }
-    if not kernel:
-        return {}
-    return {name: round(found["median"] / kernel["median"], 2) for name, found in others.items() if found}
+    """Return the times of the other implementations divided by the kernel's."""
+    kernel = report["libraries"]["kernel"]["us"]["median"]
+    times = {"torch": report["torch"]["us"]["median"]}
+    if "stock" in report:
+        times["stock_alone"] = report["stock"]["alone"]["us"]["median"]
+        times["stock_whole"] = report["stock"]["with_softmax_and_locations"]["us"]["median"]
+    return {name: round(median / kernel, 2) for name, median in times.items()}
 
 
-def run_over(
-    libraries: Libraries,
-    others: bool,
-    options: Options,
-    report: Report,
-    save: Save,
-    kinds: tuple[tuple[torch.dtype, ...], ...] = TYPES,
-) -> None:
-    """Every call by every library; the encoder's first, the large before the small."""
+def run(options: Options, report: Report, save: Save) -> None:
+    """Measure every call in every pair of types, the encoder's first and large sizes before small ones."""
+    library = library_of(options.device)
     speed = copy_speed(options)
     report["copy_tb_s"] = round(speed / 1e12, 4)
     report["calls"] = []
     sizes = QUICK_SIZES if options.quick else SIZES
     for decoder in (False, True):
         for size in reversed(sizes):
-            for types in kinds:
-                found = measure(size, decoder, types, speed, libraries, others, options)
-                report["calls"].append(found)
-                if others:
-                    say(table(found))
+            for types in TYPES:
+                call = measure(size, decoder, types, speed, library, options)
+                report["calls"].append(call)
+                say(summary(call))
                 save()
-    report["passed"] = not any(found["failed"] for found in report["calls"])
+    report["passed"] = not any(call["failed"] for call in report["calls"])
 
 
-def run(options: Options, report: Report, save: Save) -> None:
-    """The library that ships, and what it is compared with."""
-    run_over({"kernel": None}, True, options, report, save)
-
-
-def table(found: Report) -> str:
-    """A line for each library, fastest first."""
-    kind = f"{found['types'][0]} of {found['types'][1]}"
-    lines = [f"{found['call']}, {kind}, floor {found['floor_us']} us, gain {found.get('gain', {})}"]
-    done = {name: one for name, one in found["libraries"].items() if "us" in one}
-    for name, one in sorted(done.items(), key=lambda item: float(item[1]["us"]["median"])):
-        lines.append(
-            f"  {name:28} {one['us']['median']:9.2f} us, warm {one['warm_us']['median']:9.2f}, "
-            f"{one['over_floor']:6.2f} floors, {one['gathered_tb_s']:5.2f} TB/s gathered, "
-            f"error {one['relative_error']:.1e}"
-        )
-    lines += [f"  {name}: {found['libraries'][name].get('error', 'wrong')}" for name in found["failed"]]
-    return "\n".join(lines)
+def summary(call: Report) -> str:
+    """Return one call's results as text."""
+    kernel = call["libraries"]["kernel"]
+    return (
+        f"{call['call']}, {' of '.join(call['types'])}, floor {call['floor_us']} us, gain {call.get('gain', {})}\n"
+        f"  kernel {kernel['us']['median']:.2f} us, warm {kernel['warm_us']['median']:.2f}, "
+        f"{kernel['over_floor']:.2f} floors, {kernel['gathered_tb_s']:.2f} TB/s gathered, "
+        f"error {kernel['relative_error']:.1e}{' (too large)' if call['failed'] else ''}"
+    )

@@ -1,4 +1,7 @@
-"""The TensorRT plugin on the device, used as TensorRT would, without TensorRT; on a CPU, its build for tests."""
+"""Conformance checks of the TensorRT plugin with device pointers, without TensorRT.
+
+On a CPU they check the plugin's build for tests.
+"""
 
 import os
 from pathlib import Path
@@ -14,9 +17,9 @@ __all__ = ["run"]
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """Of every check, how many expectations there were, and which were not met."""
+    """Report the number of expectations of each check and those that failed."""
     if find_headers(TENSORRT) is None:
-        report["skipped"] = f"TensorRT's headers are not here; {TENSORRT.variable} names their folder"
+        report["skipped"] = f"TensorRT's headers are missing; set {TENSORRT.variable} to their folder"
         report["passed"] = True
         return
     cuda, folder = options.device == "cuda", Path(os.environ["IDOL_PLUGINS"])

@@ -1,15 +1,15 @@
-"""Everything of this project that needs a CUDA device, section by section, as one JSON document.
+"""Checks and timings of everything that needs a CUDA device, as one JSON document.
 
-    bash benchmarks/gpu/run.sh                                        builds the libraries, then runs all sections
-    bash benchmarks/gpu/run.sh --only build,checks,kernels            some of them
-    python -m benchmarks.gpu.run --device cpu --quick            a dry run of what does not need a device
+    bash benchmarks/gpu/run.sh                                build the libraries, then run all sections
+    bash benchmarks/gpu/run.sh --only build,checks,kernels    run some sections
+    python -m benchmarks.gpu.run --device cpu --quick         dry run of the sections that need no device
 
-Each section runs in a process of its own, so that neither a crash nor a limit takes more than the section with it, and
-its share of the document is kept as it grows. Progress goes to stderr; stdout gets the JSON, which after every section
-is also written to $OUT/gpu.json where OUT is set.
+Each section runs in its own process, so that a crash or a time limit affects that section only; its results are saved
+as they appear. Progress goes to stderr and the JSON to stdout. With OUT set, the JSON is also written to $OUT/gpu.json
+after every section.
 
-Exits with 1 when a section fails, with 3 without a CUDA device. Needs torch and numpy alone; the kernel's sections also
-nvcc and CMake.
+Exit status: 1 if a section fails, 3 without a CUDA device. Requires torch and numpy; the sections of the kernel also
+require nvcc and CMake.
 """
 
 import argparse
@@ -29,34 +29,33 @@ from benchmarks.gpu.common import Options, Report, device_facts, say
 from idol_runtime.files import replacing
 
 NO_CUDA = 3
-# In this order, what matters most first; and the most seconds that each may take.
+# Time limits in seconds. The sections run in this order, the most important first.
 SECTIONS = {
     "build": 240,
     "checks": 150,
     "plugin": 60,
     "kernels": 150,
     "tests": 150,
-    "candidates": 200,
     "backward": 120,
     "frames": 600,
 }
 RESERVE_S = 10.0
 
 
-def run_section(name: str, into: Path, options: Options) -> int:
-    """Run one section here; what it finds goes `into` a file, the reason where it breaks off included."""
+def run_section(name: str, path: Path, options: Options) -> int:
+    """Run one section in this process and write its report to `path`, including the error that stops it."""
     report: Report = {"passed": False}
 
     def save() -> None:
-        with replacing(into) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(report))
 
     if options.quick:
-        torch.set_num_threads(1)  # threads of small arrays on a busy machine wait for each other
+        torch.set_num_threads(1)  # with small arrays on a busy machine, threads mostly wait for each other
     started = time.perf_counter()
     try:
         importlib.import_module(f"benchmarks.gpu.{name}").run(options, report, save)
-    except Exception as error:  # noqa: BLE001 - a section that fails is a finding, not the run's end
+    except Exception as error:  # noqa: BLE001 - a failed section is a result and does not end the run
         report["passed"] = False
         report["error"] = f"{type(error).__name__}: {error}"[:2000]
         report["where"] = traceback.format_exc().splitlines()[-6:-1]
@@ -66,10 +65,10 @@ def run_section(name: str, into: Path, options: Options) -> int:
 
 
 def start_section(name: str, limit: float, options: Options) -> Report:
-    """Run one section in a process of its own; its report, complete or not."""
+    """Run one section in its own process and return its report, which may be incomplete."""
     with TemporaryDirectory(prefix="idol-gpu-") as folder:
-        into = Path(folder) / "section.json"
-        command = [sys.executable, "-m", "benchmarks.gpu.run", "--section", name, "--into", str(into)]
+        path = Path(folder) / "section.json"
+        command = [sys.executable, "-m", "benchmarks.gpu.run", "--section", name, "--into", str(path)]
         command += ["--device", options.device, "--repeats", str(options.repeats)]
         command += ["--quick"] if options.quick else []
         reason = None
@@ -78,19 +77,19 @@ def start_section(name: str, limit: float, options: Options) -> Report:
             if code < 0:
                 reason = f"ended by signal {-code}"
         except subprocess.TimeoutExpired:
-            reason = f"cut off after {limit:.0f} s"
-        report: Report = json.loads(into.read_text()) if into.is_file() else {}
+            reason = f"stopped after its limit of {limit:.0f} s"
+        report: Report = json.loads(path.read_text()) if path.is_file() else {}
     if reason is not None or "seconds" not in report:
-        report = {**report, "passed": False, "error": reason or "ended without a word"}
+        report = {**report, "passed": False, "error": reason or "ended without a report"}
     return report
 
 
 def run_all(names: list[str], budget: float, commit: str | None, options: Options) -> Report:
-    """The whole document; written to $OUT as it grows."""
+    """Run the sections and return the document, which is also written to $OUT after each of them."""
     started = time.monotonic()
     document: Report = {
         "machine": device_facts(options.device),
-        "commit": commit or commit_here(),
+        "commit": commit or current_commit(),
         "quick": options.quick,
         "passed": False,
         "failed": [],
@@ -98,9 +97,9 @@ def run_all(names: list[str], budget: float, commit: str | None, options: Option
     }
     for name in names:
         left = budget - RESERVE_S - (time.monotonic() - started)
-        say(f"[{name}] starts, {left:.0f} s left")
+        say(f"[{name}] started, {left:.0f} s left")
         if left < 5:
-            report: Report = {"passed": False, "error": "no time was left"}
+            report: Report = {"passed": False, "error": "no time left"}
         else:
             report = start_section(name, min(left, SECTIONS[name]), options)
         document["sections"][name] = report
@@ -113,14 +112,14 @@ def run_all(names: list[str], budget: float, commit: str | None, options: Option
 
 
 def write(document: Report) -> None:
-    """To $OUT, if there is one."""
+    """Write the document to $OUT/gpu.json if OUT is set."""
     if os.environ.get("OUT"):
         with replacing(Path(os.environ["OUT"]) / "gpu.json") as temporary:
             temporary.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def commit_here() -> str | None:
-    """Of the checkout, where git knows it."""
+def current_commit() -> str | None:
+    """Return the checkout's commit, or None outside a git repository."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -130,23 +129,29 @@ def commit_here() -> str | None:
 
 
 def main() -> int:
-    """Run the sections, print, write."""
+    """Run the sections, print the document, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes, 2 repetitions, no code generation")
-    parser.add_argument("--only", metavar="SECTION,…", help=f"of {', '.join(SECTIONS)}")
-    parser.add_argument("--repeats", type=int, default=50, help="timed repetitions")
     parser.add_argument(
-        "--budget", type=float, default=570, metavar="SECONDS", help="for all sections together"
+        "--only", metavar="SECTION,…", help=f"run these sections only: {', '.join(SECTIONS)} (default: all)"
     )
-    parser.add_argument("--commit", help="to name in the document, where git cannot")
+    parser.add_argument("--repeats", type=int, default=50, help="timed repetitions (default: %(default)s)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=570,
+        metavar="SECONDS",
+        help="time limit of all sections together (default: %(default)s)",
+    )
+    parser.add_argument("--commit", help="commit to record in the document (default: ask git)")
     parser.add_argument("--section", choices=list(SECTIONS), help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.only.split(",") if args.only else list(SECTIONS)
     for name in names:
         if name not in SECTIONS:
-            parser.error(f"there is no section {name}; there are {', '.join(SECTIONS)}")
+            parser.error(f"unknown section: {name}; choose from {', '.join(SECTIONS)}")
     if args.device == "cuda" and not torch.cuda.is_available():
         say("this check needs a CUDA device, and torch finds none; try --device cpu --quick")
         return NO_CUDA

@@ -1,5 +1,5 @@
-// What the kernel is measured against: the usual shape of a deformable attention. A thread for every output channel,
-// scalar loads, coordinates and sums in the values' type, locations and weights made beforehand by other kernels.
+// Baseline kernel of the usual design: one thread per output channel, scalar loads, coordinates and sums in the type of
+// the values, locations and weights computed beforehand by other kernels.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -57,7 +57,7 @@ template <class T> __global__ void stock(const Call call) {
 
 }  // namespace
 
-// `half` picks fp16 over fp32; `shapes` and `starts` lie on the device. Returns a cudaError_t.
+// `half` picks fp16 over fp32; `shapes` and `starts` are device pointers. Returns a cudaError_t.
 extern "C" __attribute__((visibility("default"))) int32_t stock_deform_attn(
     int32_t half, const void *value, const int32_t *shapes, const int32_t *starts, const void *locations,
     const void *weights, void *out, int32_t images, int32_t tokens, int32_t queries, int32_t heads, int32_t width,

@@ -1,4 +1,4 @@
-"""The tests that need a device, by pytest, where it is installed."""
+"""The tests that need a CUDA device, run by pytest where it is installed."""
 
 import importlib.util
 import re
@@ -14,24 +14,23 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """`pytest -m gpu`; counts and the end of what it says."""
+    """Run `pytest -m gpu` and report the counts and the end of its output."""
     missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
     if missing:
-        report["error"] = f"{', '.join(missing)} is not installed"
+        report["error"] = f"not installed: {', '.join(missing)}; pip install {' '.join(missing)}"
         return
-    # Only the files that have any: others may import what is not installed here.
-    where = sorted(
+    # Other test files may import packages that are not installed here.
+    files = sorted(
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("test_*.py")
         if "pytest.mark.gpu" in path.read_text()
     )
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *where]
-    # Another torch or numpy than the pinned ones may warn of this and that.
-    command += ["-W", "default"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *files]
+    command += ["-W", "default"]  # unpinned versions of torch or numpy may emit warnings
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     report["tail"] = [line.replace(f"{ROOT}/", "") for line in (done.stdout + done.stderr).splitlines()[-40:]]
     counts = re.findall(r"(\d+) (passed|failed|errors?|skipped|deselected)", done.stdout)
-    report["counts"] = {what: int(count) for count, what in counts}
-    # On a CPU every one of them is skipped, which is right.
+    report["counts"] = {outcome: int(count) for count, outcome in counts}
+    # On a CPU all of them are skipped.
     report["passed"] = done.returncode == 0 and (options.device != "cuda" or "passed" in report["counts"])
     save()

@@ -38,7 +38,7 @@ _FLOAT = onnx.TensorProto.FLOAT
 def islands_of(graph: bytes) -> set[str]:
     """Names of the nodes that stay fp32: of `ISLANDS`, of coordinates, of the image, and of linear blocks.
 
-    What each spares a trained network of error is in benchmarks/precision_islands.py; only linear blocks, which are a
+    What each spares a trained network of error is in benchmarks/README.md (fp16); only linear blocks, which are a
     MobileNet's, cost time worth naming.
     """
     editor = Editor(graph)

@@ -18,7 +18,7 @@ PARTS = (*STAGES[1:], "heads")
 _KINDS = ("first", "depthwise", "normalised", "bottleneck", "sampled")
 _STRIDES = tuple(f"backbone/{2**power}" for power in range(1, 7))
 GROUPS = (*_KINDS, *_STRIDES, *PARTS[1:])
-# What loses most for what it multiplies (benchmarks/precision_parts.py).
+# What loses most for what it multiplies (benchmarks/README.md, int8).
 KEPT = (*_KINDS, "decoder")
 _MOVES = ("Reshape", "Transpose", "Flatten", "Unsqueeze")
 
