@@ -1,4 +1,4 @@
-"""What a reader must know of the machine to judge a figure, without host names or paths; and how a report is told."""
+"""Facts of the machine that a result was measured on, and the output of results as JSON."""
 
 import datetime
 import json
@@ -12,11 +12,11 @@ import numpy as np
 
 from idol_runtime.files import replacing
 
-__all__ = ["machine_facts", "tell_report"]
+__all__ = ["machine_facts", "report_result", "write_json"]
 
 
 def machine_facts() -> dict[str, str | int]:
-    """Processor, cores, versions and date."""
+    """Return processor, cores, versions and date; no host name and no path."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
@@ -28,18 +28,22 @@ def machine_facts() -> dict[str, str | int]:
     }
 
 
-def tell_report(report: Mapping[str, Any], path: Path | None) -> int:
-    """Print a report, and write it where a file is wanted; the exit status, 1 unless it `passed`."""
-    text = json.dumps(report, indent=2)
-    print(text)
+def write_json(report: Mapping[str, Any], path: Path | None) -> None:
+    """Write a report to a file unless `path` is None."""
     if path is not None:
         with replacing(path) as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def report_result(report: Mapping[str, Any], path: Path | None) -> int:
+    """Print a report, write it to `path` if given, and return the exit status: 1 unless it `passed`."""
+    print(json.dumps(report, indent=2))
+    write_json(report, path)
     return 0 if report["passed"] else 1
 
 
 def _cpu_model() -> str:
-    """As Linux names it; the architecture elsewhere."""
+    """Return the processor's name on Linux, its architecture elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -52,7 +52,7 @@ def test_held_out_sets_tws_against_the_best_of_the_iou_thresholds(load: Any) -> 
     module = load("cpu.held_out")
 
     def scores(seed: int) -> Any:
-        of_ways = {way: 0.5 - 0.05 * k + 0.01 * seed for k, way in enumerate(module.WAYS)}
+        of_ways = {way: 0.5 - 0.05 * k + 0.01 * seed for k, way in enumerate(module.METHODS)}
         of_ways["IoU > .3"] = 0.45
         return {
             name: {way: dict.fromkeys(module.COLUMNS, value) for way, value in of_ways.items()}
@@ -344,7 +344,7 @@ def test_the_readme_gets_the_table_of_a_result(
     assert module.main() == 1, "a row answers wrongly"
     text = page.read_text()
     assert "| pytorch, eager | 90.0 | 1 | 10.0 |\n| fast | 30.0 | 3.00 (2.50 to 3.50) | 25.0 |\n" in text
-    assert "| odd (answers wrongly) | 10.0 |" in text
+    assert "| odd (wrong output) | 10.0 |" in text
     assert text.startswith(f"before\n{module.BEGIN}| |")
     assert text.endswith(f"percentile.\n{module.END}after\n")
     module.main()

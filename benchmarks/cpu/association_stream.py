@@ -1,16 +1,15 @@
-"""Whether association stays as fast and as small after thousands of frames as it was at the start.
+"""Time and memory of the association over a long stream.
 
-Streams random detections, whose identities appear, stay a while and vanish, through the tracker. A table
-gives, by quarter of the stream: median time per frame, memory that Python and numpy hold, tracks in the bank.
+Streams random detections through the tracker; identities appear, stay for a while and vanish. The table gives for each
+quarter of the stream the median time per frame, the memory allocated by Python and numpy, and the tracks in the bank.
 
     python -m benchmarks.cpu.association_stream [--frames 2000] [--repeats 3] [--json OUT]
 
-Exits with 1 when, from the second to the last quarter, memory grew by more than 5 % or the time per frame by
-more than 50 %. The first quarter is left out of the judgement: the bank is still filling there.
+Exits with 1 if memory grows by more than 5 % or the time per frame by more than 50 % from the second to the last
+quarter. The first quarter is not compared, because the bank is still filling.
 """
 
 import argparse
-import json
 import sys
 import time
 import tracemalloc
@@ -21,14 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import machine_facts
+from benchmarks.machine import machine_facts, write_json
 from idol_runtime.config import AssociationConfig
-from idol_runtime.files import replacing
 from idol_runtime.tracking.association import Tracker
 
 MEMORY_LIMIT, TIME_LIMIT = 1.05, 1.5
 WIDTH, CLASSES = 256, 40
-# Share of the identities that vanish in a frame, to be replaced by new ones.
+# Share of the identities that new ones replace in each frame.
 TURNOVER = 0.02
 
 Detections = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
@@ -36,7 +34,7 @@ Detections = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], 
 
 @dataclass(frozen=True)
 class Load:
-    """What one number of detections per frame costs, by quarter of the stream."""
+    """Results for one number of detections per frame, by quarter of the stream."""
 
     detections_per_frame: int
     identities: int
@@ -49,16 +47,16 @@ class Load:
 
     @property
     def passed(self) -> bool:
-        """Whether the last quarter costs what the second did."""
+        """True if the last quarter costs no more than the second, within the limits."""
         return (
             self.memory_ratio_last_to_second <= MEMORY_LIMIT and self.time_ratio_last_to_second <= TIME_LIMIT
         )
 
 
 def detections(frames: int, mean_count: int, seed: int) -> Iterator[Detections]:
-    """Scores, labels, boxes and embeddings of each frame, best score first."""
+    """Yield scores, labels, boxes and embeddings of each frame, sorted by score."""
     rng = np.random.default_rng(seed)
-    # A fifth of the identities is hidden in any frame.
+    # A fifth of the identities is hidden in each frame.
     pool = round(mean_count / 0.8)
     embeddings = rng.standard_normal((pool, WIDTH), np.float32)
     labels = rng.integers(0, CLASSES, pool)
@@ -73,7 +71,7 @@ def detections(frames: int, mean_count: int, seed: int) -> Iterator[Detections]:
 
 
 def _times_us(frames: int, count: int) -> NDArray[np.float64]:
-    """Time of every frame, without tracemalloc, which slows allocation."""
+    """Return the time of every frame, without tracemalloc, which slows down allocation."""
     tracker = Tracker(AssociationConfig())
     times = []
     for frame in detections(frames, count, seed=count):
@@ -84,23 +82,23 @@ def _times_us(frames: int, count: int) -> NDArray[np.float64]:
 
 
 def measure(frames: int, count: int, repeats: int) -> Load:
-    """Run one load: `repeats` times for the time, the best of which counts, and once more for the memory."""
+    """Run one load `repeats` times to measure time, and once more to measure memory."""
     runs = np.stack([_times_us(frames, count) for _ in range(repeats)])
-    # The least over the runs of the same frame: a busy machine only ever adds time.
+    # The minimum over the runs of a frame, since background load only adds time.
     quarters = np.array_split(runs.min(axis=0), 4)
     median_us = [float(np.median(quarter)) for quarter in quarters]
     tracker = Tracker(AssociationConfig())
-    # Made before the count begins, so that the samples themselves do not grow with the stream.
-    held, tracks = np.zeros(frames), np.zeros(frames)
+    # Allocated before the measurement, so that the samples do not count as growth.
+    memory, tracks = np.zeros(frames), np.zeros(frames)
     identities = 0
     tracemalloc.start()
     for t, frame in enumerate(detections(frames, count, seed=count)):
         ids = tracker.update(*frame)
         identities = max(identities, int(ids.max(initial=-1)) + 1)
-        held[t] = tracemalloc.get_traced_memory()[0] / 1024
+        memory[t] = tracemalloc.get_traced_memory()[0] / 1024
         tracks[t] = len(tracker.bank or ())
     tracemalloc.stop()
-    held_kib = [float(np.median(quarter)) for quarter in np.array_split(held, 4)]
+    held_kib = [float(np.median(quarter)) for quarter in np.array_split(memory, 4)]
     return Load(
         detections_per_frame=count,
         identities=identities,
@@ -114,8 +112,8 @@ def measure(frames: int, count: int, repeats: int) -> Load:
 
 
 def report(loads: list[Load]) -> str:
-    """The table."""
-    lines = ["detections  quarter  µs/frame  held KiB  tracks"]
+    """Return the results as a table."""
+    lines = ["detections  quarter  µs/frame       KiB  tracks"]
     for load in loads:
         rows = zip(load.median_us, load.held_kib, load.tracks, strict=True)
         for quarter, (us, kib, tracks) in enumerate(rows, start=1):
@@ -129,30 +127,38 @@ def report(loads: list[Load]) -> str:
 
 
 def main() -> int:
-    """Measure, print, write; 0 when nothing grows."""
+    """Measure, print and write the results, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--frames", type=int, default=2000, help="length of the stream")
-    parser.add_argument("--counts", type=int, nargs="+", default=[10, 50], help="mean detections per frame")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="timed runs, of which each frame's best counts"
+        "--frames", type=int, default=2000, help="length of the stream (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="write the result here, too")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[10, 50], help="detections per frame (default: 10 50)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="timed runs, of which the minimum of each frame counts (default: 3)",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results to this file")
     args = parser.parse_args()
     if args.frames < 40 or args.repeats < 1 or min(args.counts) < 1:
-        parser.error("give at least 40 frames, 1 repeat and 1 detection per frame")
+        parser.error(
+            f"expected at least 40 frames, 1 repeat and 1 detection per frame, "
+            f"got --frames {args.frames} --repeats {args.repeats} --counts {min(args.counts)}"
+        )
     loads = [measure(args.frames, count, args.repeats) for count in args.counts]
     print(report(loads))
     passed = all(load.passed for load in loads)
-    if args.json:
-        found = {
-            "machine": machine_facts(),
-            "frames": args.frames,
-            "repeats": args.repeats,
-            "passed": passed,
-            "loads": [asdict(load) for load in loads],
-        }
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n")
+    result = {
+        "machine": machine_facts(),
+        "frames": args.frames,
+        "repeats": args.repeats,
+        "passed": passed,
+        "loads": [asdict(load) for load in loads],
+    }
+    write_json(result, args.json)
     return 0 if passed else 1
 
 

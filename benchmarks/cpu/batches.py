@@ -1,14 +1,15 @@
-"""Frames of several streams in one batch: what throughput gains, and what latency pays.
+"""Throughput and latency of batches and of parallel sessions.
 
-    batches    one session, batches of 1, 2, 4 and 8 frames in turns: milliseconds until all are done, frames a second
-    sessions   as many frames, by one session with all threads, one by one and in one batch; and by as many sessions
-               as there are threads, each with one thread and its share of the frames
+    batches    batches of 1, 2, 4 and 8 frames in one session, interleaved: milliseconds per batch, frames per second
+    sessions   the same frames in one session with all threads, one by one and in one batch; and in as many sessions
+               as threads, each with one thread and its share of the frames
 
     idol-deploy plugins build
     python -m benchmarks.cpu.batches [--bundle FILE] [--threads 2] [--rounds 15] [--sizes 1,2,4,8] [--json OUT]
 
-The network is that of a bundle exported with --dynamic-batch, else edge_synth at 160x256 with reference weights and our
-operator. Exits with 1 when a frame's answer in a batch is further from its answer alone than the golden frame's may be.
+The network is that of a bundle exported with --dynamic-batch, or edge_synth at 160x256 with reference weights and the
+compiled operator. Exits with 1 if the outputs of a batch differ from those of single frames by more than the golden
+frame's tolerance.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import machine_facts, tell_report
+from benchmarks.machine import machine_facts, report_result
 from idol_plugins.ort import ort_library
 from idol_runtime.backends import Backend, open_backend
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
@@ -35,15 +36,15 @@ from idol_runtime.tracking.detection import NetworkOutput
 
 PRESET, SIZE = "edge_synth", (160, 256)
 
-Open: TypeAlias = Callable[[int], Backend]  # with so many threads
+Open: TypeAlias = Callable[[int], Backend]  # takes the number of threads
 
 
-def of_bundle(path: Path, graph: str) -> tuple[Open, str]:
-    """How to open a bundle's network, and what it is."""
+def bundle_network(path: Path, graph: str) -> tuple[Open, str]:
+    """Return a function that opens a bundle's network, and the network's description."""
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
         if not manifest.dynamic_batch:
-            sys.exit(f"{path} takes one frame at a time; export it with --dynamic-batch")
+            sys.exit(f"fixed batch size of 1: {path}; export it with --dynamic-batch")
 
     def opened(threads: int) -> Backend:
         with Bundle.open(path) as bundle:
@@ -52,8 +53,8 @@ def of_bundle(path: Path, graph: str) -> tuple[Open, str]:
     return opened, f"{manifest.preset}, {graph} graph"
 
 
-def of_preset() -> tuple[Open, str]:
-    """The same of the edge network, which is traced first."""
+def preset_network() -> tuple[Open, str]:
+    """Export the edge network and return the same for it."""
     from idol_deploy.config import preset
     from idol_deploy.weights.reference import reference_model
     from idol_export.graph.adapter import ExportGraph
@@ -71,13 +72,13 @@ def of_preset() -> tuple[Open, str]:
 
 
 def frames(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """[count, h, w, 3], noise that is smooth enough to be a picture; no two alike."""
+    """Return different frames of smooth noise, [count, h, w, 3]."""
     coarse = np.random.default_rng(0).integers(0, 256, (count, size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
     return np.ascontiguousarray(coarse.repeat(8, axis=1).repeat(8, axis=2))
 
 
 def difference(together: Sequence[NetworkOutput], alone: Sequence[NetworkOutput]) -> float:
-    """The largest relative error of an output."""
+    """Return the largest relative error of any output."""
     return max(
         float(
             np.linalg.norm(getattr(a, name) - getattr(b, name)) / max(np.linalg.norm(getattr(b, name)), 1e-12)
@@ -88,21 +89,21 @@ def difference(together: Sequence[NetworkOutput], alone: Sequence[NetworkOutput]
 
 
 def batches(backend: Backend, images: NDArray[np.uint8], sizes: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Of each size of batch: its latency, its throughput, and the throughput's ratio to that of single frames."""
+    """Measure latency and throughput of each batch size, and the speed-up over single frames."""
     counts = sorted({1, *sizes})
     times = interleaved([partial(backend.infer, images[:count]) for count in counts], rounds).T
     return {
         str(count): {
-            "latency_ms": summarise(taken),
-            "frames_per_s": round(1e3 * count / float(np.median(taken)), 2),
-            "times_one": paired_ratio(times[0], taken / count),
+            "latency_ms": summarise(milliseconds),
+            "frames_per_s": round(1e3 * count / float(np.median(milliseconds)), 2),
+            "times_one": paired_ratio(times[0], milliseconds / count),
         }
-        for count, taken in zip(counts, times, strict=True)
+        for count, milliseconds in zip(counts, times, strict=True)
     }
 
 
 def sessions(opened: Open, images: NDArray[np.uint8], threads: int, rounds: int) -> dict[str, Any]:
-    """As many frames by one session with all threads, and by sessions with one thread each."""
+    """Measure one session with all threads against one session per thread."""
     one, many = opened(threads), [opened(1) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
 
@@ -110,36 +111,36 @@ def sessions(opened: Open, images: NDArray[np.uint8], threads: int, rounds: int)
             for image in share:
                 backend.infer(image[None])
 
-        ways: dict[str, Callable[[], object]] = {
+        configurations: dict[str, Callable[[], object]] = {
             f"1 session of {threads} threads, one by one": lambda: one_by_one(one, images),
             f"1 session of {threads} threads, one batch": lambda: one.infer(images),
             f"{threads} sessions of 1 thread, one by one": lambda: list(
                 pool.map(one_by_one, many, np.array_split(images, threads))
             ),
         }
-        times = interleaved(list(ways.values()), rounds).T
+        times = interleaved(list(configurations.values()), rounds).T
     return {
         name: {
-            "ms": summarise(taken),
-            "frames_per_s": round(1e3 * len(images) / float(np.median(taken)), 2),
-            "times_first": paired_ratio(times[0], taken),
+            "ms": summarise(milliseconds),
+            "frames_per_s": round(1e3 * len(images) / float(np.median(milliseconds)), 2),
+            "times_first": paired_ratio(times[0], milliseconds),
         }
-        for name, taken in zip(ways, times, strict=True)
+        for name, milliseconds in zip(configurations, times, strict=True)
     }
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print and write the results, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--bundle", type=Path, help="exported with --dynamic-batch")
-    parser.add_argument("--graph", default="plugin", help="of the bundle (default: plugin)")
+    parser.add_argument("--bundle", type=Path, metavar="FILE", help="bundle exported with --dynamic-batch")
+    parser.add_argument("--graph", default="plugin", help="graph of the bundle (default: plugin)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--sizes", default="1,2,4,8", help="of batches")
+    parser.add_argument("--sizes", default="1,2,4,8", help="batch sizes (default: 1,2,4,8)")
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args()
     sizes = sorted({int(size) for size in args.sizes.split(",")})
-    opened, network = of_preset() if args.bundle is None else of_bundle(args.bundle, args.graph)
+    opened, network = preset_network() if args.bundle is None else bundle_network(args.bundle, args.graph)
     backend = opened(args.threads)
     size = backend.network_size or SIZE
     images = frames(max(sizes), size)
@@ -156,7 +157,7 @@ def main() -> int:
         "batches": batches(backend, images, sizes, args.rounds),
         "sessions": sessions(opened, images, args.threads, args.rounds),
     }
-    return tell_report(report, args.json)
+    return report_result(report, args.json)
 
 
 if __name__ == "__main__":

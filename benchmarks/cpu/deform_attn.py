@@ -1,19 +1,18 @@
-"""How much faster the deformable attention's kernel is than torch's grid_sample form.
+"""Speed of the deformable attention's kernel against torch's grid_sample form.
 
-An encoder call of the network at 360x640 and 720x1280 (padded to multiples of 32), fp32, in turns: torch's
-`deformable_attention`, then the kernel. Offsets are those of a fresh network, plus noise.
+Runs an encoder call of the network at 360x640 and 720x1280 (padded to multiples of 32) in fp32, interleaved: torch's
+`deformable_attention` and the kernel. Offsets are those of a freshly initialised network, plus noise.
 
     idol-deploy plugins build
     python -m benchmarks.cpu.deform_attn [--threads 2] [--json OUT]
 
-Ratios are of medians; `best` are of the least times, which other work on the machine disturbs least. Exits with 1
-when a ratio of an encoder call is below 20 or an answer is wrong.
+`ratio` compares medians; `best_ratio` compares minima, which background load affects least. Exits with 1 if a ratio is
+below 20 or an output is wrong.
 """
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,22 +20,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine_facts, tell_report
+from benchmarks.machine import machine_facts, report_result
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes, deformable_attention
 from idol_deploy.model.geometry import build_geometry
 from idol_export.verify.parity import relative_error
 from idol_plugins.cpu import CpuLibrary, Isa
+from idol_runtime.timing import interleaved
 
 SIZES = ((384, 640), (736, 1280))
 GOAL = 20.0
-# Two fp32 orders of summation, and locations that torch rounds once more often.
+# fp32 sums in another order, and one more rounding of locations in torch.
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Race:
-    """Two ways to one answer, timed in turns."""
+class Comparison:
+    """Interleaved times of two implementations and the error of the fast one."""
 
     what: str
     slow_ms: float
@@ -46,24 +46,19 @@ class Race:
     relative_error: float
 
 
-def race(
+def compare(
     what: str, slow: Callable[[], object], fast: Callable[[], object], rounds: int, error: float
-) -> Race:
-    """Median and least times of each; the fast one runs three times a round, for as steady a median."""
-    times: Mapping[str, list[float]] = {"slow": [], "fast": []}
-    for _ in range(rounds):
-        for name, run, count in (("slow", slow, 1), ("fast", fast, 3)):
-            for _ in range(count):
-                start = time.perf_counter()
-                run()
-                times[name].append((time.perf_counter() - start) * 1e3)
-    a, b = (float(np.median(times[name])) for name in ("slow", "fast"))
-    best = min(times["slow"]) / min(times["fast"])
-    return Race(what, round(a, 2), round(b, 2), round(a / b, 2), round(best, 2), error)
+) -> Comparison:
+    """Time both; the fast one runs three times per round, so that its median is as stable."""
+    times = interleaved([slow, fast, fast, fast], rounds, first=0)
+    slow_ms, fast_ms = times[:, 0], times[:, 1:]
+    a, b = float(np.median(slow_ms)), float(np.median(fast_ms))
+    best = float(slow_ms.min() / fast_ms.min())
+    return Comparison(what, round(a, 2), round(b, 2), round(a / b, 2), round(best, 2), error)
 
 
 def encoder_call(size: tuple[int, int]) -> tuple[Tensor, Shapes, Tensor, Tensor]:
-    """Arguments of `deformable_attention` in an encoder layer."""
+    """Return the arguments of `deformable_attention` in an encoder layer."""
     config = ytvis19_r50().model
     geometry = build_geometry(torch.zeros(1, *size, dtype=torch.bool), config.hidden_dim)
     M, L, P = config.heads, config.levels, config.points
@@ -78,12 +73,12 @@ def encoder_call(size: tuple[int, int]) -> tuple[Tensor, Shapes, Tensor, Tensor]
 
 
 @torch.inference_mode()
-def op_race(size: tuple[int, int], threads: int, rounds: int, library: CpuLibrary) -> Race:
-    """One encoder call."""
+def compare_call(size: tuple[int, int], threads: int, rounds: int, library: CpuLibrary) -> Comparison:
+    """Compare torch and the kernel on one encoder call."""
     value, shapes, merged, reference = encoder_call(size)
     arrays = value.numpy(), shapes, merged.numpy(), reference.numpy()
     expected = deformable_attention(value, shapes, merged, reference).numpy()
-    return race(
+    return compare(
         f"encoder call at {size[0]}x{size[1]}: torch grid_sample / kernel",
         lambda: deformable_attention(value, shapes, merged, reference),
         lambda: library.deformable_attention(*arrays, threads=threads),
@@ -92,22 +87,22 @@ def op_race(size: tuple[int, int], threads: int, rounds: int, library: CpuLibrar
     )
 
 
-def report(races: Sequence[Race], passed: bool, threads: int, out: Path | None) -> int:
-    """Prints, writes where a file is given, and returns the exit status."""
+def report(comparisons: Sequence[Comparison], passed: bool, threads: int, out: Path | None) -> int:
+    """Print and write the results, and return the exit status."""
     library = CpuLibrary()
-    found = {
+    result = {
         "machine": machine_facts(),
         "torch": torch.__version__,
         "threads": threads,
         "instructions": [isa.name for isa in Isa if library.offers(isa)],
         "passed": passed,
-        "races": [asdict(each) for each in races],
+        "races": [asdict(comparison) for comparison in comparisons],
     }
-    return tell_report(found, out)
+    return report_result(result, out)
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print and write the results, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
@@ -115,9 +110,9 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     library = CpuLibrary()
-    races = [op_race(size, args.threads, args.rounds, library) for size in SIZES]
-    passed = all(found.ratio >= GOAL and found.relative_error <= TOLERANCE for found in races)
-    return report(races, passed, args.threads, args.json)
+    comparisons = [compare_call(size, args.threads, args.rounds, library) for size in SIZES]
+    passed = all(call.ratio >= GOAL and call.relative_error <= TOLERANCE for call in comparisons)
+    return report(comparisons, passed, args.threads, args.json)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Whether our metrics are as fast as those that others keep, and give the same numbers.
+"""Speed and results of our metrics against other implementations.
 
-Repeats a small data set until it is large, each time with other video ids, and scores its results from the files on:
-with ours, with TrackEval's TrackMAP, and, where a checkout of youtubevos/cocoapi is given, with the official evaluator.
-All are timed in turns; each time is the least of the runs.
+Repeats a small data set with new video ids until it is large. Reads and scores it with our metrics, with TrackEval's
+TrackMAP and, if a checkout of youtubevos/cocoapi is given, with the official evaluator. The runs are interleaved; the
+reported times are minima.
 
     python -m benchmarks.cpu.evaluate [--times 100] [--repeats 1] [--official DIR] [--json OUT]
 
-Exits with 1 when another is faster, or when an AP differs by more than 1e-9. Needs the extra `evaluate`.
+Exits with 1 if another implementation is faster, or if an AP differs by more than 1e-9. Requires the extra `evaluate`.
 """
 
 import argparse
@@ -25,19 +25,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import machine_facts
+from benchmarks.machine import machine_facts, write_json
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.average_precision import RANGES, score
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_deploy.evaluate.tracking import load_trackeval
-from idol_runtime.files import replacing
 
 SMALL = Path(__file__).parents[2] / "tests" / "data" / "ytvis_eval"
 
 
 @dataclass
 class Timed:
-    """The least times of one evaluator, and what it found."""
+    """Minimum times of one evaluator and its AP."""
 
     reading_s: float = float("inf")
     scoring_s: float = float("inf")
@@ -46,18 +45,18 @@ class Timed:
     def add(
         self, evaluator: Callable[[Path, Path], tuple[float, float, float]], gt: Path, pred: Path
     ) -> None:
-        """Run once more."""
+        """Run the evaluator once."""
         reading, scoring, self.ap = evaluator(gt, pred)
         self.reading_s, self.scoring_s = min(self.reading_s, reading), min(self.scoring_s, scoring)
 
     @property
     def total_s(self) -> float:
-        """From the files to the numbers."""
+        """Seconds for reading and scoring."""
         return self.reading_s + self.scoring_s
 
 
 def repeated(times: int, folder: Path) -> tuple[Path, Path]:
-    """The small data set so many times over: annotations and results."""
+    """Write the repeated data set, and return the paths of its annotations and results."""
     gt, pred = (json.loads((SMALL / name).read_text()) for name in ("gt.json", "pred.json"))
     videos, annotations, results = [], [], []
     for i in range(times):
@@ -72,22 +71,22 @@ def repeated(times: int, folder: Path) -> tuple[Path, Path]:
 
 
 def ours(gt: Path, pred: Path) -> tuple[float, float, float]:
-    """Seconds to read, seconds to score, AP."""
-    begun = time.perf_counter()
+    """Return seconds to read, seconds to score, and AP."""
+    begin = time.perf_counter()
     dataset = read_dataset(gt)
     predictions = read_predictions(pred, dataset)
     read = time.perf_counter()
     ap = score(dataset, predictions).summary["AP"]
-    return read - begun, time.perf_counter() - read, ap
+    return read - begin, time.perf_counter() - read, ap
 
 
 def trackmap(gt: Path, pred: Path) -> tuple[float, float, float]:
-    """The same by TrackEval; its reader works on folders, so ours stands in for it."""
+    """Return the same for TrackEval. Its own reader takes folders only, so our reader is used."""
     package = load_trackeval()
     areas = [list(limits.area) for limits in RANGES["ytvis"][1:]]
     config = {"USE_TIME_RANGES": False, "AREA_RANGES": areas, "MAX_DETECTIONS": 100, "PRINT_CONFIG": False}
     metric = package.metrics.TrackMAP(config)
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     dataset = read_dataset(gt)
     cells: dict[tuple[int, int], tuple[list[Any], list[Any]]] = {}
     for video in dataset.videos:
@@ -97,8 +96,8 @@ def trackmap(gt: Path, pred: Path) -> tuple[float, float, float]:
         cells.setdefault((result.category_id, result.video_id), ([], []))[1].append(result)
     read = time.perf_counter()
     by_class: dict[int, dict[int, Any]] = {}
-    for (category, video_id), (truth, found) in cells.items():
-        best = [found[i] for i in np.argsort([-result.score for result in found], kind="stable")]
+    for (category, video_id), (truth, results) in cells.items():
+        best = [results[i] for i in np.argsort([-result.score for result in results], kind="stable")]
         data = {
             "gt_track_ids": [track.id for track in truth],
             "gt_tracks": [_frames(track.masks) for track in truth],
@@ -113,7 +112,7 @@ def trackmap(gt: Path, pred: Path) -> tuple[float, float, float]:
         by_class.setdefault(category, {})[video_id] = metric.eval_sequence(data)
     combined = {category: metric.combine_sequences(parts) for category, parts in by_class.items()}
     ap = float(np.mean(metric.combine_classes_class_averaged(combined)["AP_all"]))
-    return read - begun, time.perf_counter() - read, ap
+    return read - begin, time.perf_counter() - read, ap
 
 
 def _frames(masks: Any) -> dict[int, Any]:
@@ -121,7 +120,7 @@ def _frames(masks: Any) -> dict[int, Any]:
 
 
 def official(folder: Path) -> Callable[[Path, Path], tuple[float, float, float]]:
-    """The official evaluator from a checkout, on the installed pycocotools' masks."""
+    """Return the official evaluator of a checkout, with the masks of the installed pycocotools."""
     package = types.ModuleType("official")
     package.__path__ = [str(folder)]
     sys.modules["official"] = package
@@ -133,22 +132,22 @@ def official(folder: Path) -> Callable[[Path, Path], tuple[float, float, float]]
 
     def run(gt: Path, pred: Path) -> tuple[float, float, float]:
         with _old_numpy(), contextlib.redirect_stdout(io.StringIO()):
-            begun = time.perf_counter()
+            begin = time.perf_counter()
             truth = annotations.YTVOS(str(gt))
-            found = truth.loadRes(str(pred))
+            results = truth.loadRes(str(pred))
             read = time.perf_counter()
-            scoring = evaluator.YTVOSeval(truth, found, "segm")
+            scoring = evaluator.YTVOSeval(truth, results, "segm")
             scoring.evaluate()
             scoring.accumulate()
             scoring.summarize()
-        return read - begun, time.perf_counter() - read, float(scoring.stats[0])
+        return read - begin, time.perf_counter() - read, float(scoring.stats[0])
 
     return run
 
 
 @contextlib.contextmanager
 def _old_numpy() -> Iterator[None]:
-    """The checkout was written for a numpy that had np.float, and took a count that is no whole number."""
+    """Patch numpy for the checkout, which needs np.float and a float as linspace's count."""
     linspace = np.linspace
     vars(np)["float"] = float
     vars(np)["linspace"] = lambda start, stop, num, **options: linspace(start, stop, round(num), **options)
@@ -160,13 +159,15 @@ def _old_numpy() -> Iterator[None]:
 
 
 def main() -> int:
-    """Print a table; returns the exit status."""
+    """Measure, print and write the results, and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--times", type=int, default=100, help="how often the small data set is repeated")
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--official", type=Path, metavar="DIR", help="with ytvos.py and ytvoseval.py")
+    parser.add_argument(
+        "--times", type=int, default=100, help="repetitions of the data set (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=1, help="timed runs (default: %(default)s)")
+    parser.add_argument("--official", type=Path, metavar="DIR", help="folder of ytvos.py and ytvoseval.py")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     evaluators = {"ours": ours, "TrackEval TrackMAP": trackmap}
@@ -179,29 +180,25 @@ def main() -> int:
         for _ in range(options.repeats):
             for name, evaluator in evaluators.items():
                 timed[name].add(evaluator, gt, pred)
-    mine = timed.pop("ours")
+    mine = timed["ours"]
     print(
         f"{6 * options.times} videos, {174 * options.times} results, {megabytes[0]:.1f} + {megabytes[1]:.1f} MB"
     )
     print(f"{'':20} {'reading s':>10} {'scoring s':>10} {'/ ours':>8} {'total s':>9} {'/ ours':>8}  AP")
-    for name, them in {"ours": mine, **timed}.items():
-        ratios = them.scoring_s / mine.scoring_s, them.total_s / mine.total_s
+    for name, row in timed.items():
+        ratios = row.scoring_s / mine.scoring_s, row.total_s / mine.total_s
         print(
-            f"{name:20} {them.reading_s:10.2f} {them.scoring_s:10.2f} {ratios[0]:8.2f} {them.total_s:9.2f} "
-            f"{ratios[1]:8.2f}  {them.ap:.12f}"
+            f"{name:20} {row.reading_s:10.2f} {row.scoring_s:10.2f} {ratios[0]:8.2f} {row.total_s:9.2f} "
+            f"{ratios[1]:8.2f}  {row.ap:.12f}"
         )
-    passed = all(them.total_s >= mine.total_s and abs(them.ap - mine.ap) <= 1e-9 for them in timed.values())
-    if options.json:
-        record = {
-            "machine": machine_facts(),
-            "times": options.times,
-            "evaluators": {
-                name: vars(them) | {"total_s": them.total_s} for name, them in {"ours": mine, **timed}.items()
-            },
-            "passed": passed,
-        }
-        with replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
+    passed = all(row.total_s >= mine.total_s and abs(row.ap - mine.ap) <= 1e-9 for row in timed.values())
+    result = {
+        "machine": machine_facts(),
+        "times": options.times,
+        "evaluators": {name: vars(row) | {"total_s": row.total_s} for name, row in timed.items()},
+        "passed": passed,
+    }
+    write_json(result, options.json)
     return 0 if passed else 1
 
 

@@ -1,16 +1,16 @@
-"""What a frame costs outside the network, and what the association of a crowd costs.
+"""Time of a frame outside the network, and time of the association of a crowd.
 
-A 720x1280 frame for a network of 360x640 with 300 queries, of which 16 are candidates and 10 are kept, with masks that
-cover a third of the frame together; and 100 detections against 200 tracks, in numpy alone. One thread.
+Processes a 720x1280 frame for a network of 360x640 with 300 queries, 16 candidates and 10 instances, whose masks cover
+a third of the frame; and associates 100 detections with 200 tracks. Uses one thread.
 
     idol-deploy plugins build
     python -m benchmarks.cpu.host_path [--rounds 20] [--json OUT]
 
-Each frame's time is the least over the rounds, since other work on the machine only adds time; a row is the median over
-frames. `host` is a run that writes JSON lines: resize, selection, masks, association, full resolution, run lengths. Not
-counted are decoding the source, the network, and encoding a video; drawing is apart, for only a run with --save or
---display draws. `resizer` is our library where it is built, else Pillow. Exits with 1 when `host` is above 12 ms, or
-when the association is above 1 ms.
+The time of a frame is its minimum over the rounds, since background load only adds time; a row is the median over
+frames. `host` is the time of a run that writes JSON lines: resize, selection, masks, association, full resolution, run
+lengths. It excludes decoding the source, the network, encoding a video, and drawing, which only --save and --display
+need. `resizer` is our library if it is built, Pillow otherwise. Exits with 1 if `host` is above 12 ms or the
+association above 1 ms.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import machine_facts, tell_report
+from benchmarks.machine import machine_facts, report_result
 from idol_plugins.errors import PluginError
 from idol_plugins.image import ImageLibrary
 from idol_runtime.config import AssociationConfig
@@ -50,7 +50,7 @@ LIMITS_MS = {"host": 12.0, "crowd": 1.0}
 
 
 def network_output(seed: int) -> NetworkOutput:
-    """Ten diamonds with rough edges in a grid, drifting with the seed; six more queries see the first six again."""
+    """Return outputs of ten rough diamonds in a grid that move with the seed, and six duplicate queries."""
     rng = np.random.default_rng(0)
     embeddings = rng.standard_normal((QUERIES, WIDTH), np.float32)
     logits = (
@@ -63,7 +63,7 @@ def network_output(seed: int) -> NetworkOutput:
     centres = (np.stack([which % 5 * 128 + 64, which // 5 * 180 + 90], 1) + drift[which]).astype(np.float32)
     boxes = np.full((QUERIES, 4), 0.5, np.float32)
     boxes[query, :2] = centres / (NETWORK[1], NETWORK[0])
-    # Doubles have boxes half as wide, so that the masks and not the boxes give them away.
+    # Duplicates have boxes half as wide, so that mask NMS and not box NMS removes them.
     boxes[query, 2:] = np.where(np.arange(CANDIDATES) < KEPT, 1.0, 0.6)[:, None] * (120 / 640, 120 / 360)
     params = np.zeros((QUERIES, 169), np.float32)
     head = np.zeros((8, 10), np.float32)
@@ -79,26 +79,26 @@ def network_output(seed: int) -> NetworkOutput:
 
 
 class Clock:
-    """The least time of every step of every frame, in milliseconds of the thread's own."""
+    """Minimum CPU time in milliseconds of each step and frame."""
 
     def __init__(self) -> None:
-        self.least: dict[str, dict[int, float]] = defaultdict(dict)
+        self.minima: dict[str, dict[int, float]] = defaultdict(dict)
 
     def __call__(self, step: str, frame: int, work: Callable[[], T]) -> T:
-        """Do the work, and note what it took."""
+        """Run `work`, record its time and return its result."""
         start = time.thread_time()
-        done = work()
-        taken = (time.thread_time() - start) * 1e3
-        self.least[step][frame] = min(taken, self.least[step].get(frame, taken))
-        return done
+        result = work()
+        milliseconds = (time.thread_time() - start) * 1e3
+        self.minima[step][frame] = min(milliseconds, self.minima[step].get(frame, milliseconds))
+        return result
 
     def median(self, step: str) -> float:
-        """Over frames."""
-        return float(np.median(list(self.least[step].values())))
+        """Return the median over frames."""
+        return float(np.median(list(self.minima[step].values())))
 
 
 def source_frame() -> RGBImage:
-    """Smooth colours with a little noise."""
+    """Return smooth colours with some noise."""
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (45, 80, 3), np.uint8))
     image = np.asarray(small.resize(SOURCE[::-1], Image.Resampling.BICUBIC)).astype(np.int16)
@@ -106,7 +106,7 @@ def source_frame() -> RGBImage:
 
 
 def host(clock: Clock, rounds: int, folder: str) -> None:
-    """A stream of frames, from the source's pixels to a JSON line and a picture."""
+    """Time a stream of frames from the source's pixels to a JSON line and a picture."""
     image, outputs = source_frame(), [network_output(seed) for seed in range(FRAMES)]
     config, placement = AssociationConfig(), Placement(SOURCE, NETWORK, NETWORK)
     names = tuple(f"class {i}" for i in range(CLASSES))
@@ -116,12 +116,17 @@ def host(clock: Clock, rounds: int, folder: str) -> None:
             tracker = Tracker(config)
             for t, output in enumerate(outputs):
                 clock("resize", t, lambda: resize(image, NETWORK))
-                found = clock("detect", t, lambda output=output: detect(output, config))
-                seen = found.scores, found.labels, found.boxes, found.embeddings
-                ids = clock("associate", t, lambda seen=seen, tracker=tracker: tracker.update(*seen))
-                parts = t, found, ids, placement, names
+                detections = clock("detect", t, lambda output=output: detect(output, config))
+                arrays = (
+                    detections.scores,
+                    detections.labels,
+                    detections.boxes,
+                    detections.embeddings,
+                )
+                ids = clock("associate", t, lambda arrays=arrays, tracker=tracker: tracker.update(*arrays))
+                parts = t, detections, ids, placement, names
                 result = clock("result", t, lambda parts=parts: FrameResult.from_detections(*parts))
-                assert (len(result), len(found.candidates)) == (KEPT, CANDIDATES)
+                assert (len(result), len(detections.candidates)) == (KEPT, CANDIDATES)
                 clock("full resolution", t, lambda result=result: result.crops)
                 pair = Frame(t, t / 30, image), result
                 clock("JSON line", t, lambda pair=pair: sink.write(*pair))
@@ -129,7 +134,7 @@ def host(clock: Clock, rounds: int, folder: str) -> None:
 
 
 def crowd(clock: Clock, rounds: int) -> None:
-    """A frame of 100 detections against a bank of 200 tracks, all of which were seen in the frame before."""
+    """Time 100 detections against a bank of 200 tracks, all of which appeared in the previous frame."""
     rng = np.random.default_rng(0)
     detections, tracks = CROWD
     embeddings = rng.standard_normal((tracks, WIDTH), np.float32)
@@ -154,7 +159,7 @@ def crowd(clock: Clock, rounds: int) -> None:
 
 
 def resizer() -> str:
-    """What resizes frames here."""
+    """Return the name of the library that resizes frames."""
     try:
         return ImageLibrary().path.name
     except PluginError:
@@ -162,7 +167,7 @@ def resizer() -> str:
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print and write the results, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -172,7 +177,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         host(clock, args.rounds, folder)
     crowd(clock, args.rounds)
-    steps = {step: round(clock.median(step), 3) for step in clock.least}
+    steps = {step: round(clock.median(step), 3) for step in clock.minima}
     totals = {
         "host": round(sum(clock.median(step) for step in HOST), 3),
         "crowd": round(clock.median("crowd: associate") + clock.median("crowd: remember"), 3),
@@ -190,7 +195,7 @@ def main() -> int:
         "limits_ms": LIMITS_MS,
         "ms": {**totals, **steps},
     }
-    return tell_report(report, args.json)
+    return report_result(report, args.json)
 
 
 if __name__ == "__main__":

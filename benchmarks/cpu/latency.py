@@ -1,12 +1,11 @@
-"""The README's table of latencies: `idol-deploy bench` of the model in the box, and its rows in short.
+"""Latency table of the README, from `idol-deploy bench` with the bundled demo model.
 
     idol-deploy plugins build
     python -m benchmarks.cpu.latency [--frames 60] [--threads 2] [--json OUT] [--readme README.md]
     python -m benchmarks.cpu.latency --from benchmarks/results/latency.json --readme README.md
 
-Every backend that is installed takes part, PyTorch eager and compiled among them, in turns. `--readme` puts the table
-between the file's two marks; `--from` makes it of a result that was taken before. Exits with 1 when a row answers
-wrongly.
+Runs every installed backend, PyTorch eager and compiled among them. `--readme` writes the table between two marks of a
+file; `--from` reads an earlier result. Exits with 1 if the output of a row differs from PyTorch's.
 """
 
 import argparse
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import write_json
 from idol_deploy.cli import main as idol_deploy
 from idol_runtime.files import replacing
 
@@ -25,26 +25,23 @@ BEGIN, END = "<!-- latency: benchmarks/cpu/latency.py -->\n", "<!-- end of laten
 
 
 def bench(frames: int, threads: int, only: str | None) -> dict[str, Any]:
-    """The benchmark's report of the model in the box."""
+    """Return the report of `idol-deploy bench` for the bundled demo model."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "bench.json"
+        path = Path(folder) / "bench.json"
         arguments = [
-            "bench",
-            str(MODEL / "edge_synth.idol"),
-            "--weights",
-            str(MODEL / "edge_synth.safetensors"),
+            *("bench", str(MODEL / "edge_synth.idol"), "--compile", "--json", str(path)),
+            *("--weights", str(MODEL / "edge_synth.safetensors"), "--preset", str(MODEL / "settings.json")),
+            *("--frames", str(frames), "--threads", str(threads), *(("--only", only) if only else ())),
         ]
-        arguments += ["--preset", str(MODEL / "settings.json"), "--compile", "--frames", str(frames)]
-        arguments += ["--threads", str(threads), "--json", str(found), *(["--only", only] if only else [])]
         status = idol_deploy(arguments)
         if status:
             sys.exit(status)
-        report: dict[str, Any] = json.loads(found.read_text())
+        report: dict[str, Any] = json.loads(path.read_text())
     return report
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Markdown: what is slowest first, and how much faster the others are."""
+    """Return a Markdown table of latencies and speed-ups."""
     first = report["rows"][0]["row"]
     lines = [f"| | network, ms | times {first} | frames/s, all included |", "| --- | --- | --- | --- |"]
     for row in report["rows"]:
@@ -54,7 +51,7 @@ def table(report: Mapping[str, Any]) -> str:
             if row["row"] == first
             else f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})"
         )
-        wrong = " (answers wrongly)" if row["wrong"] else ""
+        wrong = " (wrong output)" if row["wrong"] else ""
         network = row["stages_ms"]["network"]["p50"]
         lines.append(f"| {row['row']}{wrong} | {network:.1f} | {spread} | {row['frames_per_s']:.1f} |")
     machine, size = report["machine"], "x".join(map(str, report["bundle"]["network_size"]))
@@ -66,36 +63,38 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def put_into(page: str, text: str) -> str:
-    """The page with the text between its marks.
+    """Return the page with the text between its marks.
 
     Raises:
-        ValueError: it has no marks.
+        ValueError: the page has no marks.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(
-            f"the page has no lines {BEGIN.strip()} and {END.strip()}; add them where the table belongs"
+            f"missing lines: {BEGIN.strip()} and {END.strip()}; add them where the table belongs"
         )
     return f"{before}{BEGIN}{text}{END}{after}"
 
 
 def main() -> int:
-    """Measure or read, print, write."""
+    """Measure or read the results, print and write the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", help="rows whose names hold one of these")
-    parser.add_argument("--from", dest="taken", type=Path, help="a result that was taken before")
+    parser.add_argument("--only", help="run rows whose names contain one of these words")
+    parser.add_argument("--from", dest="earlier", type=Path, metavar="JSON", help="earlier result to read")
     parser.add_argument("--json", type=Path, metavar="OUT")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between its marks")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="write the table between the marks of this file"
+    )
     args = parser.parse_args()
-    report = json.loads(args.taken.read_text()) if args.taken else bench(args.frames, args.threads, args.only)
+    report = (
+        json.loads(args.earlier.read_text()) if args.earlier else bench(args.frames, args.threads, args.only)
+    )
     text = table(report)
     print(text)
-    if args.json is not None:
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(report, args.json)
     if args.readme is not None:
         page = put_into(args.readme.read_text(), text)
         with replacing(args.readme) as temporary:

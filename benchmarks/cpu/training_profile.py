@@ -1,15 +1,15 @@
-"""Where does the time of a training step go on a CPU, and does it ever wait for data?
+"""Time of a training step on a CPU by phase, and time that it waits for data.
 
-Steps of a network at a small size, by the loop's own step: network forward, assignment with sample selection and
-embedding losses, the other losses, backward, optimiser; with and without the attention's operator, in turns, on 1 and 2
-threads. Frames are of moving shapes. Boxes are moved onto the instances, so that as many queries are matched as a
-trained network has matched: an untrained one matches a tenth of that. Then the share of time that steps wait for data,
-and the loader's pairs per second beside the steps', at that size and as published.
+Runs steps of the training loop at a small size: network forward, assignment with sample selection and embedding losses,
+other losses, backward, optimiser; with and without the attention's operator, on 1 and 2 threads, interleaved. Frames
+show moving shapes. Predicted boxes are moved onto the instances, so that as many queries are matched as in a trained
+network; an untrained one matches a tenth of that. Then measures the share of time that steps wait for data, and the
+pairs per second of the loader at the small and the published size.
 
     idol-deploy plugins build
     python -m benchmarks.cpu.training_profile [--presets edge_ytvis19] [--threads 1,2] [--steps 5] [--json OUT]
 
-Exits with 1 when two workers load less than the fastest step takes, or a tenth of a step is assignment.
+Exits with 1 if two workers load fewer pairs than the fastest step uses, or if assignment takes a tenth of a step.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cpu.data_loading import speed, timed
-from benchmarks.machine import machine_facts
+from benchmarks.machine import machine_facts, write_json
 from idol_deploy.config import preset
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.data.samples import PairSource
@@ -42,12 +42,11 @@ from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.step import Stepper, StepReport
-from idol_runtime.files import replacing
 
-SIZE = (160, 256)  # of the frames that the network gets
-SOURCE = (360, 640)  # of those on the disk
+SIZE = (160, 256)  # of the network's input
+SOURCE = (360, 640)  # of the frames on disk
 INSTANCES = 6
-PER_INSTANCE = 10  # at most, by simOTA
+PER_INSTANCE = 10  # limit of simOTA
 PAIRS = 2
 WORKERS = (0, 1, 2)
 MOST_ASSIGNMENT = 0.1
@@ -56,19 +55,19 @@ PHASES = ("network", "assignment", "losses", "backward", "optimiser")
 
 @dataclass(frozen=True)
 class Case:
-    """How a network learns."""
+    """Preset, use of the operator, and number of threads."""
 
     preset: str
     operator: str
     threads: int
 
 
-class Lesson:
-    """A network that learns the same batches over and over."""
+class Trainer:
+    """A network in training, with records of its steps."""
 
-    def __init__(self, case: Case, made: MadeDataset) -> None:
+    def __init__(self, case: Case, dataset: MadeDataset) -> None:
         self.case = case
-        settings = settings_of(case, made)
+        settings = settings_of(case, dataset)
         self.source = open_training_data(settings).pairs
         self.preprocessing = settings.network.preprocessing
         graph = build_graph(settings, 0, None, lambda _: None)
@@ -77,43 +76,43 @@ class Lesson:
         self.stepper = Stepper(graph, settings, Processes(Shard(), torch.device("cpu")))
         self.batches = list(itertools.islice(self.loader(0), 2))
         self.iteration = 0
-        self.seen: list[dict[str, float]] = []
+        self.phases: list[dict[str, float]] = []
         self.waited: list[float] = []
         self.matched: list[float] = []
 
     def loader(self, workers: int) -> Iterator[Batch]:
-        """Batches as the loop gets them."""
+        """Return the batches of the training loop."""
         state = LoaderState(1)
         return iter(PairLoader(self.source, self.preprocessing, pairs=PAIRS, state=state, workers=workers))
 
-    def learn(self, batches: Iterator[Batch]) -> None:
-        """One step, by phases."""
+    def step(self, batches: Iterator[Batch]) -> None:
+        """Run one step and record its phases in seconds."""
         torch.set_num_threads(self.case.threads)
-        taken: dict[str, float] = {}
+        times: dict[str, float] = {}
         with (
-            timed(criterion_module, "_match_layers", taken),
-            timed(Criterion, "_embedding_sums", taken),
-            timed(self.stepper._alone.criterion, "forward", taken),
+            timed(criterion_module, "_match_layers", times),
+            timed(Criterion, "_embedding_sums", times),
+            timed(self.stepper._alone.criterion, "forward", times),
         ):
             report: StepReport = self.stepper.step(batches, self.iteration)
         self.iteration += 1
-        assignment = taken["_match_layers"] + taken["_embedding_sums"]
+        assignment = times["_match_layers"] + times["_embedding_sums"]
         seconds = report.seconds
         self.matched.append(report.matched)
         self.waited.append(seconds["data"])
-        self.seen.append(
+        self.phases.append(
             {
-                "network": seconds["forward"] - taken["forward"],
+                "network": seconds["forward"] - times["forward"],
                 "assignment": assignment,
-                "losses": taken["forward"] - assignment,
+                "losses": times["forward"] - assignment,
                 "backward": seconds["backward"],
                 "optimiser": seconds["step"],
             }
         )
 
     def report(self) -> dict[str, Any]:
-        """The fastest step, which other work on the machine disturbed least."""
-        phases = min(self.seen, key=lambda phases: sum(phases.values()))
+        """Return the fastest step, which background load affected least."""
+        phases = min(self.phases, key=lambda phases: sum(phases.values()))
         total = sum(phases.values())
         return {
             "preset": self.case.preset,
@@ -126,18 +125,18 @@ class Lesson:
         }
 
 
-def settings_of(case: Case, made: MadeDataset) -> TrainSettings:
-    """The preset's own, with classes of shapes and one small size."""
+def settings_of(case: Case, dataset: MadeDataset) -> TrainSettings:
+    """Return the preset's settings with the classes of shapes and one small size."""
     network = preset(case.preset)
     sizes = {"min_sizes": (SIZE[0],), "max_size": SIZE[1], "crop_probability": 0.0}
     train = replace(network.train, **sizes, batch_pairs=PAIRS, warmup_factor=0.0)
     network = replace(network, classes=SHAPES, train=train)
-    data = DataConfig(str(made.annotations), str(made.frames))
+    data = DataConfig(str(dataset.annotations), str(dataset.frames))
     return TrainSettings(network, data, RunConfig(operator=case.operator))  # type: ignore[arg-type]
 
 
 def crowded(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A criterion that finds ten queries at every instance; the boxes' gradients stay."""
+    """Return a criterion that matches ten queries to every instance; gradients of the boxes stay."""
 
     def wrapped(model: Any, output: PairOutput, targets: Targets) -> Any:
         boxes = output.boxes + (moved(output.boxes, targets.boxes, targets.exists) - output.boxes).detach()
@@ -152,62 +151,62 @@ def moved(
     instances: Tensor,  # [N, G, 4]
     exists: Tensor,  # [N, G]
 ) -> Tensor:
-    """The first queries on the instances, each 1 % larger than the one before; the others where they were."""
+    """Move the first queries onto the instances, each 1 % larger than the previous one."""
     n = min(PER_INSTANCE, boxes.shape[-2] // instances.shape[1])
     larger = torch.cat((torch.zeros(n, 2), 0.01 * torch.arange(n)[:, None].expand(n, 2)), -1)
-    wanted = (instances[:, :, None] * (1 + larger)).flatten(1, 2)
+    targets = (instances[:, :, None] * (1 + larger)).flatten(1, 2)
     there = exists.repeat_interleave(n, 1)[..., None]
-    first = torch.where(there, wanted, boxes[..., : wanted.shape[1], :])
-    return torch.cat((first, boxes[..., wanted.shape[1] :, :]), -2)
+    first = torch.where(there, targets, boxes[..., : targets.shape[1], :])
+    return torch.cat((first, boxes[..., targets.shape[1] :, :]), -2)
 
 
-def waiting(lesson: Lesson, steps: int) -> dict[str, float]:
-    """Share of the steps' time that the loop waits for data, by number of workers."""
-    found = {}
+def waiting(trainer: Trainer, steps: int) -> dict[str, float]:
+    """Return the share of time that steps wait for data, by number of workers."""
+    shares = {}
     for workers in WORKERS:
-        batches = lesson.loader(workers)
+        batches = trainer.loader(workers)
         next(batches)
-        before = len(lesson.seen)
+        before = len(trainer.phases)
         for _ in range(steps):
-            lesson.learn(batches)
+            trainer.step(batches)
         batches.close()  # type: ignore[attr-defined]
-        waited = sum(lesson.waited[before:])
-        found[str(workers)] = round(
-            waited / (waited + sum(sum(phases.values()) for phases in lesson.seen[before:])), 4
+        waited = sum(trainer.waited[before:])
+        shares[str(workers)] = round(
+            waited / (waited + sum(sum(phases.values()) for phases in trainer.phases[before:])), 4
         )
-    return found
+    return shares
 
 
 def loading(source: PairSource, config: Any, batches: int) -> dict[str, float]:
-    """Pairs per second of the loader alone, by number of workers."""
+    """Return the loader's pairs per second, by number of workers."""
     torch.set_num_threads(1)
     return {str(workers): round(speed(source, config, workers, batches)[0] / 2, 1) for workers in WORKERS}  # type: ignore[arg-type]
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All cases in turns, then the loader."""
-    made = make_videos(folder / "small", videos=4, frames=8, size=SOURCE, shapes=INSTANCES)
-    full = make_videos(folder / "full", videos=4, frames=8, size=(720, 1280), shapes=INSTANCES)
-    lessons = [
-        Lesson(Case(name, operator, threads), made)
+    """Measure all cases, interleaved, then the loader."""
+    small_frames = make_videos(folder / "small", videos=4, frames=8, size=SOURCE, shapes=INSTANCES)
+    full_frames = make_videos(folder / "full", videos=4, frames=8, size=(720, 1280), shapes=INSTANCES)
+    trainers = [
+        Trainer(Case(name, operator, threads), small_frames)
         for name in args.presets.split(",")
         for threads in map(int, args.threads.split(","))
         for operator in args.operators.split(",")
     ]
     for _ in range(args.steps + 1):
-        for lesson in lessons:
-            lesson.learn(iter(lesson.batches[lesson.iteration % 2 :]))
-    cases = [lesson.report() for lesson in lessons]
-    fastest = lessons[int(np.argmax([case["images_per_second"] for case in cases]))]
+        for trainer in trainers:
+            trainer.step(iter(trainer.batches[trainer.iteration % 2 :]))
+    cases = [trainer.report() for trainer in trainers]
+    fastest = trainers[int(np.argmax([case["images_per_second"] for case in cases]))]
     waits = waiting(fastest, args.steps)
     small, published = (
-        (settings_of(fastest.case, made), made),
-        (TrainSettings(replace(preset("ytvis19_r50"), classes=SHAPES)), full),
+        (settings_of(fastest.case, small_frames), small_frames),
+        (TrainSettings(replace(preset("ytvis19_r50"), classes=SHAPES)), full_frames),
     )
     rates = {}
     for name, (settings, data) in {"small": small, "published": published}.items():
-        where = DataConfig(str(data.annotations), str(data.frames))
-        source = open_training_data(replace(settings, data=where)).pairs
+        config = DataConfig(str(data.annotations), str(data.frames))
+        source = open_training_data(replace(settings, data=config)).pairs
         rates[name] = loading(source, settings.network, args.batches)
     needed = max(case["images_per_second"] for case in cases) / 2
     worst = max(case["share"]["assignment"] for case in cases)
@@ -226,7 +225,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The cases as Markdown."""
+    """Return the cases as a Markdown table."""
     lines = [
         f"| network | operator | threads | images/s | {' | '.join(PHASES)} |",
         f"| --- | --- | --- | --- | {' | '.join('---' for _ in PHASES)} |",
@@ -240,22 +239,30 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print and write the results, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--presets", default="ytvis19_r50,edge_ytvis19", help="networks")
-    parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--operators", default="never,always", help="whether the operator's library is used")
-    parser.add_argument("--steps", type=int, default=5, help="of each case, after a first")
-    parser.add_argument("--batches", type=int, default=8, help="of 4 pairs, to time the loader")
+    parser.add_argument(
+        "--presets", default="ytvis19_r50,edge_ytvis19", help="networks (default: %(default)s)"
+    )
+    parser.add_argument("--threads", default="1,2", help="numbers of threads (default: %(default)s)")
+    parser.add_argument(
+        "--operators",
+        default="never,always",
+        help="never, always or both (default: both)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, help="steps of each case after a first (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batches", type=int, default=8, help="timed batches of the loader (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = measure(args, Path(folder))
     print(table(report))
     print(json.dumps({key: value for key, value in report.items() if key != "cases"}, indent=2))
-    if args.json:
-        with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(report, args.json)
     return 0 if report["passed"] else 1
 
 
