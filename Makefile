@@ -1,4 +1,4 @@
-# Everything here makes what it needs by itself: `make test` is enough after a clone.
+# Every target creates its own environment: `make test` is enough after a clone.
 PYTHON ?= python3
 ARGS ?=
 export PYTHON
@@ -9,27 +9,27 @@ export PYTHON
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo '  PYTHON=python3.12 chooses the Python, 3.10 or newer; ARGS="-k tracker" is passed on to pytest'
+	@echo '  PYTHON=python3.12 selects the Python, 3.10 or newer; ARGS="-k tracker" is passed to pytest'
 
-setup: ## make .venv with all that development needs; the other targets do this themselves
+setup: ## create .venv for development (the other targets do this themselves)
 	@scripts/setup
 
-test: setup ## run the tests, but for the slow ones
+test: setup ## run the tests except the slow ones
 	@scripts/test $(ARGS)
 
-demo: ## run the trained model on a video that it never saw, without PyTorch
+demo: ## run the bundled model on a held-out video, without PyTorch
 	@scripts/demo
 
-check: setup ## check style, types, import rules and exported names
+check: setup ## check style, types, import rules, names and language
 	@scripts/check
 
 test-oldest: ## run the runtime's tests with the oldest Python and packages, without torch
 	@scripts/test-oldest $(ARGS)
 
-test-install: ## build the wheel, install it in an empty environment, and measure it
+test-install: ## install the wheel in an empty environment and measure its size
 	@scripts/test-install
 
-wheel: ## build into dist/ a wheel that carries the kernel's libraries
+wheel: ## build a wheel with the compiled libraries into dist/
 	@scripts/wheel
 
 clean: ## remove the environments, builds and caches

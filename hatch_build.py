@@ -1,4 +1,4 @@
-"""Puts built libraries into a wheel, where `scripts/wheel` asks for it; any other wheel is pure Python."""
+"""Build hook that adds compiled libraries to a wheel for `scripts/wheel`; other wheels are pure Python."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class LibrariesHook(BuildHookInterface):
-    """IDOL_WHEEL_LIBRARIES names a folder of libraries, and IDOL_WHEEL_TAG the platform that they need."""
+    """Build hook with two settings: IDOL_WHEEL_LIBRARIES, a folder of libraries, and IDOL_WHEEL_TAG, their platform."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the libraries, and say that the wheel is not for every platform any more."""
+        """Add the libraries and mark the wheel as specific to their platform."""
         folder = os.environ.get("IDOL_WHEEL_LIBRARIES")
         if not folder or version != "standard":
             return

@@ -1,8 +1,8 @@
-"""The trained model on a video of identities that it never saw: they cross, hide, vanish and return.
+"""Demonstration of the bundled model on a held-out video whose objects cross, hide, vanish and return.
 
     make demo            (or: python examples/demo.py [FOLDER])
 
-Needs `pip install 'idol-deploy[cpu,video]'` and no PyTorch. The commands it prints work on your own files.
+Requires `pip install 'idol-deploy[cpu,video]'` but not PyTorch. Prints its commands, which work on your own files.
 """
 
 import shlex
@@ -20,34 +20,36 @@ SEED = 7
 
 
 def run(*arguments: str) -> None:
-    """Run one `idol-deploy` command as a user would type it; ends the demonstration if it fails."""
+    """Print and run one `idol-deploy` command; exit if it fails."""
     print(f"\n$ idol-deploy {shlex.join(arguments)}", flush=True)
     status = idol_deploy(arguments)
     if status:
         sys.exit(status)
 
 
-def returns(annotations: Path, results: Path) -> list[str]:
-    """What became of every instance that was away for some frames, in words."""
-    dataset, found = read_dataset(annotations), read_tracks(results)
+def describe_absences(annotations: Path, results: Path) -> list[str]:
+    """Describe each absence of an instance and its track ids before and after."""
+    dataset, tracked = read_dataset(annotations), read_tracks(results)
     (video,) = dataset.videos
     names = {category.dataset_id: category.name for category in dataset.categories}
     truth = dataset.tracks(video.id)
-    shown = who_shows_whom([track.masks for track in found.tracks], [track.masks for track in truth])
-    told = []
+    shown = who_shows_whom([track.masks for track in tracked.tracks], [track.masks for track in truth])
+    lines = []
     for instance, row in zip(truth, shown, strict=True):
         for absence in follow_absences(instance.masks.areas > 0, row):
-            was, now = (
-                "unseen" if number == NOBODY else f"#{found.tracks[number].id}"
+            before, after = (
+                "unseen" if number == NOBODY else f"#{tracked.tracks[number].id}"
                 for number in (absence.before, absence.after)
             )
-            away = f"a {names[instance.category_id]} was away for frames {absence.first} to {absence.last}"
-            told.append(f"{away}: before {was}, after {now}")
-    return told
+            name = names[instance.category_id]
+            lines.append(
+                f"{name}, absent in frames {absence.first} to {absence.last}: before {before}, after {after}"
+            )
+    return lines
 
 
 def demo(folder: Path) -> None:
-    """Make everything in a folder, and say where it is."""
+    """Write all files of the demonstration into a folder."""
     clip = folder / "clip"
     if not clip.is_dir():
         size = ("--size", "480x768", "--frames", "40")
@@ -57,9 +59,11 @@ def demo(folder: Path) -> None:
         *("run", str(MODEL), "--source", str(clip / "JPEGImages/00001"), "--save", outputs["annotated.mp4"]),
         *("--score", "0.3", "--jsonl", outputs["frames.jsonl"], "--results", outputs["results.json"]),
     )
-    print("\nThe annotations of the video, against the identities that the model gave:")
-    print("\n".join(returns(clip / "instances.json", folder / "frames.jsonl")))
-    print(f"\nWatch {outputs['annotated.mp4']}; frames.jsonl and results.json beside it hold the masks.")
+    print("\nAbsences in the annotations, with the model's track ids before and after:")
+    print("\n".join(describe_absences(clip / "instances.json", folder / "frames.jsonl")))
+    print(
+        f"\nwrote {outputs['annotated.mp4']}; frames.jsonl and results.json in its folder contain the masks"
+    )
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ if len(sys.argv) != 3:
 try:
     with Pipeline.open(sys.argv[1]) as pipeline:
         for result in pipeline.stream(sys.argv[2]):
-            found = zip(result.labels, result.ids, result.masks, strict=True)
+            tracks = zip(result.labels, result.ids, result.masks, strict=True)
             names = result.class_names
-            print(result.index, *(f"{names[k]} #{i}: {mask.sum()} pixels;" for k, i, mask in found))
+            print(result.index, *(f"{names[k]} #{i}: {mask.sum()} pixels;" for k, i, mask in tracks))
 except IdolError as error:
     sys.exit(f"error: {error}")

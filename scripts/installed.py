@@ -1,6 +1,6 @@
-"""Checks and measures the environment that `scripts/test-install` made; run by it, with that environment's Python.
+"""Checks and sizes of the environment that `scripts/test-install` creates, run with that environment's Python.
 
-installed.py WHEEL < the files of the packages, relative to the repository
+installed.py WHEEL < list of the packages' files, relative to the repository
 """
 
 import importlib
@@ -16,7 +16,7 @@ _ABSENT = ("torch", "cv2", "pycocotools", "tqdm", "safetensors", "onnx")
 
 
 def main() -> None:
-    """Exit with a message at the first fault."""
+    """Run all checks; exit with a message at the first failure."""
     _check_wheel(Path(sys.argv[1]), sys.stdin.read().split())
     _check_imports()
     _report_sizes()
@@ -24,32 +24,36 @@ def main() -> None:
 
 def _check_wheel(wheel: Path, sources: list[str]) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    # export/idol_export/graph/adapter.py is idol_export/graph.py in the wheel.
-    wanted = {source[source.index("idol_") :] for source in sources}
-    wanted |= {f"{package}/{file}" for package in _PACKAGES for file in ("__init__.py", "py.typed")}
-    missing = sorted(wanted - names)
+    # export/idol_export/graph/adapter.py is idol_export/graph/adapter.py in the wheel.
+    expected = {source[source.index("idol_") :] for source in sources}
+    expected |= {f"{package}/{file}" for package in _PACKAGES for file in ("__init__.py", "py.typed")}
+    missing = sorted(expected - names)
     if missing:
-        sys.exit(f"[test-install] the wheel lacks {', '.join(missing)}")
+        sys.exit(
+            f"[test-install] missing in the wheel: {', '.join(missing)}; add them to the packages in pyproject.toml"
+        )
     foreign = sorted(
         name for name in names if not name.startswith(tuple(f"{package}/" for package in _PACKAGES))
     )
     if any(".dist-info/" not in name for name in foreign):
-        sys.exit(f"[test-install] the wheel holds more than the four packages: {', '.join(foreign)}")
-    print(f"[test-install] the wheel holds {len(names)} files, {wheel.stat().st_size / 1e3:.0f} kB")
+        sys.exit(
+            f"[test-install] unexpected files in the wheel: {', '.join(foreign)}; only the four packages belong there"
+        )
+    print(f"[test-install] wheel: {len(names)} files, {wheel.stat().st_size / 1e3:.0f} kB")
 
 
 def _check_imports() -> None:
     for module in _ABSENT:
         if importlib.util.find_spec(module):
-            sys.exit(f"[test-install] {module} is installed, a device does not need it")
+            sys.exit(f"[test-install] unexpected package: {module}; the base and [cpu] must not depend on it")
     for package in _PACKAGES:
         module = importlib.import_module(package)
         if not Path(str(module.__file__)).is_relative_to(sys.prefix):
-            sys.exit(f"[test-install] {package} comes from {module.__file__}, not from the wheel")
+            sys.exit(f"[test-install] {package} is imported from {module.__file__} instead of the wheel")
     runtime = importlib.import_module("idol_runtime")
     for name in runtime.__all__:
         getattr(runtime, name)
-    print(f"[test-install] idol_runtime {runtime.__version__} and all its names load without torch")
+    print(f"[test-install] idol_runtime {runtime.__version__} imports completely without torch")
 
 
 def _report_sizes() -> None:

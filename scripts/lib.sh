@@ -2,9 +2,8 @@
 #
 #   ensure_venv NAME FOLDER PYTHON CONSTRAINTS ARGUMENT...
 #
-# makes FOLDER hold a virtual environment of PYTHON with this project (editable) and what `pip install ARGUMENT...`
-# brings, within CONSTRAINTS. Quick when nothing changed. An install that was interrupted starts afresh: pip cannot
-# tell a package that it unpacked halfway from a whole one.
+# creates a virtual environment of PYTHON in FOLDER and runs `pip install ARGUMENT...` in it, within CONSTRAINTS. Quick if
+# nothing changed. An interrupted installation starts again, because pip cannot detect a partly unpacked package.
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
 
@@ -12,21 +11,21 @@ say() { printf '[%s] %s\n' "$1" "$2"; }
 
 require_python() { # NAME PYTHON
     if ! command -v "$2" >/dev/null; then
-        say "$1" "there is no $2 here; install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2
+        say "$1" "Python not found: $2; install Python 3.10 or newer, or select one: make PYTHON=/path/to/python3" >&2
         return 1
     fi
     if ! "$2" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-        say "$1" "$2 is $("$2" -V 2>&1); Python 3.10 or newer is needed, name one: make PYTHON=python3.11" >&2
+        say "$1" "Python too old: $2 is $("$2" -V 2>&1); select 3.10 or newer: make PYTHON=python3.11" >&2
         return 1
     fi
     if ! "$2" -c 'import ensurepip, venv' 2>/dev/null; then
-        say "$1" "$2 cannot make virtual environments; install them: apt-get install python3-venv" >&2
+        say "$1" "venv is missing in $2; install it: apt-get install python3-venv" >&2
         return 1
     fi
 }
 
-# Exports VARIABLE, the folder of the headers that scripts/fetch-headers KIND gets, unless it is set. Tries once: where
-# they cannot be had, a file beside the folder says why, and the tests that need them skip with these words.
+# Export VARIABLE as the folder of headers that scripts/fetch-headers KIND downloads, unless it is set. After a failure, a
+# file next to the folder contains the reason, the tests that need the headers skip with it, and no further attempt is made.
 use_headers() { # NAME KIND VARIABLE
     local folder=$PWD/build/headers/$2
     if [[ ${!3-} ]]; then return; fi
@@ -34,7 +33,7 @@ use_headers() { # NAME KIND VARIABLE
         mkdir -p build/headers
         if ! scripts/fetch-headers "$2" "$folder" 2>"$folder.log" >&2; then
             tail -n 1 "$folder.log" >"$folder.why"
-            say "$1" "without the headers of $2: $(<"$folder.why") (rm $folder.why to try again)"
+            say "$1" "headers of $2 are missing: $(<"$folder.why") (to try again: rm $folder.why)"
         fi
     fi
     if [[ -f $folder/.complete ]]; then export "$3=$folder"; fi
@@ -53,18 +52,18 @@ ensure_venv() {
     if [[ -f $folder/.ready && $(<"$folder/.ready") == "$wanted" ]] && "$folder/bin/python" -c '' 2>/dev/null; then
         return 0
     fi
-    # A folder that was ready once is updated; any other is not to be trusted.
+    # Update a complete environment; replace an incomplete one.
     if [[ ! -f $folder/.ready || ! -x $folder/bin/python || $(<"$folder/.python") != "$("$python" -V) $PWD" ]]; then
-        say "$name" "making $folder with $("$python" -V) ..."
+        say "$name" "creating $folder with $("$python" -V)"
         rm -rf "$folder"
         "$python" -m venv "$folder" || return 1
         echo "$("$python" -V) $PWD" >"$folder/.python"
     fi
     rm -f "$folder/.ready"
-    say "$name" "installing into $folder, the log is $folder/install.log (the first time takes minutes)"
+    say "$name" "installing into $folder, log in $folder/install.log (the first time takes minutes)"
     if ! _install "$name" "$folder" "$constraints" "$@"; then
         tail -n 20 "$folder/install.log" >&2
-        say "$name" "the installation failed, see above; is the package index reachable? Run again to start afresh" >&2
+        say "$name" "installation failed, see above; check that the package index is reachable and run again" >&2
         return 1
     fi
     echo "$wanted" >"$folder/.ready"
@@ -74,12 +73,12 @@ ensure_venv() {
 _install() { # NAME FOLDER CONSTRAINTS ARGUMENT...
     local name=$1 pip=("$2/bin/python" -m pip install -c "$3") log=$2/install.log
     shift 3
-    # The build backend comes first and is pinned as well: no build environment of its own.
+    # The build backend is installed first and pinned, so that pip needs no isolated build environment.
     "${pip[@]}" hatchling editables 2>&1 | _progress "$name" "$log" new || return 1
     "${pip[@]}" --no-build-isolation "$@" 2>&1 | _progress "$name" "$log" || return 1
 }
 
-_progress() { # NAME LOG [new]: copies all to LOG, shows one line per package
+_progress() { # NAME LOG [new]: write everything to LOG, print one line per package
     [[ ${3-} ]] && : >"$2"
     local line
     while IFS= read -r line; do
@@ -87,8 +86,8 @@ _progress() { # NAME LOG [new]: copies all to LOG, shows one line per package
         case $line in
             *.whl.metadata*) ;;
             "  Downloading "* | "  Using cached "* | "Processing "*.whl*)
-                line=${line%% (from *} # who asked for it
-                line=${line##*/}       # where it lay
+                line=${line%% (from *} # the requiring package
+                line=${line##*/}       # its folder
                 printf '[%s]   %s\n' "$1" "${line#  }" ;;
             "Installing collected"*) printf '[%s]   unpacking\n' "$1" ;;
         esac

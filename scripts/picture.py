@@ -1,4 +1,4 @@
-"""The README's picture: frames of an annotated video side by side.
+"""Picture of the README: frames of an annotated video side by side.
 
 python scripts/picture.py build/demo/annotated.mp4 docs/images/demo.png [FRAME ...]
 """
@@ -16,7 +16,7 @@ _GAP = 6  # white pixels between frames
 
 
 def picture(video: str, target: Path, indices: list[int]) -> None:
-    """Write the frames of these indices in one row."""
+    """Write the frames with these indices in one row."""
     with open_source(video) as source:
         frames = [frame.image for frame in source if frame.index in indices]
     gap = np.full((frames[0].shape[0], _GAP, 3), 255, np.uint8)

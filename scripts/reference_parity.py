@@ -1,9 +1,8 @@
-"""Hold the PyTorch path and the exported ONNX path to a folder of reference arrays of the published code.
+"""Comparison of PyTorch and exported ONNX with a folder of reference arrays of the published code.
 
     scripts/reference_parity FOLDER [--units] [--tag TAG ...] [--json OUT]
 
-Prints one row per video, path and stage; exits with 1 if any is out of tolerance, with 2 if the folder cannot
-be read.
+Prints one row per video, path and stage. Exit status: 1 if a row is out of tolerance, 2 if the folder cannot be read.
 """
 
 import argparse
@@ -27,14 +26,16 @@ _HEADER = f"{'video':12} {'path':5} {'stage':18} {'error':>9} {'allowed':>9} {'c
 
 
 def main() -> int:
-    """Run from the command line; returns the exit status."""
+    """Run the comparison and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="reference_parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="holds meta.json and ref_*.npz, or unit_*.npz with --units")
-    parser.add_argument("--units", action="store_true", help="compare the unit_*.npz instead of whole videos")
-    parser.add_argument("--tag", action="append", help="only this video of the folder; may be repeated")
-    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    parser.add_argument(
+        "folder", type=Path, help="folder with meta.json and ref_*.npz, or with unit_*.npz for --units"
+    )
+    parser.add_argument("--units", action="store_true", help="compare unit_*.npz instead of videos")
+    parser.add_argument("--tag", action="append", help="compare this video only (repeatable)")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--threads", type=int, help="CPU threads for PyTorch")
     options = parser.parse_args()
     if options.threads:
@@ -52,7 +53,9 @@ def main() -> int:
         return 2
     failed = [row for row in rows if not row.passed]
     near_ties = sum(row.near_ties for row in rows)
-    print(f"\n{len(rows) - len(failed)} of {len(rows)} stages hold, {near_ties} near-ties counted apart")
+    print(
+        f"\n{len(rows) - len(failed)} of {len(rows)} stages passed; {near_ties} near-ties, counted separately"
+    )
     return 1 if failed or not rows else 0
 
 
@@ -60,10 +63,10 @@ def _videos(options: argparse.Namespace) -> Iterator[Row]:
     folder = ReferenceFolder(options.folder)
     if not options.tag:
         for name in folder.others:
-            print(f"{name}: no arrays of a whole video here, not compared")
+            print(f"{name}: skipped, it has no arrays of a video")
     if not (options.tag or folder.tags):
-        raise IdolError(f"{options.folder} has no ref_*.npz of any video in its meta.json; copy them there")
-    # Every tag is read before the first is compared, which takes minutes.
+        raise IdolError(f"no ref_*.npz in {options.folder} for the videos of its meta.json; copy them there")
+    # Read every tag first: comparing takes minutes.
     for name in options.tag or folder.tags:
         folder.read(name)
     for name in options.tag or folder.tags:
@@ -81,8 +84,8 @@ def _report(rows: Iterator[Row]) -> Iterator[Row]:
         _progress("")
         verdict = "pass" if row.passed else "FAIL"
         counts = f"{row.compared:9d} {row.near_ties or '':>9}"
-        told = [row.remark] if row.passed else [row.detail, row.remark]
-        detail = f"  {'; '.join(filter(None, told))}" if any(told) else ""
+        notes = [row.remark] if row.passed else [row.detail, row.remark]
+        detail = f"  {'; '.join(filter(None, notes))}" if any(notes) else ""
         print(
             f"{row.tag:12} {row.path:5} {row.stage:18} {row.error:9.1e} {row.tolerance:9.0e} {counts}  "
             f"{verdict}{detail}",

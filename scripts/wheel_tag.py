@@ -1,4 +1,4 @@
-"""The platform tag of a wheel that carries libraries, after the versions of the system's libraries that they need.
+"""Platform tag of a wheel with libraries, from the versions of the system libraries that they need.
 
 wheel_tag.py LIBRARY...
 """
@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-# What every manylinux system has.
+# Libraries of every manylinux system.
 _SYSTEM = {
     "libc.so.6",
     "libm.so.6",
@@ -20,7 +20,7 @@ _SYSTEM = {
     "libgcc_s.so.1",
     "libstdc++.so.6",
 }
-# The newest versions on the oldest system of each tag, PEP 600: glibc's own is the tag's.
+# Newest symbol versions on the oldest system of each tag (PEP 600); the tag names the version of glibc.
 _TAGS = (
     ((2, 17), {"GLIBCXX": (3, 4, 19), "CXXABI": (1, 3, 7), "GCC": (4, 7, 0)}),  # CentOS 7
     ((2, 24), {"GLIBCXX": (3, 4, 22), "CXXABI": (1, 3, 10), "GCC": (4, 7, 0)}),  # Debian 9
@@ -34,13 +34,13 @@ _TAGS = (
 def main() -> None:
     """Print the tag."""
     machine = platform.machine()
-    needed: dict[str, tuple[int, ...]] = defaultdict(tuple)
+    required: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for library in map(Path, sys.argv[1:]):
         _check_dependencies(library)
         for name, version in re.findall(r"\((GLIBC|GLIBCXX|CXXABI|GCC)_([0-9.]+)\)", _objdump("-T", library)):
-            needed[name] = max(needed[name], tuple(map(int, version.split("."))))
+            required[name] = max(required[name], tuple(map(int, version.split("."))))
     for glibc, versions in _TAGS:
-        if all(needed[name] <= newest for name, newest in {"GLIBC": glibc, **versions}.items()):
+        if all(required[name] <= newest for name, newest in {"GLIBC": glibc, **versions}.items()):
             print(f"manylinux_{glibc[0]}_{glibc[1]}_{machine}")
             return
     print(f"linux_{machine}")
@@ -50,7 +50,9 @@ def _check_dependencies(library: Path) -> None:
     foreign = set(re.findall(r"NEEDED\s+(\S+)", _objdump("-p", library))) - _SYSTEM
     foreign = {name for name in foreign if not name.startswith("ld-linux")}
     if foreign:
-        sys.exit(f"[wheel] {library.name} needs {', '.join(sorted(foreign))}, which a user may not have")
+        sys.exit(
+            f"[wheel] {library.name} depends on {', '.join(sorted(foreign))}; link against system libraries only"
+        )
 
 
 def _objdump(option: str, library: Path) -> str:

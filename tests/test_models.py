@@ -1,4 +1,4 @@
-"""The model in the box: the file that ships is the checkpoint beside it, and does what the README shows."""
+"""The bundled demo model: bundle and checkpoint are the same, and the examples of the README work."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_no_path_of_the_machine_that_trained_it_ships() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "usage: python examples/stream.py model.idol clip.mp4\n"),
         (["model.idol"], "usage: python examples/stream.py model.idol clip.mp4\n"),
@@ -54,23 +54,23 @@ def test_no_path_of_the_machine_that_trained_it_ships() -> None:
         ([str(MODEL / "edge_synth.idol"), "gone.mp4"], "error: gone.mp4 does not exist; check the path"),
     ],
 )
-def test_mistakes_of_who_tries_the_example_are_told_in_one_line(arguments: list[str], told: str) -> None:
+def test_mistakes_with_the_example_give_one_line(arguments: list[str], message: str) -> None:
     command = [sys.executable, str(ROOT / "examples/stream.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(told)
+    assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
 
 
 def test_identities_of_the_demonstration_survive_an_absence(demo: Any, tmp_path: Path) -> None:
     demo.demo(tmp_path)
-    told = demo.returns(tmp_path / "clip/instances.json", tmp_path / "frames.jsonl")
-    parts = [re.fullmatch(r".* frames (\d+) to (\d+): before (\S+), after (\S+)", line) for line in told]
-    kept = [
+    lines = demo.describe_absences(tmp_path / "clip/instances.json", tmp_path / "frames.jsonl")
+    parts = [re.fullmatch(r".* frames (\d+) to (\d+): before (\S+), after (\S+)", line) for line in lines]
+    frames_absent = [
         int(part[2]) - int(part[1]) + 1
         for part in parts
         if part is not None and part[3] == part[4] != "unseen"
     ]
-    assert max(kept, default=0) >= 4
+    assert max(frames_absent, default=0) >= 4
     with Pipeline.open(MODEL / "edge_synth.idol") as pipeline:
         assert pipeline.note == ""
