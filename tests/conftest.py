@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite; imports no torch, so that the runtime's tests run without it."""
+"""Fixtures shared by all tests; imports no torch, so that the runtime's tests run without it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol
     from idol_export.export import Exported
 
-# The same examples for everyone; a busy machine is not a failure.
+# The same examples in every run, and no failure on a busy machine.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
 
-# Real clips, which may not be redistributed: beside a checkout of ours, or where IDOL_CLIPS says.
+# Real clips, which may not be redistributed: IDOL_CLIPS, or a folder next to the checkout.
 CLIPS = Path(os.environ.get("IDOL_CLIPS") or Path(__file__).parents[2] / "shared" / "data" / "clips")
-# Real frames with labels that a detector made, likewise.
+# Real frames with pseudo labels of a detector: IDOL_PSEUDO_YTVIS, or the same folder.
 PSEUDO_YTVIS = Path(os.environ.get("IDOL_PSEUDO_YTVIS") or CLIPS.parent / "pseudo_ytvis")
 
 
@@ -40,24 +40,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _skip(items, "pseudo_ytvis", _no_pseudo_ytvis)
 
 
-def _skip(items: list[pytest.Item], marker: str, why: Callable[[], str | None]) -> None:
+def _skip(items: list[pytest.Item], marker: str, missing: Callable[[], str | None]) -> None:
     marked = [item for item in items if item.get_closest_marker(marker)]
-    reason = why() if marked else None
+    reason = missing() if marked else None
     for item in marked if reason else []:
         item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _no_clips() -> str | None:
-    return None if CLIPS.is_dir() else "the demonstration clips are not here; IDOL_CLIPS names their folder"
+    return None if CLIPS.is_dir() else f"clips not found: {CLIPS}; set IDOL_CLIPS to their folder"
 
 
 def _no_pseudo_ytvis() -> str | None:
-    found = PSEUDO_YTVIS.is_dir()
-    return None if found else "the pseudo-labelled frames are not here; IDOL_PSEUDO_YTVIS names their folder"
+    if PSEUDO_YTVIS.is_dir():
+        return None
+    return f"pseudo-labelled frames not found: {PSEUDO_YTVIS}; set IDOL_PSEUDO_YTVIS to their folder"
 
 
 def _no_gpu() -> str | None:
-    """Why there is no CUDA device; asks torch where it is installed, the driver's library elsewhere."""
+    """Explain why there is no CUDA device; None if there is one. Without torch, look for the driver's library."""
     if importlib.util.find_spec("torch") is not None:
         import torch
 
@@ -67,7 +68,7 @@ def _no_gpu() -> str | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_libraries_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests see only the plugin libraries that they build themselves."""
+    """Hide the user's plugin libraries, so that tests use only those that they build."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("IDOL_PLUGINS", raising=False)
@@ -76,25 +77,25 @@ def _no_libraries_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of arrays that the published code made."""
+    """Folder of arrays computed by the published code."""
     return Path(__file__).parent / "data" / "reference"
 
 
 @pytest.fixture(scope="session")
 def clips() -> Path:
-    """The folder of demonstration clips; for tests marked `clips`."""
+    """Folder of demonstration clips, for tests marked `clips`."""
     return CLIPS
 
 
 @pytest.fixture(scope="session")
 def pseudo_ytvis() -> Path:
-    """The folder of pseudo-labelled frames; for tests marked `pseudo_ytvis`."""
+    """Folder of pseudo-labelled frames, for tests marked `pseudo_ytvis`."""
     return PSEUDO_YTVIS
 
 
 @pytest.fixture(scope="session")
 def relative_error() -> Callable[[npt.ArrayLike, npt.ArrayLike], float]:
-    """‖a − b‖ / ‖b‖ of two arrays of one shape, in float64."""
+    """Function that returns ‖a − b‖ / ‖b‖ of two arrays of the same shape, in float64."""
 
     def error(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -106,10 +107,9 @@ def relative_error() -> Callable[[npt.ArrayLike, npt.ArrayLike], float]:
 
 @pytest.fixture(scope="session")
 def smooth() -> Callable[..., npt.NDArray[np.bool_]]:
-    """Of a deformable attention's queries, those whose gradients rounding cannot change by much.
+    """Function that marks the queries of a deformable attention whose gradients depend little on rounding.
 
-    Bilinear sampling has a kink at every cell's centre: a location that lies there but for its last bits has one
-    of two slopes.
+    Bilinear sampling has a kink at every cell's centre, so rounding decides the slope of a location near it.
     """
 
     def smooth(
@@ -135,16 +135,16 @@ def smooth() -> Callable[..., npt.NDArray[np.bool_]]:
 
 @dataclass(frozen=True)
 class Toy:
-    """A small network, exported.
+    """A small exported network.
 
     Attributes:
-        config: its configuration, which no preset is.
-        model: in PyTorch; read only.
+        config: configuration; not a preset.
+        model: PyTorch network; read only.
         size: (H, W) of its frames, which the network pads.
-        path: its bundle.
-        exported: what the export returned.
-        probe: its ONNX file with the stages on the way.
-        graph: its ONNX file as shipped.
+        path: path of the bundle.
+        exported: return value of the export.
+        probe: ONNX graph with intermediate stages as outputs.
+        graph: ONNX graph as shipped.
     """
 
     config: IdolConfig
@@ -156,7 +156,7 @@ class Toy:
     graph: bytes
 
     def video(self, frames: int, seed: int = 1, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-        """[T, H, W, 3], with something to track."""
+        """Return a video with moving objects, [T, H, W, 3]."""
         from idol_deploy.weights.reference import make_video
 
         video = make_video(frames, *(size or self.size), seed)
@@ -165,7 +165,7 @@ class Toy:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """Swin with shifted windows, one encoder and one decoder layer, reference weights; tracks four things."""
+    """Swin with shifted windows, one encoder and one decoder layer, reference weights; tracks four objects."""
     from idol_deploy.config import ModelConfig, SwinConfig, ytvis19_r50
     from idol_deploy.weights.reference import reference_model
     from idol_export import export as module
@@ -179,12 +179,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     probes: list[bytes] = []
     trace = module.probe_to_onnx
 
-    def kept(*arguments: object, **options: object) -> bytes:
+    def record(*arguments: object, **options: object) -> bytes:
         probes.append(trace(*arguments, **options))
         return probes[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "probe_to_onnx", kept)
+        patch.setattr(module, "probe_to_onnx", record)
         options = module.ExportOptions(size, portable=True, verify_frames=3, note="untrained weights")
         exported = module.export(model, config, path, options)
     return Toy(config, model, size, path, exported, probes[0], module.shipped(probes[0]))
@@ -192,10 +192,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of freshly built plugin libraries, warnings being errors; skips where nothing can be built.
+    """Folder of plugin libraries built with warnings as errors; skips the test without a compiler.
 
-    ONNX Runtime's headers are the system's or those in `$ORT_INCLUDE_DIR`, TensorRT's those in
-    `$TENSORRT_INCLUDE_DIR`; without them their libraries are left out.
+    The headers of ONNX Runtime are the system's or those in `$ORT_INCLUDE_DIR`, those of TensorRT in
+    `$TENSORRT_INCLUDE_DIR`. Without headers, the library is not built.
     """
     from idol_plugins.build import build, compiler
     from idol_plugins.errors import PluginError
@@ -204,9 +204,9 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         compiler()
     except PluginError as error:
-        pytest.skip(f"the kernel is tested where it can be compiled: {error}")
+        pytest.skip(f"the kernel cannot be compiled: {error}")
     if not shutil.which("cmake"):
-        pytest.skip("the kernel is tested where it can be compiled: there is no cmake")
+        pytest.skip("the kernel cannot be compiled: cmake is missing")
     sanitize = os.environ.get("IDOL_SANITIZE", "")
 
     def make(folder: Path) -> None:
@@ -219,11 +219,11 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sanitize=sanitize,
         )
 
-    return _made_once(tmp_path_factory, "libraries", make)
+    return _create_once(tmp_path_factory, "libraries", make)
 
 
-def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that the first of several test processes makes, and the others wait for."""
+def _create_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Create a folder in the first of several test processes; the others wait for it."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         folder = factory.mktemp(name)
         make(folder)
@@ -231,38 +231,38 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
     from filelock import FileLock
 
     folder = factory.getbasetemp().parent / name
-    made = folder.with_suffix(".made")
+    marker = folder.with_suffix(".made")
     with FileLock(folder.with_suffix(".lock")):
-        if not made.is_file():
+        if not marker.is_file():
             make(folder)
-            made.touch()
+            marker.touch()
     return folder
 
 
 @pytest.fixture(scope="session")
 def ort_operator(libraries: Path) -> Path:
-    """The operator's library for ONNX Runtime."""
+    """Library of the operator for ONNX Runtime."""
     from idol_plugins.errors import PluginError
     from idol_plugins.ort import ort_library
 
     try:
         return ort_library(libraries)
     except PluginError:
-        pytest.skip(f"ONNX Runtime's headers are not here; set ORT_INCLUDE_DIR{_tried('onnxruntime')}")
+        pytest.skip(f"ONNX Runtime's headers are missing; set ORT_INCLUDE_DIR{_tried('onnxruntime')}")
 
 
 @pytest.fixture(scope="session")
 def trt_harness(libraries: Path) -> Path:
-    """What uses a plugin library as TensorRT would; beside it is the plugin's build for the CPU."""
+    """Harness that calls a plugin library like TensorRT; the plugin's CPU build is in the same folder."""
     harness = libraries / "libidol_trt_harness.so"
     if not harness.is_file():
-        pytest.skip(f"TensorRT's headers are not here; set TENSORRT_INCLUDE_DIR{_tried('tensorrt')}")
+        pytest.skip(f"TensorRT's headers are missing; set TENSORRT_INCLUDE_DIR{_tried('tensorrt')}")
     return harness
 
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user whom the system does not know, as in a container that was given a number, and whom nobody gave a home."""
+    """A user id that the system does not know, as in a container started with a number, without a home folder."""
     import pwd
 
     def unknown(user: int) -> None:
@@ -279,9 +279,9 @@ _FAKED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver")
 
 @pytest.fixture
 def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., ModuleType]]:
-    """Starts TensorRT's stand-in, in a release and on a device of its own, and an empty folder for engines.
+    """Function that loads the fake TensorRT of a release, with a new device and an empty folder for engines.
 
-    At the end nothing may be left on the device.
+    After the test, all memory and streams of the device must have been released.
     """
     from idol_runtime.backends import tensorrt_api
 
@@ -309,10 +309,10 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
     for cached in (tensorrt_api.tensorrt_log, tensorrt_api.load_plugin):
         cached.cache_clear()
     for device in devices:
-        assert not any(device.alive()), f"left on the device: {device.alive()}"
+        assert not any(device.alive()), f"not released on the device: {device.alive()}"
 
 
 def _tried(kind: str) -> str:
-    """Why `scripts/test` could not get the headers, if it tried."""
-    why = Path(__file__).parents[1] / "build" / "headers" / f"{kind}.why"
-    return f" ({why.read_text().strip()})" if why.is_file() else ""
+    """Return the reason why `scripts/test` could not download the headers, or an empty string."""
+    reason = Path(__file__).parents[1] / "build" / "headers" / f"{kind}.why"
+    return f" ({reason.read_text().strip()})" if reason.is_file() else ""

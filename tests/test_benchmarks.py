@@ -1,4 +1,4 @@
-"""The benchmarks run, judge, and write what they say they do; one parity test for a CUDA device."""
+"""Tests of the benchmarks: they run, check their limits and write their results."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a benchmark by name."""
+    """Function that imports a benchmark by name."""
     monkeypatch.syspath_prepend(ROOT)
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
@@ -31,15 +31,15 @@ def run(module: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
 
 
-def test_association_stream_writes_and_judges(tmp_path: Path) -> None:
+def test_association_stream_writes_its_result(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     done = run(
         "cpu.association_stream", "--frames", "120", "--counts", "5", "--repeats", "1", "--json", str(out)
     )
-    # So short a stream on a busy machine may be judged either way; it must only say so.
-    found = json.loads(out.read_text())
-    assert done.returncode == (0 if found["passed"] else 1), done.stderr
-    (load,) = found["loads"]
+    # Such a short stream may pass or fail on a busy machine.
+    result = json.loads(out.read_text())
+    assert done.returncode == (0 if result["passed"] else 1), done.stderr
+    (load,) = result["loads"]
     assert [len(load[key]) for key in ("median_us", "held_kib", "tracks")] == [4, 4, 4]
     assert load["memory_ratio_last_to_second"] < 1.5
     assert "last/second" in done.stdout
@@ -48,7 +48,7 @@ def test_association_stream_writes_and_judges(tmp_path: Path) -> None:
 
 
 @needs_torch
-def test_held_out_sets_tws_against_the_best_of_the_iou_thresholds(load: Any) -> None:
+def test_held_out_compares_tws_with_the_best_of_the_iou_thresholds(load: Any) -> None:
     module = load("cpu.held_out")
 
     def scores(seed: int) -> Any:
@@ -78,18 +78,18 @@ def test_association_stream_refuses_too_few_frames() -> None:
 
 
 @pytest.mark.parametrize(("memory", "time", "passed"), [(1.0, 1.0, True), (1.06, 1, False), (1, 1.6, False)])
-def test_what_counts_as_growth(load: Any, memory: float, time: float, passed: bool) -> None:
+def test_limits_of_growth(load: Any, memory: float, time: float, passed: bool) -> None:
     module = load("cpu.association_stream")
-    found = module.Load(1, 1, [], [], [], 1.0, time, memory)
-    assert found.passed == passed
+    result = module.Load(1, 1, [], [], [], 1.0, time, memory)
+    assert result.passed == passed
 
 
 def test_the_committed_result_is_of_this_benchmark() -> None:
-    found = json.loads((BENCHMARKS / "results" / "association_stream.json").read_text())
-    assert found["passed"]
-    assert found["frames"] >= 2000
-    assert {"cpu", "python", "numpy", "date"} <= set(found["machine"])
-    assert [load["detections_per_frame"] for load in found["loads"]] == [10, 50]
+    result = json.loads((BENCHMARKS / "results" / "association_stream.json").read_text())
+    assert result["passed"]
+    assert result["frames"] >= 2000
+    assert {"cpu", "python", "numpy", "date"} <= set(result["machine"])
+    assert [load["detections_per_frame"] for load in result["loads"]] == [10, 50]
 
 
 @needs_torch
@@ -116,25 +116,25 @@ def test_gpu_check_without_a_device(load: Any, monkeypatch: pytest.MonkeyPatch, 
 
 
 @needs_torch
-def test_what_the_gpu_check_lets_pass(load: Any) -> None:
+def test_tolerances_of_the_gpu_check(load: Any) -> None:
     import torch
 
     gpu = load("gpu.frames")
     expected = tuple(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(6))
 
-    def judge(scale: float, which: int, half: bool) -> bool:
-        changed = tuple(a * scale if i == which else a for i, a in enumerate(expected))
+    def passes(scale: float, output: int, half: bool) -> bool:
+        changed = tuple(a * scale if i == output else a for i, a in enumerate(expected))
         return bool(gpu.within_tolerance(gpu.compare(changed, expected), half))
 
-    assert all(judge(1 + 5e-4, i, half=False) for i in range(6))
-    assert not any(judge(1 + 2e-3, i, half=False) for i in range(6))
-    assert not any(judge(float("nan"), i, half=False) for i in range(6))
-    assert [judge(1.2, i, half=True) for i in range(6)] == [False, True, False, True, True, True]
-    assert not judge(float("nan"), 0, half=True)
+    assert all(passes(1 + 5e-4, i, half=False) for i in range(6))
+    assert not any(passes(1 + 2e-3, i, half=False) for i in range(6))
+    assert not any(passes(float("nan"), i, half=False) for i in range(6))
+    assert [passes(1.2, i, half=True) for i in range(6)] == [False, True, False, True, True, True]
+    assert not passes(float("nan"), 0, half=True)
 
 
 @needs_torch
-def test_a_section_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_a_failing_section_does_not_stop_the_others(tmp_path: Path) -> None:
     done = run(
         *("gpu.run", "--device", "cpu", "--quick", "--only", "backward,plugin"),
         OUT=str(tmp_path),
@@ -142,10 +142,10 @@ def test_a_section_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
         TENSORRT_INCLUDE_DIR="",
     )
     assert done.returncode == 1, done.stderr
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(found["sections"]) == ["backward", "plugin"]
-    assert "backward" in found["failed"]
-    assert "idol-deploy plugins build" in found["sections"]["backward"]["error"]
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(result["sections"]) == ["backward", "plugin"]
+    assert "backward" in result["failed"]
+    assert "idol-deploy plugins build" in result["sections"]["backward"]["error"]
 
 
 @needs_torch
@@ -183,7 +183,7 @@ def test_a_wrong_kernel_fails_the_gpu_checks(
 
 
 @needs_torch
-def test_what_the_gpu_check_lets_pass_of_gradients(load: Any) -> None:
+def test_gpu_check_detects_a_wrong_gradient(load: Any) -> None:
     from idol_deploy.model.deform_attn import deformable_attention
 
     gpu, types = load("gpu.backward"), load("gpu.attention").TYPES[0]
@@ -191,7 +191,7 @@ def test_what_the_gpu_check_lets_pass_of_gradients(load: Any) -> None:
         call = load("gpu.attention").network_call((64, 96), decoder, types, 0, "cpu")
         assert 0.5 < float(gpu.smooth(call).float().mean()) < 1
         assert max(gpu.call_errors(deformable_attention, call).values()) <= 1e-5
-        # The same answer, and another gradient of merged.
+        # The same output, and another gradient of merged.
         errors = gpu.call_errors(
             lambda value, shapes, merged, reference: deformable_attention(
                 value, shapes, 1.001 * merged - 0.001 * merged.detach(), reference
@@ -211,14 +211,14 @@ def test_gpu_check_dry_run(libraries: Path, tmp_path: Path) -> None:
         IDOL_PLUGINS=str(libraries),
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert json.loads((tmp_path / "gpu.json").read_text()) == found
-    assert found["passed"]
-    assert found["sections"]["backward"]["network"]["gain"] > 0
+    result = json.loads(done.stdout)
+    assert json.loads((tmp_path / "gpu.json").read_text()) == result
+    assert result["passed"]
+    assert result["sections"]["backward"]["network"]["gain"] > 0
     kinds = {
         f"{mode}_{half}{ours}" for mode in ("eager", "compile") for half in ("fp32", "fp16") for ours in OURS
     }
-    for size in found["sections"]["frames"]["sizes"]:
+    for size in result["sections"]["frames"]["sizes"]:
         assert set(size["variants"]) == kinds
         for variant in size["variants"].values():
             assert variant["ms"]["median"] > 0
@@ -226,13 +226,12 @@ def test_gpu_check_dry_run(libraries: Path, tmp_path: Path) -> None:
     assert str(ROOT) not in done.stdout
 
 
-def test_what_the_readme_says_of_a_gpu() -> None:
-    """Its figures are those of the committed result."""
-    found = json.loads((BENCHMARKS / "results" / "gpu_h100.json").read_text())
-    assert set(found["failed"]) == {"candidates"}
-    assert found["sections"]["checks"]["checks"] == 167
+def test_gpu_table_of_the_readme_matches_the_result() -> None:
+    result = json.loads((BENCHMARKS / "results" / "gpu_h100.json").read_text())
+    assert set(result["failed"]) == {"candidates"}
+    assert result["sections"]["checks"]["checks"] == 167
     text = (BENCHMARKS / "README.md").read_text()
-    for call in found["sections"]["kernels"]["calls"]:
+    for call in result["sections"]["kernels"]["calls"]:
         gain = call.get("gain")
         if gain:
             kernel = call["libraries"]["kernel"]
@@ -248,7 +247,7 @@ def test_what_the_readme_says_of_a_gpu() -> None:
 
 @needs_torch
 @pytest.mark.gpu
-def test_cuda_answers_as_the_cpu(load: Any) -> None:
+def test_cuda_outputs_match_the_cpu(load: Any) -> None:
     import torch
 
     gpu = load("gpu.frames")
@@ -256,36 +255,36 @@ def test_cuda_answers_as_the_cpu(load: Any) -> None:
     with torch.inference_mode():
         models = [gpu.reference_model(gpu.ytvis19_r50()).to(device) for device in ("cpu", "cuda")]
         images = gpu.frame_of(models[0], (192, 320))
-        expected, found = (
+        expected, result = (
             gpu.Network(model, (192, 320), half=False)(images.to(device))
             for model, device in zip(models, ("cpu", "cuda"), strict=True)
         )
-    report = gpu.compare(found, expected)
+    report = gpu.compare(result, expected)
     assert gpu.within_tolerance(report, half=False), report
 
 
 @needs_torch
-def test_a_frame_is_judged_by_its_worst_output(load: Any) -> None:
+def test_error_of_a_frame_is_that_of_its_worst_output(load: Any) -> None:
     module = load("cpu.frame")
     right = {name: np.array([[2.0, -4.0]], np.float32) for name in module.OUTPUT_NAMES}
     wrong = {**right, "boxes": np.array([[2.0, -3.0]], np.float32)}
-    found = module.measure(
+    result = module.measure(
         {"eager": lambda: right, "other": lambda: wrong, "operator": lambda: right}, rounds=2
     )
-    assert {name: row["error"] for name, row in found.items()} == {"eager": 0, "other": 0.25, "operator": 0}
-    assert found["operator"]["ratio"] == found["operator"]["best_ratio"] == 1
+    assert {name: row["error"] for name, row in result.items()} == {"eager": 0, "other": 0.25, "operator": 0}
+    assert result["operator"]["ratio"] == result["operator"]["best_ratio"] == 1
 
 
 @needs_torch
-def test_data_loading_writes_and_judges(tmp_path: Path) -> None:
+def test_data_loading_writes_its_result(tmp_path: Path) -> None:
     out = tmp_path / "d.json"
     options = ("--size", "48x64", "--workers", "0,1", "--batches", "1", "--rounds", "1", "--json", str(out))
     done = run("cpu.data_loading", *options)
     assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text())
-    assert found["images_per_second"].keys() == {"0", "1"}
-    assert set(found["ms_per_image"]) >= {"read", "expand masks", "resize masks", "resize images", "join"}
-    assert found["passed"]
+    result = json.loads(out.read_text())
+    assert result["images_per_second"].keys() == {"0", "1"}
+    assert set(result["ms_per_image"]) >= {"read", "expand masks", "resize masks", "resize images", "join"}
+    assert result["passed"]
 
 
 @needs_torch
@@ -298,17 +297,16 @@ def test_a_profiled_network_matches_as_a_trained_one(load: Any) -> None:
     exists = torch.tensor([[True, True, False]])
     boxes = torch.full((1, 40, 4), 0.01)
     moved = load("cpu.training_profile").moved(boxes, instances, exists)
-    found = match(torch.zeros(1, 40, 2), moved, torch.zeros(1, 3, dtype=torch.int64), instances, exists)
-    assert int(found.matched.sum()) == 18  # the sum of ten IoUs, cut off, for each that exists
+    result = match(torch.zeros(1, 40, 2), moved, torch.zeros(1, 3, dtype=torch.int64), instances, exists)
+    assert int(result.matched.sum()) == 18  # the sum of ten IoUs, cut off, for each that exists
 
 
-def test_what_the_docs_say_of_a_training_step() -> None:
-    """The table is that of the committed result."""
-    found = json.loads((BENCHMARKS / "results" / "training_profile.json").read_text())
-    assert found["passed"]
-    assert max(case["share"]["assignment"] for case in found["cases"]) < 0.01
+def test_training_table_of_the_docs_matches_the_result() -> None:
+    result = json.loads((BENCHMARKS / "results" / "training_profile.json").read_text())
+    assert result["passed"]
+    assert max(case["share"]["assignment"] for case in result["cases"]) < 0.01
     text = (ROOT / "docs" / "training.md").read_text()
-    for case in found["cases"]:
+    for case in result["cases"]:
         share = " | ".join(f"{value:.1%}" for value in case["share"].values())
         assert f"| {case['threads']} | {case['images_per_second']:.2f} | {share} |" in text
 
@@ -333,7 +331,7 @@ def _bench_report() -> dict[str, Any]:
 
 
 @needs_torch
-def test_the_readme_gets_the_table_of_a_result(
+def test_latency_writes_its_table_into_the_readme(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = load("cpu.latency")
@@ -341,7 +339,7 @@ def test_the_readme_gets_the_table_of_a_result(
     taken.write_text(json.dumps(_bench_report()))
     page.write_text(f"before\n{module.BEGIN}an old table\n{module.END}after\n")
     monkeypatch.setattr(sys, "argv", ["latency", "--from", str(taken), "--readme", str(page)])
-    assert module.main() == 1, "a row answers wrongly"
+    assert module.main() == 1, "a row has a wrong output"
     text = page.read_text()
     assert "| pytorch, eager | 90.0 | 1 | 10.0 |\n| fast | 30.0 | 3.00 (2.50 to 3.50) | 25.0 |\n" in text
     assert "| odd (wrong output) | 10.0 |" in text
@@ -370,10 +368,10 @@ def test_batches_are_measured_against_single_frames(load: Any) -> None:
             return [None] * len(images)
 
     opened: list[Counting] = []
-    found = module.batches(Counting(), module.frames(4, (16, 24)), [1, 2, 4], rounds=2)
+    result = module.batches(Counting(), module.frames(4, (16, 24)), [1, 2, 4], rounds=2)
     assert opened[0].seen == [1, 2, 4] * 3
-    assert list(found) == ["1", "2", "4"]
-    assert found["1"]["times_one"] == {"median": 1, "p10": 1, "p90": 1}
+    assert list(result) == ["1", "2", "4"]
+    assert result["1"]["times_one"] == {"median": 1, "p10": 1, "p90": 1}
     ways = module.sessions(Counting, module.frames(4, (16, 24)), threads=2, rounds=1)
     assert [name.split(",")[1] for name in ways] == [" one by one", " one batch", " one by one"]
-    assert [sum(backend.seen) for backend in opened[1:]] == [16, 4, 4], "each its share, twice"
+    assert [sum(backend.seen) for backend in opened[1:]] == [16, 4, 4], "each session gets its share, twice"
