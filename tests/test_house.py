@@ -1,4 +1,4 @@
-"""The rules of the house: exported names, who may import what, a light installation, tests that mirror the source."""
+"""Structural rules: exported names, imports without torch, a light installation, tests that mirror the source."""
 
 import ast
 import importlib
@@ -25,22 +25,24 @@ TESTS = {
     "published": ROOT / "tests" / "published",
     "runtime": PACKAGES["idol_runtime"],
 }
-# Tests of something other than one module, and of what.
-NOT_OF_ONE_MODULE = {
-    "idol_deploy/train/test_overfit.py": "that training, tracking and scoring together learn; their commands, joined",
-    "runtime/bundle/test_bundle_contents.py": "what may be inside a bundle; the second half of test_bundle.py",
-    "runtime/test_canary.py": "replay_canary of pipeline.py, with Pipeline.open; test_pipeline.py has the rest",
+# Test files that do not mirror one module, and their subjects.
+OTHER_SUBJECTS = {
+    "idol_deploy/train/test_overfit.py": "training, tracking and scoring together",
+    "runtime/bundle/test_bundle_contents.py": "contents of a bundle; the second half of test_bundle.py",
+    "runtime/test_golden_check.py": "golden check of pipeline.py; test_pipeline.py has the rest",
 }
-# Where torch may not be imported before it is used, besides all of idol_runtime and idol_plugins.
-TORCH_FREE = {"idol_deploy.cli", "idol_deploy.config", "idol_deploy.weights.reference"}
-TORCH_FREE |= {
+# Modules outside of TORCH_FREE_ROOMS that must not import torch on load.
+TORCH_FREE = {
+    "idol_deploy.cli",
+    "idol_deploy.config",
     "idol_deploy.data.annotations",
     "idol_deploy.data.holdout",
     "idol_deploy.data.masks",
     "idol_deploy.data.rle",
     "idol_deploy.data.ytvis",
-    "idol_deploy.weights.pretrained",
     "idol_deploy.settings",
+    "idol_deploy.weights.pretrained",
+    "idol_deploy.weights.reference",
 }
 TORCH_FREE_ROOMS = (
     "idol_runtime",
@@ -55,13 +57,13 @@ HEAVY = ("cv2", "onnxruntime", "pycocotools", "supervision", "torch", "tqdm")
 
 
 def _modules() -> dict[str, Path]:
-    found = {}
+    modules = {}
     for package, folder in PACKAGES.items():
         for path in sorted(folder.rglob("*.py")):
             parts = (package, *path.relative_to(folder).with_suffix("").parts)
-            found[".".join(parts).removesuffix(".__init__")] = path
-    # Importing it would run the command.
-    return {name: path for name, path in found.items() if not name.endswith(".__main__")}
+            modules[".".join(parts).removesuffix(".__init__")] = path
+    # Importing __main__ would run the command.
+    return {name: path for name, path in modules.items() if not name.endswith(".__main__")}
 
 
 MODULES = _modules()
@@ -73,9 +75,9 @@ def test_module_exports_its_public_names(name: str) -> None:
     exported = getattr(module, "__all__", None)
     assert exported is not None, f"{name} has no __all__"
     assert all(isinstance(entry, str) for entry in exported)
-    assert len(set(exported)) == len(exported), f"{name}.__all__ names something twice"
+    assert len(set(exported)) == len(exported), f"duplicate names in {name}.__all__"
     missing = [entry for entry in exported if not hasattr(module, entry)]
-    assert not missing, f"{name}.__all__ names what is not there: {missing}"
+    assert not missing, f"undefined names in {name}.__all__: {missing}"
 
     definitions = ast.parse(MODULES[name].read_text()).body
     public = {
@@ -85,20 +87,20 @@ def test_module_exports_its_public_names(name: str) -> None:
         and not node.name.startswith("_")
     }
     assert public <= set(exported), (
-        f"neither exported nor private in {name}: {sorted(public - set(exported))}"
+        f"public names missing in {name}.__all__: {sorted(public - set(exported))}"
     )
 
 
 def _imported_on_load(node: ast.AST) -> Iterator[str]:
-    """Absolute names that loading a module imports; not those for type checkers, nor in functions."""
+    """Yield absolute names that are imported on load; skips imports for type checkers and in functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             yield child.module or ""
         elif isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            runs = child.body if isinstance(child.test, ast.UnaryOp) else child.orelse
-            yield from _imported_on_load(ast.Module(runs, []))
+            body = child.body if isinstance(child.test, ast.UnaryOp) else child.orelse
+            yield from _imported_on_load(ast.Module(body, []))
         elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from _imported_on_load(child)
 
@@ -118,7 +120,7 @@ def test_module_does_not_import_torch_on_load(name: str) -> None:
 
 
 def _run(code: str) -> str:
-    """What the code prints, in an interpreter of its own, with warnings as errors."""
+    """Run the code in a new interpreter with warnings as errors, and return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
@@ -197,11 +199,11 @@ def _project() -> dict[str, object]:
 
 
 def _lower_bounds(requirements: list[str]) -> dict[str, str]:
-    found = (re.match(r"([\w-]+)>=([\d.]+)", requirement) for requirement in requirements)
-    return {match[1]: match[2] for match in found if match}
+    matches = (re.match(r"([\w-]+)>=([\d.]+)", requirement) for requirement in requirements)
+    return {match[1]: match[2] for match in matches if match}
 
 
-def test_device_installs_three_packages() -> None:
+def test_device_installs_four_packages() -> None:
     names = {re.match(r"[\w-]+", requirement)[0] for requirement in _project()["dependencies"]}
     assert names == DEVICE
 
@@ -230,7 +232,7 @@ def test_oldest_constraints_are_the_lower_bounds() -> None:
     ids=lambda rivals: min(rivals),
 )
 def test_no_two_packages_overwrite_each_other(rivals: set[str]) -> None:
-    installed = {str(found.metadata["Name"]).lower() for found in importlib.metadata.distributions()}
+    installed = {str(package.metadata["Name"]).lower() for package in importlib.metadata.distributions()}
     assert len(installed & rivals) <= 1
 
 
@@ -241,15 +243,15 @@ def _test_files() -> list[str]:
 
 @pytest.mark.parametrize("test_file", sorted(_test_files()))
 def test_tests_mirror_the_source(test_file: str) -> None:
-    if test_file in NOT_OF_ONE_MODULE:
+    if test_file in OTHER_SUBJECTS:
         return
     room, *folders, name = Path(test_file).with_suffix("").parts
     source = TESTS[room].joinpath(*folders, name.removeprefix("test_"))
     assert source.with_suffix(".py").exists() or (source / "__init__.py").exists(), (
-        f"tests/{test_file} tests no module: expected {source.relative_to(ROOT)}.py; "
-        "rename it, or say in NOT_OF_ONE_MODULE what it tests"
+        f"no module for tests/{test_file}: expected {source.relative_to(ROOT)}.py; "
+        "rename the test file or add it to OTHER_SUBJECTS"
     )
 
 
 def test_exceptions_to_the_mirror_exist() -> None:
-    assert set(NOT_OF_ONE_MODULE) <= set(_test_files())
+    assert set(OTHER_SUBJECTS) <= set(_test_files())
