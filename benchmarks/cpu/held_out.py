@@ -28,7 +28,7 @@ from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.model import ModelChoice, open_pipeline
 from idol_deploy.studies.ablation.rows import WITHOUT_TWS
 from idol_deploy.studies.ablation.table import head, line, moments
-from idol_deploy.synth.config import preset
+from idol_deploy.synth.config import synth_preset
 from idol_deploy.synth.dataset import SynthDataset, write_dataset
 from idol_deploy.synth.identities import read_library
 from idol_runtime.config import override
@@ -63,7 +63,7 @@ def draw(args: argparse.Namespace, seed: int) -> SynthDataset:
     """Return the videos of a seed; generate them unless their folder exists."""
     folder = args.into / f"{args.difficulty}-{args.videos}-seed{seed}"
     if not folder.is_dir():
-        config = preset(args.difficulty)
+        config = synth_preset(args.difficulty)
         write_dataset(
             folder, read_library(), config, "val", videos=args.videos, seed=seed, preset=args.difficulty
         )
@@ -163,7 +163,7 @@ def main() -> int:
     result = {
         "machine": machine_facts(),
         "model": model.file.name,
-        "difficulty": dataclasses.asdict(preset(args.difficulty)),
+        "difficulty": dataclasses.asdict(synth_preset(args.difficulty)),
         "videos": args.videos,
         "seeds": list(scores),
         "summary": summary,

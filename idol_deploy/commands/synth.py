@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     from dataclasses import replace
 
-    from idol_deploy.synth.config import override, preset
+    from idol_deploy.synth.config import override_synth, synth_preset
     from idol_deploy.synth.dataset import write_dataset
     from idol_deploy.synth.identities import SPLITS, read_library
     from idol_runtime.errors import ConfigError
@@ -58,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"there is no split {options.split!r}; take one of {', '.join(SPLITS)}")
     if options.only_cutouts and not options.cutouts:
         raise ConfigError("--only-cutouts leaves nothing to draw; give --cutouts DIR as well")
-    config = preset(options.preset)
+    config = synth_preset(options.preset)
     config = replace(config, frames=options.frames or config.frames, size=options.size or config.size)
-    config = override(config, options.set)
+    config = override_synth(config, options.set)
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
     library = read_library(options.cutouts, shipped=not options.only_cutouts, classes=classes)
     made = write_dataset(

@@ -1,11 +1,11 @@
-"""What a synthetic data set is like: one frozen dataclass and its presets.
+"""Settings of the synthetic videos, and their presets.
 
-    config = override(preset("standard"), ["frames=32", "camera_jumps=0"])
+    config = override_synth(synth_preset("standard"), ["frames=32", "camera_jumps=0"])
 
-Lengths are in short sides of the frame, so that one setting means the same at every size.
+Lengths are in short sides of the frame, so that a setting has the same effect at every frame size.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -13,39 +13,52 @@ from typing import Any
 from idol_runtime.errors import ConfigError
 from idol_runtime.field_text import read_setting
 
-__all__ = ["PRESETS", "SynthConfig", "easy", "hard", "override", "preset", "standard"]
+__all__ = ["PRESETS", "SynthConfig", "override_synth", "synth_preset"]
 
 _SHARES = ("look_alikes", "difference", "cross", "hide", "leave", "lurk", "blur", "lighting", "least_seen")
-_RANGES = {"instances": 1, "occluders": 0, "vanish": 1, "scale": 0.02, "speed": 0.001}  # and their least
+_LIMITS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys((*_SHARES, "scale_change"), (0, 1)),
+    "frames": (1, 10_000),
+    "meeting": (0, 10_000),
+    "camera": (0, 2),
+    "camera_jumps": (0, 10),
+    "noise": (0, 50),
+}
+_RANGE_LIMITS: Mapping[str, tuple[float, float]] = {  # of the settings with a lowest and a highest value
+    "instances": (1, 30),
+    "occluders": (0, 10_000),
+    "vanish": (1, 10_000),
+    "scale": (0.02, 0.9),
+    "speed": (0.001, 0.5),
+}
 
 
 @dataclass(frozen=True)
 class SynthConfig:
-    """Settings of the generator.
+    """Settings of the generator. The defaults are the preset `standard`.
 
     Attributes:
-        frames: T of each video.
-        size: (H, W) in pixels.
-        instances: fewest and most in a video.
-        look_alikes: share of the instances that another one of the same video looks like.
-        difference: how unlike look-alikes are coloured; 0: not at all, 1: as two that are no look-alikes.
-        scale: least and greatest long side of an instance.
-        scale_change: logarithm by which an instance grows and shrinks.
-        speed: least and greatest way per frame.
-        occluders: fewest and most things in a video that hide instances and are none themselves.
-        cross: share of the moves in which two meet, and pass or turn back.
-        hide: share of the moves behind an occluder.
-        leave: share of the moves out of the frame and back.
-        lurk: share of the moves to a place where an occluder hides a good part. The rest roams.
-        meeting: most frames that two who meet stay together.
-        vanish: fewest frames for which a move means an instance to vanish, and the most for which any ever does.
-        least_seen: share of its whole area from which on what is seen of an instance is a mask; with less it has
-            vanished.
-        camera: how far the camera wanders during a video.
-        camera_jumps: how often in a video it jumps, on average.
-        blur: share of the time between frames for which the shutter is open.
-        lighting: how much brightness and colour change.
-        noise: standard deviation of the sensor's noise, in levels of 255.
+        frames: frames per video, 1 to 10,000.
+        size: (height, width) of a frame in pixels; at least 48x48, long side at most four short sides.
+        instances: fewest and most instances per video, 1 to 30.
+        look_alikes: share of the instances that have a look-alike in the same video.
+        difference: colour difference between look-alikes; 0: none, 1: as large as between other instances.
+        scale: smallest and largest long side of an instance, 0.02 to 0.9.
+        scale_change: largest change of an instance's size in a video, as a natural logarithm; 0: none.
+        speed: smallest and largest distance per frame, 0.001 to 0.5.
+        occluders: fewest and most occluders per video; an occluder hides instances and is no instance itself.
+        cross: share of the moves in which two instances meet, and pass each other or turn back.
+        hide: share of the moves that go behind an occluder.
+        leave: share of the moves that leave the frame and return.
+        lurk: share of the moves to a place where an occluder hides most of the instance. The remaining moves roam.
+        meeting: most frames that two instances stay together when they meet.
+        vanish: fewest frames of a planned absence, and most frames of any absence.
+        least_seen: visible share of an instance's area below which it has no mask.
+        camera: distance that the camera wanders in a video, 0 to 2.
+        camera_jumps: mean number of camera jumps per video, 0 to 10.
+        blur: exposure time as a share of the time between frames; a higher value blurs more.
+        lighting: strength of the changes in brightness and colour; 0: none.
+        noise: standard deviation of the sensor noise, in levels of 255; at most 50.
     """
 
     frames: int = 24
@@ -71,115 +84,89 @@ class SynthConfig:
     noise: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        for name, least in _RANGES.items():
-            low, high = getattr(self, name)
-            if not least <= low <= high:
-                raise ConfigError(
-                    f"{name} must be two numbers from {least} on, the lower first, got {low},{high}"
-                )
-        for name, low, high in (
-            ("frames", 1, 10_000),
-            ("scale_change", 0, 1),
-            ("camera", 0, 2),
-            ("noise", 0, 50),
-        ):
+        for name, (low, high) in _LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} must lie between {low} and {high}, got {getattr(self, name)}")
-        if self.meeting < 0 or not 0 <= self.camera_jumps <= 10:
-            raise ConfigError("meeting and camera_jumps must not be below 0, nor camera_jumps above 10")
-        if not (min(self.size) >= 48 and max(self.size) <= 4 * min(self.size)):
-            raise ConfigError(
-                f"size must be at least 48x48 and no longer than four times its short side, got {self.size}"
-            )
-        if self.instances[1] > 30 or self.scale[1] > 0.9 or self.speed[1] > 0.5:
-            raise ConfigError(
-                "at most 30 instances, a scale of 0.9 and a speed of 0.5 are possible; lower them"
-            )
+        for name, (low, high) in _RANGE_LIMITS.items():
+            first, second = getattr(self, name)
+            if not low <= first <= second <= high:
+                numbers = f"two numbers between {low} and {high}, the lower first"
+                raise ConfigError(f"{name} must be {numbers}, got {first},{second}")
+        height, width = self.size
+        if not 48 <= min(self.size) <= max(self.size) <= 4 * min(self.size):
+            limits = "at least 48x48, with a long side of at most four short sides"
+            raise ConfigError(f"size must be {limits}, got {height}x{width}")
         if self.cross + self.hide + self.leave + self.lurk > 1:
-            raise ConfigError("cross, hide, leave and lurk are shares of one whole; lower them to a sum of 1")
+            raise ConfigError("cross, hide, leave and lurk are shares of the moves; lower them to a sum of 1")
 
 
-def easy() -> SynthConfig:
-    """Few instances, slow, look-alikes of clearly different colours, no jumps."""
-    return SynthConfig(
-        instances=(2, 4),
-        difference=0.9,
-        speed=(0.02, 0.05),
-        occluders=(0, 1),
-        cross=0.25,
-        hide=0.15,
-        leave=0.05,
-        lurk=0.05,
-        meeting=1,
-        camera=0.08,
-        camera_jumps=0.0,
-        blur=0.25,
-        lighting=0.15,
-    )
-
-
-def standard() -> SynthConfig:
-    """The benchmark's setting."""
-    return SynthConfig()
-
-
-def hard() -> SynthConfig:
-    """Many instances, fast and crowded, look-alikes that hardly differ: at least every fourth mask is mostly hidden."""
-    return SynthConfig(
-        instances=(6, 10),
-        look_alikes=0.8,
-        difference=0.12,
-        scale=(0.26, 0.46),
-        scale_change=0.25,
-        speed=(0.04, 0.12),
-        occluders=(1, 3),
-        cross=0.35,
-        hide=0.2,
-        leave=0.1,
-        lurk=0.15,
-        meeting=4,
-        camera=0.25,
-        camera_jumps=0.7,
-        blur=0.5,
-        lighting=0.5,
-        noise=4.0,
-    )
-
-
-PRESETS: Mapping[str, Callable[[], SynthConfig]] = MappingProxyType(
-    {"easy": easy, "standard": standard, "hard": hard}
+PRESETS: Mapping[str, SynthConfig] = MappingProxyType(
+    {
+        # Few and slow instances, look-alikes of clearly different colours, no jumps of the camera.
+        "easy": SynthConfig(
+            instances=(2, 4),
+            difference=0.9,
+            speed=(0.02, 0.05),
+            occluders=(0, 1),
+            cross=0.25,
+            hide=0.15,
+            leave=0.05,
+            meeting=1,
+            camera=0.08,
+            camera_jumps=0.0,
+            blur=0.25,
+            lighting=0.15,
+        ),
+        "standard": SynthConfig(),
+        # Many and fast instances, look-alikes that hardly differ; at least a quarter of the masks are mostly hidden.
+        "hard": SynthConfig(
+            instances=(6, 10),
+            look_alikes=0.8,
+            difference=0.12,
+            scale=(0.26, 0.46),
+            scale_change=0.25,
+            speed=(0.04, 0.12),
+            occluders=(1, 3),
+            cross=0.35,
+            hide=0.2,
+            lurk=0.15,
+            meeting=4,
+            camera=0.25,
+            camera_jumps=0.7,
+            blur=0.5,
+            lighting=0.5,
+            noise=4.0,
+        ),
+    }
 )
 
 
-def preset(name: str) -> SynthConfig:
-    """The preset of this name.
+def synth_preset(name: str) -> SynthConfig:
+    """Return the preset with this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}; take one of {', '.join(PRESETS)}")
-    return PRESETS[name]()
+        raise ConfigError(f"unknown preset {name!r}; take one of {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
-def override(config: SynthConfig, changes: Sequence[str]) -> SynthConfig:
-    """The settings with some changed.
+def override_synth(config: SynthConfig, changes: Sequence[str]) -> SynthConfig:
+    """Return the settings with some of them changed.
 
     Args:
-        config: what to start from.
-        changes: `KEY=VALUE`, such as `noise=0` or `vanish=10,14`.
+        config: settings to start from.
+        changes: `KEY=VALUE` texts, such as `noise=0` or `vanish=10,14`.
 
     Raises:
-        ConfigError: no such key, or a value that cannot be.
+        ConfigError: the key is unknown, or the value is not allowed.
     """
     changed: dict[str, Any] = {}
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
-            raise ConfigError(f"{change!r} is no setting; write KEY=VALUE, such as noise=0")
+            raise ConfigError(f"{change!r} is not a setting; write KEY=VALUE, such as noise=0")
         text = text.replace("x", ",") if key == "size" else text
         changed[key] = read_setting(config, key, text, change)
-    return replace(config, **changed)  # at once: some shares must have a sum of at most 1
+    return replace(config, **changed)  # all at once: the sum of some shares must not pass 1 in between

@@ -48,11 +48,11 @@ def drawn_clips(size: tuple[int, int]) -> Iterator[Clip]:
     """Synthetic videos of identities that no training set of the same generator has."""
     from dataclasses import replace
 
-    from idol_deploy.synth.config import standard
+    from idol_deploy.synth.config import synth_preset
     from idol_deploy.synth.dataset import write_dataset
     from idol_deploy.synth.identities import read_library
 
-    config = replace(standard(), size=size, frames=_DRAWN_FRAMES)
+    config = replace(synth_preset("standard"), size=size, frames=_DRAWN_FRAMES)
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), read_library(), config, "val", videos=_DRAWN, seed=1)
         yield from clips_of_dataset(Path(folder) / "instances.json", Path(folder) / "JPEGImages")

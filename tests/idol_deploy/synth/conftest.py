@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from idol_deploy.synth.config import SynthConfig, standard
+from idol_deploy.synth.config import SynthConfig, synth_preset
 from idol_deploy.synth.identities import Library, read_library
 
 
@@ -17,4 +17,4 @@ def library() -> Library:
 
 @pytest.fixture(scope="session")
 def small() -> SynthConfig:
-    return replace(standard(), frames=14, size=(64, 96))
+    return replace(synth_preset("standard"), frames=14, size=(64, 96))

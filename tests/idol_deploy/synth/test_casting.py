@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from idol_deploy.synth.casting import cast, paint
-from idol_deploy.synth.config import easy, hard
+from idol_deploy.synth.config import synth_preset
 from idol_deploy.synth.identities import Identity, Library, recolour
 from idol_deploy.synth.plan import draw_scene
 from idol_runtime.errors import ConfigError
@@ -12,7 +12,7 @@ def test_look_alikes_are_of_one_identity_and_others_of_no_family(library: Librar
     among = library.identities("val")
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        actors = draw_scene(rng, hard()).actors
+        actors = draw_scene(rng, synth_preset("hard")).actors
         chosen = cast(rng, actors, among)
         for one, identity in zip(actors, chosen, strict=True):
             assert identity in among[identity.kind]
@@ -36,8 +36,8 @@ def test_look_alikes_differ_hardly_where_it_is_hard(library: Library) -> None:
         return float(np.mean(found))
 
     # In levels of 255, noise being 4 at the hard setting: to be told from many pixels, and from few not.
-    assert 2 < difference(hard()) < 12
-    assert difference(easy()) > 25
+    assert 2 < difference(synth_preset("hard")) < 12
+    assert difference(synth_preset("easy")) > 25
 
 
 def test_nobody_to_cast() -> None:
@@ -47,6 +47,6 @@ def test_nobody_to_cast() -> None:
 
 def test_a_cast_from_one_identity_is_possible() -> None:
     rng = np.random.default_rng(0)
-    actors = draw_scene(rng, easy()).actors
+    actors = draw_scene(rng, synth_preset("easy")).actors
     only = Identity("ring", "ring-00", "ring-00")
     assert set(cast(rng, actors, {"ring": (only,)})) == {only}

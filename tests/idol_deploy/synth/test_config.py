@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idol_deploy.synth.config import PRESETS, SynthConfig, override, preset
+from idol_deploy.synth.config import PRESETS, SynthConfig, override_synth, synth_preset
 from idol_runtime.errors import ConfigError
 
 
@@ -14,12 +14,12 @@ def _text(value: object) -> str:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_can_be_written_and_read(name: str) -> None:
-    config = preset(name)
+    config = synth_preset(name)
     changes = [
         f"{key}={_text(value) if key != 'size' else 'x'.join(map(str, value))}"
         for key, value in dataclasses.asdict(config).items()
     ]
-    assert override(SynthConfig(), changes) == config
+    assert override_synth(SynthConfig(), changes) == config
 
 
 @given(st.sampled_from(["look_alikes", "difference", "blur", "lighting"]), st.floats(-1, 2))
@@ -32,7 +32,7 @@ def test_a_share_lies_between_0_and_1(name: str, value: float) -> None:
 
 
 def test_changes_count_together() -> None:
-    changed = override(preset("hard"), ["leave=0.9", "hide=0", "cross=0", "lurk=0.1"])
+    changed = override_synth(synth_preset("hard"), ["leave=0.9", "hide=0", "cross=0", "lurk=0.1"])
     assert (changed.leave, changed.lurk) == (0.9, 0.1)
 
 
@@ -55,20 +55,20 @@ def test_moves_share_one_whole(shares: tuple[float, ...]) -> None:
         ("frames=many", "frames takes a whole number"),
         ("frames=0", "between 1 and"),
         ("vanish=9,2", "the lower first"),
-        ("vanish=0,2", "from 1 on"),
+        ("vanish=0,2", "between 1 and"),
         ("instances=4", "instances takes 2 whole numbers between commas"),
-        ("instances=4,300", "at most 30"),
+        ("instances=4,300", "between 1 and 30, the lower first, got 4,300"),
         ("size=40x200", "at least 48x48"),
-        ("size=64x800", "four times its short side"),
-        ("camera_jumps=11", "above 10"),
+        ("size=64x800", "at most four short sides, got 64x800"),
+        ("camera_jumps=11", "between 0 and 10"),
         ("noise=-1", "between 0 and 50"),
     ],
 )
 def test_what_cannot_be(change: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        override(SynthConfig(), [change])
+        override_synth(SynthConfig(), [change])
 
 
 def test_unknown_preset() -> None:
     with pytest.raises(ConfigError, match="take one of easy, standard, hard"):
-        preset("simple")
+        synth_preset("simple")

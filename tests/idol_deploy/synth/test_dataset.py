@@ -12,7 +12,7 @@ from idol_deploy.data.samples import Sample
 from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.synth import entries
-from idol_deploy.synth.config import SynthConfig, hard, standard
+from idol_deploy.synth.config import SynthConfig, synth_preset
 from idol_deploy.synth.dataset import SynthDataset, write_dataset
 from idol_deploy.synth.identities import Library
 from idol_runtime.errors import ConfigError, OutputError
@@ -77,7 +77,7 @@ def test_the_vanishing_are_a_part_of_all(made: SynthDataset) -> None:
 
 
 def test_at_the_hard_setting_every_fourth_mask_is_mostly_hidden(library: Library, tmp_path: Path) -> None:
-    config = replace(hard(), size=(64, 104))
+    config = replace(synth_preset("hard"), size=(64, 104))
     made = write_dataset(tmp_path / "hard", library, config, "train", videos=8)
     assert made.statistics["hidden_more_than_half"] >= 0.25
     assert made.statistics["vanishings_past_expiry"] == 0
@@ -85,7 +85,7 @@ def test_at_the_hard_setting_every_fourth_mask_is_mostly_hidden(library: Library
 
 
 def test_longer_absences_when_asked_for(library: Library, tmp_path: Path) -> None:
-    config = replace(standard(), size=(64, 104), frames=40, vanish=(10, 14), hide=0.5)
+    config = replace(synth_preset("standard"), size=(64, 104), frames=40, vanish=(10, 14), hide=0.5)
     made = write_dataset(tmp_path / "long", library, config, "train", videos=4)
     assert made.statistics["vanishings_past_expiry"] >= 3
     assert max(map(int, made.statistics["vanishings"])) <= 14

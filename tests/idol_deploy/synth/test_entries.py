@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idol_deploy.synth.config import hard
+from idol_deploy.synth.config import synth_preset
 from idol_deploy.synth.entries import Task, VideoEntries, write_video
 from idol_deploy.synth.identities import Library
 from idol_deploy.synth.render import draw_frames
@@ -18,7 +18,7 @@ SIZE = (96, 128)
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory, library: Library) -> Task:
-    config = replace(hard(), frames=20, size=SIZE)
+    config = replace(synth_preset("hard"), frames=20, size=SIZE)
     return Task(config, library, "val", 5, tmp_path_factory.mktemp("frames"))
 
 

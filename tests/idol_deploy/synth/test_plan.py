@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from idol_deploy.synth.config import PRESETS, SynthConfig, preset
+from idol_deploy.synth.config import PRESETS, SynthConfig, synth_preset
 from idol_deploy.synth.plan import draw_scene
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_scene_keeps_to_its_settings(name: str) -> None:
-    config = preset(name)
+    config = synth_preset(name)
     for seed in range(20):
         scene = draw_scene(np.random.default_rng(seed), config)
         assert config.instances[0] <= len(scene.actors) <= config.instances[1]
