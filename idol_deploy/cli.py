@@ -1,44 +1,47 @@
-"""The `idol-deploy` command: a subcommand is a module of `idol_deploy.commands`, which imports lazily what it needs.
+"""The `idol-deploy` command.
 
-Exit status: 0 done, 1 an internal error or a failed selftest, 2 an error that the user can mend (one line on stderr),
-130 Ctrl-C or SIGTERM, 141 a reader that has gone.
+Each subcommand is a module of `idol_deploy.commands` that imports its dependencies when it runs.
+
+Exit status: 0 success; 1 internal error or failed selftest; 2 an error that the user can fix (one line on stderr);
+130 interrupted by Ctrl-C or SIGTERM; 141 the reader of stdout has closed it.
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from idol_deploy.commands import (
-    ablate,
-    bench,
-    build,
-    convert,
-    evaluate,
-    export,
-    fetch_weights,
-    figure,
-    inspect,
-    plugins,
-    run,
-    synth,
-    train,
-)
-from idol_deploy.commands.steps import INTERRUPTED
+from idol_deploy.commands.common import INTERRUPTED
 from idol_runtime.errors import IdolError
 from idol_runtime.signals import handling
 
 __all__ = ["build_parser", "main"]
 
-_NOBODY_READS = 128 + 13  # as a shell tells SIGPIPE
+_COMMANDS = {
+    "export": "export a checkpoint to a verified .idol bundle",
+    "train": "train a network on annotated videos",
+    "fetch-weights": "download ImageNet weights to start training from",
+    "convert": "write the weights of a checkpoint as safetensors",
+    "synth": "draw a data set of synthetic videos",
+    "build": "build a TensorRT engine from a bundle, on the device",
+    "run": "track instances through videos with a bundle",
+    "bench": "measure the speed of a bundle in every backend",
+    "evaluate": "score results, or a model on a data set",
+    "ablate": "measure the effect of each part of the method",
+    "figure": "draw figures of training and tracking",
+    "inspect": "describe a checkpoint, ONNX file or bundle",
+    "plugins": "build, list or test the deformable-attention kernel",
+}
+_BROKEN_PIPE = 128 + 13  # the status that a shell reports for SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return its exit status."""
     options = build_parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -52,26 +55,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("idol-deploy: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read has enough, as `head` has; Python would complain again when it flushes at its end.
+        # The reader, `head` for example, has closed the pipe. Without this, Python reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NOBODY_READS
+        return _BROKEN_PIPE
     return status
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C does: what stops services and containers lets a command finish its files."""
+    """Handle SIGTERM like Ctrl-C, so that a stopped service or container finishes its files."""
     raise KeyboardInterrupt
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Help that states the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.nargs == 0 or action.default in (None, "", [], argparse.SUPPRESS) or "default: " in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
 class _Parser(argparse.ArgumentParser):
-    """Tells a wrong argument as every other error is told: in one line."""
+    """A parser that reports a wrong argument in one line, like every other error."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"idol-deploy: error: {message}; see {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Build the parser of the whole command line."""
     parser = _Parser(
         prog="idol-deploy",
         description="Online video instance segmentation with IDOL, from checkpoint to device.",
@@ -79,23 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("idol-deploy")
     parser.add_argument("--version", action="version", version=f"idol-deploy {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    export.add_arguments(commands.add_parser("export", help="checkpoint to verified .idol bundle"))
-    train.add_arguments(commands.add_parser("train", help="annotated videos to a checkpoint"))
-    fetch_weights.add_arguments(
-        commands.add_parser("fetch-weights", help="ImageNet weights to begin training from")
-    )
-    convert.add_arguments(commands.add_parser("convert", help="a checkpoint's weights as safetensors"))
-    synth.add_arguments(commands.add_parser("synth", help="a data set of synthetic videos"))
-    build.add_arguments(commands.add_parser("build", help="bundle to TensorRT engine, on the device"))
-    run.add_arguments(commands.add_parser("run", help="bundle and video to tracked masks"))
-    bench.add_arguments(commands.add_parser("bench", help="how fast a bundle is in every backend"))
-    evaluate.add_arguments(commands.add_parser("evaluate", help="score results, or a model over a data set"))
-    ablate.add_arguments(commands.add_parser("ablate", help="what each part of the method is worth"))
-    figure.add_arguments(commands.add_parser("figure", help="pictures of training and tracking"))
-    inspect.add_arguments(commands.add_parser("inspect", help="what a checkpoint, ONNX file or bundle is"))
-    plugins.add_arguments(
-        commands.add_parser("plugins", help="the deformable-attention kernel: build, info, selftest")
-    )
+    for name, summary in _COMMANDS.items():
+        module = importlib.import_module(f"idol_deploy.commands.{name.replace('-', '_')}")
+        module.add_arguments(commands.add_parser(name, help=summary))
     return parser
 
 

@@ -1,3 +1,3 @@
-"""A module for each subcommand of `idol-deploy`: its arguments, and what they set going; imports lazily."""
+"""The subcommands of `idol-deploy`: one module each, with its arguments and its `run`."""
 
 __all__: list[str] = []

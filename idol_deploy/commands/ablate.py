@@ -3,9 +3,14 @@
 import argparse
 from pathlib import Path
 
-from idol_deploy.commands.arguments import whole
-from idol_deploy.commands.steps import INTERRUPTED, steps
-from idol_deploy.commands.training import add_training_data, import_training, new_settings
+from idol_deploy.commands.common import (
+    INTERRUPTED,
+    add_training_data,
+    import_training,
+    new_settings,
+    steps,
+    whole,
+)
 
 __all__ = ["add_arguments", "run"]
 

@@ -1,13 +1,12 @@
-"""`idol-deploy bench`: one bundle through every backend, in turns."""
+"""`idol-deploy bench`: the speed of a bundle in every backend."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.arguments import positive
+from idol_deploy.commands.common import positive
 from idol_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,41 +16,41 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+    """Add the arguments of `idol-deploy bench`."""
     parser.description = (
-        "Time a bundle stage by stage in every backend that is here: same frames, in turns, each in a process "
-        "of its own."
+        "Time every stage of a bundle in every installed backend. All rows run on the same frames, interleaved, each "
+        "in its own process."
     )
     parser.set_defaults(command=run)
     add = parser.add_argument
-    add("bundle", type=Path, help="the .idol file")
-    add("--source", help="video file, image folder or 'glob*' (default: the golden frame, drifting)")
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="adds PyTorch: the checkpoint that the bundle was made of",
+    add("bundle", type=Path, help="time this .idol file")
+    source = (
+        "time on a video file, image folder or 'glob*' (default: the golden frame, shifted in each frame)"
     )
-    add("--preset", help="what the weights are (default: what the bundle says)")
-    add("--compile", action="store_true", help="adds torch.compile; needs --weights and a C++ compiler")
-    add("--only", metavar="TEXT,...", help="rows whose names hold one of these")
-    add("--list", action="store_true", help="print the rows' names and do nothing")
-    add("--frames", type=positive, default=50, metavar="N", help="timed frames of each row (default: 50)")
-    add("--warmup", type=positive, default=3, metavar="N", help="frames before these (default: 3)")
-    add("--threads", type=positive, metavar="N", help="CPU threads of each row")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
-    add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
-    add("--json", type=Path, metavar="FILE", help="all that was found")
-    add("--markdown", type=Path, metavar="FILE", help="tables")
-    add("--html", type=Path, metavar="FILE", help="tables and plots in one page")
+    add("--source", help=source)
+    weights = "add rows for PyTorch; FILE is the checkpoint that the bundle was exported from"
+    add("--weights", type=Path, metavar="FILE", help=weights)
+    add("--preset", help="name the network of --weights (default: the bundle's preset)")
+    compiled = "add a row for torch.compile; needs --weights and a C++ compiler"
+    add("--compile", action="store_true", help=compiled)
+    add("--only", metavar="TEXT,...", help="time only rows whose names contain one of these texts")
+    add("--list", action="store_true", help="print the names of the rows and stop")
+    add("--frames", type=positive, default=50, metavar="N", help="time each row on N frames")
+    add("--warmup", type=positive, default=3, metavar="N", help="run each row on N frames before timing")
+    add("--threads", type=positive, metavar="N", help="limit each row to N CPU threads")
+    add("--device", default="cpu", help="run on cpu, cuda or cuda:N")
+    add("--fit", action="store_true", help="letterbox frames whose shape differs from the bundle's")
+    add("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
+    add("--markdown", type=Path, metavar="FILE", help="write tables to FILE")
+    add("--html", type=Path, metavar="FILE", help="write tables and plots to FILE, one page")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     from idol_runtime.bench.measure import BenchOptions, measure
     from idol_runtime.bench.page import as_page
     from idol_runtime.bench.report import as_markdown, as_text
-    from idol_runtime.files import refuse_replacing, writable_target
+    from idol_runtime.files import refuse_replacing, replacing, writable_target
     from idol_runtime.optional import import_optional
     from idol_runtime.sources.opening import source_places
 
@@ -59,7 +58,12 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(row.name for row in rows))
         return 0
-    outputs = [path for path in (options.json, options.markdown, options.html) if path is not None]
+    formats = (
+        (options.json, lambda report: json.dumps(report, indent=2) + "\n"),
+        (options.markdown, as_markdown),
+        (options.html, as_page),
+    )
+    outputs = {path: as_format for path, as_format in formats if path is not None}
     for path in outputs:
         writable_target(path)
     frames = source_places(options.source) if options.source else []
@@ -67,32 +71,19 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         import_optional("matplotlib", "matplotlib", "bench", "--html")
     bench = BenchOptions(
-        source=options.source,
-        frames=options.frames,
-        warmup=options.warmup,
-        threads=options.threads,
-        device=options.device,
-        fit=options.fit,
+        options.source, options.frames, options.warmup, options.threads, options.device, options.fit
     )
     report = measure(options.bundle, rows, bench, lambda text: print(text, file=sys.stderr))
     print(as_text(report))
-    _write(options.json, lambda: json.dumps(report, indent=2) + "\n")
-    _write(options.markdown, lambda: as_markdown(report))
-    _write(options.html, lambda: as_page(report))
+    for path, as_format in outputs.items():
+        with replacing(path) as temporary:
+            temporary.write_text(as_format(report), encoding="utf-8")
+        print(f"wrote {path}")
     return 0
 
 
-def _write(path: Path | None, text: Callable[[], str]) -> None:
-    from idol_runtime.files import replacing
-
-    if path is not None:
-        with replacing(path) as temporary:
-            temporary.write_text(text(), encoding="utf-8")
-        print(f"wrote {path}")
-
-
 def _rows(options: argparse.Namespace) -> "list[Row]":
-    """PyTorch first, if its weights are given: what the others are compared with."""
+    """Return the rows to time; PyTorch comes first, as the reference of the others."""
     from idol_runtime.bench.rows import bundle_rows
 
     rows = bundle_rows(options.bundle, options.device, options.threads)
@@ -103,21 +94,13 @@ def _rows(options: argparse.Namespace) -> "list[Row]":
 
         with Bundle.open(options.bundle) as bundle:
             config = network_config(options.preset or bundle.manifest.preset)
-        of_torch = torch_rows(
-            options.bundle,
-            options.weights,
-            config,
-            device=options.device,
-            threads=options.threads,
-            compiled=options.compile,
-        )
-        rows = [*of_torch, *rows]
+        choice = {"device": options.device, "threads": options.threads, "compiled": options.compile}
+        rows = [*torch_rows(options.bundle, options.weights, config, **choice), *rows]
     elif options.compile or options.preset:
-        raise ConfigError("--compile and --preset are of PyTorch; give --weights as well")
+        raise ConfigError("--compile and --preset apply to PyTorch only; pass --weights as well")
     if options.only:
-        wanted = options.only.split(",")
-        names = [row.name for row in rows]
-        rows = [row for row in rows if any(text in row.name for text in wanted)]
+        texts, names = options.only.split(","), [row.name for row in rows]
+        rows = [row for row in rows if any(text in row.name for text in texts)]
         if not rows:
-            raise ConfigError(f"--only {options.only} leaves no row; there are: {'; '.join(names)}")
+            raise ConfigError(f"no row matches --only {options.only}; choose from: {'; '.join(names)}")
     return rows

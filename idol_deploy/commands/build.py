@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.arguments import positive
-from idol_deploy.commands.steps import steps
+from idol_deploy.commands.common import positive, steps
 
 if TYPE_CHECKING:
     from idol_export.engine.build import Built

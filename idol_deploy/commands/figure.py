@@ -4,10 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from idol_deploy.commands.arguments import positive, whole
-from idol_deploy.commands.model import add_association, model_choice
-from idol_deploy.commands.steps import steps
-from idol_deploy.commands.training import add_training_data, import_training, new_settings
+from idol_deploy.commands.common import (
+    add_association,
+    add_training_data,
+    import_training,
+    model_choice,
+    new_settings,
+    positive,
+    steps,
+    whole,
+)
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments"]

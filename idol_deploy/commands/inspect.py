@@ -1,4 +1,4 @@
-"""`idol-deploy inspect`: what a file is."""
+"""`idol-deploy inspect`: a description of a file."""
 
 import argparse
 import json
@@ -8,17 +8,17 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+    """Add the arguments of `idol-deploy inspect`."""
     parser.description = (
-        "Say what a file is: preset, classes, sizes, hashes, and for a bundle the certificates of its graphs."
+        "Describe a file: preset, classes, sizes, hashes, and the certificates of a bundle's graphs."
     )
     parser.set_defaults(command=run)
-    parser.add_argument("file", type=Path, help="checkpoint, ONNX file or bundle")
+    parser.add_argument("file", type=Path, help="describe this checkpoint, ONNX file or bundle")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     from idol_export.inspection import describe
 
     description = describe(options.file)
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _readable(value: object) -> str:
     if isinstance(value, dict):
-        return "\n".join(("" if i == 0 else " " * 17) + f"{k}: {v}" for i, (k, v) in enumerate(value.items()))
+        return ("\n" + " " * 17).join(f"{key}: {entry}" for key, entry in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return str(value)

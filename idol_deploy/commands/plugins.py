@@ -6,8 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from idol_deploy.commands.arguments import whole
-from idol_deploy.commands.steps import steps
+from idol_deploy.commands.common import steps, whole
 
 __all__ = ["add_arguments"]
 

@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.arguments import positive
-from idol_deploy.commands.model import add_association
-from idol_deploy.commands.steps import INTERRUPTED
+from idol_deploy.commands.common import INTERRUPTED, add_association, positive
 from idol_runtime.errors import ConfigError
 
 if TYPE_CHECKING:

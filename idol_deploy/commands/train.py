@@ -1,67 +1,63 @@
-"""`idol-deploy train`: annotated videos to a checkpoint."""
+"""`idol-deploy train`: a trained network from annotated videos."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from idol_deploy.commands.arguments import whole
-from idol_deploy.commands.steps import INTERRUPTED, steps
-from idol_deploy.commands.training import import_training, new_settings
+from idol_deploy.commands.common import (
+    INTERRUPTED,
+    add_training_data,
+    import_training,
+    new_settings,
+    steps,
+    whole,
+)
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
 
+# Options that a resumed run takes from its snapshot.
+_SAVED = (
+    "preset",
+    "annotations",
+    "frames",
+    "weights",
+    "own_classes",
+    "holdout",
+    "strict",
+    "global_normaliser",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+    """Add the arguments of `idol-deploy train`."""
     parser.description = (
-        "Train a network on annotated videos, or on pairs made of still images. Under torchrun, processes share each "
-        "iteration's pairs. Ctrl-C finishes the iteration and writes a snapshot; --resume goes on from the last one."
+        "Train a network on annotated videos, or on pairs made from still images. Under torchrun, the processes share "
+        "the pairs of each iteration. Ctrl-C finishes the iteration and writes a snapshot; --resume continues from the "
+        "last one."
     )
     parser.set_defaults(command=run)
     add = parser.add_argument
-    add(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder for settings, log and weights"
-    )
-    add("--resume", action="store_true", help="go on from the last snapshot in the folder, with its settings")
-    add("--preset", help="network, augmentation and schedule: ytvis19_r50, ovis_swin_l, coco_r50, …")
-    add("--annotations", type=Path, metavar="FILE", help="YouTube-VIS or OVIS JSON; COCO's for coco_*")
-    add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="checkpoint or ImageNet backbone to start from; without, from nothing",
-    )
-    add(
-        "--own-classes",
-        action="store_true",
-        help="train the classes of --annotations instead of the preset's",
-    )
-    add(
-        "--holdout",
-        type=whole,
-        metavar="SEED",
-        help="leave out the part of the videos that evaluate takes with it",
-    )
-    add("--strict", action="store_true", help="refuse broken frames and annotations instead of counting them")
-    add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
-    add(
-        "--global-normaliser",
-        action="store_true",
-        help="divide losses by what all processes found; published: by what each found",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="train.iterations=500, run.precision=bf16, data.workers=4, model.queries=100, … (docs/training.md)",
-    )
+    output = "write settings, log and weights to DIR"
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help=output)
+    add("--resume", action="store_true", help="continue from the last snapshot in DIR, with its settings")
+    add("--preset", help="name the network, augmentation and schedule: ytvis19_r50, ovis_swin_l, coco_r50, …")
+    annotations = "read annotations from FILE: YouTube-VIS or OVIS JSON; COCO JSON for coco_*"
+    settings = "change a setting: train.iterations=500, run.precision=bf16, … (docs/training.md)"
+    add_training_data(parser, annotations, settings, required=False)
+    weights = "start from the checkpoint or ImageNet backbone in FILE (default: random initialisation)"
+    add("--weights", type=Path, metavar="FILE", help=weights)
+    holdout = "leave out the videos that evaluate --holdout SEED scores (default: train on all videos)"
+    add("--holdout", type=whole, metavar="SEED", help=holdout)
+    strict = "stop at a broken frame or annotation instead of skipping and counting it"
+    add("--strict", action="store_true", help=strict)
+    add("--device", default="cpu", help="train on cpu, cuda (under torchrun one GPU per process) or cuda:N")
+    normaliser = "divide each loss by the counts of all processes (default: of each process, as published)"
+    add("--global-normaliser", action="store_true", help=normaliser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     import_training("training")
     from idol_deploy.settings import override
     from idol_deploy.train.loop import Training, train
@@ -81,24 +77,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _resumed_settings(options: argparse.Namespace) -> tuple[Any, Path]:
-    """The settings of the last snapshot, and the snapshot."""
+    """Return the settings of the last snapshot and the path of the snapshot."""
     from idol_deploy.train.snapshots import SnapshotFolder, read_snapshot
 
-    taken = (
-        "preset",
-        "annotations",
-        "frames",
-        "weights",
-        "own_classes",
-        "holdout",
-        "strict",
-        "global_normaliser",
-    )
-    for name in taken:
+    for name in _SAVED:
         if getattr(options, name) not in (None, False):
             flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"--resume goes on with the snapshot's settings; leave {flag} out, or use --set"
-            )
+            raise ConfigError(f"--resume uses the snapshot's settings; leave {flag} out, or use --set")
     newest = SnapshotFolder(options.output, 1).newest()
     return read_snapshot(newest).settings, newest

@@ -1,4 +1,4 @@
-"""The `idol-deploy` command: its help, its arguments, and how it tells errors."""
+"""The `idol-deploy` command: its help, its arguments and its error messages."""
 
 from __future__ import annotations
 
@@ -19,54 +19,80 @@ if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["export"],
-        ["train"],
-        ["convert"],
-        ["synth"],
-        ["build"],
-        ["run"],
-        ["bench"],
-        ["evaluate"],
-        ["ablate"],
-        ["inspect"],
-        ["fetch-weights"],
-        ["figure"],
-        *(["figure", c] for c in ("pairs", "curves", "selection", "identities", "timeline")),
-        ["plugins"],
-        *(["plugins", c] for c in ("build", "info", "selftest")),
-    ],
-)
-def test_help_of_every_command(idol: Command, command: list[str]) -> None:
+def _parsers(
+    parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """The parser of every command and group of commands, with the command's words."""
+    yield words, parser
+    for action in parser._actions:
+        for name, below in action.choices.items() if isinstance(action.choices, dict) else ():
+            yield from _parsers(below, (*words, name))
+
+
+PARSERS = dict(_parsers(build_parser()))
+COMMANDS = {words: parser for words, parser in PARSERS.items() if "command" in parser._defaults}
+
+
+def test_the_commands() -> None:
+    assert {" ".join(words) for words in COMMANDS} == {
+        *(
+            "export",
+            "train",
+            "fetch-weights",
+            "convert",
+            "synth",
+            "build",
+            "run",
+            "bench",
+            "evaluate",
+            "ablate",
+        ),
+        *(f"figure {name}" for name in ("pairs", "curves", "selection", "identities", "timeline")),
+        *("inspect", "plugins build", "plugins info", "plugins selftest"),
+    }
+
+
+@pytest.mark.parametrize("command", PARSERS, ids=" ".join)
+def test_help_of_every_command(idol: Command, command: tuple[str, ...]) -> None:
     done = idol(*command, "--help")
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith(" ".join(["usage: idol-deploy", *command]))
+    assert PARSERS[command].description
 
 
-def test_help_names_the_commands_of_the_kernel(idol: Command) -> None:
-    assert "the deformable-attention kernel: build, info, selftest" in " ".join(idol("--help").out.split())
-
-
-def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every command that does something, by all its words."""
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_option_says_what_it_does_and_its_default(command: tuple[str, ...]) -> None:
+    parser = COMMANDS[command]
+    formatter = parser._get_formatter()
     for action in parser._actions:
-        for name, command in action.choices.items() if isinstance(action.choices, dict) else ():
-            inner = [(f"{name} {words}", below) for words, below in _commands(command)]
-            yield from inner or [(name, command)]
+        text = "" if action.help == argparse.SUPPRESS else formatter._expand_help(action)
+        name = "/".join(action.option_strings) or action.dest
+        assert text or action.help == argparse.SUPPRESS, f"{name} has no help"
+        assert not text.endswith("."), name
+        if text and action.nargs != 0 and action.default not in (None, "", []):
+            assert "default: " in text, name
+            assert isinstance(action.default, list) or str(action.default) in text, name
 
 
-def test_every_option_is_documented() -> None:
+def test_former_spellings_are_accepted_and_hidden(idol: Command) -> None:
+    export = ["export", "--weights=w", "--preset=p", "--frame-size=72x104", "--output=o.idol"]
+    run = ["run", "a.idol", "--source=0"]
+    for command, new, old in (
+        (export, ["--target=trt"], ["--dialect=trt"]),
+        (export, ["--annotations=a.json"], ["--judge=a.json"]),
+        (run, ["--no-golden-check"], ["--no-canary"]),
+    ):
+        parsed, former = (build_parser().parse_args([*command, *option]) for option in (new, old))
+        assert vars(parsed) == vars(former) != vars(build_parser().parse_args(command))
+        assert old[0].partition("=")[0] not in idol(command[0], "--help").out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example(command: tuple[str, ...]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    for name, parser in _commands(build_parser()):
-        section = page.partition(f"## idol-deploy {name}\n")[2].partition("\n## ")[0]
-        shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
-        options = {option for action in shown for option in action.option_strings}
-        assert len(options) > 2
-        assert not [option for option in options if option not in section], name
-        assert f"```sh\nidol-deploy {name}" in section, f"{name} has no example"
+    name = " ".join(("idol-deploy", *command))
+    section = page.partition(f"## {name}\n")[2]
+    assert re.match(rf"\n```sh\n{name}\b", section), f"the section of {name} starts with no example"
 
 
 DOCS = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
@@ -116,13 +142,13 @@ def test_version(idol: Command) -> None:
         (["export", "--no-resize", "--short-side", "3"], "not allowed with"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_line(
+def test_wrong_arguments_are_reported_in_one_line(
     refused: Callable[..., str], arguments: list[str], fix: str
 ) -> None:
     assert fix in refused(*arguments)
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_a_closed_stdout_is_no_error() -> None:
     command = [sys.executable, "-m", "idol_deploy.cli", "plugins", "info"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

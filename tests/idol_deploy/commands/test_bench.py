@@ -54,9 +54,9 @@ def test_what_is_read_is_not_replaced(
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
-        (["--only", "abacus"], "there are: onnxruntime, portable"),
+        (["--only", "abacus"], "no row matches --only abacus; choose from: onnxruntime, portable"),
         (["--device", "foo", "--list"], "unknown device 'foo'; use cpu, cuda or cuda:N"),
-        (["--compile"], "give --weights as well"),
+        (["--compile"], "pass --weights as well"),
         (["--json", "/nonexistent/a.json"], "create it first"),
         (["--source", "gone.mp4", "--only", "onnxruntime"], "check the path"),
     ],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.usefixtures("toy_preset")
-def test_export_writes_a_bundle_and_shows_its_proof(idol: Command, toy_weights: Path, tmp_path: Path) -> None:
+def test_export_writes_a_bundle_and_prints_its_certificate(idol: Command, toy_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "toy.idol"
     done = idol("export", "--weights", toy_weights, "--preset", "toy", "--frame-size", "72x104", "-o", out)
     assert (done.status, done.err) == (0, "")
@@ -122,8 +122,8 @@ def test_a_bundle_that_cannot_be_written_is_told_first(
         ({"frame_size": "100000x100000"}, "at most 8192 a side, got 100000x100000"),
         ({"opset": "16"}, "use --opset 18 or newer"),
         ({"opset": "27"}, "opset 27 is newer than what can be exported; use --opset 18 to "),
-        ({"target": "trt"}, "--target is of int8; give --precision int8 or --auto as well"),
-        ({"target": "ort", "precision": "fp16"}, "--target is of int8"),
+        ({"target": "trt"}, "--target applies to int8 only; pass --precision int8 or --auto as well"),
+        ({"target": "ort", "precision": "fp16"}, "--target applies to int8 only"),
         ({"calibrate": "a.mp4", "precision": "fp16"}, "--calibrate is of int8"),
         (
             {"annotations": "a.json", "frames": "a", "precision": "fp32"},

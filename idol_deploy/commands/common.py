@@ -1,0 +1,170 @@
+"""Parts shared by the subcommands: argument types, common options, progress lines, and the values built from them."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from idol_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from idol_deploy.evaluate.model import ModelChoice
+    from idol_deploy.settings import TrainSettings
+
+__all__ = [
+    "INTERRUPTED",
+    "add_association",
+    "add_checkpoint",
+    "add_training_data",
+    "import_training",
+    "model_choice",
+    "new_settings",
+    "positive",
+    "size",
+    "steps",
+    "whole",
+]
+
+INTERRUPTED = 130  # exit status after Ctrl-C
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse `720x1280` as (height, width)."""
+    height, _, width = text.lower().replace("×", "x").partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH; 720x1280, for example")
+    return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    """Parse an integer of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """Parse an integer of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows the current step: in place on a terminal, else as a line on stdout."""
+    terminal = sys.stderr.isatty()
+
+    def announce(step: str) -> None:
+        if terminal:
+            print(f"\r\x1b[K{step} …", end="", file=sys.stderr, flush=True)
+        else:
+            print(step, flush=True)
+
+    try:
+        yield announce
+    finally:
+        if terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add `--weights`, `--preset` and `--store`."""
+    add = parser.add_argument
+    weights = "read the weights from FILE: published .pth, .safetensors or a run's iteration-*.pt"
+    add("--weights", required=True, type=Path, metavar="FILE", help=weights)
+    preset = "name the network of the weights: ytvis19_r50, ovis_swin_l, …, or a run's settings.json"
+    add("--preset", required=True, help=preset)
+    store = "store the weights as fp32 or fp16; fp16 rounds matrices and kernels and halves the file"
+    add("--store", choices=("fp32", "fp16"), default="fp32", help=store)
+
+
+def add_association(
+    parser: argparse.ArgumentParser,
+    text: str = "change a threshold or association setting: association.temporal=paper, …",
+) -> None:
+    """Add `--set KEY=VALUE` for thresholds and association, with this help text."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def model_choice(options: argparse.Namespace) -> "ModelChoice":
+    """Build the model choice; a command without `--backend` and `--graph` uses their defaults.
+
+    Raises:
+        ConfigError: neither or both of `--bundle` and `--weights` are given.
+    """
+    from idol_deploy.evaluate.model import ModelChoice
+
+    return ModelChoice(
+        bundle=options.bundle,
+        weights=options.weights,
+        preset=options.preset,
+        backend=getattr(options, "backend", "auto"),
+        graph=getattr(options, "graph", "fp32"),
+        device=options.device,
+        threads=options.threads,
+        fit=options.fit,
+        settings=tuple(options.set),
+    )
+
+
+def add_training_data(
+    parser: argparse.ArgumentParser, annotations: str, settings: str, *, required: bool = True
+) -> None:
+    """Add the options that `new_settings` reads besides `--preset`, and `--set`.
+
+    Args:
+        parser: parser of the command.
+        annotations: help text of `--annotations`.
+        settings: help text of `--set`.
+        required: whether the command needs `--annotations` and `--frames` in every case (default: yes).
+    """
+    add = parser.add_argument
+    add("--annotations", required=required, type=Path, metavar="FILE", help=annotations)
+    frames = "read the annotated frames below DIR; the annotations name them relative to it"
+    add("--frames", required=required, type=Path, metavar="DIR", help=frames)
+    own = "use the classes of --annotations instead of the preset's"
+    add("--own-classes", action="store_true", help=own)
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help=settings)
+    parser.set_defaults(global_normaliser=False, strict=False, holdout=None)
+
+
+def import_training(purpose: str) -> None:
+    """Import the packages of the extra `train`, so that a missing one is reported before any work.
+
+    Raises:
+        MissingDependencyError: a package is missing; names the extra.
+    """
+    from idol_runtime.optional import import_optional
+
+    for package in ("torch", "safetensors", "pycocotools"):
+        import_optional(package, package, "train", purpose)
+
+
+def new_settings(options: argparse.Namespace) -> "TrainSettings":
+    """Build the settings of a new run from the preset, the data and the options that change the network.
+
+    Raises:
+        ConfigError: `--preset`, `--annotations` or `--frames` is missing.
+    """
+    from dataclasses import replace
+
+    from idol_deploy.settings import DataConfig, TrainSettings, network_config
+    from idol_deploy.train.data import category_names
+
+    for name in ("preset", "annotations", "frames"):
+        if not getattr(options, name):
+            raise ConfigError(
+                f"--{name} is missing; give it, or --resume to continue a run in {options.output}"
+            )
+    network = network_config(options.preset)
+    if options.own_classes:
+        network = replace(network, classes=category_names(options.annotations))
+    if options.global_normaliser:
+        loss = replace(network.train.loss, global_normaliser=True)
+        network = replace(network, train=replace(network.train, loss=loss))
+    frames = str(options.frames)
+    data = DataConfig(str(options.annotations), frames, strict=options.strict, holdout=options.holdout)
+    return TrainSettings(network, data)
