@@ -65,12 +65,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_statistics(statistics: dict[str, Any]) -> None:
-    lengths = ", ".join(f"{n} of {frames}" for frames, n in statistics["vanishings"].items())
+    lengths = ", ".join(f"{n} x {frames}" for frames, n in statistics["vanishings"].items())
     lines = (
         "{videos} videos, {frames} frames, {instances} instances of {identities} identities, "
         "{look_alike_pairs} pairs of look-alikes",
         "{masks} masks, {hidden_at_all:.0%} partly hidden, {hidden_more_than_half:.1%} more than half hidden",
-        f"absences by length in frames: {lengths or 'none'}",
+        f"absences (count x frames): {lengths or 'none'}",
         "{vanishings_past_expiry} absences of 10 or more frames; of 3 to 9 frames in {videos_with_3_to_9} videos",
         "{crossings} crossings, {crossings_of_look_alikes} of look-alikes",
     )

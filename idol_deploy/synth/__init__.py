@@ -1,3 +1,3 @@
-"""A synthetic video-instance-segmentation set that is hard where IDOL is good; needs no torch. See docs/synth.md."""
+"""The generator of synthetic video-instance-segmentation data sets; needs no torch. See docs/synth.md."""
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
-"""How the camera moves: from the world to the frame, both in short sides of the frame, (0, 0) in the middle.
+"""The motion of the camera.
 
-T: frames.
+World and frame coordinates are x, y in short sides of the frame, with (0, 0) in the middle. T: frames.
 """
 
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.synth.config import SynthConfig
-from idol_deploy.synth.trajectories import wander
+from idol_deploy.synth.trajectories import rotations, wander
 
 __all__ = ["Camera", "draw_camera"]
 
@@ -19,12 +19,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A camera's way.
+    """The path of a camera.
 
     Attributes:
-        place: [T, 2] x, y in the world that the middle of the frame looks at.
-        angle: [T] in radians.
-        zoom: [T] factors.
+        place: [T, 2] world point in the middle of the frame.
+        angle: [T] rotation in radians.
+        zoom: [T] scale factor.
     """
 
     place: Array
@@ -33,31 +33,28 @@ class Camera:
 
     @functools.cached_property
     def matrices(self) -> Array:
-        """[T, 2, 3] from the world to the frame."""
-        along, across = self.zoom * np.cos(self.angle), self.zoom * np.sin(self.angle)
-        turn = np.stack([np.stack([along, -across], -1), np.stack([across, along], -1)], 1)
-        return np.concatenate([turn, -turn @ self.place[..., None]], -1)
+        """Affine maps from the world to the frame, [T, 2, 3]."""
+        linear = self.zoom[:, None, None] * rotations(self.angle)
+        return np.concatenate([linear, -linear @ self.place[..., None]], -1)
 
     def to_frame(self, t: int, point: Array) -> Array:
-        """[2] where a point of the world is seen; frames beyond the last are like it."""
+        """Return the frame position, [2], of a world point; frames after the last equal the last."""
         matrix = self.matrices[min(t, len(self.angle) - 1)]
-        seen: Array = matrix[:, :2] @ point + matrix[:, 2]
-        return seen
+        return np.asarray(matrix[:, :2] @ point + matrix[:, 2])
 
     def to_world(self, t: int, point: Array) -> Array:
-        """[2] the point of the world that is seen there."""
+        """Return the world point, [2], at a frame position; the inverse of `to_frame`."""
         matrix = self.matrices[min(t, len(self.angle) - 1)]
-        world: Array = np.linalg.solve(matrix[:, :2], point - matrix[:, 2])
-        return world
+        return np.linalg.solve(matrix[:, :2], point - matrix[:, 2])
 
 
 def draw_camera(rng: np.random.Generator, config: SynthConfig) -> Camera:
-    """Wandering, the shake of a hand, and now and then a jump, as at a cut or where frames were lost."""
+    """Draw a path that wanders, shakes like a hand-held camera, and jumps at times, as at a cut or lost frames."""
     frames = config.frames
     place = wander(rng, frames, config.camera, 2) + rng.normal(0, 0.012 * config.camera, (frames, 2))
     for jump in rng.integers(1, max(frames, 2), rng.poisson(config.camera_jumps)):
-        way, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.25)
-        place[jump:] += far * np.array([np.cos(way), np.sin(way)])
+        direction, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.25)
+        place[jump:] += distance * np.array([np.cos(direction), np.sin(direction)])
     angle = wander(rng, frames, 0.25 * config.camera)[:, 0]
     zoom = np.exp(wander(rng, frames, 0.4 * config.camera)[:, 0])
     return Camera(place - place.mean(0), angle, zoom)

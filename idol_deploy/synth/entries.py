@@ -1,6 +1,6 @@
-"""A video as it is annotated: drawn, compressed and written; what `JPEGImages` and the JSON file hold of it."""
+"""One video of the data set: its frames, and its entries in the annotation file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,25 @@ from idol_deploy.data.annotations import MaskEntry, mask_entry, track_fields, wr
 from idol_deploy.synth.config import SynthConfig
 from idol_deploy.synth.events import find_vanishings
 from idol_deploy.synth.identities import Library, Split
-from idol_deploy.synth.render import Frame
-from idol_deploy.synth.video import ATTEMPTS, Draft, allowed, draft_video, least_seen
+from idol_deploy.synth.video import Draft, allowed, draft_video, least_seen
 from idol_runtime.errors import ConfigError
 
-__all__ = ["Task", "VideoEntries", "write_video"]
+__all__ = ["ATTEMPTS", "Task", "VideoEntries", "write_video"]
 
-_QUALITY = 92
+ATTEMPTS = 100  # plans that are tried for a video
+_QUALITY = 92  # of the JPEG files
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all videos of a data set share.
+    """The values that all videos of a data set share.
 
     Attributes:
-        config: what they are like.
-        library: who may appear.
-        split: whose identities.
-        seed: of the data set.
-        root: the folder of frames.
+        config: settings.
+        library: available identities.
+        split: split of the identities.
+        seed: seed of the data set.
+        root: folder of the frames.
     """
 
     config: SynthConfig
@@ -42,11 +42,11 @@ class Task:
 
 @dataclass(frozen=True)
 class VideoEntries:
-    """What the annotation file says of a video.
+    """The entries of a video in the annotation file.
 
     Attributes:
-        video: its entry.
-        annotations: of its instances.
+        video: entry of the video.
+        annotations: entries of its instances.
     """
 
     video: dict[str, Any]
@@ -55,87 +55,74 @@ class VideoEntries:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """What is kept of a video's frames: [n][T] masks, [n, T] shares hidden, and who is within the frame."""
+    """The annotations of drawn frames: masks [n][T], hidden shares [n, T], and presence within the frame [n, T]."""
 
     masks: list[list[MaskEntry | None]]
     hidden: NDArray[np.float64]
     inside: NDArray[np.bool_]
 
     @property
-    def seen(self) -> NDArray[np.bool_]:
-        """[n, T] who has a mask."""
+    def visible(self) -> NDArray[np.bool_]:
+        """Whether an instance has a mask, [n, T]."""
         return np.array([[entry is not None for entry in row] for row in self.masks])
 
 
 def write_video(task: Task, index: int) -> VideoEntries:
-    """Draw the video of this number, and write its frames.
+    """Draw the video with this number and write its frames.
 
     Raises:
-        ConfigError: no plan of many keeps to the settings.
+        ConfigError: none of the plans is allowed by the settings.
         OutputError: a frame cannot be written.
         MissingDependencyError: OpenCV or pycocotools is not installed.
     """
-    names = [f"{index + 1:05d}/{t:05d}.jpg" for t in range(task.config.frames)]
-
-    def keep(t: int, frame: Frame) -> None:
-        write_image(task.root / names[t], frame.image, _QUALITY)
-
+    config = task.config
+    names = [f"{index + 1:05d}/{t:05d}.jpg" for t in range(config.frames)]
     for attempt in range(ATTEMPTS):
-        draft = draft_video(task.config, task.library, task.split, task.seed, index, attempt)
+        draft = draft_video(config, task.library, task.split, task.seed, index, attempt)
         if draft is None:
             continue
-        drawn = _draw(draft, task.config, keep)
-        # The plan was tried at a small size; a mask that is just too small may still join two absences.
-        if allowed(drawn.seen, drawn.inside, task.config):
+        drawn = _draw(draft, config, [task.root / name for name in names])
+        # The plan was checked at a small size. At full size, a mask that is just too small can join two absences.
+        if allowed(drawn.visible, drawn.inside, config):
             return _entries(draft, drawn, task, index, names)
     raise ConfigError(
-        f"none of {ATTEMPTS} plans for video {index + 1} keeps everyone's absences within {task.config.vanish[1]} "
-        "frames; take fewer instances or occluders, or raise vanish"
+        f"none of {ATTEMPTS} plans for video {index + 1} limits every absence to {config.vanish[1]} frames; take fewer "
+        "instances or occluders, or raise vanish"
     )
 
 
-def _draw(draft: Draft, config: SynthConfig, keep: Callable[[int, Frame], None]) -> _Drawn:
+def _draw(draft: Draft, config: SynthConfig, files: Sequence[Path]) -> _Drawn:
     count = len(draft.identities)
     least = least_seen(draft.full_areas, config, min(config.size))
     masks: list[list[MaskEntry | None]] = [[] for _ in range(count)]
     hidden, inside = np.zeros((count, config.frames)), np.zeros((count, config.frames), np.bool_)
     for t, frame in enumerate(draft.frames()):
-        keep(t, frame)
+        write_image(files[t], frame.image, _QUALITY)
         seen = np.bincount(frame.owner.ravel(order="K"), minlength=count + 1)[1:]
         inside[:, t] = frame.areas > 0
         hidden[:, t] = 1 - seen / np.maximum(frame.areas, 1)
         for i in range(count):
-            enough = seen[i] >= least[i, t]
-            masks[i].append(mask_entry(frame.owner == i + 1) if enough else None)
+            masks[i].append(mask_entry(frame.owner == i + 1) if seen[i] >= least[i, t] else None)
     return _Drawn(masks, hidden, inside)
 
 
 def _entries(draft: Draft, drawn: _Drawn, task: Task, index: int, names: Sequence[str]) -> VideoEntries:
     ids = [index * 100 + i + 1 for i in range(len(draft.identities))]
-    alone = {group for group in draft.groups if draft.groups.count(group) == 1}
     annotations = []
-    for i, identity in enumerate(draft.identities):
+    for i, (identity, group) in enumerate(zip(draft.identities, draft.groups, strict=True)):
         shares = drawn.hidden[i].tolist()
-        own = {
+        inside = zip(shares, drawn.inside[i], strict=True)
+        synth = {
             "identity": f"{identity.kind}/{identity.name}",
-            "group": None if draft.groups[i] in alone else draft.groups[i],
-            "hidden": [
-                round(share, 4) if there else None
-                for share, there in zip(shares, drawn.inside[i], strict=True)
-            ],
+            "group": group if draft.groups.count(group) > 1 else None,
+            "hidden": [round(share, 4) if present else None for share, present in inside],
         }
         category = task.library.classes.index(task.library.class_of(identity)) + 1
         entry = {"id": ids[i], "video_id": index + 1, "category_id": category, "iscrowd": 0}
-        annotations.append(entry | track_fields(drawn.masks[i], shares) | {"synth": own})
-    height, width = task.config.size
-    video = {"id": index + 1, "height": height, "width": width, "length": task.config.frames}
-    return VideoEntries(video | {"file_names": list(names), "synth": _events(draft, drawn, ids)}, annotations)
-
-
-def _events(draft: Draft, drawn: _Drawn, ids: Sequence[int]) -> Mapping[str, Any]:
+        annotations.append(entry | track_fields(drawn.masks[i], shares) | {"synth": synth})
     vanishings = [
         {"annotation_id": ids[v.instance], "start": v.start, "frames": v.frames, "how": v.how}
-        for v in find_vanishings(drawn.seen, drawn.inside)
+        for v in find_vanishings(drawn.visible, drawn.inside)
     ]
     meetings = [
         {
@@ -147,4 +134,7 @@ def _events(draft: Draft, drawn: _Drawn, ids: Sequence[int]) -> Mapping[str, Any
         }
         for m in draft.meetings
     ]
-    return {"vanishings": vanishings, "meetings": meetings}
+    height, width = task.config.size
+    video = {"id": index + 1, "height": height, "width": width, "length": task.config.frames}
+    events = {"vanishings": vanishings, "meetings": meetings}
+    return VideoEntries(video | {"file_names": list(names), "synth": events}, annotations)

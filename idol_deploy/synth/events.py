@@ -1,9 +1,9 @@
-"""What happens to instances: who vanishes for how long, and who crosses whom.
+"""Events of a video: absences of instances, and meetings of two instances.
 
 n: instances; T: frames; H, W: height and width in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 
 __all__ = ["Meeting", "Vanishing", "find_meetings", "find_vanishings"]
 
-_TOUCH = 0.2  # share of the smaller that lies over or under the other, from which on two meet
+Bools = NDArray[np.bool_]
+
+_TOUCH = 0.2  # least overlap of a meeting, as a share of the smaller instance
 
 
 @dataclass(frozen=True)
 class Vanishing:
-    """An instance is not seen for a while, and then again.
+    """An absence: an instance is not visible for some frames, and visible before and after.
 
     Attributes:
-        instance: its index.
-        start: the first frame in which it is not seen.
-        frames: for how many it isn't.
-        how: behind something, or outside of the frame for most of them.
+        instance: index of the instance.
+        start: first frame of the absence.
+        frames: length in frames.
+        how: `hidden` behind something, or `outside` the frame for more than half of the absence.
     """
 
     instance: int
@@ -34,13 +36,13 @@ class Vanishing:
 
 @dataclass(frozen=True)
 class Meeting:
-    """Two instances overlap for a while, whether anything hides them or not.
+    """An overlap of the full outlines of two instances for some frames.
 
     Attributes:
-        instances: their indices, the lower first.
-        start: the first frame in which they do.
-        frames: for how many.
-        crossed: whether they came out on the other sides of each other.
+        instances: indices of the two, the lower first.
+        start: first frame of the overlap.
+        frames: length in frames.
+        crossed: whether the two changed sides.
     """
 
     instances: tuple[int, int]
@@ -50,55 +52,49 @@ class Meeting:
 
 
 def find_vanishings(
-    seen: NDArray[np.bool_],  # [n, T]
-    inside: NDArray[np.bool_],  # [n, T]
+    visible: Bools,  # [n, T]
+    inside: Bools,  # [n, T]
 ) -> list[Vanishing]:
-    """When instances vanish, and return.
+    """Find the absences of every instance.
 
     Args:
-        seen: who has a mask when.
-        inside: who is within the frame when, hidden or not.
+        visible: whether an instance has a mask in a frame.
+        inside: whether an instance is within the frame, hidden or not.
     """
-    found = []
-    for i, row in enumerate(seen):
-        at = np.flatnonzero(row)
-        for before, after in zip(at[:-1].tolist(), at[1:].tolist(), strict=True):
-            if after - before > 1:
-                within = inside[i, before + 1 : after].mean() >= 0.5
-                found.append(Vanishing(i, before + 1, after - before - 1, "hidden" if within else "outside"))
-    return found
+    vanishings = []
+    for i, row in enumerate(visible):
+        for start, stop in _runs(~row):
+            if start > 0 and stop < len(row):
+                hidden = inside[i, start:stop].mean() >= 0.5
+                vanishings.append(Vanishing(i, start, stop - start, "hidden" if hidden else "outside"))
+    return vanishings
 
 
-def find_meetings(whole: NDArray[np.bool_]) -> list[Meeting]:
-    """When instances meet.
+def find_meetings(full: Bools) -> list[Meeting]:
+    """Find the meetings of all pairs.
 
     Args:
-        whole: [n, T, H, W] all of each instance, hidden or not.
+        full: [n, T, H, W] full outline of each instance, hidden or not.
     """
-    count, frames = whole.shape[:2]
-    flat = whole.reshape(count, frames, -1).astype(np.float32)
+    count, frames, height, width = full.shape
+    flat = full.reshape(count, frames, -1).astype(np.float32)
     areas = flat.sum(-1)  # [n, T]
     shared = np.einsum("itp,jtp->tij", flat, flat, optimize=True)
     least = np.minimum(areas.T[:, :, None], areas.T[:, None])
     touch = shared > _TOUCH * np.maximum(least, 1)
-    middles = _middles(whole, areas)
-    found = []
+    sums = np.stack([full.sum(3) @ np.arange(height), full.sum(2) @ np.arange(width)], -1)
+    centres = sums / np.maximum(areas, 1)[..., None]  # [n, T, 2]
+    meetings = []
     for i in range(count):
         for j in range(i + 1, count):
             for start, stop in _runs(touch[:, i, j]):
-                before, after = max(start - 1, 0), min(stop, frames - 1)
-                sides = middles[i, [before, after]] - middles[j, [before, after]]
-                found.append(Meeting((i, j), start, stop - start, bool(sides[0] @ sides[1] < 0)))
-    return found
+                ends = [max(start - 1, 0), min(stop, frames - 1)]
+                before, after = centres[i, ends] - centres[j, ends]
+                meetings.append(Meeting((i, j), start, stop - start, bool(before @ after < 0)))
+    return meetings
 
 
-def _middles(whole: NDArray[np.bool_], areas: NDArray[np.float32]) -> NDArray[np.float64]:  # [n, T, 2]
-    divisor = np.maximum(areas, 1)
-    rows = whole.sum(3) @ np.arange(whole.shape[2]) / divisor
-    columns = whole.sum(2) @ np.arange(whole.shape[3]) / divisor
-    return np.stack([rows, columns], -1)
-
-
-def _runs(flags: NDArray[np.bool_]) -> Sequence[tuple[int, int]]:
+def _runs(flags: Bools) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of each run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)

@@ -1,11 +1,11 @@
-"""Who may appear: identities, the side of the split that each is on, and their pictures.
+"""Identities: the persons, animals and objects that instances show, their split, and their pictures.
 
     library = read_library(cutouts=["walks"])
     library.identities("val")["bird"][0].pictures()
 
-An identity is a person, animal or thing. Its *family* holds all that may show the same one: variants of one emoji, and
-all tracks cut from one recording. A family is on one side of the split, whatever the seed of a data set, so nobody in
-a validation set was ever trained on.
+A *family* holds all identities that may show the same individual: variants of one emoji, and all tracks cut from one
+recording. A family belongs to one split, whatever the seed of a data set. No identity of a validation set is therefore
+in a training set.
 """
 
 import functools
@@ -27,24 +27,24 @@ __all__ = ["SPLITS", "Identity", "Library", "Split", "read_library", "recolour"]
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
-_SHAPES = 60  # identities of each kind
-_HELD_OUT = 0.25  # of the families of a class
-_SALT = 1363  # under which about a quarter of every shipped class is held out
-_ENDINGS = (".webp", ".png")
+_SHAPES = 60  # identities of each procedural kind
+_HELD_OUT = 0.25  # share of the families of a kind that are in the split val
+_SALT = 1363  # holds out about a quarter of every shipped kind
+_SUFFIXES = (".webp", ".png")
 _SPRITES = Path(__file__).parent / "sprites"
-# What makes a bird cannot be learnt from the few kinds of birds there are: these are of one class unless asked for.
+# Too few for a class of their own: a network cannot learn from 13 birds what makes a bird.
 _ANIMALS = ("bird", "bug", "sea_animal")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One that may appear.
+    """A person, animal or object.
 
     Attributes:
-        kind: its class, or what of its class it is.
-        name: its own within the kind.
-        family: all of one family may show the same one.
-        files: one picture, or a walk cycle; none where it is procedural.
+        kind: its class, or a part of its class.
+        name: unique name within the kind.
+        family: name of its family within the kind.
+        files: one picture or a walk cycle; empty for a procedural shape.
     """
 
     kind: str
@@ -53,21 +53,21 @@ class Identity:
     files: tuple[Path, ...] = ()
 
     def pictures(self) -> tuple[NDArray[np.uint8], ...]:  # [H, W, 4] each
-        """RGBA, not premultiplied, cut to what is not transparent.
+        """Return the pictures as RGBA, not premultiplied, cropped to what is not transparent.
 
         Raises:
-            SourceError: a file that is no picture, or an empty one.
+            SourceError: a file is no picture or an empty one.
         """
         return _pictures(self)
 
 
 @dataclass(frozen=True)
 class Library:
-    """All that may appear.
+    """The available identities.
 
     Attributes:
-        all: every identity, by kind and name.
-        parts: the class of the kinds that are none themselves.
+        all: identities, ordered by kind and name.
+        parts: class of each kind that is no class itself.
     """
 
     all: tuple[Identity, ...]
@@ -75,26 +75,26 @@ class Library:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, in the order of their category ids."""
+        """Names of the classes, in the order of their category ids."""
         return tuple(sorted({self.class_of(identity) for identity in self.all}))
 
     def class_of(self, identity: Identity) -> str:
-        """What a network is to call it."""
+        """Return the class of an identity."""
         return self.parts.get(identity.kind, identity.kind)
 
     def identities(self, split: Split) -> dict[str, tuple[Identity, ...]]:
-        """Those on one side of the split, by kind; kinds without any are left out."""
-        found: dict[str, tuple[Identity, ...]] = {}
+        """Return the identities of a split by kind, without empty kinds."""
+        by_kind: dict[str, tuple[Identity, ...]] = {}
         for kind in sorted({identity.kind for identity in self.all}):
             members = [identity for identity in self.all if identity.kind == kind]
-            held = _held_out(kind, frozenset(identity.family for identity in members))
-            here = tuple(one for one in members if (one.family in held) == (split == "val"))
-            if here:
-                found[kind] = here
-        return found
+            held_out = _held_out(kind, frozenset(identity.family for identity in members))
+            chosen = tuple(one for one in members if (one.family in held_out) == (split == "val"))
+            if chosen:
+                by_kind[kind] = chosen
+        return by_kind
 
     def digest(self) -> str:
-        """Of every class, name and file, so that two data sets can be known to be of the same library."""
+        """Return the SHA-256 of all classes, names and files, which identifies the library."""
         state = hashlib.sha256()
         for identity in self.all:
             state.update(f"{self.class_of(identity)}/{identity.kind}/{identity.name}\n".encode())
@@ -106,34 +106,34 @@ class Library:
 def read_library(
     cutouts: Sequence[str | Path] = (), *, shipped: bool = True, classes: Sequence[str] = ()
 ) -> Library:
-    """Find what may appear.
+    """Find the available identities.
 
     Args:
-        cutouts: folders of RGBA pictures: `CLASS/TRACK/*.webp` are walk cycles, in the order of their names, and
-            `CLASS/*.webp` single pictures; pictures in the folder itself are of the class of the shipped sprite of
-            that name, or of the class that the folder is named after. PNG does as well.
-        shipped: also the sprites that come with the package, and procedural shapes.
-        classes: only these; empty: all, and the shipped birds, bugs and sea animals are animals.
+        cutouts: folders of RGBA pictures, WebP or PNG. `CLASS/TRACK/*.webp` are walk cycles, ordered by name.
+            `CLASS/*.webp` are single pictures. A picture in the folder itself has the class of the shipped sprite with
+            its name, else the name of the folder as its class.
+        shipped: include the sprites of the package and procedural shapes.
+        classes: classes to include; empty: all, with the shipped birds, bugs and sea animals in the class `animal`.
 
     Raises:
-        SourceError: a folder without pictures.
-        ConfigError: an unknown class.
+        SourceError: a folder has no pictures.
+        ConfigError: a class is unknown.
     """
     known = _shipped()
-    found = {(identity.kind, identity.name): identity for identity in known} if shipped else {}
+    identities = {(identity.kind, identity.name): identity for identity in known} if shipped else {}
     kinds = {identity.name: identity.kind for identity in known}
     for folder in cutouts:
         added = _in_folder(Path(folder), kinds)
         if not added:
             raise SourceError(
-                f"{folder} holds no CLASS/TRACK/*.webp, CLASS/*.webp or *.webp; give another folder"
+                f"no CLASS/TRACK/*.webp, CLASS/*.webp or *.webp in {folder}; give another folder"
             )
-        found |= {(identity.kind, identity.name): identity for identity in added}
-    kinds_found = sorted({kind for kind, _ in found})
-    unknown = sorted(set(classes) - set(kinds_found))
-    if unknown or not found:
-        raise ConfigError(f"there is no class {', '.join(unknown)}; take some of {', '.join(kinds_found)}")
-    chosen = tuple(found[key] for key in sorted(found) if not classes or key[0] in classes)
+        identities |= {(identity.kind, identity.name): identity for identity in added}
+    available = sorted({kind for kind, _ in identities})
+    unknown = sorted(set(classes) - set(available))
+    if unknown or not identities:
+        raise ConfigError(f"unknown class {', '.join(unknown)}; choose from {', '.join(available)}")
+    chosen = tuple(identities[key] for key in sorted(identities) if not classes or key[0] in classes)
     return Library(chosen, dict.fromkeys(_ANIMALS, "animal") if shipped and not classes else {})
 
 
@@ -143,13 +143,13 @@ def recolour(
     tint: NDArray[np.floating],  # [3]
     spots: NDArray[np.floating] | None = None,  # [h, w]
 ) -> NDArray[np.uint8]:  # [H, W, 4]
-    """The same in other colours.
+    """Change the colours of a picture.
 
     Args:
         picture: RGBA.
-        turn: of the hue, in radians, about the axis of the greys.
+        turn: rotation of the hue about the grey axis, in radians.
         tint: factors of red, green and blue.
-        spots: factors of brightness from coarse to fine over the picture; None: everywhere 1.
+        spots: factors of brightness on a coarse grid, enlarged to the picture; None: no change.
     """
     along, across = np.cos(turn), np.sin(turn) / np.sqrt(3)
     matrix = np.full((3, 3), (1 - along) / 3) + along * np.eye(3)
@@ -164,35 +164,30 @@ def recolour(
 
 @functools.cache
 def _shipped() -> tuple[Identity, ...]:
-    shapes = (Identity(kind, f"{kind}-{i:02d}", f"{kind}-{i:02d}") for kind in KINDS for i in range(_SHAPES))
-    return (*_in_folder(_SPRITES, {}), *shapes)
+    names = ((kind, f"{kind}-{i:02d}") for kind in KINDS for i in range(_SHAPES))
+    return (*_in_folder(_SPRITES, {}), *(Identity(kind, name, name) for kind, name in names))
 
 
 def _in_folder(root: Path, kinds: Mapping[str, str]) -> list[Identity]:
-    found = [
-        Identity(kinds.get(file.stem, root.name), file.stem, _family(file.stem), (file,))
-        for file in _files(root)
-    ]
+    identities = [_single(kinds.get(file.stem, root.name), file) for file in _files(root)]
     for folder in _folders(root):
-        found += [Identity(folder.name, file.stem, _family(file.stem), (file,)) for file in _files(folder)]
+        identities += [_single(folder.name, file) for file in _files(folder)]
         for track in _folders(folder):
-            files = _files(track)
-            if files:
-                found.append(
-                    Identity(folder.name, track.name, track.name.rpartition("_")[0] or track.name, files)
-                )
-    return found
+            if files := _files(track):
+                family = track.name.rpartition("_")[0] or track.name
+                identities.append(Identity(folder.name, track.name, family, files))
+    return identities
 
 
-def _family(stem: str) -> str:
-    """Of a single picture: emoji's names are code points, the first of which says what, the others which variant."""
-    return stem.partition("-")[0]
+def _single(kind: str, file: Path) -> Identity:
+    # Emoji are named by code points: the first is the subject, the others are the variant.
+    return Identity(kind, file.stem, file.stem.partition("-")[0], (file,))
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise SourceError(f"there is no folder {folder}; check the path")
-    return tuple(sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _ENDINGS))
+    return tuple(sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _SUFFIXES))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -201,15 +196,16 @@ def _folders(folder: Path) -> list[Path]:
 
 @functools.cache
 def _held_out(kind: str, families: frozenset[str]) -> frozenset[str]:
-    """A family keeps its side when others are added, unless its class had none but it there."""
+    """Choose the families of the split val.
+
+    A family keeps its split when families are added, except the single one that fills a split which would be empty.
+    """
     ranks = {family: hashlib.sha256(f"{_SALT} {kind} {family}".encode()).digest() for family in families}
     ordered = sorted(families, key=ranks.__getitem__)
-    held = {family for family in ordered if ranks[family][0] < _HELD_OUT * 256}
-    if len(ordered) > 1 and not held:
-        held = {ordered[0]}
-    elif len(held) == len(ordered):
-        held.remove(ordered[-1])
-    return frozenset(held)
+    held_out = [family for family in ordered if ranks[family][0] < _HELD_OUT * 256]
+    # Each split of a kind needs a family; a kind with one family is for training.
+    count = min(max(len(held_out), 1), len(ordered) - 1)
+    return frozenset(ordered[:count])
 
 
 @functools.lru_cache(maxsize=256)
@@ -224,8 +220,8 @@ def _picture(file: Path) -> NDArray[np.uint8]:
         with Image.open(file) as opened:
             image = opened.convert("RGBA")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SourceError(f"{file} is no picture that can be read ({error}); remove or replace it") from error
+        raise SourceError(f"cannot read picture {file}: {error}; remove or replace it") from error
     inside = image.getchannel("A").point(lambda alpha: 255 * (alpha >= 8)).getbbox()
     if inside is None:
-        raise SourceError(f"{file} is transparent everywhere; remove it")
+        raise SourceError(f"picture {file} is completely transparent; remove it")
     return np.asarray(image.crop(inside))

@@ -1,37 +1,38 @@
-"""Pictures that move: what is drawn of an instance, of its shadow and of a thing in the way.
+"""Moving pictures: the drawings of instances, their shadows and occluders.
 
-A picture's own coordinates are in its long sides, (0, 0) in its middle; the frame's in short sides of the frame, (0, 0)
-in its middle. T: frames; h, w: height and width of a picture in pixels.
+Picture coordinates are in long sides of the picture, frame coordinates in short sides of the frame. (0, 0) is in the
+middle of either. T: frames; h, w: height and width of a picture in pixels.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.synth.identities import recolour
-from idol_deploy.synth.opencv import opencv
+from idol_deploy.synth.textures import opencv
 
 __all__ = ["Layer", "Paint", "Placed", "Placer", "Skin"]
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
 
-_PAD = 2  # transparent pixels around a picture, so that its outline is smooth when it is turned
+_PAD = 2  # transparent pixels around a picture, for a smooth outline after a rotation
 _LEVELS = 4
-_LONGEST = 0.2  # smear, in short sides of the frame
-_SHORTEST = 1.5  # pixels
-_SMEAR_STEPS = 4  # to a pixel
-_SHADE = 0.4  # opacity of a shadow: below ½, so that it is part of no mask
+_SHADOW_PAD = 4  # pixels by which a shadow is wider than its picture on each side: an eighth of the long side
+_SHADE = 0.4  # opacity of a shadow; below a half, so that it is part of no mask
+_LONGEST = 0.2  # motion blur, in short sides of the frame
+_SHORTEST = 1.5  # motion blur, in pixels
+_SMEAR_STEPS = 4  # steps of motion blur per pixel
 
 
 @dataclass(frozen=True, eq=False)
 class Paint:
-    """How a picture is recoloured; see `recolour`."""
+    """The colours of a picture; see `recolour`."""
 
     turn: float = 0.0
-    tint: Array | None = None
+    tint: Array = field(default_factory=lambda: np.ones(3))
     spots: Array | None = None
 
 
@@ -41,9 +42,9 @@ class _Level:
 
     Attributes:
         pixels: [h, w, 4] premultiplied RGBA, with the padding.
-        alpha: [h, w] the last channel of it.
-        step: [2] x, y of a pixel in the picture's own coordinates.
-        start: [2] x, y of the first pixel in them.
+        alpha: [h, w] its alpha channel, contiguous.
+        step: [2] width and height of a pixel in picture coordinates.
+        start: [2] position of the first pixel in picture coordinates.
         fine: pixels per long side.
     """
 
@@ -55,96 +56,89 @@ class _Level:
 
 
 class Skin:
-    """The pictures of an instance, made when they are first drawn, each at several resolutions."""
+    """The pictures of a layer, each at several resolutions, prepared when they are first drawn."""
 
     def __init__(
         self, pictures: tuple[Pixels, ...], paint: Paint | None = None, *, shadow: bool = False
     ) -> None:
-        """Takes the pictures.
+        """Store the pictures.
 
         Args:
             pictures: [h, w, 4] each, RGBA, not premultiplied.
-            paint: how to recolour them.
-            shadow: what they throw on the ground instead.
+            paint: new colours; None keeps those of the pictures.
+            shadow: draw the shadows of the pictures instead.
         """
         self._pictures = pictures
         self._paint = paint
         self._shadow = shadow
-        self._made: dict[int, list[_Level]] = {}
-
-    def __len__(self) -> int:
-        return len(self._pictures)
+        self._levels: dict[int, list[_Level]] = {}
 
     def level(self, picture: int, pixels: float) -> _Level:
-        """The coarsest level that has so many pixels along its long side; the finest if none has."""
-        if picture not in self._made:
-            self._made[picture] = self._levels(self._pictures[picture])
-        levels = self._made[picture]
+        """Return the coarsest level with at least `pixels` along its long side, else the finest."""
+        if picture not in self._levels:
+            self._levels[picture] = self._prepare(self._pictures[picture])
+        levels = self._levels[picture]
         return next((level for level in reversed(levels) if level.fine >= pixels), levels[0])
 
     @functools.cached_property
     def reach(self) -> Array:
-        """[pictures, 2] half the width and height of each, with all that is drawn, in its long side."""
+        """Half the width and height of each drawn picture, [pictures, 2], in its long side."""
         sides = np.array([picture.shape[1::-1] for picture in self._pictures])
-        halves: Array = sides / (2 * sides.max(1, keepdims=True)) + (1 / 8 if self._shadow else 0)
-        return halves
+        return np.asarray(sides / (2 * sides.max(1, keepdims=True)) + (1 / 8 if self._shadow else 0))
 
     def areas(self) -> Array:
-        """How much each picture covers, in squares of its long side."""
-        covered = [np.count_nonzero(p[..., 3] >= 128) / max(p.shape) ** 2 for p in self._pictures]
-        return np.array(covered)
+        """Return the covered area of each picture, [pictures], in squares of its long side."""
+        return np.array([np.count_nonzero(p[..., 3] >= 128) / max(p.shape) ** 2 for p in self._pictures])
 
-    def _levels(self, picture: Pixels) -> list[_Level]:
+    def _prepare(self, picture: Pixels) -> list[_Level]:
         cv2 = opencv()
-        if self._paint is not None and not self._shadow:
-            tint = np.ones(3) if self._paint.tint is None else self._paint.tint
-            picture = recolour(picture, self._paint.turn, tint, self._paint.spots)
-        height, width = picture.shape[:2]
-        long = max(height, width)
+        if self._shadow:
+            return [_level(picture, _shadow(picture[..., 3]), _SHADOW_PAD)]
+        if self._paint is not None:
+            picture = recolour(picture, self._paint.turn, self._paint.tint, self._paint.spots)
         alpha = picture[..., 3:].astype(np.uint16)
         pixels = np.dstack([(picture[..., :3] * alpha + 127) // 255, alpha]).astype(np.uint8)
-        pad = _PAD
-        if self._shadow:
-            pixels, pad = _shadow(pixels[..., 3])
-        levels: list[_Level] = []
-        for i in range(_LEVELS):
-            bare = pixels if self._shadow else cv2.copyMakeBorder(pixels, *[pad] * 4, cv2.BORDER_CONSTANT)
-            inner_h, inner_w = bare.shape[0] - 2 * pad, bare.shape[1] - 2 * pad
-            step = np.array([width / inner_w, height / inner_h]) / long
-            start = (0.5 - np.array(bare.shape[1::-1]) / 2) * step
-            levels.append(
-                _Level(bare, np.ascontiguousarray(bare[..., 3]), step, start, max(inner_h, inner_w))
-            )
-            if self._shadow or min(inner_h, inner_w) < 12 or i == _LEVELS - 1:
-                break
-            size = (-(-pixels.shape[1] // 2), -(-pixels.shape[0] // 2))
+        levels = []
+        while True:
+            padded = cv2.copyMakeBorder(pixels, *[_PAD] * 4, cv2.BORDER_CONSTANT)
+            levels.append(_level(picture, padded, _PAD))
+            height, width = pixels.shape[:2]
+            if min(height, width) < 12 or len(levels) == _LEVELS:
+                return levels
+            size = (-(-width // 2), -(-height // 2))
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        return levels
 
 
-def _shadow(alpha: Pixels) -> tuple[Pixels, int]:
-    """Soft black of the same outline, and by how many pixels it is wider on each side; an eighth of the long side."""
+def _level(picture: Pixels, pixels: Pixels, pad: int) -> _Level:
+    """Return the level of a picture whose padded pixels are given."""
+    sides, inner = np.array(picture.shape[1::-1]), np.array(pixels.shape[1::-1]) - 2 * pad
+    step = sides / inner / max(sides)
+    start = (0.5 - np.array(pixels.shape[1::-1]) / 2) * step
+    return _Level(pixels, np.ascontiguousarray(pixels[..., 3]), step, start, float(max(inner)))
+
+
+def _shadow(alpha: Pixels) -> Pixels:
+    """Return a soft black picture with this outline, padded by `_SHADOW_PAD`."""
     cv2 = opencv()
-    pad = 4
-    share = 8 * pad / max(alpha.shape)
+    share = 8 * _SHADOW_PAD / max(alpha.shape)
     size = [max(round(side * share), 1) for side in alpha.shape[::-1]]
     small = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
-    soft = cv2.GaussianBlur(cv2.copyMakeBorder(small, *[pad] * 4, cv2.BORDER_CONSTANT), (0, 0), pad / 2.5)
-    pixels = np.zeros((*soft.shape, 4), np.uint8)
-    pixels[..., 3] = soft * _SHADE
-    return pixels, pad
+    padded = cv2.copyMakeBorder(small, *[_SHADOW_PAD] * 4, cv2.BORDER_CONSTANT)
+    pixels = np.zeros((*padded.shape, 4), np.uint8)
+    pixels[..., 3] = cv2.GaussianBlur(padded, (0, 0), _SHADOW_PAD / 2.5) * _SHADE
+    return pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Something that is drawn in every frame.
+    """A picture, or a cycle of pictures, that is drawn in every frame.
 
     Attributes:
         skin: its pictures.
-        which: [T] the picture of each frame.
-        matrices: [T, 2, 3] from the picture's coordinates to the frame's.
-        depth: higher is drawn later.
-        instance: 1 … n; 0: none; -1: a shadow, which hides nothing.
+        which: [T] index of the picture of each frame.
+        matrices: [T, 2, 3] affine maps from picture to frame coordinates.
+        depth: drawing order; a higher value is drawn later.
+        instance: number of the instance, 1 … n; 0: an occluder; -1: a shadow, which hides nothing.
     """
 
     skin: Skin
@@ -155,7 +149,7 @@ class Layer:
 
     @functools.cached_property
     def speeds(self) -> Array:
-        """[T, 2] short sides per frame. Of the steps before and after the smaller: a camera's jump blurs nothing."""
+        """Motion per frame, [T, 2]: the smaller of the steps before and after, so that a camera jump blurs nothing."""
         places = self.matrices[..., 2]
         if len(places) == 1:
             return np.zeros_like(places)
@@ -167,12 +161,12 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A layer in one frame.
+    """The part of a layer that lies in one frame.
 
     Attributes:
-        rows: of the frame.
-        columns: of the frame.
-        pixels: of those: [h, w, 4] premultiplied, or [h, w] alpha alone.
+        rows: rows of the frame.
+        columns: columns of the frame.
+        pixels: [h, w, 4] premultiplied RGBA of these, or [h, w] alpha alone.
     """
 
     rows: slice
@@ -181,32 +175,34 @@ class Placed:
 
 
 class Placer:
-    """Draws a layer where it is; everything that is known beforehand is worked out once."""
+    """A layer with the pixel positions that are computed once for all frames."""
 
     def __init__(self, layer: Layer, size: tuple[int, int], exposure: float = 0.0) -> None:
-        """Takes a layer.
+        """Compute the positions of a layer.
 
         Args:
-            layer: what to draw.
+            layer: layer to draw.
             size: (H, W) of the frame.
-            exposure: share of the time between frames during which it smears.
+            exposure: exposure time as a share of the time between frames; 0: no motion blur.
         """
         self.layer = layer
         short, edge = min(size), np.array([size[1], size[0]])
-        linear = short * layer.matrices[..., :2]
-        self._linear = linear
+        self._linear = short * layer.matrices[..., :2]
         self._middle = short * layer.matrices[..., 2] + edge / 2 - 0.5
-        self._fine = np.sqrt(np.abs(np.linalg.det(linear)))
-        self._smear = np.round(_SMEAR_STEPS * self._smears(exposure, short)).astype(int)
+        self._fine = np.sqrt(np.abs(np.linalg.det(self._linear)))
+        smears = layer.speeds * (short * exposure)
+        length = np.maximum(np.linalg.norm(smears, axis=1, keepdims=True), 1e-9)
+        smears = smears * np.minimum(1, _LONGEST * short / length)
+        self._smear = np.round(_SMEAR_STEPS * smears).astype(int)
         smear = np.abs(self._smear) / _SMEAR_STEPS
-        # What smears into the frame from outside has to be drawn as well.
+        # The drawing has a margin, from which pixels outside the frame blur into it.
         self._margin = np.where(np.hypot(*smear.T) < _SHORTEST, 0, np.ceil(smear.max(1) / 2)).astype(int)
-        reach = (np.abs(linear) @ layer.skin.reach[layer.which][..., None])[..., 0] + smear / 2 + 1.5
+        reach = (np.abs(self._linear) @ layer.skin.reach[layer.which][..., None])[..., 0] + smear / 2 + 1.5
         self._low = np.maximum(np.floor(self._middle - reach), 0).astype(int)
         self._high = np.minimum(np.ceil(self._middle + reach) + 1, edge).astype(int)
 
     def place(self, t: int, *, outline: bool = False) -> Placed | None:
-        """Draw it in frame `t`, or only its alpha; None where nothing of it is in the frame."""
+        """Draw the layer in frame `t`, or only its alpha; return None if it lies outside the frame."""
         (left, top), (right, bottom) = self._low[t].tolist(), self._high[t].tolist()
         if left >= right or top >= bottom:
             return None
@@ -217,27 +213,18 @@ class Placer:
         matrix[:, 2] = self._linear[t] @ level.start + self._middle[t] - (left - margin, top - margin)
         extent = (right - left + 2 * margin, bottom - top + 2 * margin)
         cv2 = opencv()
-        drawn = cv2.warpAffine(
-            level.alpha if outline else level.pixels, matrix, extent, flags=cv2.INTER_LINEAR
-        )
+        pixels = level.alpha if outline else level.pixels
+        drawn = cv2.warpAffine(pixels, matrix, extent, flags=cv2.INTER_LINEAR)
         if margin:
             line = _line(*self._smear[t].tolist())
-            drawn = cv2.filter2D(drawn, -1, line, borderType=cv2.BORDER_CONSTANT)[
-                margin:-margin, margin:-margin
-            ]
+            blurred = cv2.filter2D(drawn, -1, line, borderType=cv2.BORDER_CONSTANT)
+            drawn = blurred[margin:-margin, margin:-margin]
         return Placed(slice(top, bottom), slice(left, right), drawn)
-
-    def _smears(self, exposure: float, short: int) -> Array:
-        """[T, 2] in pixels, and none longer than the longest."""
-        smears = self.layer.speeds * (short * exposure)
-        length = np.maximum(np.linalg.norm(smears, axis=1, keepdims=True), 1e-9)
-        bounded: Array = smears * np.minimum(1, _LONGEST * short / length)
-        return bounded
 
 
 @functools.lru_cache(maxsize=4096)
 def _line(across: int, down: int) -> NDArray[np.float32]:
-    """A filter that smears by so many quarter pixels, symmetric about its middle."""
+    """Return a symmetric filter that blurs along a line, whose length is in quarters of a pixel."""
     smear = np.array([down, across]) / _SMEAR_STEPS
     half = int(np.ceil(np.abs(smear).max() / 2))
     kernel = np.zeros((2 * half + 2, 2 * half + 2))
@@ -249,5 +236,4 @@ def _line(across: int, down: int) -> NDArray[np.float32]:
             weight = np.abs(1 - dy - part[:, 0]) * np.abs(1 - dx - part[:, 1])
             np.add.at(kernel, (cell[:, 0] + dy, cell[:, 1] + dx), weight)
     inner = kernel[: 2 * half + 1, : 2 * half + 1]
-    line: NDArray[np.float32] = (inner / inner.sum()).astype(np.float32)
-    return line
+    return np.asarray(inner / inner.sum()).astype(np.float32)

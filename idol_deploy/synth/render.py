@@ -1,7 +1,7 @@
-"""From layers to frames and masks.
+"""Frames and masks from layers.
 
-The mask of an instance is what is seen of it: every pixel of which its own picture covers at least half, and no nearer
-one does. So masks are exact by construction, and no pixel belongs to two.
+The mask of an instance is its visible part: every pixel of which its picture covers at least half, and no nearer
+picture does. Masks are therefore exact, and no pixel belongs to two instances.
 
 T: frames; n: instances; H, W: height and width in pixels.
 """
@@ -15,28 +15,27 @@ from numpy.typing import NDArray
 from idol_deploy.synth.camera import Camera
 from idol_deploy.synth.config import SynthConfig
 from idol_deploy.synth.layers import Layer, Placer
-from idol_deploy.synth.opencv import opencv
-from idol_deploy.synth.textures import background
+from idol_deploy.synth.textures import background, opencv
 from idol_deploy.synth.trajectories import wander
 
 __all__ = ["Frame", "draw_frames", "draw_outlines"]
 
 Pixels = NDArray[np.uint8]
 
-_HALF = 128  # alpha from which on a picture covers a pixel
-_WIDER = 1.5  # the background than the frame; beyond, it is mirrored
-_GROUND = 200  # short side of the frame, in pixels of the background at most: it is a little out of focus
-_GRAIN = 128
+_HALF = 128  # least alpha of a covered pixel
+_WIDER = 1.5  # size of the background relative to the frame; beyond its edge, it is mirrored
+_GROUND = 200  # largest short side of the background in pixels; it looks slightly out of focus
+_GRAIN = 128  # side of the noise tile in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame as drawn.
+    """A drawn frame.
 
     Attributes:
-        image: [H, W, 3] RGB; of an outline: nothing.
-        owner: [H, W] the instance that is seen there, 1 … n; 0: none. Columns are contiguous.
-        areas: [n] pixels of each instance, had nothing been in its way.
+        image: [H, W, 3] RGB.
+        owner: [H, W] number of the visible instance, 1 … n; 0: none. In Fortran order.
+        areas: [n] pixels of each instance, including those that others hide.
     """
 
     image: Pixels
@@ -47,43 +46,43 @@ class Frame:
 def draw_outlines(
     layers: Sequence[Layer], frames: int, size: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """What is where, without colours, shadows and blur.
+    """Draw masks alone, without colours, shadows and blur.
 
     Returns:
-        [n, T, H, W] all of each instance, and what is seen of it.
+        The full and the visible masks of each instance, [n, T, H, W] each.
     """
-    shown = [Placer(layer, size) for layer in _in_order(layers) if layer.instance >= 0]
-    count = max((placer.layer.instance for placer in shown), default=0)
-    whole = np.zeros((count, frames, *size), np.bool_)
+    placers = [Placer(layer, size) for layer in _in_order(layers) if layer.instance >= 0]
+    count = max((placer.layer.instance for placer in placers), default=0)
+    full = np.zeros((count, frames, *size), np.bool_)
     owner = np.zeros((frames, *size), np.uint8)
     for t in range(frames):
-        for placer in shown:
+        for placer in placers:
             placed, number = placer.place(t, outline=True), placer.layer.instance
             if placed is not None:
                 inside = placed.pixels >= _HALF
                 owner[t, placed.rows, placed.columns][inside] = number
                 if number:
-                    whole[number - 1, t, placed.rows, placed.columns] = inside
-    return whole, np.stack([owner == i + 1 for i in range(count)]) if count else whole
+                    full[number - 1, t, placed.rows, placed.columns] = inside
+    return full, owner == np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None]
 
 
 def draw_frames(
     rng: np.random.Generator, layers: Sequence[Layer], camera: Camera, config: SynthConfig
 ) -> Iterator[Frame]:
-    """Draw a video.
+    """Draw the frames of a video.
 
     Args:
-        rng: decides the background, the light and the noise.
-        layers: what is in front of the background.
-        camera: from the background to the frame.
-        config: size, blur, lighting, noise.
+        rng: source of randomness for background, light and noise.
+        layers: layers in front of the background.
+        camera: path of the camera.
+        config: settings; uses size, blur, lighting and noise.
 
     Raises:
         MissingDependencyError: OpenCV is not installed.
     """
     ground = _Ground(rng, camera, config)
     sensor = _Sensor(rng, config)
-    shown = [
+    placers = [
         Placer(layer, config.size, config.blur if layer.instance >= 0 else 0.0)  # a shadow is soft already
         for layer in _in_order(layers)
     ]
@@ -92,7 +91,7 @@ def draw_frames(
         image = ground.draw(t)
         owner = np.zeros(config.size, np.uint8)
         areas = np.zeros(count, np.int64)
-        for placer in shown:
+        for placer in placers:
             placed, number = placer.place(t), placer.layer.instance
             if placed is None:
                 continue
@@ -117,33 +116,27 @@ def _lay_over(under: Pixels, over: Pixels) -> None:
 
 
 class _Ground:
-    """The background, under the camera."""
+    """The background, as the camera sees it."""
 
     def __init__(self, rng: np.random.Generator, camera: Camera, config: SynthConfig) -> None:
-        fine = min(min(config.size), _GROUND)
-        size = np.array(config.size) * fine * _WIDER / min(config.size)
+        short = min(config.size)
+        fine = min(short, _GROUND)
+        size = np.array(config.size) * fine * _WIDER / short
         self._image = background(rng, (int(size[0]), int(size[1])))
         height, width = self._image.shape[:2]
         middle = np.array([[1, 0, 0.5 - width / 2], [0, 1, 0.5 - height / 2], [0, 0, fine]]) / fine
-        matrices = min(config.size) * camera.matrices @ middle
-        matrices[..., 2] += np.array([config.size[1], config.size[0]]) / 2 - 0.5
-        self._matrices = matrices
+        self._matrices = short * camera.matrices @ middle
         self._size = config.size[::-1]
+        self._matrices[..., 2] += np.array(self._size) / 2 - 0.5
 
     def draw(self, t: int) -> Pixels:
         cv2 = opencv()
-        drawn: Pixels = cv2.warpAffine(
-            self._image,
-            self._matrices[t],
-            self._size,
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
-        return drawn
+        modes = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REFLECT_101}
+        return np.asarray(cv2.warpAffine(self._image, self._matrices[t], self._size, **modes))
 
 
 class _Sensor:
-    """Light that changes over time and across the frame, and noise."""
+    """The camera's sensor: light that changes over time and across the frame, and noise."""
 
     def __init__(self, rng: np.random.Generator, config: SynthConfig) -> None:
         self._size = config.size

@@ -1,4 +1,7 @@
-"""A scene: who and what is where, and when. Lengths are in short sides of the frame. T: frames."""
+"""The plan of a video: instances and occluders with their positions over time.
+
+Lengths are in short sides of the frame. T: frames.
+"""
 
 from dataclasses import dataclass, field
 
@@ -7,22 +10,22 @@ from numpy.typing import NDArray
 
 from idol_deploy.synth.camera import Camera
 from idol_deploy.synth.textures import OCCLUDERS
-from idol_deploy.synth.trajectories import smooth_way
+from idol_deploy.synth.trajectories import smooth_path
 
-__all__ = ["Actor", "Scene", "Thing"]
+__all__ = ["Actor", "Occluder", "Scene"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Thing:
-    """Something in the way, at rest in the world.
+class Occluder:
+    """An object that hides instances and does not move in the world.
 
     Attributes:
-        kind: of `OCCLUDERS`.
-        place: [2] x, y.
+        kind: key of `OCCLUDERS`.
+        place: [2] position in the world.
         half: [2] half its width and height.
-        depth: above that of what it hides.
+        depth: drawing order; above the depth of the instances that it hides.
     """
 
     kind: str
@@ -32,21 +35,22 @@ class Thing:
 
     @property
     def cover(self) -> Array:
-        """[2] half sides of what it hides wholly."""
+        """Half sides, [2], of the rectangle that it hides completely."""
         return self.half * OCCLUDERS[self.kind]
 
 
 @dataclass(eq=False)
 class Actor:
-    """An instance's part.
+    """An instance and its planned path.
 
     Attributes:
         size: long side.
-        depth: higher is nearer.
-        group: look-alikes have the same.
-        way: [T, 2] where it is in the world.
-        scale: [T] of its size.
-        phase: of its gait.
+        depth: drawing order; a higher value is nearer.
+        group: number of the group of look-alikes.
+        scale: [T] factors of the size.
+        phase: phase of the gait in radians.
+        path: [T, 2] positions in the world; set by `finish`.
+        spot: [2] position in the frame at the last planned time.
     """
 
     size: float
@@ -54,42 +58,42 @@ class Actor:
     group: int
     scale: Array
     phase: float
-    way: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    path: Array = field(default_factory=lambda: np.zeros((0, 2)))
+    spot: Array = field(default_factory=lambda: np.zeros(2))
     _times: list[float] = field(default_factory=list)
     _points: list[Array] = field(default_factory=list)
-    spot: Array = field(default_factory=lambda: np.zeros(2))  # in the frame, at the last time
 
     @property
     def free(self) -> int:
-        """The frame from which nothing is planned yet."""
+        """The last planned frame; the next move starts there."""
         return int(self._times[-1])
 
     @property
     def reach(self) -> float:
-        """Half its long side at its largest."""
+        """Half the long side at its largest, with a margin."""
         return 0.53 * self.size * float(self.scale.max())
 
-    def be_at(self, t: int, world: Array, spot: Array) -> None:
-        """Plan where to be; later than all before."""
+    def move_to(self, t: int, world: Array, spot: Array) -> None:
+        """Plan a position at frame `t`, or one frame after the last planned one if that is later."""
         self._times.append(max(t, self._times[-1] + 1) if self._times else t)
         self._points.append(world)
         self.spot = spot
 
     def finish(self, frames: int) -> None:
-        """Join the planned places by a smooth way."""
-        self.way = smooth_way(np.array(self._times, float), np.stack(self._points), np.arange(frames))
+        """Join the planned positions by a smooth path."""
+        self.path = smooth_path(np.array(self._times, float), np.stack(self._points), np.arange(frames))
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All that happens in a video.
+    """The plan of a video.
 
     Attributes:
-        camera: its way.
-        actors: the instances.
-        things: what is in their way.
+        camera: path of the camera.
+        actors: instances.
+        occluders: objects in front of them.
     """
 
     camera: Camera
     actors: tuple[Actor, ...]
-    things: tuple[Thing, ...]
+    occluders: tuple[Occluder, ...]

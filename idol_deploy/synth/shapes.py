@@ -1,4 +1,4 @@
-"""Procedural instances: blobs, stars and rings with a surface of their own, lit from above."""
+"""Procedural instances: blobs, stars and rings with a pattern of their own, lit from above."""
 
 import hashlib
 
@@ -11,17 +11,16 @@ __all__ = ["KINDS", "draw_shape"]
 
 KINDS = ("blob", "ring", "star")
 _SIDE = 112
-_FINER = 2  # drawn this much larger, so that the outline is smooth
+_FINER = 2  # factor of the drawing size, for a smooth outline
 
 
 def draw_shape(kind: str, name: str) -> NDArray[np.uint8]:  # [112, 112, 4]
-    """RGBA, not premultiplied; `kind` (one of `KINDS`) and name decide everything."""
+    """Draw a shape as RGBA, not premultiplied; `kind` (one of `KINDS`) and `name` decide every pixel."""
     seed = int.from_bytes(hashlib.sha256(f"{kind} {name}".encode()).digest()[:8], "little")
     rng = np.random.default_rng(seed)
     side = _SIDE * _FINER
     y, x = ((np.mgrid[:side, :side] + 0.5) / side * 2 - 1).astype(np.float32)
-    angle, radius = np.arctan2(y, x), np.hypot(x, y)
-    inside, height = _outline(rng, kind, angle, radius)
+    inside, height = _outline(rng, kind, np.arctan2(y, x), np.hypot(x, y))
     colours = rng.uniform(0.05, 0.95, (2, 3)).astype(np.float32)
     colours[1] = np.where(np.abs(colours[1] - colours[0]).sum() < 0.6, 1 - colours[0], colours[1])
     skin = colours[0] + (colours[1] - colours[0]) * pattern(rng, (side, side))[..., None]
@@ -33,14 +32,13 @@ def draw_shape(kind: str, name: str) -> NDArray[np.uint8]:  # [112, 112, 4]
     alpha = (inside > 0).astype(np.float32)[..., None]
     fine = np.dstack([rgb * alpha, alpha]).reshape(_SIDE, _FINER, _SIDE, _FINER, 4).mean((1, 3))
     fine[..., :3] /= np.maximum(fine[..., 3:], 1e-6)
-    picture: NDArray[np.uint8] = (np.clip(fine, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return picture
+    return np.asarray(np.clip(fine, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _outline(
     rng: np.random.Generator, kind: str, angle: NDArray[np.float32], radius: NDArray[np.float32]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Where it is (above 0), and its height."""
+    """Return a field that is above 0 inside the outline, and the height of the surface."""
     turn = rng.uniform(0, 2 * np.pi)
     if kind == "star":
         points, depth = int(rng.integers(4, 8)), rng.uniform(0.25, 0.45)

@@ -1,27 +1,22 @@
-"""What a synthetic data set holds, counted from its annotations.
-
-summary = summarise(videos, annotations, classes)
-"""
+"""Statistics of a synthetic data set, counted from its annotations."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["EXPIRY", "summarise", "vanishing_of"]
+__all__ = ["summarise", "vanishing_of"]
 
-EXPIRY = 10  # frames after which the published tracker forgets; who vanishes for so long is counted apart
-
-_MOSTLY = 0.5
+_EXPIRY = 10  # frames after which the published tracker forgets an instance; such absences are counted apart
 
 
 def summarise(
     videos: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], classes: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Count.
+    """Count instances, masks, absences and meetings.
 
     Args:
         videos: entries of the annotation file.
-        annotations: the same.
+        annotations: entries of the annotation file.
         classes: names by category id.
     """
     hidden = [
@@ -40,11 +35,11 @@ def summarise(
         "frames": sum(video["length"] for video in videos),
         "instances": len(annotations),
         "masks": len(hidden),
-        "hidden_more_than_half": round(sum(share > _MOSTLY for share in hidden) / max(len(hidden), 1), 4),
+        "hidden_more_than_half": round(sum(share > 0.5 for share in hidden) / max(len(hidden), 1), 4),
         "hidden_at_all": round(sum(share > 0 for share in hidden) / max(len(hidden), 1), 4),
         "vanishings": {str(frames): vanished[frames] for frames in sorted(vanished)},
-        "vanishings_before_expiry": sum(n for frames, n in vanished.items() if 2 <= frames < EXPIRY),
-        "vanishings_past_expiry": sum(n for frames, n in vanished.items() if frames >= EXPIRY),
+        "vanishings_before_expiry": sum(n for frames, n in vanished.items() if 2 <= frames < _EXPIRY),
+        "vanishings_past_expiry": sum(n for frames, n in vanished.items() if frames >= _EXPIRY),
         "videos_with_3_to_9": sum(bool(vanishing_of(video, 3)) for video in videos),
         "crossings": sum(meeting["crossed"] for meeting in meetings),
         "crossings_of_look_alikes": sum(m["crossed"] and m["look_alikes"] for m in meetings),
@@ -56,5 +51,5 @@ def summarise(
 
 
 def vanishing_of(video: Mapping[str, Any], least: int) -> list[Mapping[str, Any]]:
-    """Those of a video in which an instance is away for at least so many frames, and fewer than `EXPIRY`."""
-    return [v for v in video["synth"]["vanishings"] if least <= v["frames"] < EXPIRY]
+    """Return the absences of a video that last at least `least` frames and fewer than 10."""
+    return [v for v in video["synth"]["vanishings"] if least <= v["frames"] < _EXPIRY]

@@ -1,47 +1,56 @@
-"""Surfaces from numbers alone: noise, patterns, backgrounds and the things that stand in the way.
+"""Computed pictures: noise, patterns, backgrounds and occluders; and OpenCV, which draws them.
 
-H, W: height and width in pixels. Colours are RGB in 0 … 1 while they are mixed.
+H, W: height and width in pixels. Colours are RGB in 0 … 1 until a picture is finished.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.synth.opencv import opencv
+from idol_runtime.optional import load_cv2
 
-__all__ = ["OCCLUDERS", "background", "noise", "occluder", "pattern"]
+__all__ = ["OCCLUDERS", "background", "draw_occluder", "noise", "opencv", "pattern"]
 
 Array = NDArray[np.float32]
 
-# Of each kind, the half sides of the upright rectangle that it covers wholly, as a share of its own.
+# For each kind: the half sides of the upright rectangle that it hides completely, as a share of its own.
 OCCLUDERS = {"wall": 0.97, "crate": 0.95, "bush": 0.6, "rock": 0.6, "fence": 0.0}
 
 
+@functools.cache  # drawing a frame calls it dozens of times
+def opencv() -> Any:
+    """Import the module `cv2`.
+
+    Raises:
+        MissingDependencyError: OpenCV is not installed.
+    """
+    return load_cv2("drawing synthetic videos")
+
+
 def noise(rng: np.random.Generator, size: tuple[int, int], cells: float, octaves: int = 3) -> Array:
-    """Smooth noise, 0 … 1 with mean ½.
+    """Draw smooth noise, [H, W], in 0 … 1 with mean ½.
 
     Args:
-        rng: decides it.
+        rng: source of randomness.
         size: (H, W).
-        cells: of the coarsest octave, along the short side.
-        octaves: each twice as fine and half as strong as the one before.
+        cells: cells of the coarsest octave along the short side.
+        octaves: number of octaves; each is twice as fine and half as strong as the one before.
     """
-    cv2 = opencv()
     total, weight = np.zeros(size, np.float32), 0.0
     for octave in range(octaves):
         step = max(min(size) / (cells * 2**octave), 1.0)
         grid = rng.random((int(size[0] / step) + 3, int(size[1] / step) + 3), np.float32)
-        total += cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC) * 0.5**octave
+        total += opencv().resize(grid, size[::-1], interpolation=opencv().INTER_CUBIC) * 0.5**octave
         weight += 0.5**octave
-    field: Array = np.clip((total / weight - 0.5) * 1.6 + 0.5, 0, 1).astype(np.float32)
-    return field
+    return _unit((total / weight - 0.5) * 1.6 + 0.5)
 
 
 def pattern(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """[H, W], 0 … 1: stripes, rings, spots, checks or marble."""
-    height, width = size
-    y, x = np.mgrid[:height, :width].astype(np.float32) / min(size)
+    """Draw stripes, rings, spots, checks or marble, [H, W], in 0 … 1."""
+    y, x = _grid(size) / min(size)
     angle, waves = rng.uniform(0, np.pi), rng.uniform(2, 6)
     along = np.cos(angle) * x + np.sin(angle) * y
     across = np.cos(angle) * y - np.sin(angle) * x
@@ -57,24 +66,22 @@ def pattern(rng: np.random.Generator, size: tuple[int, int]) -> Array:
         field = np.sign(np.sin(2 * np.pi * waves * along) * np.sin(2 * np.pi * waves * across))
     else:
         field = np.sin(2 * np.pi * (waves / 2 * along + 1.5 * noise(rng, size, 3)))
-    soft: Array = np.clip(field * 2.5 + 0.5, 0, 1).astype(np.float32)
-    return soft
+    return _unit(field * 2.5 + 0.5)
 
 
 def background(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """[H, W, 3]: ground of one of several kinds, with clutter on it that is no instance."""
+    """Draw a background, [H, W, 3], of one of several kinds, with clutter that is no instance."""
     kinds = (_meadow, _room, _floor, _fog)
     image = kinds[int(rng.integers(len(kinds)))](rng, size)
     _scatter(rng, image, int(rng.integers(6, 30)))
     image *= 0.86 + 0.28 * noise(rng, size, 24, 2)[..., None]
-    levels: NDArray[np.uint8] = (np.clip(image, 0, 1) * 255).astype(np.uint8)
-    return levels
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def occluder(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """[H, W, 4] RGBA, not premultiplied: something that stands in the way; `kind` is one of `OCCLUDERS`."""
+def draw_occluder(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Draw an occluder, [H, W, 4] RGBA, not premultiplied; `kind` is a key of `OCCLUDERS`."""
     colour = _colour(rng, saturation=(0.15, 0.55), value=(0.25, 0.75))
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    y, x = _grid(size)
     y, x = 2 * (y + 0.5) / size[0] - 1, 2 * (x + 0.5) / size[1] - 1
     if kind in ("bush", "rock"):
         angle = np.arctan2(y, x)
@@ -100,12 +107,22 @@ def occluder(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> NDAr
     return (np.dstack([rgb, alpha]) * 255 + 0.5).astype(np.uint8)
 
 
+def _unit(values: Array) -> Array:
+    """Clip to 0 … 1."""
+    return np.asarray(np.clip(values, 0, 1), np.float32)
+
+
+def _grid(size: tuple[int, int]) -> Array:
+    """Return the y and x of every pixel, [2, H, W]."""
+    return np.mgrid[: size[0], : size[1]].astype(np.float32)
+
+
 def _colour(
     rng: np.random.Generator,
     saturation: tuple[float, float] = (0.1, 0.55),
     value: tuple[float, float] = (0.3, 0.9),
 ) -> Array:
-    """[3] RGB."""
+    """Draw a colour, [3]."""
     hue, s, v = rng.uniform(0, 6), rng.uniform(*saturation), rng.uniform(*value)
     k = (np.array([5.0, 3.0, 1.0]) + hue) % 6
     return (v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1)).astype(np.float32)
@@ -116,26 +133,21 @@ def _mix(low: Array, high: Array, share: Array) -> Array:
 
 
 def _meadow(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """Sky above a rough line, ground below it."""
+    """Draw sky above a rough horizon and ground below it."""
     y = np.linspace(0, 1, size[0], dtype=np.float32)[:, None]
-    sky = _mix(
-        _colour(rng, (0.1, 0.5), (0.6, 0.95)),
-        _colour(rng, (0.0, 0.3), (0.7, 1.0)),
-        y + 0 * noise(rng, size, 1, 1),
-    )
+    top, low = _colour(rng, (0.1, 0.5), (0.6, 0.95)), _colour(rng, (0.0, 0.3), (0.7, 1.0))
+    sky = _mix(top, low, y + 0 * noise(rng, size, 1, 1))
     ground = _mix(_colour(rng), _colour(rng), noise(rng, size, 8, 4))
-    line = rng.uniform(0.25, 0.6) + 0.15 * (noise(rng, size, 3)[:1] - 0.5)
-    image: Array = np.where((y > line)[..., None], ground, sky).astype(np.float32)
-    return image
+    horizon = rng.uniform(0.25, 0.6) + 0.15 * (noise(rng, size, 3)[:1] - 0.5)
+    return np.where((y > horizon)[..., None], ground, sky)
 
 
 def _room(rng: np.random.Generator, size: tuple[int, int]) -> Array:
-    """A papered wall above a floor."""
+    """Draw a papered wall above a floor."""
     y = np.linspace(0, 1, size[0], dtype=np.float32)[:, None, None]
     paper = _mix(_colour(rng, (0.1, 0.4)), _colour(rng, (0.1, 0.4)), pattern(rng, size) * 0.6)
     planks = _colour(rng, (0.2, 0.6), (0.3, 0.7)) * _planks(rng, size)[..., None]
-    image: Array = np.where(y > rng.uniform(0.4, 0.75), planks, paper).astype(np.float32)
-    return image
+    return np.where(y > rng.uniform(0.4, 0.75), planks, paper)
 
 
 def _floor(rng: np.random.Generator, size: tuple[int, int]) -> Array:
@@ -151,29 +163,26 @@ def _fog(rng: np.random.Generator, size: tuple[int, int]) -> Array:
 
 def _bricks(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     rows = int(rng.integers(5, 11))
-    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32) * (rows / min(size))
+    y, x = _grid(size) * (rows / min(size))
     row = np.floor(y)
     x = x / 2 + (row % 2) / 2
     column = np.floor(x)
     mortar = np.minimum(np.minimum(y - row, row + 1 - y) * 2, np.minimum(x - column, column + 1 - x) * 4)
     tone = rng.random((64, 64), np.float32)[row.astype(int) % 64, column.astype(int) % 64]
-    shade: Array = (np.clip(mortar * 6, 0.35, 1) * (0.7 + 0.4 * tone)).astype(np.float32)
-    return shade
+    return np.asarray(np.clip(mortar * 6, 0.35, 1) * (0.7 + 0.4 * tone), np.float32)
 
 
 def _planks(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     count = int(rng.integers(4, 9))
-    y = np.mgrid[: size[0], : size[1]][0].astype(np.float32) * (count / size[0])
+    y = _grid(size)[0] * (count / size[0])
     row = np.floor(y)
-    grain = noise(rng, (size[0], max(size[1] // 10, 4)), 24, 2)
-    grain = opencv().resize(grain, size[::-1])
+    grain = opencv().resize(noise(rng, (size[0], max(size[1] // 10, 4)), 24, 2), size[::-1])
     tone = rng.random(64, np.float32)[row.astype(int) % 64]
-    shade: Array = (np.clip((y - row) * 9, 0.4, 1) * (0.6 + 0.25 * tone + 0.35 * grain)).astype(np.float32)
-    return shade
+    return np.asarray(np.clip((y - row) * 9, 0.4, 1) * (0.6 + 0.25 * tone + 0.35 * grain), np.float32)
 
 
 def _scatter(rng: np.random.Generator, image: Array, count: int) -> None:
-    """Draw blurred things of no class into the background."""
+    """Draw blurred objects of no class into the background."""
     cv2 = opencv()
     height, width = image.shape[:2]
     for _ in range(count):
@@ -182,14 +191,13 @@ def _scatter(rng: np.random.Generator, image: Array, count: int) -> None:
         corners = rng.uniform(0.05, 0.95, (int(rng.integers(3, 7)), 2)) * side
         mask = np.zeros((side, side), np.float32)
         if rng.random() < 0.4:
-            axes = (corners[0] / 2).astype(int) + 1
-            cv2.ellipse(
-                mask, (side // 2, side // 2), axes.tolist(), float(rng.uniform(0, 180)), 0, 360, 1.0, -1
-            )
+            axes = ((corners[0] / 2).astype(int) + 1).tolist()
+            middle, angle = (side // 2, side // 2), float(rng.uniform(0, 180))
+            cv2.ellipse(mask, middle, axes, angle, 0, 360, 1.0, -1)
         else:
             cv2.fillPoly(mask, [cv2.convexHull(corners.astype(np.int32))], 1.0)
         mask = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.6, 3.0)))
-        # Without a pattern: patterns are what procedural instances have.
+        # Objects have no pattern, because procedural instances have one.
         skin = _mix(_colour(rng), _colour(rng), noise(rng, (side, side), 4))
         part = image[top : top + side, left : left + side]
         part += (skin - part) * (mask * rng.uniform(0.5, 1.0))[..., None]

@@ -1,6 +1,6 @@
-"""One synthetic video, from its number alone.
+"""A synthetic video, decided by its number alone.
 
-    draft = draft_video(standard(), read_library(), "val", seed=0, index=3, attempt=0)
+    draft = draft_video(synth_preset("standard"), read_library(), "val", seed=0, index=3, attempt=0)
     for frame in draft.frames() if draft else (): ...
 
 T: frames; n: instances.
@@ -20,24 +20,23 @@ from idol_deploy.synth.identities import SPLITS, Identity, Library, Split
 from idol_deploy.synth.layers import Layer
 from idol_deploy.synth.plan import draw_scene
 from idol_deploy.synth.render import Frame, draw_frames, draw_outlines
-from idol_deploy.synth.staging import actor_layers, thing_layers
+from idol_deploy.synth.staging import actor_layers, occluder_layers
 
-__all__ = ["ATTEMPTS", "Draft", "allowed", "draft_video", "least_seen"]
+__all__ = ["Draft", "allowed", "draft_video", "least_seen"]
 
-ATTEMPTS = 100
-_PREVIEW = 56  # short side in pixels at which a scene is tried
-_LEAST = 12  # pixels
+_PREVIEW = 56  # short side in pixels of the frames on which a plan is checked
+_LEAST = 12  # pixels of the smallest mask, at a short side of 160 pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A video that is planned, and not drawn yet.
+    """A planned video whose frames are not drawn yet.
 
     Attributes:
-        identities: n.
-        groups: n; look-alikes have the same.
-        full_areas: [n, T] how much each covers with all that is outside of the frame, in squares of the short side.
-        meetings: of the instances.
+        identities: n identities.
+        groups: n group numbers; look-alikes have the same.
+        full_areas: [n, T] area of each full instance, also outside the frame, in squares of the short side.
+        meetings: meetings of the instances.
     """
 
     identities: tuple[Identity, ...]
@@ -50,7 +49,7 @@ class Draft:
     _seed: tuple[int, ...]
 
     def frames(self) -> Iterator[Frame]:
-        """Draw it; the same each time."""
+        """Draw the frames; every call draws the same ones."""
         rng = np.random.default_rng((*self._seed, 1))
         return draw_frames(rng, self._layers, self._camera, self._config)
 
@@ -61,15 +60,15 @@ def draft_video(
     """Plan a video.
 
     Args:
-        config: what it is like.
-        library: who may appear.
-        split: whose identities.
-        seed: of the data set.
-        index: of the video in it.
-        attempt: another gives another video.
+        config: settings.
+        library: available identities.
+        split: split of the identities.
+        seed: seed of the data set.
+        index: number of the video in the data set.
+        attempt: number of the plan; another number gives another plan.
 
     Returns:
-        The plan; None where an instance would be away for longer than allowed, or hardly ever be seen.
+        The plan; None if an instance is absent for too long or is hardly ever visible.
 
     Raises:
         ConfigError: the split has no identities.
@@ -78,49 +77,45 @@ def draft_video(
     rng = np.random.default_rng((*seeds, 0))
     scene = draw_scene(rng, config)
     identities = cast(rng, scene.actors, library.identities(split))
-    layers = thing_layers(rng, scene)
+    layers = occluder_layers(rng, scene)
     areas = []
     for number, (actor, identity) in enumerate(zip(scene.actors, identities, strict=True), start=1):
-        shown = actor_layers(rng, scene, actor, identity, number, paint(rng, actor, scene.actors, config))
-        layers += shown
-        matrices = shown[-1].matrices
-        scale = np.abs(np.linalg.det(matrices[..., :2]))
-        areas.append(scale * shown[-1].skin.areas()[shown[-1].which])
-    full = np.stack(areas)
-    size = _preview(config.size)
-    whole, seen = draw_outlines(layers, config.frames, size)
-    visible = np.greater_equal(seen.sum((2, 3)), least_seen(full, config, min(size)))
-    inside: NDArray[np.bool_] = np.any(whole, (2, 3))
-    if not allowed(visible, inside, config):
+        colours = paint(rng, actor, scene.actors, config)
+        shadow, body = actor_layers(rng, scene, actor, identity, number, colours)
+        layers += [shadow, body]
+        scale = np.abs(np.linalg.det(body.matrices[..., :2]))
+        areas.append(scale * body.skin.areas()[body.which])
+    full_areas = np.stack(areas)
+    short = min(config.size)
+    height, width = (round(side * _PREVIEW / short) for side in config.size)
+    full, seen = draw_outlines(layers, config.frames, (height, width))
+    visible = np.greater_equal(seen.sum((2, 3)), least_seen(full_areas, config, min(height, width)))
+    if not allowed(visible, np.any(full, (2, 3)), config):
         return None
     groups = tuple(actor.group for actor in scene.actors)
-    return Draft(identities, groups, full, tuple(find_meetings(whole)), layers, scene.camera, config, seeds)
+    meetings = tuple(find_meetings(full))
+    return Draft(identities, groups, full_areas, meetings, layers, scene.camera, config, seeds)
 
 
-def least_seen(full: NDArray[np.float64], config: SynthConfig, short: int) -> NDArray[np.float64]:
-    """Pixels from which on something that is seen is a mask.
+def least_seen(full_areas: NDArray[np.float64], config: SynthConfig, short: int) -> NDArray[np.float64]:
+    """Return the fewest visible pixels for which an instance has a mask.
 
     Args:
-        full: areas of the whole, in squares of the short side.
-        config: the settings.
-        short: the short side of the frame in pixels.
+        full_areas: areas of the full instances, in squares of the short side.
+        config: settings.
+        short: short side of the frame in pixels.
     """
-    return np.maximum(config.least_seen * full * short**2, _LEAST * (short / 160) ** 2)
+    return np.maximum(config.least_seen * full_areas * short**2, _LEAST * (short / 160) ** 2)
 
 
 def allowed(visible: NDArray[np.bool_], inside: NDArray[np.bool_], config: SynthConfig) -> bool:
-    """Whether everyone is seen for a while, and nobody is away for longer than the settings say.
+    """Check that every instance is visible in three frames and never absent for longer than `config.vanish`.
 
     Args:
-        visible: [n, T] who has a mask when.
-        inside: [n, T] who is within the frame when.
-        config: the settings.
+        visible: [n, T] whether an instance has a mask.
+        inside: [n, T] whether an instance is within the frame.
+        config: settings.
     """
     enough = (visible.sum(1) >= min(3, config.frames)).all()
-    gaps = [vanishing.frames for vanishing in find_vanishings(visible, inside)]
-    return bool(enough) and max(gaps, default=0) <= config.vanish[1]
-
-
-def _preview(size: tuple[int, int]) -> tuple[int, int]:
-    share = _PREVIEW / min(size)
-    return round(size[0] * share), round(size[1] * share)
+    absences = [vanishing.frames for vanishing in find_vanishings(visible, inside)]
+    return bool(enough) and max(absences, default=0) <= config.vanish[1]

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.usefixtures("toy_preset")
-def test_export_writes_a_bundle_and_prints_its_certificate(idol: Command, toy_weights: Path, tmp_path: Path) -> None:
+def test_export_writes_a_bundle_and_prints_its_certificate(
+    idol: Command, toy_weights: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "toy.idol"
     done = idol("export", "--weights", toy_weights, "--preset", "toy", "--frame-size", "72x104", "-o", out)
     assert (done.status, done.err) == (0, "")

@@ -40,7 +40,7 @@ def test_synth_refuses(refused: Callable[..., str], tmp_path: Path) -> None:
     for arguments, fix in (
         (("--preset", "simple"), "take one of easy, standard, hard"),
         (("--split", "test"), "take one of train, val"),
-        (("--classes", "birds"), "take some of animal"),
+        (("--classes", "birds"), "choose from animal"),
         (("--cutouts", tmp_path), "give another folder"),
         (("--only-cutouts",), "give --cutouts DIR as well"),
         (("--set", "noise"), "write KEY=VALUE"),

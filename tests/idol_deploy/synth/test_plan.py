@@ -13,21 +13,21 @@ def test_a_scene_keeps_to_its_settings(name: str) -> None:
     for seed in range(20):
         scene = draw_scene(np.random.default_rng(seed), config)
         assert config.instances[0] <= len(scene.actors) <= config.instances[1]
-        assert config.occluders[0] <= len(scene.things) <= config.occluders[1]
+        assert config.occluders[0] <= len(scene.occluders) <= config.occluders[1]
         groups = [actor.group for actor in scene.actors]
         alike = sum(groups.count(group) > 1 for group in groups)
         assert alike == pytest.approx(config.look_alikes * len(groups), abs=1)
         for actor in scene.actors:
             assert config.scale[0] <= actor.size <= config.scale[1]
-            assert actor.way.shape == (config.frames, 2)
-            steps = np.linalg.norm(np.diff(actor.way, axis=0), axis=1)
+            assert actor.path.shape == (config.frames, 2)
+            steps = np.linalg.norm(np.diff(actor.path, axis=0), axis=1)
             assert np.median(steps) < 2 * config.speed[1]
 
 
 def _apart(config: SynthConfig, seed: int) -> float:
     """How near the two of a video get."""
     first, second = draw_scene(np.random.default_rng(seed), config).actors
-    return float(np.linalg.norm(first.way - second.way, axis=1).min())
+    return float(np.linalg.norm(first.path - second.path, axis=1).min())
 
 
 def test_moves_do_what_they_are_called() -> None:
@@ -37,17 +37,17 @@ def test_moves_do_what_they_are_called() -> None:
     half = np.array([256 / 160, 1]) / 2
     for seed in range(20):
         for actor in draw_scene(np.random.default_rng(seed), leaving).actors:
-            outside = (np.abs(actor.way) > half).any(1)
+            outside = (np.abs(actor.path) > half).any(1)
             assert outside.any()
             assert not outside[0]
     hiding = replace(still, cross=0, leave=0, hide=1, occluders=(1, 1))
     hidden = 0
     for seed in range(40):
         scene = draw_scene(np.random.default_rng(seed), hiding)
-        (thing,) = scene.things
+        (occluder,) = scene.occluders
         for actor in scene.actors:
-            if thing.depth > actor.depth and (thing.cover > actor.reach).all():
-                behind = (np.abs(actor.way - thing.place) + actor.reach <= thing.cover + 1e-9).all(1)
+            if occluder.depth > actor.depth and (occluder.cover > actor.reach).all():
+                behind = (np.abs(actor.path - occluder.place) + actor.reach <= occluder.cover + 1e-9).all(1)
                 hidden += 1
                 assert behind.sum() >= 2
     assert hidden > 10

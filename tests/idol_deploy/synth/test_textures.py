@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from idol_deploy.synth.textures import OCCLUDERS, background, noise, occluder
+from idol_deploy.synth.textures import OCCLUDERS, background, draw_occluder, noise
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -17,7 +17,7 @@ def test_an_occluder_hides_what_it_says(kind: str, cover: float) -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         size = 128, int(rng.integers(60, 128))
-        opaque = occluder(rng, kind, size)[..., 3] >= 128
+        opaque = draw_occluder(rng, kind, size)[..., 3] >= 128
         margin = [int(np.ceil(side * (1 - cover) / 2)) for side in size]
         inner = opaque[margin[0] : size[0] - margin[0], margin[1] : size[1] - margin[1]]
         assert inner.all() if cover else 0.3 < opaque.mean() < 0.8

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idol_deploy.synth.trajectories import smooth_way, wander
+from idol_deploy.synth.trajectories import smooth_path, wander
 
 _STOPS = st.lists(st.tuples(st.integers(1, 9), st.floats(-1, 1), st.floats(-1, 1)), min_size=1, max_size=8)
 
@@ -11,7 +11,7 @@ _STOPS = st.lists(st.tuples(st.integers(1, 9), st.floats(-1, 1), st.floats(-1, 1
 def test_a_way_meets_its_points_and_stays_between_them(stops: list[tuple[int, float, float]]) -> None:
     times = np.cumsum([step for step, _, _ in stops]).astype(float)
     points = np.array([point for _, *point in stops])
-    way = smooth_way(times, points, np.arange(int(times[-1]) + 4))
+    way = smooth_path(times, points, np.arange(int(times[-1]) + 4))
     np.testing.assert_allclose(way[times.astype(int)], points, atol=1e-12)
     np.testing.assert_array_equal(way[: int(times[0])], np.repeat(points[:1], int(times[0]), 0))
     for i in range(len(times) - 1):
