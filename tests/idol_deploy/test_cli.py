@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _parsers(
     parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
-    """The parser of every command and group of commands, with the command's words."""
+    """Yield the words and the parser of every command and every group of commands."""
     yield words, parser
     for action in parser._actions:
         for name, below in action.choices.items() if isinstance(action.choices, dict) else ():

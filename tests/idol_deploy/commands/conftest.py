@@ -19,13 +19,13 @@ from idol_runtime.optional import load_cv2
 if TYPE_CHECKING:
     from tests.conftest import Toy
 
-# FFmpeg asks how loud it may be when the first video of a process is opened, and these tests open one before.
+# FFmpeg reads its log level when the first video of a process is opened, which these tests do before the command.
 cv2 = load_cv2("making videos to test with")
 
 
 @pytest.fixture(scope="session")
 def write_video() -> Callable[[Path, npt.NDArray[np.uint8]], Path]:
-    """Writes frames as a video."""
+    """A function that writes frames as a video."""
 
     def write(path: Path, frames: npt.NDArray[np.uint8]) -> Path:
         size = frames.shape[2], frames.shape[1]
@@ -40,7 +40,7 @@ def write_video() -> Callable[[Path, npt.NDArray[np.uint8]], Path]:
 
 @pytest.fixture
 def write_images() -> Callable[[Path, npt.NDArray[np.uint8]], Path]:
-    """Writes frames into a new folder."""
+    """A function that writes frames as images into a new folder."""
 
     def write(folder: Path, frames: npt.NDArray[np.uint8]) -> Path:
         folder.mkdir()
@@ -59,13 +59,13 @@ def clip(toy: Toy, write_video: Callable[..., Path], tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def images(toy: Toy, write_images: Callable[..., Path], tmp_path: Path) -> Path:
-    """The same frames as files."""
+    """The same frames as image files."""
     return write_images(tmp_path / "images", toy.video(6))
 
 
 @pytest.fixture
 def toy_preset(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The toy is a preset, and tracing it takes no time."""
+    """Make the toy network a preset, and replace its tracing by the stored graph."""
     from idol_export import export
 
     monkeypatch.setattr(config_module, "PRESETS", {**PRESETS, "toy": lambda: toy.config})

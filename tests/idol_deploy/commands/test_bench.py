@@ -1,4 +1,4 @@
-"""`idol-deploy bench`."""
+"""Tests of `idol-deploy bench`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def test_bench_measures_a_bundle(idol: Command, toy: Toy, tmp_path: Path) -> None:
     names = ("a.json", "a.md", "a.html")
-    found, markdown, page = (tmp_path / name for name in names)
+    scores, markdown, page = (tmp_path / name for name in names)
     options = "--only", "onnxruntime", "--frames", 3, "--warmup", 1, "--threads", 1
-    done = idol("bench", toy.path, *options, "--json", found, "--markdown", markdown, "--html", page)
+    done = idol("bench", toy.path, *options, "--json", scores, "--markdown", markdown, "--html", page)
     assert done.status == 0, done.err
-    report = json.loads(found.read_text())
+    report = json.loads(scores.read_text())
     (row,) = report["rows"]
     assert (row["row"], row["backend"]) == ("onnxruntime, portable", "onnxruntime (cpu, portable graph)")
     assert set(row["stages_ms"]) == {"decode", "preprocess", "network", "postprocess", "association", "draw"}
@@ -40,9 +40,7 @@ def test_rows_are_listed(idol: Command, toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("output", ["--json", "--markdown", "--html"])
-def test_what_is_read_is_not_replaced(
-    refused: Callable[..., str], toy: Toy, tmp_path: Path, output: str
-) -> None:
+def test_an_input_is_not_replaced(refused: Callable[..., str], toy: Toy, tmp_path: Path, output: str) -> None:
     bundle, image = tmp_path / "a.idol", tmp_path / "a.png"
     bundle.write_bytes(toy.path.read_bytes())
     image.touch()

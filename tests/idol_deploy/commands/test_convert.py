@@ -1,4 +1,4 @@
-"""`idol-deploy convert`."""
+"""Tests of `idol-deploy convert`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_checkpoint_is_not_replaced(
         ("a.pth", "the name of a file of weights ends in .safetensors; rename it"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_told(
+def test_an_output_that_cannot_be_written_is_reported(
     refused: Callable[..., str], tmp_path: Path, name: str, fix: str
 ) -> None:
     options = "--weights", "not-looked-at.pth", "--preset", "edge_synth", "-o", tmp_path / name

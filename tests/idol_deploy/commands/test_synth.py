@@ -1,4 +1,4 @@
-"""`idol-deploy synth`."""
+"""Tests of `idol-deploy synth`."""
 
 from __future__ import annotations
 

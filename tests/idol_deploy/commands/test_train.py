@@ -1,4 +1,4 @@
-"""`idol-deploy train`."""
+"""Tests of `idol-deploy train`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_train_writes_weights_and_goes_on(
     ],
 )
 @pytest.mark.usefixtures("toy_preset")
-def test_training_that_cannot_be_is_told_before_it_starts(
+def test_wrong_settings_are_reported_before_training_starts(
     refused: Callable[..., str], shapes: MadeDataset, tmp_path: Path, more: list[str], fix: str
 ) -> None:
     arguments = _train(shapes, tmp_path / "run")

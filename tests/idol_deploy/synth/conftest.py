@@ -1,4 +1,4 @@
-"""A small setting, and the library that comes with the package."""
+"""Small settings, and the library of the package."""
 
 from __future__ import annotations
 

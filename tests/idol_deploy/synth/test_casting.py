@@ -20,11 +20,11 @@ def test_look_alikes_are_of_one_identity_and_others_of_no_family(library: Librar
                 assert (one.group == other.group) == (identity.family == their.family)
 
 
-def test_look_alikes_differ_hardly_where_it_is_hard(library: Library) -> None:
+def test_look_alikes_hardly_differ_in_the_hard_preset(library: Library) -> None:
     picture = next(one for one in library.all if one.name == "1f404").pictures()[0]
 
     def difference(config: object) -> float:
-        found = []
+        differences = []
         for seed in range(20):
             rng = np.random.default_rng(seed)
             actors = draw_scene(rng, config).actors
@@ -32,15 +32,15 @@ def test_look_alikes_differ_hardly_where_it_is_hard(library: Library) -> None:
             if pair:
                 paints = [paint(rng, one, actors, config) for one in pair]
                 first, second = (recolour(picture, p.turn, p.tint, p.spots).astype(float) for p in paints)
-                found.append(np.abs(first - second)[picture[..., 3] > 0].mean())
-        return float(np.mean(found))
+                differences.append(np.abs(first - second)[picture[..., 3] > 0].mean())
+        return float(np.mean(differences))
 
-    # In levels of 255, noise being 4 at the hard setting: to be told from many pixels, and from few not.
+    # In levels of 255. The noise of the preset hard is 4: many pixels together show the difference, a few do not.
     assert 2 < difference(synth_preset("hard")) < 12
     assert difference(synth_preset("easy")) > 25
 
 
-def test_nobody_to_cast() -> None:
+def test_a_cast_without_identities_is_refused() -> None:
     with pytest.raises(ConfigError, match="add cut-outs"):
         cast(np.random.default_rng(0), [], {})
 

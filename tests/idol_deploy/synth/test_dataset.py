@@ -24,74 +24,72 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, small: SynthConfig, library: Library) -> SynthDataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory, small: SynthConfig, library: Library) -> SynthDataset:
     root = tmp_path_factory.mktemp("synth") / "set"
     return write_dataset(root, library, small, "train", videos=4, seed=7, preset="small")
 
 
 def test_workers_change_no_byte_and_seeds_do(
-    made: SynthDataset, small: SynthConfig, library: Library, tmp_path: Path
+    dataset: SynthDataset, small: SynthConfig, library: Library, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path / "a", library, small, "train", videos=4, seed=7, workers=3, preset="small")
-    assert _hashes(tmp_path / "a") == _hashes(made.annotations.parent)
+    assert _hashes(tmp_path / "a") == _hashes(dataset.annotations.parent)
     for name, split, seed in (("b", "train", 8), ("c", "val", 7)):
         other = write_dataset(tmp_path / name, library, small, split, videos=1, seed=seed)
         frames = _hashes(other.frames)
-        assert not set(frames.values()) & set(_hashes(made.frames).values())
+        assert not set(frames.values()) & set(_hashes(dataset.frames).values())
     # A shorter data set is the beginning of a longer one.
     write_dataset(tmp_path / "d", library, small, "train", videos=1, seed=7)
     short = _hashes(tmp_path / "d" / "JPEGImages")
-    assert short.items() < _hashes(made.frames).items()
+    assert short.items() < _hashes(dataset.frames).items()
 
 
-def test_the_readers_take_it(made: SynthDataset, library: Library) -> None:
+def test_the_readers_accept_it(dataset: SynthDataset, library: Library) -> None:
     config = replace(ytvis19_r50(), classes=library.classes)
-    pairs = VideoPairs.open(made.annotations, made.frames, config, strict=True)
-    assert (len(pairs), pairs.identities) == (4, made.statistics["instances"])
+    pairs = VideoPairs.open(dataset.annotations, dataset.frames, config, strict=True)
+    assert (len(pairs), pairs.identities) == (4, dataset.statistics["instances"])
     sample = pairs.load(0, np.random.default_rng(0))
     assert isinstance(sample, Sample)
-    dataset = read_dataset(made.annotations)
-    assert tuple(category.name for category in dataset.categories) == library.classes
-    levels = {
-        level for video in dataset.videos for t in dataset.tracks(video.id) for level in t.occlusion or ()
-    }
+    truth = read_dataset(dataset.annotations)
+    assert tuple(category.name for category in truth.categories) == library.classes
+    levels = {level for video in truth.videos for t in truth.tracks(video.id) for level in t.occlusion or ()}
     assert levels == {0.0, 0.25, 0.75, None}
 
 
-def test_the_vanishing_are_a_part_of_all(made: SynthDataset) -> None:
-    whole = json.loads(made.annotations.read_text())
+def test_vanishing_json_is_a_part_of_instances_json(dataset: SynthDataset) -> None:
+    content = json.loads(dataset.annotations.read_text())
     chosen = [
         video["id"]
-        for video in whole["videos"]
+        for video in content["videos"]
         if any(3 <= v["frames"] <= 9 for v in video["synth"]["vanishings"])
     ]
-    assert 0 < len(chosen) == made.statistics["videos_with_3_to_9"]
-    assert made.vanishing is not None
-    part = json.loads(made.vanishing.read_text())
+    assert 0 < len(chosen) == dataset.statistics["videos_with_3_to_9"]
+    assert dataset.vanishing is not None
+    part = json.loads(dataset.vanishing.read_text())
     assert [video["id"] for video in part["videos"]] == chosen
-    assert part["annotations"] == [one for one in whole["annotations"] if one["video_id"] in chosen]
-    about = json.loads((made.annotations.parent / "dataset.json").read_text())
-    assert about["statistics"] == made.statistics
+    assert part["annotations"] == [one for one in content["annotations"] if one["video_id"] in chosen]
+    about = json.loads((dataset.annotations.parent / "dataset.json").read_text())
+    assert about["statistics"] == dataset.statistics
     assert (about["preset"], about["split"], about["seed"]) == ("small", "train", 7)
     assert about["config"]["frames"] == 14
 
 
 def test_at_the_hard_setting_every_fourth_mask_is_mostly_hidden(library: Library, tmp_path: Path) -> None:
     config = replace(synth_preset("hard"), size=(64, 104))
-    made = write_dataset(tmp_path / "hard", library, config, "train", videos=8)
-    assert made.statistics["hidden_more_than_half"] >= 0.25
-    assert made.statistics["vanishings_past_expiry"] == 0
-    assert made.statistics["vanishings_before_expiry"] >= 16
+    dataset = write_dataset(tmp_path / "hard", library, config, "train", videos=8)
+    assert dataset.statistics["hidden_more_than_half"] >= 0.25
+    assert dataset.statistics["vanishings_past_expiry"] == 0
+    assert dataset.statistics["vanishings_before_expiry"] >= 16
 
 
 def test_longer_absences_when_asked_for(library: Library, tmp_path: Path) -> None:
     config = replace(synth_preset("standard"), size=(64, 104), frames=40, vanish=(10, 14), hide=0.5)
-    made = write_dataset(tmp_path / "long", library, config, "train", videos=4)
-    assert made.statistics["vanishings_past_expiry"] >= 3
-    assert max(map(int, made.statistics["vanishings"])) <= 14
+    dataset = write_dataset(tmp_path / "long", library, config, "train", videos=4)
+    assert dataset.statistics["vanishings_past_expiry"] >= 3
+    assert max(map(int, dataset.statistics["vanishings"])) <= 14
 
 
-def test_what_is_there_stays(
+def test_existing_files_stay(
     small: SynthConfig, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entries, "ATTEMPTS", 2)
@@ -107,5 +105,5 @@ def test_what_is_there_stays(
     assert _hashes(tmp_path).keys() == {"full/mine.txt"}
     assert os.listdir(tmp_path) == ["full"]
     (tmp_path / "empty").mkdir()
-    made = write_dataset(tmp_path / "empty", library, small, "train", videos=1)
-    assert made.annotations.exists()
+    dataset = write_dataset(tmp_path / "empty", library, small, "train", videos=1)
+    assert dataset.annotations.exists()

@@ -1,4 +1,4 @@
-"""One video as it was written, counted again from the masks alone."""
+"""A written video, checked against its masks."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def test_frames_and_fields_are_there(task: Task, written: VideoEntries) -> None:
 
 
 def test_occlusion_is_what_the_others_hide(task: Task, written: VideoEntries) -> None:
-    """Each instance drawn alone tells its whole outline; its mask is the part of it that is seen."""
+    """Draw each instance alone: its mask is the visible part of this full outline."""
     drafts = (draft_video(task.config, task.library, "val", 5, 2, attempt) for attempt in range(200))
     ids = [one["synth"]["identity"] for one in written.annotations]
     draft = next(d for d in drafts if d and [f"{i.kind}/{i.name}" for i in d.identities] == ids)
@@ -64,12 +64,12 @@ def test_occlusion_is_what_the_others_hide(task: Task, written: VideoEntries) ->
         layers = [replace(layer, instance=1) for layer in draft._layers if layer.instance == number]
         alone = draw_frames(np.random.default_rng(0), layers, draft._camera, task.config)
         for t, (mask, frame) in enumerate(zip(_masks(one), alone, strict=True)):
-            whole = frame.owner > 0
-            assert not (mask & ~whole).any()
+            full = frame.owner > 0
+            assert not (mask & ~full).any()
             if not mask.any():
                 assert one["occlusion"][t] is None
                 continue
-            share = 1 - mask.sum() / whole.sum()
+            share = 1 - mask.sum() / full.sum()
             assert one["synth"]["hidden"][t] == pytest.approx(share, abs=1e-4)
             level = (
                 "no_occlusion" if share == 0 else "slight_occlusion" if share <= 0.5 else "severe_occlusion"
@@ -89,9 +89,9 @@ def test_events_name_gaps_of_the_masks(written: VideoEntries) -> None:
             if word[0] == "-":
                 expected.append((one["id"], at, len(word)))
             at += len(word)
-    found = [(v["annotation_id"], v["start"], v["frames"]) for v in written.video["synth"]["vanishings"]]
-    assert found == expected
-    assert found
+    vanishings = [(v["annotation_id"], v["start"], v["frames"]) for v in written.video["synth"]["vanishings"]]
+    assert vanishings == expected
+    assert vanishings
     groups = {one["id"]: one["synth"]["group"] for one in written.annotations}
     for meeting in written.video["synth"]["meetings"]:
         first, second = (groups[i] for i in meeting["annotation_ids"])

@@ -11,7 +11,7 @@ from idol_deploy.synth.events import Vanishing, find_meetings, find_vanishings
     )
 )
 def test_vanishings_are_gaps_between_what_is_seen(rows: list[str]) -> None:
-    """`#` seen, `-` hidden, `.` and blank outside; compared with the words between two #."""
+    """`#` visible, `-` hidden, `.` and blank outside; a gap is a word between two #."""
     seen = np.array([[letter == "#" for letter in row] for row in rows])
     inside = np.array([[letter in "#-" for letter in row] for row in rows])
     expected = []
@@ -26,12 +26,12 @@ def test_vanishings_are_gaps_between_what_is_seen(rows: list[str]) -> None:
 
 
 def _squares(*ways: list[int]) -> np.ndarray:
-    """[n, T, 8, 40] squares of 6 pixels, whose left edge is there; -9: nowhere."""
-    whole = np.zeros((len(ways), len(ways[0]), 8, 40), np.bool_)
+    """Return the outlines, [n, T, 8, 40], of squares of 6 pixels with these left edges; -9: outside."""
+    full = np.zeros((len(ways), len(ways[0]), 8, 40), np.bool_)
     for i, way in enumerate(ways):
         for t, left in enumerate(way):
-            whole[i, t, 1:7, max(left, 0) : max(left + 6, 0)] = True
-    return whole
+            full[i, t, 1:7, max(left, 0) : max(left + 6, 0)] = True
+    return full
 
 
 def test_who_passes_crosses_and_who_turns_back_does_not() -> None:

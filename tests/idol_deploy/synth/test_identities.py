@@ -22,7 +22,7 @@ def test_nobody_is_on_both_sides_of_the_split() -> None:
         assert not sides[0] & sides[1]
         assert len(train[kind]) + len(val[kind]) == sum(one.kind == kind for one in library.all)
         assert 0.15 < len(val[kind]) / len(train[kind]) < 0.5
-    # A black bird and a bird, a man and a woman who walk, may show the same one.
+    # A black bird and a bird may be the same individual.
     birds = {identity.name: identity.family for identity in library.all if identity.kind == "bird"}
     assert birds["1f426"] == birds["1f426-200d-2b1b"]
 
@@ -48,10 +48,10 @@ def test_one_keeps_its_side_when_others_come(tmp_path: Path) -> None:
     before = read_library().identities("val")
     after = read_library([tmp_path / "few", tmp_path / "cut"]).identities("val")
     assert set(before["bird"]) < set(after["bird"])
-    # The tracks of one clip stay together.
-    held = {one.family for one in after["bird"]}
-    assert not held & {one.family for one in read_library([tmp_path / "cut"]).identities("train")["bird"]}
-    assert any(family.startswith("clip") for family in held)
+    # The tracks of one clip are in one split.
+    held_out = {one.family for one in after["bird"]}
+    assert not held_out & {one.family for one in read_library([tmp_path / "cut"]).identities("train")["bird"]}
+    assert any(family.startswith("clip") for family in held_out)
 
 
 def test_folders_of_cut_outs(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_turn_of_the_hue_keeps_greys_and_comes_round() -> None:
     picture = rng.integers(60, 180, (5, 6, 4), np.uint8)
     third = 2 * np.pi / 3
     np.testing.assert_array_equal(recolour(picture, 0, np.ones(3)), picture)
-    # A third of the way round, the channels change places.
+    # A third of a turn exchanges the channels.
     np.testing.assert_array_equal(recolour(picture, third, np.ones(3))[..., :3], picture[..., [2, 0, 1]])
     grey = np.repeat(picture[..., :1], 4, -1)
     np.testing.assert_array_equal(recolour(grey, 1.3, np.ones(3)), grey)

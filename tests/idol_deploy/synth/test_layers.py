@@ -8,7 +8,7 @@ SIZE = (40, 60)
 
 
 def _layer(skin: Skin, places: list[tuple[float, float]], long: float) -> Layer:
-    """Upright, its long side of so many pixels, its middle at these pixels of the frame."""
+    """Return an upright layer with its long side and its middle positions in pixels of the frame."""
     frames = len(places)
     matrices = np.zeros((frames, 2, 3))
     matrices[:, [0, 1], [0, 1]] = long / min(SIZE)
@@ -36,7 +36,7 @@ def test_a_picture_of_its_own_size_is_pasted() -> None:
 @pytest.mark.parametrize("long", [6, 12, 25])
 @pytest.mark.parametrize("place", [(0.0, 20.0), (57.3, 38.1), (-3.0, 1.0)])
 def test_the_frame_cuts_off_what_reaches_beyond(long: float, place: tuple[float, float]) -> None:
-    """The same picture in a frame so wide that nothing is cut off, cut afterwards."""
+    """A picture that reaches beyond the frame covers the same pixels of it as its outline."""
     layer = _layer(Skin((_picture(24, 24),)), [place], long)
     placed = Placer(layer, SIZE).place(0, outline=True)
     assert placed is not None

@@ -25,7 +25,7 @@ def test_a_scene_keeps_to_its_settings(name: str) -> None:
 
 
 def _apart(config: SynthConfig, seed: int) -> float:
-    """How near the two of a video get."""
+    """Return the smallest distance between the two actors of a video."""
     first, second = draw_scene(np.random.default_rng(seed), config).actors
     return float(np.linalg.norm(first.path - second.path, axis=1).min())
 

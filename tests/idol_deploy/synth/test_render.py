@@ -1,4 +1,4 @@
-"""Two discs whose outlines are known by their formula."""
+"""Rendering of two discs, whose outlines have a formula."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from idol_deploy.synth.render import Frame, draw_frames, draw_outlines
 FRAMES, SIZE, RADIUS = 9, (64, 96), 14.0
 CONFIG = replace(SynthConfig(), frames=FRAMES, size=SIZE, blur=0.0, noise=0.0, lighting=0.0)
 STILL = Camera(np.zeros((FRAMES, 2)), np.zeros(FRAMES), np.ones(FRAMES))
-# x of their middles: they pass each other.
+# x of the middles: the discs pass each other.
 WAYS = np.stack([np.linspace(24, 72, FRAMES), np.linspace(72, 24, FRAMES)])
 
 
@@ -50,7 +50,7 @@ def test_masks_are_the_discs_less_what_is_in_front() -> None:
         expected = np.where(near < RADIUS, 1, np.where(far < RADIUS, 2, 0))
         np.testing.assert_array_equal(frame.owner[sure], expected[sure])
         assert frame.areas == pytest.approx([np.pi * RADIUS**2] * 2, rel=0.03)
-        # The colours tell the same as the masks.
+        # The colours agree with the masks.
         assert (frame.image[sure & (expected == 1)] == (255, 0, 0)).all()
         assert (frame.image[sure & (expected == 2)] == (0, 0, 255)).all()
 
@@ -77,16 +77,16 @@ def test_things_hide_and_shadows_do_not() -> None:
 
 def test_outlines_are_what_is_drawn() -> None:
     layers = [_layer(1, _disc((255, 0, 0)), 2.0), _layer(2, _disc((0, 0, 255)), 1.0)]
-    whole, seen = draw_outlines(layers, FRAMES, SIZE)
+    full, seen = draw_outlines(layers, FRAMES, SIZE)
     for t, frame in enumerate(_draw(*layers)):
         np.testing.assert_array_equal(seen[:, t], [frame.owner == 1, frame.owner == 2])
-        np.testing.assert_array_equal(whole[:, t].sum((1, 2)), frame.areas)
-    np.testing.assert_array_equal(whole[0], seen[0])
+        np.testing.assert_array_equal(full[:, t].sum((1, 2)), frame.areas)
+    np.testing.assert_array_equal(full[0], seen[0])
 
 
 def test_the_camera_moves_the_background() -> None:
     moving = replace(STILL, place=np.stack([np.arange(FRAMES) / SIZE[0] * 4, np.zeros(FRAMES)], -1))
     first, second = list(draw_frames(np.random.default_rng(0), [], moving, CONFIG))[:2]
     difference = first.image[:, 4:].astype(int) - second.image[:, :-4]
-    assert np.abs(difference).max() <= 3  # of interpolation
+    assert np.abs(difference).max() <= 3  # error of the interpolation
     assert np.abs(first.image.astype(int) - second.image).max() > 20

@@ -34,13 +34,13 @@ def test_a_held_out_video_is_no_other_with_others_in_it(small: SynthConfig, libr
 
 @pytest.mark.parametrize("size", [(64, 96), (160, 256), (256, 160)])
 def test_the_same_happens_at_every_size(small: SynthConfig, library: Library, size: tuple[int, int]) -> None:
-    """The whole areas that a draft names, in short sides, are those that are drawn."""
+    """The full areas of a draft are those that are drawn."""
     draft = _draft(replace(small, size=size, camera=0, camera_jumps=0, blur=0), library, 0)
     areas = np.stack([frame.areas for frame in draft.frames()], -1) / min(size) ** 2
-    whole = areas > 0.97 * draft.full_areas  # some are cut off by the frame
-    assert whole.mean() > 0.4
-    # 12 pixels of 64x96: a fifth of a pixel all round an outline of 60.
-    np.testing.assert_allclose(areas[whole], draft.full_areas[whole], rtol=0.03, atol=12 / 64**2)
+    complete = areas > 0.97 * draft.full_areas  # the frame cuts off the others
+    assert complete.mean() > 0.4
+    # 12 pixels at 64x96: a fifth of a pixel along an outline of 60 pixels.
+    np.testing.assert_allclose(areas[complete], draft.full_areas[complete], rtol=0.03, atol=12 / 64**2)
     assert (areas < 1.1 * draft.full_areas).all()
 
 
@@ -55,7 +55,7 @@ def test_what_is_allowed() -> None:
     assert not allowed(away, seen, config)
     away[0] = False
     away[0, :3] = True
-    assert allowed(away, seen, config)  # gone for good is not vanished
+    assert allowed(away, seen, config)  # an instance that does not return has not vanished
     away[0, 0] = False
     assert not allowed(away, seen, config)
 
