@@ -23,8 +23,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "camera": (0, 2),
     "camera_jumps": (0, 10),
     "noise": (0, 50),
-}
-_RANGE_LIMITS: Mapping[str, tuple[float, float]] = {  # of the settings with a lowest and a highest value
+    # Settings of two numbers, to both of which the limits apply.
     "instances": (1, 30),
     "occluders": (0, 10_000),
     "vanish": (1, 10_000),
@@ -85,13 +84,11 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         for name, (low, high) in _LIMITS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must lie between {low} and {high}, got {getattr(self, name)}")
-        for name, (low, high) in _RANGE_LIMITS.items():
-            first, second = getattr(self, name)
+            value = getattr(self, name)
+            first, second = value if isinstance(value, tuple) else (value, value)
             if not low <= first <= second <= high:
-                numbers = f"two numbers between {low} and {high}, the lower first"
-                raise ConfigError(f"{name} must be {numbers}, got {first},{second}")
+                order = ", the lower first" if isinstance(value, tuple) else ""
+                raise ConfigError(f"{name} must lie between {low} and {high}{order}, got {value}")
         height, width = self.size
         if not 48 <= min(self.size) <= max(self.size) <= 4 * min(self.size):
             limits = "at least 48x48, with a long side of at most four short sides"

@@ -57,7 +57,7 @@ def test_moves_share_one_whole(shares: tuple[float, ...]) -> None:
         ("vanish=9,2", "the lower first"),
         ("vanish=0,2", "between 1 and"),
         ("instances=4", "instances takes 2 whole numbers between commas"),
-        ("instances=4,300", "between 1 and 30, the lower first, got 4,300"),
+        ("instances=4,300", r"between 1 and 30, the lower first, got \(4, 300\)"),
         ("size=40x200", "at least 48x48"),
         ("size=64x800", "at most four short sides, got 64x800"),
         ("camera_jumps=11", "between 0 and 10"),
