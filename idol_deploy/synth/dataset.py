@@ -12,7 +12,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -162,21 +161,17 @@ def _write_json(
 def _new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside the target; it becomes the target on success and is removed on failure."""
     target = Path(os.path.abspath(target))
-    temporary = None
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise OutputError(f"{target} exists and is not an empty folder; choose another place")
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}-", dir=target.parent))
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)  # mkdtemp creates a private folder
-        temporary.replace(target)
+        prefix, parent = f".{target.name[:40]}-", target.parent
+        private = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+        with private as name:
+            temporary = Path(name) / target.name  # its permissions follow the umask
+            temporary.mkdir()
+            yield temporary
+            temporary.replace(target)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror or error}; choose another place"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        reason = error.strerror or error
+        raise OutputError(f"cannot write {target}: {reason}; choose another place") from error

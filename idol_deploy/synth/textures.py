@@ -15,6 +15,8 @@ from idol_runtime.optional import load_cv2
 __all__ = ["OCCLUDERS", "background", "draw_occluder", "noise", "opencv", "pattern"]
 
 Array = NDArray[np.float32]
+_Size = tuple[int, int]
+_Range = tuple[float, float]
 
 # For each kind: the half sides of the upright rectangle that it hides completely, as a share of its own.
 OCCLUDERS = {"wall": 0.97, "crate": 0.95, "bush": 0.6, "rock": 0.6, "fence": 0.0}
@@ -30,7 +32,7 @@ def opencv() -> Any:
     return load_cv2("drawing synthetic videos")
 
 
-def noise(rng: np.random.Generator, size: tuple[int, int], cells: float, octaves: int = 3) -> Array:
+def noise(rng: np.random.Generator, size: _Size, cells: float, octaves: int = 3) -> Array:
     """Draw smooth noise, [H, W], in 0 … 1 with mean ½.
 
     Args:
@@ -48,28 +50,30 @@ def noise(rng: np.random.Generator, size: tuple[int, int], cells: float, octaves
     return _unit((total / weight - 0.5) * 1.6 + 0.5)
 
 
-def pattern(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def pattern(rng: np.random.Generator, size: _Size) -> Array:
     """Draw stripes, rings, spots, checks or marble, [H, W], in 0 … 1."""
     y, x = _grid(size) / min(size)
     angle, waves = rng.uniform(0, np.pi), rng.uniform(2, 6)
     along = np.cos(angle) * x + np.sin(angle) * y
     across = np.cos(angle) * y - np.sin(angle) * x
+    stripes = np.sin(2 * np.pi * waves * along)
+    squares = stripes * np.sin(2 * np.pi * waves * across)
     kind = int(rng.integers(5))
     if kind == 0:
-        field = np.sin(2 * np.pi * waves * along)
+        field = stripes
     elif kind == 1:
         middle = rng.uniform(0.2, 0.8, 2)
         field = np.sin(2 * np.pi * waves * np.hypot(x - middle[0], y - middle[1]))
     elif kind == 2:
-        field = np.sin(2 * np.pi * waves * along) * np.sin(2 * np.pi * waves * across) * 2 - 0.3
+        field = squares * 2 - 0.3
     elif kind == 3:
-        field = np.sign(np.sin(2 * np.pi * waves * along) * np.sin(2 * np.pi * waves * across))
+        field = np.sign(squares)
     else:
         field = np.sin(2 * np.pi * (waves / 2 * along + 1.5 * noise(rng, size, 3)))
     return _unit(field * 2.5 + 0.5)
 
 
-def background(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+def background(rng: np.random.Generator, size: _Size) -> NDArray[np.uint8]:
     """Draw a background, [H, W, 3], of one of several kinds, with clutter that is no instance."""
     kinds = (_meadow, _room, _floor, _fog)
     image = kinds[int(rng.integers(len(kinds)))](rng, size)
@@ -78,7 +82,7 @@ def background(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.ui
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def draw_occluder(rng: np.random.Generator, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+def draw_occluder(rng: np.random.Generator, kind: str, size: _Size) -> NDArray[np.uint8]:
     """Draw an occluder, [H, W, 4] RGBA, not premultiplied; `kind` is a key of `OCCLUDERS`."""
     colour = _colour(rng, saturation=(0.15, 0.55), value=(0.25, 0.75))
     y, x = _grid(size)
@@ -112,16 +116,12 @@ def _unit(values: Array) -> Array:
     return np.asarray(np.clip(values, 0, 1), np.float32)
 
 
-def _grid(size: tuple[int, int]) -> Array:
+def _grid(size: _Size) -> Array:
     """Return the y and x of every pixel, [2, H, W]."""
     return np.mgrid[: size[0], : size[1]].astype(np.float32)
 
 
-def _colour(
-    rng: np.random.Generator,
-    saturation: tuple[float, float] = (0.1, 0.55),
-    value: tuple[float, float] = (0.3, 0.9),
-) -> Array:
+def _colour(rng: np.random.Generator, saturation: _Range = (0.1, 0.55), value: _Range = (0.3, 0.9)) -> Array:
     """Draw a colour, [3]."""
     hue, s, v = rng.uniform(0, 6), rng.uniform(*saturation), rng.uniform(*value)
     k = (np.array([5.0, 3.0, 1.0]) + hue) % 6
@@ -132,7 +132,7 @@ def _mix(low: Array, high: Array, share: Array) -> Array:
     return (low + (high - low) * share[..., None]).astype(np.float32)
 
 
-def _meadow(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def _meadow(rng: np.random.Generator, size: _Size) -> Array:
     """Draw sky above a rough horizon and ground below it."""
     y = np.linspace(0, 1, size[0], dtype=np.float32)[:, None]
     top, low = _colour(rng, (0.1, 0.5), (0.6, 0.95)), _colour(rng, (0.0, 0.3), (0.7, 1.0))
@@ -142,7 +142,7 @@ def _meadow(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     return np.where((y > horizon)[..., None], ground, sky)
 
 
-def _room(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def _room(rng: np.random.Generator, size: _Size) -> Array:
     """Draw a papered wall above a floor."""
     y = np.linspace(0, 1, size[0], dtype=np.float32)[:, None, None]
     paper = _mix(_colour(rng, (0.1, 0.4)), _colour(rng, (0.1, 0.4)), pattern(rng, size) * 0.6)
@@ -150,18 +150,18 @@ def _room(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     return np.where(y > rng.uniform(0.4, 0.75), planks, paper)
 
 
-def _floor(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def _floor(rng: np.random.Generator, size: _Size) -> Array:
     surface: Callable[..., Array] = (_bricks, _planks, pattern)[int(rng.integers(3))]
     share = 0.6 * surface(rng, size) + 0.4 * noise(rng, size, 5, 4)
     return _mix(_colour(rng, value=(0.1, 0.6)), _colour(rng, value=(0.4, 0.95)), share)
 
 
-def _fog(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def _fog(rng: np.random.Generator, size: _Size) -> Array:
     image = _mix(_colour(rng), _colour(rng), noise(rng, size, 2, 2))
     return _mix(image, _colour(rng)[None, None], noise(rng, size, 6, 3) ** 2)
 
 
-def _bricks(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def _bricks(rng: np.random.Generator, size: _Size) -> Array:
     rows = int(rng.integers(5, 11))
     y, x = _grid(size) * (rows / min(size))
     row = np.floor(y)
@@ -172,7 +172,7 @@ def _bricks(rng: np.random.Generator, size: tuple[int, int]) -> Array:
     return np.asarray(np.clip(mortar * 6, 0.35, 1) * (0.7 + 0.4 * tone), np.float32)
 
 
-def _planks(rng: np.random.Generator, size: tuple[int, int]) -> Array:
+def _planks(rng: np.random.Generator, size: _Size) -> Array:
     count = int(rng.integers(4, 9))
     y = _grid(size)[0] * (count / size[0])
     row = np.floor(y)
