@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--videos", type=positive, default=100, metavar="N", help="draw N videos")
     add("--frames", type=positive, metavar="T", help="draw T frames per video (default: the preset's, 24)")
     add("--size", type=size, metavar="HxW", help="draw frames of this size (default: the preset's, 160x256)")
-    add("--seed", type=whole, default=0, metavar="S", help="draw other videos for another S")
+    add("--seed", type=whole, default=0, metavar="S", help="set the seed; another seed gives other videos")
     add("--workers", type=positive, default=1, metavar="N", help="draw in N processes")
     cutouts = (
         "add pictures with an alpha channel: CLASS/TRACK/*.webp, CLASS/*.webp or *.webp; may be repeated"

@@ -63,7 +63,7 @@ class _Drawn:
 
     @property
     def visible(self) -> NDArray[np.bool_]:
-        """Whether an instance has a mask, [n, T]."""
+        """Visibility of each instance, [n, T]: whether it has a mask."""
         return np.array([[entry is not None for entry in row] for row in self.masks])
 
 
