@@ -28,12 +28,13 @@ from PIL import Image
 from benchmarks.machine import machine_facts, report_result
 from idol_plugins.errors import PluginError
 from idol_plugins.image import ImageLibrary
-from idol_runtime.config import AssociationConfig
+from idol_runtime.config import AssociationConfig, Category, StreamConfig
 from idol_runtime.frames import Frame, RGBImage
 from idol_runtime.optional import load_cv2
 from idol_runtime.preprocess import Placement, resize
+from idol_runtime.sinks.base import SinkContext
 from idol_runtime.sinks.draw import draw
-from idol_runtime.sinks.files import JsonlSink
+from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.tracking.association import Tracker
 from idol_runtime.tracking.detection import NetworkOutput, detect
 from idol_runtime.tracking.results import FrameResult
@@ -111,7 +112,9 @@ def host(clock: Clock, rounds: int, folder: str) -> None:
     config, placement = AssociationConfig(), Placement(SOURCE, NETWORK, NETWORK)
     names = tuple(f"class {i}" for i in range(CLASSES))
     canvas = np.empty_like(image)
-    with JsonlSink(Path(folder) / "host.jsonl") as sink:
+    categories = tuple(Category(name, i) for i, name in enumerate(names))
+    context = SinkContext("host", SOURCE, 30, StreamConfig(categories))
+    with JsonlSink(Path(folder) / "host.jsonl", context) as sink:
         for _ in range(rounds):
             tracker = Tracker(config)
             for t, output in enumerate(outputs):

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.bench.report import as_markdown, as_text
     from idol_runtime.files import refuse_replacing, replacing, writable_target
     from idol_runtime.optional import import_optional
-    from idol_runtime.sources.opening import source_places
+    from idol_runtime.sources.opening import source_paths
 
     rows = _rows(options)
     if options.list:
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     outputs = {path: as_format for path, as_format in formats if path is not None}
     for path in outputs:
         writable_target(path)
-    frames = source_places(options.source) if options.source else []
+    frames = source_paths(options.source) if options.source else []
     refuse_replacing(outputs, [options.bundle, options.weights, options.preset, *frames])
     if options.html:
         import_optional("matplotlib", "matplotlib", "bench", "--html")

@@ -70,14 +70,14 @@ def run(options: argparse.Namespace) -> int:
     from idol_deploy.settings import network_config
     from idol_runtime.files import refuse_replacing, writable_target
     from idol_runtime.optional import import_optional
-    from idol_runtime.sources.opening import source_places
+    from idol_runtime.sources.opening import source_paths
     from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
     if options.no_resize or options.short_side:
         config = replace(config, preprocessing=replace(config.preprocessing, short_side=options.short_side))
     writable_target(options.output)
-    frames = [place for name in (options.verify, options.calibrate) if name for place in source_places(name)]
+    frames = [place for name in (options.verify, options.calibrate) if name for place in source_paths(name)]
     refuse_replacing([options.output], [options.weights, options.preset, options.annotations, *frames])
     require_suffix(options.output, "a bundle", ".idol")
     for package in ("torch", "onnx", "onnxscript"):

@@ -197,9 +197,9 @@ def _identities(options: argparse.Namespace) -> int:
     from idol_deploy.studies.figure.identities import draw_identities, read_truth
     from idol_deploy.studies.figure.twin_runs import run_twins
     from idol_runtime.files import refuse_replacing
-    from idol_runtime.sources.opening import source_places
+    from idol_runtime.sources.opening import source_paths
 
-    refuse_replacing([options.output], source_places(options.source))
+    refuse_replacing([options.output], source_paths(options.source))
     if (options.gt is None) != (options.video is None):
         raise ConfigError(
             "--gt and --video go together: the annotations, and which of their videos the source is"

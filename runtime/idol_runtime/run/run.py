@@ -1,7 +1,7 @@
-"""A whole run: sources through one network into files and windows, with a progress bar for each.
+"""A whole run: frames of several sources through one network into files and windows.
 
-Of each source, reading and resizing run ahead of the network in a thread, drawing and writing behind it in another;
-windows stay in the caller's, where windows must be. A file waits for the network and is waited for; a camera is not.
+Per source, one thread reads and resizes frames and another one draws and writes results; windows stay in the calling
+thread, as window systems require. The network waits for the next frame of a file, but not for that of a camera.
 """
 
 import contextlib
@@ -14,23 +14,25 @@ from idol_runtime.run.source_runner import SourceRunner
 from idol_runtime.stream import Prepared
 from idol_runtime.streams import Streams
 
-__all__ = ["RunOptions", "RunSummary", "run"]
+__all__ = ["run"]
 
 
 def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
-    """Process sources to their ends, to `max_frames`, or to Ctrl-C; every output is finished properly.
+    """Process sources to their ends, to `max_frames`, or to Ctrl-C, and complete every output.
 
-    A source that breaks ends alone, and its summary says why; of a single one, the error is raised.
+    An error of one of several sources ends only that source and is returned in its summary. An error of a single
+    source is raised.
 
     Raises:
-        ConfigError: an output has the place of another, or of a source.
-        SourceError: a source cannot be opened; or the only one cannot be read further, and what came before is written.
-        FrameError: a frame of the only source cannot be processed; likewise.
-        OutputError: the place of an output cannot be written.
+        ConfigError: an output path is also another output or a source.
+        SourceError: a source cannot be opened; or the single source cannot be read further, after the frames before
+            have been written.
+        FrameError: a frame of the single source cannot be processed, after the frames before have been written.
+        OutputError: an output cannot be written.
         BackendError: the inference engine failed.
     """
     check_outputs(options)
-    lanes: dict[int, SourceRunner] = {}
+    runners: dict[int, SourceRunner] = {}
     changed = threading.Condition()
     interrupted = False
     try:
@@ -38,18 +40,18 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
             for i, entry in enumerate(options):
                 streams.reset(i)
                 row = i if len(options) > 1 else None
-                lanes[i] = stack.enter_context(SourceRunner(streams.join(i), entry, streams.note, row))
-            for lane in lanes.values():
-                lane.start(changed)
-            while not interrupted and any(lane.going for lane in lanes.values()):
-                taken = _take(lanes, changed)
-                results = streams.track({i: prepared for i, (_, prepared) in taken.items()})
+                runners[i] = stack.enter_context(SourceRunner(streams.join(i), entry, streams.note, row))
+            for runner in runners.values():
+                runner.start(changed)
+            while not interrupted and any(runner.active for runner in runners.values()):
+                frames = _next_frames(runners, changed)
+                results = streams.track({i: prepared for i, (_, prepared) in frames.items()})
                 for i, result in results.items():
-                    lanes[i].give(taken[i][0], result)
-                interrupted = any(lane.stopped for lane in lanes.values())
+                    runners[i].write(frames[i][0], result)
+                interrupted = any(runner.stopped for runner in runners.values())
     except KeyboardInterrupt:
         interrupted = True
-    summaries = [lane.summary for lane in lanes.values()]
+    summaries = [runner.summary for runner in runners.values()]
     for summary in summaries:
         summary.interrupted = interrupted
     if len(summaries) == 1 and summaries[0].error is not None:
@@ -57,10 +59,12 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
     return summaries
 
 
-def _take(lanes: dict[int, SourceRunner], changed: threading.Condition) -> dict[int, tuple[Frame, Prepared]]:
-    """The next frame of every file, and of every camera that has one; waits for a first."""
-    going = {i: lane for i, lane in lanes.items() if lane.going}
+def _next_frames(
+    runners: dict[int, SourceRunner], changed: threading.Condition
+) -> dict[int, tuple[Frame, Prepared]]:
+    """Return the next frame of every file, and of every camera that has one; wait for at least one."""
+    active = {i: runner for i, runner in runners.items() if runner.active}
     with changed:
-        changed.wait_for(lambda: any(lane.ready or not lane.live for lane in going.values()))
-    found = {i: lane.take() for i, lane in going.items() if not lane.live or lane.ready}
-    return {i: taken for i, taken in found.items() if taken is not None}
+        changed.wait_for(lambda: any(runner.ready or not runner.live for runner in active.values()))
+    frames = {i: runner.next_frame() for i, runner in active.items() if not runner.live or runner.ready}
+    return {i: frame for i, frame in frames.items() if frame is not None}

@@ -1,3 +1,3 @@
-"""Result sinks: videos, JSON lines, id masks, windows, results files."""
+"""Result sinks: videos, JSON lines, id masks, windows and results files."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Frame sources: videos, cameras, streams, image folders."""
+"""Frame sources: video files, image files, cameras and network streams."""
 
 __all__: list[str] = []

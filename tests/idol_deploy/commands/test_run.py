@@ -13,16 +13,22 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from idol_runtime.errors import ConfigError
+from idol_runtime.frames import Frame
 from idol_runtime.optional import load_cv2
 from idol_runtime.pipeline import Pipeline
+from idol_runtime.sinks.base import Sink, SinkContext
+from idol_runtime.sinks.opening import SINKS, SinkKind
 from idol_runtime.stream import Prepared
 from idol_runtime.streams import Streams
+from idol_runtime.tracking.results import FrameResult
 from idol_runtime.tracking.rle import decode_rle
 
 if TYPE_CHECKING:
@@ -160,6 +166,54 @@ def test_a_file_has_no_latest_frame(
 ) -> None:
     message = refused("run", toy.path, "--source", clip, "--latest", "--jsonl", tmp_path / "a.jsonl")
     assert "leave --latest" in message
+
+
+class PublishSink(Sink):
+    """A sink whose target is an address, not a path."""
+
+    is_path = False
+    published: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, target: str | Path, context: SinkContext) -> None:
+        super().__init__(target, context)
+        self.target = str(target)
+
+    @classmethod
+    def check(cls, target: str) -> None:
+        if "://" not in target:
+            raise ConfigError(f"not an address: {target}; give mqtt://HOST/TOPIC")
+
+    def write(self, frame: Frame, result: FrameResult) -> None:
+        self.published.append((self.target, frame.index))
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_kind_of_sink_is_one_module_and_one_line_of_the_registry(
+    idol: Command, toy: Toy, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("idol_runtime.sinks.publish")
+    module.PublishSink = PublishSink  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    kind = SinkKind("publish", "URL", "publish every result", "publish:PublishSink")
+    SINKS.append(kind)
+    try:
+        assert "--publish URL" in idol("run", "--help").out
+        arguments = "run", toy.path, "--source", images, "--source", images, "--publish"
+        done = idol(*arguments, "tcp")
+        assert (done.status, done.err) == (
+            2,
+            "idol-deploy: error: not an address: tcp; give mqtt://HOST/TOPIC\n",
+        )
+        assert PublishSink.published == []
+        assert idol(*arguments, "mqtt://host/{source}/{number}").status == 0
+        message = idol("run", toy.path, "--source", images).err
+        assert "give --save, --jsonl, --results, --masks, --display or --publish" in message
+    finally:
+        SINKS.remove(kind)
+    topics = [f"mqtt://host/images/{number}" for number in (1, 2)]
+    assert sorted(PublishSink.published) == [(topic, i) for topic in topics for i in range(FRAMES)]
 
 
 def test_settings_reach_the_tracker(idol: Command, toy: Toy, images: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from idol_runtime.backends.base import BatchLimit
 from idol_runtime.config import Category, Preprocessing, StreamConfig
 from idol_runtime.errors import BackendError, ConfigError, FrameError, OutputError, SourceError
 from idol_runtime.frames import Frame
-from idol_runtime.run import source_runner as lane_module
-from idol_runtime.run.options import for_each_source
-from idol_runtime.run.run import RunOptions, RunSummary, run
-from idol_runtime.sinks.files import JsonlSink
+from idol_runtime.run import source_runner
+from idol_runtime.run.options import RunOptions, RunSummary, for_each_source
+from idol_runtime.run.run import run
+from idol_runtime.sinks.jsonl import JsonlSink
+from idol_runtime.sinks.opening import requested_outputs
 from idol_runtime.sources.images import NOMINAL_FPS
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
@@ -72,7 +73,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def options(sources: Sequence[Path | str]) -> list[RunOptions]:
-    return [RunOptions(source, jsonl=out(source)) for source in sources]
+    return [RunOptions(source, requested_outputs(jsonl=out(source))) for source in sources]
 
 
 def out(source: Path | str) -> Path:
@@ -103,8 +104,8 @@ def test_several_sources_give_what_each_gives_alone(folders: list[Path]) -> None
 def test_frames_of_one_size_go_together_until_a_source_ends(folders: list[Path]) -> None:
     backend = GreyBackend()
     twice = [
-        RunOptions(folders[0], jsonl=folders[0] / "a"),
-        RunOptions(folders[0] / "[0-3].png", jsonl=folders[0] / "b"),
+        RunOptions(folders[0], requested_outputs(jsonl=folders[0] / "a")),
+        RunOptions(folders[0] / "[0-3].png", requested_outputs(jsonl=folders[0] / "b")),
     ]
     run(Streams(backend, CONFIG), twice)
     assert backend.seen == [2] * 4 + [1] * 5
@@ -179,18 +180,18 @@ def test_a_source_that_states_its_time_base_is_saved(tmp_path: Path, monkeypatch
     writer.release()
     with monkeypatch.context() as patch:
         patch.setattr(cv2, "VideoCapture", TimeBase)
-        (summary,) = run(Streams(GreyBackend(), CONFIG), [RunOptions(source, save=saved)])
+        (summary,) = run(Streams(GreyBackend(), CONFIG), [RunOptions(source, requested_outputs(save=saved))])
     assert (summary.frames, cv2.VideoCapture(str(saved)).get(cv2.CAP_PROP_FPS)) == (3, NOMINAL_FPS)
 
 
 def test_nobody_waits_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    camera, opened = Camera(), lane_module.open_source
+    camera, opened = Camera(), source_runner.open_source
     monkeypatch.setattr(
-        lane_module, "open_source", lambda s, **how: camera if s == "camera" else opened(s, **how)
+        source_runner, "open_source", lambda s, **how: camera if s == "camera" else opened(s, **how)
     )
     done: list[RunSummary] = []
     sources = [str(folders[0].parent / "camera"), folders[0], folders[1]]
-    told = [RunOptions("camera", jsonl=out(sources[0])), *options(sources[1:])]
+    told = [RunOptions("camera", requested_outputs(jsonl=out(sources[0]))), *options(sources[1:])]
     thread = threading.Thread(target=lambda: done.extend(run(Streams(GreyBackend(), CONFIG), told)))
     thread.start()
     for folder in folders[:2]:  # whole, though the camera has given nothing
@@ -239,7 +240,7 @@ def test_a_network_that_fails_ends_all_and_loses_nothing(folders: list[Path]) ->
 def test_a_source_is_never_replaced(folders: list[Path]) -> None:
     image = folders[0] / "0.png"
     before, backend = image.read_bytes(), GreyBackend()
-    pattern = RunOptions("", results=Path(f"{folders[0]}/{{source}}.png"))
+    pattern = RunOptions("", requested_outputs(results=Path(f"{folders[0]}/{{source}}.png")))
     with pytest.raises(ConfigError, match=r"0\.png is an input as well; give the output another name"):
         run(Streams(backend, CONFIG), for_each_source(pattern, [image]))
     assert (image.read_bytes(), backend.seen) == (before, [])

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from idol_runtime.run import threads as overlap
-from idol_runtime.run.threads import DEPTH, Behind, ahead
+from idol_runtime.run import threads
+from idol_runtime.run.threads import QUEUE_DEPTH, WriterThread, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +27,9 @@ def slowly(item: int) -> int:
 
 def test_order_is_kept_through_both_stages() -> None:
     written: list[int] = []
-    with Behind(written.append) as behind, ahead(range(100)) as items:
+    with WriterThread(written.append) as writer, prefetch(range(100)) as items:
         for item in items:
-            behind.submit(item)
+            writer.submit(item)
     assert written == list(range(100))
 
 
@@ -40,14 +40,14 @@ def test_nobody_runs_further_ahead_than_the_depth() -> None:
     def items() -> Iterator[int]:
         for i in range(50):
             made.append(i)
-            if len(made) == DEPTH + 1:
+            if len(made) == QUEUE_DEPTH + 1:
                 full.set()
             yield i
 
-    with ahead(items()) as taken:
+    with prefetch(items()) as taken:
         wait_until(full)
         time.sleep(0.05)
-        assert len(made) == DEPTH + 1, "the queue, and one that waits for room"
+        assert len(made) == QUEUE_DEPTH + 1, "the queue, and one that waits for room"
         assert next(taken) == 0
 
 
@@ -57,7 +57,7 @@ def test_an_exception_comes_after_the_items_before_it() -> None:
         raise ValueError("the sixth is broken")
 
     taken: list[int] = []
-    with pytest.raises(ValueError, match="the sixth"), ahead(items()) as frames:
+    with pytest.raises(ValueError, match="the sixth"), prefetch(items()) as frames:
         taken.extend(map(slowly, frames))
     assert taken == list(range(5))
 
@@ -71,7 +71,7 @@ def test_the_newest_item_is_taken_and_the_older_ones_are_lost() -> None:
         wait_until(go_on)
         yield 10
 
-    with ahead(items(), newest=True) as taken:
+    with prefetch(items(), drop_oldest=True) as taken:
         wait_until(shown)
         assert next(taken) == 9
         go_on.set()
@@ -84,8 +84,8 @@ def test_a_writer_that_fails_stops_whoever_submits() -> None:
             raise OSError("the disk is full")
 
     submitted: list[int] = []
-    with pytest.raises(OSError, match="disk is full"), Behind(write) as behind:
-        submitted.extend(behind.submit(slowly(item)) or item for item in range(1000))
+    with pytest.raises(OSError, match="disk is full"), WriterThread(write) as writer:
+        submitted.extend(writer.submit(slowly(item)) or item for item in range(1000))
     assert len(submitted) < 999
 
 
@@ -94,8 +94,8 @@ def test_a_writer_that_fails_at_the_last_item_is_told_too() -> None:
         time.sleep(0.05)
         raise OSError("the disk is full")
 
-    with pytest.raises(OSError, match="disk is full"), Behind(write) as behind:
-        behind.submit(0)
+    with pytest.raises(OSError, match="disk is full"), WriterThread(write) as writer:
+        writer.submit(0)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -107,12 +107,12 @@ def test_what_was_submitted_before_an_interruption_is_written(error: type[BaseEx
         written.append(item)
 
     def submitted() -> Iterator[int]:
-        yield from range(DEPTH + 1)
+        yield from range(QUEUE_DEPTH + 1)
         raise error
 
-    with pytest.raises(error), Behind(write) as behind:
-        list(map(behind.submit, submitted()))
-    assert written == list(range(DEPTH + 1))
+    with pytest.raises(error), WriterThread(write) as writer:
+        list(map(writer.submit, submitted()))
+    assert written == list(range(QUEUE_DEPTH + 1))
 
 
 def test_a_slow_writer_bounds_what_waits() -> None:
@@ -122,28 +122,28 @@ def test_a_slow_writer_bounds_what_waits() -> None:
         wait_until(go_on)
         done.append(item)
 
-    with Behind(write) as behind:
-        for item in range(DEPTH):
-            behind.submit(item)
-        late = threading.Thread(target=lambda: [behind.submit(item) for item in (8, 9)])
+    with WriterThread(write) as writer:
+        for item in range(QUEUE_DEPTH):
+            writer.submit(item)
+        late = threading.Thread(target=lambda: [writer.submit(item) for item in (8, 9)])
         late.start()
         late.join(0.05)
         assert late.is_alive(), "one is being written, and the queue is full"
         go_on.set()
         late.join(10)
-    assert done == [*range(DEPTH), 8, 9]
+    assert done == [*range(QUEUE_DEPTH), 8, 9]
 
 
 def test_a_source_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overlap, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(threads, "JOIN_TIMEOUT_S", 0.05)
     go_on = threading.Event()
 
     def items() -> Iterator[int]:
         yield 0
         wait_until(go_on)
 
-    with ahead(items()) as taken:
+    with prefetch(items()) as taken:
         assert next(taken) == 0
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "idol-ahead")
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "idol-prefetch")
     go_on.set()
     thread.join(10)

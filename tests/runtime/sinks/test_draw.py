@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,27 +11,9 @@ from idol_runtime.errors import FrameError
 from idol_runtime.sinks.draw import class_name, draw
 from idol_runtime.sinks.palette import id_colour, text_colour
 from idol_runtime.sinks.tags import TagWriter
-from idol_runtime.tracking.crops import MaskCrop, crop_masks
+from samples.results import Result
 
 cv2 = pytest.importorskip("cv2")
-
-
-@dataclass
-class Result:
-    ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    boxes_xyxy: NDArray[np.float32]
-    masks: NDArray[np.bool_]
-    class_names: Sequence[str] = ("person", "cat")
-
-    @property
-    def crops(self) -> Sequence[MaskCrop]:
-        return crop_masks(self.masks)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.masks.shape[1], self.masks.shape[2]
 
 
 def rectangles(size: tuple[int, int], *boxes: tuple[int, int, int, int], ids: Sequence[int] = ()) -> Result:

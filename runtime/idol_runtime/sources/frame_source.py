@@ -1,0 +1,106 @@
+"""Frames of an open source with a stride, a limit and a check of their size."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from idol_runtime.errors import FrameError, SourceError
+from idol_runtime.frames import Frame
+from idol_runtime.sources.base import Reader
+
+__all__ = ["FrameSource"]
+
+T = TypeVar("T")
+
+
+class FrameSource:
+    """An open source of frames: iterate once, then close.
+
+    Attributes:
+        name: name of the source for messages and progress bars, without passwords.
+        fps: yielded frames per second of the source, after the stride; None if unknown.
+        frame_count: number of frames that will be yielded, after stride and `max_frames`; None if unknown. For a
+            video it is the container's estimate.
+        size: (height, width) of every frame in pixels.
+        live: True for a source without an end of its own (a camera or a network stream).
+    """
+
+    def __init__(self, reader: Reader, *, stride: int = 1, max_frames: int | None = None) -> None:
+        self._reader = reader
+        self._stride = stride
+        self._max_frames = max_frames
+        self._state = "open"
+        self._reader_lock = threading.Lock()
+        self.name = reader.name
+        self.fps = reader.fps / stride if reader.fps else None
+        self.size = reader.size
+        self.live = reader.live
+        self.frame_count = None if reader.frame_count is None else -(-reader.frame_count // stride)
+        if self.frame_count is not None and max_frames is not None:
+            self.frame_count = min(self.frame_count, max_frames)
+
+    def __enter__(self) -> "FrameSource":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames, once.
+
+        Raises:
+            FrameError: a frame has another size than the first, or more than 8 bits per channel.
+            SourceError: a frame cannot be read, the camera or stream is lost, or this is a second iteration. All
+                frames before it have been yielded.
+        """
+        if self._state != "open":
+            raise SourceError(f"{self.name} is {self._state}; open it again to read it again")
+        self._state = "already being read"
+        return self._frames()
+
+    def close(self) -> None:
+        """Release the file, the camera or the connection; may be called twice, and while another thread reads.
+
+        This call does not wait for that thread, which may hang in a camera: the thread releases the reader itself
+        when it has its frame.
+        """
+        self._state = "closed"
+        self._release()
+
+    def _frames(self) -> Iterator[Frame]:
+        index = 0
+        for number in itertools.count(1):
+            image = self._call(self._reader.read, None)
+            if image is None:
+                return
+            if image.shape[:2] != self.size:
+                raise FrameError(
+                    f"{self._reader.describe(index)} is {image.shape[0]}x{image.shape[1]} (height x width), but the "
+                    f"frames before it are {self.size[0]}x{self.size[1]}; give frames of one size, or each part as "
+                    "its own source"
+                )
+            yield Frame(index, self._reader.time_s, image)
+            if number == self._max_frames or not self._call(self._skip, False):
+                return
+            index += self._stride
+
+    def _skip(self) -> bool:
+        """Skip the frames that the stride leaves out."""
+        return all(self._reader.skip() for _ in range(self._stride - 1))
+
+    def _call(self, method: Callable[[], T], if_closed: T) -> T:
+        """Call a method that uses the reader; release the reader if the source was closed in the meantime."""
+        try:
+            with self._reader_lock:
+                return if_closed if self._state == "closed" else method()
+        finally:
+            if self._state == "closed":
+                self._release()
+
+    def _release(self) -> None:
+        if self._reader_lock.acquire(blocking=False):
+            try:
+                self._reader.close()
+            finally:
+                self._reader_lock.release()

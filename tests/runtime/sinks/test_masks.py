@@ -1,0 +1,62 @@
+"""Id masks: pixel values, the range of ids, and folders that are refused."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idol_runtime.errors import OutputError
+from idol_runtime.sinks.masks import MaskSink
+from samples.results import SIZE, context, frame, nothing, result
+
+
+def test_masks_hold_ids_with_the_higher_score_on_top(tmp_path: Path) -> None:
+    with MaskSink(tmp_path / "masks", context()) as sink:
+        sink.write(frame(0), result())
+        sink.write(frame(12), nothing())
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["000000.png", "000012.png"]
+    with Image.open(tmp_path / "masks" / "000000.png") as image:
+        assert image.mode.startswith("I")
+        identities = np.array(image)
+    expected = np.zeros(SIZE, np.int64)
+    expected[4:20, 4:30] = 1
+    expected[10:30, 10:40] = 4
+    np.testing.assert_array_equal(identities, expected)
+
+
+@pytest.mark.parametrize(("track", "fits"), [(65534, True), (65535, False)])
+def test_ids_beyond_16_bit(tmp_path: Path, track: int, fits: bool) -> None:
+    sink = MaskSink(tmp_path, context())
+    if fits:
+        sink.write(frame(), result(ids=(0, track)))
+        with Image.open(tmp_path / "000000.png") as image:
+            assert np.array(image).max() == 65535
+    else:
+        with pytest.raises(OutputError, match="track id 65535 does not fit"):
+            sink.write(frame(), result(ids=(0, track)))
+        assert not list(tmp_path.iterdir())
+
+
+def test_masks_of_two_runs_do_not_mix(tmp_path: Path) -> None:
+    with MaskSink(tmp_path, context()) as sink:
+        sink.write(frame(), result())
+    with pytest.raises(OutputError, match="PNG files already"):
+        MaskSink(tmp_path, context())
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "masks").touch()
+    with pytest.raises(OutputError, match="is a file"):
+        MaskSink(tmp_path / "masks", context())
+
+
+def test_masks_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(OutputError, match="No space left"), MaskSink(tmp_path / "masks", context()) as sink:
+        sink.write(frame(), result())
+    assert not list(tmp_path.iterdir())

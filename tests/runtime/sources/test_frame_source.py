@@ -1,0 +1,74 @@
+"""Open sources: stride, limit, one frame size, and closing while a thread reads."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idol_runtime.errors import FrameError, SourceError
+from idol_runtime.sources.opening import open_source
+from samples.captures import FakeCapture, Hanging
+
+cv2 = pytest.importorskip("cv2")
+
+
+@pytest.mark.parametrize(
+    ("stride", "max_frames", "indices"),
+    [
+        (7, None, [0, 7, 14, 21, 28]),
+        (7, 3, [0, 7, 14]),
+        (1, 4, [0, 1, 2, 3]),
+        (40, None, [0]),
+        (10, 99, [0, 10, 20]),
+    ],
+)
+def test_stride_and_limit(video: Path, stride: int, max_frames: int | None, indices: list[int]) -> None:
+    with open_source(str(video), stride=stride, max_frames=max_frames) as source:
+        assert source.frame_count == len(indices)
+        assert source.fps == pytest.approx(25 / stride)
+        frames = list(source)
+    assert [frame.index for frame in frames] == indices
+    assert [frame.time_s for frame in frames] == pytest.approx([index / 25 for index in indices])
+
+
+def test_a_source_is_read_once(video: Path) -> None:
+    with open_source(video, max_frames=2) as source:
+        list(source)
+        with pytest.raises(SourceError, match="open it again"):
+            iter(source)
+    with pytest.raises(SourceError, match="closed"):
+        iter(source)
+
+
+def test_a_change_of_resolution_names_both_sizes(video: Path, fake: list[Any]) -> None:
+    fake.append(FakeCapture([(8, 8), (8, 8), (6, 10)], 3))
+    with open_source(video) as source, pytest.raises(FrameError, match=r"frame 2 of .* is 6x10 .* 8x8"):
+        list(source)
+
+
+def test_nobody_waits_for_a_camera_that_hangs(fake: list[Any]) -> None:
+    capture = Hanging()
+    fake.append(capture)
+    source = open_source(0)
+    thread = threading.Thread(target=lambda: list(source))
+    thread.start()
+    assert capture.hangs.wait(20)
+    before = time.monotonic()
+    source.close()
+    assert time.monotonic() - before < 1
+    assert not capture.released, "in use by the thread"
+    capture.go_on.set()
+    thread.join(20)
+    assert capture.released, "by the thread, when it came back"
+
+
+def test_a_source_that_is_closed_without_a_thread(fake: list[Any]) -> None:
+    capture = Hanging()
+    fake.append(capture)
+    with open_source(0) as source:
+        frames = iter(source)
+        next(frames)
+    assert capture.released
+    assert list(frames) == []
