@@ -1,3 +1,3 @@
-"""From network outputs to tracked instances."""
+"""Post-processing: from network outputs to tracked instances."""
 
 __all__: list[str] = []

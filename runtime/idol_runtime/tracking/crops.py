@@ -1,41 +1,40 @@
-"""Masks inside their boxes: a frame of ten instances holds a tenth of the pixels that ten whole masks do.
+"""Masks stored as crops: the pixels inside a box only, which for ten instances is about a tenth of ten full masks.
 
-n: masks; H, W: height and width of the frame in pixels; h, w: of a box.
+n: masks; H, W: height and width of the frame in pixels; h, w: height and width of a box.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+
+from idol_runtime.tracking.boxes import Bools
 
 __all__ = ["MaskCrop", "crop_masks", "paste_masks"]
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCrop:
-    """One mask of a frame, of which only a box that holds all its pixels is kept.
+    """One mask of a frame, stored as a box that contains all its pixels.
 
     Attributes:
         top: first row of the box in the frame.
-        left: first column.
-        pixels: [h, w] bool; either side is 0 where the mask is empty.
+        left: first column of the box in the frame.
+        pixels: [h, w] mask inside the box; h or w is 0 for an empty mask.
     """
 
     top: int
     left: int
-    pixels: NDArray[np.bool_]
+    pixels: Bools
 
     def place(self) -> tuple[slice, slice]:
-        """Rows and columns of the frame that the box covers."""
+        """Return the rows and columns of the frame that the box covers."""
         height, width = self.pixels.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def crop_masks(
-    masks: NDArray[np.bool_],  # [n, H, W]
-) -> tuple[MaskCrop, ...]:
-    """Each mask in the smallest box that holds it; the pixels are views."""
+def crop_masks(masks: Bools) -> tuple[MaskCrop, ...]:  # [n, H, W]
+    """Crop each mask to the smallest box that contains it; the pixels are views."""
     crops = []
     for mask in masks:
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
@@ -45,8 +44,8 @@ def crop_masks(
     return tuple(crops)
 
 
-def paste_masks(crops: Sequence[MaskCrop], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whole masks [n, H, W] of a frame of this size (H, W)."""
+def paste_masks(crops: Sequence[MaskCrop], size: tuple[int, int]) -> Bools:  # [n, H, W]
+    """Paste crops into full masks of a frame of the given size (H, W)."""
     masks = np.zeros((len(crops), *size), np.bool_)
     for mask, crop in zip(masks, crops, strict=True):
         mask[crop.place()] = crop.pixels

@@ -1,16 +1,15 @@
-"""From the network's 300 queries to the detections of one frame (docs/idol.md §4, steps 1 to 3).
+"""Detection: from the network's 300 queries to the detections of one frame (docs/idol.md §4, steps 1 to 3).
 
-Letters: Q queries, K classes, C embedding width, n detections. Comparisons are made in float32, as published.
+Letters: Q queries; K classes; C embedding width; n detections. Thresholds are compared in float32, as published.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from idol_runtime.blas import one_blas_thread
 from idol_runtime.config import AssociationConfig
-from idol_runtime.tracking.boxes import box_iou, cxcywh_to_xyxy
+from idol_runtime.tracking.boxes import Bools, Floats, Ints, box_iou, cxcywh_to_xyxy
 from idol_runtime.tracking.masks import decode_masks, mask_iou
 
 __all__ = [
@@ -27,23 +26,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """What the network says of one frame.
+    """The network's output for one frame.
 
     Attributes:
         logits: [Q, K] class logits.
-        boxes: [Q, 4] cxcywh, normalised by the un-padded network input.
+        boxes: [Q, 4] cxcywh boxes, normalised by the un-padded network input.
         embeddings: [Q, C] instance embeddings, not normalised.
-        mask_features: [8, h, w] at stride 8 of the padded network input.
+        mask_features: [8, h, w] features at stride 8 of the padded network input.
         mask_params: [Q, 169] parameters of the dynamic mask head.
         mask_reference: [Q, 2] x, y of the dynamic mask head's origin, in pixels of the network input.
     """
 
-    logits: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-    embeddings: NDArray[np.float32]
-    mask_features: NDArray[np.float32]
-    mask_params: NDArray[np.float32]
-    mask_reference: NDArray[np.float32]
+    logits: Floats
+    boxes: Floats
+    embeddings: Floats
+    mask_features: Floats
+    mask_params: Floats
+    mask_reference: Floats
 
 
 @dataclass(frozen=True)
@@ -51,31 +50,28 @@ class Detections:
     """The detections of one frame, best score first.
 
     Attributes:
-        query: [n] which query each one is.
-        labels: [n] best class.
-        scores: [n] its score.
-        class_scores: [n, K] sigmoid of the logits.
-        boxes: [n, 4] cxcywh, normalised by the un-padded network input.
-        embeddings: [n, C].
-        mask_logits: [n, h, w] at stride 4 of the padded network input.
-        candidates: the queries that went into mask NMS.
+        query: [n] indices of the queries.
+        labels: [n] best class of each detection.
+        scores: [n] scores of these classes, in 0..1.
+        class_scores: [n, K] scores of all classes: the sigmoid of the logits.
+        boxes: [n, 4] cxcywh boxes, normalised by the un-padded network input.
+        embeddings: [n, C] instance embeddings.
+        mask_logits: [n, h, w] mask logits at stride 4 of the padded network input.
+        candidates: indices of the queries before mask NMS.
     """
 
-    query: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    class_scores: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-    embeddings: NDArray[np.float32]
-    mask_logits: NDArray[np.float32]
-    candidates: NDArray[np.int64]
+    query: Ints
+    labels: Ints
+    scores: Floats
+    class_scores: Floats
+    boxes: Floats
+    embeddings: Floats
+    mask_logits: Floats
+    candidates: Ints
 
 
-def suppress(
-    iou: NDArray[np.float32],  # [n, n], rows and columns best first
-    threshold: float,
-) -> NDArray[np.bool_]:  # [n]
-    """Greedy non-maximum suppression: which ones stay. Only those that stay suppress others."""
+def suppress(iou: Floats, threshold: float) -> Bools:  # [n, n], best first -> [n]
+    """Return which instances greedy non-maximum suppression keeps; suppressed ones suppress no others."""
     over = np.triu(iou > np.float32(threshold), k=1)
     keep = np.ones(len(iou), np.bool_)
     for i in np.flatnonzero(over.any(axis=1)):
@@ -84,18 +80,20 @@ def suppress(
     return keep
 
 
-def sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logistic function in float32, without overflow for any input."""
-    out: NDArray[np.float32] = np.float32(1) / (np.float32(1) + np.exp(-np.clip(x, -80, 80)))
-    return out
+def sigmoid(x: Floats) -> Floats:
+    """Return the logistic function in float32, without overflow for any input."""
+    return np.asarray(np.float32(1) / (np.float32(1) + np.exp(-np.clip(x, -80, 80))))
 
 
 def select_queries(
-    class_scores: NDArray[np.float32],  # [Q, K]
-    boxes: NDArray[np.float32],  # [Q, 4] cxcywh
+    class_scores: Floats,  # [Q, K]
+    boxes: Floats,  # [Q, 4] cxcywh
     config: AssociationConfig,
-) -> NDArray[np.int64]:  # [n]
-    """Queries above the score threshold that survive class-wise box NMS, best first; or the one best query."""
+) -> Ints:  # [n]
+    """Return the queries above the score threshold after class-wise box NMS, best first.
+
+    If no query is above the threshold, return the best one.
+    """
     scores = class_scores.max(axis=1)
     query = np.flatnonzero(scores > np.float32(config.select_score))
     if not len(query):
@@ -103,29 +101,26 @@ def select_queries(
     query = query[np.argsort(-scores[query], kind="stable")]
     labels = class_scores[query].argmax(axis=1)
     corners = cxcywh_to_xyxy(boxes[query])
-    # Boxes of different classes are moved so far apart that they cannot meet; the shift's rounding is
+    # Boxes of different classes are moved so far apart that they cannot overlap. The rounding error of this shift is
     # part of the published result.
     shift = labels.astype(np.float32) * (corners.max() + np.float32(1))
     corners += shift[:, None]
     return query[suppress(box_iou(corners, corners), config.box_nms_iou)].astype(np.int64)
 
 
-def suppress_masks(
-    masks: NDArray[np.float32],  # [n, h, w] logits, best first
-    config: AssociationConfig,
-) -> NDArray[np.bool_]:  # [n]
-    """Class-agnostic mask NMS at stride 4, padding included: which ones stay."""
+def suppress_masks(masks: Floats, config: AssociationConfig) -> Bools:  # [n, h, w] logits, best first -> [n]
+    """Return which instances class-agnostic mask NMS keeps, at stride 4 and including the padding."""
     return suppress(mask_iou(masks.reshape(len(masks), -1) > 0), config.mask_nms_iou)
 
 
-def decode_queries(output: NetworkOutput, query: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Mask logits [n, h, w] of these queries [n]."""
+def decode_queries(output: NetworkOutput, query: Ints) -> Floats:  # [n] -> [n, h, w]
+    """Decode the mask logits of the given queries."""
     return decode_masks(output.mask_features, output.mask_params[query], output.mask_reference[query])
 
 
 @one_blas_thread
 def detect(output: NetworkOutput, config: AssociationConfig) -> Detections:
-    """Threshold, box NMS, masks of what is left, mask NMS (docs/idol.md §4, steps 1 to 3)."""
+    """Select queries by score and box NMS, decode their masks and apply mask NMS (docs/idol.md §4, steps 1 to 3)."""
     class_scores = sigmoid(output.logits)
     candidates = select_queries(class_scores, output.boxes, config)
     masks = decode_queries(output, candidates)

@@ -1,4 +1,4 @@
-"""What comes out: the tracked instances of a frame, and the results of a whole video.
+"""Results: the tracked instances of a frame, and the results of a whole video.
 
 Letters: n instances of a frame; K classes; H, W pixels of the source frame.
 """
@@ -6,7 +6,7 @@ Letters: n instances of a frame; K classes; H, W pixels of the source frame.
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.config import Category, VideoConfig
-from idol_runtime.errors import ConfigError, MissingDependencyError
+from idol_runtime.errors import ConfigError
 from idol_runtime.files import replacing
+from idol_runtime.optional import import_optional
 from idol_runtime.preprocess import Placement
 from idol_runtime.tracking.association import NO_TRACK
+from idol_runtime.tracking.boxes import Bools, Floats, Ints
 from idol_runtime.tracking.crops import MaskCrop, paste_masks
 from idol_runtime.tracking.detection import Detections
 from idol_runtime.tracking.masks import upsample_masks
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameResult", "SubmissionEntry", "VideoInstance", "VideoResult", "write_results"]
 
-# From its tenth frame on, a video drops tracks that were seen less than three times and not in the last two
-# frames (docs/idol.md §4, "Video result").
+# From the tenth frame on, tracks that were seen less than three times and not in the last two frames are dropped
+# (docs/idol.md §4, "Video result").
 _FIRST_PRUNED_FRAME = 9
 _SHORT = 3
+# Attributes of a FrameResult with one row per instance.
+_ROWS = ("ids", "labels", "scores", "class_scores", "boxes_xyxy", "mask_logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,24 +43,24 @@ class FrameResult:
     """The tracked instances of one frame, best score first.
 
     Attributes:
-        index: which frame of the stream, from 0.
+        index: frame number in the stream, from 0.
         ids: [n] identities, stable over the stream.
-        labels: [n] class, an index into `class_names`.
-        scores: [n] score of that class.
-        class_scores: [n, K] scores of all classes.
-        boxes_xyxy: [n, 4] in pixels of the source frame.
-        mask_logits: [n, h, w] at stride 4 of the padded network input.
-        placement: where the source frame lies in the network input.
-        class_names: in the order of the class scores.
+        labels: [n] classes, as indices into `class_names`.
+        scores: [n] scores of these classes, in 0..1.
+        class_scores: [n, K] scores of all classes, in 0..1.
+        boxes_xyxy: [n, 4] boxes in pixels of the source frame.
+        mask_logits: [n, h, w] mask logits at stride 4 of the padded network input.
+        placement: position of the source frame in the network input.
+        class_names: class names in the order of the class scores.
     """
 
     index: int
-    ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    class_scores: NDArray[np.float32]
-    boxes_xyxy: NDArray[np.float32]
-    mask_logits: NDArray[np.float32]
+    ids: Ints
+    labels: Ints
+    scores: Floats
+    class_scores: Floats
+    boxes_xyxy: Floats
+    mask_logits: Floats
     placement: Placement
     class_names: tuple[str, ...]
 
@@ -67,21 +71,21 @@ class FrameResult:
     def from_detections(
         cls,
         index: int,
-        found: Detections,
-        ids: NDArray[np.int64],
+        detections: Detections,
+        ids: Ints,
         placement: Placement,
         class_names: tuple[str, ...],
     ) -> "FrameResult":
-        """The detections that have an identity; the others neither continue nor start a track."""
+        """Build a result from the detections that have an identity; the others belong to no track."""
         tracked = ids != NO_TRACK
         return cls(
             index=index,
             ids=ids[tracked],
-            labels=found.labels[tracked],
-            scores=found.scores[tracked],
-            class_scores=found.class_scores[tracked],
-            boxes_xyxy=placement.boxes_to_frame(found.boxes[tracked]),
-            mask_logits=found.mask_logits[tracked],
+            labels=detections.labels[tracked],
+            scores=detections.scores[tracked],
+            class_scores=detections.class_scores[tracked],
+            boxes_xyxy=placement.boxes_to_frame(detections.boxes[tracked]),
+            mask_logits=detections.mask_logits[tracked],
             placement=placement,
             class_names=class_names,
         )
@@ -93,42 +97,29 @@ class FrameResult:
 
     @functools.cached_property
     def crops(self) -> tuple[MaskCrop, ...]:
-        """The masks at the resolution of the source frame, each in its box, computed when first asked for."""
+        """Masks at the resolution of the source frame, stored as n crops; computed on first use."""
         return upsample_masks(self.mask_logits, self.placement)
 
     @functools.cached_property
-    def masks(self) -> NDArray[np.bool_]:
-        """[n, H, W] at the resolution of the source frame, made from `crops` when first asked for."""
+    def masks(self) -> Bools:
+        """[n, H, W] masks at the resolution of the source frame; computed on first use."""
         return paste_masks(self.crops, self.placement.frame)
 
     def above(self, score: float) -> "FrameResult":
-        """The instances whose score is at least `score`; itself where all are."""
+        """Return the instances whose score is at least `score`; the result itself if all are."""
         keep = self.scores >= np.float32(score)
         if keep.all():
             return self
-        return FrameResult(
-            index=self.index,
-            ids=self.ids[keep],
-            labels=self.labels[keep],
-            scores=self.scores[keep],
-            class_scores=self.class_scores[keep],
-            boxes_xyxy=self.boxes_xyxy[keep],
-            mask_logits=self.mask_logits[keep],
-            placement=self.placement,
-            class_names=self.class_names,
-        )
+        return replace(self, **{name: getattr(self, name)[keep] for name in _ROWS})
 
     def to_supervision(self) -> "supervision.Detections":
-        """As `supervision.Detections`, with masks, tracker ids and class names.
+        """Convert to `supervision.Detections`, with masks, tracker ids and class names.
 
         Raises:
             MissingDependencyError: the supervision package is not installed.
         """
-        try:
-            import supervision
-        except ImportError as error:
-            raise MissingDependencyError("supervision", "supervision", "to_supervision()") from error
-        return supervision.Detections(
+        module = import_optional("supervision", "supervision", "supervision", "to_supervision()")
+        detections: supervision.Detections = module.Detections(
             xyxy=self.boxes_xyxy,
             mask=self.masks,
             confidence=self.scores,
@@ -136,10 +127,11 @@ class FrameResult:
             tracker_id=self.ids,
             data={"class_name": np.array([self.class_names[label] for label in self.labels], dtype=str)},
         )
+        return detections
 
 
 class SubmissionEntry(TypedDict):
-    """One result in the YouTube-VIS / OVIS submission format."""
+    """One entry of a results file in the YouTube-VIS / OVIS submission format."""
 
     video_id: int
     score: float
@@ -149,13 +141,13 @@ class SubmissionEntry(TypedDict):
 
 @dataclass(frozen=True)
 class VideoInstance:
-    """One result of a video: a track under one class.
+    """One result of a video: a track with one class.
 
     Attributes:
-        track: identity.
-        label: class.
-        score: of that class over the frames where the track was seen.
-        masks: compressed RLE by frame index, only for frames where the track was seen.
+        track: identity of the track.
+        label: index of the class.
+        score: score of the class over the frames in which the track was seen, in 0..1.
+        masks: compressed RLE by frame index, only for frames in which the track was seen.
     """
 
     track: int
@@ -167,32 +159,30 @@ class VideoInstance:
 @dataclass
 class _Track:
     masks: dict[int, RLE] = field(default_factory=dict)
-    mean: NDArray[np.float64] | None = None  # running sum until divided
-    best: NDArray[np.float32] | None = None
+    score_sum: NDArray[np.float64] | float = 0.0
+    best: Floats | float = 0.0
     last_seen: int = -1
 
-    def see(self, frame: int, class_scores: NDArray[np.float32], mask: RLE) -> None:
+    def add(self, frame: int, class_scores: Floats, mask: RLE) -> None:
         self.masks[frame] = mask
         self.last_seen = frame
-        self.mean = class_scores.astype(np.float64) + (0.0 if self.mean is None else self.mean)
-        self.best = class_scores if self.best is None else np.maximum(self.best, class_scores)
+        self.score_sum = class_scores.astype(np.float64) + self.score_sum
+        self.best = np.maximum(class_scores, self.best)
 
-    def class_scores(self, kind: str) -> NDArray[np.float32]:
-        assert self.mean is not None
-        assert self.best is not None
-        return self.best if kind == "max" else (self.mean / len(self.masks)).astype(np.float32)
+    def class_scores(self, kind: str) -> Floats:
+        return np.asarray(self.best if kind == "max" else self.score_sum / len(self.masks), np.float32)
 
 
 class VideoResult:
-    """Collects the frames of one video into the results that the published procedure gives for it.
+    """The results of one video by the published procedure: add every frame, then call `instances` or `submission`.
 
-    Holds compressed masks only. Add every frame, then ask for `instances()`.
+    Only compressed masks are stored.
     """
 
     def __init__(self, config: VideoConfig) -> None:
         self._config = config
         self._tracks: dict[int, _Track] = {}
-        self._short: set[int] = set()  # only these can ever be dropped, so only these are looked at
+        self._short: set[int] = set()  # short tracks: only they can be dropped
         self._frames = 0
         self._size: tuple[int, int] | None = None
 
@@ -200,18 +190,18 @@ class VideoResult:
         """Add the next frame.
 
         Raises:
-            ConfigError: it has another size than the frames before.
+            ConfigError: the frame has another size than the frames before.
         """
         size = result.placement.frame
         if self._size not in (None, size):
             raise ConfigError(
-                f"a video has one frame size: got {size} after {self._size}; use a VideoResult each"
+                f"frames of one video have different sizes: {size} after {self._size}; use a VideoResult each"
             )
         self._size = size
         rles = encode_crops(result.crops, size)
         for track_id, scores, rle in zip(result.ids.tolist(), result.class_scores, rles, strict=True):
             track = self._tracks.setdefault(track_id, _Track())
-            track.see(self._frames, scores, rle)
+            track.add(self._frames, scores, rle)
             (self._short.add if len(track.masks) < _SHORT else self._short.discard)(track_id)
         if self._frames >= _FIRST_PRUNED_FRAME:
             self._prune()
@@ -224,26 +214,26 @@ class VideoResult:
 
     @property
     def tracks(self) -> dict[int, Mapping[int, RLE]]:
-        """Compressed masks by frame index, by identity, in the order in which the tracks entered the result.
+        """Compressed masks by identity and frame index, in the order in which the tracks were first seen.
 
-        A track that was dropped and seen again stands at the end, without its history, as published.
+        A track that was dropped and seen again is at the end, without its history, as in the published code.
         """
         return {track_id: track.masks for track_id, track in self._tracks.items()}
 
     def instances(self) -> list[VideoInstance]:
-        """Every (track, class) above the class score, or every track's best class, in the order of `tracks`."""
-        found = []
+        """Return every (track, class) above the class score, or every track's best class, in the order of `tracks`."""
+        instances = []
         for track_id, track in self._tracks.items():
             scores = track.class_scores(self._config.temporal_score)
             if self._config.multi_class:
                 labels = np.flatnonzero(scores > np.float32(self._config.class_score))
             else:
                 labels = np.array([scores.argmax()])
-            found += [VideoInstance(track_id, int(k), float(scores[k]), track.masks) for k in labels]
-        return found
+            instances += [VideoInstance(track_id, int(k), float(scores[k]), track.masks) for k in labels]
+        return instances
 
     def submission(self, video_id: int, categories: Sequence[Category]) -> list[SubmissionEntry]:
-        """The instances in the YouTube-VIS / OVIS submission format; frames without the track are empty masks."""
+        """Return the instances in the YouTube-VIS / OVIS submission format, with empty masks for unseen frames."""
         if self._size is None:
             return []
         (empty,) = encode_crops([MaskCrop(0, 0, np.zeros((0, 0), np.bool_))], self._size)
@@ -259,10 +249,10 @@ class VideoResult:
 
 
 def write_results(path: str | Path, entries: Iterable[SubmissionEntry]) -> None:
-    """Write `results.json`, whole or not at all.
+    """Write a results file, completely or not at all.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the file cannot be written.
     """
     listing: list[Any] = list(entries)
     with replacing(path) as temporary:
