@@ -1,4 +1,4 @@
-"""Annotated frames: what was found, where, and which it is.
+"""Annotated frames: masks, contours and tags drawn over a frame.
 
 n: instances; H, W: height and width of the frame in pixels.
 """
@@ -19,41 +19,41 @@ from idol_runtime.tracking.crops import MaskCrop
 
 __all__ = ["DrawableResult", "class_name", "draw"]
 
-_FILL = 0.42  # share of the colour in a mask's area
+_FILL = 0.42  # share of the track's colour in the area of its mask
 _SHADOW = (16, 16, 16)
-_STAIRS = 0.8  # pixels that a drawn contour may leave its mask by
+_CONTOUR_TOLERANCE = 0.8  # pixels by which a drawn contour may differ from its mask
 
 
 class DrawableResult(Protocol):
-    """What drawing and writing need of a frame's result."""
+    """The part of a frame's result that drawing and writing need."""
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """[n] track identities, from 0."""
+        """Track identities [n], from 0."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """[n] indices into `class_names`."""
+        """Classes [n], as indices into `class_names`."""
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """[n] in 0..1."""
+        """Scores [n], in 0..1."""
 
     @property
     def boxes_xyxy(self) -> NDArray[np.float32]:
-        """[n, 4] in pixels of the frame."""
+        """Boxes [n, 4], in pixels of the frame."""
 
     @property
     def crops(self) -> Sequence[MaskCrop]:
-        """The masks, each in its box; n of them."""
+        """Masks, stored as n crops."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the frame."""
+        """Height and width of the frame in pixels."""
 
     @property
     def class_names(self) -> Sequence[str]:
-        """A name per label."""
+        """Name of every class."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Instance:
 
 
 def class_name(label: int, class_names: Sequence[str]) -> str:
-    """The name of a label; `class 7` where the list does not reach it."""
+    """Return the name of a class; `class 7` if there is no name for index 7."""
     return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
 
 
@@ -79,24 +79,25 @@ def draw(
     caption: str | None = None,
     out: RGBImage | None = None,
 ) -> RGBImage:  # [H, W, 3]
-    """Draw a result over its frame: translucent masks, contours, and a tag `class #id score` for each.
+    """Draw a result over its frame: translucent masks, contours, and a tag `class #id score` per instance.
 
-    A colour belongs to an id, in every frame and video. Contours carry a dark edge and tags are filled, so
-    that both read on any background; tags stay inside the frame and off each other.
+    A track id has the same colour in every frame and video. Contours have a dark edge and tags are filled, so that both
+    are visible on any background. Tags stay inside the frame and avoid each other.
 
     Args:
-        frame: [H, W, 3] uint8 RGB; it is left as it is.
-        result: what to draw, in pixels of this frame.
-        boxes: draw boxes as well.
-        scores: write them; annotations have none.
-        caption: one line along the lower edge, such as `untrained weights`.
-        out: [H, W, 3] uint8, contiguous; drawn into and returned. A stream's frames need not each fetch memory.
+        frame: [H, W, 3] uint8 RGB image; not modified.
+        result: result to draw, in pixels of this frame.
+        boxes: draw boxes as well as masks.
+        scores: write scores in the tags; False for annotations, which have none.
+        caption: one line along the lower edge, such as `untrained weights`; None for no caption.
+        out: [H, W, 3] uint8 contiguous image to draw into, which saves memory allocation in a stream; None for a new
+            one.
 
     Returns:
         `out`, or a new [H, W, 3] uint8 RGB image.
 
     Raises:
-        FrameError: not an RGB frame, or one of another size than the result's.
+        FrameError: the frame is no RGB image, or has another size than the result.
         MissingDependencyError: OpenCV is not installed.
     """
     cv2 = load_cv2("drawing results")
@@ -106,30 +107,27 @@ def draw(
     height, width = canvas.shape[:2]
     instances = _instances(cv2, result, height, width, scores)
     line = max(1, round(min(height, width) / 240))
-    # The higher score on top; all contours above all fills, so that none is tinted away.
+    # Draw higher scores on top, and all contours above all fills, so that every contour is visible.
     by_score = [instances[position] for position in np.argsort(result.scores, kind="stable")]
     for instance in by_score:
         _fill(cv2, canvas, instance)
     for instance in by_score:
         _outline(cv2, canvas, instance, line, boxes)
-    # In the order of identities, not of scores: a tag should not jump when two scores change places.
-    by_id = [instances[position] for position in np.argsort(result.ids, kind="stable")]
-    _write(TagWriter(cv2, canvas), by_id, caption)
-    return canvas
-
-
-def _write(writer: TagWriter, instances: list[_Instance], caption: str | None) -> None:
+    writer = TagWriter(cv2, canvas)
     if caption:
         writer.banner(caption)
-    for instance in instances:
+    # Place tags in the order of ids, not of scores: a tag should not move when two scores change their order.
+    for position in np.argsort(result.ids, kind="stable"):
+        instance = instances[position]
         writer.tag(instance.text, instance.colour, instance.extent or instance.box)
+    return canvas
 
 
 def _instances(cv2: Any, result: DrawableResult, height: int, width: int, scores: bool) -> list[_Instance]:
     if result.size != (height, width):
         raise FrameError(
-            f"the result is of a frame of {result.size[0]}x{result.size[1]} and this one is {height}x{width}; "
-            "draw a result over the frame it came from"
+            f"frame and result have different sizes: {height}x{width} and {result.size[0]}x{result.size[1]}; draw a "
+            "result over its own frame"
         )
     instances = []
     corners = np.nan_to_num(result.boxes_xyxy).clip(0, [width, height, width, height]).round().astype(int)
@@ -150,7 +148,7 @@ def _instances(cv2: Any, result: DrawableResult, height: int, width: int, scores
 
 
 def _tight(cv2: Any, crop: MaskCrop) -> tuple[NDArray[np.uint8], Rectangle | None]:
-    """The pixels of a mask, 0 or 1, in the smallest box that holds it, and where that lies."""
+    """Return the pixels of a mask, 0 or 1, in the smallest box that contains it, and this box."""
     pixels = np.ascontiguousarray(crop.pixels).view(np.uint8)
     x, y, w, h = cv2.boundingRect(pixels) if pixels.size else (0, 0, 0, 0)
     extent = (crop.left + x, crop.top + y, crop.left + x + w, crop.top + y + h) if w and h else None
@@ -162,7 +160,7 @@ def _fill(cv2: Any, canvas: RGBImage, instance: _Instance) -> None:
         return
     left, top, right, bottom = instance.extent
     area = canvas[top:bottom, left:right]
-    # A translucent fill is one look-up per channel: cheaper than blending a second image.
+    # A look-up table per channel is faster than blending with a second image.
     ramp = np.arange(256, dtype=np.float32)[:, None] * (1 - _FILL)
     table = (ramp + np.array(instance.colour, np.float32) * _FILL).round().astype(np.uint8)
     cv2.copyTo(cv2.LUT(area, table[None]), instance.mask, area)
@@ -174,8 +172,8 @@ def _outline(cv2: Any, canvas: RGBImage, instance: _Instance, line: int, boxes: 
         traced, _ = cv2.findContours(
             instance.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
         )
-        # Fewer, longer segments draw faster, and the stairs of the pixels go.
-        contours = [cv2.approxPolyDP(contour, _STAIRS, True) for contour in traced]
+        # Fewer, longer segments are drawn faster, and they hide the steps between pixels.
+        contours = [cv2.approxPolyDP(contour, _CONTOUR_TOLERANCE, True) for contour in traced]
         cv2.drawContours(canvas, contours, -1, _SHADOW, line + 2, cv2.LINE_AA)
         cv2.drawContours(canvas, contours, -1, instance.colour, line, cv2.LINE_AA)
     if boxes or instance.extent is None:

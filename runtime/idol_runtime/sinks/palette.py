@@ -1,4 +1,4 @@
-"""A colour for every track id: the same in every frame and video, and far from those of its neighbours."""
+"""Colours of track ids: the same in every frame and video, and clearly different for neighbouring ids."""
 
 from functools import lru_cache
 
@@ -7,25 +7,26 @@ from numpy.typing import NDArray
 
 __all__ = ["id_colour", "text_colour"]
 
-_GOLDEN = 0.6180339887498949  # successive multiples, modulo 1, fill the circle of hues evenly
+_GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fill the circle of hues evenly
 _FIRST_HUE = 0.69  # id 0 is blue
 _LIGHTNESS = (0.70, 0.63, 0.76)  # ids of similar hue, 5 or 8 apart, differ in lightness
-_YELLOW = 1.92  # a hue; a screen shows yellow vividly where it is light, and blue opposite where it is dark
+_YELLOW = 1.92  # hue; screens show yellow vividly if it is light, and the opposite blue if it is dark
 _CHROMA = 0.19
 
 
 @lru_cache(maxsize=4096)
 def id_colour(track_id: int) -> tuple[int, int, int]:
-    """The colour of a track, as 8-bit (R, G, B).
+    """Return the colour of a track, as 8-bit (R, G, B).
 
-    Hue turns by the golden angle from id to id in OKLCH, a space whose steps look even.
+    From id to id, the hue turns by the golden angle in OKLCH, a colour space with perceptually even steps.
     """
     hue = 2 * np.pi * ((_FIRST_HUE + track_id * _GOLDEN) % 1.0)
     lightness = _LIGHTNESS[track_id % len(_LIGHTNESS)] + 0.06 * np.cos(hue - _YELLOW)
     chroma = _CHROMA
     rgb = _oklch_to_linear(lightness, chroma, hue)
     while (rgb.min() < 0 or rgb.max() > 1) and chroma > 0.02:
-        chroma -= 0.01  # grey out, rather than clip, what a screen cannot show: clipping would turn the hue
+        # Reduce the chroma of a colour that a screen cannot show: clipping would change the hue.
+        chroma -= 0.01
         rgb = _oklch_to_linear(lightness, chroma, hue)
     linear = np.clip(rgb, 0.0, 1.0)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -34,15 +35,15 @@ def id_colour(track_id: int) -> tuple[int, int, int]:
 
 
 def text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever reads better on an 8-bit (R, G, B) background."""
+    """Return black or white, whichever has more contrast on an 8-bit (R, G, B) background."""
     red, green, blue = ((channel / 255) ** 2.2 for channel in background)
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    # Equal contrast (WCAG 2) to black and to white lies at 0.18.
+    # At a luminance of 0.18, the contrast (WCAG 2) to black and to white is equal.
     return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)
 
 
 def _oklch_to_linear(lightness: float, chroma: float, hue: float) -> NDArray[np.float64]:
-    """Linear sRGB of an OKLCH colour (Ottosson 2020)."""
+    """Convert an OKLCH colour to linear sRGB (Ottosson 2020)."""
     a, b = chroma * np.cos(hue), chroma * np.sin(hue)
     lms = np.array(
         [

@@ -13,10 +13,8 @@ __all__ = ["VideoReader"]
 class VideoReader(CaptureReader):
     """A video file; any path that is no other kind of source, so that a missing file is reported as one."""
 
-    open_error = (
-        "{name} is not a video that OpenCV can read, or is cut short; check that a video player plays it"
-    )
     hint = "check that a video player plays it"
+    open_error = "{name} is not a video that OpenCV can read, or is cut short; " + hint
 
     def __init__(self, source: Source) -> None:
         """Open a video file.

@@ -69,12 +69,7 @@ class FrameResult:
 
     @classmethod
     def from_detections(
-        cls,
-        index: int,
-        detections: Detections,
-        ids: Ints,
-        placement: Placement,
-        class_names: tuple[str, ...],
+        cls, index: int, detections: Detections, ids: Ints, placement: Placement, class_names: tuple[str, ...]
     ) -> "FrameResult":
         """Build a result from the detections that have an identity; the others belong to no track."""
         tracked = ids != NO_TRACK

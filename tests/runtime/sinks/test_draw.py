@@ -105,7 +105,7 @@ def test_small_frames_are_survived(size: tuple[int, int]) -> None:
 
 
 def test_a_result_of_another_size_is_refused() -> None:
-    with pytest.raises(FrameError, match="of a frame of 40x60 and this one is 50x60"):
+    with pytest.raises(FrameError, match="sizes: 50x60 and 40x60; draw a result over its own frame"):
         draw(grey(50, 60), rectangles((40, 60), (5, 5, 20, 20)))
 
 
@@ -120,7 +120,7 @@ def test_crowded_tags_stay_inside_and_apart() -> None:
     writer.banner("untrained weights")
     for i in range(20):
         writer.tag(f"giant_panda #{i} 0.50", (200, 100, 50), (300, 330, 340, 360))
-    places = writer._taken
+    places = writer._occupied
     assert len(places) == 21
     assert all(0 <= x0 < x1 <= 640 and 0 <= y0 < y1 <= 360 for x0, y0, x1, y1 in places)
     for a, b in itertools.combinations(places, 2):
