@@ -1,4 +1,4 @@
-"""Videos, images and stand-ins for OpenCV captures, for the tests of sources."""
+"""Sample videos and images, and stand-ins for OpenCV captures."""
 
 import threading
 from pathlib import Path
@@ -20,7 +20,7 @@ HEIGHT, WIDTH = 48, 64
 
 
 def shade(index: int) -> int:
-    """The brightness of synthetic frame `index`, far enough from its neighbours to survive a lossy codec."""
+    """Return the brightness of synthetic frame `index`; steps are large enough to survive a lossy codec."""
     return 20 + 7 * index
 
 
@@ -51,7 +51,7 @@ def read_all(source: Any, **options: Any) -> list[Frame]:
 
 
 class FakeCapture:
-    """Stands for `cv2.VideoCapture`: `grabs` frames of the given sizes, then nothing."""
+    """A stand-in for `cv2.VideoCapture`: frames of the given sizes, then the end."""
 
     def __init__(
         self, sizes: list[tuple[int, int]], count: float, fps: float = 25.0, clock: bool = True
@@ -88,7 +88,7 @@ class FakeCapture:
 
 
 class Hanging(FakeCapture):
-    """A camera that gives nothing after its first frame until it is told to."""
+    """A camera that sends nothing after its first frame until `go_on` is set."""
 
     def __init__(self) -> None:
         super().__init__([(8, 8)] * 3, -1)

@@ -1,4 +1,4 @@
-"""Results of frames for the tests of sinks and drawing."""
+"""Sample frames and results for tests of sinks and drawing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def frame(index: int = 0, size: tuple[int, int] = SIZE) -> Frame:
 
 
 def result(size: tuple[int, int] = SIZE, ids: Sequence[int] = (0, 3)) -> Result:
-    """Two overlapping rectangles; the first has the lower score."""
+    """Return two overlapping rectangles; the first has the lower score."""
     masks = np.zeros((2, *size), np.bool_)
     masks[0, 4:20, 4:30] = True
     masks[1, 10:30, 10:40] = True

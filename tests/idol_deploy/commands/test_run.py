@@ -1,4 +1,4 @@
-"""`idol-deploy run`."""
+"""The `idol-deploy run` command: outputs, refused inputs, and interruption."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from tests.conftest import Toy
     from tests.idol_deploy.conftest import Command, Start, Unchanged
 
-FRAMES = 6  # of the clip and of the images
-# FFmpeg asks how loud it may be when the first video of a process is opened, and these tests open one before.
+FRAMES = 6  # number of frames in the clip and in the image folder
+# FFmpeg reads its log level when the first video of a process is opened, and these tests open one before the command.
 cv2 = load_cv2("making videos to test with")
 
 
@@ -57,7 +57,7 @@ def _to(outputs: dict[str, Path]) -> list[object]:
 
 
 def _check_outputs(outputs: dict[str, Path], frames: int, *, step: int = 1) -> list[dict[str, object]]:
-    """All four hold the same frames, identities and masks."""
+    """Check that all four outputs contain the same frames, identities and masks."""
     lines = _lines(outputs["a.jsonl"])
     assert [line["frame"] for line in lines] == list(range(0, frames * step, step))
     assert _length(outputs["a.mp4"]) == frames
@@ -70,12 +70,12 @@ def _check_outputs(outputs: dict[str, Path], frames: int, *, step: int = 1) -> l
             expected[decode_rle(instance["mask"])] = instance["id"] + 1
         assert np.array_equal(painted, expected)
     _check_results(outputs["a.json"], lines)
-    assert {path.name for path in outputs["masks"].parent.iterdir()} == set(outputs), "nothing half-written"
+    assert {path.name for path in outputs["masks"].parent.iterdir()} == set(outputs), "no partial file"
     return lines
 
 
 def _check_results(path: Path, lines: list[dict[str, object]]) -> None:
-    """Every entry is a track of the JSON lines; a frame in which it was not seen has an empty mask."""
+    """Check that every entry is a track of the JSON lines, with an empty mask for frames where it was not seen."""
     entries = json.loads(path.read_text())
     identities = {instance["id"] for line in lines for instance in line["instances"]}
     tracks = []
@@ -104,7 +104,7 @@ def test_run_writes_everything_and_all_of_it_agrees(
     source = {"video": clip, "folder": images, "glob": images / "frame*.png"}[kind]
     done = idol("run", toy.path, "--source", source, *_to(outputs))
     assert done.status == 0
-    assert done.err == "", "no bar where there is no terminal"
+    assert done.err == "", "no progress bar without a terminal"
     lines = _check_outputs(outputs, FRAMES)
     identities = {instance["id"] for line in lines for instance in line["instances"]}
     assert len(identities) >= 3
@@ -126,7 +126,7 @@ def test_what_run_writes_is_what_the_pipeline_finds(
 
 
 def test_several_sources(idol: Command, toy: Toy, clip: Path, images: Path, tmp_path: Path) -> None:
-    """Each has outputs of its own, and one that breaks takes no other with it."""
+    """Each source has its own outputs, and an error of one source does not end the others."""
     alone = tmp_path / "alone.jsonl"
     assert idol("run", toy.path, "--source", clip, "--jsonl", alone).status == 0
     (images / "frame4.png").write_bytes(b"no image")
@@ -187,7 +187,7 @@ class PublishSink(Sink):
         self.published.append((self.target, frame.index))
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def test_a_kind_of_sink_is_one_module_and_one_line_of_the_registry(
@@ -390,7 +390,7 @@ def _rewrite(
     manifest: Callable[[dict], dict],
     parity: Callable[[dict], dict] = lambda parity: parity,
 ) -> None:
-    """The bundle with another manifest and other certificates, every hash of it right."""
+    """Write a bundle with another manifest and other certificates, and with correct hashes."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members["parity.json"] = json.dumps(parity(json.loads(members["parity.json"]))).encode()
@@ -453,7 +453,7 @@ def test_bad_bundles(
         (["--jsonl", "a", "--backend", "magic"], "onnxruntime"),
     ],
 )
-def test_bad_outputs_and_options_are_told_before_the_first_frame(
+def test_bad_outputs_and_options_are_reported_before_the_first_frame(
     refused: Callable[..., str],
     toy: Toy,
     clip: Path,
@@ -579,7 +579,7 @@ def test_a_true_signal_finishes_every_output(
     assert abs(len(list(outputs["masks"].glob("[0-9]*.png"))) - frames) <= 1
     assert abs(_length(outputs["a.mp4"]) - frames) <= 1
     assert json.loads(outputs["a.json"].read_text())
-    assert {path.name for path in outputs["masks"].parent.iterdir()} == set(outputs), "nothing half-written"
+    assert {path.name for path in outputs["masks"].parent.iterdir()} == set(outputs), "no partial file"
 
 
 def test_a_run_in_a_process_of_its_own(toy: Toy, clip: Path, start: Start, outputs: dict[str, Path]) -> None:
@@ -595,8 +595,8 @@ def test_a_real_clip_of_another_shape_runs_letterboxed(
     idol: Command, toy: Toy, clips: Path, outputs: dict[str, Path]
 ) -> None:
     source = clips / "bedroom.mp4"
-    told = idol("run", toy.path, "--source", source, "--fit", "--max-frames", 4, *_to(outputs))
-    assert told.status == 0, told.err
+    done = idol("run", toy.path, "--source", source, "--fit", "--max-frames", 4, *_to(outputs))
+    assert done.status == 0, done.err
     _check_outputs(outputs, 4)
 
 

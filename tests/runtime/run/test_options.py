@@ -1,4 +1,4 @@
-"""Names of outputs by source: whose they are, and that no two sources share one."""
+"""Options of several sources: output names, and outputs that would replace each other or a source."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_outputs_that_meet_all_the_same() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A video, two folders of an image, and nothing else."""
+    """A folder with a video and two folders of one image each."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").touch()
     for name in ("x", "y"):

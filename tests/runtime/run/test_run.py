@@ -1,4 +1,4 @@
-"""Runs of several sources: each ends by itself, nobody waits for a camera, and all is as it would be alone."""
+"""Runs of several sources: same results as alone, independent errors, and no waiting for cameras."""
 
 import json
 import threading
@@ -26,7 +26,7 @@ CONFIG = StreamConfig(categories=(Category("grey", 1),), preprocessing=Preproces
 
 
 class GreyBackend:
-    """One thing in every frame, the surer the brighter."""
+    """A backend that detects one instance per frame, with a score that grows with the brightness."""
 
     name, graph, reason, network_size, batch = "grey (numpy)", None, "", None, BatchLimit()
 
@@ -50,7 +50,7 @@ class GreyBackend:
         )
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def _no_thread_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
-    """Of 9, 4 and 6 frames, each of a size of its own."""
+    """Folders of 9, 4 and 6 frames, with different frame sizes."""
     found = []
     for i, (count, size) in enumerate(((9, (32, 64)), (4, (64, 32)), (6, (32, 32)))):
         folder = tmp_path / f"clip{i}"
@@ -81,7 +81,7 @@ def out(source: Path | str) -> Path:
 
 
 def count(source: Path | str) -> list[int]:
-    """The frames in a source's output."""
+    """Return the frame indices in a source's output."""
     return [json.loads(line)["frame"] for line in out(source).read_text().splitlines()]
 
 
@@ -139,7 +139,7 @@ def test_an_output_that_breaks_ends_its_source_alone(
 
 
 class Camera:
-    """Gives a frame whenever it is told to."""
+    """A camera that sends a frame whenever `go_on` is released."""
 
     name, fps, frame_count, live, size = "camera", None, None, True, (32, 64)
 
@@ -150,7 +150,7 @@ class Camera:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     def __iter__(self) -> Iterator[Frame]:
         for t in range(3):
@@ -159,7 +159,7 @@ class Camera:
 
 
 def test_a_source_that_states_its_time_base_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As cameras on the network do: 90000 frames per second, which no video can have."""
+    """Network cameras can state 90000 frames per second, which no video can have."""
     cv2 = pytest.importorskip("cv2")
 
     class TimeBase:
@@ -184,17 +184,17 @@ def test_a_source_that_states_its_time_base_is_saved(tmp_path: Path, monkeypatch
     assert (summary.frames, cv2.VideoCapture(str(saved)).get(cv2.CAP_PROP_FPS)) == (3, NOMINAL_FPS)
 
 
-def test_nobody_waits_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_do_not_wait_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     camera, opened = Camera(), source_runner.open_source
     monkeypatch.setattr(
         source_runner, "open_source", lambda s, **how: camera if s == "camera" else opened(s, **how)
     )
     done: list[RunSummary] = []
     sources = [str(folders[0].parent / "camera"), folders[0], folders[1]]
-    told = [RunOptions("camera", requested_outputs(jsonl=out(sources[0]))), *options(sources[1:])]
-    thread = threading.Thread(target=lambda: done.extend(run(Streams(GreyBackend(), CONFIG), told)))
+    run_options = [RunOptions("camera", requested_outputs(jsonl=out(sources[0]))), *options(sources[1:])]
+    thread = threading.Thread(target=lambda: done.extend(run(Streams(GreyBackend(), CONFIG), run_options)))
     thread.start()
-    for folder in folders[:2]:  # whole, though the camera has given nothing
+    for folder in folders[:2]:  # complete, although the camera has sent nothing
         deadline = threading.Event()
         for _ in range(2000):
             if out(folder).exists():
@@ -246,7 +246,7 @@ def test_a_source_is_never_replaced(folders: list[Path]) -> None:
     assert (image.read_bytes(), backend.seen) == (before, [])
 
 
-def test_a_source_that_cannot_be_opened_is_told_before_any_frame(folders: list[Path]) -> None:
+def test_a_source_that_cannot_be_opened_is_reported_before_any_frame(folders: list[Path]) -> None:
     backend = GreyBackend()
     with pytest.raises(SourceError, match="check the path"):
         run(Streams(backend, CONFIG), options([*folders, folders[0] / "gone"]))

@@ -1,4 +1,4 @@
-"""Stages in threads: order, bounds, what is lost on request, and whose exception is raised where."""
+"""Prefetch and writer threads: order, queue depth, dropped items, and where exceptions are raised."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ def test_order_is_kept_through_both_stages() -> None:
     assert written == list(range(100))
 
 
-def test_nobody_runs_further_ahead_than_the_depth() -> None:
+def test_prefetch_reads_no_more_than_the_queue_depth() -> None:
     made = []
     full = threading.Event()
 
@@ -47,7 +47,7 @@ def test_nobody_runs_further_ahead_than_the_depth() -> None:
     with prefetch(items()) as taken:
         wait_until(full)
         time.sleep(0.05)
-        assert len(made) == QUEUE_DEPTH + 1, "the queue, and one that waits for room"
+        assert len(made) == QUEUE_DEPTH + 1, "the items in the queue, and one that waits for room"
         assert next(taken) == 0
 
 
@@ -89,7 +89,7 @@ def test_a_writer_that_fails_stops_whoever_submits() -> None:
     assert len(submitted) < 999
 
 
-def test_a_writer_that_fails_at_the_last_item_is_told_too() -> None:
+def test_a_writer_that_fails_at_the_last_item_raises_too() -> None:
     def write(item: int) -> None:
         time.sleep(0.05)
         raise OSError("the disk is full")
@@ -128,13 +128,13 @@ def test_a_slow_writer_bounds_what_waits() -> None:
         late = threading.Thread(target=lambda: [writer.submit(item) for item in (8, 9)])
         late.start()
         late.join(0.05)
-        assert late.is_alive(), "one is being written, and the queue is full"
+        assert late.is_alive(), "one item is being written, and the queue is full"
         go_on.set()
         late.join(10)
     assert done == [*range(QUEUE_DEPTH), 8, 9]
 
 
-def test_a_source_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_hangs_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "JOIN_TIMEOUT_S", 0.05)
     go_on = threading.Event()
 

@@ -141,7 +141,7 @@ def test_a_folder_in_the_place_of_the_file(tmp_path: Path, make: MakeSink) -> No
         ("cv2", lambda folder: DisplaySink("", context()), "opencv-python"),
     ],
 )
-def test_missing_packages_are_told_at_once(
+def test_missing_packages_are_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, make: MakeSink, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

@@ -15,7 +15,7 @@ cv2 = pytest.importorskip("cv2")
 
 @pytest.fixture
 def window(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A screen that is not there: what is shown, the next key, and whether the window is still visible."""
+    """A simulated screen: the images shown, the next key, and whether the window is still visible."""
     state: dict[str, Any] = {"shown": [], "key": -1, "visible": 1.0, "destroyed": 0}
 
     def destroy(_: str) -> None:

@@ -1,4 +1,4 @@
-"""Annotated frames: where colour goes, what stays as it was, and which instances keep their colour."""
+"""Annotated frames: coloured areas, unchanged areas, tags, and colours of ids."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ cv2 = pytest.importorskip("cv2")
 
 
 def rectangles(size: tuple[int, int], *boxes: tuple[int, int, int, int], ids: Sequence[int] = ()) -> Result:
-    """One rectangular instance per box, each with a lower score than the one before."""
+    """Return one rectangular instance per box, in the order of falling scores."""
     n = len(boxes)
     masks = np.zeros((n, *size), np.bool_)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
@@ -70,7 +70,7 @@ def test_the_contour_shows_on_black_and_on_white() -> None:
 def test_without_scores_a_tag_is_shorter() -> None:
     result = rectangles((240, 320), (60, 60, 200, 200))
     with_score, without = (draw(grey(240, 320), result, scores=scores) for scores in (True, False))
-    # Tags are the only opaque areas of the pure colour.
+    # Only tags are opaque areas of the pure colour.
     tags = [(drawn == id_colour(0)).all(2).sum() for drawn in (with_score, without)]
     assert 0 < tags[1] < tags[0]
 

@@ -29,7 +29,7 @@ def test_json_lines_hold_the_whole_result(tmp_path: Path) -> None:
 
 
 class FullDisk:
-    """A file on a disk without room."""
+    """A file on a full disk."""
 
     def write(self, _: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

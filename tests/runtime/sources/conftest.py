@@ -1,4 +1,4 @@
-"""A video file, and captures in place of those that OpenCV would open."""
+"""Fixtures: a video file, and stand-ins for OpenCV captures."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A queue of captures that take the place of what OpenCV would open."""
+    """A list of stand-ins that `cv2.VideoCapture` returns one after the other."""
     queue: list[Any] = []
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: queue.pop(0))
     return queue

@@ -15,7 +15,7 @@ cv2 = pytest.importorskip("cv2")
 
 
 def test_opencv_keeps_quiet(tmp_path: Path) -> None:
-    """In a process of its own: FFmpeg reads its log level once, and other tests may have been first."""
+    """Runs in its own process: FFmpeg reads its log level once, and other tests may have opened a video before."""
     (tmp_path / "notes.mp4").write_text("no video")
     whole = write_video(tmp_path / "whole.avi", noise=True).read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
@@ -44,7 +44,7 @@ def test_without_opencv(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("rate", [90_000.0, 1000.5, 0.0, -25.0, float("nan"), float("inf")])
 def test_a_rate_that_cannot_be_is_unknown(fake: list[Any], rate: float) -> None:
-    """Some streams state their time base instead: 90000, of RTSP."""
+    """Some streams state their time base instead: 90000 for RTSP."""
     fake.append(FakeCapture([(8, 8)] * 3, 0, fps=rate, clock=False))
     with open_source("rtsp://10.0.0.7/live") as source:
         assert source.fps is None

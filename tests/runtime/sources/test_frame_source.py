@@ -48,7 +48,7 @@ def test_a_change_of_resolution_names_both_sizes(video: Path, fake: list[Any]) -
         list(source)
 
 
-def test_nobody_waits_for_a_camera_that_hangs(fake: list[Any]) -> None:
+def test_close_does_not_wait_for_a_camera_that_hangs(fake: list[Any]) -> None:
     capture = Hanging()
     fake.append(capture)
     source = open_source(0)
@@ -58,10 +58,10 @@ def test_nobody_waits_for_a_camera_that_hangs(fake: list[Any]) -> None:
     before = time.monotonic()
     source.close()
     assert time.monotonic() - before < 1
-    assert not capture.released, "in use by the thread"
+    assert not capture.released, "the thread still uses it"
     capture.go_on.set()
     thread.join(20)
-    assert capture.released, "by the thread, when it came back"
+    assert capture.released, "the thread releases it when it has its frame"
 
 
 def test_a_source_that_is_closed_without_a_thread(fake: list[Any]) -> None:

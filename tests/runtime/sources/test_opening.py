@@ -36,7 +36,7 @@ def test_a_path_that_leads_nowhere(source: str) -> None:
         open_source(source)
 
 
-def test_a_home_that_nobody_has_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_of_an_unknown_user_may_be_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "~nosuchuser", ["0.png"])
     assert len(read_all("~nosuchuser/*.png")) == 1
@@ -64,7 +64,7 @@ def test_sources_that_are_no_path(source: str | int, kind: type[Reader]) -> None
     assert reader_kind(source) is kind
 
 
-def test_the_home_is_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_directory_is_inserted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert local_path("~/a.mp4") == local_path(Path("~/a.mp4")) == Path("/home/me/a.mp4")
 
@@ -118,7 +118,7 @@ def test_a_folder_is_called_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_file_whose_name_looks_like_a_pattern(tmp_path: Path) -> None:
-    """As `open_source`: what is there is no pattern."""
+    """A name of an existing file is not a pattern."""
     clip = tmp_path / "clip[1].mp4"
     assert source_label(clip) == tmp_path.name
     clip.touch()

@@ -1,4 +1,4 @@
-"""The tracker against the published one, in every setting, and against a slow twin on random streams."""
+"""The tracker: equal to the published one in every setting, and to a scalar reference on random streams."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_ids_equal_the_published_tracker(reference: Path, setting: str) -> None:
 
 
 def slow_ids(config: AssociationConfig, frames: list[dict[str, np.ndarray]]) -> list[list[int]]:
-    """The association as docs/idol.md §4 tells it, one scalar at a time and with nothing ever thrown away early."""
+    """Associate as docs/idol.md §4 describes it: one scalar at a time, without any shortcut."""
     tracks: dict[int, dict[str, list]] = {}
     next_id, out = 0, []
     for now, frame in enumerate(frames):
@@ -119,7 +119,7 @@ def random_stream(
     memory_length=st.integers(1, 4),
     max_age=st.integers(1, 6),
 )
-def test_equals_a_scalar_twin_on_random_streams(
+def test_equals_a_scalar_reference_on_random_streams(
     seed: int, temporal: str, frame_weight: bool, memory_length: int, max_age: int
 ) -> None:
     config = AssociationConfig(
@@ -150,7 +150,7 @@ def test_paper_weights_favour_the_newest() -> None:
     one = np.ones((1, 4), np.float32)
     score, label, row = np.float32([0.9]), np.int64([0]), np.int64([0])
     bank.add(np.int64([7]), 0, score, label, one, np.float32([[100.0]]))
-    for frame, value in enumerate((1.0, 2.0, 4.0), start=1):  # the fourth pushes 100 out
+    for frame, value in enumerate((1.0, 2.0, 4.0), start=1):  # the fourth embedding replaces 100
         bank.update(row, frame, score, label, one, np.float32([[value]]))
     newest_first = np.array([0.5 + 3 / 1, 0.5 + 3 / 2, 0.5 + 3 / 3])
     assert bank.embeddings() == pytest.approx((newest_first @ [4, 2, 1]) / newest_first.sum(), rel=1e-6)
@@ -189,10 +189,10 @@ def test_iou_matches_boxes_of_one_class_whatever_they_look_like() -> None:
     seen, labels = np.float32([0.9, 0.8]), np.int64([4, 4])
     embeddings = np.float32([[5, 0], [0, 5]])
     assert tracker.update(seen, labels, boxes, embeddings).tolist() == [0, 1]
-    # Shifted by half a width, IoU is a third; embeddings say the opposite.
+    # Boxes shifted by half a width have an IoU of a third; the embeddings suggest the opposite match.
     moved = boxes + np.float32([0.1, 0, 0, 0])
     assert tracker.update(seen, labels, moved, embeddings[::-1]).tolist() == [0, 1]
-    # Another class, and too far away.
+    # The first has another class, the second is too far away.
     assert tracker.update(
         seen, np.int64([5, 4]), moved + np.float32([0, 0.15, 0, 0]), embeddings
     ).tolist() == [2, 3]

@@ -1,4 +1,4 @@
-"""Boxes against the definition, one at a time."""
+"""Boxes: conversion and IoU, compared with the definition for one box at a time."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ box = st.tuples(numbers, numbers, numbers, numbers)
 
 
 def iou_of(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two boxes in float64, as the words say it."""
+    """Return the IoU of two boxes in float64, by its definition."""
     a, b = a.astype(float), b.astype(float)
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -32,7 +32,7 @@ def test_centre_form_to_corners() -> None:
     assert cxcywh_to_xyxy(boxes).tolist() == [[3, 5, 7, 7], [0, 0, 0, 0]]
     assert cxcywh_to_xyxy(boxes).dtype == np.float32
     assert cxcywh_to_xyxy(boxes[:0]).shape == (0, 4)
-    assert boxes.tolist() == [[5, 6, 4, 2], [0, 0, 0, 0]], "the input stays"
+    assert boxes.tolist() == [[5, 6, 4, 2], [0, 0, 0, 0]], "the input is not modified"
 
 
 @given(st.lists(box, max_size=5), st.lists(box, max_size=5))
@@ -41,7 +41,7 @@ def test_iou_equals_its_definition(first: list[tuple[float, ...]], second: list[
     iou = box_iou(a, b)
     assert iou.dtype == np.float32
     assert iou.shape == (len(a), len(b))
-    # Float32 differences of coordinates up to 200 are off by 1e-5, which a thin box's area multiplies.
+    # Differences of coordinates up to 200 have a float32 error of 1e-5, which matters for the area of a thin box.
     for i in range(len(a)):
         for j in range(len(b)):
             thin = min((a[i, 2:] - a[i, :2]).min(), (b[j, 2:] - b[j, :2]).min())

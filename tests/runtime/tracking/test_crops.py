@@ -1,4 +1,4 @@
-"""Masks inside their boxes: there and back, and how small the boxes are."""
+"""Mask crops: round trip, and boxes as small as possible."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Selection and suppression against scalar twins."""
+"""Selection and suppression, compared with scalar references."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Mask decoding against the published arrays, upsampling against a direct transcription of the definition."""
+"""Mask decoding, compared with published arrays; upsampling, compared with its definition."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_an_iou_of_one_half_falls_as_published(pixels: int, above: bool) -> None
 
 
 def slow_upsample(logit: np.ndarray, placement: Placement) -> np.ndarray:
-    """Bilinear x4 at every network pixel, crop, nearest, threshold: nothing fused, nothing skipped."""
+    """Upsample by the definition: bilinear x4 at every network pixel, crop, nearest resize, threshold."""
     position = [np.maximum((np.arange(4 * size) + 0.5) / 4 - 0.5, 0) for size in logit.shape]
     rows = np.stack([np.interp(position[0], np.arange(logit.shape[0]), column) for column in logit.T], axis=1)
     full = np.stack([np.interp(position[1], np.arange(logit.shape[1]), row) for row in rows])
@@ -68,7 +68,7 @@ def test_upsample_equals_the_definition(data: st.DataObject) -> None:
     content = tuple(data.draw(st.integers(1, 4 * c)) for c in cells)
     frame = data.draw(st.one_of(st.just(content), st.tuples(st.integers(1, 99), st.integers(1, 99))))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    # Multiples of 1/8 keep every blend exact, so that no pixel's sign is left to rounding.
+    # With multiples of 1/8 every blend is exact, so that no pixel's sign depends on rounding.
     logits = rng.integers(-20, 6, (2, *cells)).astype(np.float32) / 8
     placement = Placement(frame=frame, network=content, content=content)
     crops = upsample_masks(logits, placement)

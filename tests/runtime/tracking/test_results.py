@@ -1,4 +1,4 @@
-"""The results of a video against a slow, literal twin of the published procedure."""
+"""Results of frames and videos, compared with a literal implementation of the published procedure."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ CATEGORIES = tuple(Category(name, i) for name, i in zip(CLASSES, (4, 1, 9), stri
 def frame_result(
     index: int, seen: dict[int, np.ndarray], masks: dict[int, np.ndarray] | None = None
 ) -> FrameResult:
-    """Track id -> class scores, and perhaps full-resolution masks; else a mask that tells track and frame."""
+    """Build a result from class scores by track id; by default, each mask encodes its track and frame."""
     ids = np.array(list(seen), np.int64)
     scores = np.array(list(seen.values()), np.float32).reshape(len(ids), len(CLASSES))
     drawn = np.zeros((len(ids), *SIZE), bool)
@@ -43,7 +43,7 @@ def frame_result(
         placement=PLACEMENT,
         class_names=CLASSES,
     )
-    result.__dict__["crops"] = crop_masks(drawn)  # in the place of what it would compute
+    result.__dict__["crops"] = crop_masks(drawn)  # instead of the computed property
     return result
 
 
@@ -66,7 +66,7 @@ class Expected:
 
 
 def published(frames: Frames, config: VideoConfig) -> list[Expected]:
-    """The procedure as published: a list with one entry per frame for each id, None where it was not seen."""
+    """Apply the published procedure: for each id a list with one entry per frame, None where it was not seen."""
     held: dict[int, list[np.ndarray | None]] = {}
     for i, seen in enumerate(frames):
         for track, scores in seen.items():
@@ -106,13 +106,13 @@ def assert_as_published(frames: Frames, config: VideoConfig) -> VideoResult:
     found = video.instances()
     assert [(i.track, i.label) for i in found] == [(e.track, e.label) for e in expected]
     for instance, e in zip(found, expected, strict=True):
-        # A running sum and a mean over rows differ by the last bit of a float32 at most.
+        # A running sum and a mean over rows differ in the last bit of a float32 at most.
         assert instance.score == pytest.approx(float(e.score), rel=1e-6)
         assert sorted(instance.masks) == e.frames
     return video
 
 
-# Scores in steps of 1/64 add up exactly, so that no mean falls beside the threshold by rounding alone.
+# Scores in steps of 1/64 add up exactly, so that rounding moves no mean across the threshold.
 score_rows = st.lists(st.integers(0, 64), min_size=3, max_size=3).map(
     lambda r: np.float32(r) / np.float32(64)
 )
@@ -140,7 +140,7 @@ A = np.float32([0.9, 0.1, 0.0])
 
 
 def at(*frames: int, length: int, other: bool = True) -> Frames:
-    """Track 5 in these frames, track 1 in all."""
+    """Return frames with track 5 in the given ones and track 1 in all."""
     return [{**({1: A} if other else {}), **({5: A} if i in frames else {})} for i in range(length)]
 
 

@@ -1,4 +1,4 @@
-"""Run lengths: against an encoder written from the format alone, and against damage."""
+"""Run lengths: compared with an encoder written from the format alone, and damaged input."""
 
 import contextlib
 
@@ -17,7 +17,7 @@ MASKS = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
 
 def encode_by_definition(mask: NDArray[np.bool_]) -> str:
-    """COCO's compressed run lengths, run by run and digit by digit."""
+    """Return COCO's compressed run lengths, computed run by run and digit by digit."""
     runs, value = [0], False
     for pixel in mask.T.ravel().tolist():
         if pixel != value:
@@ -105,7 +105,7 @@ def test_what_is_no_mask_is_refused(masks: NDArray[np.generic]) -> None:
         {"size": [4, 4], "counts": "P1Pn0"},
     ],
 )
-def test_damage_is_told(rle: dict[str, object]) -> None:
+def test_damage_is_reported(rle: dict[str, object]) -> None:
     with pytest.raises(FrameError, match="encode_rle"):
         decode_rle(rle)
 
