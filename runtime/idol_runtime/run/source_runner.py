@@ -57,7 +57,7 @@ class SourceRunner:
             )
             if options.latest and not source.live:
                 raise ConfigError(
-                    f"--latest (latest=True) applies to cameras and streams only; {source.name} is a file; "
+                    f"--latest (latest=True) applies to cameras and streams only, but {source.name} is a file; "
                     "leave --latest out"
                 )
             context = SinkContext(

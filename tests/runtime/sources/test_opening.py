@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from idol_runtime.errors import ConfigError, SourceError
-from idol_runtime.sources.base import Reader, local_path
+from idol_runtime.frames import RGBImage
+from idol_runtime.sources import opening
+from idol_runtime.sources.base import Reader, Source, local_path
 from idol_runtime.sources.camera import CameraReader
-from idol_runtime.sources.opening import open_source, reader_kind, source_label, source_paths
+from idol_runtime.sources.opening import KINDS, open_source, reader_kind, source_label, source_paths
 from idol_runtime.sources.stream import StreamReader
 from idol_runtime.sources.video import VideoReader
 from samples.captures import read_all, write_images
@@ -131,3 +134,33 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").symlink_to("b.mp4")
     (tmp_path / "b.mp4").symlink_to("a.mp4")
     assert source_label(tmp_path / "a.mp4") == "a"
+
+
+class NoiseReader(Reader):
+    """A source of random images."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.size, self.frame_count = str(source), (8, 8), int(str(source).partition("://")[2])
+        self._left = self.frame_count
+
+    @classmethod
+    def accepts(cls, source: Source) -> bool:
+        return str(source).startswith("noise://")
+
+    def read(self) -> RGBImage | None:
+        return np.zeros((8, 8, 3), np.uint8) if self.skip() else None
+
+    def skip(self) -> bool:
+        self._left -= 1
+        return self._left >= 0
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_a_kind_of_source_is_one_class_and_one_entry_of_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "KINDS", [NoiseReader, *KINDS])
+    assert source_paths("noise://5") == []
+    with open_source("noise://5", stride=2) as source:
+        assert source.frame_count == 3
+        assert [frame.index for frame in source] == [0, 2, 4]
