@@ -123,7 +123,7 @@ def _list_images(source: Source) -> list[Path]:
     ]
     if not images:
         raise SourceError(
-            f"{source} contains no image: {len(entries)} other entries; images end in {' '.join(_EXTENSIONS)}, "
+            f"{source} holds no image: {len(entries)} other entries; images end in {' '.join(_EXTENSIONS)}, "
             "and a video is given by the path of its file"
         )
     return sorted(images, key=natural_key)

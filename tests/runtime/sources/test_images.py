@@ -58,7 +58,7 @@ def test_natural_order_is_total_and_numeric(names: list[str]) -> None:
 @pytest.mark.parametrize("pattern", ["", "/*", "/*.png"])
 def test_no_images(tmp_path: Path, pattern: str) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
-    with pytest.raises(SourceError, match=r"contains no image|matches no file"):
+    with pytest.raises(SourceError, match=r"holds no image|matches no file"):
         open_source(f"{tmp_path}{pattern}")
 
 
