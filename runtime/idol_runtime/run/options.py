@@ -1,5 +1,6 @@
 """Options and summaries of a run: one of each per source."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,7 +121,8 @@ def check_outputs(options: Sequence[RunOptions], *inputs: Path) -> None:
     for output in (output for entry in options for output in entry.outputs):
         output.sink.check(output.target)
     paths = [path for entry in options for path in entry.paths]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ConfigError("two outputs have the same name; give each its own")
+    for path, count in Counter(path.resolve() for path in paths).items():
+        if count > 1:
+            raise ConfigError(f"two outputs have the same name: {path}; give each its own")
     sources = [path for entry in options for path in source_paths(entry.source)]
     refuse_replacing(paths, [*inputs, *sources])
