@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="S",
-        help="hide instances with a score below S, except in --results (default: 0)",
+        help="hide instances with a score below S, except in --results (default: 0.0)",
     )
     add(
         "--latest",
