@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
     _add_pairs(figures.add_parser("pairs", help="augmented pairs, as training will see them"))
-    _add_curves(figures.add_parser("curves", help="losses, gradients, rates and AP of one or several runs"))
     _add_selection(figures.add_parser("selection", help="positives by IoU and by optimal transport"))
     _add_identities(figures.add_parser("identities", help="ids with and without temporal weighting"))
     _add_timeline(figures.add_parser("timeline", help="when each track of a results file was seen"))
@@ -53,17 +52,6 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
     add("--start", type=whole, default=0, metavar="N", help="how many the run has taken before (default: 0)")
     add("--seed", type=whole, metavar="N", help="as --set run.seed=N")
     _add_output(parser, ".png, .jpg or .webp")
-
-
-def _add_curves(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Draw what the logs of training runs say, run beside run."
-    parser.set_defaults(command=_curves)
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or its log.jsonl")
-    add(
-        "--smooth", type=positive, metavar="N", help="iterations to average (default: a fiftieth of each run)"
-    )
-    _add_output(parser)
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
@@ -148,14 +136,6 @@ def _pairs(options: argparse.Namespace) -> int:
     for note in notes:
         print(f"note: left out: {note}")
     print(f"wrote {options.output}")
-    return 0
-
-
-def _curves(options: argparse.Namespace) -> int:
-    from idol_deploy.studies.figure.curves import draw_curves
-
-    names = draw_curves(options.runs, options.output, options.smooth)
-    print(f"wrote {options.output}: {', '.join(names)}")
     return 0
 
 

@@ -47,7 +47,7 @@ def test_the_commands() -> None:
             "evaluate",
             "ablate",
         ),
-        *(f"figure {name}" for name in ("pairs", "curves", "selection", "identities", "timeline")),
+        *(f"figure {name}" for name in ("pairs", "selection", "identities", "timeline")),
         *("inspect", "plugins build", "plugins info", "plugins selftest"),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,21 +70,6 @@ def test_selection_with_fresh_weights(
     assert "has frames 0 to 2, and so no frame 3" in refused("figure", "selection", *data(made), *where)
     where = "--video", "1", "-o", tmp_path / "b.gif"
     assert "name ends in .png, .svg, .pdf" in refused("figure", "selection", *data(made), *where)
-
-
-def test_curves(idol: Command, refused: Callable[..., str], tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    lines = [{"iteration": i, "loss": 1 / i, "losses": {"loss_ce": 1.0}, "lr": 1e-4} for i in (1, 2, 3)]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out = tmp_path / "a.png"
-    done = idol("figure", "curves", log, tmp_path, "--smooth", 2, "-o", out)
-    assert (done.status, done.out) == (0, f"wrote {out}: {log}, {tmp_path}\n")
-    assert is_picture(out)
-    assert "ends in .png, .svg, .pdf" in refused(
-        "figure", "curves", tmp_path / "none", "-o", tmp_path / "b.gif"
-    )
-    message = refused("figure", "curves", tmp_path / "none", "-o", tmp_path / "b.png")
-    assert "give a training run's folder or its log.jsonl" in message
 
 
 def test_identities_and_timeline_of_a_bundle(
