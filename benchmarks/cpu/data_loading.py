@@ -26,12 +26,13 @@ import torch
 
 from benchmarks.machine import machine_facts, report_result
 from idol_deploy.config import IdolConfig, ytvis19_r50
-from idol_deploy.data import video_pairs
+from idol_deploy.data import pairs as pairs_module
+from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.loader import EndlessSampler, LoaderState, PairLoader, draw_sample, to_pair
+from idol_deploy.data.pairs import VideoPairs
 from idol_deploy.data.samples import Sample
 from idol_deploy.data.synthetic import SHAPES, make_videos
 from idol_deploy.data.transforms import View
-from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.objective.batch import Batch, collate
 
@@ -93,9 +94,9 @@ def profile(source: VideoPairs, config: IdolConfig, batches: int) -> dict[str, f
     start = time.perf_counter()
     joined = 0.0
     with (
-        timed(video_pairs, "read_frame", seconds),
-        timed(video_pairs, "expand_masks", seconds),
-        timed(video_pairs, "boxes_of", seconds),
+        timed(pairs_module, "read_frame", seconds),
+        timed(pairs_module, "expand_masks", seconds),
+        timed(pairs_module, "boxes_of", seconds),
         timed(View, "image", seconds),
         timed(View, "masks", seconds),
     ):
@@ -144,7 +145,7 @@ def main() -> int:
 
 def measure(annotations: Path, frames: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Measure all numbers of workers, interleaved."""
-    classes = tuple(category.name for category in read_dataset(annotations, strict=False).categories)
+    classes = tuple(category.name for category in read_dataset(annotations, FaultLog()).categories)
     config = replace(ytvis19_r50(), classes=classes or SHAPES)
     source = VideoPairs.open(annotations, frames, config)
     counts = [int(count) for count in args.workers.split(",")]

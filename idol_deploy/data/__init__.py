@@ -1,3 +1,3 @@
-"""Data sets: their categories, annotations and augmentations."""
+"""Data sets: categories, annotations, training pairs and augmentation."""
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
-"""Writing annotations as YouTube-VIS and OVIS do.
+"""Annotation entries in the format of YouTube-VIS and OVIS, and frame files.
 
-T: frames; H, W: height and width in pixels.
+Letters: T frames; H x W height and width in pixels.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ from idol_runtime.tracking.rle import RLE, encode_rle
 
 __all__ = ["MaskEntry", "box_of", "mask_entry", "occlusion_level", "track_fields", "write_image"]
 
-# Share hidden, up to; of OVIS.
+# Highest hidden share of each OVIS occlusion level.
 _LEVELS = ((0.0, "no_occlusion"), (0.5, "slight_occlusion"), (1.0, "severe_occlusion"))
 
 MaskEntry = tuple[RLE, list[int], int]  # mask, box, area
 
 
 def occlusion_level(hidden: float) -> str:
-    """What OVIS calls this share."""
+    """Return the OVIS occlusion level of a hidden share."""
     return next(name for most, name in _LEVELS if hidden <= most)
 
 
 def box_of(mask: NDArray[np.bool_]) -> list[int]:
-    """[left, top, width, height] of a mask that is not empty."""
+    """Return the box of a non-empty mask, [left, top, width, height]."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     top, left = int(rows[0]), int(columns[0])
     return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
 
 
 def mask_entry(mask: NDArray[np.bool_]) -> MaskEntry | None:
-    """A mask as it is annotated; None for an empty one.
+    """Return the annotation of a mask; None for an empty mask.
 
     Args:
         mask: [H, W] bool.
@@ -49,11 +49,11 @@ def mask_entry(mask: NDArray[np.bool_]) -> MaskEntry | None:
 def track_fields(
     entries: Sequence[MaskEntry | None], hidden: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """What an annotation says of each frame.
+    """Return the per-frame fields of an annotation.
 
     Args:
-        entries: T masks.
-        hidden: T shares that are hidden; None for YouTube-VIS, which doesn't say.
+        entries: T annotated masks.
+        hidden: T hidden shares for OVIS; None for YouTube-VIS, which has no occlusion (default).
     """
     names = ("segmentations", "bboxes", "areas")
     track: dict[str, Any] = {
@@ -68,15 +68,15 @@ def track_fields(
 
 
 def write_image(path: Path, image: NDArray[np.uint8], quality: int = 95) -> None:
-    """Write a JPEG with colours as sharp as the masks, and its folder if it isn't there.
+    """Write a JPEG at full colour resolution; create its folder if needed.
 
     Args:
-        path: where to.
+        path: image file to write.
         image: [H, W, 3] RGB.
-        quality: of JPEG.
+        quality: JPEG quality, 1 to 95; higher is sharper and larger (default: 95).
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,30 @@
-"""Class names in the order of the data sets' category ids, which is the order of the network's classes.
+"""Class names of the data sets, and the match by name between categories and network classes.
 
-Spelled as the data sets' annotation files spell them ("Vehical" included).
+The tables have the order of the data sets' category ids, which is the order of the network's classes, and the spelling
+of their annotation files ("Vehical" included).
+
+Training and evaluation match names by one rule: case, blanks, `-` and `_` are ignored. Two names that differ in nothing
+else are refused as ambiguous.
 """
 
-__all__ = ["COCO", "COCO_IDS", "OVIS", "SYNTH", "YTVIS_2019", "YTVIS_2021"]
+from collections.abc import Sequence
+from pathlib import Path
+
+from idol_runtime.config import Category
+from idol_runtime.errors import ConfigError, DataError
+
+__all__ = [
+    "COCO",
+    "COCO_IDS",
+    "OVIS",
+    "SYNTH",
+    "YTVIS_2019",
+    "YTVIS_2021",
+    "class_labels",
+    "list_some",
+    "require_distinct",
+    "unknown_categories",
+]
 
 # fmt: off
 YTVIS_2019: tuple[str, ...] = (
@@ -39,10 +60,78 @@ COCO: tuple[str, ...] = (
     "scissors", "teddy bear", "hair drier", "toothbrush",
 )
 
-# Of `idol-deploy synth`.
+# Classes of `idol-deploy synth`.
 SYNTH: tuple[str, ...] = ("animal", "blob", "face", "fruit", "person", "ring", "star", "vehicle")
 
-# COCO numbered 91 categories and released 80.
+# COCO numbers 91 categories and annotates 80 of them.
 COCO_IDS: tuple[int, ...] = tuple(
     i for i in range(1, 91) if i not in {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 )
+# fmt: on
+
+
+def class_labels(categories: Sequence[Category], classes: Sequence[str], path: Path) -> dict[int, int]:
+    """Map category ids of a data set to class labels of the network, without categories that are no class.
+
+    Args:
+        categories: categories of the data set.
+        classes: class names of the network.
+        path: annotation file, for messages.
+
+    Raises:
+        ConfigError: two classes have the same name.
+        DataError: two categories have the same name, or none of them is a class.
+    """
+    require_distinct(classes)
+    names = [category.name for category in categories]
+    same = _same_names(names)
+    if same:
+        raise DataError(f"{path}: categories {same}; rename one, or give its annotations to the other")
+    labels_by_name = {_normalise(name): label for label, name in enumerate(classes)}
+    labels = {
+        category.dataset_id: labels_by_name[_normalise(category.name)]
+        for category in categories
+        if _normalise(category.name) in labels_by_name
+    }
+    if not labels:
+        raise DataError(
+            f"{path}: none of its categories ({list_some(names)}) is a class of the network "
+            f"({list_some(classes)}); choose a preset with these classes, or set them"
+        )
+    return labels
+
+
+def unknown_categories(categories: Sequence[Category], classes: Sequence[str]) -> list[str]:
+    """Return the names of the categories that are no class of the network."""
+    known = set(map(_normalise, classes))
+    return [category.name for category in categories if _normalise(category.name) not in known]
+
+
+def require_distinct(classes: Sequence[str]) -> None:
+    """Check that no two classes have the same name.
+
+    Raises:
+        ConfigError: two classes have the same name.
+    """
+    same = _same_names(classes)
+    if same:
+        raise ConfigError(f"classes {same}; rename one, or leave it out")
+
+
+def list_some(values: Sequence[object], most: int = 4) -> str:
+    """Return the first `most` values of a list for a message, with an ellipsis for the rest."""
+    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")
+
+
+def _normalise(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _same_names(names: Sequence[str]) -> str:
+    """Return a description of the first two equal names; empty if all differ."""
+    first: dict[str, str] = {}
+    for name in names:
+        if _normalise(name) in first:
+            return f"{first[_normalise(name)]!r} and {name!r} differ only in case, blanks, - or _"
+        first[_normalise(name)] = name
+    return ""

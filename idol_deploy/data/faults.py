@@ -1,24 +1,24 @@
-"""What is wrong in a data set: named, counted, and told in a few lines instead of a hundred thousand."""
+"""Faults of a data set: named, counted, and reported in one line per kind."""
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from idol_runtime.errors import DataError
 
-__all__ = ["Fault", "FaultLog", "missing_files"]
+__all__ = ["Fault", "FaultLog", "missing_files", "unknown_id"]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that cannot be used.
+    """One item of a data set that cannot be used.
 
     Attributes:
-        kind: what faults are counted by, such as `missing frame`.
-        where: which video and frame, or which annotation.
-        detail: what is wrong, and what would mend it.
+        kind: key under which faults are counted, such as `missing frame`.
+        where: video and frame, or annotation, that has the fault.
+        detail: description of the fault and how to fix it.
     """
 
     kind: str
@@ -31,12 +31,12 @@ class Fault:
 
 @dataclass
 class FaultLog:
-    """Faults by kind, with the first of each.
+    """Number of faults of each kind, with the first of each.
 
     Attributes:
-        strict: refuse the first fault instead of counting it.
-        counts: how many of each kind.
-        first: the first of each kind that came with its name.
+        strict: raise at the first fault instead of counting it (default: False).
+        counts: number of faults by kind.
+        first: first fault of each kind.
     """
 
     strict: bool = False
@@ -47,55 +47,58 @@ class FaultLog:
         """Count a fault.
 
         Raises:
-            DataError: under `strict`.
+            DataError: the log is strict.
         """
         if self.strict:
             raise DataError(str(fault))
         self.counts[fault.kind] += 1
         self.first.setdefault(fault.kind, fault)
 
-    def take(self, counts: Mapping[str, int], first: Mapping[str, str]) -> None:
-        """Add what someone else has counted: how many of each kind, and the first of each in words."""
-        self.counts.update(counts)
-        for kind, message in first.items():
-            where, _, detail = message.rpartition(": ")
-            self.first.setdefault(kind, Fault(kind, where, detail))
-
     def summary(self) -> Sequence[str]:
-        """One line per kind, the most frequent first; none where nothing is wrong."""
-        lines = []
-        for kind, count in self.counts.most_common():
-            example = f", first {self.first[kind]}" if kind in self.first else ""
-            lines.append(f"{count} x {kind}{example}")
-        return lines
+        """Return one line per kind of fault, the most frequent kind first; empty without faults."""
+        return [f"{count} x {kind}, first {self.first[kind]}" for kind, count in self.counts.most_common()]
+
+
+def unknown_id(kind: str, number: int, where: str) -> Fault:
+    """Return the fault of an annotation that refers to a missing image, video or category.
+
+    Args:
+        kind: `image`, `video` or `category`.
+        number: id that no entry of the file has.
+        where: annotation with the fault.
+    """
+    why = f"there is no {kind} {number}; add it or remove the annotation"
+    return Fault(f"unknown {kind}", where, why)
 
 
 def missing_files(root: Path, names: Iterable[str]) -> set[str]:
-    """Those of the names that are not below a folder. Lists each folder once instead of asking for each file.
+    """Return the names that do not exist below a folder.
+
+    Each folder is listed once, which is faster than one look-up per file.
 
     Raises:
-        DataError: none of them is there, so that the folder must be the wrong one.
+        DataError: none of the files exists, so `root` must be the wrong folder.
     """
-    listed: dict[str, frozenset[str]] = {}
-    missing, found, first = set(), 0, ""
+    listings: dict[str, frozenset[str]] = {}
+    missing, exists, first = set(), False, ""
     for name in names:
         first = first or name
         folder, file = os.path.split(os.path.join(root, name))
-        if folder not in listed:
-            listed[folder] = _listing(folder)
-        if file in listed[folder]:
-            found += 1
+        if folder not in listings:
+            listings[folder] = _list_folder(folder)
+        if file in listings[folder]:
+            exists = True
         else:
             missing.add(name)
-    if missing and not found:
+    if missing and not exists:
         raise DataError(
-            f"none of the {len(missing)} annotated frames is below {root}, {first} being the first; "
+            f"none of the {len(missing)} annotated frames is below {root}, for example {first}; "
             "give the folder that holds them"
         )
     return missing
 
 
-def _listing(folder: str) -> frozenset[str]:
+def _list_folder(folder: str) -> frozenset[str]:
     try:
         return frozenset(os.listdir(folder))
     except OSError:

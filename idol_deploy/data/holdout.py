@@ -1,4 +1,4 @@
-"""A part of a training set kept back for validation: YouTube-VIS and OVIS publish annotations for training only."""
+"""A holdout of a training set for validation: YouTube-VIS and OVIS publish annotations for training only."""
 
 import hashlib
 from pathlib import PurePosixPath
@@ -12,35 +12,35 @@ HOLDOUT_SHARE = 0.1
 
 
 def holdout(dataset: VisDataset, seed: int, share: float = HOLDOUT_SHARE) -> tuple[VisDataset, VisDataset]:
-    """Split a data set by video; the same seed and share give the same split on every machine.
+    """Split a data set by recording; the same seed and share give the same split on every machine.
 
-    Videos whose frames lie in one folder are clips of one recording and stay together, so that no instance is on both
-    sides. Which side a recording is on depends on its name and the seed, not on the order of the file.
+    Videos with frames in one folder are clips of one recording and stay together, so that no instance is on both sides.
+    The side of a recording depends on its name and the seed, not on the order of the file.
 
     Args:
-        dataset: what to split.
-        seed: of the split.
-        share: of the recordings that are held out, at least one.
+        dataset: data set to split.
+        seed: seed of the split.
+        share: share of the recordings to hold out (default: 0.1); at least one is held out.
 
     Returns:
-        The part to train with, and the part held out.
+        The part for training and the held-out part.
 
     Raises:
-        ConfigError: a share that is not between 0 and 1.
-        DataError: fewer than two recordings.
+        ConfigError: the share is not between 0 and 1.
+        DataError: the data set has fewer than two recordings.
     """
     if not 0 < share < 1:
-        raise ConfigError(f"the share held out must lie between 0 and 1, got {share}")
+        raise ConfigError(f"the held-out share must be between 0 and 1, got {share}")
     recordings = sorted({_recording(video) for video in dataset.videos}, key=lambda name: _rank(name, seed))
     if len(recordings) < 2:
         raise DataError(
-            f"{dataset.path} holds one recording, which cannot be split; give validation videos of its own"
+            f"{dataset.path} has only one recording, which cannot be split; give separate validation videos"
         )
     count = min(max(round(share * len(recordings)), 1), len(recordings) - 1)
-    held = set(recordings[:count])
+    held_out = set(recordings[:count])
     sides: tuple[set[int], set[int]] = (set(), set())
     for video in dataset.videos:
-        sides[_recording(video) in held].add(video.id)
+        sides[_recording(video) in held_out].add(video.id)
     return dataset.subset(sides[False]), dataset.subset(sides[True])
 
 

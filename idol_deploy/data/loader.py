@@ -1,19 +1,20 @@
-"""Endless batches of pairs, in an order that seed and position decide and nothing else.
+"""Endless batches of pairs, in an order that depends on seed and position only.
 
-    loader = PairLoader(source, config.preprocessing, pairs=4, seed=1, workers=2)
+    loader = PairLoader(source, config.preprocessing, pairs=4, state=LoaderState(seed=1), workers=2)
     for batch in loader: ...
 
-Every sample has a random generator of its own, seeded with (seed, epoch, number), so that neither the number of workers
-nor what came before changes it. The place in the order is one integer, counted over all processes: a run that is
-resumed goes on with the next pair, also with another number of processes.
+Each sample has its own random generator, seeded with (seed, epoch, index), so that neither the number of workers nor
+earlier samples change it. The position is one integer, counted over all processes: a resumed run continues with the
+next pair, also with another number of processes.
 """
 
 import atexit
 import contextlib
+import functools
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from multiprocessing.process import BaseProcess
 
 import numpy as np
@@ -29,17 +30,21 @@ from idol_runtime.errors import ConfigError, DataError
 
 __all__ = ["Draw", "EndlessSampler", "LoaderState", "PairLoader", "draw_sample", "to_pair"]
 
-_MOST_TRIES = 100  # samples in a row that cannot be read: the disk is gone, not a file
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+_MAX_TRIES = 100  # unreadable samples in a row that mean a lost disk rather than a broken file
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_Item = tuple[
+    Pair | None, tuple[Fault, ...]
+]  # a pair, None if no sample could be read; faults of skipped samples
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A sample's place: its number among the source's, and in which round through them.
+    """A position in the order of samples.
 
     Attributes:
-        epoch: from 0.
-        index: of the source.
+        epoch: round through the source, from 0.
+        index: index of the sample in the source.
     """
 
     epoch: int
@@ -48,64 +53,73 @@ class Draw:
 
 @dataclass(frozen=True)
 class LoaderState:
-    """Where a loader stands.
+    """The position of a loader.
 
     Attributes:
-        seed: of order and augmentation.
-        position: pairs that were handed out, by all processes.
+        seed: seed of order and augmentation.
+        position: number of pairs that all processes have returned so far.
     """
 
     seed: int
     position: int = 0
 
 
+@dataclass(eq=False)
 class EndlessSampler(Sampler[list[Draw]]):
-    """Lists of draws without end: round after round through the source, each in an order of its own.
+    """Endless lists of draws: round after round through the source, each in its own order.
 
-    Of every `world` consecutive draws, the process `rank` takes one.
+    Of every `world` consecutive draws, process `rank` takes one.
+
+    Attributes:
+        size: number of samples of the source.
+        state: position to start from.
+        pairs: draws per list.
+        rank: number of this process (default: 0).
+        world: number of processes (default: 1).
     """
 
-    def __init__(self, size: int, state: LoaderState, pairs: int, *, rank: int = 0, world: int = 1) -> None:
-        self._size = size
-        self._state = state
-        self._pairs = pairs
-        self._rank = rank
-        self._world = world
-        self._epoch = -1
-        self._order: list[int] = []
+    size: int
+    state: LoaderState
+    pairs: int
+    _: KW_ONLY
+    rank: int = 0
+    world: int = 1
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        position = self._state.position + self._rank
+        position = self.state.position + self.rank
         while True:
-            yield [self._draw(position + i * self._world) for i in range(self._pairs)]
-            position += self._pairs * self._world
+            yield [self._draw(position + i * self.world) for i in range(self.pairs)]
+            position += self.pairs * self.world
 
     def _draw(self, position: int) -> Draw:
-        epoch, place = divmod(position, self._size)
-        if epoch != self._epoch:
-            order = np.random.default_rng([self._state.seed, epoch]).permutation(self._size)
-            self._epoch, self._order = epoch, order.tolist()
-        return Draw(epoch, self._order[place])
+        epoch, place = divmod(position, self.size)
+        return Draw(epoch, _order(self.state.seed, epoch, self.size)[place])
 
 
-def _outlive_signals(_: int) -> None:
-    """Ctrl-C, and whoever stops a job, reach every process of it; the trainer needs batches to its iteration's end.
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, size: int) -> list[int]:
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(size).tolist()
+    return order
 
-    A worker ends when it is told, or finds the trainer gone.
+
+def _ignore_stop_signals(_: int) -> None:
+    """Ignore Ctrl-C and SIGTERM in a worker: the trainer needs batches until the end of its iteration.
+
+    These signals reach every process of a job. A worker ends when the trainer ends it, or when the trainer is gone.
     """
-    for number in _STOPS:
+    for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def _beginning_workers() -> Iterator[None]:
-    """While workers begin, which do not outlive signals yet: what stops a job comes after this.
+def _starting_workers() -> Iterator[None]:
+    """Block stop signals while workers start, since a new worker does not ignore them yet.
 
-    They begin with the signals held back that are here, and keep them so. Those who are left when this process ends are
-    killed: it would tell them by SIGTERM, and wait for ever.
+    Workers that are alive at the exit of this process are killed; multiprocessing would send them SIGTERM, which they
+    ignore, and wait forever.
     """
     others = multiprocessing.active_children()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
     finally:
@@ -115,14 +129,14 @@ def _beginning_workers() -> Iterator[None]:
 
 
 def _kill_at_exit(processes: Iterable[BaseProcess]) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for a fault
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports a killed worker as an error
     for process in processes:
         process.kill()
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a worker sends: a batch, and what it had to pass over; no batch where it gave up."""
+    """Output of a worker: a batch and the faults of skipped samples; no batch if no sample could be read."""
 
     batch: Batch | None
     faults: tuple[Fault, ...]
@@ -131,159 +145,142 @@ class _Loaded:
         return _Loaded(self.batch and self.batch.pin_memory(), self.faults)
 
 
+@dataclass(eq=False)
 class PairLoader:
-    """Loads, augments and joins pairs, in this process or in workers.
+    """A loader that reads, augments and collates pairs, in this process or in workers.
 
-    Iterating goes on from where `state` stands; `state` counts only what was handed out, not what workers have ready.
+    Iteration starts at `state`, which counts returned batches only, not those that workers hold ready.
 
     Attributes:
-        log: what could not be read so far.
+        source: source of samples.
+        preprocessing: preprocessing of the network, for the multiple that batches are padded to.
+        pairs: pairs per batch of this process.
+        state: position of the next batch.
+        workers: number of loading processes (default: 0, load in this process).
+        rank: number of this process (default: 0).
+        world: number of processes (default: 1).
+        both_directions: train on reference frames as on key frames (default: False).
+        strict: refuse an unreadable frame instead of taking the next sample (default: False).
+        pin_memory: return batches in page-locked memory, for a CUDA device (default: False).
+        log: faults of the samples read so far.
+
+    Raises:
+        ConfigError: a number is too small.
     """
 
-    def __init__(
-        self,
-        source: PairSource,
-        preprocessing: Preprocessing,
-        *,
-        pairs: int,
-        state: LoaderState,
-        workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        both_directions: bool = False,
-        strict: bool = False,
-        pin_memory: bool = False,
-    ) -> None:
-        """Loads nothing yet.
+    source: PairSource
+    preprocessing: Preprocessing
+    _: KW_ONLY
+    pairs: int
+    state: LoaderState
+    workers: int = 0
+    rank: int = 0
+    world: int = 1
+    both_directions: bool = False
+    strict: bool = False
+    pin_memory: bool = False
+    log: FaultLog = field(init=False)
 
-        Args:
-            source: of samples.
-            preprocessing: says to what multiple frames are padded.
-            pairs: in each batch of this process.
-            state: where to begin.
-            workers: processes that load; 0: this one does.
-            rank: of this process.
-            world: number of processes.
-            both_directions: learn from reference frames as from key frames.
-            strict: refuse a frame that cannot be read, instead of taking the next sample.
-            pin_memory: hand out batches in page-locked memory, for a CUDA device.
-
-        Raises:
-            ConfigError: a number that cannot be.
-        """
-        for name, value, least in (("pairs", pairs, 1), ("workers", workers, 0), ("seed", state.seed, 0)):
+    def __post_init__(self) -> None:
+        minimum = (("pairs", self.pairs, 1), ("workers", self.workers, 0), ("seed", self.state.seed, 0))
+        for name, value, least in minimum:
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
-        self.log = FaultLog(strict)
-        self._items = _Items(source, state.seed, strict)
-        self._preprocessing = preprocessing
-        self._pairs = pairs
-        self._state = state
-        self._workers = workers
-        self._rank = rank
-        self._world = world
-        self._both_directions = both_directions
-        self._pin_memory = pin_memory
-
-    @property
-    def state(self) -> LoaderState:
-        """Where a loader begins that is to go on from here."""
-        return self._state
+        self.log = FaultLog(self.strict)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches without end.
+        """Yield batches without end.
 
         Raises:
-            DataError: a frame cannot be read, and it is strict or there were a hundred in a row; a worker died.
+            DataError: a frame cannot be read and the loader is strict, 100 samples in a row cannot be read, or a worker
+                was killed.
         """
         for loaded in self._loaded():
             for fault in loaded.faults:
                 self.log.add(fault)
             if loaded.batch is None:
                 raise DataError(
-                    f"{len(loaded.faults)} samples in a row cannot be read, the last: {loaded.faults[-1]}; is the disk "
-                    "still there?"
+                    f"{len(loaded.faults)} samples in a row cannot be read, the last: {loaded.faults[-1]}; check that "
+                    "the disk is connected"
                 )
-            given = self._state.position + self._pairs * self._world
-            self._state = LoaderState(self._state.seed, given)
+            self.state = replace(self.state, position=self.state.position + self.pairs * self.world)
             yield loaded.batch
 
     def _loaded(self) -> Iterator[_Loaded]:
-        order = EndlessSampler(len(self._items), self._state, self._pairs, rank=self._rank, world=self._world)
         loader = DataLoader(
-            self._items,
-            batch_sampler=order,
-            num_workers=self._workers,
-            collate_fn=self._join,
-            pin_memory=self._pin_memory,
-            worker_init_fn=_outlive_signals,
-            # Else torch draws from the global generator, and a resumed run would drop other units than a whole one.
+            _Items(self.source, self.state.seed, 1 if self.strict else _MAX_TRIES),
+            batch_sampler=EndlessSampler(
+                len(self.source), self.state, self.pairs, rank=self.rank, world=self.world
+            ),
+            num_workers=self.workers,
+            collate_fn=functools.partial(_join, self.preprocessing, self.both_directions),
+            pin_memory=self.pin_memory,
+            worker_init_fn=_ignore_stop_signals,
+            # Without it torch draws from the global generator, and dropout of a resumed run would differ.
             generator=torch.Generator(),
         )
         try:
-            with _beginning_workers():
+            with _starting_workers():
                 batches = iter(loader)
             yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                "a process that loads data was killed, as happens when memory or /dev/shm is full; take fewer workers"
+                "a process that loads data was killed, probably because memory or /dev/shm is full; take fewer workers"
             ) from error
 
-    def _join(self, items: Sequence["_Item"]) -> _Loaded:
-        faults = tuple(fault for item in items for fault in item.faults)
-        pairs = [item.pair for item in items if item.pair is not None]
-        if len(pairs) < len(items):
-            lost = next(item for item in items if item.pair is None)
-            return _Loaded(None, lost.faults)
-        batch = collate(pairs, self._preprocessing, both_directions=self._both_directions)
-        return _Loaded(batch, faults)
+
+def _join(preprocessing: Preprocessing, both_directions: bool, items: Sequence[_Item]) -> _Loaded:
+    pairs = []
+    for pair, faults in items:
+        if pair is None:
+            return _Loaded(None, faults)
+        pairs.append(pair)
+    batch = collate(pairs, preprocessing, both_directions=both_directions)
+    return _Loaded(batch, tuple(fault for _, faults in items for fault in faults))
 
 
-@dataclass(frozen=True)
-class _Item:
-    pair: Pair | None
-    faults: tuple[Fault, ...]
-
-
+@dataclass(eq=False)
 class _Items(Dataset[_Item]):
-    def __init__(self, source: PairSource, seed: int, strict: bool) -> None:
-        self._source = source
-        self._seed = seed
-        self._tries = 1 if strict else _MOST_TRIES
+    source: PairSource
+    seed: int
+    tries: int
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.source)
 
     def __getitem__(self, draw: Draw) -> _Item:
-        sample, faults = draw_sample(self._source, draw, self._seed, self._tries)
-        return _Item(None if sample is None else to_pair(sample), faults)
+        sample, faults = draw_sample(self.source, draw, self.seed, self.tries)
+        return None if sample is None else to_pair(sample), faults
 
 
 def draw_sample(
     source: PairSource, draw: Draw, seed: int, tries: int = 1
 ) -> tuple[Sample | None, tuple[Fault, ...]]:
-    """A sample, or the next one that can be read, and what was passed over.
+    """Load a sample, or the next one that can be read.
 
     Args:
-        source: of samples.
-        draw: which one.
-        seed: of the run.
-        tries: how many to try; None of them may do.
+        source: source of samples.
+        draw: position of the sample.
+        seed: seed of the run.
+        tries: number of samples to try (default: 1).
+
+    Returns:
+        The sample, None if none could be read, and the faults of the skipped ones.
     """
     faults: list[Fault] = []
     for step in range(tries):
         rng = np.random.default_rng([seed, draw.epoch, draw.index, step])
-        found = source.load((draw.index + step) % len(source), rng)
-        if isinstance(found, Sample):
-            return found, tuple(faults)
-        faults.append(found)
+        sample = source.load((draw.index + step) % len(source), rng)
+        if isinstance(sample, Sample):
+            return sample, tuple(faults)
+        faults.append(sample)
     return None, tuple(faults)
 
 
 def to_pair(sample: Sample) -> Pair:
-    """A sample as tensors."""
+    """Convert a sample to tensors."""
     return Pair(
         key=_channels_first(sample.key.image),
         reference=_channels_first(sample.reference.image),

@@ -1,6 +1,7 @@
-"""The masks of one instance through a video, held compressed, and the forms in which files hold them.
+"""Compressed masks of an instance over a video, and the mask formats of annotation files.
 
-Files have compressed or uncompressed run lengths, or polygons. T: frames of a video; H, W: its height and width.
+Files have compressed or uncompressed run lengths, or polygons.
+Letters: T frames of a video; H x W its height and width in pixels.
 """
 
 from collections.abc import Sequence
@@ -19,30 +20,30 @@ __all__ = ["Masks", "RunLengths", "Segmentation", "compress"]
 
 
 class RunLengths(msgspec.Struct):
-    """One mask as COCO's run lengths, compressed if the counts are text.
+    """A mask as COCO run lengths, compressed if the counts are text.
 
     Attributes:
         size: [height, width] in pixels.
-        counts: background and foreground in turn, down the columns.
+        counts: lengths of background and foreground runs in turn, down the columns.
     """
 
     size: tuple[int, int]
     counts: str | list[int]
 
 
-_FAR = 16  # times the longer side: no point of a polygon lies there
+_FAR = 16  # times the longer side: limit of the points of a polygon
 
 Segmentation = RunLengths | list[list[float]] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The masks of one instance through a video.
+    """Compressed masks of one instance over a video.
 
     Attributes:
         size: (H, W) in pixels.
-        counts: T compressed run lengths; None where the instance is not seen, an empty mask among them.
-        areas: [T] pixels of each mask.
+        counts: T compressed run lengths; None for frames without the instance and for empty masks.
+        areas: [T] number of pixels of each mask.
     """
 
     size: tuple[int, int]
@@ -51,16 +52,20 @@ class Masks:
 
     @property
     def frames(self) -> tuple[int, ...]:
-        """The frames in which the instance is seen."""
+        """Frames in which the instance is visible."""
         return tuple(np.flatnonzero(self.areas).tolist())
 
     def rle(self, frame: int) -> dict[str, Any] | None:
-        """The mask of a frame as pycocotools takes it; None where the instance is not seen."""
+        """Return the mask of a frame in the format of pycocotools; None if the instance is not visible."""
         counts = self.counts[frame]
         return None if counts is None else {"size": list(self.size), "counts": counts}
 
+    def at(self, frames: Sequence[int]) -> "Masks":
+        """Return the masks of these frames only."""
+        return Masks(self.size, tuple(self.counts[t] for t in frames), self.areas[list(frames)])
+
     def mask(self, frame: int) -> NDArray[np.bool_]:
-        """[H, W] bool."""
+        """Return the mask of a frame, [H, W] bool."""
         counts = self.counts[frame]
         return np.zeros(self.size, np.bool_) if counts is None else expand_rle(counts, self.size)
 
@@ -69,27 +74,27 @@ def compress(instances: Sequence[tuple[Sequence[Segmentation], tuple[int, int]]]
     """Compress and check the masks of instances.
 
     Args:
-        instances: the T segmentations of each, as the files hold them, and the (H, W) of its video.
+        instances: for each instance its T segmentations in a file format and the (H, W) of its video.
 
     Returns:
-        For each its masks, or what is wrong with one of them: another size, or no mask. (A mask whose runs end early
-        would keep pycocotools busy forever.)
+        For each instance its masks, or the error of a mask that is invalid or of another size. (pycocotools would loop
+        forever on a mask whose runs end early.)
 
     Raises:
         MissingDependencyError: pycocotools is not installed.
     """
     rows = [_compressed(entries, size) for entries, size in instances]
-    flat = [
+    places = [
         (i, t) for i, row in enumerate(rows) if isinstance(row, list) for t, text in enumerate(row) if text
     ]
-    areas, sizes = measure_rles([rows[i][t] for i, t in flat])  # type: ignore[index,misc]
+    areas, sizes = measure_rles([rows[i][t] for i, t in places])  # type: ignore[index,misc]
     measured = [np.zeros(len(entries), np.int64) for entries, _ in instances]
-    for (i, t), area, pixels in zip(flat, areas.tolist(), sizes.tolist(), strict=True):
+    for (i, t), area, pixels in zip(places, areas.tolist(), sizes.tolist(), strict=True):
         row, (height, width) = rows[i], instances[i][1]
         if isinstance(row, DataError):
             continue
         if pixels != height * width:
-            rows[i] = _no_mask(t, pixels, height, width)
+            rows[i] = _invalid(t, pixels, height, width)
         elif area:
             measured[i][t] = area
         else:
@@ -111,32 +116,35 @@ def _counts(entry: RunLengths | list[list[float]], size: tuple[int, int], frame:
     height, width = size
     if isinstance(entry, list):
         if any(len(polygon) < 6 or len(polygon) % 2 for polygon in entry):
-            raise DataError(f"frame {frame} has a polygon of less than three points; write x, y pairs")
-        # pycocotools walks along every side, step by step, and would be gone for hours.
+            raise DataError(
+                f"frame {frame} has a polygon of less than three points; write at least three x, y pairs"
+            )
+        # pycocotools rasterises every side pixel by pixel, which would take hours.
         furthest = max(max(map(max, entry)), -min(map(min, entry)))
         if furthest > _FAR * max(height, width):
             raise DataError(
-                f"frame {frame} has a polygon with a point at {furthest:g} in {height}x{width} pixels; write pixels"
+                f"frame {frame} has a polygon with a point at {furthest:g} in {height}x{width} pixels; "
+                "write coordinates in pixels"
             )
         coco = _coco()
         parts = coco.frPyObjects(entry, height, width)
         return bytes((coco.merge(parts) if len(parts) > 1 else parts[0])["counts"])
     if entry.size != size:
         raise DataError(
-            f"the mask of frame {frame} is {entry.size[0]}x{entry.size[1]} (height x width) and its video "
-            f"{height}x{width}; write masks of the video's size"
+            f"the mask of frame {frame} is {entry.size[0]}x{entry.size[1]} (height x width) but its video "
+            f"is {height}x{width}; write masks of the video's size"
         )
     if isinstance(entry.counts, str):
-        return entry.counts.encode() or b"P"  # no runs at all are no mask either
+        return entry.counts.encode() or b"P"  # an empty text is an invalid mask
     if min(entry.counts, default=-1) < 0 or sum(entry.counts) != height * width:
-        raise _no_mask(frame, sum(entry.counts), height, width)
+        raise _invalid(frame, sum(entry.counts), height, width)
     rle = {"size": [height, width], "counts": entry.counts}
     return bytes(_coco().frPyObjects(rle, height, width)["counts"])
 
 
-def _no_mask(frame: int, pixels: int, height: int, width: int) -> DataError:
-    held = "is no compressed mask" if pixels < 0 else f"covers {pixels} pixels of {height}x{width}"
-    return DataError(f"the mask of frame {frame} {held}; write it with pycocotools or encode_rle")
+def _invalid(frame: int, pixels: int, height: int, width: int) -> DataError:
+    problem = "is no compressed mask" if pixels < 0 else f"covers {pixels} pixels of {height}x{width}"
+    return DataError(f"the mask of frame {frame} {problem}; write it with pycocotools or encode_rle")
 
 
 def _coco() -> Any:

@@ -1,6 +1,6 @@
-"""What a source of training pairs gives, and what sources have in common (docs/idol.md §5.1). No torch here.
+"""Training samples and the protocol of their sources, without torch (docs/idol.md §5.1).
 
-n: instances; h x w: pixels of an augmented frame, H x W of one on disk.
+Letters: n instances; h x w pixels of an augmented frame; H x W pixels of a frame on disk.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,6 @@ __all__ = [
     "Sample",
     "expand_masks",
     "read_frame",
-    "unlisted_class",
 ]
 
 NO_IDENTITY = -1
@@ -37,9 +36,9 @@ class AnnotatedFrame:
 
     Attributes:
         image: [h, w, 3] uint8 RGB.
-        masks: [n, h, w] bool, empty where absent.
-        boxes_xyxy: [n, 4] in pixels; any value where absent.
-        present: [n] bool, the instance is seen in this frame, after cropping.
+        masks: [n, h, w] bool; empty for an absent instance.
+        boxes_xyxy: [n, 4] in pixels; undefined for an absent instance.
+        present: [n] bool; True for an instance that is visible in this frame after cropping.
     """
 
     image: RGBImage
@@ -50,14 +49,14 @@ class AnnotatedFrame:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Two frames and the instances of either, in one order.
+    """A key and a reference frame with their instances, in the same order in both.
 
     Attributes:
-        name: which frames, for messages and pictures.
-        key: the frame whose instances are detected; the earlier one of a video.
-        reference: the frame on which they are found again.
-        labels: [n] classes of the network.
-        identities: [n] number of the instance among all of the data set; `NO_IDENTITY` in still images.
+        name: name of the frames, for messages and pictures.
+        key: key frame, on which instances are detected; in a video the earlier frame.
+        reference: reference frame, with the instances of the key frame to match.
+        labels: [n] class labels of the network.
+        identities: [n] numbers of the instances in the data set; `NO_IDENTITY` for still images.
     """
 
     name: str
@@ -68,11 +67,11 @@ class Sample:
 
 
 class PairSource(Protocol):
-    """What a loader reads.
+    """A source of training samples.
 
     Attributes:
-        log: what was left out when the source was opened.
-        identities: instances that have a number; 0 for still images.
+        log: faults found when the source was opened.
+        identities: number of numbered instances; 0 for still images.
     """
 
     log: FaultLog
@@ -81,23 +80,17 @@ class PairSource(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, index: int, rng: np.random.Generator) -> Sample | Fault:
-        """A sample, or why there is none."""
-
-
-def unlisted_class(path: Path, annotation: int, name: str) -> Fault:
-    """The fault of an annotation whose class the network does not have."""
-    why = f"the network has no class {name!r}; add it to the classes, or remove the annotation"
-    return Fault(f"class {name!r} is not in the list", f"{path}: annotation {annotation}", why)
+        """Return a sample, or the fault that prevents it."""
 
 
 def read_frame(root: Path, file: str, size: tuple[int, int], where: str) -> Image.Image | Fault:
-    """An RGB frame, or why it cannot be read or is not what was annotated.
+    """Read an RGB frame; return a fault if it cannot be read or has another size than annotated.
 
     Args:
-        root: the folder that the file's name starts from.
-        file: its name.
-        size: (H, W) as annotated.
-        where: what a message calls it.
+        root: folder that the file name starts from.
+        file: file name.
+        size: annotated (H, W) in pixels.
+        where: name of the frame in messages.
     """
     try:
         image = open_image(root / file)
@@ -106,14 +99,14 @@ def read_frame(root: Path, file: str, size: tuple[int, int], where: str) -> Imag
     if image.size == size[::-1]:
         return image
     why = (
-        f"{root / file} is {image.height}x{image.width} (height x width), its annotations say "
-        f"{size[0]}x{size[1]}; mend one of them"
+        f"{root / file} is {image.height}x{image.width} (height x width) but its annotations say "
+        f"{size[0]}x{size[1]}; correct one of them"
     )
     return Fault("image of another size", where, why)
 
 
 def expand_masks(counts: Sequence[bytes | None], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Masks [n, H, W] of n compressed ones, empty where None; their columns are contiguous."""
+    """Expand n compressed masks to [n, H, W] bool, empty for None; columns are contiguous in memory."""
     columns = np.zeros((len(counts), size[1], size[0]), np.bool_)
     for mask, text in zip(columns, counts, strict=True):
         if text is not None:

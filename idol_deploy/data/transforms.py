@@ -1,10 +1,10 @@
-"""What training does to a frame: random crops, sizes and flips, as published (docs/idol.md §1, §5.1).
+"""Augmentation of training frames: random crops, sizes and flips, as published (docs/idol.md §1, §5.1).
 
     views = draw_video_views([(360, 640), (360, 640)], config.train, numpy.random.default_rng(0))
     image, masks = views[0].image(frame), views[0].masks(instances)
 
-What is drawn is kept apart from what is done with it: a `View` is a value, and turns images, masks and boxes alike.
-Letters: H x W pixels of the frame, h x w of the view, n instances.
+Drawing is separate from applying: a `View` is a value that transforms images, masks and boxes.
+Letters: H x W pixels of the frame; h x w pixels of the view; n instances.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,12 +39,12 @@ _NO_BOUND = 1 << 30
 
 @dataclass(frozen=True)
 class Crop:
-    """Cuts a window out.
+    """A crop to a window.
 
     Attributes:
         top: first row.
         left: first column.
-        size: of the window.
+        size: (height, width) of the window.
     """
 
     top: int
@@ -54,10 +54,10 @@ class Crop:
 
 @dataclass(frozen=True)
 class Resize:
-    """Resizes: images with Pillow's bilinear filter, masks to the nearest pixel.
+    """A resize: bilinear (Pillow) for images, nearest pixel for masks.
 
     Attributes:
-        size: afterwards.
+        size: new (height, width).
     """
 
     size: Size
@@ -65,7 +65,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class Flip:
-    """Exchanges left and right."""
+    """A horizontal flip."""
 
 
 Step: TypeAlias = Crop | Resize | Flip
@@ -73,11 +73,11 @@ Step: TypeAlias = Crop | Resize | Flip
 
 @dataclass(frozen=True)
 class View:
-    """What a network sees of a frame.
+    """The augmentation of a frame, as a sequence of steps.
 
     Attributes:
         source: (H, W) of the frame.
-        steps: what is done with it, in this order.
+        steps: steps in order (default: none).
     """
 
     source: Size
@@ -85,12 +85,12 @@ class View:
 
     @property
     def size(self) -> Size:
-        """(h, w), without padding."""
+        """(h, w) of the view, without padding."""
         sized = [step.size for step in self.steps if not isinstance(step, Flip)]
         return sized[-1] if sized else self.source
 
     def image(self, frame: Image.Image) -> RGBImage:
-        """[h, w, 3] of an RGB frame, read-only; it becomes an array only when it is small."""
+        """Transform an RGB frame to a read-only array [h, w, 3]; it becomes an array after it is resized."""
         for step in self.steps:
             if isinstance(step, Crop):
                 (height, width), top, left = step.size, step.top, step.left
@@ -102,7 +102,7 @@ class View:
         return np.asarray(frame)
 
     def masks(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """[n, h, w] of masks [n, H, W]: one look-up per pixel, however many the steps."""
+        """Transform masks [n, H, W] to [n, h, w], with one look-up per pixel for all steps."""
         rows, columns = np.arange(self.source[0]), np.arange(self.source[1])
         for step in self.steps:
             if isinstance(step, Crop):
@@ -113,14 +113,14 @@ class View:
             else:
                 rows = rows[_nearest(len(rows), step.size[0])]
                 columns = columns[_nearest(len(columns), step.size[1])]
-        # By columns, since compressed masks are expanded so.
-        turned: NDArray[np.bool_] = masks.transpose(0, 2, 1).take(columns, axis=1).take(rows, axis=2)
-        return turned.transpose(0, 2, 1)
+        # Column-major, the memory order of expanded masks.
+        transformed: NDArray[np.bool_] = masks.transpose(0, 2, 1).take(columns, axis=1).take(rows, axis=2)
+        return transformed.transpose(0, 2, 1)
 
     def boxes(self, boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes [n, 4] xyxy in pixels of the view, clipped to it, of boxes in pixels of the frame.
+        """Transform boxes [n, 4] xyxy from pixels of the frame to pixels of the view, clipped to the view.
 
-        A box outside becomes one without area.
+        A box outside the view becomes a box without area.
         """
         boxes = boxes_xyxy.astype(np.float64)
         height, width = self.source
@@ -138,9 +138,9 @@ class View:
 
 
 def draw_video_views(sizes: Sequence[Size], train: TrainConfig, rng: np.random.Generator) -> tuple[View, ...]:
-    """Views of the frames of one video: cropped all or none, each at a place of its own, then resized and flipped.
+    """Draw views of frames of one video: all or none are cropped, each at its own place, then resized and flipped.
 
-    Short side and flip are the same for all of them where `same_size` and `same_flip` say so.
+    All have the same short side with `same_size`, and the same flip with `same_flip`.
     """
     cropped = rng.random() < train.crop_probability
     shorts, flips = _shorts_and_flips(len(sizes), train, rng)
@@ -155,9 +155,9 @@ def draw_video_views(sizes: Sequence[Size], train: TrainConfig, rng: np.random.G
 def draw_still_views(
     size: Size, count: int, train: TrainConfig, rng: np.random.Generator
 ) -> tuple[View, ...]:
-    """Views of one image that pass for frames of a video, drawn one by one.
+    """Draw independent views of one image that serve as frames of a video.
 
-    Each is flipped or not, then resized to a short side and cropped or not, then resized.
+    Each is randomly flipped, randomly resized and cropped, then resized.
     """
     shorts, flips = _shorts_and_flips(count, train, rng)
     views = []
@@ -172,7 +172,7 @@ def draw_still_views(
 
 
 def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Boxes [n, 4] xyxy around masks [n, h, w], which end behind their last pixel; zeros where empty."""
+    """Return boxes [n, 4] xyxy around masks [n, h, w], exclusive of the end; zeros for an empty mask."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for axis, low, high in ((1, 0, 2), (2, 1, 3)):
         seen: NDArray[np.bool_] = np.logical_or.reduce(masks, axis)
@@ -199,7 +199,7 @@ def _choose(values: Sequence[int], rng: np.random.Generator) -> int:
 
 
 def _draw_crop(size: Size, train: TrainConfig, rng: np.random.Generator) -> Crop:
-    """A window of random sides, no larger than the frame, at a random place."""
+    """Draw a window of random sides, no larger than the frame, at a random place."""
     least, most = train.crop_range
     height, width = (int(rng.integers(min(side, least), min(side, most) + 1)) for side in size)
     top, left = (int(rng.integers(room + 1)) for room in (size[0] - height, size[1] - width))
@@ -211,7 +211,7 @@ def _resized(size: Size, short: int, longest: int) -> Size:
 
 
 def _nearest(source: int, target: int) -> NDArray[np.intp]:
-    """[target] the pixel each comes from, by adding steps up as Pillow does: ties then fall the same way."""
+    """Return the source pixel of each target pixel; steps are summed as in Pillow, so that ties round alike."""
     steps = np.full(target, source / target)
     steps[0] /= 2
     return np.minimum(np.cumsum(steps).astype(np.intp), source - 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from idol_deploy.data.class_names import class_labels, unknown_categories
+from idol_deploy.data.categories import class_labels, unknown_categories
 from idol_deploy.data.ytvis import Video, VisDataset
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.config import Category

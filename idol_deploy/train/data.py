@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 
+from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.holdout import holdout
-from idol_deploy.data.pairs import open_pairs
+from idol_deploy.data.pairs import VideoPairs, open_pairs
 from idol_deploy.data.samples import PairSource
-from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
 from idol_deploy.evaluate.inference import require_frames
 from idol_deploy.settings import TrainSettings
@@ -64,9 +64,10 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
         return TrainingData(open_pairs(data.annotations, data.frames, network, strict=data.strict))
     if network.train.still_images:
         raise ConfigError("data.holdout splits videos, and these are still images; leave it out")
-    dataset = read_dataset(data.annotations, strict=data.strict, allow_empty=False)
+    log = FaultLog(data.strict)
+    dataset = read_dataset(data.annotations, log, allow_empty=False)
     kept, held_out = holdout(dataset, data.holdout, data.holdout_share)
     if settings.run.evaluate_period:
         require_frames(held_out.videos, Path(data.frames))
-    pairs = VideoPairs(kept, data.frames, network.classes, network.train, strict=data.strict)
+    pairs = VideoPairs(kept, data.frames, network.classes, network.train, log)
     return TrainingData(pairs, held_out)

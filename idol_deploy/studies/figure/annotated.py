@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.data.class_names import class_labels
+from idol_deploy.data.categories import class_labels
 from idol_deploy.data.coco import read_coco
 from idol_deploy.data.faults import Fault, FaultLog
+from idol_deploy.data.pairs import still_frame, video_frame
 from idol_deploy.data.samples import (
     NO_IDENTITY,
     AnnotatedFrame,
@@ -17,9 +18,7 @@ from idol_deploy.data.samples import (
     expand_masks,
     read_frame,
 )
-from idol_deploy.data.still_pairs import still_frame
 from idol_deploy.data.transforms import Resize, Size, View
-from idol_deploy.data.video_pairs import video_frame
 from idol_deploy.data.ytvis import Video, VisDataset, read_dataset
 from idol_runtime.errors import DataError
 
@@ -44,7 +43,7 @@ def read_video_frame(
         DataError: no such video or frame, no instance in it that the network has a class for, or it cannot be read.
         MissingDependencyError: pycocotools is not installed.
     """
-    dataset = read_dataset(annotations, strict=False)
+    dataset = read_dataset(annotations, FaultLog())
     labels = class_labels(dataset.categories, config.classes, dataset.path)
     found = find_video(dataset, video)
     if not 0 <= frame < len(found):

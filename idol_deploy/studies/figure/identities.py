@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.masks import Masks
 from idol_deploy.data.rle import measure_rles
 from idol_deploy.data.ytvis import Video, VisDataset, read_dataset
@@ -73,7 +74,7 @@ def read_truth(gt: Path, video: str) -> Truth:
         DataError: no such file, or no such video.
         MissingDependencyError: pycocotools is not installed.
     """
-    dataset = read_dataset(gt, strict=False)
+    dataset = read_dataset(gt, FaultLog())
     return Truth(dataset, find_video(dataset, video))
 
 

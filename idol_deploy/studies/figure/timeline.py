@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.masks import Masks
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.assignment import NOBODY, count_switches, who_shows_whom
@@ -100,7 +101,7 @@ def _read(results: Path, gt: Path | None, video: str | None) -> tuple[FoundTrack
                 f"--video {video} is a name, which only annotations have; give its id, or --gt as well"
             )
         return read_tracks(results, video_id=None if video is None else int(video)), None
-    dataset = read_dataset(gt, strict=False)
+    dataset = read_dataset(gt, FaultLog())
     names = {category.dataset_id: category.name for category in dataset.categories}
     chosen = None if video is None else find_video(dataset, video)
     found = read_tracks(results, video_id=None if chosen is None else chosen.id, names=names)

@@ -75,7 +75,9 @@ def test_faults_are_counted_or_refused(tmp_path: Path, file: File, name: str) ->
 @pytest.mark.parametrize("key", ["images", "categories"])
 def test_an_id_twice_is_refused(tmp_path: Path, file: File, key: str) -> None:
     file[key].append(file[key][0])
-    with pytest.raises(DataError, match=r"two of (image|category) 1; give each its own id"):
+    with pytest.raises(
+        DataError, match=r"(image|category) id 1 is used twice; give each (image|category) its own id"
+    ):
         read_coco(_write(tmp_path, file), FaultLog())
 
 

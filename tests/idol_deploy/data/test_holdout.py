@@ -52,5 +52,5 @@ def test_neither_side_is_empty(share: float) -> None:
 def test_what_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1, got 1"):
         holdout(_dataset(3), seed=0, share=1)
-    with pytest.raises(DataError, match="holds one recording"):
+    with pytest.raises(DataError, match="has only one recording"):
         holdout(_dataset(1), seed=0)

@@ -18,9 +18,8 @@ from idol_deploy.config import ytvis19_r50
 from idol_deploy.data import loader as loader_module
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.loader import Draw, EndlessSampler, LoaderState, PairLoader, draw_sample
-from idol_deploy.data.pairs import open_pairs
+from idol_deploy.data.pairs import VideoPairs, open_pairs
 from idol_deploy.data.synthetic import SHAPES, make_videos
-from idol_deploy.data.video_pairs import VideoPairs
 from idol_runtime.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -256,13 +255,13 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do() -> None:
 def test_what_stops_a_job_leaves_the_workers_to_the_trainer(
     made: MadeDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = loader_module._outlive_signals
+    begin = loader_module._ignore_stop_signals
 
     def begin_late(worker: int) -> None:
         time.sleep(worker)  # the second begins while the first loads
         begin(worker)
 
-    monkeypatch.setattr(loader_module, "_outlive_signals", begin_late)
+    monkeypatch.setattr(loader_module, "_ignore_stop_signals", begin_late)
     batches = iter(_loader(made, workers=2))
     next(batches)
     workers = multiprocessing.active_children()
@@ -280,7 +279,7 @@ from pathlib import Path
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.data.synthetic import SHAPES
 from idol_deploy.data.loader import LoaderState, PairLoader
-from idol_deploy.data.video_pairs import VideoPairs
+from idol_deploy.data.pairs import VideoPairs
 from dataclasses import replace
 
 config = replace(ytvis19_r50(), classes=SHAPES)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.ytvis import read_dataset
 from idol_runtime.errors import DataError
 from idol_runtime.tracking.rle import encode_rle
@@ -107,7 +108,7 @@ BROKEN = [
         "fields missing",
         r"annotation number 0: Expected `int`, got `str` - at `\$.category_id",
     ),
-    (_mask_is({"size": [6, 4], "counts": "08"}), "broken mask", "frame 0 is 6x4 .* and its video 4x6"),
+    (_mask_is({"size": [6, 4], "counts": "08"}), "broken mask", "frame 0 is 6x4 .* but its video is 4x6"),
     (_mask_is({"size": [*SIZE], "counts": "08"}), "broken mask", "frame 0 covers 8 pixels of 4x6"),
     (_mask_is({"size": [*SIZE], "counts": "é"}), "broken mask", "frame 0 is no compressed mask"),
     (_mask_is({"size": [*SIZE], "counts": [20, 5]}), "broken mask", "frame 0 covers 25 pixels of 4x6"),
@@ -120,26 +121,34 @@ def test_a_broken_annotation_is_refused_or_counted(
     written: Callable[..., Path], change: Callable[[dict[str, Any]], object], kind: str, message: str
 ) -> None:
     path = written(change)
-    with pytest.raises(DataError, match=message) as told:
+    with pytest.raises(DataError, match=message) as raised:
         read_dataset(path)
-    assert str(path) in str(told.value)
-    dataset = read_dataset(path, strict=False)
-    assert len(dataset.tracks(2)) == 1
-    assert [(why.startswith(kind), count) for why, count in dataset.skipped.items()] == [(True, 1)]
+    assert str(path) in str(raised.value)
+    log = FaultLog()
+    assert len(read_dataset(path, log).tracks(2)) == 1
+    assert [(why.startswith(kind), count) for why, count in log.counts.items()] == [(True, 1)]
 
 
 def test_an_instance_that_is_never_seen(written: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match="annotation 9: it has no mask in any frame"):
         read_dataset(written(), allow_empty=False)
-    assert read_dataset(written(), strict=False, allow_empty=False).skipped == {"never seen": 1}
+    log = FaultLog()
+    read_dataset(written(), log, allow_empty=False)
+    assert log.counts == {"never seen": 1}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda contents: contents["videos"][0].update(length=4), "video 2 has length 4 and 5 file names"),
-        (lambda contents: contents["videos"].append(contents["videos"][0]), "two of video 2"),
-        (lambda contents: contents["categories"].append(contents["categories"][0]), "two of category 5"),
+        (
+            lambda contents: contents["videos"].append(contents["videos"][0]),
+            "video id 2 is used twice; give each",
+        ),
+        (
+            lambda contents: contents["categories"].append(contents["categories"][0]),
+            "category id 5 is used twice",
+        ),
         (lambda contents: contents.pop("categories"), "missing required field `categories`"),
         (lambda contents: contents["videos"][0].update(width=0), r"at `\$.videos\[0\].width`"),
     ],
@@ -148,7 +157,7 @@ def test_a_broken_file_is_refused(
     written: Callable[..., Path], change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        read_dataset(written(change), strict=False)
+        read_dataset(written(change), FaultLog())
 
 
 def test_no_file_and_half_a_file(written: Callable[..., Path], tmp_path: Path) -> None:
@@ -156,5 +165,5 @@ def test_no_file_and_half_a_file(written: Callable[..., Path], tmp_path: Path) -
         read_dataset(tmp_path / "gone.json")
     path = written()
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(DataError, match=r"is not JSON: .*Copy it again"):
+    with pytest.raises(DataError, match=r"is not JSON: .*copy it again"):
         read_dataset(path)

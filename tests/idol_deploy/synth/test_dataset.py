@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from idol_deploy.config import ytvis19_r50
+from idol_deploy.data.pairs import VideoPairs
 from idol_deploy.data.samples import Sample
-from idol_deploy.data.video_pairs import VideoPairs
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.synth import entries
 from idol_deploy.synth.config import SynthConfig, synth_preset
