@@ -11,8 +11,8 @@ from pathlib import Path
 
 from idol_deploy.cli import main as idol_deploy
 from idol_deploy.data.ytvis import read_dataset
-from idol_deploy.evaluate.assignment import NOBODY, who_shows_whom
 from idol_deploy.evaluate.reappearance import follow_absences
+from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks
 from idol_deploy.studies.figure.tracks import read_tracks
 
 MODEL = Path(__file__).parents[1] / "models/edge_synth/edge_synth.idol"
@@ -33,12 +33,12 @@ def describe_absences(annotations: Path, results: Path) -> list[str]:
     (video,) = dataset.videos
     names = {category.dataset_id: category.name for category in dataset.categories}
     truth = dataset.tracks(video.id)
-    shown = who_shows_whom([track.masks for track in tracked.tracks], [track.masks for track in truth])
+    shown = assign_tracks([track.masks for track in tracked.tracks], [track.masks for track in truth])
     lines = []
     for instance, row in zip(truth, shown, strict=True):
         for absence in follow_absences(instance.masks.areas > 0, row):
             before, after = (
-                "unseen" if number == NOBODY else f"#{tracked.tracks[number].id}"
+                "unseen" if number == UNASSIGNED else f"#{tracked.tracks[number].id}"
                 for number in (absence.before, absence.after)
             )
             name = names[instance.category_id]

@@ -93,7 +93,7 @@ def score_seed(args: argparse.Namespace, model: ModelChoice, seed: int) -> Score
             )
             assert tracks is not None
             for name, dataset in sets.items():
-                scores[name][method] = association_scores(dataset, tracks.of(dataset))
+                scores[name][method] = association_scores(dataset, tracks.subset(dataset))
             cells = (f"{title} {100 * scores['all'][method][name]:.1f}" for name, title in COLUMNS.items())
             print(f"seed {seed}, {method}: {', '.join(cells)}", flush=True)
     return scores

@@ -1,3 +1,3 @@
-"""Scores of results files, and results of whole data sets."""
+"""Evaluation: scores of results files, and results of a model over a data set."""
 
 __all__: list[str] = []

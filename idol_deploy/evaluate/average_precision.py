@@ -1,9 +1,10 @@
-"""Average precision and recall of video instance segmentation, as the evaluators of YouTube-VIS and OVIS compute them.
+"""Average precision and recall of video instance segmentation by the rules of YouTube-VIS and OVIS.
 
-Rules: youtubevos/cocoapi (`ytvoseval`) and qjy981010/cocoapi (`oviseval`). Results are equal to theirs.
+Scores are equal to those of youtubevos/cocoapi (`ytvoseval`) and qjy981010/cocoapi (`oviseval`).
 
-A: ranges of area or occlusion, the first being all; T: overlap thresholds; R: recall thresholds; K: classes;
-M: limits on the results of a video and class; D, G: results and instances of one video and class.
+Letters: A ranges of area or occlusion, the first without limits; T IoU thresholds; R recall thresholds; K classes;
+M limits on the number of results per video and class; D results, best score first, and G annotated instances of one
+video and class.
 """
 
 import math
@@ -15,13 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.data.ytvis import Track, VisDataset
-from idol_deploy.evaluate.matching import match
-from idol_deploy.evaluate.overlap import track_overlaps
-from idol_deploy.evaluate.predictions import Prediction, by_cell
+from idol_deploy.evaluate.predictions import Prediction, by_cell, group_by
+from idol_deploy.evaluate.track_iou import track_ious
 from idol_runtime.config import Category
 from idol_runtime.errors import DataError
 
-__all__ = ["IOU_THRESHOLDS", "LIMITS", "RANGES", "Metric", "Range", "Scores", "metric_of", "score"]
+__all__ = [
+    "IOU_THRESHOLDS",
+    "LIMITS",
+    "RANGES",
+    "AveragePrecision",
+    "Matching",
+    "Metric",
+    "Range",
+    "match",
+    "metric_of",
+    "require_annotations",
+    "score",
+]
 
 Metric = Literal["ytvis", "ovis"]
 
@@ -32,12 +44,12 @@ _EVERY_AREA = 0.0, 1e10
 
 
 class Range(NamedTuple):
-    """Which instances count: bounds are part of it.
+    """A range of instances; bounds are inclusive.
 
     Attributes:
-        suffix: of its names in the summary.
-        area: of the mean area, in pixels.
-        occlusion: of the share that is hidden.
+        suffix: suffix of its names in the summary.
+        area: lowest and highest mean area in pixels (default: no limit).
+        occlusion: lowest and highest hidden share (default: no limit).
     """
 
     suffix: str
@@ -60,15 +72,15 @@ RANGES: dict[Metric, tuple[Range, ...]] = {"ytvis": _AREAS, "ovis": _AREAS + _OC
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
-    """Precision and recall in every setting; -1 where there is no instance.
+class AveragePrecision:
+    """Precision and recall in every setting; -1 for a class or range without instances.
 
     Attributes:
-        metric: whose rules.
-        categories: K classes, by id.
-        precision: [T, R, K, A] with the largest limit.
-        recall: [T, K, A, M].
-        overlaps: [D, G] of each (video, category) that was asked for, results by score.
+        metric: rules of the scores.
+        categories: K categories, by id.
+        precision: [T, R, K, A] precision at each recall, with the highest limit.
+        recall: [T, K, A, M] highest recall.
+        overlaps: [D, G] IoU of each (video, category); empty unless requested.
     """
 
     metric: Metric
@@ -79,7 +91,7 @@ class Scores:
 
     @property
     def summary(self) -> dict[str, float]:
-        """The numbers that are reported, under their usual names."""
+        """Reported scores under the names of the official evaluators."""
         ranges = RANGES[self.metric]
         names = {
             "AP": _mean(self.precision[..., 0]),
@@ -91,7 +103,7 @@ class Scores:
         return names | {f"AR{r.suffix}": _mean(self.recall[..., a, -1]) for a, r in enumerate(ranges) if a}
 
     def of_category(self, k: int) -> dict[str, float | list[float]]:
-        """AP, AP50, AP75, AP at each threshold, AR1, AR10 and AR100 of one class, over all areas."""
+        """Return AP, AP50, AP75, AP per IoU threshold, AR1, AR10 and AR100 of class k, over all areas."""
         precision = self.precision[:, :, k, 0]
         steps = [_mean(row) for row in precision]
         recalls = {f"AR{limit}": _mean(self.recall[:, k, 0, m]) for m, limit in enumerate(LIMITS)}
@@ -99,9 +111,21 @@ class Scores:
 
 
 def metric_of(dataset: VisDataset) -> Metric:
-    """Whose rules a data set is made for: `ovis` where every instance says how far it is hidden, else `ytvis`."""
+    """Return the rules for a data set: `ovis` if every instance has occlusion, else `ytvis`."""
     tracks = [track for video in dataset.videos for track in dataset.tracks(video.id)]
     return "ovis" if tracks and all(track.occlusion is not None for track in tracks) else "ytvis"
+
+
+def require_annotations(dataset: VisDataset) -> None:
+    """Check that a data set has annotations.
+
+    Raises:
+        DataError: it has none, such as the public validation and test sets.
+    """
+    if not dataset.annotated:
+        raise DataError(
+            f"{dataset.path} has no annotations to score against; send the results to the server instead"
+        )
 
 
 def score(
@@ -110,98 +134,137 @@ def score(
     metric: Metric = "ytvis",
     *,
     keep_overlaps: bool = False,
-) -> Scores:
+) -> AveragePrecision:
     """Score results against annotations.
 
     Args:
-        dataset: with annotations.
-        predictions: in the order of their file.
-        metric: `ovis` adds ranges of occlusion.
-        keep_overlaps: keep the overlap matrices.
+        dataset: data set with annotations.
+        predictions: results in the order of their file.
+        metric: rules of the scores; `ovis` adds ranges of occlusion (default: `ytvis`).
+        keep_overlaps: return the IoU matrices as well (default: False).
 
     Raises:
-        DataError: no annotations, or none of occlusion for `ovis`.
+        DataError: the data set has no annotations, or no occlusion for `ovis`.
         MissingDependencyError: pycocotools is not installed.
     """
-    if not dataset.annotated:
-        raise DataError(
-            f"{dataset.path} has no annotations to score against; send the results to the server instead"
-        )
+    require_annotations(dataset)
     ranges = RANGES[metric]
     categories = tuple(sorted(dataset.categories, key=lambda category: category.dataset_id))
     videos = sorted(video.id for video in dataset.videos)
-    found = by_cell(predictions)
-    truth: dict[tuple[int, int], list[Track]] = {}
-    for video_id in videos:
-        for track in dataset.tracks(video_id):
-            truth.setdefault((video_id, track.category_id), []).append(track)
+    results = by_cell(predictions)
+    tracks = (track for video_id in videos for track in dataset.tracks(video_id))
+    truth = group_by(tracks, lambda track: (track.video_id, track.category_id))
     T, R, K, A = len(IOU_THRESHOLDS), len(_RECALLS), len(categories), len(ranges)
-    scores = Scores(
+    scores = AveragePrecision(
         metric,
         categories,
         precision=np.full((T, R, K, A), -1.0),
         recall=np.full((T, K, A, len(LIMITS)), -1.0),
     )
-    kept = scores.overlaps if keep_overlaps else None
+    overlaps = scores.overlaps if keep_overlaps else None
     for k, category in enumerate(categories):
         keys = [(video_id, category.dataset_id) for video_id in videos]
         cells = [
-            _match_cell(key, found.get(key, []), truth.get(key, []), ranges, kept)
+            _match_cell(key, results.get(key, []), truth.get(key, []), ranges, overlaps)
             for key in keys
-            if key in found or key in truth
+            if key in results or key in truth
         ]
         if cells:
             _accumulate(cells, scores.precision[:, :, k], scores.recall[:, k])
     return scores
 
 
+class Matching(NamedTuple):
+    """True and false positives; a result that is neither is ignored.
+
+    Attributes:
+        hit: [A, T, D] True for a result matched with an instance that counts.
+        miss: [A, T, D] True for a result that counts and has no match.
+    """
+
+    hit: NDArray[np.bool_]
+    miss: NDArray[np.bool_]
+
+
+def match(
+    overlaps: NDArray[np.float64],  # [D, G]
+    thresholds: NDArray[np.float64],  # [T]
+    ignored: NDArray[np.bool_],  # [A, G] instances that do not count in a range
+    crowd: NDArray[np.bool_],  # [G] instances that match any number of results
+    outside: NDArray[np.bool_],  # [A, D] results that are ignored if they have no match
+    nameless: NDArray[np.bool_],  # [G] instances with id 0
+) -> Matching:
+    """Match each result, best score first, with the free instance of highest IoU, at all thresholds at once.
+
+    An ignored instance is matched only if no other is possible; of equal IoUs the last is matched. As in the official
+    evaluators, where the id of a match must not be 0, a result matched with instance 0 is a false positive.
+    """
+    (D, G), A, T = overlaps.shape, len(ignored), len(thresholds)
+    matched = np.zeros((A, T, D), np.bool_)
+    aside = np.zeros((A, T, D), np.bool_)  # matched with an ignored instance
+    bars = np.minimum(thresholds, 1 - 1e-10)
+    matched_instances = np.zeros((A, T, G), np.bool_)
+    # Ranks instead of IoUs, so that instances that count come before ignored ones at any IoU.
+    ranks = np.argsort(np.argsort(overlaps, axis=1, kind="stable"), axis=1)
+    preference = np.where(ignored, 0, G)[:, None, :]  # [A, 1, G]
+    a, t = np.ogrid[:A, :T]
+    reachable = overlaps.max(axis=1, initial=-1.0) >= bars.min(initial=np.inf)
+    for d in np.flatnonzero(reachable):
+        free = (overlaps[d] >= bars[:, None]) & ~matched_instances
+        best = np.where(free, ranks[d] + preference, -1).argmax(axis=2)  # [A, T]
+        has_match = free[a, t, best]
+        matched[:, :, d] = has_match & ~nameless[best]
+        aside[:, :, d] = has_match & ignored[a, best]
+        matched_instances[a, t, best] |= has_match & ~crowd[best]
+    aside |= ~matched & outside[:, None, :]
+    return Matching(hit=matched & ~aside, miss=~matched & ~aside)
+
+
 class _Cell(NamedTuple):
-    """The results of one video and class, at most the largest limit, best first."""
+    """Matched results of one video and class, at most the highest limit, best first."""
 
     scores: NDArray[np.float64]  # [D]
     hit: NDArray[np.bool_]  # [A, T, D]
     miss: NDArray[np.bool_]  # [A, T, D]
-    instances: NDArray[np.int64]  # [A] how many count
+    instances: NDArray[np.int64]  # [A] number of instances that count
 
 
 def _match_cell(
     key: tuple[int, int],
-    found: Sequence[Prediction],
+    results: Sequence[Prediction],
     truth: Sequence[Track],
     ranges: Sequence[Range],
     kept: dict[tuple[int, int], NDArray[np.float64]] | None,
 ) -> _Cell:
-    found = found[: LIMITS[-1]]
-    overlaps = track_overlaps([result.masks for result in found], [track.masks for track in truth])
+    results = results[: LIMITS[-1]]
+    overlaps = track_ious([result.masks for result in results], [track.masks for track in truth])
     if kept is not None:
         kept[key] = overlaps
     crowd = np.array([track.crowd for track in truth], np.bool_)
-    counts = crowd | _out_of(np.array([track.area for track in truth]), [r.area for r in ranges])
+    ignored = crowd | _out_of(np.array([track.area for track in truth]), [r.area for r in ranges])
     if any(r.occlusion != (0.0, 1.0) for r in ranges):
         hidden = np.array([_hidden(track) for track in truth])
-        counts |= _out_of(hidden, [r.occlusion for r in ranges])
-    # Results are never ignored for their occlusion: nobody knows it.
-    outside = _out_of(np.array([result.area for result in found]), [r.area for r in ranges])
+        ignored |= _out_of(hidden, [r.occlusion for r in ranges])
+    # Results are never ignored by occlusion, which is unknown for them.
+    outside = _out_of(np.array([result.area for result in results]), [r.area for r in ranges])
     nameless = np.array([track.id == 0 for track in truth], np.bool_)
-    matching = match(overlaps, IOU_THRESHOLDS, counts, crowd, outside, nameless)
+    matching = match(overlaps, IOU_THRESHOLDS, ignored, crowd, outside, nameless)
     return _Cell(
-        np.array([result.score for result in found]), matching.hit, matching.miss, (~counts).sum(axis=1)
+        np.array([result.score for result in results]), matching.hit, matching.miss, (~ignored).sum(axis=1)
     )
 
 
 def _out_of(values: NDArray[np.float64], bounds: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
-    """[A, n], for values [n] and bounds [A]."""
+    """Return [A, n] True for values [n] outside the bounds [A]."""
     low, high = np.array(bounds).T[:, :, None]
     out: NDArray[np.bool_] = (values < low) | (values > high)
     return out
 
 
 def _hidden(track: Track) -> float:
-    """Mean of the more hidden half of the frames; an instance that is never seen is not hidden."""
+    """Return the mean over the more hidden half of the frames; 0 for an instance that is never visible."""
     if track.occlusion is None:
-        raise DataError(
-            f"annotation {track.id} has no occlusion, which --metric ovis needs; use --metric ytvis"
-        )
+        raise DataError(f"annotation {track.id} has no occlusion for --metric ovis; use --metric ytvis")
     shares = sorted(share for share in track.occlusion if share is not None)
     half = shares[-math.ceil(len(shares) / 2) :]
     return sum(half) / len(half) if half else 0.0
@@ -209,10 +272,10 @@ def _hidden(track: Track) -> float:
 
 def _accumulate(
     cells: Sequence[_Cell],
-    precision: NDArray[np.float64],  # [T, R, A], written to
-    recall: NDArray[np.float64],  # [T, A, M], written to
+    precision: NDArray[np.float64],  # [T, R, A] output
+    recall: NDArray[np.float64],  # [T, A, M] output
 ) -> None:
-    """The curves of one class over all videos."""
+    """Write the curves of one class over all videos."""
     scores = np.concatenate([cell.scores for cell in cells])
     place = np.concatenate([np.arange(len(cell.scores)) for cell in cells])
     hit = np.concatenate([cell.hit for cell in cells], axis=2)
@@ -230,15 +293,15 @@ def _curves(
     miss: NDArray[np.bool_],  # [T, N]
     instances: int,
 ) -> NDArray[np.float64]:  # [T, R]
-    """Precision at each recall: the best that any larger recall has, 0 beyond the last."""
+    """Return the precision at each recall: the highest at this recall or above, 0 beyond the last."""
     true, false = np.cumsum(hit, axis=1, dtype=np.float64), np.cumsum(miss, axis=1, dtype=np.float64)
     ratio = true / (false + true + np.spacing(1))
     ratio = np.maximum.accumulate(ratio[:, ::-1], axis=1)[:, ::-1]
     curves = np.zeros((len(hit), len(_RECALLS)))
     for t, row in enumerate(true):
         at = np.searchsorted(row / instances, _RECALLS, side="left")
-        reached = at < len(row)
-        curves[t, reached] = ratio[t, at[reached]]
+        valid = at < len(row)
+        curves[t, valid] = ratio[t, at[valid]]
     return curves
 
 

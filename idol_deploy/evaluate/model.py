@@ -1,4 +1,4 @@
-"""Which model is evaluated, and how it is opened: a bundle, or a checkpoint in PyTorch."""
+"""The model to evaluate, a bundle or a checkpoint in PyTorch, and its pipeline."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,18 @@ __all__ = ["ModelChoice", "load_model", "open_pipeline", "stream_config"]
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model, and how it runs.
+    """A bundle, or a checkpoint with its preset, and how to run it.
 
     Attributes:
-        bundle: an exported bundle; else
-        weights: a checkpoint, of
-        preset: this preset, or the `settings.json` of the run that trained it; run in PyTorch.
-        backend: of a bundle.
-        graph: of a bundle.
-        device: `cpu`, `cuda` or `cuda:N`; of several processes with `cuda`, each takes its own.
-        threads: CPU threads of a bundle's backend.
-        fit: letterbox frames that a bundle was not made for.
-        settings: changes to thresholds and association.
+        bundle: exported bundle; None for a checkpoint.
+        weights: checkpoint to run in PyTorch; None for a bundle.
+        preset: preset of the checkpoint, or `settings.json` of its training run.
+        backend: backend of a bundle (default: `auto`).
+        graph: graph of a bundle (default: `fp32`).
+        device: `cpu` (default), `cuda` or `cuda:N`; with `cuda` each of several processes takes its own device.
+        threads: number of CPU threads (default: choice of the backend).
+        fit: letterbox frames of another shape than a bundle was exported for (default: False).
+        settings: changes of thresholds and association, as `KEY=VALUE` (default: none).
     """
 
     bundle: Path | None = None
@@ -47,28 +47,34 @@ class ModelChoice:
 
     def __post_init__(self) -> None:
         if (self.bundle is None) == (self.weights is None):
-            raise ConfigError("nothing to run, or two things: give a bundle, or --weights with --preset")
+            raise ConfigError(
+                "expected one model, a bundle or a checkpoint; give --bundle, or --weights with --preset"
+            )
         if (self.weights is None) != (self.preset is None):
-            raise ConfigError("--weights and --preset go together: the preset says what the weights are")
+            raise ConfigError(
+                "--weights and --preset go together; give both, the preset describes the weights"
+            )
         check_threads(self.threads)
         if self.bundle is None and (self.backend, self.graph) != ("auto", "fp32"):
-            raise ConfigError("--backend and --graph are of a bundle; leave them out, or give --bundle")
+            raise ConfigError(
+                "--backend and --graph apply to a bundle only; leave them out, or give --bundle"
+            )
 
     @property
     def file(self) -> Path:
-        """What the results come from."""
+        """File of the model."""
         file = self.bundle or self.weights
         assert file is not None
         return file
 
 
 def stream_config(model: ModelChoice) -> StreamConfig:
-    """What the model's pipeline is to obey, its settings among it; loads no network.
+    """Return the stream configuration of a model with its settings applied, without loading the network.
 
     Raises:
-        ConfigError: a setting or preset that cannot be.
-        DataError: the preset's file cannot be read, or holds no settings.
-        BundleError: the bundle is broken, tampered with, or of a newer schema.
+        ConfigError: a setting or the preset is invalid.
+        DataError: the preset file cannot be read or has no settings.
+        BundleError: the bundle is broken, modified, or of a newer schema.
     """
     if model.bundle is not None:
         with Bundle.open(model.bundle) as bundle:
@@ -80,16 +86,16 @@ def stream_config(model: ModelChoice) -> StreamConfig:
 
 
 def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:
-    """The model, ready for frames.
+    """Open the pipeline of a model.
 
     Args:
-        model: which, and how it runs.
-        shard: which of several processes this is, so that each takes its own CUDA device.
+        model: model and how to run it.
+        shard: share of this process, which selects its CUDA device (default: one process).
 
     Raises:
-        ConfigError: a setting, preset or device that cannot be.
+        ConfigError: a setting, the preset or the device is invalid.
         CheckpointError, BundleError, BackendError: the model cannot be read or run; see `Pipeline.open`.
-        MissingDependencyError: what runs it is not installed.
+        MissingDependencyError: PyTorch or the inference engine is not installed.
     """
     shard = shard or Shard()
     device = model.device
@@ -109,20 +115,21 @@ def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:
 
     assert model.preset is not None
     assert model.weights is not None
-    config = network_config(model.preset)
-    torch = import_optional("torch", "torch", "train", "running a checkpoint")
+    network = load_model(model.weights, network_config(model.preset), device)
     from idol_deploy.backend import TorchBackend
 
     if model.threads:
+        import torch
+
         torch.set_num_threads(model.threads)
-    return Pipeline(TorchBackend(load_model(model.weights, config, device)), stream_config(model))
+    return Pipeline(TorchBackend(network), stream_config(model))
 
 
 def load_model(weights: Path | None, config: IdolConfig, device: str) -> "Idol":
-    """The network in PyTorch, in evaluation mode on a device; without a checkpoint, with fresh weights.
+    """Load a network in PyTorch, in evaluation mode; with random weights if `weights` is None.
 
     Raises:
-        CheckpointError: the file is not of this network.
+        CheckpointError: the file is no checkpoint of this network.
         ConfigError: PyTorch cannot use the device.
     """
     torch = import_optional("torch", "torch", "train", "running a checkpoint")
@@ -130,11 +137,11 @@ def load_model(weights: Path | None, config: IdolConfig, device: str) -> "Idol":
     from idol_deploy.torch_device import torch_device
     from idol_deploy.weights.checkpoint import load_checkpoint
 
-    where = torch_device(device)
+    target = torch_device(device)
     if weights is None:
         torch.manual_seed(0)
     network = Idol(config).eval() if weights is None else load_checkpoint(weights, config)
     try:
-        return network.to(where)
+        return network.to(target)
     except RuntimeError as error:  # its memory is full
         raise ConfigError(f"PyTorch cannot use device {device}: {str(error).splitlines()[0]}") from error

@@ -1,29 +1,39 @@
-"""Results files: what a model found in the videos of a data set, in the YouTube-VIS / OVIS submission format."""
+"""Results files in the submission format of YouTube-VIS and OVIS, and the archive for their servers."""
 
-from collections.abc import Sequence
+import shutil
+import zipfile
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
+from idol_deploy.data.categories import list_some
 from idol_deploy.data.masks import Masks, Segmentation, compress
 from idol_deploy.data.ytvis import Video, VisDataset, in_chunks, load_json
 from idol_runtime.errors import DataError
+from idol_runtime.files import replacing
 
-__all__ = ["Prediction", "by_cell", "read_predictions"]
+__all__ = ["Prediction", "by_cell", "group_by", "read_predictions", "write_submission"]
+
+_ZIP32_LIMIT = 1 << 31
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One result: a track under one class.
+    """A result: a track under one class.
 
     Attributes:
-        video_id: the video it was found in.
-        category_id: in the numbers of the annotation file.
-        score: the higher the surer.
-        masks: its masks, and where they are.
-        area: mean pixels of the masks that are not empty; 0 without any.
+        video_id: id of the video.
+        category_id: id of the category in the annotation file.
+        score: confidence; higher is more certain.
+        masks: compressed masks of all frames.
+        area: mean area of the non-empty masks in pixels; 0 if all are empty.
     """
 
     video_id: int
@@ -44,16 +54,16 @@ def read_predictions(path: str | Path, dataset: VisDataset) -> list[Prediction]:
     """Read a results file.
 
     Args:
-        path: JSON: a list of objects with `video_id`, `category_id`, `score` and `segmentations`, one RLE or null per
+        path: JSON list of objects with `video_id`, `category_id`, `score` and `segmentations`, one RLE or null per
             frame.
-        dataset: the data set that the results are of.
+        dataset: data set of the results.
 
     Returns:
-        The results, in the order of the file, which decides between equal scores.
+        The results in the order of the file, which is the order of results with equal scores.
 
     Raises:
-        DataError: no such file, not JSON, not of this format, or a result of an unknown video or category, or with
-            masks of another size or number than the video's frames. Names the result.
+        DataError: missing file, not JSON, another format, or a result with an unknown video or category, masks of
+            another size, or another number of masks than frames. The message names the result.
         MissingDependencyError: pycocotools is not installed.
     """
     path = Path(path)
@@ -86,7 +96,8 @@ class _Reader:
         if video is None:
             why = f"there is no video {entry.video_id} in {where}; give the annotations of the same set"
         elif entry.category_id not in self._categories:
-            why = f"there is no category {entry.category_id} in {where}; it has {_few(sorted(self._categories))}"
+            known = list_some(sorted(self._categories), 8)
+            why = f"there is no category {entry.category_id} in {where}; it has {known}"
         elif len(entry.segmentations) != len(video):
             why = (
                 f"{len(entry.segmentations)} segmentations for the {len(video)} frames of video {video.id}; "
@@ -106,17 +117,40 @@ class _Reader:
         return DataError(f"{self._path}: result number {index}: {why}")
 
 
-def _few(ids: Sequence[int]) -> str:
-    shown = ", ".join(map(str, ids[:8]))
-    return shown if len(ids) <= 8 else f"{shown}, … {ids[-1]}"
+def group_by(values: Iterable[_Value], key: Callable[[_Value], _Key]) -> dict[_Key, list[_Value]]:
+    """Group values by a key, in their order."""
+    groups: dict[_Key, list[_Value]] = {}
+    for value in values:
+        groups.setdefault(key(value), []).append(value)
+    return groups
 
 
 def by_cell(predictions: Sequence[Prediction]) -> dict[tuple[int, int], list[Prediction]]:
-    """The results of each (video, category), best score first; equal scores keep their order."""
-    cells: dict[tuple[int, int], list[Prediction]] = {}
-    for prediction in predictions:
-        cells.setdefault((prediction.video_id, prediction.category_id), []).append(prediction)
-    for cell in cells.values():
-        order = np.argsort([-prediction.score for prediction in cell], kind="stable")
-        cell[:] = [cell[i] for i in order]
-    return cells
+    """Group results by (video, category), best score first; equal scores keep their order."""
+    ranked = sorted(predictions, key=lambda result: -result.score)
+    return group_by(ranked, lambda result: (result.video_id, result.category_id))
+
+
+def write_submission(path: Path, results: Path) -> None:
+    """Write a server's archive, which holds the results as `results.json`; a failure leaves no partial file.
+
+    Raises:
+        DataError: the results cannot be read.
+        OutputError: the archive cannot be written.
+    """
+    try:
+        size = results.stat().st_size
+        source = results.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read results file {results}: {error.strerror}; check the path") from error
+    # A fixed date, so that equal results make equal archives.
+    entry = zipfile.ZipInfo("results.json", (2020, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    with (
+        source,
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w") as archive,
+        archive.open(entry, "w", force_zip64=size >= _ZIP32_LIMIT) as target,
+    ):
+        shutil.copyfileobj(source, target, 1 << 20)

@@ -1,9 +1,10 @@
-"""Who comes back as whom: whether a track is taken up again when its instance has been away.
+"""Re-identification after absence: whether an instance gets its former track when it reappears.
 
-IDF1 and AssA weigh every frame; of the few frames around an absence, where position says nothing and appearance must,
-they show little. T: frames.
+IDF1 and AssA weigh every frame. The few frames around an absence, where position gives no evidence and appearance must,
+have little effect on them. Letter: T frames.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,38 +12,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.data.ytvis import VisDataset
-from idol_deploy.evaluate.assignment import NOBODY, who_shows_whom
-from idol_deploy.evaluate.predictions import Prediction
+from idol_deploy.evaluate.predictions import Prediction, group_by
+from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks
 
-__all__ = ["LEAST_AWAY", "Absence", "Returns", "find_absences", "follow_absences", "score_returns"]
+__all__ = ["MIN_ABSENCE", "Absence", "Reappearance", "find_absences", "follow_absences", "score_reappearance"]
 
-LEAST_AWAY = 3  # frames: a shorter absence is bridged by position as well
+MIN_ABSENCE = 3  # frames; position is enough to bridge a shorter absence
 
 
 @dataclass(frozen=True)
-class Returns:
-    """What became of the instances that were away.
+class Reappearance:
+    """Number of absences and their outcome.
 
     Attributes:
-        absences: annotated ones, each with frames of the instance before and after it.
-        seen: those before and after which, up to the instance's next absence, some track shows the instance.
-        kept: those after which it is the track of before.
+        absences: annotated absences between frames with the instance.
+        tracked: absences with a track of the instance both before and after, up to its neighbouring absences.
+        reidentified: absences after which the instance has the track of before.
     """
 
     absences: int = 0
-    seen: int = 0
-    kept: int = 0
+    tracked: int = 0
+    reidentified: int = 0
 
 
 @dataclass(frozen=True)
 class Absence:
-    """An instance that was away, and returned.
+    """An absence of an instance between two appearances.
 
     Attributes:
-        first: frame without it.
-        last: frame without it.
-        before: number of the track that showed it last, since its absence before; `NOBODY` where none did.
-        after: number of the track that shows it next, up to its next absence; likewise.
+        first: first frame without the instance.
+        last: last frame without the instance.
+        before: index of the last track of the instance since its previous absence; `UNASSIGNED` for none.
+        after: index of the first track of the instance up to its next absence; `UNASSIGNED` for none.
     """
 
     first: int
@@ -51,56 +52,57 @@ class Absence:
     after: int
 
 
-def score_returns(dataset: VisDataset, predictions: Sequence[Prediction], least: int = LEAST_AWAY) -> Returns:
-    """Counts over a data set.
+def score_reappearance(
+    dataset: VisDataset, predictions: Sequence[Prediction], minimum: int = MIN_ABSENCE
+) -> Reappearance:
+    """Count absences and re-identifications over a data set.
 
     Args:
-        dataset: with annotations; crowds don't count.
-        predictions: of its videos. Results of a track under several classes have equal masks, and count as its first.
-        least: frames; shorter absences are left out.
+        dataset: data set with annotations; crowds do not count.
+        predictions: results of its videos. Results of one track under several classes have equal masks and count as the
+            first of them.
+        minimum: frames of the shortest absence that counts (default: 3).
 
     Raises:
         MissingDependencyError: pycocotools is not installed.
     """
-    found: dict[int, list[Prediction]] = {}
-    for prediction in predictions:
-        found.setdefault(prediction.video_id, []).append(prediction)
+    by_video = group_by(predictions, lambda prediction: prediction.video_id)
     absences: list[Absence] = []
     for video in dataset.videos:
-        tracks = [track for track in dataset.tracks(video.id) if not track.crowd]
-        shown = who_shows_whom(
-            [prediction.masks for prediction in found.get(video.id, [])], [track.masks for track in tracks]
-        )
-        for track, row in zip(tracks, shown, strict=True):
-            absences += follow_absences(track.masks.areas > 0, row, least)
-    seen = [absence for absence in absences if NOBODY not in (absence.before, absence.after)]
-    return Returns(len(absences), len(seen), sum(absence.before == absence.after for absence in seen))
+        instances = [track for track in dataset.tracks(video.id) if not track.crowd]
+        tracks = [prediction.masks for prediction in by_video.get(video.id, [])]
+        assigned = assign_tracks(tracks, [instance.masks for instance in instances])
+        for instance, row in zip(instances, assigned, strict=True):
+            absences += follow_absences(instance.masks.areas > 0, row, minimum)
+    tracked = [absence for absence in absences if UNASSIGNED not in (absence.before, absence.after)]
+    same = sum(absence.before == absence.after for absence in tracked)
+    return Reappearance(len(absences), len(tracked), same)
 
 
-def find_absences(seen: NDArray[np.bool_], least: int = 1) -> list[tuple[int, int]]:  # [T]
-    """(first, last) frame of every run of `least` frames or more without the instance, between frames with it."""
-    there = np.flatnonzero(seen)
-    return [
-        (a + 1, b - 1)
-        for a, b in zip(there[:-1].tolist(), there[1:].tolist(), strict=True)
-        if b - a - 1 >= least
-    ]
+def find_absences(visible: NDArray[np.bool_], minimum: int = 1) -> list[tuple[int, int]]:  # [T]
+    """Return (first, last) frame of each gap of at least `minimum` frames between visible frames."""
+    frames: list[int] = np.flatnonzero(visible).tolist()
+    return [(a + 1, b - 1) for a, b in itertools.pairwise(frames) if b - a - 1 >= minimum]
 
 
 def follow_absences(
-    seen: NDArray[np.bool_],  # [T]
-    shown: NDArray[np.int64],  # [T]
-    least: int = LEAST_AWAY,
+    visible: NDArray[np.bool_],  # [T]
+    assigned: NDArray[np.int64],  # [T]
+    minimum: int = MIN_ABSENCE,
 ) -> list[Absence]:
-    """The absences of an instance, by when it is seen and which track shows it (`who_shows_whom`)."""
-    absences = find_absences(seen, least)
-    edges = [0, *(first for first, _ in absences), len(shown)]
+    """Return the absences of an instance from its visibility and its assigned tracks (`assign_tracks`)."""
+    absences = find_absences(visible, minimum)
+    edges = [0, *(first for first, _ in absences), len(assigned)]
     return [
         Absence(
             first,
             last,
-            before=next((int(n) for n in shown[edges[k] : first][::-1] if n != NOBODY), NOBODY),
-            after=next((int(n) for n in shown[last + 1 : edges[k + 2]] if n != NOBODY), NOBODY),
+            before=_first_track(assigned[edges[k] : first][::-1]),
+            after=_first_track(assigned[last + 1 : edges[k + 2]]),
         )
         for k, (first, last) in enumerate(absences)
     ]
+
+
+def _first_track(assigned: NDArray[np.int64]) -> int:
+    return next((int(index) for index in assigned if index != UNASSIGNED), UNASSIGNED)

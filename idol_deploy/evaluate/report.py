@@ -1,13 +1,12 @@
-"""Scores for people and for programs."""
+"""Scores as a table and as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from idol_deploy.evaluate.average_precision import IOU_THRESHOLDS, LIMITS, RANGES, Range, Scores
-from idol_deploy.evaluate.reappearance import LEAST_AWAY, Returns
+from idol_deploy.evaluate.average_precision import IOU_THRESHOLDS, LIMITS, RANGES, AveragePrecision, Range
+from idol_deploy.evaluate.reappearance import MIN_ABSENCE, Reappearance
 from idol_deploy.evaluate.tracking import CLASS_MEAN, COUNTS, DETECTION_MEAN
 
 __all__ = ["document", "table"]
@@ -19,14 +18,15 @@ _OCCLUSION_NAMES = ("all", "light", "medium", "heavy")
 
 
 def document(
-    scores: Scores,
+    scores: AveragePrecision,
     tracking: Tracking | None = None,
-    returns: Returns | None = None,
+    returns: Reappearance | None = None,
     model: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """All scores as JSON: `summary`, `params`, `per_category` by id; if there, `model`, `tracking`, `returns`, `ious`.
+    """Return all scores as JSON values: `metric`, `summary`, `params` and `per_category` by id.
 
-    Keys are those of the official evaluators' variables. -1 stands where there is no instance.
+    `model`, `tracking`, `returns` and `ious` are added if given. Keys are the variable names of the official
+    evaluators; -1 means that there is no instance.
     """
     ranges = RANGES[scores.metric]
     params: dict[str, Any] = {
@@ -36,8 +36,7 @@ def document(
         "areaRngLbl": list(_AREA_NAMES),
     }
     if scores.metric == "ovis":
-        everything, *_ = ranges
-        params["occRng"] = [list(r.occlusion) for r in (everything, *ranges[len(_AREA_NAMES) :])]
+        params["occRng"] = [list(r.occlusion) for r in (ranges[0], *ranges[len(_AREA_NAMES) :])]
         params["occRngLbl"] = list(_OCCLUSION_NAMES)
     result: dict[str, Any] = {
         "metric": scores.metric,
@@ -53,7 +52,12 @@ def document(
     if tracking is not None:
         result["tracking"] = {key: dict(values) for key, values in tracking.items()}
     if returns is not None:
-        result["returns"] = {"least_away": LEAST_AWAY, **asdict(returns)}
+        result["returns"] = {
+            "least_away": MIN_ABSENCE,
+            "absences": returns.absences,
+            "seen": returns.tracked,
+            "kept": returns.reidentified,
+        }
     if scores.overlaps:
         result["ious"] = {
             f"{video}_{category}": m.tolist() for (video, category), m in scores.overlaps.items()
@@ -61,22 +65,17 @@ def document(
     return result
 
 
-def table(scores: Scores, tracking: Tracking | None = None, returns: Returns | None = None) -> str:
-    """The summary, and one line per class, in percent but for counts; a dash where there is no instance."""
+def table(
+    scores: AveragePrecision, tracking: Tracking | None = None, returns: Reappearance | None = None
+) -> str:
+    """Return the summary and one line per class, in percent except for counts; a dash means no instance."""
     summary = scores.summary
-    names = (
-        [name for name in summary if name.startswith("AP")],
-        [name for name in summary if name.startswith("AR")],
-    )
-    lines = [
-        line
-        for part in names
-        for line in (
-            _row("", [_short(name) for name in part]),
-            _row("all", [summary[name] for name in part]),
-            "",
-        )
-    ]
+    lines = []
+    for prefix in ("AP", "AR"):
+        names = [name for name in summary if name.startswith(prefix)]
+        # AP_occ_light is too wide for a column.
+        lines.append(_row("", [name.replace("_occ_", " ") for name in names]))
+        lines += [_row("all", [summary[name] for name in names]), ""]
     columns = ["AP", "AP50", "AP75", "AR1", "AR10"]
     fields = list(tracking[CLASS_MEAN]) if tracking else []
     lines.append(_row("class", [*columns, *fields]))
@@ -84,26 +83,21 @@ def table(scores: Scores, tracking: Tracking | None = None, returns: Returns | N
         values = scores.of_category(k)
         if not np.any(scores.recall[:, k] >= 0):
             continue
-        tracked = _tracked(tracking[str(category.dataset_id)]) if tracking else []
-        lines.append(_row(category.name, [values[name] for name in columns] + tracked))
+        tracks = _tracking_cells(tracking[str(category.dataset_id)]) if tracking else []
+        lines.append(_row(category.name, [values[name] for name in columns] + tracks))
     if tracking:
         for name, mean in (("mean of classes", CLASS_MEAN), ("of detections", DETECTION_MEAN)):
-            lines.append(_row(name, [""] * len(columns) + _tracked(tracking[mean])))
+            lines.append(_row(name, [""] * len(columns) + _tracking_cells(tracking[mean])))
     if returns:
         lines.append(
-            f"{returns.kept} of {returns.absences} times that an instance was away for {LEAST_AWAY} frames or more, it "
-            f"came back as whom it left; {returns.seen} times it was found both before and after"
+            f"{returns.reidentified} re-identified of {returns.absences} absences of at least {MIN_ABSENCE} frames; "
+            f"{returns.tracked} tracked both before and after"
         )
     return "\n".join(lines)
 
 
-def _tracked(values: Mapping[str, float]) -> list[Any]:
+def _tracking_cells(values: Mapping[str, float]) -> list[Any]:
     return [f"{value:.0f}" if name in COUNTS else value for name, value in values.items()]
-
-
-def _short(name: str) -> str:
-    """AP_occ_light is too wide for a column."""
-    return name.replace("_occ_", " ")
 
 
 def _row(title: str, cells: list[Any]) -> str:

@@ -1,8 +1,8 @@
-"""`idol-deploy evaluate`: results of a file, or of a model over a data set, against annotations."""
+"""`idol-deploy evaluate`: score a results file, or a model over a data set, against annotations."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import msgspec
 from idol_deploy.data.holdout import HOLDOUT_SHARE, holdout
 from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.average_precision import RANGES, Metric, score
-from idol_deploy.evaluate.inference import Work, missed_categories, run_videos
+from idol_deploy.evaluate.inference import InferenceTask, missed_categories, run_videos
 from idol_deploy.evaluate.model import ModelChoice, open_pipeline, stream_config
-from idol_deploy.evaluate.predictions import Prediction, read_predictions
-from idol_deploy.evaluate.reappearance import score_returns
+from idol_deploy.evaluate.predictions import Prediction, read_predictions, write_submission
+from idol_deploy.evaluate.reappearance import score_reappearance
 from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.shards import Shard
-from idol_deploy.evaluate.submission import write_submission
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_deploy.settings import network_config
 from idol_runtime.errors import ConfigError, DataError
@@ -26,28 +25,28 @@ from idol_runtime.optional import import_optional
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.suffixes import require_suffix
 
-__all__ = ["Evaluated", "Evaluation", "evaluate"]
+__all__ = ["Evaluation", "EvaluationResult", "evaluate"]
 
 Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to evaluate, and what to write.
+    """The inputs, scores and outputs of an evaluation.
 
     Attributes:
         gt: annotation file.
-        pred: an existing results file; else
-        model: what makes one, from
-        frames: the folder of frames, as
-        results: this file.
-        metric: whose rules.
-        tracking: also HOTA, AssA, DetA, IDF1, identity switches, and identities kept over absences.
-        ious: keep the overlap matrices in `json`.
-        json: all scores.
-        submission: the server's archive.
-        seed: of a holdout: the part of the data set that is evaluated; None: all of it.
-        share: of the recordings in the holdout.
+        pred: existing results file; None with `model`.
+        model: model that produces the results; None with `pred`.
+        frames: folder of frames (with `model`).
+        results: file to write the model's results to (with `model`).
+        metric: rules of AP and AR (default: `ytvis`).
+        tracking: add HOTA, AssA, DetA, IDF1, identity switches and re-identification (default: False).
+        ious: write the IoU matrices to `json` (default: False).
+        json: file for all scores (default: none).
+        submission: archive for an evaluation server (default: none).
+        seed: seed of the holdout to evaluate; None (default): the whole data set.
+        share: share of the recordings in the holdout (default: 0.1).
     """
 
     gt: Path
@@ -67,23 +66,25 @@ class Evaluation:
         if self.metric not in RANGES:
             raise ConfigError(f"metric must be one of {', '.join(RANGES)}, got {self.metric!r}")
         if (self.pred is None) == (self.model is None):
-            raise ConfigError("give --pred, or a model: --bundle, or --weights with --preset")
+            raise ConfigError(
+                "expected results or a model; give --pred, or --bundle, or --weights with --preset"
+            )
         if self.model is not None and (self.frames is None or self.results is None):
             raise ConfigError(
                 "running a model needs --frames, the folder of frames, and --results, the file to write"
             )
         if self.pred is not None and self.results is not None:
-            raise ConfigError("--results is what a model writes; leave it out with --pred")
+            raise ConfigError("--results is the output of a model; leave it out with --pred")
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What came of it.
+class EvaluationResult:
+    """The scores and outputs of an evaluation.
 
     Attributes:
-        table: scores for people; "" where the data set has no annotations, or another process has them.
-        notes: what to know about them.
-        outputs: what was written.
+        table: scores as text; empty for a data set without annotations and in all processes but the first.
+        notes: messages about the scores.
+        outputs: files written.
     """
 
     table: str = ""
@@ -91,35 +92,27 @@ class Evaluated:
     outputs: tuple[Path, ...] = ()
 
 
-def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
-    """Do it.
+def evaluate(task: Evaluation, announce: Announce) -> EvaluationResult:
+    """Run an evaluation.
 
     Args:
-        task: what to do.
-        announce: told what is going on.
+        task: inputs, scores and outputs.
+        announce: receives a message at each step.
 
     Raises:
-        ConfigError: a shard, setting or preset that cannot be, parts of another run, or an output that is an input.
-        DataError: annotations or results that are broken; see `read_dataset` and `read_predictions`.
-        SourceError: a frame that is missing or broken.
+        ConfigError: a shard, setting or preset is invalid, parts belong to another run, or an output is also an input.
+        DataError: annotations or results are broken; see `read_dataset` and `read_predictions`.
+        SourceError: a frame is missing or broken.
         OutputError: an output cannot be written.
-        MissingDependencyError: pycocotools, or for tracking TrackEval, is not installed.
+        MissingDependencyError: pycocotools is not installed, or TrackEval for `tracking`.
     """
-    outputs = [path for path in (task.results, task.json, task.submission) if path is not None]
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise ConfigError("two outputs have the same name; give each its own")
-    for path in outputs:
-        writable_target(path)
-    of_model = () if task.model is None else (task.model.file, task.model.preset)
-    refuse_replacing(outputs, [task.gt, task.pred, *of_model])
-    if task.submission is not None:
-        require_suffix(task.submission, "an archive", ".zip")
+    outputs = _check_outputs(task)
     import_optional("pycocotools.mask", "pycocotools", "evaluate", "evaluating")
     if task.tracking:
         load_trackeval()
-    shard = Shard.from_environment() if task.model is not None else Shard()
+    shard = Shard() if task.model is None else Shard.from_environment()
     if shard.rank:
-        announce = _silent
+        announce = _ignore
     announce(f"reading {task.gt}")
     whole = read_dataset(task.gt)
     dataset = whole if task.seed is None else holdout(whole, task.seed, task.share)[1]
@@ -129,66 +122,79 @@ def evaluate(task: Evaluation, announce: Announce) -> Evaluated:
         )
     results = task.pred
     missed: tuple[str, ...] = ()
-    ran: dict[str, str | None] = {}
+    backend: dict[str, str | None] = {}
     if task.model is not None:
         results = task.results
         missed = missed_categories(stream_config(task.model).categories, dataset)
         for line in missed:
             announce(line)
         announce(f"running {task.model.file}")
-        if not _run_model(task, task.model, dataset, shard, ran):
-            return Evaluated()
+        if not _run_model(task, task.model, dataset, shard, backend):
+            return EvaluationResult()
     assert results is not None
     if task.submission is not None:
         write_submission(task.submission, results)
-    written = tuple(path for path in outputs if path != task.json)
+    notes = tuple(filter(None, (backend.get("backend"), backend.get("remark"))))
     if not dataset.annotated:
-        unscored = "the data set has no annotations, so there is no score"
-        return Evaluated(notes=(*_told(ran), unscored), outputs=written)
+        notes = (*notes, "the data set has no annotations, so there is no score")
+        return EvaluationResult(notes=notes, outputs=outputs)
     announce(f"reading {results}")
     predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
-    done = _score(task, dataset, predictions, announce, written, ran)
-    return replace(done, notes=(*done.notes, *missed))
+    announce("comparing masks")
+    text = _score(task, dataset, predictions, backend)
+    instances = sum(len(dataset.tracks(video.id)) for video in dataset.videos)
+    counts = f"{len(dataset.videos)} videos, {instances} instances, {len(predictions)} results"
+    if task.json is not None:
+        outputs = (*outputs, task.json)
+    return EvaluationResult(text, (*notes, counts, *missed), outputs)
 
 
-def _told(ran: Mapping[str, str | None]) -> tuple[str, ...]:
-    """For people: what ran, and why that."""
-    return tuple(filter(None, (ran.get("backend"), ran.get("remark"))))
+def _check_outputs(task: Evaluation) -> tuple[Path, ...]:
+    """Check that the outputs can be written; return those other than `json`."""
+    outputs = [path for path in (task.results, task.json, task.submission) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise ConfigError("two outputs have the same name; give each its own")
+    for path in outputs:
+        writable_target(path)
+    of_model = () if task.model is None else (task.model.file, task.model.preset)
+    refuse_replacing(outputs, [task.gt, task.pred, *of_model])
+    if task.submission is not None:
+        require_suffix(task.submission, "an archive", ".zip")
+    return tuple(path for path in outputs if path != task.json)
 
 
-def _silent(_: str) -> None:
-    """One process of several tells."""
+def _ignore(_: str) -> None:
+    """Drop the messages of all processes but the first."""
 
 
 def _score(
     task: Evaluation,
     dataset: VisDataset,
     predictions: Sequence[Prediction],
-    announce: Announce,
-    written: tuple[Path, ...],
-    ran: Mapping[str, str | None],
-) -> Evaluated:
-    announce("comparing masks")
+    backend: Mapping[str, str | None],
+) -> str:
+    """Score results, write the scores to `json`, and return them as a table."""
     scores = score(dataset, predictions, task.metric, keep_overlaps=task.ious)
     tracking = score_tracking(dataset, predictions) if task.tracking else None
-    returns = score_returns(dataset, predictions) if task.tracking else None
+    returns = score_reappearance(dataset, predictions) if task.tracking else None
     if task.json is not None:
-        contents = document(scores, tracking, returns, ran)
+        text = json.dumps(document(scores, tracking, returns, backend), indent=1, ensure_ascii=False)
         with replacing(task.json) as temporary:
-            temporary.write_text(json.dumps(contents, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        written = (*written, task.json)
-    instances = sum(len(dataset.tracks(video.id)) for video in dataset.videos)
-    note = f"{len(dataset.videos)} videos, {instances} instances, {len(predictions)} results"
-    return Evaluated(table(scores, tracking, returns), (*_told(ran), note), written)
+            temporary.write_text(text + "\n", encoding="utf-8")
+    return table(scores, tracking, returns)
 
 
 def _run_model(
-    task: Evaluation, model: ModelChoice, dataset: VisDataset, shard: Shard, ran: dict[str, str | None]
+    task: Evaluation,
+    model: ModelChoice,
+    dataset: VisDataset,
+    shard: Shard,
+    chosen: dict[str, str | None],  # output: backend and graph, if a video was left to compute
 ) -> bool:
-    """As `run_videos` does; `ran` takes which backend and graph it was, where something was left to compute."""
+    """Run the model as `run_videos` does."""
     assert task.frames is not None
     assert task.results is not None
-    # What files and presets say, and not where they are: settings may change in their place.
+    # Contents of files and presets instead of their paths, since settings may change in place.
     identity: dict[str, Any] = {
         "annotations": _digest(task.gt),
         "videos": [video.id for video in dataset.videos],
@@ -200,15 +206,14 @@ def _run_model(
         "fit": model.fit,
         **msgspec.to_builtins(stream_config(model)),
     }
-    work = Work(dataset, task.frames, task.results, identity, shard)
 
     def opened() -> Pipeline:
         pipeline = open_pipeline(model, shard)
         backend = pipeline.backend
-        ran.update(backend=backend.name, graph=backend.graph, remark=backend.reason or None)
+        chosen.update(backend=backend.name, graph=backend.graph, remark=backend.reason or None)
         return pipeline
 
-    return run_videos(work, opened)
+    return run_videos(InferenceTask(dataset, task.frames, task.results, identity, shard), opened)
 
 
 def _digest(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from idol_deploy.backend import TorchBackend
 from idol_deploy.data.ytvis import VisDataset
 from idol_deploy.evaluate.average_precision import metric_of, score
-from idol_deploy.evaluate.inference import Work, run_videos
+from idol_deploy.evaluate.inference import InferenceTask, run_videos
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_deploy.model.idol import Idol
 from idol_deploy.train.processes import Processes
@@ -41,8 +41,8 @@ def evaluate_holdout(
     processes.gather(None)  # nobody writes into the folder before it is removed
     training = model.training
     try:
-        work = Work(held_out, frames, results, {"iteration": iteration}, processes.shard)
-        run_videos(work, lambda: Pipeline(TorchBackend(model), model.config.stream))
+        task = InferenceTask(held_out, frames, results, {"iteration": iteration}, processes.shard)
+        run_videos(task, lambda: Pipeline(TorchBackend(model), model.config.stream))
     finally:
         model.train(training)
     summary: dict[str, float] = {}

@@ -120,7 +120,7 @@ def test_version(idol: Command) -> None:
         (["run", "x.idol", "--source", "0", "--stride", "0"], "'0' is not a positive whole number"),
         (["run", "x.idol", "--source", "0", "--score", "high"], "invalid float"),
         (["evaluate"], "--gt"),
-        (["evaluate", "--gt", "g"], "give --pred, or a model: --bundle, or --weights with --preset"),
+        (["evaluate", "--gt", "g"], "give --pred, or --bundle, or --weights with --preset"),
         (["evaluate", "--gt", "g", "--pred", "p", "--ious"], "--json; give both"),
         (["evaluate", "--gt", "g", "--pred", "p", "--holdout-share", "0.5"], "give --holdout SEED as well"),
         (["evaluate", "--gt", "g", "--pred", "p", "--holdout", "x"], "'x' is not a whole number"),

@@ -184,7 +184,7 @@ def _score_rows(
             task.output / f"seed{seed}" / row.name,
             identity={"row": row.name, "seed": seed},
             shard=processes.shard,
-            meet=lambda: processes.gather(None),
+            barrier=lambda: processes.gather(None),
         )
         if found is not None:
             told = {"row": row.name, "seed": seed, "scores": association_scores(dataset, found)}

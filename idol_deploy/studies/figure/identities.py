@@ -16,7 +16,7 @@ from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.masks import Masks
 from idol_deploy.data.rle import measure_rles
 from idol_deploy.data.ytvis import Video, VisDataset, read_dataset
-from idol_deploy.evaluate.assignment import count_switches, who_shows_whom
+from idol_deploy.evaluate.track_iou import assign_tracks, count_switches
 from idol_deploy.studies.figure.annotated import find_video
 from idol_deploy.studies.figure.sheet import INK, colour_of, sheet
 from idol_deploy.studies.figure.twin_runs import TAKEN_OVER, TwinFrame, choose_frames, find_changes
@@ -171,7 +171,7 @@ def _held_to(frames: Sequence[TwinFrame], truth: Truth) -> tuple[list[NDArray[np
     switches = []
     for run in (1, 0):  # where both have an instance they agree on its mask, so the order is of no matter
         ids = sorted(_ids(frames, run))
-        shown = who_shows_whom(
+        shown = assign_tracks(
             [_masks(frames, run, identity, truth.video.size) for identity in ids], annotated
         )
         switches.append(int(count_switches(shown).sum()))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.masks import Masks
 from idol_deploy.data.ytvis import read_dataset
-from idol_deploy.evaluate.assignment import NOBODY, count_switches, who_shows_whom
+from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks, count_switches
 from idol_deploy.studies.figure.annotated import find_video
 from idol_deploy.studies.figure.sheet import PALE, colour_of, figure_target, sheet
 from idol_deploy.studies.figure.tracks import FoundTrack, FoundTracks, read_tracks
@@ -122,7 +122,7 @@ def _read(results: Path, gt: Path | None, video: str | None) -> tuple[FoundTrack
     kept = [i for i, mask in enumerate(masks) if mask.areas.any()]
     truth = [masks[i] for i in kept]
     seen = np.array([mask.areas > 0 for mask in truth], np.bool_).reshape(len(truth), len(found.frames))
-    shown = who_shows_whom([track.masks for track in found.tracks], truth)
+    shown = assign_tracks([track.masks for track in found.tracks], truth)
     return found, _Truth([names[tracks[i].category_id] for i in kept], seen, shown.reshape(seen.shape))
 
 
@@ -134,9 +134,9 @@ def _at(masks: Masks, frames: NDArray[np.int64]) -> Masks:
 def _draw_tracks(axes: "Axes", found: FoundTracks, drawn: Sequence[FoundTrack]) -> None:
     for row, track in enumerate(drawn):
         # In tenths, so that a run of nearly equal scores is one bar.
-        shades = np.where(np.isnan(track.scores), NOBODY, np.rint(np.nan_to_num(track.scores) * 10)).astype(
-            np.int64
-        )
+        shades = np.where(
+            np.isnan(track.scores), UNASSIGNED, np.rint(np.nan_to_num(track.scores) * 10)
+        ).astype(np.int64)
         for first, last, tenths in _runs(shades):
             strength = _LEAST_SHADE + (1 - _LEAST_SHADE) * tenths / 10
             colour = tuple(1 - strength * (1 - channel) for channel in colour_of(track.id))
@@ -152,7 +152,7 @@ def _draw_tracks(axes: "Axes", found: FoundTracks, drawn: Sequence[FoundTrack]) 
 def _draw_truth(axes: "Axes", found: FoundTracks, truth: _Truth) -> None:
     switches = count_switches(truth.shown)
     for row, (seen, shown) in enumerate(zip(truth.seen, truth.shown, strict=True)):
-        for first, last, _ in _runs(np.where(seen, 0, NOBODY)):
+        for first, last, _ in _runs(np.where(seen, 0, UNASSIGNED)):
             _bar(axes, row, found.frames, first, last, _MISSED)
         for first, last, number in _runs(shown):
             identity = found.tracks[number].id
@@ -161,10 +161,10 @@ def _draw_truth(axes: "Axes", found: FoundTracks, truth: _Truth) -> None:
                 middle = (found.frames[first] + found.frames[last]) / 2
                 style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
                 axes.text(middle, row, f"#{identity}", color=_on(identity), **style)
-        there = np.flatnonzero(shown != NOBODY)
+        there = np.flatnonzero(shown != UNASSIGNED)
         for t in there[1:][np.diff(shown[there]) != 0]:
             axes.plot([found.frames[t] - 0.5] * 2, [row - 0.46, row + 0.46], color="black", linewidth=1.6)
-    covered = (truth.shown != NOBODY).sum(1) / np.maximum(truth.seen.sum(1), 1)
+    covered = (truth.shown != UNASSIGNED).sum(1) / np.maximum(truth.seen.sum(1), 1)
     _finish(
         axes,
         [f"{name} {row}" for row, name in enumerate(truth.names)],
@@ -212,7 +212,7 @@ def _note_rows(axes: "Axes", notes: Sequence[str]) -> None:
 
 
 def _runs(values: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(first, last, value) of the runs of equal values [T], without `NOBODY`."""
+    """(first, last, value) of the runs of equal values [T], without `UNASSIGNED`."""
     edges = np.flatnonzero(np.diff(values)) + 1
     starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(values)]
-    return [(a, b - 1, int(values[a])) for a, b in zip(starts, stops, strict=True) if values[a] != NOBODY]
+    return [(a, b - 1, int(values[a])) for a, b in zip(starts, stops, strict=True) if values[a] != UNASSIGNED]

@@ -62,7 +62,7 @@ def test_the_graph_of_a_checkpoint(refused: Callable[..., str], tmp_path: Path) 
     model = "--weights", "w.pth", "--preset", "ytvis19_r50", "--graph", "plugin"
     places = "--frames", tmp_path, "--results", tmp_path / "r.json"
     message = refused("evaluate", "--gt", OFFICIAL / "gt.json", *model, *places)
-    assert "--backend and --graph are of a bundle; leave them out" in message
+    assert "--backend and --graph apply to a bundle only; leave them out" in message
 
 
 def test_evaluate_broken_files(refused: Callable[..., str], tmp_path: Path) -> None:

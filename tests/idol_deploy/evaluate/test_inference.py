@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from idol_deploy.data.ytvis import Video, VisDataset
-from idol_deploy.evaluate import inference
-from idol_deploy.evaluate.inference import Work, match_categories, missed_categories, run_videos
+from idol_deploy.evaluate import shards
+from idol_deploy.evaluate.inference import InferenceTask, match_categories, missed_categories, run_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.config import Category, Preprocessing, StreamConfig
 from idol_runtime.errors import BackendError, ConfigError, DataError, FrameError, SourceError
@@ -65,7 +65,7 @@ class Counting(Pipeline):
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
+def work(tmp_path: Path) -> InferenceTask:
     """Four videos of two sizes, whose data set numbers the classes in another way and lacks one."""
     rng = np.random.default_rng(0)
     videos = []
@@ -77,10 +77,10 @@ def work(tmp_path: Path) -> Work:
         videos.append(Video(30 - i, size, names))
     categories = Category("Dog", 11), Category("cat", 12)
     dataset = VisDataset(tmp_path / "gt.json", tuple(videos), categories)
-    return Work(dataset, tmp_path / "frames", tmp_path / "results.json", {"model": "noise"})
+    return InferenceTask(dataset, tmp_path / "frames", tmp_path / "results.json", {"model": "noise"})
 
 
-def _by_hand(work: Work) -> list[dict[str, object]]:
+def _by_hand(work: InferenceTask) -> list[dict[str, object]]:
     pipeline, entries = Pipeline(Noise(), CONFIG), []
     for video in work.dataset.videos:
         pipeline.reset()
@@ -92,7 +92,7 @@ def _by_hand(work: Work) -> list[dict[str, object]]:
     return [entry | {"category_id": ids[entry["category_id"]]} for entry in entries]
 
 
-def test_every_video_as_the_pipeline_alone_would(work: Work) -> None:
+def test_every_video_as_the_pipeline_alone_would(work: InferenceTask) -> None:
     assert run_videos(work, Counting)
     results = json.loads(work.results.read_text())
     assert results == _by_hand(work)
@@ -100,7 +100,7 @@ def test_every_video_as_the_pipeline_alone_would(work: Work) -> None:
     assert not work.parts.exists()
 
 
-def test_a_run_that_was_cut_off_goes_on(work: Work) -> None:
+def test_a_run_that_was_cut_off_goes_on(work: InferenceTask) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_videos(work, lambda: Counting(breaks_at=4))  # in the second video
     assert not work.results.exists()
@@ -110,13 +110,13 @@ def test_a_run_that_was_cut_off_goes_on(work: Work) -> None:
     assert json.loads(work.results.read_text()) == _by_hand(work)
 
 
-def test_a_finished_share_loads_no_model(work: Work) -> None:
+def test_a_finished_share_loads_no_model(work: InferenceTask) -> None:
     late = replace(work, shard=Shard(1, 2))
     assert not run_videos(late, Counting)
     assert not run_videos(late, lambda: pytest.fail("there is nothing to compute"))
 
 
-def test_processes_share_the_videos(work: Work) -> None:
+def test_processes_share_the_videos(work: InferenceTask) -> None:
     pipelines = [Counting(), Counting()]
     outcome: list[bool] = []
 
@@ -132,15 +132,15 @@ def test_processes_share_the_videos(work: Work) -> None:
     assert json.loads(work.results.read_text()) == _by_hand(work)
 
 
-def test_the_first_process_tells_of_another_that_failed(work: Work) -> None:
+def test_the_first_process_tells_of_another_that_failed(work: InferenceTask) -> None:
     (work.frames / "v1" / "1.png").unlink()
-    told: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def first() -> None:
         try:
             run_videos(replace(work, shard=Shard(0, 2)), Counting)
         except BackendError as error:
-            told.append(error)
+            errors.append(error)
 
     waiting = threading.Thread(target=first)
     waiting.start()
@@ -149,21 +149,23 @@ def test_the_first_process_tells_of_another_that_failed(work: Work) -> None:
     with pytest.raises(SourceError):
         run_videos(replace(work, shard=Shard(1, 2)), Counting)
     waiting.join(timeout=60)
-    assert "process 1 failed: frame" in str(told[0])
+    assert "process 1 failed: frame" in str(errors[0])
 
 
-def test_a_silent_process_is_not_awaited_for_ever(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_SILENT_S", 0.5)
+def test_a_silent_process_is_not_awaited_for_ever(
+    work: InferenceTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_SILENT_S", 0.5)
     work.parts.mkdir()
     (work.parts / "rank1.started").touch()  # as one leaves it that was killed
-    with pytest.raises(BackendError, match=r"process 1 was not heard of for 0 s.*run all again"):
+    with pytest.raises(BackendError, match=r"process 1 gave no sign of life for 0 s.*run all again"):
         run_videos(replace(work, shard=Shard(0, 2)), Counting)
     assert not work.results.exists()
 
 
-def test_a_slow_process_is_awaited(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_SILENT_S", 1.0)
-    monkeypatch.setattr(inference, "_SIGN_S", 0.0)
+def test_a_slow_process_is_awaited(work: InferenceTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_SILENT_S", 1.0)
+    monkeypatch.setattr(shards, "_SIGN_S", 0.0)
 
     class Slow(Counting):
         def step(self, frame: object) -> object:
@@ -180,7 +182,9 @@ def test_a_slow_process_is_awaited(work: Work, monkeypatch: pytest.MonkeyPatch) 
     assert outcome == [True]
 
 
-def test_why_a_process_failed_is_never_seen_half_written(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_a_process_failed_is_never_seen_half_written(
+    work: InferenceTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (work.frames / "v1" / "1.png").unlink()
     failure = work.parts / "rank1.failed"
     write, seen = Path.write_text, []
@@ -202,7 +206,7 @@ def _fail() -> Pipeline:
     raise BackendError("there is no such device")
 
 
-def test_a_run_that_fails_at_once_leaves_nothing(work: Work) -> None:
+def test_a_run_that_fails_at_once_leaves_nothing(work: InferenceTask) -> None:
     with pytest.raises(BackendError):
         run_videos(work, _fail)
     with pytest.raises(SourceError):
@@ -212,7 +216,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(work: Work) -> None:
     assert not work.parts.exists()
 
 
-def test_a_folder_without_a_video_is_taken_over(work: Work) -> None:
+def test_a_folder_without_a_video_is_taken_over(work: InferenceTask) -> None:
     with pytest.raises(BackendError):
         run_videos(replace(work, shard=Shard(0, 2)), _fail)
     assert (work.parts / "run.json").is_file()
@@ -222,7 +226,7 @@ def test_a_folder_without_a_video_is_taken_over(work: Work) -> None:
     assert json.loads(work.results.read_text()) == _by_hand(work)
 
 
-def test_a_run_notices_that_another_has_taken_over(work: Work) -> None:
+def test_a_run_notices_that_another_has_taken_over(work: InferenceTask) -> None:
     class Overtaken(Counting):
         def step(self, frame: object) -> object:
             (work.parts / "run.json").write_text('{"model": "other"}')
@@ -232,23 +236,23 @@ def test_a_run_notices_that_another_has_taken_over(work: Work) -> None:
         run_videos(work, Overtaken)
 
 
-def test_parts_of_another_run_are_not_mixed_in(work: Work) -> None:
+def test_parts_of_another_run_are_not_mixed_in(work: InferenceTask) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_videos(work, lambda: Counting(breaks_at=4))
     with pytest.raises(ConfigError, match=r"holds videos of another run \(model differs\); remove it"):
         run_videos(replace(work, identity={"model": "other"}), Counting)
 
 
-def _remove(work: Work) -> None:
+def _remove(work: InferenceTask) -> None:
     (work.frames / "v3" / "0.png").unlink()
     (work.frames / "v3" / "2.png").unlink()
 
 
-def _shrink(work: Work) -> None:
+def _shrink(work: InferenceTask) -> None:
     Image.new("RGB", (20, 20)).save(work.frames / "v1" / "0.png")
 
 
-def _spoil(work: Work) -> None:
+def _spoil(work: InferenceTask) -> None:
     (work.frames / "v0" / "1.png").write_bytes(b"\x89PNG")
 
 
@@ -256,12 +260,12 @@ def _spoil(work: Work) -> None:
     ("change", "kind", "message"),
     [
         (_remove, SourceError, r"v3/0.png does not exist, and 1 more frames are missing; give the folder"),
-        (_shrink, DataError, r"v1/0.png is 20x20 .* the annotations say 64x32 of video 29"),
+        (_shrink, DataError, r"v1/0.png is 20x20 .* the annotations say 64x32 for video 29"),
         (_spoil, (SourceError, FrameError), r"v0/1.png"),
     ],
 )
 def test_a_bad_frame_is_named(
-    work: Work, change: Callable[[Work], None], kind: type[Exception], message: str
+    work: InferenceTask, change: Callable[[InferenceTask], None], kind: type[Exception], message: str
 ) -> None:
     change(work)
     with pytest.raises(kind, match=message):
@@ -269,22 +273,22 @@ def test_a_bad_frame_is_named(
     assert not work.results.exists()
 
 
-def test_no_folder_of_frames(work: Work) -> None:
+def test_no_folder_of_frames(work: InferenceTask) -> None:
     with pytest.raises(SourceError, match=r"folder of frames .* does not exist; check --frames"):
         run_videos(replace(work, frames=work.frames / "no"), Counting)
 
 
-def test_classes_and_categories_are_matched_as_training_matches_them(work: Work) -> None:
+def test_classes_and_categories_are_matched_as_training_matches_them(work: InferenceTask) -> None:
     categories = (Category("emu", 1), Category("Great-horned owl", 4), Category("dog", 2))
     classes = tuple(Category(name, i) for i, name in enumerate(("cat", "great_horned_owl", "DOG")))
     dataset = replace(work.dataset, categories=categories)
     assert match_categories(classes, dataset) == [None, 4, 2]
-    (told,) = missed_categories(classes, dataset)
-    assert told.startswith(
-        "1 of 3 categories are no class of the model (emu): instances of them count as missed"
+    (message,) = missed_categories(classes, dataset)
+    assert message.startswith(
+        "1 of 3 categories are no class of the model (emu): their instances count as missed"
     )
     assert missed_categories(classes, work.dataset) == ()
     with pytest.raises(DataError, match=r"none of its categories \(emu\) is a class of the network"):
         match_categories(CLASSES, replace(work.dataset, categories=categories[:1]))
-    with pytest.raises(DataError, match="'cat' and 'Cat' are one name"):
+    with pytest.raises(DataError, match="'cat' and 'Cat' differ only in case"):
         match_categories(CLASSES, replace(work.dataset, categories=(Category("cat", 1), Category("Cat", 2))))

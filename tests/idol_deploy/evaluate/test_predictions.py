@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from idol_deploy.data.ytvis import VisDataset, read_dataset
-from idol_deploy.evaluate.predictions import by_cell, read_predictions
+from idol_deploy.evaluate.predictions import by_cell, read_predictions, write_submission
 from idol_runtime.errors import DataError
 
 
@@ -35,7 +36,10 @@ def test_equal_scores_keep_their_order(dataset: VisDataset, tmp_path: Path) -> N
         ({"category_id": 4}, r"there is no category 4 in .*; it has 1, 2, 3"),
         ({"segmentations": [None] * 7}, "7 segmentations for the 8 frames of video 1"),
         ({"score": None}, r"result number 1: Expected `float`, got `null` - at `\$.score`"),
-        ({"segmentations": [{"size": [2, 2], "counts": "04"}, *[None] * 7]}, "2x2 .* and its video 360x640"),
+        (
+            {"segmentations": [{"size": [2, 2], "counts": "04"}, *[None] * 7]},
+            "2x2 .* but its video is 360x640",
+        ),
     ],
 )
 def test_a_broken_result_is_named(
@@ -53,3 +57,21 @@ def test_no_list(dataset: VisDataset, tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(DataError, match="is no results file: Expected `array`, got `object`"):
         read_predictions(path, dataset)
+
+
+def test_results_under_the_servers_name(tmp_path: Path) -> None:
+    results, first, second = (tmp_path / name for name in ("mine.json", "a.zip", "b.zip"))
+    results.write_text("[1]" * 10**5)
+    for path in (first, second):
+        write_submission(path, results)
+    with zipfile.ZipFile(first) as archive:
+        assert archive.namelist() == ["results.json"]
+        assert archive.read("results.json") == results.read_bytes()
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size < results.stat().st_size / 10
+
+
+def test_no_results(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        write_submission(tmp_path / "a.zip", tmp_path / "gone.json")
+    assert not list(tmp_path.iterdir())

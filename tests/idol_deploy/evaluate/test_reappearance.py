@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from idol_deploy.data.masks import Masks
 from idol_deploy.data.ytvis import Track, Video, VisDataset
 from idol_deploy.evaluate.predictions import Prediction
-from idol_deploy.evaluate.reappearance import Returns, find_absences, score_returns
+from idol_deploy.evaluate.reappearance import Reappearance, find_absences, score_reappearance
 from idol_runtime.config import Category
 from idol_runtime.tracking.rle import encode_rle
 
@@ -41,35 +41,39 @@ HERE: list[int | None] = [0, 0, None, None, None, 0, 0]
 @pytest.mark.parametrize(
     ("tracks", "expected"),
     [
-        ([HERE], Returns(1, 1, 1)),
-        ([[0, 0, *[None] * 5], [*[None] * 5, 0, 0]], Returns(1, 1, 0)),
-        ([[0, 0, *[None] * 5]], Returns(1, 0, 0)),
+        ([HERE], Reappearance(1, 1, 1)),
+        ([[0, 0, *[None] * 5], [*[None] * 5, 0, 0]], Reappearance(1, 1, 0)),
+        ([[0, 0, *[None] * 5]], Reappearance(1, 0, 0)),
         # Its neighbour takes the identity over, and it gets a new one.
-        ([[0, 0, 3, 3, 3, 3, 3], [*[None] * 5, 0, 0]], Returns(1, 1, 0)),
+        ([[0, 0, 3, 3, 3, 3, 3], [*[None] * 5, 0, 0]], Reappearance(1, 1, 0)),
         # Found late on its return, by the right track.
-        ([[0, 0, None, None, None, None, 0]], Returns(1, 1, 1)),
-        ([], Returns(1, 0, 0)),
+        ([[0, 0, None, None, None, None, 0]], Reappearance(1, 1, 1)),
+        ([], Reappearance(1, 0, 0)),
     ],
 )
-def test_the_track_before_must_be_the_track_after(tracks: list[list[int | None]], expected: Returns) -> None:
-    assert score_returns(dataset(HERE), results(*tracks)) == expected
+def test_the_track_before_must_be_the_track_after(
+    tracks: list[list[int | None]], expected: Reappearance
+) -> None:
+    assert score_reappearance(dataset(HERE), results(*tracks)) == expected
 
 
 def test_each_absence_counts_between_its_neighbours() -> None:
     twice: list[int | None] = [0, None, None, None, 0, None, None, None, 0, None, 0]
     first, second = [0, *[None] * 3, 0, *[None] * 6], [*[None] * 8, 0, None, 0]
-    assert score_returns(dataset(twice), results(first, second)) == Returns(2, 2, 1)
+    assert score_reappearance(dataset(twice), results(first, second)) == Reappearance(2, 2, 1)
     # The short absence is of one frame.
-    assert score_returns(dataset(twice), results(first, second), least=1) == Returns(3, 3, 2)
+    assert score_reappearance(dataset(twice), results(first, second), minimum=1) == Reappearance(3, 3, 2)
 
 
 def test_a_track_under_two_classes_is_one_track() -> None:
     found = results(HERE, HERE)
-    assert score_returns(dataset(HERE), [found[0], replace(found[1], category_id=2)]) == Returns(1, 1, 1)
+    assert score_reappearance(dataset(HERE), [found[0], replace(found[1], category_id=2)]) == Reappearance(
+        1, 1, 1
+    )
 
 
 def test_crowds_and_beginnings_are_no_absences() -> None:
     whole = dataset(HERE)
     crowd = replace(whole, _tracks={1: (replace(whole.tracks(1)[0], crowd=True),)})
-    assert score_returns(crowd, results(HERE)) == Returns()
+    assert score_reappearance(crowd, results(HERE)) == Reappearance()
     assert find_absences(np.array([0, 0, 0, 1, 1, 0, 1, 0, 0, 0], bool)) == [(5, 5)]

@@ -10,7 +10,7 @@ import pytest
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.average_precision import Metric, score
 from idol_deploy.evaluate.predictions import read_predictions
-from idol_deploy.evaluate.reappearance import Returns
+from idol_deploy.evaluate.reappearance import Reappearance
 from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.tracking import CLASS_MEAN, DETECTION_MEAN
 
@@ -47,5 +47,5 @@ def test_the_table_is_in_percent_but_for_counts_and_leaves_out_what_is_not_there
     classes = [line.split() for line in lines[7:]]
     assert [row[0] for row in classes] == ["dog", "mean", "of"]
     assert classes[0][-5:] == ["25.00", "50.00", "12.50", "75.00", "3"]
-    last = table(scores, None, Returns(7, 5, 4)).splitlines()[-1]
+    last = table(scores, None, Reappearance(7, 5, 4)).splitlines()[-1]
     assert [int(word) for word in last.replace(";", " ").split() if word.isdecimal()] == [4, 7, 3, 5]

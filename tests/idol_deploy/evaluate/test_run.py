@@ -114,14 +114,14 @@ def test_parts_of_another_run_are_not_taken_over(
     assert evaluate(replace(begun, model=replace(begun.model, preset=str(moved))), _quiet).outputs
 
 
-def test_categories_that_the_model_lacks_are_told_before_and_with_the_scores(tiny_set: Evaluation) -> None:
+def test_categories_that_the_model_lacks_are_named_before_and_with_the_scores(tiny_set: Evaluation) -> None:
     contents = json.loads(tiny_set.gt.read_text())
     contents["categories"].append({"id": 9, "name": "emu"})
     tiny_set.gt.write_text(json.dumps(contents | {"annotations": []}))
-    told: list[str] = []
-    line = "1 of 3 categories are no class of the model (emu): instances of them count as missed"
-    assert line in evaluate(tiny_set, told.append).notes
-    assert line in told
+    announced: list[str] = []
+    line = "1 of 3 categories are no class of the model (emu): their instances count as missed"
+    assert line in evaluate(tiny_set, announced.append).notes
+    assert line in announced
 
 
 def test_no_annotations_and_no_use_for_the_results(tiny_set: Evaluation) -> None:
@@ -132,7 +132,7 @@ def test_no_annotations_and_no_use_for_the_results(tiny_set: Evaluation) -> None
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({}, "give --pred, or a model"),
+        ({}, "give --pred, or --bundle, or --weights"),
         ({"pred": Path("p"), "metric": "coco"}, "metric must be one of ytvis, ovis"),
         ({"pred": Path("p"), "results": Path("r")}, "leave it out with --pred"),
         ({"model": ModelChoice(bundle=Path("b"))}, "needs --frames"),

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from idol_deploy.data.masks import Masks
-from idol_deploy.evaluate.assignment import NOBODY, count_switches, who_shows_whom
+from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks, count_switches
 from idol_runtime.tracking.rle import encode_rle
 
 SIZE = (3, 4)
@@ -21,7 +21,7 @@ def test_each_takes_the_largest_overlap_that_is_left(found: int, truth: int, see
     # Few pixels, most of them in both: overlaps above a half are common, and so are ties.
     base = rng.random((1, 2, *SIZE)) < 0.7
     tracks, instances = (base ^ (rng.random((n, 2, *SIZE)) < 0.25) for n in (found, truth))
-    shown = who_shows_whom([compressed(t) for t in tracks], [compressed(i) for i in instances])
+    assigned = assign_tracks([compressed(t) for t in tracks], [compressed(i) for i in instances])
     for frame in range(2 if truth else 0):
         common = (tracks[:, None, frame] & instances[None, :, frame]).sum((2, 3))
         either = (tracks[:, None, frame] | instances[None, :, frame]).sum((2, 3))
@@ -31,12 +31,12 @@ def test_each_takes_the_largest_overlap_that_is_left(found: int, truth: int, see
         for overlap in sorted(set(overlaps.ravel().tolist()), reverse=True):
             for d, g in np.argwhere(overlaps == overlap).tolist():
                 if overlap >= 0.5 and d not in taken and g in left:
-                    assert shown[g, frame] == d
+                    assert assigned[g, frame] == d
                     taken.add(d)
                     left.remove(g)
-        assert all(shown[g, frame] == NOBODY for g in left)
+        assert all(assigned[g, frame] == UNASSIGNED for g in left)
 
 
 def test_switches_bridge_gaps() -> None:
-    shown = np.array([[3, 3, -1, 3, 3], [3, -1, 4, 4, 3], [-1, -1, -1, -1, -1], [-1, 2, -1, -1, 5]])
-    assert count_switches(shown).tolist() == [0, 2, 0, 1]
+    assigned = np.array([[3, 3, -1, 3, 3], [3, -1, 4, 4, 3], [-1, -1, -1, -1, -1], [-1, 2, -1, -1, 5]])
+    assert count_switches(assigned).tolist() == [0, 2, 0, 1]
