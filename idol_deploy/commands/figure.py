@@ -175,7 +175,7 @@ def _identities(options: argparse.Namespace) -> int:
     from idol_deploy.evaluate.model import open_pipeline
     from idol_deploy.studies.ablation.rows import WITHOUT_TWS
     from idol_deploy.studies.figure.identities import draw_identities, read_truth
-    from idol_deploy.studies.figure.twin_runs import run_twins
+    from idol_deploy.studies.figure.paired_runs import run_pair
     from idol_runtime.files import refuse_replacing
     from idol_runtime.sources.opening import source_paths
 
@@ -193,7 +193,7 @@ def _identities(options: argparse.Namespace) -> int:
     with steps() as announce:
         announce(f"running {choice.file}")
         with open_pipeline(choice) as pipeline:
-            frames = run_twins(
+            frames = run_pair(
                 pipeline, against, options.source, stride=options.stride, max_frames=options.max_frames
             )
             note = pipeline.note

@@ -16,14 +16,7 @@ from idol_deploy.config import IdolConfig, TrainConfig
 from idol_deploy.data.categories import class_labels
 from idol_deploy.data.coco import CocoDataset, Still, read_coco
 from idol_deploy.data.faults import Fault, FaultLog, missing_files
-from idol_deploy.data.samples import (
-    NO_IDENTITY,
-    AnnotatedFrame,
-    PairSource,
-    Sample,
-    expand_masks,
-    read_frame,
-)
+from idol_deploy.data.samples import NO_IDENTITY, AnnotatedFrame, PairSource, Sample, expand_masks, read_frame
 from idol_deploy.data.transforms import View, boxes_of, draw_still_views, draw_video_views
 from idol_deploy.data.ytvis import Track, Video, VisDataset, read_dataset
 from idol_runtime.errors import DataError

@@ -18,14 +18,7 @@ from idol_runtime.errors import FrameError, SourceError
 from idol_runtime.frames import RGBImage
 from idol_runtime.sources.images import open_image
 
-__all__ = [
-    "NO_IDENTITY",
-    "AnnotatedFrame",
-    "PairSource",
-    "Sample",
-    "expand_masks",
-    "read_frame",
-]
+__all__ = ["NO_IDENTITY", "AnnotatedFrame", "PairSource", "Sample", "expand_masks", "read_frame"]
 
 NO_IDENTITY = -1
 

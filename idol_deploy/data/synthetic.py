@@ -125,12 +125,7 @@ def make_videos(
 
 
 def make_stills(
-    folder: str | Path,
-    *,
-    images: int = 6,
-    size: tuple[int, int] = (120, 160),
-    shapes: int = 3,
-    seed: int = 0,
+    folder: str | Path, *, images: int = 6, size: tuple[int, int] = (120, 160), shapes: int = 3, seed: int = 0
 ) -> MadeDataset:
     """Write images as COCO does; arguments and errors as `make_videos`."""
     root = Path(folder)

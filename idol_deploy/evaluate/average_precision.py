@@ -124,7 +124,8 @@ def require_annotations(dataset: VisDataset) -> None:
     """
     if not dataset.annotated:
         raise DataError(
-            f"{dataset.path} has no annotations to score against; send the results to the server instead"
+            f"{dataset.path} has no annotations to score against; give a file with annotations, or send the results to "
+            "the evaluation server"
         )
 
 

@@ -1,3 +1,3 @@
-"""Studies of the method: figures and the ablation. Not needed for deployment."""
+"""Studies of the method, figures and the ablation; not needed for deployment."""
 
 __all__: list[str] = []

@@ -1,12 +1,12 @@
-"""The rows of the paper's Table 1, and the trainings that serve them. Imports no torch."""
+"""Rows of the paper's Table 1 and the trainings that they need; imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["ROWS", "TRAININGS", "WITHOUT_TWS", "Row"]
+__all__ = ["ROWS", "TRAININGS", "WITHOUT_TWS", "AblationRow"]
 
-# What differs from the preset's loss, by the name of a training.
+# Changes of the preset's loss, by name of the training.
 TRAININGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "id_head": ("loss.embedding=id_head",),
@@ -15,7 +15,7 @@ TRAININGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
-# One running embedding per track, and no weight for how often it was seen.
+# Without temporally weighted softmax: one running embedding per track, not weighted by the number of its frames.
 WITHOUT_TWS = ("association.temporal=momentum", "association.frame_weight=false")
 _CUES = (*WITHOUT_TWS, "association.matching=multi_cue")
 _EMBEDDINGS = (*WITHOUT_TWS, "association.matching=embedding")
@@ -27,14 +27,14 @@ _TEMPORAL = (
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """A row of the table.
 
     Attributes:
-        name: of its files.
-        title: what a reader sees.
+        name: name of its files.
+        title: title in the table.
         training: key of `TRAININGS`.
-        association: how its network's detections become tracks, as `--set` takes it.
+        association: association settings, in the form of `--set`.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Row:
 
 
 ROWS = (
-    Row("id_head_cues", "ID head, multi-cues", "id_head", _CUES),
-    Row("contrast_cues", "contrastive, multi-cues", "iou", _CUES),
-    Row("contrast", "contrastive, embeddings", "iou", _EMBEDDINGS),
-    Row("transport", "+ optimal transport", "transport", _EMBEDDINGS),
-    Row("temporal", "+ temporal", "transport", _TEMPORAL),
+    AblationRow("id_head_cues", "ID head, multi-cues", "id_head", _CUES),
+    AblationRow("contrast_cues", "contrastive, multi-cues", "iou", _CUES),
+    AblationRow("contrast", "contrastive, embeddings", "iou", _EMBEDDINGS),
+    AblationRow("transport", "+ optimal transport", "transport", _EMBEDDINGS),
+    AblationRow("temporal", "+ temporal", "transport", _TEMPORAL),
 )

@@ -1,23 +1,24 @@
-"""`idol-deploy ablate`: trains what the rows need, scores every row for every seed, and goes on where it was cut off.
+"""`idol-deploy ablate`: train what the rows need and score every row for every seed; continue an interrupted run.
 
-OUTPUT/seed0/transport/      a training run as `train` leaves it
-OUTPUT/seed0/temporal.json   a cell: the scores of a row
-OUTPUT/ablation.json, .md    the table of all cells that are there
+OUTPUT/seed0/transport/      a training run, as `train` writes it
+OUTPUT/seed0/temporal.json   a cell: the scores of a row for a seed
+OUTPUT/ablation.json, .md    the table of all finished cells
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from idol_deploy.backend import TorchBackend
 from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.association_scores import association_scores, find_tracks
-from idol_deploy.evaluate.average_precision import metric_of
+from idol_deploy.evaluate.average_precision import metric_of, require_annotations
 from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.tracking import load_trackeval
 from idol_deploy.settings import TrainSettings, override, settings_to_json
-from idol_deploy.studies.ablation.rows import ROWS, TRAININGS, Row
+from idol_deploy.studies.ablation.rows import ROWS, TRAININGS, AblationRow
 from idol_deploy.studies.ablation.table import COLUMNS, markdown, summarise
 from idol_deploy.train.loop import Training, train
 from idol_deploy.train.processes import Processes
@@ -27,23 +28,23 @@ from idol_runtime.config import override as override_stream
 from idol_runtime.errors import ConfigError, DataError, OutputError
 from idol_runtime.files import replacing
 
-__all__ = ["Ablated", "Ablation", "ablate"]
+__all__ = ["Ablation", "AblationResult", "ablate"]
 
 Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What to train, what to score it on, and where it goes.
+    """The trainings, videos and output of an ablation.
 
     Attributes:
-        settings: of every training, but for its loss and seed.
-        annotations: of the videos to score on.
-        frames: the folder of their frames.
-        output: the folder of trainings and cells.
-        seeds: of the trainings.
-        rows: names of those wanted.
-        weights: a checkpoint that every training starts from; None: fresh weights.
+        settings: settings of every training except loss and seed.
+        annotations: annotations of the videos to score on, with occlusion.
+        frames: folder of their frames.
+        output: folder for trainings, cells and table.
+        seeds: seeds of the trainings (default: 0, 1, 2).
+        rows: names of the rows (default: all).
+        weights: checkpoint that every training starts from; None (default): random initialisation.
     """
 
     settings: TrainSettings
@@ -55,22 +56,30 @@ class Ablation:
     weights: Path | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.rows if name not in {row.name for row in ROWS}]
+        known = [row.name for row in ROWS]
+        unknown = [name for name in self.rows if name not in known]
         if unknown:
-            known = ", ".join(row.name for row in ROWS)
-            raise ConfigError(f"there is no row {unknown[0]!r}; choose of {known}")
+            raise ConfigError(f"there is no row {unknown[0]!r}; choose of {', '.join(known)}")
         if not self.seeds or not self.rows:
-            raise ConfigError("an ablation needs at least one seed and one row")
+            raise ConfigError("an ablation has no seeds or rows; give at least one seed and one row")
+
+    def cell(self, seed: int, row: AblationRow) -> Path:
+        """Return the file of a row's scores."""
+        return self.output / f"seed{seed}" / f"{row.name}.json"
+
+    def training(self, seed: int, name: str) -> SnapshotFolder:
+        """Return the folder of a training."""
+        return SnapshotFolder(self.output / f"seed{seed}" / name, self.settings.run.keep_last)
 
 
 @dataclass(frozen=True)
-class Ablated:
-    """What came of it.
+class AblationResult:
+    """The table of an ablation.
 
     Attributes:
-        table: Markdown; "" in all processes but the first, and where no cell is done.
-        interrupted: it was asked to stop before the end.
-        outputs: what was written.
+        table: Markdown; empty in all processes but the first, and without a finished cell.
+        interrupted: True if the run was stopped before its end.
+        outputs: files written.
     """
 
     table: str
@@ -78,105 +87,92 @@ class Ablated:
     outputs: tuple[Path, ...]
 
 
-def ablate(task: Ablation, processes: Processes, announce: Announce) -> Ablated:
-    """Does what is missing.
+def ablate(task: Ablation, processes: Processes, announce: Announce) -> AblationResult:
+    """Compute the missing trainings and cells.
 
     Args:
-        task: what to do.
-        processes: that work together; each calls this.
-        announce: told what is going on; of the first process.
+        task: trainings, videos and output.
+        processes: cooperating processes; each calls this function.
+        announce: receives a message at each step, in the first process.
 
     Raises:
-        ConfigError: settings that do not go together, or a folder of another ablation.
-        DataError: videos to score on without occlusion levels or annotations.
-        TrainingError: a training went wrong; it and all others can be resumed.
+        ConfigError: settings contradict each other, or the folder has another ablation.
+        DataError: the videos to score on have no annotations or no occlusion.
+        TrainingError: a training failed; it and all others can be resumed.
         MissingDependencyError: TrackEval or pycocotools is not installed.
     """
     load_trackeval()
     dataset = read_dataset(task.annotations)
-    if not dataset.annotated:
-        raise DataError(f"{task.annotations} has no annotations to score against; give videos that have")
+    require_annotations(dataset)
     if metric_of(dataset) != "ovis":
         raise DataError(
-            f"{task.annotations} does not say how far its instances are hidden; give videos that do"
+            f"{task.annotations} has no occlusion levels; give videos with them, such as OVIS or synth"
         )
     if processes.first:
-        _claim(task)
+        _claim_output(task)
     processes.gather(None)
-    wanted = [row for row in ROWS if row.name in task.rows]
+    chosen = [row for row in ROWS if row.name in task.rows]
     for seed in task.seeds:
         for name in TRAININGS:
-            rows = [row for row in wanted if row.training == name and not _cell(task, seed, row).is_file()]
+            rows = [row for row in chosen if row.training == name and not task.cell(seed, row).is_file()]
             if not rows:
                 continue
             announce(f"seed {seed}: training {name}")
-            if not _trained(task, seed, name, processes, announce):
-                return _tell(task, processes, interrupted=True)
+            if not _train(task, seed, name, processes, announce):
+                return _write_table(task, processes, interrupted=True)
             _score_rows(task, seed, rows, dataset, processes, announce)
-    return _tell(task, processes, interrupted=False)
+    return _write_table(task, processes, interrupted=False)
 
 
-def _cell(task: Ablation, seed: int, row: Row) -> Path:
-    return task.output / f"seed{seed}" / f"{row.name}.json"
-
-
-def _folder(task: Ablation, seed: int, training: str) -> SnapshotFolder:
-    return SnapshotFolder(task.output / f"seed{seed}" / training, task.settings.run.keep_last)
-
-
-def _claim(task: Ablation) -> None:
-    """Cells of other settings must not end up in one table; how many seeds and rows there are may change."""
+def _claim_output(task: Ablation) -> None:
+    """Create the output folder; refuse one with other settings, since their cells must not share a table."""
     path = task.output / "task.json"
     try:
         for seed in task.seeds:
             (task.output / f"seed{seed}").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make {task.output}: {error.strerror}; choose another place") from error
-    told = {
+    contents = {
         "settings": json.loads(settings_to_json(task.settings)),
         "annotations": str(task.annotations),
         "frames": str(task.frames),
         "weights": None if task.weights is None else str(task.weights),
     }
-    text = json.dumps(told, indent=1) + "\n"
-    if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
-            raise ConfigError(f"{task.output} holds an ablation with other settings; choose another folder")
-        return
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    if not path.is_file():
+        _write(path, _to_json(contents))
+    elif path.read_text(encoding="utf-8") != _to_json(contents):
+        raise ConfigError(f"{task.output} has an ablation with other settings; choose another folder")
 
 
-def _trained(task: Ablation, seed: int, name: str, processes: Processes, announce: Announce) -> bool:
-    """Whether the training came to its end, now or before."""
-    folder = _folder(task, seed, name)
+def _train(task: Ablation, seed: int, name: str, processes: Processes, announce: Announce) -> bool:
+    """Train, or continue a training; return whether it is complete."""
+    folder = task.training(seed, name)
     if folder.final.is_file():
         return True
     snapshots = folder.snapshots()
     settings = override(task.settings, [*TRAININGS[name], f"run.seed={seed}"])
     resume = snapshots[-1] if snapshots else None
-    processes.gather(None)  # all look before one writes
-    done = train(Training(settings, folder.path, task.weights, resume), processes, announce)
+    processes.gather(None)  # all processes list the snapshots before one writes
+    result = train(Training(settings, folder.path, task.weights, resume), processes, announce)
     processes.gather(None)
-    return not done.interrupted
+    return not result.interrupted
 
 
 def _score_rows(
     task: Ablation,
     seed: int,
-    rows: Sequence[Row],
+    rows: Sequence[AblationRow],
     dataset: VisDataset,
     processes: Processes,
     announce: Announce,
 ) -> None:
-    """Scores the rows of one training."""
+    """Score the rows of one training."""
     network = task.settings.network
-    weights = _folder(task, seed, rows[0].training).final
-    model = load_checkpoint(weights, network).to(processes.device)
+    model = load_checkpoint(task.training(seed, rows[0].training).final, network).to(processes.device)
     backend = CachingBackend(TorchBackend(model))
     for row in rows:
         announce(f"seed {seed}: {row.title}")
-        found = find_tracks(
+        results = find_tracks(
             backend,
             override_stream(network.stream, row.association),
             dataset,
@@ -186,29 +182,33 @@ def _score_rows(
             shard=processes.shard,
             barrier=lambda: processes.gather(None),
         )
-        if found is not None:
-            told = {"row": row.name, "seed": seed, "scores": association_scores(dataset, found)}
-            with replacing(_cell(task, seed, row)) as temporary:
-                temporary.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        if results is not None:
+            cell = {"row": row.name, "seed": seed, "scores": association_scores(dataset, results)}
+            _write(task.cell(seed, row), _to_json(cell))
         processes.gather(None)
 
 
-def _tell(task: Ablation, processes: Processes, *, interrupted: bool) -> Ablated:
-    """The table of all cells that are there."""
-    if not processes.first:
-        return Ablated("", interrupted, ())
+def _write_table(task: Ablation, processes: Processes, *, interrupted: bool) -> AblationResult:
+    """Write the table of all finished cells."""
     cells: dict[str, dict[int, dict[str, float]]] = {}
-    for row in ROWS:
+    for row in ROWS if processes.first else ():
         for path in sorted(task.output.glob(f"seed*/{row.name}.json")):
             cell = json.loads(path.read_text(encoding="utf-8"))
             cells.setdefault(row.name, {})[cell["seed"]] = cell["scores"]
     if not cells:
-        return Ablated("", interrupted, ())
+        return AblationResult("", interrupted, ())
     summary = summarise(cells)
     text = markdown(summary)
     outputs = task.output / "ablation.json", task.output / "ablation.md"
-    told = {"columns": COLUMNS, "rows": summary, "cells": cells}
-    for path, contents in zip(outputs, (json.dumps(told, indent=1) + "\n", text), strict=True):
-        with replacing(path) as temporary:
-            temporary.write_text(contents, encoding="utf-8")
-    return Ablated(text, interrupted, outputs)
+    _write(outputs[0], _to_json({"columns": COLUMNS, "rows": summary, "cells": cells}))
+    _write(outputs[1], text)
+    return AblationResult(text, interrupted, outputs)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

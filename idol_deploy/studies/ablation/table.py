@@ -1,14 +1,14 @@
-"""The table of an ablation: mean and spread over seeds, and what each row adds to the one before it."""
+"""The table of an ablation: mean and spread over seeds, and the difference of each row to the row before."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from idol_deploy.studies.ablation.rows import ROWS, Row
+from idol_deploy.studies.ablation.rows import ROWS, AblationRow
 
 __all__ = ["COLUMNS", "head", "line", "markdown", "moments", "summarise"]
 
-# Of a cell's scores, and what a reader sees. `kept`: share of absences after which an instance has its former identity.
+# Titles of the scores in the table. `kept`: share of absences after which an instance is re-identified.
 COLUMNS = {
     "AP": "AP",
     "AP_occ_medium": "AP medium",
@@ -21,28 +21,26 @@ COLUMNS = {
     "kept": "kept",
 }
 
-# A cell's scores by row and seed.
+# Scores of each cell, by row and seed.
 Cells = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 
 def summarise(cells: Cells) -> dict[str, Any]:
-    """By row: `mean` and `spread` of every column, and `step`, the same of the difference to the row before.
+    """Return per row `mean` and `spread` of every column, and `step`, the same of the difference to the row before.
 
-    The spread is the standard deviation over seeds (n - 1), null of a single one. Differences are taken seed by
-    seed: rows of one seed share videos, and where they can their network, so that they vary less than the rows.
+    Differences are taken per seed: rows of one seed share videos and in part the network, so that their
+    differences vary less than the rows.
     """
     summary: dict[str, Any] = {}
-    before: Row | None = None
+    before: AblationRow | None = None
     for row in (row for row in ROWS if row.name in cells):
-        seeds = sorted(cells[row.name])
-        entry: dict[str, Any] = {"title": row.title, "seeds": seeds}
-        entry |= moments({c: [cells[row.name][seed][c] for seed in seeds] for c in COLUMNS})
+        scores = cells[row.name]
+        entry: dict[str, Any] = {"title": row.title, "seeds": sorted(scores)}
+        entry |= moments({c: [scores[seed][c] for seed in sorted(scores)] for c in COLUMNS})
         if before is not None:
-            shared = [seed for seed in seeds if seed in cells[before.name]]
-            steps = {
-                c: [cells[row.name][seed][c] - cells[before.name][seed][c] for seed in shared]
-                for c in COLUMNS
-            }
+            former = cells[before.name]
+            shared = sorted(scores.keys() & former.keys())
+            steps = {c: [scores[seed][c] - former[seed][c] for seed in shared] for c in COLUMNS}
             entry["step"] = moments(steps) if shared else None
         summary[row.name] = entry
         before = row
@@ -50,7 +48,7 @@ def summarise(cells: Cells) -> dict[str, Any]:
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The table in percent, and below it the steps from row to row."""
+    """Return the table in percent and below it the differences between rows, as Markdown."""
     lines = [*head("")]
     lines += [line(entry["title"], entry) for entry in summary.values()]
     steps = [(entry["title"], entry["step"]) for entry in summary.values() if entry.get("step")]
@@ -61,26 +59,30 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 def moments(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """By column, the `mean` over seeds and the `spread`: the standard deviation (n - 1), null of a single one."""
+    """Return per column the `mean` and the `spread`: the standard deviation (n - 1), None for one value."""
     mean = {name: statistics.fmean(numbers) for name, numbers in values.items()}
     spread = {name: statistics.stdev(n) if len(n) > 1 else None for name, n in values.items()}
     return {"mean": mean, "spread": spread}
 
 
 def head(corner: str, columns: Mapping[str, str] = COLUMNS) -> list[str]:
-    """The first two lines of a table."""
-    return [
-        f"| {corner} | " + " | ".join(columns.values()) + " |",
-        "| --- |" + " ---: |" * len(columns),
-    ]
+    """Return the two header lines of a table."""
+    return [f"| {corner} | " + " | ".join(columns.values()) + " |", "| --- |" + " ---: |" * len(columns)]
 
 
 def line(title: str, entry: Mapping[str, Any], columns: Iterable[str] = COLUMNS, *, sign: str = "") -> str:
-    """A row of a table in percent: what `moments` says of these columns, each number with this sign."""
+    """Return a row of a table in percent.
+
+    Args:
+        title: first cell.
+        entry: `mean` and `spread` by column, from `moments`.
+        columns: columns in order (default: all).
+        sign: sign option of the number format (default: none).
+    """
     cells = []
     for name in columns:
         spread = entry["spread"][name]
         mean = entry["mean"][name]
-        text = format(100 * mean, f"{sign}.1f") if sign or mean >= 0 else "-"  # nobody was ever away
+        text = format(100 * mean, f"{sign}.1f") if sign or mean >= 0 else "-"  # -1: no absence
         cells.append(text if spread is None else f"{text} ± {100 * spread:.1f}")
     return f"| {title} | " + " | ".join(cells) + " |"

@@ -1,3 +1,3 @@
-"""Pictures for people who train: one file per figure, behind `idol-deploy figure`; nothing here is loaded at once."""
+"""Figures of training and tracking, one module each, behind `idol-deploy figure`."""
 
 __all__: list[str] = []

@@ -1,7 +1,7 @@
-"""The paper's Figure 5: the identities of a few frames with and without temporal weighting, row below row.
+"""The paper's Figure 5: identities in a few frames with and without temporal weighting, one row per run.
 
-The same colour is the same identity of a row. An instance whose identity changed on the way has a bold outline, and its
-tag says which it was; with annotations, likewise one whose identity was another instance's before.
+A colour is an identity of its row. An instance with a changed identity has a bold outline and a tag with the former
+identity; with annotations also an instance with an identity that belonged to another.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.data.faults import FaultLog
-from idol_deploy.data.masks import Masks
-from idol_deploy.data.rle import measure_rles
+from idol_deploy.data.masks import RunLengths
 from idol_deploy.data.ytvis import Video, VisDataset, read_dataset
-from idol_deploy.evaluate.track_iou import assign_tracks, count_switches
+from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks, count_switches
 from idol_deploy.studies.figure.annotated import find_video
+from idol_deploy.studies.figure.paired_runs import TAKEN_OVER, PairedFrame, choose_frames, find_changes
 from idol_deploy.studies.figure.sheet import INK, colour_of, sheet
-from idol_deploy.studies.figure.twin_runs import TAKEN_OVER, TwinFrame, choose_frames, find_changes
+from idol_deploy.studies.figure.tracks import checked_masks
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.frames import RGBImage
 from idol_runtime.sources.opening import open_source
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 __all__ = ["Identities", "Truth", "draw_identities", "read_truth"]
 
 _PANEL = 2.6  # inches
-_FILL = 0.42
+_FILL = 0.42  # opacity of masks
 
 
 @dataclass(frozen=True)
 class Identities:
-    """What was drawn.
+    """The content of a figure of identities.
 
     Attributes:
-        frames: numbers of the frames.
-        differ: the runs disagree somewhere in the video on who is who.
-        identities: of the whole video, in either run.
-        changes: of identity in these frames, in either run.
-        switches: of the whole video, in either run; None without annotations.
+        frames: indices of the frames drawn.
+        differ: True if the runs disagree on an identity somewhere in the video.
+        identities: number of identities in the video, per run.
+        changes: number of changed identities in the frames drawn, per run.
+        switches: number of identity switches in the video, per run; None without annotations.
     """
 
     frames: tuple[int, ...]
@@ -56,11 +56,11 @@ class Identities:
 
 @dataclass(frozen=True)
 class Truth:
-    """Annotations to hold both runs to.
+    """Annotations to compare both runs with.
 
     Attributes:
-        dataset: that has them.
-        video: which of its videos the source is.
+        dataset: data set of the annotations.
+        video: video of the data set that is the source.
     """
 
     dataset: VisDataset
@@ -68,10 +68,10 @@ class Truth:
 
 
 def read_truth(gt: Path, video: str) -> Truth:
-    """The annotations of a video, chosen by its id or folder.
+    """Read the annotations of a video, chosen by its id or folder.
 
     Raises:
-        DataError: no such file, or no such video.
+        DataError: no such file or video.
         MissingDependencyError: pycocotools is not installed.
     """
     dataset = read_dataset(gt, FaultLog())
@@ -79,7 +79,7 @@ def read_truth(gt: Path, video: str) -> Truth:
 
 
 def draw_identities(
-    frames: Sequence[TwinFrame],
+    frames: Sequence[PairedFrame],
     source: str,
     path: str | Path,
     *,
@@ -92,41 +92,38 @@ def draw_identities(
     """Draw two runs of one video.
 
     Args:
-        frames: of both, from `run_twins`.
-        source: what they were run on; read again for its pictures.
-        path: the picture.
-        names: of the runs, for the rows.
-        indices: of the frames to draw; None: where the runs differ most.
-        count: how many to choose, without `indices`.
-        truth: what the runs are held to; None: an identity counts as changed where the other run kept it.
-        note: said of the weights.
+        frames: frames of both runs, from `run_pair`.
+        source: source of the frames, read again for the pictures.
+        path: picture to write.
+        names: titles of the two rows.
+        indices: indices of the frames to draw; None (default): where the runs differ most.
+        count: number of frames to choose without `indices` (default: 3).
+        truth: annotations that define changed identities; None (default): the other run defines them.
+        note: text on the weights, below the picture.
 
     Raises:
-        ConfigError: a frame that is not in the video, or too few.
-        DataError: annotations of another video.
+        ConfigError: a frame is not in the video, or there are too few frames.
+        DataError: the annotations belong to another video.
         SourceError: the source cannot be read again.
         OutputError, MissingDependencyError: the picture cannot be drawn or written.
     """
     positions = _positions(frames, indices, count)
     shown = [frames[position] for position in positions]
-    whose, switches = (None, None) if truth is None else _held_to(frames, truth)
-    of_shown = None if whose is None else [whose[position] for position in positions]
-    changes = tuple(find_changes(shown, run, of_shown) for run in (0, 1))
-    changed = tuple(sum(int((c != NO_TRACK).sum()) for c in of_run) for of_run in changes)
-    identities = tuple(len(_ids(frames, run)) for run in (0, 1))
+    instances, switches = (None, None) if truth is None else _match_truth(frames, truth)
+    of_shown = None if instances is None else [instances[position] for position in positions]
+    changes = [find_changes(shown, run, of_shown) for run in (0, 1)]
+    changed = [sum(int((c != NO_TRACK).sum()) for c in of_run) for of_run in changes]
+    identities = [len(_ids(frames, run)) for run in (0, 1)]
     pictures = _pictures(source, [frame.index for frame in shown])
-    height, width = pictures[0].shape[:2]
-    panel = _PANEL * height / width
+    panel = _PANEL * pictures[0].shape[0] / pictures[0].shape[1]
     with sheet(path, (_PANEL * len(shown), 2 * panel + 0.9)) as figure:
         grid = figure.subplots(2, len(shown), squeeze=False)
         for run, row in enumerate(grid):
             for axes, picture, frame, change in zip(row, pictures, shown, changes[run], strict=True):
                 _draw_frame(axes, picture, frame, run, change)
-            said = f"{names[run]}: {identities[run]} identities in the video"
-            if switches is not None:
-                said += f", {switches[run]} switches"
-            said += f"; {changed[run]} changed in these frames"
-            row[0].set_title(said, loc="left", pad=10)
+            of_run = "" if switches is None else f", {switches[run]} switches"
+            title = f"{names[run]}: {identities[run]} identities in the video{of_run}; "
+            row[0].set_title(f"{title}{changed[run]} changed in these frames", loc="left", pad=10)
         for axes, frame in zip(grid[1], shown, strict=True):
             axes.set_xlabel(f"frame {frame.index}")
         if note:
@@ -140,78 +137,73 @@ def draw_identities(
     )
 
 
-def _positions(frames: Sequence[TwinFrame], indices: Sequence[int] | None, count: int) -> list[int]:
+def _positions(frames: Sequence[PairedFrame], indices: Sequence[int] | None, count: int) -> list[int]:
     if indices is None:
         if not 2 <= count <= len(frames):
             raise ConfigError(f"cannot choose {count} frames of {len(frames)}; choose 2 to {len(frames)}")
         return choose_frames(frames, count)
-    places = {frame.index: position for position, frame in enumerate(frames)}
-    missing = [index for index in indices if index not in places]
+    positions = {frame.index: position for position, frame in enumerate(frames)}
+    missing = [index for index in indices if index not in positions]
     if missing:
         raise ConfigError(
-            f"there is no frame {missing[0]} among those read, {frames[0].index} to {frames[-1].index}; choose others"
+            f"there is no frame {missing[0]} among those read; choose frames of "
+            f"{frames[0].index} to {frames[-1].index}"
         )
-    return [places[index] for index in sorted(set(indices))]
+    return [positions[index] for index in sorted(set(indices))]
 
 
-def _held_to(frames: Sequence[TwinFrame], truth: Truth) -> tuple[list[NDArray[np.int64]], tuple[int, int]]:
-    """Of each frame's instances, which annotated one each is; and the switches of either run."""
-    if frames[-1].index >= len(truth.video):
+def _match_truth(
+    frames: Sequence[PairedFrame], truth: Truth
+) -> tuple[list[NDArray[np.int64]], tuple[int, int]]:
+    """Return the annotated instance of each detection of each frame, and the identity switches of each run."""
+    video = truth.video
+    fix = "give the annotations of this video"
+    if frames[-1].index >= len(video):
         raise DataError(
-            f"video {truth.video.id} of {truth.dataset.path} has {len(truth.video)} frames and the source more; give "
-            "the annotations of this video"
+            f"video {video.id} of {truth.dataset.path} has {len(video)} frames and the source more; {fix}"
         )
-    wanted = [frame.index for frame in frames]
-    annotated = [
-        Masks(track.masks.size, tuple(track.masks.counts[t] for t in wanted), track.masks.areas[wanted])
-        for track in truth.dataset.tracks(truth.video.id)
-        if not track.crowd
-    ]
-    whose = [np.full(len(frame.masks), NO_TRACK, np.int64) for frame in frames]
+    other = {tuple(rle["size"]) for frame in frames for rle in frame.masks} - {video.size}
+    if other:
+        size = "x".join(map(str, other.pop()))
+        raise DataError(
+            f"the source's frames are {size} and those of the annotated video {video.size[0]}x{video.size[1]}; {fix}"
+        )
+    indices = [frame.index for frame in frames]
+    annotated = [t.masks.at(indices) for t in truth.dataset.tracks(video.id) if not t.crowd]
+    instances = [np.full(len(frame.masks), NO_TRACK, np.int64) for frame in frames]
     switches = []
-    for run in (1, 0):  # where both have an instance they agree on its mask, so the order is of no matter
+    for run in (1, 0):
         ids = sorted(_ids(frames, run))
-        shown = assign_tracks(
-            [_masks(frames, run, identity, truth.video.size) for identity in ids], annotated
-        )
-        switches.append(int(count_switches(shown).sum()))
-        for g, row in enumerate(shown):
-            for t in np.flatnonzero(row >= 0).tolist():
-                whose[t][frames[t].ids[run] == ids[row[t]]] = g
-    return whose, (switches[1], switches[0])
+        rows = [[_mask(frame, run, identity) for frame in frames] for identity in ids]
+        assigned = assign_tracks(checked_masks("source", rows, video.size), annotated)
+        switches.append(int(count_switches(assigned).sum()))
+        for g, row in enumerate(assigned):
+            for t in np.flatnonzero(row != UNASSIGNED).tolist():
+                instances[t][frames[t].ids[run] == ids[row[t]]] = g
+    return instances, (switches[1], switches[0])
 
 
-def _ids(frames: Sequence[TwinFrame], run: int) -> set[int]:
+def _ids(frames: Sequence[PairedFrame], run: int) -> set[int]:
     return {identity for frame in frames for identity in frame.ids[run].tolist()} - {NO_TRACK}
 
 
-def _masks(frames: Sequence[TwinFrame], run: int, identity: int, size: tuple[int, int]) -> Masks:
-    counts: list[bytes | None] = []
-    for frame in frames:
-        (at,) = np.nonzero(frame.ids[run] == identity)
-        rle = frame.masks[at[0]] if len(at) else None
-        if rle is not None and tuple(rle["size"]) != size:
-            raise DataError(
-                f"the source's frames are {rle['size'][0]}x{rle['size'][1]} and those of the annotated video "
-                f"{size[0]}x{size[1]}; give the annotations of this video"
-            )
-        counts.append(None if rle is None else rle["counts"].encode())
-    areas, _ = measure_rles([c for c in counts if c is not None])
-    whole = np.zeros(len(counts), np.int64)
-    whole[[i for i, c in enumerate(counts) if c is not None]] = areas
-    return Masks(size, tuple(c if area else None for c, area in zip(counts, whole, strict=True)), whole)
+def _mask(frame: PairedFrame, run: int, identity: int) -> RunLengths | None:
+    for i in np.flatnonzero(frame.ids[run] == identity):
+        height, width = frame.masks[i]["size"]
+        return RunLengths((height, width), frame.masks[i]["counts"])
+    return None
 
 
 def _pictures(source: str, indices: Iterable[int]) -> list[RGBImage]:
-    wanted = set(indices)
-    with open_source(source, max_frames=max(wanted) + 1) as frames:
-        return [frame.image for frame in frames if frame.index in wanted]
+    chosen = set(indices)
+    with open_source(source, max_frames=max(chosen) + 1) as frames:
+        return [frame.image for frame in frames if frame.index in chosen]
 
 
 def _draw_frame(
     axes: "Axes",
     picture: RGBImage,
-    frame: TwinFrame,
+    frame: PairedFrame,
     run: int,
     changes: NDArray[np.int64],  # [n]
 ) -> None:
@@ -219,30 +211,29 @@ def _draw_frame(
 
     blended = picture.astype(np.float32) / 255
     masks = [decode_rle(rle) for rle in frame.masks]
-    tracked = [i for i in range(len(masks)) if frame.ids[run, i] != NO_TRACK]
+    tracked = np.flatnonzero(frame.ids[run] != NO_TRACK).tolist()
+    colours = {i: colour_of(int(frame.ids[run, i])) for i in tracked}
     for i in tracked:
-        colour = np.array(colour_of(int(frame.ids[run, i])), np.float32)
-        blended[masks[i]] = (1 - _FILL) * blended[masks[i]] + _FILL * colour
+        blended[masks[i]] = (1 - _FILL) * blended[masks[i]] + _FILL * np.array(colours[i], np.float32)
     axes.imshow(blended, interpolation="bilinear")
     axes.set(xticks=[], yticks=[], xlim=(-0.5, picture.shape[1] - 0.5), ylim=(picture.shape[0] - 0.5, -0.5))
     axes.spines[:].set_visible(False)
     for i in tracked:
-        identity, before = int(frame.ids[run, i]), int(changes[i])
-        colour_of_id = colour_of(identity)
+        before = int(changes[i])
         width = 0.9 if before == NO_TRACK else 2.6
         if masks[i].any() and not masks[i].all():
-            lines = axes.contour(masks[i], levels=[0.5], colors=[colour_of_id], linewidths=width)
+            lines = axes.contour(masks[i], levels=[0.5], colors=[colours[i]], linewidths=width)
             lines.set_path_effects([Stroke(linewidth=width + 1.2, foreground=INK), Normal()])
-        told = {NO_TRACK: "", TAKEN_OVER: ", another's"}.get(before, f", was #{before}")
+        change = {NO_TRACK: "", TAKEN_OVER: ", another's"}.get(before, f", was #{before}")
         left, top, right, bottom = frame.boxes_xyxy[i].tolist()
         axes.text(
             min(max((left + right) / 2, 0), picture.shape[1]),
             min(max((top + bottom) / 2, 0), picture.shape[0]),
-            f"#{identity}{told}",
+            f"#{frame.ids[run, i]}{change}",
             fontsize=6.5,
             weight="normal" if before == NO_TRACK else "bold",
             ha="center",
             va="center",
-            bbox={"facecolor": colour_of_id, "edgecolor": "none", "boxstyle": "square,pad=0.15"},
+            bbox={"facecolor": colours[i], "edgecolor": "none", "boxstyle": "square,pad=0.15"},
             in_layout=False,
         )

@@ -67,7 +67,7 @@ def draw_training_pairs(
         MissingDependencyError: OpenCV or pycocotools is not installed.
     """
     if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ConfigError(f"the picture of pairs has no vectors: {path}; use the suffix .png, .jpg or .webp")
+        raise ConfigError(f"unknown picture format: {path}; use the suffix .png, .jpg or .webp")
     writable_target(path)
     load_cv2("drawing pairs")
     source, network = open_training_data(settings).pairs, settings.network

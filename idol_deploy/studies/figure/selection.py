@@ -1,7 +1,7 @@
-"""The paper's Figure 4: the positives of a frame's instances, by IoU thresholds and by optimal transport.
+"""The paper's Figure 4: positive queries of annotated instances, by IoU thresholds and by optimal transport.
 
-The frame stands for the reference frame of a training pair: its queries come from the network's own pass over a pair,
-and the choice among them from the criterion's own `select`, with either method. Letters: n instances, Q queries.
+The frame is both frames of a training pair: its queries come from the network's pass over a pair, and the selection
+from the criterion's `select`. Letters: n instances; Q queries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,20 +31,20 @@ __all__ = ["Choice", "choose", "draw_selection"]
 
 _METHODS: tuple[Literal["iou", "transport"], ...] = ("iou", "transport")
 _PANEL = 3.6  # inches
-_MOST_LINES = 8  # instances that are counted one by one below a panel
-_LINE = 0.14  # inches, of text below a panel
+_MAX_LINES = 8  # instances with their own line of counts below a panel
+_LINE = 0.14  # inches, height of a line below a panel
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The queries that a method gives to each instance.
+    """The queries that a method selects for each instance.
 
     Attributes:
-        boxes_xyxy: [Q, 4] of the queries, in pixels of the network's input.
-        positive: [n, Q].
-        negative: [n, Q].
-        astray: [n, Q] positives that overlap another instance more than this one.
-        hard: [n, Q] negatives that are another instance's positives: what tells look-alikes apart.
+        boxes_xyxy: [Q, 4] boxes of the queries in pixels of the network input.
+        positive: [n, Q] positive queries.
+        negative: [n, Q] negative queries.
+        astray: [n, Q] positive queries with a higher IoU with another instance.
+        hard: [n, Q] negative queries that are positive for another instance, which train to separate look-alikes.
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -54,26 +54,26 @@ class Choice:
     hard: NDArray[np.bool_]
 
     def counted(self, instances: Sequence[int]) -> str:
-        """In words, the numbers of these instances, added up."""
+        """Return the summed counts of these instances as text."""
         positive, astray, negative, hard = (
             int(mask[list(instances)].sum())
             for mask in (self.positive, self.astray, self.negative, self.hard)
         )
-        lost = f" ({astray} astray)" if astray else ""
-        return f"{positive} positive{lost}, {negative} negative ({hard} hard)"
+        false = f" ({astray} astray)" if astray else ""
+        return f"{positive} positive{false}, {negative} negative ({hard} hard)"
 
 
 @torch.inference_mode()
 def choose(model: Idol, sample: Sample, loss: LossConfig) -> dict[str, Choice]:
-    """What either method chooses on a sample's reference frame.
+    """Select queries on a sample's reference frame with both methods.
 
     Args:
-        model: run in evaluation mode, without dropout.
-        sample: a pair of frames.
-        loss: the IoU thresholds.
+        model: network, set to evaluation mode.
+        sample: pair of frames.
+        loss: configuration with the IoU thresholds.
 
     Returns:
-        By method: `iou` and `transport`.
+        The selection by method: `iou` and `transport`.
     """
     model.eval()
     batch = collate([to_pair(sample)], model.config.preprocessing).to(next(model.parameters()).device)
@@ -96,26 +96,26 @@ def choose(model: Idol, sample: Sample, loss: LossConfig) -> dict[str, Choice]:
 def draw_selection(
     model: Idol, sample: Sample, path: str | Path, *, instance: int | None = None, note: str = ""
 ) -> Mapping[str, Choice]:
-    """Draw what both methods choose, at either side of what is annotated.
+    """Draw the selections of both methods on either side of the annotated frame.
 
     Args:
-        model: whose queries; its configuration has the thresholds.
-        sample: the frame as a pair with itself.
-        path: the picture.
-        instance: draw the queries of this one alone; None: of all.
-        note: said of the weights, in the middle.
+        model: network; its configuration has the IoU thresholds.
+        sample: frame as a pair with itself.
+        path: picture to write.
+        instance: instance with queries to draw; None (default): all instances.
+        note: text on the weights, below the annotated frame.
 
     Returns:
-        What was chosen.
+        The selection by method.
 
     Raises:
-        ConfigError: no such instance, or a picture of no known format.
-        OutputError, MissingDependencyError: it cannot be written.
+        ConfigError: no such instance, or an unknown format.
+        OutputError, MissingDependencyError: the picture cannot be drawn or written.
     """
     loss, frame = model.config.train.loss, sample.reference
     if instance is not None and not 0 <= instance < len(sample.labels):
         raise ConfigError(
-            f"{sample.name} has instances 0 to {len(sample.labels) - 1}, and so no instance {instance}"
+            f"{sample.name} has no instance {instance}; choose one of 0 to {len(sample.labels) - 1}"
         )
     choices = choose(model, sample, loss)
     shown = list(range(len(sample.labels))) if instance is None else [instance]
@@ -124,12 +124,12 @@ def draw_selection(
         "transport": "(c) optimal transport",
     }
     height = _PANEL * frame.image.shape[0] / frame.image.shape[1]
-    lines = 1 + min(len(shown), _MOST_LINES + 1) * (len(shown) > 1)
+    lines = 1 + min(len(shown), _MAX_LINES + 1) * (len(shown) > 1)
     with sheet(path, (3 * _PANEL, height + 0.3 + _LINE * (lines + 1))) as figure:
         left, middle, right = figure.subplots(1, 3)
         _draw_annotated(middle, sample, shown)
         middle.set_title("(b) annotated", loc="left")
-        _write(middle, 0, f"{sample.name}{f'; {note}' if note else ''}", INK)
+        _write(middle, 0, f"{sample.name}; {note}" if note else sample.name, INK)
         for axes, method in ((left, "iou"), (right, "transport")):
             _draw_choice(axes, sample, choices[method], shown)
             axes.set_title(titles[method], loc="left")
@@ -143,7 +143,7 @@ def _draw_annotated(axes: "Axes", sample: Sample, shown: Sequence[int]) -> None:
         colour = colour_of(i) if i in shown else PALE
         axes.contour(frame.masks[i], levels=[0.5], colors=[colour], linewidths=0.6)
         _box(axes, frame.boxes_xyxy[i], colour, 2.2 if i in shown else 0.8)
-        # In the middle of what is seen of it, since boxes of instances that hide each other share their corners.
+        # At the median of the visible pixels, since boxes of instances that occlude each other share corners.
         row, column = (float(np.median(at)) for at in np.nonzero(frame.masks[i]))
         style = {"facecolor": colour, "edgecolor": "none", "boxstyle": "square,pad=0.15"}
         axes.text(column, row, str(i), fontsize=7, va="center", ha="center", bbox=style, in_layout=False)
@@ -153,16 +153,15 @@ def _draw_choice(axes: "Axes", sample: Sample, choice: Choice, shown: Sequence[i
     _show(axes, sample.reference.image)
     boxes = choice.boxes_xyxy
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    away = choice.negative[list(shown)].all(0)
-    axes.plot(
-        *centres[away].T,
-        ".",
-        color="white",
-        markeredgecolor=PALE,
-        markeredgewidth=0.3,
-        markersize=3,
-        alpha=0.6,
-    )
+    negative = choice.negative[list(shown)].all(0)
+    style: dict[str, Any] = {
+        "color": "white",
+        "markeredgecolor": PALE,
+        "markeredgewidth": 0.3,
+        "markersize": 3,
+        "alpha": 0.6,
+    }
+    axes.plot(*centres[negative].T, ".", color="white", **style)
     for i in shown:
         _box(axes, sample.reference.boxes_xyxy[i], "white", 2.2, style=(0, (1, 1)))
         for query in np.flatnonzero(choice.positive[i]):
@@ -171,10 +170,10 @@ def _draw_choice(axes: "Axes", sample: Sample, choice: Choice, shown: Sequence[i
             if astray:
                 axes.plot(*centres[query], "x", color=colour_of(i), markersize=6, markeredgewidth=1.6)
     _write(axes, 0, choice.counted(shown), INK)
-    for line, i in enumerate(shown[:_MOST_LINES] if len(shown) > 1 else (), 1):
+    for line, i in enumerate(shown[:_MAX_LINES] if len(shown) > 1 else (), 1):
         _write(axes, line, f"{i}: {choice.counted([i])}", colour_of(i))
-    if len(shown) > _MOST_LINES:
-        _write(axes, _MOST_LINES + 1, f"and {len(shown) - _MOST_LINES} more", PALE)
+    if len(shown) > _MAX_LINES:
+        _write(axes, _MAX_LINES + 1, f"and {len(shown) - _MAX_LINES} more", PALE)
 
 
 def _show(axes: "Axes", image: NDArray[np.uint8]) -> None:
@@ -193,28 +192,11 @@ def _box(
     from matplotlib.patches import Rectangle
 
     left, top, right, bottom = (float(value) for value in corners)
-    axes.add_patch(
-        Rectangle(
-            (left - 0.5, top - 0.5),
-            right - left,
-            bottom - top,
-            fill=False,
-            edgecolor=colour,
-            linewidth=width,
-            linestyle=style,
-        )
-    )
+    line: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": width, "linestyle": style}
+    axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, **line))
 
 
 def _write(axes: "Axes", line: int, text: str, colour: Any) -> None:
-    """A line of text below a panel."""
-    axes.annotate(
-        text,
-        (0, 0),
-        (0, -4 - 72 * _LINE * line),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        va="top",
-        fontsize=7,
-        color=colour,
-    )
+    """Write a line of text below a panel."""
+    where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(text, (0, 0), (0, -4 - 72 * _LINE * line), va="top", fontsize=7, color=colour, **where)

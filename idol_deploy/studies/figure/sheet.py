@@ -1,6 +1,6 @@
-"""What figures are drawn on: matplotlib without windows or global state, written as PNG, SVG or PDF.
+"""Matplotlib figures without windows or global state, written as PNG, SVG or PDF.
 
-    with sheet("curves.svg", (8, 5)) as figure:
+    with sheet("tracks.svg", (8, 5)) as figure:
         figure.add_subplot().plot([1, 2])
 
 Text and lines stay vectors in SVG and PDF. Sizes are in inches, at 72 points each.
@@ -24,7 +24,7 @@ __all__ = ["INK", "PALE", "colour_of", "figure_target", "sheet"]
 INK = "#222222"
 PALE = "#8a8a8a"
 
-# What each format says of the time and of its maker: nothing, so that the same figure is the same file.
+# No time or program name in the metadata, so that equal figures are equal files.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None},
@@ -32,7 +32,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 _STYLE: dict[str, Any] = {
     "font.size": 8,
-    "text.parse_math": False,  # a class or folder may be called a$b
+    "text.parse_math": False,  # names of classes and folders may contain $
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": PALE,
@@ -55,23 +55,23 @@ _STYLE: dict[str, Any] = {
 
 
 def figure_target(path: str | Path) -> Path:
-    """Check that a figure can be drawn and written at `path`, before any work is done for it.
+    """Check that a figure can be drawn and written, before the work for it.
 
     Raises:
-        ConfigError: its name ends in none of the formats.
-        OutputError: it cannot be written.
+        ConfigError: the suffix is no known format.
+        OutputError: the file cannot be written.
         MissingDependencyError: matplotlib is not installed.
     """
     target = Path(path)
     if target.suffix.lower() not in _METADATA:
-        raise ConfigError(f"cannot draw {target}: a figure's name ends in {', '.join(_METADATA)}; rename it")
+        raise ConfigError(f"unknown figure format: {target}; use the suffix {', '.join(_METADATA)}")
     import_optional("matplotlib", "matplotlib", "figure", "drawing figures")
     return writable_target(target)
 
 
 @contextlib.contextmanager
 def sheet(path: str | Path, size: tuple[float, float]) -> Iterator["Figure"]:
-    """A figure of `size` (width, height) to draw on; left without an error, it is written.
+    """Yield a figure of `size` (width, height) in inches, and write it on exit without an error.
 
     Raises:
         ConfigError, OutputError, MissingDependencyError: as `figure_target`.
@@ -80,18 +80,18 @@ def sheet(path: str | Path, size: tuple[float, float]) -> Iterator["Figure"]:
     matplotlib = import_optional("matplotlib", "matplotlib", "figure", "drawing figures")
     figures = import_optional("matplotlib.figure", "matplotlib", "figure", "drawing figures")
     with matplotlib.rc_context(_STYLE):
-        # Not through pyplot, which would look for a screen.
+        # Not through pyplot, which looks for a screen.
         figure: Figure = figures.Figure(figsize=size, layout="constrained")
         yield figure
         suffix = target.suffix.lower()
         with replacing(target) as temporary:
-            # Cut to what is drawn: panels keep the shape of their frames, which leaves room beside them.
+            # Cropped to the content: panels keep the shape of their frames, which leaves empty margins.
             figure.savefig(
                 temporary, format=suffix[1:], metadata=_METADATA[suffix], bbox_inches="tight", pad_inches=0.06
             )
 
 
 def colour_of(identity: int) -> tuple[float, float, float]:
-    """The colour of an id in every picture and video, as matplotlib takes it."""
+    """Return the colour of an identity in all pictures and videos, as RGB in 0..1."""
     red, green, blue = id_colour(identity)
     return red / 255, green / 255, blue / 255

@@ -1,7 +1,7 @@
-"""Track timelines: when each identity of a video was seen, how sure the network was, and whom it showed.
+"""Track timelines: frames and scores of each track of a video, and the annotated instance that it shows.
 
-Above, where there are annotations: the annotated instances, each in the colours of the tracks that show it.
-G: annotated instances; T: frames.
+With annotations, a panel above has the annotated instances in the colours of the tracks that show them.
+Letters: G annotated instances; T frames.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.data.faults import FaultLog
-from idol_deploy.data.masks import Masks
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks, count_switches
 from idol_deploy.studies.figure.annotated import find_video
 from idol_deploy.studies.figure.sheet import PALE, colour_of, figure_target, sheet
-from idol_deploy.studies.figure.tracks import FoundTrack, FoundTracks, read_tracks
+from idol_deploy.studies.figure.tracks import ResultTrack, ResultTracks, read_tracks
 from idol_runtime.errors import DataError
 from idol_runtime.sinks.palette import id_colour, text_colour
 
@@ -28,20 +27,20 @@ if TYPE_CHECKING:
 __all__ = ["Timeline", "draw_timeline"]
 
 _ROW = 0.17  # inches
-_WIDTH = 8.5
-_LEAST_SHADE = 0.25  # of a track's colour, at score 0
+_WIDTH = 8.5  # inches
+_MIN_SHADE = 0.25  # strength of a track's colour at score 0
 _MISSED = "#d9d9d9"
-_LABELLED = 0.04  # of the frames: as long as a run must be to hold its track's number
+_MIN_LABELLED = 0.04  # share of the frames from which a run has its track's number on it
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What was drawn.
+    """The content of a timeline.
 
     Attributes:
-        tracks: identities in the file.
-        instances: annotated ones; 0 without annotations.
-        switches: how often an instance went from one track to another.
+        tracks: number of tracks in the file.
+        instances: number of annotated instances; 0 without annotations.
+        switches: number of identity switches; 0 without annotations.
     """
 
     tracks: int
@@ -52,8 +51,8 @@ class Timeline:
 @dataclass(frozen=True, eq=False)
 class _Truth:
     names: list[str]  # G
-    seen: NDArray[np.bool_]  # [G, T]
-    shown: NDArray[np.int64]  # [G, T] numbers of tracks
+    visible: NDArray[np.bool_]  # [G, T]
+    assigned: NDArray[np.int64]  # [G, T] indices of tracks
 
 
 def draw_timeline(
@@ -62,130 +61,118 @@ def draw_timeline(
     """Draw a results file.
 
     Args:
-        results: JSON lines or `results.json`, as `run` writes them.
-        path: the picture.
-        gt: annotations of the video.
-        video: which of the annotations, and of a `results.json` with several: its id, or its folder with `gt`.
-        most: tracks to draw; the ones seen longest.
+        results: JSON lines or `results.json` of `run`.
+        path: picture to write.
+        gt: annotations of the video (default: none).
+        video: video of the annotations, and of a `results.json` with several: its id, or with `gt` its folder.
+        most: number of tracks to draw, those with most frames first (default: 40).
 
     Raises:
-        DataError: a file that cannot be read, or that is of another video than the other.
-        ConfigError, OutputError, MissingDependencyError: the picture cannot be drawn or written there.
+        DataError: a file cannot be read, or results and annotations are of different videos.
+        ConfigError, OutputError, MissingDependencyError: the picture cannot be drawn or written.
     """
     figure_target(path)
-    found, truth = _read(results, gt, video)
-    if not found.tracks:
+    results_of_video, truth = _read(results, gt, video)
+    tracks = results_of_video.tracks
+    if not tracks:
         raise DataError(f"{results} has no tracks; run with a lower --score, or on a video with instances")
-    by_length = sorted(found.tracks, key=lambda track: -len(track.masks.frames))
-    kept = {track.id for track in by_length[:most]}
-    drawn = [track for track in found.tracks if track.id in kept]
-    rows = (len(truth.names) + 1.6 if truth else 0, len(drawn) + 1)
-    ratio = {"height_ratios": rows} if truth else {}
+    longest = {track.id for track in sorted(tracks, key=lambda track: -len(track.masks.frames))[:most]}
+    drawn = [track for track in tracks if track.id in longest]
+    rows = [len(drawn) + 1.0] if truth is None else [len(truth.names) + 1.6, len(drawn) + 1]
     with sheet(path, (_WIDTH, _ROW * sum(rows) + 0.8)) as figure:
-        grid = figure.subplots(1 + (truth is not None), 1, sharex=True, squeeze=False, gridspec_kw=ratio)[
-            :, 0
-        ]
+        ratios = {"height_ratios": rows}
+        panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, gridspec_kw=ratios)[:, 0]
         if truth is not None:
-            _draw_truth(grid[0], found, truth)
-        _draw_tracks(grid[-1], found, drawn)
-        grid[-1].set_xlabel("frame")
+            _draw_truth(panels[0], results_of_video, truth)
+        _draw_tracks(panels[-1], results_of_video, drawn)
+        panels[-1].set_xlabel("frame")
     if truth is None:
-        return Timeline(len(found.tracks))
-    return Timeline(len(found.tracks), len(truth.names), int(count_switches(truth.shown).sum()))
+        return Timeline(len(tracks))
+    return Timeline(len(tracks), len(truth.names), int(count_switches(truth.assigned).sum()))
 
 
-def _read(results: Path, gt: Path | None, video: str | None) -> tuple[FoundTracks, _Truth | None]:
+def _read(path: Path, gt: Path | None, video: str | None) -> tuple[ResultTracks, _Truth | None]:
     if gt is None:
         if video is not None and not video.isdecimal():
             raise DataError(
-                f"--video {video} is a name, which only annotations have; give its id, or --gt as well"
+                f"--video {video} is a name, which needs annotations; give its id, or --gt as well"
             )
-        return read_tracks(results, video_id=None if video is None else int(video)), None
+        return read_tracks(path, video_id=None if video is None else int(video)), None
     dataset = read_dataset(gt, FaultLog())
     names = {category.dataset_id: category.name for category in dataset.categories}
     chosen = None if video is None else find_video(dataset, video)
-    found = read_tracks(results, video_id=None if chosen is None else chosen.id, names=names)
+    results = read_tracks(path, video_id=None if chosen is None else chosen.id, names=names)
     if chosen is None:
-        if found.video_id is None:
-            raise DataError(
-                f"{results} does not say of which video it is; give --video, its id or folder in {gt}"
-            )
-        chosen = find_video(dataset, str(found.video_id))
-    last = int(found.frames.max(initial=0))
-    if found.size != chosen.size or last >= len(chosen):
+        if results.video_id is None:
+            raise DataError(f"{path} has no video id; give --video, the id or folder of its video in {gt}")
+        chosen = find_video(dataset, str(results.video_id))
+    last = int(results.frames.max(initial=0))
+    if results.size != chosen.size or last >= len(chosen):
         raise DataError(
-            f"{results} has frames of {found.size[0]}x{found.size[1]} up to number {last}, video {chosen.id} of {gt} "
+            f"{path} has frames of {results.size[0]}x{results.size[1]} up to number {last}, video {chosen.id} of {gt} "
             f"has {len(chosen)} of {chosen.size[0]}x{chosen.size[1]}; give the results of this video"
         )
-    tracks = [track for track in dataset.tracks(chosen.id) if not track.crowd]
-    masks = [_at(track.masks, found.frames) for track in tracks]
-    kept = [i for i, mask in enumerate(masks) if mask.areas.any()]
-    truth = [masks[i] for i in kept]
-    seen = np.array([mask.areas > 0 for mask in truth], np.bool_).reshape(len(truth), len(found.frames))
-    shown = assign_tracks([track.masks for track in found.tracks], truth)
-    return found, _Truth([names[tracks[i].category_id] for i in kept], seen, shown.reshape(seen.shape))
+    frames = results.frames.tolist()
+    annotated = [(t, t.masks.at(frames)) for t in dataset.tracks(chosen.id) if not t.crowd]
+    annotated = [(track, masks) for track, masks in annotated if masks.frames]
+    instances = [masks for _, masks in annotated]
+    visible = np.array([masks.areas > 0 for masks in instances], np.bool_).reshape(-1, len(frames))
+    assigned = assign_tracks([track.masks for track in results.tracks], instances).reshape(visible.shape)
+    return results, _Truth([names[track.category_id] for track, _ in annotated], visible, assigned)
 
 
-def _at(masks: Masks, frames: NDArray[np.int64]) -> Masks:
-    """Of these frames alone."""
-    return Masks(masks.size, tuple(masks.counts[t] for t in frames.tolist()), masks.areas[frames])
-
-
-def _draw_tracks(axes: "Axes", found: FoundTracks, drawn: Sequence[FoundTrack]) -> None:
+def _draw_tracks(axes: "Axes", results: ResultTracks, drawn: Sequence[ResultTrack]) -> None:
     for row, track in enumerate(drawn):
-        # In tenths, so that a run of nearly equal scores is one bar.
-        shades = np.where(
-            np.isnan(track.scores), UNASSIGNED, np.rint(np.nan_to_num(track.scores) * 10)
-        ).astype(np.int64)
-        for first, last, tenths in _runs(shades):
-            strength = _LEAST_SHADE + (1 - _LEAST_SHADE) * tenths / 10
+        # In steps of a tenth, so that a run of nearly equal scores is one bar.
+        tenths = np.where(np.isnan(track.scores), UNASSIGNED, np.rint(np.nan_to_num(track.scores) * 10))
+        for first, last, value in _runs(tenths.astype(np.int64)):
+            strength = _MIN_SHADE + (1 - _MIN_SHADE) * value / 10
             colour = tuple(1 - strength * (1 - channel) for channel in colour_of(track.id))
-            _bar(axes, row, found.frames, first, last, colour)
-    labels = [f"{track.name} #{track.id}" for track in drawn]
-    left_out = len(found.tracks) - len(drawn)
-    beyond = f"; {left_out} shorter ones are left out" if left_out else ""
-    _finish(axes, labels, f"{len(found.tracks)} tracks, the stronger the colour the higher the score{beyond}")
-    means = [f"{np.nanmean(track.scores):.2f}" for track in drawn]
-    _note_rows(axes, means)
+            _draw_bar(axes, row, results.frames, first, last, colour)
+    hidden = len(results.tracks) - len(drawn)
+    title = f"{len(results.tracks)} tracks, the stronger the colour the higher the score"
+    _finish(
+        axes,
+        [f"{track.name} #{track.id}" for track in drawn],
+        f"{title}; {hidden} shorter ones are left out" if hidden else title,
+        [f"{np.nanmean(track.scores):.2f}" for track in drawn],
+    )
 
 
-def _draw_truth(axes: "Axes", found: FoundTracks, truth: _Truth) -> None:
-    switches = count_switches(truth.shown)
-    for row, (seen, shown) in enumerate(zip(truth.seen, truth.shown, strict=True)):
-        for first, last, _ in _runs(np.where(seen, 0, UNASSIGNED)):
-            _bar(axes, row, found.frames, first, last, _MISSED)
-        for first, last, number in _runs(shown):
-            identity = found.tracks[number].id
-            _bar(axes, row, found.frames, first, last, colour_of(identity))
-            if last - first >= _LABELLED * len(found.frames):
-                middle = (found.frames[first] + found.frames[last]) / 2
+def _draw_truth(axes: "Axes", results: ResultTracks, truth: _Truth) -> None:
+    frames = results.frames
+    for row, (visible, assigned) in enumerate(zip(truth.visible, truth.assigned, strict=True)):
+        for first, last, _ in _runs(np.where(visible, 0, UNASSIGNED)):
+            _draw_bar(axes, row, frames, first, last, _MISSED)
+        for first, last, index in _runs(assigned):
+            identity = results.tracks[index].id
+            _draw_bar(axes, row, frames, first, last, colour_of(identity))
+            if last - first >= _MIN_LABELLED * len(frames):
                 style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
-                axes.text(middle, row, f"#{identity}", color=_on(identity), **style)
-        there = np.flatnonzero(shown != UNASSIGNED)
-        for t in there[1:][np.diff(shown[there]) != 0]:
-            axes.plot([found.frames[t] - 0.5] * 2, [row - 0.46, row + 0.46], color="black", linewidth=1.6)
-    covered = (truth.shown != UNASSIGNED).sum(1) / np.maximum(truth.seen.sum(1), 1)
+                dark = text_colour(id_colour(identity)) == (0, 0, 0)
+                middle = (frames[first] + frames[last]) / 2
+                axes.text(middle, row, f"#{identity}", color="black" if dark else "white", **style)
+        shown = np.flatnonzero(assigned != UNASSIGNED)
+        for t in shown[1:][np.diff(assigned[shown]) != 0]:
+            axes.plot([frames[t] - 0.5] * 2, [row - 0.46, row + 0.46], color="black", linewidth=1.6)
+    covered = (truth.assigned != UNASSIGNED).sum(1) / np.maximum(truth.visible.sum(1), 1)
     _finish(
         axes,
         [f"{name} {row}" for row, name in enumerate(truth.names)],
         f"{len(truth.names)} annotated instances in the colour of the track that shows them, grey where none does; "
-        f"{switches.sum()} switches (black)",
+        f"{count_switches(truth.assigned).sum()} switches (black)",
+        [f"{share:.0%}" for share in covered],
     )
-    _note_rows(axes, [f"{share:.0%}" for share in covered])
 
 
-def _on(identity: int) -> str:
-    """The colour of text on that of an identity."""
-    return "black" if text_colour(id_colour(identity)) == (0, 0, 0) else "white"
-
-
-def _bar(axes: "Axes", row: int, frames: NDArray[np.int64], first: int, last: int, colour: Any) -> None:
+def _draw_bar(axes: "Axes", row: int, frames: NDArray[np.int64], first: int, last: int, colour: Any) -> None:
     step = int(np.diff(frames).min(initial=1 << 30)) if len(frames) > 1 else 1
     start, stop = frames[first] - 0.5, frames[last] + step - 0.5
     axes.broken_barh([(start, stop - start)], (row - 0.38, 0.76), facecolor=colour, linewidth=0)
 
 
-def _finish(axes: "Axes", labels: Sequence[str], title: str) -> None:
+def _finish(axes: "Axes", labels: Sequence[str], title: str, notes: Sequence[str]) -> None:
+    """Write the labels on the left, the notes on the right of the rows, and the title."""
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -194,25 +181,14 @@ def _finish(axes: "Axes", labels: Sequence[str], title: str) -> None:
     axes.set_axisbelow(True)
     axes.set_title(title, loc="left")
     axes.margins(x=0.005)
-
-
-def _note_rows(axes: "Axes", notes: Sequence[str]) -> None:
-    """What is said of each row, at its right."""
+    style: dict[str, Any] = {"va": "center", "fontsize": 6.5, "color": PALE, "textcoords": "offset points"}
     for row, note in enumerate(notes):
-        axes.annotate(
-            note,
-            (1, row),
-            (4, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            fontsize=6.5,
-            color=PALE,
-        )
+        axes.annotate(note, (1, row), (4, 0), xycoords=("axes fraction", "data"), **style)
 
 
 def _runs(values: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(first, last, value) of the runs of equal values [T], without `UNASSIGNED`."""
+    """Return (first, last, value) of each run of equal values [T] other than `UNASSIGNED`."""
     edges = np.flatnonzero(np.diff(values)) + 1
     starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(values)]
-    return [(a, b - 1, int(values[a])) for a, b in zip(starts, stops, strict=True) if values[a] != UNASSIGNED]
+    runs = ((a, b - 1, int(values[a])) for a, b in zip(starts, stops, strict=True))
+    return [run for run in runs if run[2] != UNASSIGNED]

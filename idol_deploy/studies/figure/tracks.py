@@ -1,6 +1,6 @@
-"""The tracks of a results file, whichever of the two that `run` writes: JSON lines, or `results.json`.
+"""Tracks of a results file of `run`: JSON lines, or `results.json`.
 
-T: frames.
+Letter: T frames.
 """
 
 from collections import Counter
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from idol_deploy.data.masks import Masks, RunLengths, Segmentation, compress
 from idol_runtime.errors import DataError
 
-__all__ = ["FoundTrack", "FoundTracks", "read_tracks"]
+__all__ = ["ResultTrack", "ResultTracks", "checked_masks", "read_tracks"]
 
 
 @dataclass(frozen=True, eq=False)
-class FoundTrack:
-    """One identity.
+class ResultTrack:
+    """A track of a video.
 
     Attributes:
-        id: its number; in a `results.json`, which has none, its place.
-        name: of its class.
-        scores: [T]; nan where it is not seen.
-        masks: where it is.
+        id: identity; the index in a `results.json`, which has no identities.
+        name: class name.
+        scores: [T] scores; nan in frames without the track.
+        masks: T compressed masks.
     """
 
     id: int
@@ -36,19 +36,19 @@ class FoundTrack:
 
 
 @dataclass(frozen=True, eq=False)
-class FoundTracks:
-    """The identities of a video.
+class ResultTracks:
+    """The tracks of a video.
 
     Attributes:
-        frames: [T] their numbers in the source, which a stride may have skipped some of.
-        size: (H, W) of the frames.
-        tracks: by their first frame.
-        video_id: as the file says; None: it does not.
+        frames: [T] indices in the source, with gaps after a run with a stride.
+        size: (H, W) of the frames in pixels.
+        tracks: tracks by first frame.
+        video_id: id of the video; None for JSON lines, which have none.
     """
 
     frames: NDArray[np.int64]
     size: tuple[int, int]
-    tracks: tuple[FoundTrack, ...]
+    tracks: tuple[ResultTrack, ...]
     video_id: int | None = None
 
 
@@ -75,62 +75,56 @@ class _Entry(msgspec.Struct):
 
 def read_tracks(
     path: Path, *, video_id: int | None = None, names: Mapping[int, str] | None = None
-) -> FoundTracks:
+) -> ResultTracks:
     """Read a results file.
 
     Args:
-        path: JSON lines, or `results.json`, which repeats a track under each of its classes: the best one is kept.
-        video_id: of a `results.json` with several videos.
-        names: of the categories of a `results.json`, which has their numbers alone.
+        path: JSON lines, or `results.json`, where a track with several classes gets the best one.
+        video_id: video to read from a `results.json` with several videos.
+        names: class names by category id, for a `results.json`, which has ids only.
 
     Raises:
-        DataError: no such file, neither of the two, empty, or with broken masks; or it has several videos and none
-            was chosen, or not the one that was.
+        DataError: missing or empty file, another format, broken masks, several videos without `video_id`, or no result
+            of this video.
         MissingDependencyError: pycocotools is not installed.
     """
     try:
         content = path.read_bytes()
+        if content.lstrip().startswith(b"["):
+            return _from_results(path, msgspec.json.decode(content, type=list[_Entry]), video_id, names or {})
+        return _from_lines(path, msgspec.json.Decoder(_Frame).decode_lines(content))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
-    if content.lstrip().startswith(b"["):
-        return _from_results(path, content, video_id, names or {})
-    return _from_lines(path, content)
-
-
-def _from_lines(path: Path, content: bytes) -> FoundTracks:
-    try:
-        frames = msgspec.json.Decoder(_Frame).decode_lines(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} is no results file: {error}; give what run --jsonl or --results wrote"
+            f"{path} is no results file: {error}; give an output of run --jsonl or --results"
         ) from error
+
+
+def _from_lines(path: Path, frames: Sequence[_Frame]) -> ResultTracks:
     if not frames:
-        raise DataError(f"{path} is empty; give what run --jsonl or --results wrote")
-    seen: dict[int, dict[int, _Instance]] = {}
+        raise DataError(f"{path} is empty; give an output of run --jsonl or --results")
+    instances: dict[int, dict[int, _Instance]] = {}
     for t, frame in enumerate(frames):
         for instance in frame.instances:
-            seen.setdefault(instance.id, {})[t] = instance
+            instances.setdefault(instance.id, {})[t] = instance
     size = frames[0].size
     rows = [
         [by_frame[t].mask if t in by_frame else None for t in range(len(frames))]
-        for by_frame in seen.values()
+        for by_frame in instances.values()
     ]
     tracks = []
-    for (track, by_frame), masks in zip(seen.items(), _checked(path, rows, size), strict=True):
+    for (track, by_frame), masks in zip(instances.items(), checked_masks(path, rows, size), strict=True):
         scores = np.full(len(frames), np.nan)
         scores[list(by_frame)] = [instance.score for instance in by_frame.values()]
         names = Counter(instance.name or f"class {instance.label}" for instance in by_frame.values())
-        tracks.append(FoundTrack(track, names.most_common(1)[0][0], scores, masks))
-    return FoundTracks(np.array([frame.frame for frame in frames], np.int64), size, tuple(tracks))
+        tracks.append(ResultTrack(track, names.most_common(1)[0][0], scores, masks))
+    return ResultTracks(np.array([frame.frame for frame in frames], np.int64), size, tuple(tracks))
 
 
-def _from_results(path: Path, content: bytes, video_id: int | None, names: Mapping[int, str]) -> FoundTracks:
-    try:
-        entries = msgspec.json.decode(content, type=list[_Entry])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is no results file: {error}; give what run --jsonl or --results wrote"
-        ) from error
+def _from_results(
+    path: Path, entries: Sequence[_Entry], video_id: int | None, names: Mapping[int, str]
+) -> ResultTracks:
     videos = sorted({entry.video_id for entry in entries})
     if video_id is None and len(videos) > 1:
         raise DataError(
@@ -138,22 +132,22 @@ def _from_results(path: Path, content: bytes, video_id: int | None, names: Mappi
         )
     chosen = [entry for entry in entries if video_id in (None, entry.video_id)]
     if not chosen:
-        raise DataError(
-            f"{path} has no result" + (f" of video {video_id}" if entries else "") + "; choose another"
-        )
+        of_video = f" of video {video_id}" if entries else ""
+        raise DataError(f"{path} has no result{of_video}; choose another")
     sizes = {mask.size for entry in chosen for mask in entry.segmentations if isinstance(mask, RunLengths)}
     if len(sizes) != 1 or len({len(entry.segmentations) for entry in chosen}) != 1:
         raise DataError(
-            f"{path}: the results of video {chosen[0].video_id} differ in size or length; write them anew"
+            f"{path}: the results of video {chosen[0].video_id} differ in size or length; write them again"
         )
     (size,) = sizes
     best: dict[tuple[bytes | None, ...], tuple[_Entry, Masks]] = {}
-    for entry, masks in zip(chosen, _checked(path, [e.segmentations for e in chosen], size), strict=True):
-        kept = best.get(masks.counts)
-        if kept is None or entry.score > kept[0].score:
+    for entry, masks in zip(
+        chosen, checked_masks(path, [e.segmentations for e in chosen], size), strict=True
+    ):
+        if masks.counts not in best or entry.score > best[masks.counts][0].score:
             best[masks.counts] = entry, masks
     tracks = [
-        FoundTrack(
+        ResultTrack(
             number,
             names.get(entry.category_id, f"category {entry.category_id}"),
             np.where(masks.areas > 0, entry.score, np.nan),
@@ -163,13 +157,23 @@ def _from_results(path: Path, content: bytes, video_id: int | None, names: Mappi
         if masks.frames
     ]
     tracks.sort(key=lambda track: (track.masks.frames[0], track.id))
-    return FoundTracks(np.arange(len(chosen[0].segmentations)), size, tuple(tracks), chosen[0].video_id)
+    return ResultTracks(np.arange(len(chosen[0].segmentations)), size, tuple(tracks), chosen[0].video_id)
 
 
-def _checked(path: Path, rows: Sequence[Sequence[Segmentation]], size: tuple[int, int]) -> list[Masks]:
-    checked = []
+def checked_masks(name: object, rows: Sequence[Sequence[Segmentation]], size: tuple[int, int]) -> list[Masks]:
+    """Compress the masks of tracks.
+
+    Args:
+        name: file or source, for messages.
+        rows: T segmentations of each track.
+        size: (H, W) of the frames in pixels.
+
+    Raises:
+        DataError: a mask is broken or of another size.
+    """
+    tracks = []
     for masks in compress([(row, size) for row in rows]):
         if isinstance(masks, DataError):
-            raise DataError(f"{path}: {masks}") from masks
-        checked.append(masks)
-    return checked
+            raise DataError(f"{name}: {masks}") from masks
+        tracks.append(masks)
+    return tracks

@@ -67,9 +67,11 @@ def test_selection_with_fresh_weights(
     done = idol("figure", "selection", *data(stills), "--image", "1", "-o", out)
     assert (done.status, done.err) == (0, "")
     where = "--video", "0001", "--frame", 3, "-o", tmp_path / "b.png"
-    assert "has frames 0 to 2, and so no frame 3" in refused("figure", "selection", *data(made), *where)
+    assert "video 0001 has no frame 3; choose one of 0 to 2" in refused(
+        "figure", "selection", *data(made), *where
+    )
     where = "--video", "1", "-o", tmp_path / "b.gif"
-    assert "name ends in .png, .svg, .pdf" in refused("figure", "selection", *data(made), *where)
+    assert "use the suffix .png, .svg, .pdf" in refused("figure", "selection", *data(made), *where)
 
 
 def test_identities_and_timeline_of_a_bundle(

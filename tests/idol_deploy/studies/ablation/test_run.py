@@ -48,7 +48,7 @@ def task(tiny_config: IdolConfig, made: MadeDataset, tmp_path: Path) -> Ablation
 
 
 def test_an_ablation_goes_on_where_it_was_cut_off(task: Ablation, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     trained: list[str] = []
 
     def train(training: object, *rest: object) -> object:
@@ -61,18 +61,18 @@ def test_an_ablation_goes_on_where_it_was_cut_off(task: Ablation, monkeypatch: p
     before = run_module.train
     monkeypatch.setattr(run_module, "train", train)
     with pytest.raises(KeyboardInterrupt):
-        ablate(task, ALONE, said.append)
+        ablate(task, ALONE, messages.append)
     first = {path: path.read_bytes() for path in task.output.glob("seed3/*.json")}
     assert {path.stem for path in first} == {"id_head_cues", "contrast_cues", "contrast"}
 
-    done = ablate(task, ALONE, said.append)
+    done = ablate(task, ALONE, messages.append)
     assert trained == ["id_head", "iou", "transport", "transport"], "what was done is not done again"
     assert not done.interrupted
     assert all(path.read_bytes() == data for path, data in first.items())
-    told = json.loads((task.output / "ablation.json").read_text())
-    assert list(told["rows"]) == ["id_head_cues", "contrast_cues", "contrast", "transport", "temporal"]
+    written = json.loads((task.output / "ablation.json").read_text())
+    assert list(written["rows"]) == ["id_head_cues", "contrast_cues", "contrast", "transport", "temporal"]
     assert all(
-        0 <= score <= 1 for row in told["cells"].values() for score in (row["3"]["AP"], row["3"]["IDF1"])
+        0 <= score <= 1 for row in written["cells"].values() for score in (row["3"]["AP"], row["3"]["IDF1"])
     )
     assert (task.output / "ablation.md").read_text() == done.table
     settings = json.loads((task.output / "seed3/id_head/settings.json").read_text())
@@ -97,6 +97,6 @@ def test_videos_that_cannot_be_scored_are_refused_before_the_first_training(
     task: Ablation, tmp_path: Path
 ) -> None:
     plain = make_videos(tmp_path / "ytvis", videos=1, frames=2, size=(48, 64))
-    with pytest.raises(DataError, match="does not say how far its instances are hidden"):
+    with pytest.raises(DataError, match="has no occlusion levels; give videos with them"):
         ablate(replace(task, annotations=plain.annotations, frames=plain.frames), ALONE, lambda _: None)
     assert not task.output.exists()

@@ -49,7 +49,7 @@ def test_what_is_not_there(videos: MadeDataset, stills: MadeDataset, config: Ido
     )
     with pytest.raises(DataError, match=r"has no video '0003'; did you mean 0002 \(id 2\) or 0001 \(id 1\)"):
         read_video_frame(*of_videos, "0003", 0)
-    with pytest.raises(DataError, match="has frames 0 to 3, and so no frame 4"):
+    with pytest.raises(DataError, match="video 1 has no frame 4; choose one of 0 to 3"):
         read_video_frame(*of_videos, "1", 4)
     with pytest.raises(DataError, match="has no image 'street'; it has 000000000001"):
         read_still(*of_stills, "street")
@@ -59,7 +59,7 @@ def test_two_videos_in_one_folder(tmp_path: Path) -> None:
     videos = [{"id": i, "height": 4, "width": 4, "file_names": [f"tour/{i}.png"]} for i in (4, 7)]
     path = tmp_path / "gt.json"
     path.write_text(json.dumps({"videos": videos, "categories": [{"id": 1, "name": "a"}]}))
-    with pytest.raises(DataError, match="2 videos in 'tour'; 4, 7 are their ids"):
+    with pytest.raises(DataError, match="2 videos in 'tour'; choose one of the ids 4, 7"):
         find_video(read_dataset(path), "tour")
 
 
@@ -69,13 +69,15 @@ def test_nothing_to_see(videos: MadeDataset, stills: MadeDataset, config: IdolCo
         annotation["segmentations"][:2] = [None, None]
     path = tmp_path / "gt.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"video 1, frame 0 shows no instance .*; frames that do: 2, 3"):
+    with pytest.raises(
+        DataError, match=r"video 1, frame 0 has no instance .*; choose one of the frames 2, 3"
+    ):
         read_video_frame(path, videos.frames, config, "1", 0)
     lonely = replace(config, classes=("cat", "triangle"))
     content = json.loads(stills.annotations.read_text())
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] < 3]
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="image 1 shows no instance of the network's classes"):
+    with pytest.raises(DataError, match="image 1 has no instance of the network's classes"):
         read_still(path, stills.frames, lonely, "1")
     small = replace(config, preprocessing=replace(config.preprocessing, short_side=1))
     with pytest.raises(DataError, match="too small for the network's input; choose another"):

@@ -9,8 +9,8 @@ from PIL import Image
 
 from idol_deploy.data.synthetic import MadeDataset, draw_clip
 from idol_deploy.studies.figure.identities import Identities, draw_identities, read_truth
+from idol_deploy.studies.figure.paired_runs import PairedFrame
 from idol_deploy.studies.figure.sheet import colour_of
-from idol_deploy.studies.figure.twin_runs import TwinFrame
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.tracking.rle import encode_rles
 
@@ -19,23 +19,23 @@ IDS = (([0, 1], [0, 1]), ([0, -1], [0, -1]), ([0, 1], [0, 7]), ([0, 1], [0, 7]))
 
 
 @pytest.fixture
-def frames() -> list[TwinFrame]:
+def frames() -> list[PairedFrame]:
     """Two shapes of video 1 as found by both runs."""
     masks = draw_clip(4, (48, 64), 3, 1).masks[:2]
     boxes = np.array([[4, 4, 30, 20], [20, 20, 50, 40]], np.float32)
     return [
-        TwinFrame(t, np.array(ids, np.int64), boxes, tuple(encode_rles(masks[:, t])))
+        PairedFrame(t, np.array(ids, np.int64), boxes, tuple(encode_rles(masks[:, t])))
         for t, ids in enumerate(IDS)
     ]
 
 
-def draw(frames: list[TwinFrame], videos: MadeDataset, path: Path, **options: object) -> Identities:
+def draw(frames: list[PairedFrame], videos: MadeDataset, path: Path, **options: object) -> Identities:
     source = str(videos.frames / "0001")
     return draw_identities(frames, source, path, names=("upper", "lower"), **options)  # type: ignore[arg-type]
 
 
 def test_two_rows_of_the_frames_where_they_differ(
-    frames: list[TwinFrame], videos: MadeDataset, svg: Callable[..., str]
+    frames: list[PairedFrame], videos: MadeDataset, svg: Callable[..., str]
 ) -> None:
     drawn: list[Identities] = []
     source = svg(lambda path: drawn.append(draw(frames, videos, path, note="toy weights")))
@@ -49,14 +49,14 @@ def test_two_rows_of_the_frames_where_they_differ(
         assert f">{text}</text>" in source
 
 
-def test_held_to_annotations(frames: list[TwinFrame], videos: MadeDataset, tmp_path: Path) -> None:
+def test_changes_against_annotations(frames: list[PairedFrame], videos: MadeDataset, tmp_path: Path) -> None:
     truth = read_truth(videos.annotations, "0001")
     drawn = draw(frames, videos, tmp_path / "a.png", truth=truth, indices=(3, 0))
     assert drawn == Identities((0, 3), True, (2, 3), (0, 1), switches=(0, 1))
 
 
 def test_an_instance_has_the_colour_of_its_identity(
-    frames: list[TwinFrame], videos: MadeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frames: list[PairedFrame], videos: MadeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matplotlib.axes import Axes
 
@@ -80,16 +80,16 @@ def test_an_instance_has_the_colour_of_its_identity(
         np.testing.assert_allclose(picture_of_run[free], picture[free], atol=1e-6)
 
 
-def test_frames_that_are_not_there(frames: list[TwinFrame], videos: MadeDataset, tmp_path: Path) -> None:
+def test_frames_that_are_not_there(frames: list[PairedFrame], videos: MadeDataset, tmp_path: Path) -> None:
     out = tmp_path / "a.png"
-    with pytest.raises(ConfigError, match="there is no frame 9 among those read, 0 to 3; choose others"):
+    with pytest.raises(ConfigError, match="there is no frame 9 among those read; choose frames of 0 to 3"):
         draw(frames, videos, out, indices=(1, 9))
     for count in (1, 5):
         with pytest.raises(ConfigError, match=f"cannot choose {count} frames of 4; choose 2 to 4"):
             draw(frames, videos, out, count=count)
 
 
-def test_annotations_of_another_video(frames: list[TwinFrame], videos: MadeDataset, tmp_path: Path) -> None:
+def test_annotations_of_another_video(frames: list[PairedFrame], videos: MadeDataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no video '7'; it has 0001 "):
         read_truth(videos.annotations, "7")
     text = (
@@ -102,6 +102,6 @@ def test_annotations_of_another_video(frames: list[TwinFrame], videos: MadeDatas
         DataError, match="48x64 and those of the annotated video 64x48; give the annotations of"
     ):
         draw(frames, videos, tmp_path / "a.png", truth=read_truth(tmp_path / "gt.json", "1"))
-    longer = [*frames, TwinFrame(4, frames[0].ids, frames[0].boxes_xyxy, frames[0].masks)]
+    longer = [*frames, PairedFrame(4, frames[0].ids, frames[0].boxes_xyxy, frames[0].masks)]
     with pytest.raises(DataError, match="has 4 frames and the source more"):
         draw(longer, videos, tmp_path / "a.png", truth=read_truth(videos.annotations, "1"), indices=(0,))

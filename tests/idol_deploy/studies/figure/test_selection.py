@@ -117,5 +117,5 @@ def test_every_positive_is_a_box_in_its_instance_colour(
 
 
 def test_an_instance_that_is_not_there(network: Idol, sample: Sample, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has instances 0 to 2, and so no instance 3"):
+    with pytest.raises(ConfigError, match="has no instance 3; choose one of 0 to 2"):
         draw_selection(network, sample, tmp_path / "a.png", instance=3)

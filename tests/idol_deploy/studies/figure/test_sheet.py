@@ -35,7 +35,9 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_place_or_format_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"a.gif: a figure's name ends in \.png, \.svg, \.pdf; rename it"):
+    with pytest.raises(
+        ConfigError, match=r"unknown figure format: .*a.gif; use the suffix \.png, \.svg, \.pdf"
+    ):
         figure_target(tmp_path / "a.gif")
     with pytest.raises(OutputError, match="does not exist; create it first"):
         figure_target(tmp_path / "none" / "a.png")

@@ -72,11 +72,9 @@ def test_every_second_frame_and_the_longest_tracks(
 def test_results_of_another_video(videos: MadeDataset, masks: np.ndarray, tmp_path: Path) -> None:
     out, gt = tmp_path / "a.png", videos.annotations
     found = results(tmp_path, masks, [[0, 0]], [0, 1])
-    with pytest.raises(DataError, match="does not say of which video it is; give --video"):
+    with pytest.raises(DataError, match="has no video id; give --video"):
         draw_timeline(found, out, gt=gt)
-    with pytest.raises(
-        DataError, match="is a name, which only annotations have; give its id, or --gt as well"
-    ):
+    with pytest.raises(DataError, match="is a name, which needs annotations; give its id, or --gt as well"):
         draw_timeline(found, out, video="street")
     found.write_text(found.read_text().replace('"frame": 1', '"frame": 4'))
     with pytest.raises(

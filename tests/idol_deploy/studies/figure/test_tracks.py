@@ -69,15 +69,15 @@ def test_results_under_several_classes_are_one_track(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is empty; give what run --jsonl or --results wrote"),
-        ('{"iteration": 1}\n', "is no results file: .*; give what run"),
-        ("[3]", "is no results file: .*; give what run"),
+        ("", "is empty; give an output of run --jsonl or --results"),
+        ('{"iteration": 1}\n', "is no results file: .*; give an output of run"),
+        ("[3]", "is no results file: .*; give an output of run"),
         ("[]", "has no result; choose another"),
         (
             line(0, (1, "cat", 0.5, {"size": [2, 3], "counts": "1"})),
             "the mask of frame 0 covers 1 pixels of 2x3",
         ),
-        (line(0, (1, "cat", 0.5, FULL), size=(3, 2)), "the mask of frame 0 is 2x3 .* and its video 3x2"),
+        (line(0, (1, "cat", 0.5, FULL), size=(3, 2)), "the mask of frame 0 is 2x3 .* but its video is 3x2"),
         ([entry(0.5, FULL), entry(0.5, FULL, FULL)], "the results of video 4 differ in size or length"),
         ([entry(0.5, None)], "the results of video 4 differ in size or length"),
     ],

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from idol_deploy.studies.ablation.rows import WITHOUT_TWS
-from idol_deploy.studies.figure.twin_runs import (
+from idol_deploy.studies.figure.paired_runs import (
     TAKEN_OVER,
-    TwinFrame,
+    PairedFrame,
     choose_frames,
     find_changes,
-    run_twins,
+    run_pair,
 )
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, override
 from idol_runtime.errors import ConfigError, SourceError
@@ -81,21 +81,21 @@ def clip(tmp_path: Path) -> tuple[Path, np.ndarray]:
 def test_each_run_is_as_if_alone(clip: tuple[Path, np.ndarray]) -> None:
     folder, frames = clip
     network = Invented()
-    twins = run_twins(Pipeline(network, CONFIG), WITHOUT_TWS, str(folder), max_frames=10)
-    assert [frame.index for frame in twins] == list(range(10))
+    pairs = run_pair(Pipeline(network, CONFIG), WITHOUT_TWS, str(folder), max_frames=10)
+    assert [frame.index for frame in pairs] == list(range(10))
     assert network.calls == 10
-    assert any((frame.ids[0] != frame.ids[1]).any() for frame in twins)
-    assert any((frame.ids == NO_TRACK).any() for frame in twins)
+    assert any((frame.ids[0] != frame.ids[1]).any() for frame in pairs)
+    assert any((frame.ids == NO_TRACK).any() for frame in pairs)
     for run, config in enumerate((CONFIG, override(CONFIG, WITHOUT_TWS))):
         alone = Pipeline(Invented(), config)
-        for twin, image in zip(twins, frames, strict=False):
+        for pair, image in zip(pairs, frames, strict=False):
             result = alone.step(image)
-            tracked = np.flatnonzero(twin.ids[run] != NO_TRACK)
-            assert sorted(twin.ids[run, tracked]) == sorted(result.ids)
+            tracked = np.flatnonzero(pair.ids[run] != NO_TRACK)
+            assert sorted(pair.ids[run, tracked]) == sorted(result.ids)
             for i in tracked:
-                j = result.ids.tolist().index(twin.ids[run, i])
-                np.testing.assert_array_equal(twin.boxes_xyxy[i], result.boxes_xyxy[j])
-                np.testing.assert_array_equal(decode_rle(twin.masks[i]), result.masks[j])
+                j = result.ids.tolist().index(pair.ids[run, i])
+                np.testing.assert_array_equal(pair.boxes_xyxy[i], result.boxes_xyxy[j])
+                np.testing.assert_array_equal(decode_rle(pair.masks[i]), result.masks[j])
 
 
 def test_without_tws_is_the_published_baseline() -> None:
@@ -106,15 +106,15 @@ def test_without_tws_is_the_published_baseline() -> None:
 def test_what_cannot_be_tracked_twice(tmp_path: Path) -> None:
     pipeline = Pipeline(Invented(), CONFIG)
     with pytest.raises(ConfigError, match="temporal"):
-        run_twins(pipeline, ["association.temporal=never"], str(tmp_path))
+        run_pair(pipeline, ["association.temporal=never"], str(tmp_path))
     with pytest.raises(SourceError, match="holds no image"):
-        run_twins(pipeline, WITHOUT_TWS, str(tmp_path))
+        run_pair(pipeline, WITHOUT_TWS, str(tmp_path))
 
 
-def made(*frames: tuple[list[int], list[int]]) -> list[TwinFrame]:
+def made(*frames: tuple[list[int], list[int]]) -> list[PairedFrame]:
     """Frames of these identities in either run."""
     nothing = np.empty((0, 4), np.float32)
-    return [TwinFrame(t, np.array(ids, np.int64), nothing, ()) for t, ids in enumerate(frames)]
+    return [PairedFrame(t, np.array(ids, np.int64), nothing, ()) for t, ids in enumerate(frames)]
 
 
 def test_frames_where_the_runs_disagree() -> None:
@@ -129,7 +129,7 @@ def test_frames_where_the_runs_disagree() -> None:
     assert choose_frames(made(back, steady, gone, swap, steady), 2)[1] == 3
 
 
-def test_changes_are_held_to_the_other_run_or_to_the_truth() -> None:
+def test_changes_against_the_other_run_or_the_truth() -> None:
     frames = made(([0, 1], [0, 1]), ([0, -1], [0, -1]), ([0, 1], [0, 2]), ([5, 1], [0, 2]))
     assert [c.tolist() for c in find_changes(frames, 1)] == [[-1, -1], [-1, -1], [-1, 1], [-1, -1]]
     assert [c.tolist() for c in find_changes(frames, 0)] == [[-1, -1], [-1, -1], [-1, -1], [0, -1]]
