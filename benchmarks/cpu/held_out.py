@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine_facts, write_json
-from idol_deploy.data.ytvis import read_dataset
-from idol_deploy.evaluate.association_scores import association_scores, find_tracks
+from idol_deploy.data.ytvis import VisDataset, read_dataset
+from idol_deploy.evaluate.association_scores import TrackResults, association_scores, find_tracks
 from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.model import ModelChoice, open_pipeline
 from idol_deploy.studies.ablation.rows import WITHOUT_TWS
@@ -93,10 +93,19 @@ def score_seed(args: argparse.Namespace, model: ModelChoice, seed: int) -> Score
             )
             assert tracks is not None
             for name, dataset in sets.items():
-                scores[name][method] = association_scores(dataset, tracks.subset(dataset))
+                scores[name][method] = association_scores(dataset, subset(tracks, dataset))
             cells = (f"{title} {100 * scores['all'][method][name]:.1f}" for name, title in COLUMNS.items())
             print(f"seed {seed}, {method}: {', '.join(cells)}", flush=True)
     return scores
+
+
+def subset(results: TrackResults, dataset: VisDataset) -> TrackResults:
+    """Return the results of the videos of a data set."""
+    ranked, tracked = (
+        [entry for entry in entries if dataset.video(entry.video_id)]
+        for entries in (results.ranked, results.tracked)
+    )
+    return TrackResults(ranked, tracked)
 
 
 def summarise(scores: Mapping[int, Scores]) -> dict[str, Any]:

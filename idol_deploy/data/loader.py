@@ -33,9 +33,9 @@ __all__ = ["Draw", "EndlessSampler", "LoaderState", "PairLoader", "draw_sample",
 _MAX_TRIES = 100  # unreadable samples in a row that mean a lost disk rather than a broken file
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_Item = tuple[
-    Pair | None, tuple[Fault, ...]
-]  # a pair, None if no sample could be read; faults of skipped samples
+# A pair or batch, None if no sample could be read, and the faults of the skipped samples.
+_Item = tuple[Pair | None, tuple[Fault, ...]]
+_Loaded = tuple[Batch | None, tuple[Fault, ...]]
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,6 @@ def _kill_at_exit(processes: Iterable[BaseProcess]) -> None:
         process.kill()
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """Output of a worker: a batch and the faults of skipped samples; no batch if no sample could be read."""
-
-    batch: Batch | None
-    faults: tuple[Fault, ...]
-
-    def pin_memory(self) -> "_Loaded":
-        return _Loaded(self.batch and self.batch.pin_memory(), self.faults)
-
-
 @dataclass(eq=False)
 class PairLoader:
     """A loader that reads, augments and collates pairs, in this process or in workers.
@@ -195,16 +184,16 @@ class PairLoader:
             DataError: a frame cannot be read and the loader is strict, 100 samples in a row cannot be read, or a worker
                 was killed.
         """
-        for loaded in self._loaded():
-            for fault in loaded.faults:
+        for batch, faults in self._loaded():
+            for fault in faults:
                 self.log.add(fault)
-            if loaded.batch is None:
+            if batch is None:
                 raise DataError(
-                    f"{len(loaded.faults)} samples in a row cannot be read, the last: {loaded.faults[-1]}; check that "
-                    "the disk is connected"
+                    f"{len(faults)} samples in a row cannot be read, the last: {faults[-1]}; check that the disk is "
+                    "connected"
                 )
             self.state = replace(self.state, position=self.state.position + self.pairs * self.world)
-            yield loaded.batch
+            yield batch
 
     def _loaded(self) -> Iterator[_Loaded]:
         loader = DataLoader(
@@ -235,10 +224,10 @@ def _join(preprocessing: Preprocessing, both_directions: bool, items: Sequence[_
     pairs = []
     for pair, faults in items:
         if pair is None:
-            return _Loaded(None, faults)
+            return None, faults
         pairs.append(pair)
     batch = collate(pairs, preprocessing, both_directions=both_directions)
-    return _Loaded(batch, tuple(fault for _, faults in items for fault in faults))
+    return batch, tuple(fault for _, faults in items for fault in faults)
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ Files have compressed or uncompressed run lengths, or polygons.
 Letters: T frames of a video; H x W its height and width in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,25 +84,28 @@ def compress(instances: Sequence[tuple[Sequence[Segmentation], tuple[int, int]]]
         MissingDependencyError: pycocotools is not installed.
     """
     rows = [_compressed(entries, size) for entries, size in instances]
-    places = [
-        (i, t) for i, row in enumerate(rows) if isinstance(row, list) for t, text in enumerate(row) if text
-    ]
-    areas, sizes = measure_rles([rows[i][t] for i, t in places])  # type: ignore[index,misc]
-    measured = [np.zeros(len(entries), np.int64) for entries, _ in instances]
-    for (i, t), area, pixels in zip(places, areas.tolist(), sizes.tolist(), strict=True):
-        row, (height, width) = rows[i], instances[i][1]
-        if isinstance(row, DataError):
-            continue
-        if pixels != height * width:
-            rows[i] = _invalid(t, pixels, height, width)
-        elif area:
-            measured[i][t] = area
-        else:
-            row[t] = None
+    texts = [text for row in rows if isinstance(row, list) for text in row if text]
+    areas, sizes = measure_rles(texts)
+    measured = zip(areas.tolist(), sizes.tolist(), strict=True)
     return [
-        row if isinstance(row, DataError) else Masks(size, tuple(row), area)
-        for row, (_, size), area in zip(rows, instances, measured, strict=True)
+        row if isinstance(row, DataError) else _checked(row, size, measured)
+        for row, (_, size) in zip(rows, instances, strict=True)
     ]
+
+
+def _checked(
+    row: Sequence[bytes | None], size: tuple[int, int], measured: Iterator[tuple[int, int]]
+) -> Masks | DataError:
+    """Return the masks of an instance, or the first error; takes area and size of its masks from `measured`."""
+    areas = np.zeros(len(row), np.int64)
+    error = None
+    for frame, text in enumerate(row):
+        if text:
+            areas[frame], pixels = next(measured)
+            if pixels != size[0] * size[1]:
+                error = error or _invalid(frame, pixels, *size)
+    counts = tuple(text if area else None for text, area in zip(row, areas, strict=True))
+    return error or Masks(size, counts, areas)
 
 
 def _compressed(entries: Sequence[Segmentation], size: tuple[int, int]) -> list[bytes | None] | DataError:

@@ -7,9 +7,9 @@ Drawing is separate from applying: a `View` is a value that transforms images, m
 Letters: H x W pixels of the frame; h x w pixels of the view; n instances.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 Size: TypeAlias = tuple[int, int]  # height, width in pixels
-_T = TypeVar("_T")
 _NO_BOUND = 1 << 30
 
 
@@ -185,13 +184,9 @@ def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 def _shorts_and_flips(
     count: int, train: TrainConfig, rng: np.random.Generator
 ) -> tuple[list[int], list[bool]]:
-    shorts = _draw(count, train.same_size, lambda: _choose(train.min_sizes, rng))
-    flips = _draw(count, train.same_flip, lambda: bool(rng.random() < train.flip_probability))
-    return shorts, flips
-
-
-def _draw(count: int, shared: bool, one: Callable[[], _T]) -> list[_T]:
-    return [one()] * count if shared else [one() for _ in range(count)]
+    shorts = [_choose(train.min_sizes, rng) for _ in range(1 if train.same_size else count)]
+    flips = [bool(rng.random() < train.flip_probability) for _ in range(1 if train.same_flip else count)]
+    return (shorts * count)[:count], (flips * count)[:count]
 
 
 def _choose(values: Sequence[int], rng: np.random.Generator) -> int:

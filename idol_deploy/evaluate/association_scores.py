@@ -36,14 +36,6 @@ class TrackResults:
     ranked: Sequence[Prediction]
     tracked: Sequence[Prediction]
 
-    def subset(self, dataset: VisDataset) -> "TrackResults":
-        """Return the results of the videos of a data set."""
-        ranked, tracked = (
-            [entry for entry in entries if dataset.video(entry.video_id)]
-            for entries in (self.ranked, self.tracked)
-        )
-        return TrackResults(ranked, tracked)
-
 
 def find_tracks(
     backend: Backend,

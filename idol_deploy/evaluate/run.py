@@ -112,7 +112,7 @@ def evaluate(task: Evaluation, announce: Announce) -> EvaluationResult:
         load_trackeval()
     shard = Shard() if task.model is None else Shard.from_environment()
     if shard.rank:
-        announce = _ignore
+        announce = lambda _: None  # noqa: E731 - only the first process reports
     announce(f"reading {task.gt}")
     whole = read_dataset(task.gt)
     dataset = whole if task.seed is None else holdout(whole, task.seed, task.share)[1]
@@ -161,10 +161,6 @@ def _check_outputs(task: Evaluation) -> tuple[Path, ...]:
     if task.submission is not None:
         require_suffix(task.submission, "an archive", ".zip")
     return tuple(path for path in outputs if path != task.json)
-
-
-def _ignore(_: str) -> None:
-    """Drop the messages of all processes but the first."""
 
 
 def _score(

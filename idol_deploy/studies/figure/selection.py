@@ -161,7 +161,7 @@ def _draw_choice(axes: "Axes", sample: Sample, choice: Choice, shown: Sequence[i
         "markersize": 3,
         "alpha": 0.6,
     }
-    axes.plot(*centres[negative].T, ".", color="white", **style)
+    axes.plot(*centres[negative].T, ".", **style)
     for i in shown:
         _box(axes, sample.reference.boxes_xyxy[i], "white", 2.2, style=(0, (1, 1)))
         for query in np.flatnonzero(choice.positive[i]):
