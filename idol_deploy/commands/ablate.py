@@ -1,4 +1,4 @@
-"""`idol-deploy ablate`: the paper's table of what each part of the method is worth, on videos of one's own."""
+"""`idol-deploy ablate`: the ablation of the paper's Table 1 on your own videos."""
 
 import argparse
 from pathlib import Path
@@ -16,11 +16,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+    """Add the arguments of `idol-deploy ablate`."""
     parser.description = (
-        "Train with the identity head, with contrast on IoU thresholds and with optimal transport, and score the five "
-        "rows of the paper's Table 1 for every seed. Started again with the same arguments, it goes on where it "
-        "stopped; more seeds or rows may be asked for. Under torchrun, processes share each training and each scoring."
+        "Train with the identity head, with contrastive loss on IoU thresholds and with optimal transport, and score "
+        "the five rows of the paper's Table 1 for every seed. An interrupted run continues with the same arguments, "
+        "also with more seeds or rows. Under torchrun the processes share each training and each scoring."
     )
     parser.set_defaults(command=run)
     add = parser.add_argument
@@ -30,41 +30,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="DIR",
-        help="folder for trainings, cells and table",
+        help="folder for trainings, scores and table",
     )
-    add("--preset", required=True, help="network, augmentation and schedule of every training: edge_synth, …")
+    add("--preset", required=True, help="network, augmentation and schedule: edge_synth, …")
     add_training_data(
         parser,
-        "videos to train on",
-        "of every training: train.iterations=500, run.precision=bf16, … (docs/training.md)",
+        "annotations of the training videos",
+        "change a setting: train.iterations=500, run.precision=bf16, … (docs/training.md)",
     )
     add(
         "--val-annotations",
         required=True,
         type=Path,
         metavar="FILE",
-        help="videos to score on, with occlusion",
+        help="annotations of the videos to score on, with occlusion",
     )
     add(
         "--val-frames",
         required=True,
         type=Path,
         metavar="DIR",
-        help="the folder that their file names are below",
+        help="folder that their file names start from",
     )
-    add("--weights", type=Path, metavar="FILE", help="checkpoint that every training starts from")
-    add("--seeds", type=whole, nargs="+", default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint to start every training from (default: random initialisation)",
+    )
+    add(
+        "--seeds",
+        type=whole,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="SEED",
+        help="seeds of the trainings (default: 0 1 2)",
+    )
     add(
         "--rows",
         nargs="+",
         metavar="ROW",
-        help="id_head_cues, contrast_cues, contrast, transport, temporal (default: all)",
+        help="rows to score: id_head_cues, contrast_cues, contrast, transport, temporal (default: all)",
     )
-    add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
+    add("--device", default="cpu", help="run on cpu, cuda (one device per process) or cuda:N (default: cpu)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     import_training("training")
     from idol_deploy.settings import override
     from idol_deploy.studies.ablation.rows import ROWS
@@ -81,9 +93,9 @@ def run(options: argparse.Namespace) -> int:
         weights=options.weights,
     )
     with joined(options.device) as processes, steps() as announce:
-        done = ablate(task, processes, announce)
-    if done.table:
-        print(done.table, end="")
-    for output in done.outputs:
+        result = ablate(task, processes, announce)
+    if result.table:
+        print(result.table, end="")
+    for output in result.outputs:
         print(f"wrote {output}")
-    return INTERRUPTED if done.interrupted else 0
+    return INTERRUPTED if result.interrupted else 0

@@ -1,4 +1,4 @@
-"""`idol-deploy evaluate`: the scores of results, or of a model over a data set."""
+"""`idol-deploy evaluate`: scores of a results file, or of a model over a data set."""
 
 import argparse
 from pathlib import Path
@@ -10,49 +10,60 @@ __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
+    """Add the arguments of `idol-deploy evaluate`."""
     parser.description = (
-        "Score a results file, or run a model over a data set and score that, as YouTube-VIS and OVIS do. Under "
-        "torchrun the processes share the videos; a run that was cut off goes on where it stopped."
+        "Score a results file, or run a model over a data set and score its results, by the rules of YouTube-VIS and "
+        "OVIS. Under torchrun the processes share the videos. An interrupted run continues where it stopped."
     )
     parser.set_defaults(command=run)
     add = parser.add_argument
     add("--gt", required=True, type=Path, metavar="FILE", help="annotations: YouTube-VIS or OVIS JSON")
-    add("--pred", type=Path, metavar="FILE", help="score this results.json")
-    add("--bundle", type=Path, metavar="FILE", help="or run this .idol file; needs no PyTorch")
-    add("--weights", type=Path, metavar="FILE", help="or run this checkpoint in PyTorch")
-    add("--preset", help="what the weights are: ytvis19_r50, ovis_swin_l, …, or a run's settings.json")
-    add("--frames", type=Path, metavar="DIR", help="the folder that the annotations' file names are below")
-    add("--results", type=Path, metavar="FILE", help="the results.json that the model writes")
-    add("--metric", default="ytvis", help="ytvis, or ovis: by occlusion as well (default: ytvis)")
+    add("--pred", type=Path, metavar="FILE", help="score this results file")
+    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
+    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
+    add("--preset", help="preset of the checkpoint: ytvis19_r50, ovis_swin_l, …, or settings.json of a run")
+    add("--frames", type=Path, metavar="DIR", help="folder that the file names in the annotations start from")
+    add("--results", type=Path, metavar="FILE", help="write the results of the model to this file")
+    add("--metric", default="ytvis", help="rules: ytvis, or ovis with scores by occlusion (default: ytvis)")
+    add("--tracking", action="store_true", help="add HOTA, AssA, DetA, IDF1, IDSW and re-identification")
+    add("--json", type=Path, metavar="FILE", help="write all scores, by class and IoU threshold")
+    add("--ious", action="store_true", help="add the IoU of every result and instance to --json")
+    add("--submission", type=Path, metavar="FILE", help="write a .zip for an evaluation server")
     add(
-        "--tracking", action="store_true", help="also HOTA, AssA, DetA, IDF1, IDSW, and who came back as whom"
+        "--holdout",
+        type=whole,
+        metavar="SEED",
+        help="score only the videos that training with this seed holds out",
     )
-    add("--json", type=Path, metavar="FILE", help="all scores, by class and by overlap threshold")
-    add("--ious", action="store_true", help="also the overlap of every result and instance, in --json")
-    add("--submission", type=Path, metavar="FILE", help="the .zip that the evaluation servers take")
-    add("--holdout", type=whole, metavar="SEED", help="only the part of the videos that training leaves out")
     add(
         "--holdout-share",
         type=float,
         metavar="S",
-        help="how much of them that is (default: 0.1)",
+        help="share of the recordings in the holdout (default: 0.1)",
     )
-    add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
-    add("--backend", default="auto", help="of the bundle: auto, onnxruntime, tensorrt (default: auto)")
+    add(
+        "--fit",
+        action="store_true",
+        help="letterbox frames of another shape than the bundle was exported for",
+    )
+    add(
+        "--backend",
+        default="auto",
+        help="backend of the bundle: auto, onnxruntime or tensorrt (default: auto)",
+    )
     add(
         "--graph",
         default="fp32",
-        help="of the bundle: fp32 (plugin, else portable), plugin, portable, int8-ort, fp16 …; auto: the fastest, as "
-        "run (default: fp32)",
+        help="graph of the bundle: fp32 (plugin, else portable), plugin, portable, int8-ort, fp16, …, or auto: the "
+        "fastest (default: fp32)",
     )
-    add("--device", default="cpu", help="cpu, cuda (under torchrun one each), cuda:N (default: cpu)")
-    add("--threads", type=positive, metavar="N", help="CPU threads of the model")
+    add("--device", default="cpu", help="run on cpu, cuda (one device per process) or cuda:N (default: cpu)")
+    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
     add_association(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
+    """Run the command and return its exit status."""
     from idol_deploy.data.holdout import HOLDOUT_SHARE
     from idol_deploy.evaluate.run import Evaluation, evaluate
 
@@ -60,9 +71,9 @@ def run(options: argparse.Namespace) -> int:
     if options.bundle or options.weights or options.preset:
         model = model_choice(options)
     if options.ious and not options.json:
-        raise ConfigError("--ious go into the file of --json; give both")
+        raise ConfigError("--ious needs a file for the matrices; give --json as well")
     if options.holdout_share is not None and options.holdout is None:
-        raise ConfigError("--holdout-share is the size of a holdout; give --holdout SEED as well")
+        raise ConfigError("--holdout-share needs a holdout; give --holdout SEED as well")
     task = Evaluation(
         gt=options.gt,
         pred=options.pred,
@@ -78,11 +89,11 @@ def run(options: argparse.Namespace) -> int:
         share=HOLDOUT_SHARE if options.holdout_share is None else options.holdout_share,
     )
     with steps() as announce:
-        done = evaluate(task, announce)
-    if done.table:
-        print(done.table)
-    for note in done.notes:
+        result = evaluate(task, announce)
+    if result.table:
+        print(result.table)
+    for note in result.notes:
         print(f"note: {note}")
-    for output in done.outputs:
+    for output in result.outputs:
         print(f"wrote {output}")
     return 0

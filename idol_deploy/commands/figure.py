@@ -1,4 +1,4 @@
-"""`idol-deploy figure`: pictures for those who train."""
+"""`idol-deploy figure`: pictures of training and tracking."""
 
 import argparse
 from pathlib import Path
@@ -18,108 +18,131 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments"]
 
-_PRESET = "ytvis19_r50, ovis_swin_l, coco_r50, …, or a run's settings.json"
-_SET = "as train takes it: train.max_size=640, loss.iou_positive=0.6, …"
+_PRESET = "ytvis19_r50, ovis_swin_l, coco_r50, …, or settings.json of a run"
+_ANNOTATIONS = "annotations: YouTube-VIS, OVIS or COCO JSON"
+_SET = "change a setting, as in train: train.max_size=640, loss.iou_positive=0.6, …"
+_DEVICE = "run on cpu, cuda or cuda:N (default: cpu)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
-    parser.description = (
-        "Pictures of training and tracking, as PNG, SVG or PDF by the name of -o (docs/figures.md)."
-    )
+    """Add the arguments of `idol-deploy figure`."""
+    parser.description = "Draw pictures of training and tracking (docs/figures.md)."
     figures = parser.add_subparsers(required=True, metavar="FIGURE")
-    _add_pairs(figures.add_parser("pairs", help="augmented pairs, as training will see them"))
-    _add_selection(figures.add_parser("selection", help="positives by IoU and by optimal transport"))
-    _add_identities(figures.add_parser("identities", help="ids with and without temporal weighting"))
-    _add_timeline(figures.add_parser("timeline", help="when each track of a results file was seen"))
+    _add_pairs(figures.add_parser("pairs", help="draw augmented training pairs"))
+    _add_selection(
+        figures.add_parser("selection", help="draw positive queries by IoU and by optimal transport")
+    )
+    _add_identities(
+        figures.add_parser("identities", help="draw identities with and without temporal weighting")
+    )
+    _add_timeline(
+        figures.add_parser("timeline", help="draw the frames and scores of each track of a results file")
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser, formats: str = ".png, .svg or .pdf") -> None:
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FILE", help=f"the picture to write: {formats}"
+        "-o", "--output", required=True, type=Path, metavar="FILE", help=f"picture to write: {formats}"
     )
 
 
 def _add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Draw augmented pairs as training sees them: the first of a run with these settings and seed."
+        "Draw augmented pairs: the first pairs of a training run with these settings and seed."
     )
     parser.set_defaults(command=_pairs)
     parser.add_argument("--preset", required=True, help=_PRESET)
-    add_training_data(parser, "YouTube-VIS or OVIS JSON; or COCO's", _SET)
+    add_training_data(parser, _ANNOTATIONS, _SET)
     add = parser.add_argument
-    add("--pairs", type=positive, default=4, metavar="N", help="how many (default: 4)")
-    add("--start", type=whole, default=0, metavar="N", help="how many the run has taken before (default: 0)")
-    add("--seed", type=whole, metavar="N", help="as --set run.seed=N")
+    add("--pairs", type=positive, default=4, metavar="N", help="draw N pairs (default: 4)")
+    add("--start", type=whole, default=0, metavar="N", help="skip the first N pairs of the run (default: 0)")
+    add("--seed", type=whole, metavar="N", help="set run.seed=N")
     _add_output(parser, ".png, .jpg or .webp")
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Draw which queries of an annotated frame are positives of its instances, by IoU thresholds and by optimal "
-        "transport, as the contrastive loss selects them (the paper's Figure 4)."
+        "Draw the queries that the contrastive loss selects as positives of the instances of an annotated frame, by "
+        "IoU thresholds and by optimal transport (the paper's Figure 4)."
     )
     parser.set_defaults(command=_selection)
     add = parser.add_argument
-    add("--weights", type=Path, metavar="FILE", help="checkpoint; without, fresh weights")
-    add("--preset", required=True, help=f"what the weights are: {_PRESET}")
-    add_training_data(parser, "YouTube-VIS or OVIS JSON; or COCO's", _SET)
+    add("--weights", type=Path, metavar="FILE", help="checkpoint (default: random initialisation)")
+    add("--preset", required=True, help=f"preset of the network: {_PRESET}")
+    add_training_data(parser, _ANNOTATIONS, _SET)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--video", metavar="NAME", help="id of a video, or the name of its folder")
-    where.add_argument("--image", metavar="NAME", help="or id or file of one of COCO's images")
-    add("--frame", type=whole, default=0, metavar="N", help="of the video, from 0 (default: 0)")
-    add("--instance", type=whole, metavar="N", help="queries of this one alone, as numbered in the picture")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
+    where.add_argument("--video", metavar="NAME", help="video to draw, by its id or the name of its folder")
+    where.add_argument("--image", metavar="NAME", help="COCO image to draw, by its id or file name")
+    add("--frame", type=whole, default=0, metavar="N", help="frame of the video, from 0 (default: 0)")
+    add(
+        "--instance",
+        type=whole,
+        metavar="N",
+        help="draw only the queries of instance N (default: all)",
+    )
+    add("--device", default="cpu", help=_DEVICE)
     _add_output(parser)
 
 
 def _add_identities(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Track a video twice, with and without temporally weighted softmax, and draw frames in which the identities "
-        "differ (the paper's Figure 5)."
+        "Track a video with two associations, with and without temporally weighted softmax, and draw frames in which "
+        "the identities differ (the paper's Figure 5)."
     )
     parser.set_defaults(command=_identities)
     add = parser.add_argument
-    add("--bundle", type=Path, metavar="FILE", help="the .idol file; needs no PyTorch")
-    add("--weights", type=Path, metavar="FILE", help="or a checkpoint, run in PyTorch")
-    add("--preset", help=f"what the weights are: {_PRESET}")
-    add("--source", required=True, help="video file, image folder or 'glob*'")
-    add("--frames", type=_numbers, metavar="N,N,…", help="frames to draw; default: where the two differ most")
-    add("--count", type=positive, default=3, metavar="N", help="how many to choose (default: 3)")
-    add("--gt", type=Path, metavar="FILE", help="annotations: count the switches of identity")
-    add("--video", metavar="NAME", help="the source's id or folder in --gt")
-    add("--stride", type=positive, default=1, metavar="N", help="take every N-th frame")
-    add("--max-frames", type=positive, metavar="N", help="stop after N frames")
-    add("--fit", action="store_true", help="letterbox frames whose shape the bundle was not made for")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N (default: cpu)")
-    add("--threads", type=positive, metavar="N", help="CPU threads of the model")
-    add_association(parser, "of both: association.temporal=paper, …")
+    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
+    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
+    add("--preset", help=f"preset of the checkpoint: {_PRESET}")
+    add("--source", required=True, help="video file, image folder or 'glob*' to track")
+    add(
+        "--frames",
+        type=_numbers,
+        metavar="N,N,…",
+        help="draw these frames (default: where the runs differ most)",
+    )
+    add("--count", type=positive, default=3, metavar="N", help="choose N frames (default: 3)")
+    add("--gt", type=Path, metavar="FILE", help="compare with these annotations and count identity switches")
+    add("--video", metavar="NAME", help="video of --gt that is the source, by its id or folder")
+    add("--stride", type=positive, default=1, metavar="N", help="take every N-th frame (default: 1)")
+    add("--max-frames", type=positive, metavar="N", help="stop after N frames (default: no limit)")
+    add(
+        "--fit",
+        action="store_true",
+        help="letterbox frames of another shape than the bundle was exported for",
+    )
+    add("--device", default="cpu", help=_DEVICE)
+    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
+    add_association(parser, "change a setting of both runs: association.temporal=paper, …")
     add(
         "--against",
         action="append",
         metavar="KEY=VALUE",
-        help="of the second alone (default: association.temporal=momentum association.frame_weight=false)",
+        help="change a setting of the second run (default: association.temporal=momentum "
+        "association.frame_weight=false)",
     )
     _add_output(parser)
 
 
 def _add_timeline(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Draw when each track of a video was seen; with annotations, also whom it showed."
+    parser.description = (
+        "Draw frames and scores of each track of a video; with annotations, also the instance it shows."
+    )
     parser.set_defaults(command=_timeline)
     add = parser.add_argument
-    add("results", type=Path, help="what run wrote: --jsonl, or --results")
+    add("results", type=Path, help="output of run --jsonl or --results")
     add("--gt", type=Path, metavar="FILE", help="annotations: YouTube-VIS or OVIS JSON")
-    add(
-        "--video", metavar="NAME", help="which video of --gt or of the results: its id, or its folder in --gt"
-    )
-    add("--tracks", type=positive, default=40, metavar="N", help="draw the N longest (default: 40)")
+    add("--video", metavar="NAME", help="video of --gt and of the results, by its id or its folder in --gt")
+    add("--tracks", type=positive, default=40, metavar="N", help="draw the N longest tracks (default: 40)")
     _add_output(parser)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of frames; 10,14,18, for example")
+        raise argparse.ArgumentTypeError(
+            f"expected a list of frames, got {text!r}; write 10,14,18, for example"
+        )
     return tuple(int(part) for part in parts)
 
 
@@ -157,9 +180,9 @@ def _selection(options: argparse.Namespace) -> int:
             sample = read_video_frame(
                 options.annotations, options.frames, config, options.video, options.frame
             )
-        announce(f"running {options.weights or 'fresh weights'}")
+        announce(f"running {options.weights or 'random weights'}")
         model = load_model(options.weights, config, options.device)
-        note = config.name if options.weights else f"{config.name}, fresh weights"
+        note = config.name if options.weights else f"{config.name}, random weights"
         choices = draw_selection(model, sample, options.output, instance=options.instance, note=note)
     shown = range(len(sample.labels)) if options.instance is None else [options.instance]
     for method, choice in choices.items():
@@ -182,7 +205,7 @@ def _identities(options: argparse.Namespace) -> int:
     refuse_replacing([options.output], source_paths(options.source))
     if (options.gt is None) != (options.video is None):
         raise ConfigError(
-            "--gt and --video go together: the annotations, and which of their videos the source is"
+            "--gt and --video go together; give the annotations and the video of them that is the source"
         )
     truth = None if options.gt is None else read_truth(options.gt, options.video)
     against = tuple(options.against or WITHOUT_TWS)
@@ -208,7 +231,7 @@ def _identities(options: argparse.Namespace) -> int:
             note=note,
         )
     if not drawn.differ:
-        print("note: the two runs agree on every identity of this video")
+        print("note: both runs have the same identities in this video")
     for run, name in enumerate(names):
         switches = "" if drawn.switches is None else f", {drawn.switches[run]} switches"
         print(f"{name}: {drawn.identities[run]} identities{switches}")
@@ -222,13 +245,13 @@ def _timeline(options: argparse.Namespace) -> int:
     drawn = draw_timeline(
         options.results, options.output, gt=options.gt, video=options.video, most=options.tracks
     )
-    beside = f", {drawn.instances} annotated instances, {drawn.switches} switches" if options.gt else ""
-    print(f"wrote {options.output}: {drawn.tracks} tracks{beside}")
+    truth = f", {drawn.instances} annotated instances, {drawn.switches} switches" if options.gt else ""
+    print(f"wrote {options.output}: {drawn.tracks} tracks{truth}")
     return 0
 
 
 def _settings(options: argparse.Namespace) -> Any:
-    """What `train` would have of the same arguments."""
+    """Return the settings that `train` has with the same arguments."""
     from idol_deploy.settings import override
 
     return override(new_settings(options), ["data.workers=0", *options.set])

@@ -121,7 +121,7 @@ def test_version(idol: Command) -> None:
         (["run", "x.idol", "--source", "0", "--score", "high"], "invalid float"),
         (["evaluate"], "--gt"),
         (["evaluate", "--gt", "g"], "give --pred, or --bundle, or --weights with --preset"),
-        (["evaluate", "--gt", "g", "--pred", "p", "--ious"], "--json; give both"),
+        (["evaluate", "--gt", "g", "--pred", "p", "--ious"], "give --json as well"),
         (["evaluate", "--gt", "g", "--pred", "p", "--holdout-share", "0.5"], "give --holdout SEED as well"),
         (["evaluate", "--gt", "g", "--pred", "p", "--holdout", "x"], "'x' is not a whole number"),
         (["evaluate", "--gt", "g", "--pred", "p", "--metric", "coco"], "one of ytvis, ovis"),

@@ -53,13 +53,13 @@ def test_pairs_and_their_seed(idol: Command, made: MadeDataset, tiny_preset: str
     assert written[0] == written[1] != written[2]
 
 
-def test_selection_with_fresh_weights(
+def test_selection_with_random_weights(
     idol: Command, refused: Callable[..., str], made: MadeDataset, tiny_preset: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "a.png"
     done = idol("figure", "selection", *data(made), "--video", "0001", "--frame", 1, "-o", out)
     assert (done.status, done.err) == (0, "")
-    assert "running fresh weights\n" in done.out
+    assert "running random weights\n" in done.out
     assert "\niou        0 positive, " in done.out
     assert "\ntransport  2 positive" in done.out
     assert is_picture(out)
@@ -90,7 +90,7 @@ def test_identities_and_timeline_of_a_bundle(
     message = refused(*bundle, "--gt", tmp_path / "gt.json", "-o", tmp_path / "b.png")
     assert "--gt and --video go together" in message
     assert "is an input as well" in refused(*bundle, "-o", next(images.glob("*.png")))
-    assert "10,14,18, for example" in refused(*bundle, "--frames", "1;2", "-o", tmp_path / "b.png")
+    assert "write 10,14,18, for example" in refused(*bundle, "--frames", "1;2", "-o", tmp_path / "b.png")
     lines = tmp_path / "a.jsonl"
     idol("run", toy.path, "--source", images, "--jsonl", lines)
     done = idol("figure", "timeline", lines, "-o", out)
