@@ -31,10 +31,10 @@ from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.loader import EndlessSampler, LoaderState, PairLoader, draw_sample, to_pair
 from idol_deploy.data.pairs import VideoPairs
 from idol_deploy.data.samples import Sample
-from idol_deploy.data.synthetic import SHAPES, make_videos
 from idol_deploy.data.transforms import View
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.objective.batch import Batch, collate
+from tests.moving_shapes import SHAPES, make_videos
 
 PAIRS = 4
 STATE = LoaderState(seed=1)

@@ -31,7 +31,6 @@ from benchmarks.machine import machine_facts, write_json
 from idol_deploy.config import preset
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.data.samples import PairSource
-from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.model.pairs import PairOutput
 from idol_deploy.objective import criterion as criterion_module
@@ -42,6 +41,7 @@ from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.step import Stepper, StepReport
+from tests.moving_shapes import SHAPES, MadeDataset, make_videos
 
 SIZE = (160, 256)  # of the network's input
 SOURCE = (360, 640)  # of the frames on disk

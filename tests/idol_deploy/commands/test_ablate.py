@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_deploy.data.synthetic import make_videos
+from moving_shapes import make_videos
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from idol_deploy.data.synthetic import MadeDataset, make_stills, make_videos
+from moving_shapes import MadeDataset, make_stills, make_videos
 
 if TYPE_CHECKING:
     from idol_deploy.config import IdolConfig

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_deploy.data.synthetic import MadeDataset, make_videos
+from moving_shapes import MadeDataset, make_videos
 
 if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idol_deploy.config import IdolConfig, coco_r50, ovis_r50, ytvis19_r50
-from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_stills, make_videos
+from moving_shapes import SHAPES, MadeDataset, make_stills, make_videos
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ import pytest
 from idol_deploy.data.coco import read_coco
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.rle import expand_rle
-from idol_deploy.data.synthetic import make_stills
 from idol_runtime.errors import DataError
+from moving_shapes import make_stills
 
 File = dict[str, Any]
 

@@ -19,14 +19,14 @@ from idol_deploy.data import loader as loader_module
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.loader import Draw, EndlessSampler, LoaderState, PairLoader, draw_sample
 from idol_deploy.data.pairs import VideoPairs, open_pairs
-from idol_deploy.data.synthetic import SHAPES, make_videos
 from idol_runtime.errors import ConfigError, DataError
+from moving_shapes import SHAPES, make_videos
 
 if TYPE_CHECKING:
     from idol_deploy.config import IdolConfig
     from idol_deploy.data.samples import Sample
-    from idol_deploy.data.synthetic import MadeDataset
     from idol_deploy.objective.batch import Batch
+    from moving_shapes import MadeDataset
 
 # Python 3.12 warns of what DataLoader does; torch of machines with a single core.
 pytestmark = [
@@ -277,12 +277,11 @@ def test_a_program_ends_with_its_workers_alive(made: MadeDataset) -> None:
     program = f"""
 from pathlib import Path
 from idol_deploy.config import ytvis19_r50
-from idol_deploy.data.synthetic import SHAPES
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.data.pairs import VideoPairs
 from dataclasses import replace
 
-config = replace(ytvis19_r50(), classes=SHAPES)
+config = replace(ytvis19_r50(), classes={SHAPES!r})
 source = VideoPairs.open(Path({str(made.annotations)!r}), Path({str(made.frames)!r}), config)
 batches = iter(PairLoader(source, config.preprocessing, pairs=1, state=LoaderState(1), workers=2))
 next(batches)

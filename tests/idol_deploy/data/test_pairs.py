@@ -16,15 +16,15 @@ from idol_deploy.config import coco_r50, ytvis19_r50
 from idol_deploy.data.faults import Fault
 from idol_deploy.data.pairs import StillPairs, VideoPairs, draw_frames, open_pairs
 from idol_deploy.data.samples import Sample
-from idol_deploy.data.synthetic import SHAPES, draw_clip, make_stills, make_videos
 from idol_runtime.errors import DataError
+from moving_shapes import SHAPES, draw_clip, make_stills, make_videos
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from idol_deploy.config import IdolConfig
     from idol_deploy.data.samples import AnnotatedFrame
-    from idol_deploy.data.synthetic import MadeDataset
+    from moving_shapes import MadeDataset
 
 
 def _plain(config: IdolConfig) -> IdolConfig:

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from idol_deploy.data.synthetic import make_videos
 from idol_deploy.data.ytvis import OCCLUSION, read_dataset
 from idol_deploy.evaluate.average_precision import (
     IOU_THRESHOLDS,
@@ -29,6 +28,7 @@ from idol_deploy.evaluate.average_precision import (
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_runtime.errors import DataError
 from idol_runtime.tracking.rle import decode_rle
+from moving_shapes import make_videos
 
 CASES = [
     ("gt", "pred", "ytvis", "ytvis_result"),

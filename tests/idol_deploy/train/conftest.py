@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
 from idol_deploy.settings import DataConfig, RunConfig, TrainSettings
+from moving_shapes import SHAPES, MadeDataset, make_videos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ from idol_deploy.train.data import open_training_data
 from idol_runtime.errors import DataError, SourceError
 
 if TYPE_CHECKING:
-    from idol_deploy.data.synthetic import MadeDataset
     from idol_deploy.settings import TrainSettings
+    from moving_shapes import MadeDataset
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 
 from idol_deploy.config import IdolConfig, coco_r50, ovis_r50, ytvis19_r50
 from idol_deploy.data.loader import EndlessSampler, LoaderState, draw_sample, to_pair
-from idol_deploy.data.synthetic import MadeDataset, make_stills, make_videos
 from idol_deploy.objective.batch import collate
 from idol_deploy.settings import TrainSettings, override, settings_to_json
 from idol_deploy.train.data import open_training_data
@@ -26,6 +25,7 @@ from idol_deploy.train.snapshots import SnapshotFolder, read_snapshot
 from idol_deploy.train.step import Stepper
 from idol_deploy.weights.checkpoint import inspect_checkpoint
 from idol_runtime.errors import CheckpointError, DataError, OutputError, TrainingError
+from moving_shapes import MadeDataset, make_stills, make_videos
 
 SCRIPT = """
 import os, signal, sys

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from idol_deploy.data.synthetic import make_videos
+from moving_shapes import make_videos
 
 if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command

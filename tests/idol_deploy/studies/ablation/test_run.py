@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_videos
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.settings import DataConfig, TrainSettings
 from idol_deploy.studies.ablation import run as run_module
 from idol_deploy.studies.ablation.run import Ablation, ablate
 from idol_deploy.train.processes import Processes
 from idol_runtime.errors import ConfigError, DataError
+from moving_shapes import SHAPES, MadeDataset, make_videos
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.data.synthetic import SHAPES, MadeDataset, make_stills, make_videos
+from moving_shapes import SHAPES, MadeDataset, make_stills, make_videos
 
 
 @pytest.fixture(scope="session")

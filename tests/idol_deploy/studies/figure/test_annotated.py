@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.data.synthetic import SHAPES, MadeDataset, draw_clip
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.studies.figure.annotated import find_video, read_still, read_video_frame
 from idol_runtime.errors import DataError
+from moving_shapes import SHAPES, MadeDataset, draw_clip
 
 
 @pytest.mark.parametrize("name", ["2", "0002"])

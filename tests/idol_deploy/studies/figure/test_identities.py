@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idol_deploy.data.synthetic import MadeDataset, draw_clip
 from idol_deploy.studies.figure.identities import Identities, draw_identities, read_truth
 from idol_deploy.studies.figure.paired_runs import PairedFrame
 from idol_deploy.studies.figure.sheet import colour_of
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.tracking.rle import encode_rles
+from moving_shapes import MadeDataset, draw_clip
 
 # Of shapes 0 and 1 in four frames, with and without; the second is unseen in frame 1 and comes back as another.
 IDS = (([0, 1], [0, 1]), ([0, -1], [0, -1]), ([0, 1], [0, 7]), ([0, 1], [0, 7]))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from idol_deploy.config import IdolConfig
-    from idol_deploy.data.synthetic import MadeDataset
     from idol_deploy.objective.batch import Batch
+    from moving_shapes import MadeDataset
 
 pytest.importorskip("cv2")
 

@@ -12,7 +12,6 @@ import torch
 from idol_deploy.config import IdolConfig
 from idol_deploy.data.loader import to_pair
 from idol_deploy.data.samples import Sample
-from idol_deploy.data.synthetic import MadeDataset
 from idol_deploy.model.idol import Idol
 from idol_deploy.objective import criterion as criterion_module
 from idol_deploy.objective.batch import collate
@@ -24,6 +23,7 @@ from idol_deploy.studies.figure.annotated import read_video_frame
 from idol_deploy.studies.figure.selection import choose, draw_selection
 from idol_deploy.studies.figure.sheet import colour_of
 from idol_runtime.errors import ConfigError
+from moving_shapes import MadeDataset
 
 # Thresholds that a fresh network's boxes reach, so that there is something to compare.
 LOSS = LossConfig(iou_positive=0.15, iou_negative=0.1)

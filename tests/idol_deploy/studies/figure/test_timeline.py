@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idol_deploy.data.synthetic import MadeDataset, draw_clip
 from idol_deploy.studies.figure.timeline import Timeline, draw_timeline
 from idol_runtime.errors import DataError
 from idol_runtime.tracking.rle import encode_rle
+from moving_shapes import MadeDataset, draw_clip
 
 
 def results(folder: Path, masks: np.ndarray, ids: list[list[int | None]], frames: list[int]) -> Path:

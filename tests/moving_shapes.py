@@ -1,12 +1,12 @@
-"""Small data sets of moving shapes, drawn here: exact masks, occlusion, and no licence to ask about.
+"""Small data sets of moving shapes with exact masks and occlusion, for tests, benchmarks and first trials.
 
     made = make_videos("build/shapes", videos=4)
     VideoPairs.open(made.annotations, made.frames, config)
 
-Discs, squares and triangles of one colour each move across a textured ground, bounce off its edges, and hide each
-other. The same arguments give the same files. For tests, first steps and timing; too easy to learn anything from.
+Discs, squares and triangles of one colour move across a textured ground, bounce off its edges and occlude each other.
+Equal arguments give equal files. `idol-deploy synth` draws harder videos.
 
-T: frames; H, W: height and width in pixels; n: shapes.
+Letters: T frames; H x W height and width in pixels; n shapes.
 """
 
 import json
@@ -28,11 +28,11 @@ SHAPES = ("disc", "square", "triangle")
 
 @dataclass(frozen=True)
 class MadeDataset:
-    """Where a data set lies.
+    """The files of a data set.
 
     Attributes:
-        annotations: JSON.
-        frames: the folder that its names start from.
+        annotations: annotation file.
+        frames: folder that its file names start from.
     """
 
     annotations: Path
@@ -45,8 +45,8 @@ class Clip:
 
     Attributes:
         frames: [T, H, W, 3] uint8 RGB.
-        masks: [n, T, H, W] bool, what is seen of each shape.
-        hidden: [n, T] share of each shape that others hide, of what is inside the frame; 0 outside.
+        masks: [n, T, H, W] bool, visible part of each shape.
+        hidden: [n, T] share of each shape inside the frame that others hide; 0 outside the frame.
         labels: n indices into `SHAPES`.
     """
 
@@ -60,10 +60,10 @@ def draw_clip(frames: int, size: tuple[int, int], shapes: int, seed: int) -> Cli
     """Draw a video.
 
     Args:
-        frames: T.
-        size: (H, W).
-        shapes: n; the later ones are in front.
-        seed: decides everything else.
+        frames: number of frames T.
+        size: (H, W) in pixels.
+        shapes: number of shapes n; later ones are in front.
+        seed: seed of everything else.
     """
     rng = np.random.default_rng(seed)
     height, width = size
@@ -91,16 +91,16 @@ def make_videos(
     seed: int = 0,
     form: Literal["ytvis", "ovis"] = "ytvis",
 ) -> MadeDataset:
-    """Write videos as YouTube-VIS or OVIS do: frames in folders below `JPEGImages`, and `instances.json`.
+    """Write videos in the format of YouTube-VIS or OVIS: folders of frames in `JPEGImages`, and `instances.json`.
 
     Args:
-        folder: where to; made if it isn't there.
-        videos: how many.
-        frames: of each.
-        size: (H, W) of the frames.
-        shapes: in each video.
-        seed: the same gives the same files.
-        form: `ovis` adds how far each instance is hidden.
+        folder: folder to write; created if needed.
+        videos: number of videos.
+        frames: frames per video.
+        size: (H, W) of the frames in pixels.
+        shapes: shapes per video.
+        seed: seed of the data set.
+        form: `ytvis` (default), or `ovis` with occlusion.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -127,7 +127,7 @@ def make_videos(
 def make_stills(
     folder: str | Path, *, images: int = 6, size: tuple[int, int] = (120, 160), shapes: int = 3, seed: int = 0
 ) -> MadeDataset:
-    """Write images as COCO does; arguments and errors as `make_videos`."""
+    """Write images in the format of COCO; arguments and errors as `make_videos`."""
     root = Path(folder)
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ def make_stills(
 def _moving(
     label: int, frames: int, size: tuple[int, int], rng: np.random.Generator
 ) -> NDArray[np.bool_]:  # [T, H, W]
-    """A shape on its way, all of it; at least three quarters inside the frame."""
+    """Draw the whole shape in every frame, with at least three quarters inside the frame."""
     height, width = size
     radius = rng.uniform(0.12, 0.22) * min(size)
     room = np.array([height, width]) - radius
@@ -161,7 +161,7 @@ def _moving(
     rows, columns = np.ogrid[:height, :width]
     masks = np.empty((frames, height, width), np.bool_)
     for t in range(frames):
-        # A triangle wave: it goes back and forth between the edges.
+        # A triangle wave: the shape moves back and forth between the edges.
         period = room - radius / 2
         y, x = radius / 2 + np.abs((start + t * step - radius / 2 + period) % (2 * period) - period)
         dy, dx = rows - y, columns - x

@@ -6,9 +6,9 @@ import pytest
 from idol_deploy.data.coco import read_coco
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.rle import expand_rle
-from idol_deploy.data.synthetic import draw_clip, make_stills, make_videos
 from idol_deploy.data.ytvis import read_dataset
 from idol_runtime.errors import OutputError
+from moving_shapes import draw_clip, make_stills, make_videos
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
