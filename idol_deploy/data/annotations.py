@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from idol_runtime.errors import OutputError
-from idol_runtime.tracking.rle import RLE, encode_rle
+from idol_runtime.tracking.crops import crop_masks
+from idol_runtime.tracking.rle import RLE, encode_crops
 
-__all__ = ["MaskEntry", "box_of", "mask_entry", "occlusion_level", "track_fields", "write_image"]
+__all__ = ["MaskEntry", "mask_entry", "occlusion_level", "track_fields", "write_image"]
 
 # Highest hidden share of each OVIS occlusion level.
 _LEVELS = ((0.0, "no_occlusion"), (0.5, "slight_occlusion"), (1.0, "severe_occlusion"))
 
-MaskEntry = tuple[RLE, list[int], int]  # mask, box, area
+MaskEntry = tuple[RLE, list[int], int]  # mask, box [left, top, width, height], area in pixels
 
 
 def occlusion_level(hidden: float) -> str:
@@ -27,23 +28,18 @@ def occlusion_level(hidden: float) -> str:
     return next(name for most, name in _LEVELS if hidden <= most)
 
 
-def box_of(mask: NDArray[np.bool_]) -> list[int]:
-    """Return the box of a non-empty mask, [left, top, width, height]."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
-    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
-
-
 def mask_entry(mask: NDArray[np.bool_]) -> MaskEntry | None:
     """Return the annotation of a mask; None for an empty mask.
 
     Args:
         mask: [H, W] bool.
-
-    Raises:
-        MissingDependencyError: pycocotools is not installed.
     """
-    return (encode_rle(mask), box_of(mask), int(np.count_nonzero(mask))) if mask.any() else None
+    (crop,) = crop_masks(mask[None])
+    height, width = crop.pixels.shape
+    if not height:
+        return None
+    (rle,) = encode_crops([crop], (mask.shape[0], mask.shape[1]))
+    return rle, [crop.left, crop.top, width, height], int(np.count_nonzero(crop.pixels))
 
 
 def track_fields(

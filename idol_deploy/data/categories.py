@@ -23,7 +23,6 @@ __all__ = [
     "class_labels",
     "list_some",
     "require_distinct",
-    "unknown_categories",
 ]
 
 # fmt: off
@@ -99,12 +98,6 @@ def class_labels(categories: Sequence[Category], classes: Sequence[str], path: P
             f"({list_some(classes)}); choose a preset with these classes, or set them"
         )
     return labels
-
-
-def unknown_categories(categories: Sequence[Category], classes: Sequence[str]) -> list[str]:
-    """Return the names of the categories that are no class of the network."""
-    known = set(map(_normalise, classes))
-    return [category.name for category in categories if _normalise(category.name) not in known]
 
 
 def require_distinct(classes: Sequence[str]) -> None:

@@ -26,7 +26,6 @@ __all__ = [
     "LIMITS",
     "RANGES",
     "AveragePrecision",
-    "Matching",
     "Metric",
     "Range",
     "match",
@@ -175,18 +174,6 @@ def score(
     return scores
 
 
-class Matching(NamedTuple):
-    """True and false positives; a result that is neither is ignored.
-
-    Attributes:
-        hit: [A, T, D] True for a result matched with an instance that counts.
-        miss: [A, T, D] True for a result that counts and has no match.
-    """
-
-    hit: NDArray[np.bool_]
-    miss: NDArray[np.bool_]
-
-
 def match(
     overlaps: NDArray[np.float64],  # [D, G]
     thresholds: NDArray[np.float64],  # [T]
@@ -194,11 +181,14 @@ def match(
     crowd: NDArray[np.bool_],  # [G] instances that match any number of results
     outside: NDArray[np.bool_],  # [A, D] results that are ignored if they have no match
     nameless: NDArray[np.bool_],  # [G] instances with id 0
-) -> Matching:
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Match each result, best score first, with the free instance of highest IoU, at all thresholds at once.
 
     An ignored instance is matched only if no other is possible; of equal IoUs the last is matched. As in the official
     evaluators, where the id of a match must not be 0, a result matched with instance 0 is a false positive.
+
+    Returns:
+        [A, T, D] True for true positives, and [A, T, D] True for false positives; other results are ignored.
     """
     (D, G), A, T = overlaps.shape, len(ignored), len(thresholds)
     matched = np.zeros((A, T, D), np.bool_)
@@ -218,7 +208,7 @@ def match(
         aside[:, :, d] = has_match & ignored[a, best]
         matched_instances[a, t, best] |= has_match & ~crowd[best]
     aside |= ~matched & outside[:, None, :]
-    return Matching(hit=matched & ~aside, miss=~matched & ~aside)
+    return matched & ~aside, ~matched & ~aside
 
 
 class _Cell(NamedTuple):
@@ -249,10 +239,8 @@ def _match_cell(
     # Results are never ignored by occlusion, which is unknown for them.
     outside = _out_of(np.array([result.area for result in results]), [r.area for r in ranges])
     nameless = np.array([track.id == 0 for track in truth], np.bool_)
-    matching = match(overlaps, IOU_THRESHOLDS, ignored, crowd, outside, nameless)
-    return _Cell(
-        np.array([result.score for result in results]), matching.hit, matching.miss, (~ignored).sum(axis=1)
-    )
+    hit, miss = match(overlaps, IOU_THRESHOLDS, ignored, crowd, outside, nameless)
+    return _Cell(np.array([result.score for result in results]), hit, miss, (~ignored).sum(axis=1))
 
 
 def _out_of(values: NDArray[np.float64], bounds: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:

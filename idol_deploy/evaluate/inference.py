@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from idol_deploy.data.categories import class_labels, list_some, unknown_categories
+from idol_deploy.data.categories import class_labels, list_some
 from idol_deploy.data.ytvis import Video, VisDataset
 from idol_deploy.evaluate.shards import PartsFolder, Shard
 from idol_runtime.config import Category
@@ -111,8 +111,12 @@ def missed_categories(classes: Sequence[Category], dataset: VisDataset) -> tuple
     """Return a message on the categories that are no class of the model; empty if all are.
 
     They remain in the scores, as on an evaluation server: AP is a mean over all categories with instances.
+
+    Raises:
+        ConfigError, DataError: see `class_labels`.
     """
-    unknown = unknown_categories(dataset.categories, [category.name for category in classes])
+    labels = class_labels(dataset.categories, [category.name for category in classes], dataset.path)
+    unknown = [category.name for category in dataset.categories if category.dataset_id not in labels]
     if not unknown:
         return ()
     many = f"{len(unknown)} of {len(dataset.categories)} categories"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from idol_deploy.data import categories
-from idol_deploy.data.categories import OVIS, YTVIS_2019, class_labels, require_distinct, unknown_categories
+from idol_deploy.data.categories import OVIS, YTVIS_2019, class_labels, require_distinct
 from idol_deploy.synth.identities import read_library
 from idol_runtime.config import Category
 from idol_runtime.errors import ConfigError, DataError
@@ -19,10 +19,8 @@ def test_categories_are_found_by_name_whatever_their_ids() -> None:
         Category("ufo", 1),
     ]
     assert class_labels(categories, YTVIS_2019, PATH) == {7: 1, 2: 0, 9: 39}
-    assert unknown_categories(categories, YTVIS_2019) == ["ufo"]
     own = [Category(name, number) for number, name in enumerate(OVIS, start=1)]
     assert class_labels(own, OVIS, PATH) == {i + 1: i for i in range(25)}
-    assert not unknown_categories(own, OVIS)
 
 
 def test_a_data_set_of_other_things_is_refused() -> None:

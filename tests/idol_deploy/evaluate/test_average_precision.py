@@ -252,9 +252,9 @@ def test_matching_equals_one_result_at_a_time(data: st.DataObject, D: int, G: in
 
     overlaps = data.draw(arrays(np.float64, (D, G), elements=st.sampled_from([0.0, 0.5, 0.55, 0.6, 1.0])))
     ignored, crowd, outside, nameless = flags(A, G), flags(G), flags(A, D), flags(G)
-    found = match(overlaps, THRESHOLDS, ignored, crowd, outside, nameless)
+    hit, miss = match(overlaps, THRESHOLDS, ignored, crowd, outside, nameless)
     for a in range(A):
         for t, threshold in enumerate(THRESHOLDS):
             fates = _fates(overlaps, threshold, ignored[a], crowd, outside[a], nameless)
-            assert found.hit[a, t].tolist() == [fate == "hit" for fate in fates]
-            assert found.miss[a, t].tolist() == [fate == "miss" for fate in fates]
+            assert hit[a, t].tolist() == [fate == "hit" for fate in fates]
+            assert miss[a, t].tolist() == [fate == "miss" for fate in fates]
