@@ -79,20 +79,12 @@ def missing_files(root: Path, names: Iterable[str]) -> set[str]:
     Raises:
         DataError: none of the files exists, so `root` must be the wrong folder.
     """
-    listings: dict[str, frozenset[str]] = {}
-    missing, exists, first = set(), False, ""
-    for name in names:
-        first = first or name
-        folder, file = os.path.split(os.path.join(root, name))
-        if folder not in listings:
-            listings[folder] = _list_folder(folder)
-        if file in listings[folder]:
-            exists = True
-        else:
-            missing.add(name)
-    if missing and not exists:
+    paths = {name: os.path.split(os.path.join(root, name)) for name in names}
+    listings = {folder: _list_folder(folder) for folder in {folder for folder, _ in paths.values()}}
+    missing = {name for name, (folder, file) in paths.items() if file not in listings[folder]}
+    if missing and len(missing) == len(paths):
         raise DataError(
-            f"none of the {len(missing)} annotated frames is below {root}, for example {first}; "
+            f"none of the {len(missing)} annotated frames is below {root}, for example {next(iter(paths))}; "
             "give the folder that holds them"
         )
     return missing

@@ -37,11 +37,10 @@ def holdout(dataset: VisDataset, seed: int, share: float = HOLDOUT_SHARE) -> tup
             f"{dataset.path} has only one recording, which cannot be split; give separate validation videos"
         )
     count = min(max(round(share * len(recordings)), 1), len(recordings) - 1)
-    held_out = set(recordings[:count])
-    sides: tuple[set[int], set[int]] = (set(), set())
-    for video in dataset.videos:
-        sides[_recording(video) in held_out].add(video.id)
-    return dataset.subset(sides[False]), dataset.subset(sides[True])
+    chosen = set(recordings[:count])
+    held_out = {video.id for video in dataset.videos if _recording(video) in chosen}
+    kept = {video.id for video in dataset.videos} - held_out
+    return dataset.subset(kept), dataset.subset(held_out)
 
 
 def _recording(video: Video) -> str:

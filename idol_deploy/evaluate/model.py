@@ -61,6 +61,13 @@ class ModelChoice:
             )
 
     @property
+    def network(self) -> IdolConfig | None:
+        """Network configuration of the preset; None for a bundle."""
+        from idol_deploy.settings import network_config
+
+        return None if self.preset is None else network_config(self.preset)
+
+    @property
     def file(self) -> Path:
         """File of the model."""
         file = self.bundle or self.weights
@@ -79,10 +86,8 @@ def stream_config(model: ModelChoice) -> StreamConfig:
     if model.bundle is not None:
         with Bundle.open(model.bundle) as bundle:
             return override(bundle.manifest.stream, model.settings)
-    from idol_deploy.settings import network_config
-
-    assert model.preset is not None
-    return override(network_config(model.preset).stream, model.settings)
+    assert model.network is not None
+    return override(model.network.stream, model.settings)
 
 
 def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:
@@ -111,11 +116,8 @@ def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:
             fit=model.fit,
             settings=model.settings,
         )
-    from idol_deploy.settings import network_config
-
-    assert model.preset is not None
-    assert model.weights is not None
-    network = load_model(model.weights, network_config(model.preset), device)
+    assert model.network is not None
+    network = load_model(model.weights, model.network, device)
     from idol_deploy.backend import TorchBackend
 
     if model.threads:

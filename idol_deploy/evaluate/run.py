@@ -18,7 +18,6 @@ from idol_deploy.evaluate.reappearance import score_reappearance
 from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
-from idol_deploy.settings import network_config
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.files import file_digest, refuse_replacing, replacing, writable_target
 from idol_runtime.optional import import_optional
@@ -196,7 +195,7 @@ def _run_model(
         "videos": [video.id for video in dataset.videos],
         "frames": str(task.frames.resolve()),
         "model": _digest(model.file),
-        "network": None if model.preset is None else msgspec.to_builtins(network_config(model.preset).model),
+        "network": model.network and msgspec.to_builtins(model.network.model),
         "backend": model.backend,
         "graph": model.graph,
         "fit": model.fit,
