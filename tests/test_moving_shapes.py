@@ -29,7 +29,7 @@ def test_a_mask_is_what_is_seen_of_its_shape() -> None:
     assert clip.masks.sum(0).max() == 1
     for mask in clip.masks:
         assert len(np.unique(clip.frames[mask], axis=0)) == 1
-    # The shapes in front are whole; some shape behind is hidden in part at some time, and moves.
+    # Front shapes are never hidden; a shape behind is partly hidden at some time, and moves.
     assert (clip.hidden[-1] == 0).all()
     assert clip.hidden[:-1].max() > 0.2
     assert (clip.masks[-1, 0] != clip.masks[-1, -1]).any()

@@ -225,12 +225,12 @@ def _match_cell(
     results: Sequence[Prediction],
     truth: Sequence[Track],
     ranges: Sequence[Range],
-    kept: dict[tuple[int, int], NDArray[np.float64]] | None,
+    matrices: dict[tuple[int, int], NDArray[np.float64]] | None,  # output
 ) -> _Cell:
     results = results[: LIMITS[-1]]
     overlaps = track_ious([result.masks for result in results], [track.masks for track in truth])
-    if kept is not None:
-        kept[key] = overlaps
+    if matrices is not None:
+        matrices[key] = overlaps
     crowd = np.array([track.crowd for track in truth], np.bool_)
     ignored = crowd | _out_of(np.array([track.area for track in truth]), [r.area for r in ranges])
     if any(r.occlusion != (0.0, 1.0) for r in ranges):

@@ -18,7 +18,7 @@ COLUMNS = {
     "AR_occ_heavy": "AR heavy",
     "AssA": "AssA",
     "IDF1": "IDF1",
-    "kept": "kept",
+    "kept": "re-identified",
 }
 
 # Scores of each cell, by row and seed.

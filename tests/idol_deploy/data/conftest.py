@@ -20,7 +20,7 @@ FORMS = {"ytvis": ytvis19_r50, "ovis": ovis_r50, "coco": coco_r50}
 def shapes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[MadeDataset, IdolConfig]:
-    """A data set in each format, with the published augmentation of that format, at half of its size."""
+    """A data set in each format, with the published augmentation at half its size."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     config = replace(FORMS[request.param](), classes=("square", "Disc", "hexagon", "triangle"))
     train = config.train

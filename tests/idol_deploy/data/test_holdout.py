@@ -1,4 +1,4 @@
-"""The same split everywhere, and no recording on both sides."""
+"""Holdout: the same split everywhere, and no recording on both sides."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_recordings_stay_whole_and_the_order_of_the_file_is_nothing() -> None:
 
 
 def test_the_split_never_changes() -> None:
-    # Models in use were trained beside it: were these numbers others, they would be tested on what they know.
+    # Models in use were trained with this split; another one would test them on their training data.
     assert sorted(_ids(holdout(_dataset(20, clips=1), seed=0)[1])) == [50, 60]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from idol_deploy.objective.batch import Batch
     from moving_shapes import MadeDataset
 
-# Python 3.12 warns of what DataLoader does; torch of machines with a single core.
+# Python 3.12 warns of forks by DataLoader, torch of machines with a single core.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
@@ -100,14 +100,14 @@ def test_both_directions_annotate_every_frame(made: MadeDataset) -> None:
     assert torch.equal(both.targets.pixels[::2], one.targets.pixels)
     on_key, on_reference = both.targets.exists[::2].sum(1), both.targets.exists[1::2].sum(1)
     assert torch.equal(on_key, one.targets.exists.sum(1))
-    # What is on both frames, seen from either.
+    # Instances on both frames, counted from each side.
     assert torch.equal(both.targets.on_reference[::2].sum(1), both.targets.on_reference[1::2].sum(1))
     assert on_reference.all()
     assert both.targets.masks[1::2].flatten(1).any(1).all()
 
 
 class _Drawing:
-    """A source whose samples are all broken, and say what was drawn for them."""
+    """A source of broken samples only; each fault has the number drawn for it."""
 
     log = FaultLog()
     identities = 0
@@ -133,7 +133,7 @@ def test_a_loader_goes_on_where_another_stopped(made: MadeDataset) -> None:
     whole = _take(_loader(made), 5)
     loader = _loader(made, workers=2)
     first = _take(loader, 2)
-    # Workers have more ready; what was handed out counts.
+    # Workers hold more batches ready; only returned ones count.
     assert loader.state == LoaderState(7, 4)
     assert _same(first, whole[:2])
     assert _same(_take(loader, 1), whole[2:3])
@@ -149,7 +149,7 @@ def test_loading_leaves_the_global_generators_alone(made: MadeDataset) -> None:
 
 
 class _Breaking:
-    """A source some of whose samples cannot be read."""
+    """A source with some unreadable samples."""
 
     identities = 0
 
@@ -174,7 +174,7 @@ def test_a_broken_image_is_replaced_by_the_next_sample_and_counted(made: MadeDat
         _Breaking(whole, {1, 2}), SMALL.preprocessing, pairs=1, state=LoaderState(7), workers=workers
     )
     batches = _take(loader, 10)
-    # In each of two rounds, 1 is read as 2, both fail, and 3 comes in their place: three faults a round.
+    # In each of two rounds sample 1 is replaced by 2, which fails too, then by 3: three faults per round.
     assert loader.log.counts == {"unreadable image": 6}
     assert loader.log.summary()[0].startswith("6 x unreadable image, first video ")
     assert loader.state.position == 10
@@ -239,7 +239,7 @@ def test_the_losses_take_what_is_loaded(
 
 
 class _Killed(_Drawing):
-    """A source whose reader is killed, as when memory is short."""
+    """A source with a reader that is killed, as when memory is full."""
 
     def load(self, index: int, rng: np.random.Generator) -> Fault:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -258,7 +258,7 @@ def test_what_stops_a_job_leaves_the_workers_to_the_trainer(
     begin = loader_module._ignore_stop_signals
 
     def begin_late(worker: int) -> None:
-        time.sleep(worker)  # the second begins while the first loads
+        time.sleep(worker)  # the second starts while the first loads
         begin(worker)
 
     monkeypatch.setattr(loader_module, "_ignore_stop_signals", begin_late)

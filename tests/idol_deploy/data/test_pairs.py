@@ -82,7 +82,7 @@ def test_the_key_frame_comes_first_and_an_absent_instance_is_empty(folder: Path)
         key, reference = (int(sample.name.split()[place]) for place in (3, 5))
         assert key < reference
         kinds.add((key, reference))
-        # In 0 and 1 the first instance is not; it is listed only with frame 2.
+        # The first instance is absent from frames 0 and 1, so it is listed only with frame 2.
         listed = [0, 1, 2] if reference == 2 else [1, 2]
         np.testing.assert_array_equal(sample.identities, listed)
         np.testing.assert_array_equal(sample.labels, np.array(clip.labels)[listed])
@@ -205,7 +205,7 @@ def _open_stills(stills: Path, *, strict: bool = False) -> StillPairs:
 
 
 def _edit_stills(stills: Path, **changes: Any) -> None:
-    """Changes the annotations of image 1."""
+    """Change the annotations of image 1."""
     path = stills / "instances.json"
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
@@ -259,7 +259,7 @@ def test_classes_of_images_that_are_not_in_the_list(stills: Path) -> None:
 
 
 def _colour(frame: AnnotatedFrame, i: int) -> np.ndarray:
-    """The usual colour of an instance."""
+    """Return the median colour of an instance."""
     return np.median(frame.image[frame.masks[i]], axis=0)
 
 
@@ -274,7 +274,7 @@ def _check_frame(frame: AnnotatedFrame, *, own_boxes: bool) -> None:
         tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         if own_boxes:
             np.testing.assert_array_equal(box, tight)
-        else:  # the box of the whole shape, of which a crop may leave an end; off by what a pixel was at most
+        else:  # box of the whole shape, partly outside the crop, with an error of one source pixel at most
             assert (box[:2] <= np.array(tight[:2]) + 3).all()
             assert (box[2:] >= np.array(tight[2:]) - 3).all()
         assert (box >= 0).all()

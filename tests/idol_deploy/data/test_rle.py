@@ -1,4 +1,4 @@
-"""Equal to pycocotools on masks, and firm on what is none."""
+"""Masks equal pycocotools; invalid texts are detected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _encode(mask: np.ndarray) -> bytes:
 def test_areas_and_sizes(masks: list[np.ndarray], spoiled: int) -> None:
     counts = [_encode(mask) for mask in masks]
     expected = [(mask.sum(), mask.size) for mask in masks]
-    counts.insert(spoiled, b"P")  # more digits promised than come
+    counts.insert(spoiled, b"P")  # ends within a number
     expected.insert(spoiled, (-1, -1))
     areas, sizes = measure_rles(counts)
     assert list(zip(areas, sizes, strict=True)) == expected

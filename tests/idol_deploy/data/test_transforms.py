@@ -59,7 +59,7 @@ def test_images_and_masks_are_what_single_steps_make_of_them(seed: int, still: b
     for view in views:
         image, turned = view.image(Image.fromarray(frame)), view.masks(masks)
         assert turned.shape[1:] == view.size == image.shape[:2]
-        # As a device resizes frames, to the bit.
+        # Equal to the bit to the resize of the runtime.
         np.testing.assert_array_equal(image, _step_by_step(frame, view, resize))
         for mask, original in zip(turned, masks, strict=True):
             np.testing.assert_array_equal(mask, _step_by_step(original, view, _nearest))
@@ -103,7 +103,7 @@ def test_a_clip_shares_size_and_flip_and_crops_each_frame(config) -> None:
             shorts[min(views[0].size)] += 1
     assert all(count > 130 for count in kinds.values())
     assert len(kinds) == 4
-    # Of 720x1280, the long side bounds what is above 432 at 768.
+    # For 720x1280 the long side limits short sides above 432.
     expected = {min(short, round(720 * config.train.max_size / 1280)) for short in config.train.min_sizes}
     assert set(shorts) == expected
 

@@ -1,4 +1,4 @@
-"""What an annotation file says, in every form of mask, and what is said about one that is broken."""
+"""Annotation files with every form of mask, and the messages about broken ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _contents() -> dict[str, Any]:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., Path]:
-    """The file, after a change."""
+    """A function that writes the file after a change."""
 
     def write(change: Callable[[dict[str, Any]], object] = lambda contents: None) -> Path:
         contents = _contents()

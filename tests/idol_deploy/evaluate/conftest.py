@@ -1,4 +1,4 @@
-"""The official evaluators' inputs and answers, and data sets made up on the spot."""
+"""Inputs and outputs of the official evaluators, and random data sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from idol_runtime.tracking.rle import encode_rle
 
 @pytest.fixture(scope="session")
 def official() -> Path:
-    """The folder of inputs and answers."""
+    """The folder of inputs and outputs."""
     return Path(__file__).parents[2] / "data" / "ytvis_eval"
 
 
@@ -30,7 +30,7 @@ def _rectangle(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def make_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Annotations and results with all that the rules speak of.
+    """Return annotations and results with all special cases of the rules.
 
     Ties of scores and overlaps, crowds, frames and whole tracks without a mask, classes and videos without instances or
     results, id 0, sizes of all three kinds, unordered ids, now and then more than 100 results.
@@ -76,7 +76,7 @@ def make_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Path, Path]]:
-    """The files of a made-up data set: annotations and results."""
+    """A function that writes annotations and results of a random data set."""
     folder = tmp_path_factory.mktemp("made")
 
     def write(seed: int) -> tuple[Path, Path]:

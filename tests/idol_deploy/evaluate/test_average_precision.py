@@ -1,4 +1,4 @@
-"""Equal to what the official evaluators said, and to their rules written out slowly."""
+"""Scores equal the official evaluators and a slow version of their rules."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_data_set_says_whose_rules_it_is_made_for(
     path = make_videos(tmp_path, videos=1, frames=1, size=(16, 16), form=form).annotations
     assert metric_of(read_dataset(path)) == metric
     contents = json.loads(path.read_text())
-    contents["annotations"][1].pop("occlusion", None)  # OVIS's rules need it of every instance
+    contents["annotations"][1].pop("occlusion", None)  # the rules of OVIS need occlusion for every instance
     path.write_text(json.dumps(contents))
     assert metric_of(read_dataset(path)) == "ytvis"
 
@@ -109,7 +109,7 @@ def _ignored(entry: dict[str, Any], limits: Range) -> bool:
 def _greedy(
     overlaps: np.ndarray, truth: list[dict[str, Any]], ignored: list[bool], threshold: float
 ) -> list[int | None]:
-    """For each result, best score first, the number of its instance."""
+    """Return the index of the instance of each result, best score first."""
     free = [True] * len(truth)
     chosen: list[int | None] = []
     for row in overlaps:
@@ -131,7 +131,7 @@ Cell = tuple[list[dict[str, Any]], list[dict[str, Any]], np.ndarray]
 
 
 def _cells(gt: dict[str, Any], results: list[dict[str, Any]]) -> dict[int, list[Cell]]:
-    """Instances, results and overlaps of each class, by video."""
+    """Return instances, results and overlaps of each class, by video."""
     for entry in (*gt["annotations"], *results):
         entry["volume"] = _volume(entry)
         entry["area"] = _mean_area(entry["volume"])
@@ -151,7 +151,7 @@ def _cells(gt: dict[str, Any], results: list[dict[str, Any]]) -> dict[int, list[
 
 
 def _slowly(cells: list[Cell], limits: Range, threshold: float) -> tuple[np.ndarray, list[float]]:
-    """Precision at 101 recalls with the largest limit, and recall with each."""
+    """Return precision at 101 recalls with the highest limit, and recall with each limit."""
     entries: list[tuple[float, int, str]] = []
     instances = 0
     for truth, found, overlaps in cells:
@@ -230,7 +230,7 @@ def _fates(
     free = [True] * len(crowd)
     fates = []
     for d, row in enumerate(overlaps):
-        # The last of equals wins, and one that counts wins over one that does not.
+        # Of equals the last is matched, and instances that count before ignored ones.
         able = [g for g in range(len(crowd)) if (free[g] or crowd[g]) and row[g] >= min(threshold, 1 - 1e-10)]
         g = max(able, key=lambda g: (not ignored[g], row[g], g), default=None)
         if g is not None:

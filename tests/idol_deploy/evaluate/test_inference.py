@@ -1,4 +1,4 @@
-"""A data set through a pipeline: what is written, what a cut-off run leaves, and who does what."""
+"""A pipeline over a data set: results, interrupted runs, and several processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = StreamConfig(CLASSES, Preprocessing(short_side=None))
 
 
 class Noise:
-    """A backend whose answer depends on the frame alone."""
+    """A backend with outputs that depend on the frame only."""
 
     name = "noise"
     graph = None
@@ -50,7 +50,7 @@ class Noise:
 
 
 class Counting(Pipeline):
-    """Counts frames, and may break down at one."""
+    """A pipeline that counts frames and may be interrupted at one."""
 
     def __init__(self, breaks_at: int | None = None) -> None:
         super().__init__(Noise(), CONFIG)
@@ -66,7 +66,7 @@ class Counting(Pipeline):
 
 @pytest.fixture
 def work(tmp_path: Path) -> InferenceTask:
-    """Four videos of two sizes, whose data set numbers the classes in another way and lacks one."""
+    """Four videos of two sizes, in a data set with other category ids and without one class."""
     rng = np.random.default_rng(0)
     videos = []
     for i, (frames, size) in enumerate([(3, (40, 56)), (2, (64, 32)), (1, (40, 56)), (4, (40, 56))]):
@@ -157,7 +157,7 @@ def test_a_silent_process_is_not_awaited_for_ever(
 ) -> None:
     monkeypatch.setattr(shards, "_SILENT_S", 0.5)
     work.parts.mkdir()
-    (work.parts / "rank1.started").touch()  # as one leaves it that was killed
+    (work.parts / "rank1.started").touch()  # as left by a killed process
     with pytest.raises(BackendError, match=r"process 1 gave no sign of life for 0 s.*run all again"):
         run_videos(replace(work, shard=Shard(0, 2)), Counting)
     assert not work.results.exists()
@@ -169,7 +169,7 @@ def test_a_slow_process_is_awaited(work: InferenceTask, monkeypatch: pytest.Monk
 
     class Slow(Counting):
         def step(self, frame: object) -> object:
-            time.sleep(0.3)  # six frames: longer than a silence may be
+            time.sleep(0.3)  # six frames, longer than the limit
             return super().step(frame)
 
     outcome: list[bool] = []
@@ -220,7 +220,7 @@ def test_a_folder_without_a_video_is_taken_over(work: InferenceTask) -> None:
     with pytest.raises(BackendError):
         run_videos(replace(work, shard=Shard(0, 2)), _fail)
     assert (work.parts / "run.json").is_file()
-    (work.parts / ".27-half.json").touch()  # as one leaves it that was killed
+    (work.parts / ".27-half.json").touch()  # as left by a killed process
     other = replace(work, identity={"model": "other"})
     assert run_videos(other, Counting)
     assert json.loads(work.results.read_text()) == _by_hand(work)

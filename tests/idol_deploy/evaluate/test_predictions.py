@@ -1,4 +1,4 @@
-"""Results files: their order, and what is said about one that is broken."""
+"""Results files: order, messages about broken ones, and the archive."""
 
 from __future__ import annotations
 

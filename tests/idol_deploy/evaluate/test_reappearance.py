@@ -16,7 +16,7 @@ SIZE = (4, 6)
 
 
 def masks(columns: list[int | None]) -> Masks:
-    """A stroke at a column of each frame; None: not there."""
+    """Return masks of one column in each frame; None for an absent instance."""
     drawn: NDArray[np.bool_] = np.zeros((len(columns), *SIZE), np.bool_)
     for frame, column in enumerate(columns):
         if column is not None:
@@ -44,9 +44,9 @@ HERE: list[int | None] = [0, 0, None, None, None, 0, 0]
         ([HERE], Reappearance(1, 1, 1)),
         ([[0, 0, *[None] * 5], [*[None] * 5, 0, 0]], Reappearance(1, 1, 0)),
         ([[0, 0, *[None] * 5]], Reappearance(1, 0, 0)),
-        # Its neighbour takes the identity over, and it gets a new one.
+        # A neighbour takes over the identity, and the instance gets a new one.
         ([[0, 0, 3, 3, 3, 3, 3], [*[None] * 5, 0, 0]], Reappearance(1, 1, 0)),
-        # Found late on its return, by the right track.
+        # Detected late after its return, by the right track.
         ([[0, 0, None, None, None, None, 0]], Reappearance(1, 1, 1)),
         ([], Reappearance(1, 0, 0)),
     ],
@@ -61,7 +61,7 @@ def test_each_absence_counts_between_its_neighbours() -> None:
     twice: list[int | None] = [0, None, None, None, 0, None, None, None, 0, None, 0]
     first, second = [0, *[None] * 3, 0, *[None] * 6], [*[None] * 8, 0, None, 0]
     assert score_reappearance(dataset(twice), results(first, second)) == Reappearance(2, 2, 1)
-    # The short absence is of one frame.
+    # The short absence has one frame.
     assert score_reappearance(dataset(twice), results(first, second), minimum=1) == Reappearance(3, 3, 2)
 
 

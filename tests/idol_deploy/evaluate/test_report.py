@@ -1,4 +1,4 @@
-"""What people and programs are told."""
+"""Scores as a table and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole of an evaluation, from files to files."""
+"""A whole evaluation, from files to files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from idol_runtime.errors import ConfigError, DataError, SourceError
 if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol
 
-# An untrained network is sure of nothing.
+# An untrained network has low scores.
 EVERYTHING = ("association.select_score=0", "association.init_score=0", "video.class_score=0")
 
 
@@ -95,7 +95,7 @@ def test_parts_of_another_run_are_not_taken_over(
     frame = broken.read_bytes()
     broken.write_bytes(frame[: len(frame) // 2])
     with pytest.raises(SourceError):
-        evaluate(begun, _quiet)  # whose first video is done
+        evaluate(begun, _quiet)  # the first video is finished
     broken.write_bytes(frame)
     other = begun
     if what == "frames":
@@ -108,7 +108,7 @@ def test_parts_of_another_run_are_not_taken_over(
         preset.write_text(settings_to_json(override(TrainSettings(tiny_config), [change])))
     with pytest.raises(ConfigError, match=rf"of another run \({what} differs\)"):
         evaluate(other, _quiet)
-    # The same at another place is the same.
+    # Equal settings at another path are the same run.
     moved = tmp_path / "moved.json"
     moved.write_text(settings_to_json(TrainSettings(tiny_config)))
     assert evaluate(replace(begun, model=replace(begun.model, preset=str(moved))), _quiet).outputs

@@ -1,4 +1,4 @@
-"""What torchrun's variables mean."""
+"""Shares of processes from the variables of torchrun."""
 
 from __future__ import annotations
 

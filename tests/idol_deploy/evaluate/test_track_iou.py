@@ -18,7 +18,7 @@ def compressed(masks: NDArray[np.bool_]) -> Masks:  # [T, H, W]
 @given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 2**32 - 1))
 def test_each_takes_the_largest_overlap_that_is_left(found: int, truth: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    # Few pixels, most of them in both: overlaps above a half are common, and so are ties.
+    # Few pixels, most of them common, so that IoUs above 0.5 and ties are frequent.
     base = rng.random((1, 2, *SIZE)) < 0.7
     tracks, instances = (base ^ (rng.random((n, 2, *SIZE)) < 0.25) for n in (found, truth))
     assigned = assign_tracks([compressed(t) for t in tracks], [compressed(i) for i in instances])

@@ -1,4 +1,4 @@
-"""Equal to TrackEval's own reading of the same files."""
+"""Scores equal TrackEval on the same files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_identity_switches_are_counted_over_gaps_and_within_a_class(tmp_path: Pa
         # The two of class 1 are exchanged after the second frame.
         track(1, left, left, right, right),
         track(1, right, right, left, left),
-        # Of class 2, one is another after a frame in which neither is there; the other stays what it is.
+        # In class 2 one track changes after a frame without either; the other does not.
         track(2, left, None, None, None),
         track(2, None, None, left, left),
         track(2, right, right, right, right),

@@ -1,4 +1,4 @@
-"""A whole ablation of a tiny network, cut off and taken up again."""
+"""A whole ablation of a tiny network, interrupted and continued."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def task(tiny_config: IdolConfig, made: MadeDataset, tmp_path: Path) -> Ablation
     train = replace(
         tiny_config.train, min_sizes=(48,), max_size=64, crop_range=(32, 48), batch_pairs=1, iterations=1
     )
-    # Everything is a track: an untrained network must have something to associate.
+    # Every detection starts a track, since an untrained network has low scores.
     association = replace(
         tiny_config.association, select_score=0.0, init_score=0.0, new_track_score=0.0, mask_nms_iou=1.0
     )

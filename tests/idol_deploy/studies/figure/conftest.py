@@ -1,4 +1,4 @@
-"""Videos of shapes, a network that fits them, and reading pictures back."""
+"""Videos of shapes, a network for them, and the source of pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stills(tmp_path_factory: pytest.TempPathFactory) -> MadeDataset:
 
 @pytest.fixture(scope="session")
 def config(tiny_config: IdolConfig) -> IdolConfig:
-    """A tiny network for shapes, on frames of half as many pixels again."""
+    """A tiny network for shapes, on frames enlarged by a half."""
     train = replace(tiny_config.train, min_sizes=(48,), max_size=64, crop_range=(32, 48), batch_pairs=1)
     preprocessing = replace(tiny_config.preprocessing, short_side=72)
     return replace(tiny_config, classes=SHAPES, train=train, preprocessing=preprocessing)
@@ -34,7 +34,7 @@ def config(tiny_config: IdolConfig) -> IdolConfig:
 
 @pytest.fixture
 def svg(tmp_path: Path) -> Callable[[Callable[[Path], object]], str]:
-    """The source of the SVG picture that a function draws at a path; its text is text."""
+    """A function that returns the source of an SVG picture, with its text as text."""
 
     def source(draw: Callable[[Path], object]) -> str:
         path = tmp_path / "drawn.svg"

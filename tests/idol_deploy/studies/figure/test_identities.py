@@ -14,13 +14,13 @@ from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.tracking.rle import encode_rles
 from moving_shapes import MadeDataset, draw_clip
 
-# Of shapes 0 and 1 in four frames, with and without; the second is unseen in frame 1 and comes back as another.
+# Identities of shapes 0 and 1 in four frames, per run; the second shape is absent from frame 1 and changes in run 1.
 IDS = (([0, 1], [0, 1]), ([0, -1], [0, -1]), ([0, 1], [0, 7]), ([0, 1], [0, 7]))
 
 
 @pytest.fixture
 def frames() -> list[PairedFrame]:
-    """Two shapes of video 1 as found by both runs."""
+    """Two shapes of video 1 in both runs."""
     masks = draw_clip(4, (48, 64), 3, 1).masks[:2]
     boxes = np.array([[4, 4, 30, 20], [20, 20, 50, 40]], np.float32)
     return [

@@ -1,4 +1,4 @@
-"""Both runs against pipelines that know nothing of each other, and what is made of their identities."""
+"""Both runs equal separate pipelines; changed identities and the choice of frames."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.rle import decode_rle
 
 QUERIES, WIDTH = 12, 4
-# A high bar for new tracks, so that a run may have no identity for what the other tracks.
+# A high threshold for new tracks, so that a run may not track an instance that the other tracks.
 CONFIG = StreamConfig(
     (Category("cat", 1), Category("dog", 2)),
     Preprocessing(short_side=None),
@@ -36,7 +36,7 @@ CONFIG = StreamConfig(
 
 
 class Invented:
-    """A network that says something else of every frame, of queries that resemble themselves; counts its calls."""
+    """A network with outputs that differ per frame and stable embeddings per query; counts its calls."""
 
     name, reason, network_size = "invented", "", None
 
@@ -66,7 +66,7 @@ class Invented:
         ]
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_what_cannot_be_tracked_twice(tmp_path: Path) -> None:
 
 
 def made(*frames: tuple[list[int], list[int]]) -> list[PairedFrame]:
-    """Frames of these identities in either run."""
+    """Return frames with these identities per run."""
     nothing = np.empty((0, 4), np.float32)
     return [PairedFrame(t, np.array(ids, np.int64), nothing, ()) for t, ids in enumerate(frames)]
 
@@ -121,10 +121,10 @@ def test_frames_where_the_runs_disagree() -> None:
     steady, gone, back = ([0, 1], [0, 1]), ([0], [0]), ([0, 1], [0, 2])
     assert choose_frames(made(steady, steady, gone, gone, back, back), 3) == [1, 2, 4]
     assert choose_frames(made(steady, steady, gone, gone, back, back), 2) == [1, 4]
-    # Too far apart to be seen at a glance, and nothing to see at all.
+    # Too far apart, and no disagreement.
     assert choose_frames(made(steady, gone, gone, gone, back), 2, within=2) == [0, 4]
     assert choose_frames(made(steady, steady, steady, steady, gone), 3) == [0, 2, 4]
-    # A swap of two counts for more than a new number for one.
+    # A swap of two identities counts more than one new identity.
     swap = ([0, 1], [1, 0])
     assert choose_frames(made(back, steady, gone, swap, steady), 2)[1] == 3
 

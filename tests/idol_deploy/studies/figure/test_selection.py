@@ -25,7 +25,7 @@ from idol_deploy.studies.figure.sheet import colour_of
 from idol_runtime.errors import ConfigError
 from moving_shapes import MadeDataset
 
-# Thresholds that a fresh network's boxes reach, so that there is something to compare.
+# Low thresholds, so that an untrained network has positive queries.
 LOSS = LossConfig(iou_positive=0.15, iou_negative=0.1)
 
 
