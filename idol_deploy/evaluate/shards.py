@@ -23,6 +23,7 @@ __all__ = ["PartsFolder", "Shard"]
 
 _RUN_VARIABLES = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
 _IDENTITY = "run.json"
+_ALIVE, _FAILED = "started", "failed"
 _POLL_S = 0.2  # between checks of the other processes
 _STALE_S = 30.0  # until a failure file of an earlier run counts: a process removes its own when it starts
 _SIGN_S = 5.0  # between signs of life
@@ -89,15 +90,17 @@ class PartsFolder:
         self.path = path
         self._identity = json.dumps(identity, sort_keys=True, indent=1)
         self._shard = shard
+        # Specific to this start: a process that starts late must find the folder, even with nothing left to compute.
+        self._done = f"{shard.run}.done"
         self._touched = -math.inf
         try:
             path.mkdir(exist_ok=True)
-            for marker in (self._failure(shard.rank), self._done(shard.rank)):
-                marker.unlink(missing_ok=True)
+            for kind in (_FAILED, self._done):
+                self._marker(kind).unlink(missing_ok=True)
             if not self._has_parts():
                 with replacing(path / _IDENTITY) as temporary:
                     temporary.write_text(self._identity)
-            sign = self._sign(shard.rank)
+            sign = self._marker(_ALIVE)
             sign.write_text("")
             self._started = sign.stat().st_mtime  # by the clock of the file system
         except OSError as error:
@@ -122,11 +125,11 @@ class PartsFolder:
         """Leave a sign of life, every few seconds at most."""
         if time.monotonic() - self._touched > _SIGN_S:
             self._touched = time.monotonic()
-            self._sign(self._shard.rank).touch()
+            self._marker(_ALIVE).touch()
 
     def finish(self) -> None:
         """Report that this process has finished its share."""
-        self._done(self._shard.rank).write_text("")
+        self._marker(self._done).write_text("")
 
     def fail(self, error: BaseException) -> None:
         """Report the failure of this process, and remove the folder if it has no parts and no other user."""
@@ -134,7 +137,7 @@ class PartsFolder:
             # Written at once: the first process may read it at any time.
             with (
                 contextlib.suppress(OSError, OutputError),
-                replacing(self._failure(self._shard.rank)) as file,
+                replacing(self._marker(_FAILED)) as file,
             ):
                 file.write_text(str(error))
         if self._shard.count == 1 and not self._has_parts():
@@ -152,14 +155,12 @@ class PartsFolder:
         """
         start = time.monotonic()
         waiting = list(range(1, self._shard.count))
-        # Time stamps are only compared with each other, since clocks of two machines may differ.
-        signs: dict[int, tuple[int, float]] = dict.fromkeys(
-            waiting, (0, start)
-        )  # time stamp, and when it was new
-        while waiting := [rank for rank in waiting if not self._done(rank).is_file()]:
+        # The last time stamp of each process and when it was new; stamps of different clocks are never compared.
+        signs: dict[int, tuple[int, float]] = dict.fromkeys(waiting, (0, start))
+        while waiting := [rank for rank in waiting if not self._marker(self._done, rank).is_file()]:
             for rank in waiting:
                 with contextlib.suppress(FileNotFoundError):
-                    stamp = self._sign(rank).stat().st_mtime_ns
+                    stamp = self._marker(_ALIVE, rank).stat().st_mtime_ns
                     if stamp != signs[rank][0]:
                         signs[rank] = stamp, time.monotonic()
                 if time.monotonic() - signs[rank][1] > _SILENT_S:
@@ -168,9 +169,9 @@ class PartsFolder:
                         "killed, as happens when memory is full; run all again to continue from here"
                     )
                 with contextlib.suppress(FileNotFoundError):
-                    new = self._failure(rank).stat().st_mtime >= self._started
+                    new = self._marker(_FAILED, rank).stat().st_mtime >= self._started
                     if new or time.monotonic() - start > _STALE_S:
-                        why = self._failure(rank).read_text()
+                        why = self._marker(_FAILED, rank).read_text()
                         raise BackendError(
                             f"process {rank} failed: {why}; fix the cause and run again to continue from here"
                         )
@@ -179,15 +180,9 @@ class PartsFolder:
     def _has_parts(self) -> bool:
         return any(path.name != _IDENTITY for path in self.path.glob("[!.]*.json"))
 
-    def _failure(self, rank: int) -> Path:
-        return self.path / f"rank{rank}.failed"
-
-    def _done(self, rank: int) -> Path:
-        # Specific to this start: a process that starts late must find the folder, even with nothing left to compute.
-        return self.path / f"rank{rank}.{self._shard.run}.done"
-
-    def _sign(self, rank: int) -> Path:
-        return self.path / f"rank{rank}.started"
+    def _marker(self, kind: str, rank: int | None = None) -> Path:
+        """Return a marker file of a process (default: this one)."""
+        return self.path / f"rank{self._shard.rank if rank is None else rank}.{kind}"
 
 
 def _difference(theirs: str, ours: str) -> str:
