@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from idol_runtime.errors import IdolError
 from idol_runtime.files import replacing, writable_target
 from published.arrays import ReferenceFolder
-from published.parity import Row, compare_tag
+from published.parity import ParityRow, compare_tag
 from published.units import compare_units
 
 _HEADER = f"{'video':12} {'path':5} {'stage':18} {'error':>9} {'allowed':>9} {'compared':>9} {'near-ties':>9}"
@@ -59,7 +59,7 @@ def main() -> int:
     return 1 if failed or not rows else 0
 
 
-def _videos(options: argparse.Namespace) -> Iterator[Row]:
+def _videos(options: argparse.Namespace) -> Iterator[ParityRow]:
     folder = ReferenceFolder(options.folder)
     if not options.tag:
         for name in folder.others:
@@ -78,7 +78,7 @@ def _progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _report(rows: Iterator[Row]) -> Iterator[Row]:
+def _report(rows: Iterator[ParityRow]) -> Iterator[ParityRow]:
     print(_HEADER)
     for row in rows:
         _progress("")

@@ -1,9 +1,9 @@
-"""From a checkpoint to a verified bundle."""
+"""Export of a checkpoint to a verified bundle."""
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -20,12 +20,12 @@ from idol_deploy.weights.layout import published_state, weights_hash
 from idol_deploy.weights.reference import make_video
 from idol_export.graph.adapter import ExportGraph
 from idol_export.graph.operator import with_fused_attention
-from idol_export.graph.storage import in_half_precision
 from idol_export.graph.tracing import DEFAULT_OPSET, check_opset, describe_io, probe_to_onnx, shipped
-from idol_export.graph.weights import part_weights
-from idol_export.precision.reduce import ReduceOptions, reduce_graph, runnable
+from idol_export.graph.weights import in_half_precision, part_weights, without_shared
+from idol_export.precision.base import ReduceOptions
+from idol_export.precision.reduce import Reduced, reduce_graph, runnable
 from idol_export.verify.parity import Candidate, torch_stages, verify
-from idol_export.verify.reference_graph import Exact, Judge
+from idol_export.verify.reference_graph import ReferenceGraph
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import import_onnxruntime
@@ -50,26 +50,26 @@ from idol_runtime.sources.opening import open_source
 __all__ = ["ExportOptions", "Exported", "export"]
 
 _GOLDEN_SEED = 0
-_LARGEST_SIDE = 8192  # of a frame, in pixels: a slip of the pen would fill the memory
+_LARGEST_SIDE = 8192  # pixels; a mistyped frame size could fill the memory
 _PACKAGES = ("idol-deploy", "torch", "onnx", "onnxscript", "numpy")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export for.
+    """Options of an export.
 
     Attributes:
-        frame_size: (H, W) of the source, in pixels.
-        portable: leave out the graph with our operator; it is also left out, and said, where the operator's
-            library for ONNX Runtime is not built, since it could not be verified.
+        frame_size: (H, W) of the source in pixels.
+        portable: leave out the graph with our operator. It is also left out, with a note, if the operator's library for
+            ONNX Runtime is not built, because the graph could not be verified.
         dynamic_batch: leave the number of frames free, instead of 1.
-        opset: of the ONNX operators.
-        verify_source: video or images to verify on; None: a generated video.
-        verify_frames: how many of its frames.
-        note: caption for annotated videos, `untrained weights`, for instance.
-        store: how the file holds weights; `fp16` rounds matrices and kernels in the network, before anything is
-            compared, and halves the file. The graphs compute in fp32 all the same.
-        reduce: graphs of fewer bits to add.
+        opset: version of the ONNX operators.
+        verify_source: video or images for the parity check; None: a generated video.
+        verify_frames: number of its frames to compare.
+        note: caption for annotated videos, for example `untrained weights`.
+        store: storage of the weights in the file. `fp16` rounds matrices and kernels in the network before any
+            comparison, and halves the file; the graphs still compute in fp32.
+        reduce: reduced-precision graphs to add.
     """
 
     frame_size: tuple[int, int]
@@ -85,22 +85,22 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if not 1 <= min(self.frame_size) <= max(self.frame_size) <= _LARGEST_SIDE:
             raise ConfigError(
-                f"frame size must be positive and at most {_LARGEST_SIDE} a side, got {self.frame_size[0]}x"
-                f"{self.frame_size[1]}; give HEIGHTxWIDTH, 720x1280, for example"
+                f"frame size must be positive and at most {_LARGEST_SIDE} per side, got {self.frame_size[0]}x"
+                f"{self.frame_size[1]}; pass HEIGHTxWIDTH, for example 720x1280"
             )
         check_opset(self.opset)
         if self.verify_frames < 1:
-            raise ConfigError("an export that is verified on no frame proves nothing; verify at least 1")
+            raise ConfigError(f"--verify-frames must be at least 1, got {self.verify_frames}")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and the proof that it equals PyTorch.
+    """The result of an export.
 
     Attributes:
-        manifest: of the bundle.
-        certificates: one for each graph in it.
-        remark: why there is no graph with our operator, if there is none and it was not asked to be left out.
+        manifest: manifest of the bundle.
+        certificates: certificates of its graphs.
+        reason: reason why the graph with our operator is missing; empty if it is there or was not requested.
     """
 
     manifest: Manifest
@@ -115,128 +115,120 @@ def export(
     options: ExportOptions,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Exported:
-    """Export, verify against PyTorch, and write a bundle; on any failure no file is left behind.
+    """Export a network, verify it against PyTorch, and write a bundle; on any failure no file is left behind.
 
     Args:
-        model: the network.
-        config: its configuration; the bundle carries its stream part.
-        out: where to write the `.idol` file.
-        options: what to export for.
-        announce: called with each step's name.
+        model: network to export.
+        config: configuration of the network; its stream part goes into the bundle.
+        out: path of the `.idol` file.
+        options: options of the export.
+        announce: called with the name of each step.
 
     Raises:
-        OutputError: `out` cannot be written; told before any work, like the six that follow.
-        MissingDependencyError: there is no ONNX Runtime to verify with.
-        ConfigError: the network's input would be too small.
-        CheckpointError: fp16 cannot hold a weight that it is to store.
-        SourceError: there is nothing to verify or calibrate on.
-        DataError: annotations to judge on that are broken.
-        FrameError: what there is to verify, calibrate or judge on is of another shape.
+        OutputError: `out` cannot be written; raised before any work, as the next six errors are.
+        MissingDependencyError: ONNX Runtime is not installed.
+        ConfigError: the network input is too small.
+        CheckpointError: fp16 cannot hold a weight.
+        SourceError: there are no frames to verify or calibrate on.
+        DataError: the annotations are broken.
+        FrameError: frames or annotations have another shape than the network input.
         ParityError: a stage is out of tolerance.
     """
     writable_target(out)
-    runtime = import_onnxruntime()
-    stream = config.stream
-    network_size = stream.preprocessing.network_size(*options.frame_size)
-    if min(network_size) < 32:
-        raise ConfigError(
-            f"a network input of {network_size[0]}x{network_size[1]} is too small; its "
-            "sides must be 32 or more: use a larger --short-side"
-        )
+    import_onnxruntime()
+    network_size = _network_size(config, options)
     _check_sources(options, network_size, config)
     if options.store == "fp16":
         model = with_half_weights(model)
-    operator: tuple[Path, ...] = ()
-    reason = ""
-    if not options.portable:
-        try:
-            operator = (ort_library(),)
-        except PluginError as error:
-            reason = f"left out the graph with our operator, which cannot be verified here: {error}"
-    # Identities are verified one frame at a time, so the probe has a batch of one, like the default graph.
-    networks = {"portable": model, **({"plugin": with_fused_attention(model)} if operator else {})}
-    probes = {}
-    for name, network in networks.items():
-        announce(f"tracing the network at {network_size[0]}x{network_size[1]}, {name} graph")
-        graph = ExportGraph(network, network_size)
-        probes[name] = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
-    weights, parts = part_weights([_stored(shipped(probe), options) for probe in probes.values()])
-    candidates = [
-        Candidate(name, probe, weights + part, operator if name == "plugin" else ())
-        for (name, probe), part in zip(probes.items(), parts, strict=True)
-    ]
-    certificates = verify(
-        model,
-        candidates,
-        _frames(options, announce),
-        network_size,
-        stream,
-        source=Path(options.verify_source).name if options.verify_source else "generated video",
-    )
-    certified = dict(zip(probes, certificates, strict=True))
-    parity = Certificates(certified["portable"], certified.get("plugin"))
+    traced, reason = _trace(model, network_size, options, announce)
+    weights, parts = part_weights([candidate.graph for candidate in traced])
+    candidates = [replace(graph, graph=weights + part) for graph, part in zip(traced, parts, strict=True)]
+    source = Path(options.verify_source).name if options.verify_source else "generated video"
+    frames = _frames(options, announce)
+    certified = verify(model, candidates, frames, network_size, config.stream, source=source)
     announce("recording the golden frame")
-    golden = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
-    answer = torch_stages(model, resize(golden, network_size))
-    golden_frame = GoldenFrame(golden, {name: answer[name] for name in OUTPUT_NAMES})
-    exact = Exact(model, stream, candidates[-1], options.frame_size, network_size, golden_frame)
-    judge = Judge(exact, options.verify_source, options.reduce.annotations, options.reduce.annotation_frames)
+    reference = _reference(model, config, candidates[-1], network_size, options)
     reduced = [
-        reduce_graph(name, exact, judge, options.reduce, _frames(options, announce), announce)
-        for name in options.reduce.names
+        reduce_graph(precision, reference, options.reduce, _frames(options, announce), announce)
+        for precision in options.reduce.precisions
     ]
-    parity = msgspec.structs.replace(parity, precisions={graph.name: graph.certificate for graph in reduced})
-    inputs, outputs = describe_io(candidates[0].graph)
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        preset=config.name,
-        stream=stream,
-        frame_size=options.frame_size,
-        network_size=network_size,
-        padded_size=stream.preprocessing.padded_size(*network_size),
-        dynamic_batch=options.dynamic_batch,
-        precision="fp32",
-        inputs=inputs,
-        outputs=outputs,
-        weights_sha256=weights_hash(published_state(model)),
-        members={},
-        versions={
-            **versions,
-            "onnxruntime": runtime.__version__,
-            "opset": str(options.opset),
-            "python": platform.python_version(),
-        },
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        note=options.note,
-        storage=options.store,
-        precisions={graph.name: graph.info for graph in reduced},
+    reduced = [_part_reduced(graph, weights, options) for graph in reduced]
+    by_name = {
+        candidate.name: certificate for candidate, certificate in zip(candidates, certified, strict=True)
+    }
+    certificates = Certificates(
+        **by_name, precisions={graph.precision.name: graph.certificate for graph in reduced}
     )
     members = {
         WEIGHTS: weights,
-        **{GRAPHS[name]: part for name, part in zip(parity.by_graph(), parts, strict=True)},
-        # A bf16 graph's weights have 16 bits as they are.
-        **{
-            GRAPHS[graph.name]: graph.graph if graph.name == "bf16" else _stored(graph.graph, options)
-            for graph in reduced
-        },
-        GOLDEN_FRAME: golden_frame.to_bytes(),
-        CERTIFICATES: msgspec.json.encode(parity),
+        **{GRAPHS[name]: part for name, part in zip(certificates.by_graph(), parts, strict=True)},
+        **{GRAPHS[graph.precision.name]: graph.graph for graph in reduced},
+        GOLDEN_FRAME: reference.golden_frame.to_bytes(),
+        CERTIFICATES: msgspec.json.encode(certificates),
     }
+    manifest = _manifest(model, config, network_size, candidates[0].graph, reduced, options)
     announce("writing the bundle and replaying its golden frame")
     with replacing(out) as temporary:
         manifest = write_bundle(temporary, manifest, members)
-        for kept in (*parity.by_graph(), *runnable(reduced)):
-            Pipeline.open(temporary, graph=kept).close()
-    return Exported(manifest, parity, reason)
+        for name in (*certificates.by_graph(), *runnable(reduced)):
+            Pipeline.open(temporary, graph=name).close()
+    return Exported(manifest, certificates, reason)
 
 
-def _stored(graph: bytes, options: ExportOptions) -> bytes:
-    return in_half_precision(graph) if options.store == "fp16" else graph
+def _network_size(config: IdolConfig, options: ExportOptions) -> tuple[int, int]:
+    height, width = config.preprocessing.network_size(*options.frame_size)
+    if min(height, width) < 32:
+        raise ConfigError(
+            f"network input {height}x{width} is too small, its sides must be 32 or more; use a larger --short-side"
+        )
+    return height, width
+
+
+def _check_sources(options: ExportOptions, network_size: tuple[int, int], config: IdolConfig) -> None:
+    """Check that the verification and calibration data exist and match the network input."""
+    sizes: list[tuple[str, str, tuple[int, int]]] = []
+    for use, path in (("verify", options.verify_source), ("calibrate", options.reduce.calibrate)):
+        if path is not None:
+            with open_source(path) as source:
+                assert source.size is not None
+                sizes.append((use, source.name, source.size))
+    if options.reduce.annotations is not None:
+        videos = read_dataset(options.reduce.annotations).videos
+        name = options.reduce.annotations.name
+        sizes += [("score", f"video {video.id} of {name}", video.size) for video in videos]
+    for use, name, size in sizes:
+        height, width = config.preprocessing.network_size(*size)
+        if (height, width) != network_size:
+            raise FrameError(
+                f"{name} is {size[0]}x{size[1]}, which preprocessing resizes to {height}x{width} instead of "
+                f"{network_size[0]}x{network_size[1]}; {use} on a source of {options.frame_size[0]}x"
+                f"{options.frame_size[1]}"
+            )
+
+
+def _trace(
+    model: Idol, network_size: tuple[int, int], options: ExportOptions, announce: Callable[[str], None]
+) -> tuple[list[Candidate], str]:
+    """Trace the portable graph and the graph with our operator; return the reason if the latter is left out."""
+    networks: list[tuple[str, Idol, tuple[Path, ...]]] = [("portable", model, ())]
+    reason = ""
+    if not options.portable:
+        try:
+            networks.append(("plugin", with_fused_attention(model), (ort_library(),)))
+        except PluginError as error:
+            reason = f"left out the graph with our operator, which cannot be verified here: {error}"
+    candidates = []
+    for name, network, libraries in networks:
+        announce(f"tracing the network at {network_size[0]}x{network_size[1]}, {name} graph")
+        graph = ExportGraph(network, network_size)
+        # Identities are verified one frame at a time, so the batch size stays 1 by default.
+        probe = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
+        candidates.append(Candidate(name, probe, _stored(shipped(probe), options), libraries))
+    return candidates, reason
 
 
 def _frames(options: ExportOptions, announce: Callable[[str], None]) -> Iterator[NDArray[np.uint8]]:
-    """The frames to verify on."""
+    """Yield the frames [H, W, 3] for the parity check."""
     count = options.verify_frames
     if options.verify_source is None:
         for index, image in enumerate(make_video(count, *options.frame_size, seed=1)):
@@ -249,25 +241,69 @@ def _frames(options: ExportOptions, announce: Callable[[str], None]) -> Iterator
             yield frame.image
 
 
-def _check_sources(options: ExportOptions, network_size: tuple[int, int], config: IdolConfig) -> None:
-    """That what is to verify, calibrate and judge on is there, and of a size that the network takes."""
-    sizes: list[tuple[str, str, tuple[int, int]]] = []
-    for what, path in (("verify", options.verify_source), ("calibrate", options.reduce.calibrate)):
-        if path is not None:
-            with open_source(path) as source:
-                assert source.size is not None
-                sizes.append((what, source.name, source.size))
-    if options.reduce.annotations is not None:
-        videos = read_dataset(options.reduce.annotations).videos
-        sizes += [
-            ("score", f"video {video.id} of {options.reduce.annotations.name}", video.size)
-            for video in videos
-        ]
-    for what, name, size in sizes:
-        taken = config.preprocessing.network_size(*size)
-        if taken != network_size:
-            raise FrameError(
-                f"{name} is {size[0]}x{size[1]}, which the network would see as {taken[0]}x{taken[1]} instead of "
-                f"{network_size[0]}x{network_size[1]}; {what} on a source of {options.frame_size[0]}x"
-                f"{options.frame_size[1]}"
-            )
+def _reference(
+    model: Idol,
+    config: IdolConfig,
+    candidate: Candidate,
+    network_size: tuple[int, int],
+    options: ExportOptions,
+) -> ReferenceGraph:
+    """Record the golden frame and return the fp32 graph to compare reduced-precision graphs with."""
+    frame = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
+    stages = torch_stages(model, resize(frame, network_size))
+    return ReferenceGraph(
+        model,
+        config.stream,
+        candidate,
+        options.frame_size,
+        network_size,
+        GoldenFrame(frame, {name: stages[name] for name in OUTPUT_NAMES}),
+        options.verify_source,
+        options.reduce.annotations,
+        options.reduce.annotation_frames,
+    )
+
+
+def _part_reduced(reduced: Reduced, weights: bytes, options: ExportOptions) -> Reduced:
+    """Store a reduced-precision graph without the weights that it shares with the fp32 graphs."""
+    graph = _stored(reduced.graph, options) if reduced.precision.half_storage else reduced.graph
+    part = without_shared(graph, weights)
+    info = msgspec.structs.replace(reduced.info, shares_weights=part != graph)
+    return replace(reduced, graph=part, info=info)
+
+
+def _stored(graph: bytes, options: ExportOptions) -> bytes:
+    return in_half_precision(graph) if options.store == "fp16" else graph
+
+
+def _manifest(
+    model: Idol,
+    config: IdolConfig,
+    network_size: tuple[int, int],
+    graph: bytes,
+    reduced: Sequence[Reduced],
+    options: ExportOptions,
+) -> Manifest:
+    inputs, outputs = describe_io(graph)
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    # The distribution is onnxruntime or onnxruntime-gpu.
+    versions |= {"onnxruntime": import_onnxruntime().__version__, "opset": str(options.opset)}
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        preset=config.name,
+        stream=config.stream,
+        frame_size=options.frame_size,
+        network_size=network_size,
+        padded_size=config.preprocessing.padded_size(*network_size),
+        dynamic_batch=options.dynamic_batch,
+        precision="fp32",
+        inputs=inputs,
+        outputs=outputs,
+        weights_sha256=weights_hash(published_state(model)),
+        members={},
+        versions={**versions, "python": platform.python_version()},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        note=options.note,
+        storage=options.store,
+        precisions={graph.precision.name: graph.info for graph in reduced},
+    )

@@ -9,6 +9,7 @@ from idol_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from idol_export.export import ExportOptions
+    from idol_export.precision.base import Precision
 
 __all__ = ["add_arguments", "run"]
 
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 def _export_options(options: argparse.Namespace) -> "ExportOptions":
     from idol_export.export import ExportOptions
     from idol_export.graph.tracing import DEFAULT_OPSET
-    from idol_export.precision.reduce import ReduceOptions
+    from idol_export.precision.base import ReduceOptions
 
     return ExportOptions(
         frame_size=options.frame_size,
@@ -116,7 +117,7 @@ def _export_options(options: argparse.Namespace) -> "ExportOptions":
         note=options.note,
         store=options.store,
         reduce=ReduceOptions(
-            names=_reduced_names(options),
+            precisions=_precisions(options),
             calibrate=options.calibrate,
             calibrate_frames=options.calibrate_frames,
             keep=tuple(options.keep),
@@ -128,16 +129,17 @@ def _export_options(options: argparse.Namespace) -> "ExportOptions":
     )
 
 
-def _reduced_names(options: argparse.Namespace) -> tuple[Any, ...]:
-    """Return the names of the reduced-precision graphs to export."""
+def _precisions(options: argparse.Namespace) -> "tuple[Precision, ...]":
+    """Return the reduced precisions that the arguments request."""
+    from idol_export.precision.registry import select_precisions
+
     precisions, target = list(options.precision), options.target or "ort"
     if options.auto is not None:
         # On TensorRT, fp16 may be faster than int8. On a CPU, ONNX Runtime gains nothing from fp16.
         precisions += ["fp16", "int8"] if target == "trt" else ["int8"]
     if options.target and "int8" not in precisions:
         raise ConfigError("--target applies to int8 only; pass --precision int8 or --auto as well")
-    names = dict.fromkeys(f"int8-{target}" if name == "int8" else name for name in precisions)
-    return tuple(name for name in names if name != "fp32")
+    return select_precisions(precisions, target)
 
 
 def _print_parity(certificates: Any) -> None:

@@ -22,7 +22,8 @@ from idol_export import export as module
 from idol_export.export import ExportOptions, export
 from idol_export.graph.tracing import describe_io
 from idol_export.graph.weights import part_weights
-from idol_export.precision.reduce import ReduceOptions
+from idol_export.precision.base import ReduceOptions
+from idol_export.precision.registry import PRECISIONS
 from idol_export.verify.parity import FP32_TOLERANCES
 from idol_runtime.backends import onnxruntime as backend
 from idol_runtime.bundle.bundle import Bundle
@@ -221,12 +222,12 @@ def test_a_source_of_another_shape_is_refused(toy: Toy, tmp_path: Path, traced: 
     Image.fromarray(toy.video(1, size=(72, 72))[0]).save(tmp_path / "frames" / "0.png")
     options = ExportOptions(toy.size, verify_source=str(tmp_path / "frames"))
     error = _refused(toy, tmp_path / "toy.idol", options, FrameError)
-    assert "is 72x72, which the network would see as 72x72 instead of 72x104" in str(error)
+    assert "is 72x72, which preprocessing resizes to 72x72 instead of 72x104" in str(error)
     assert "verify on a source of 72x104" in str(error)
     assert not traced, "told before the work"
 
 
-def test_what_to_calibrate_and_judge_on_is_looked_at_beforehand(
+def test_calibration_and_annotations_are_checked_beforehand(
     toy: Toy, tmp_path: Path, traced: list[str]
 ) -> None:
     frames, annotations = tmp_path / "frames", tmp_path / "instances.json"
@@ -237,14 +238,19 @@ def test_what_to_calibrate_and_judge_on_is_looked_at_beforehand(
         json.dumps({"videos": [video], "annotations": [], "categories": [{"id": 1, "name": "a"}]})
     )
 
-    def judging(path: Path) -> ReduceOptions:
-        return ReduceOptions(("fp16",), annotations=path, annotation_frames=frames)
+    def scoring(path: Path) -> ReduceOptions:
+        return ReduceOptions((PRECISIONS["fp16"],), annotations=path, annotation_frames=frames)
 
+    int8 = (PRECISIONS["int8-ort"],)
     refusals: list[tuple[ReduceOptions, type[IdolError], str]] = [
-        (ReduceOptions(("int8-ort",), calibrate=str(frames)), FrameError, "calibrate on a source of 72x104"),
-        (ReduceOptions(("int8-ort",), calibrate=str(tmp_path / "typo")), SourceError, "typo"),
-        (judging(annotations), FrameError, "video 3 of instances.json is 72x72"),
-        (judging(tmp_path / "typo.json"), DataError, "typo.json"),
+        (
+            ReduceOptions(int8, calibrate=str(frames)),
+            FrameError,
+            "calibrate on a source of 72x104",
+        ),
+        (ReduceOptions(int8, calibrate=str(tmp_path / "typo")), SourceError, "typo"),
+        (scoring(annotations), FrameError, "video 3 of instances.json is 72x72"),
+        (scoring(tmp_path / "typo.json"), DataError, "typo.json"),
     ]
     for reduce, kind, told in refusals:
         assert told in str(_refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size, reduce=reduce), kind))
@@ -348,7 +354,7 @@ def test_a_frame_size_that_cannot_be(size: tuple[int, int]) -> None:
 
 
 def test_a_proof_on_no_frame_is_refused() -> None:
-    with pytest.raises(ConfigError, match="verify at least 1"):
+    with pytest.raises(ConfigError, match="--verify-frames must be at least 1, got 0"):
         ExportOptions((72, 104), verify_frames=0)
 
 

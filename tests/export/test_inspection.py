@@ -39,7 +39,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_bundle(toy: Toy) -> None:
     found = describe(toy.path)
-    assert found["kind"] == "idol bundle, schema 3"
+    assert found["kind"] == "idol bundle, schema 4"
     assert (found["preset"], found["note"]) == ("toy", "untrained weights")
     assert (found["frame size"], found["padded input"], found["batch"]) == ("72x104", "96x128", "1")
     assert str(found["classes"]).startswith("40: person, ")
@@ -107,7 +107,7 @@ def test_graphs_of_fewer_bits(toy: Toy, tmp_path: Path) -> None:
 def test_a_bundle_of_another_name_is_still_one(toy: Toy, tmp_path: Path) -> None:
     copy = tmp_path / "model.bin"
     copy.write_bytes(toy.path.read_bytes())
-    assert describe(copy)["kind"] == "idol bundle, schema 3"
+    assert describe(copy)["kind"] == "idol bundle, schema 4"
 
 
 def test_a_bundle_needs_neither_torch_nor_onnx(toy: Toy) -> None:

@@ -16,7 +16,7 @@ from idol_deploy.weights.layout import alias_of, is_position_index, published_st
 from idol_deploy.weights.reference import make_video, reference_model
 from idol_export.graph.adapter import ExportGraph
 from idol_export.graph.tracing import probe_to_onnx
-from idol_export.verify.decisions import NEAR, Decisions, Judge
+from idol_export.verify.decisions import NEAR, DecisionComparison, Decisions
 from idol_export.verify.parity import relative_error
 from idol_runtime.backends.base import BatchLimit
 from idol_runtime.backends.onnxruntime import open_session
@@ -31,7 +31,7 @@ from idol_runtime.tracking.rle import decode_rle
 from published.arrays import Array, Tag, cuts
 from published.paths import FrameTensors, onnx_frame, torch_frame
 
-__all__ = ["Row", "compare_tag"]
+__all__ = ["ParityRow", "compare_tag"]
 
 _ORDER = ("preprocess", "geometry", "backbone", "neck", "encoder", "decoder", *OUTPUT_NAMES, "masks")
 TOLERANCES = {"preprocess": 1e-6, "geometry": 1e-5, "backbone": 1e-5, "neck": 1e-5}
@@ -41,7 +41,7 @@ SECOND_SIZE = (90, 150)  # the other output size that the folders hold mask sums
 
 
 @dataclass(frozen=True)
-class Row:
+class ParityRow:
     """One line of the report.
 
     Attributes:
@@ -72,7 +72,7 @@ class Row:
         return self.error <= self.tolerance
 
 
-def compare_tag(tag: Tag, progress: Callable[[str], None] = lambda _: None) -> Iterator[Row]:
+def compare_tag(tag: Tag, progress: Callable[[str], None] = lambda _: None) -> Iterator[ParityRow]:
     """Every row of one reference video, for both paths.
 
     Args:
@@ -93,7 +93,7 @@ def compare_tag(tag: Tag, progress: Callable[[str], None] = lambda _: None) -> I
     )
 
 
-def _compare_keys(tag: Tag, model: Idol) -> Row:
+def _compare_keys(tag: Tag, model: Idol) -> ParityRow:
     ours = {key: tuple(tensor.shape) for key, tensor in published_state(model).items()}
     ours |= {alias: shape for key, shape in ours.items() if (alias := alias_of(key))}
     expected = dict(tag.keys)
@@ -101,7 +101,7 @@ def _compare_keys(tag: Tag, model: Idol) -> Row:
         ours = {key: shape for key, shape in ours.items() if not is_position_index(key)}
     wrong = sorted(key for key in ours | expected if ours.get(key) != expected.get(key)) if expected else []
     remark = "" if expected else "the folder has no key list"
-    return Row(tag.name, "torch", "keys", len(wrong), 0, len(expected), 0, ", ".join(wrong[:3]), remark)
+    return ParityRow(tag.name, "torch", "keys", len(wrong), 0, len(expected), 0, ", ".join(wrong[:3]), remark)
 
 
 @dataclass
@@ -129,7 +129,7 @@ def _compare_path(
     video: NDArray[np.uint8],
     run: Callable[[NDArray[np.uint8]], FrameTensors],
     progress: Callable[[str], None],
-) -> Iterator[Row]:
+) -> Iterator[ParityRow]:
     """Run the video once; keep only the slices that the arrays hold."""
     wanted, parts = cuts(tag), dict[str, list[list[Array]]]()
     unresized = Preprocessing(short_side=None)
@@ -151,7 +151,7 @@ def _compare_path(
         yield from decisions.rows()
 
 
-def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> Iterator[Row]:
+def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> Iterator[ParityRow]:
     wanted = cuts(tag)
     for stage in _ORDER:
         errors, unread = {}, []
@@ -169,9 +169,9 @@ def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> 
             worst = max(errors, key=lambda name: errors[name])
             tolerance = TOLERANCES.get(stage, DEFAULT_TOLERANCE)
             remark = "; ".join(unread)
-            yield Row(tag.name, path, stage, errors[worst], tolerance, len(errors), 0, worst, remark)
+            yield ParityRow(tag.name, path, stage, errors[worst], tolerance, len(errors), 0, worst, remark)
         elif unread:
-            yield Row(tag.name, path, stage, float("inf"), 0, 0, remark="; ".join(unread))
+            yield ParityRow(tag.name, path, stage, float("inf"), 0, 0, remark="; ".join(unread))
 
 
 def _joined(frames: list[Array], expected: Array, name: str) -> Array:
@@ -186,7 +186,7 @@ class _DecisionRows:
 
     def __init__(self, tag: Tag, path: str, stream: StreamConfig, pipeline: Pipeline) -> None:
         self._tag, self._path, self._stream, self._pipeline = tag, path, stream, pipeline
-        self._judge = Judge(stream.association)
+        self._comparison = DecisionComparison(stream.association)
         self._video, self._second = VideoResult(stream.video), VideoResult(stream.video)
         self._scores, self._boxes = [0.0], [0.0]
         self._free_run_differs = self._free_run_excused = 0
@@ -194,7 +194,7 @@ class _DecisionRows:
 
     def frame(self, t: int, image: NDArray[np.uint8], output: NetworkOutput) -> None:
         expected = self._expected(t)
-        found = self._judge.frame(output, expected)
+        found = self._comparison.add_frame(output, expected)
         n = len(expected.query)
         self._scores.append(relative_error(found.scores, self._final("scores")[t, :n]))
         self._boxes.append(relative_error(found.boxes, self._final("boxes_cxcywh")[t, :n]))
@@ -215,7 +215,7 @@ class _DecisionRows:
         )
         differs = len(theirs - ours) + len(ours - theirs)
         # A near-tie may renumber all that follows it in a free run, which is then no fault of its own.
-        if any(part.near_ties for part in self._judge.parts.values()):
+        if any(part.near_ties for part in self._comparison.parts.values()):
             self._free_run_excused += differs
         else:
             self._free_run_differs += differs
@@ -232,11 +232,11 @@ class _DecisionRows:
             labels=self._final("labels")[t, :n].astype(np.int64),
         )
 
-    def rows(self) -> Iterator[Row]:
-        for stage, found in self._judge.parts.items():
+    def rows(self) -> Iterator[ParityRow]:
+        for stage, found in self._comparison.parts.items():
             detail = "; ".join(found.errors[:2])
             yield self._row(stage, len(found.errors), 0, found.compared, found.near_ties, detail)
-        compared = self._judge.labels.compared
+        compared = self._comparison.labels.compared
         yield self._row("scores", max(self._scores), DEFAULT_TOLERANCE, compared)
         yield self._row("detection boxes", max(self._boxes), DEFAULT_TOLERANCE, compared)
         yield self._row("step ids", self._free_run_differs, 0, self._tracked, self._free_run_excused)
@@ -249,10 +249,10 @@ class _DecisionRows:
 
     def _row(
         self, stage: str, error: float, tolerance: float, compared: int, near_ties: int = 0, detail: str = ""
-    ) -> Row:
-        return Row(self._tag.name, self._path, stage, error, tolerance, compared, near_ties, detail)
+    ) -> ParityRow:
+        return ParityRow(self._tag.name, self._path, stage, error, tolerance, compared, near_ties, detail)
 
-    def _result_rows(self) -> Iterator[Row]:
+    def _result_rows(self) -> Iterator[ParityRow]:
         rows = {track: row for row, track in enumerate(self._video.tracks)}
         ours = {(rows[i.track], i.label): i.score for i in self._video.instances()}
         keys = zip(self._final("result_row").tolist(), self._final("pred_labels").tolist(), strict=True)
@@ -275,7 +275,7 @@ class _DecisionRows:
         )
         yield self._row("video scores", error, DEFAULT_TOLERANCE, len(shared))
 
-    def _pixel_row(self) -> Row:
+    def _pixel_row(self) -> ParityRow:
         shape = tuple(self._final("row_masks_shape").tolist())
         expected = np.unpackbits(self._final("row_masks_packed"), axis=-1, count=shape[-1]).astype(np.bool_)
         sums = self._final("row_mask_sums")
@@ -290,7 +290,7 @@ class _DecisionRows:
         error = differing / max(pixels, 1) if surplus == 0 and len(tracks) == shape[0] else float("inf")
         return self._row("mask pixels", error, MASK_PIXELS, pixels)
 
-    def _second_size_row(self) -> Row:
+    def _second_size_row(self) -> ParityRow:
         expected = self._final("out90x150_row_mask_sums")
         ours = np.full(expected.shape, -1)
         for row, track in enumerate(self._second.tracks.values()):

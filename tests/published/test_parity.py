@@ -13,7 +13,7 @@ import pytest
 
 from published import parity as module
 from published.arrays import ReferenceFolder, Tag
-from published.parity import Row, compare_tag
+from published.parity import ParityRow, compare_tag
 from published.paths import FrameTensors
 
 DECISIONS = ("selection", "mask NMS", "labels", "track ids")
@@ -52,10 +52,10 @@ def _recorder(run: Callable[..., FrameTensors], frames: list[FrameTensors]) -> C
 
 
 @pytest.fixture
-def compare(recorded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tag], list[Row]]:
+def compare(recorded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tag], list[ParityRow]]:
     """Rows of a tag, its frames computed already."""
 
-    def replayed(tag: Tag) -> list[Row]:
+    def replayed(tag: Tag) -> list[ParityRow]:
         for name, frames in recorded.frames.items():
             monkeypatch.setattr(module, name, _replayer(iter(frames)))
         monkeypatch.setattr(module, "reference_model", lambda config: recorded.model)
@@ -70,7 +70,7 @@ def _replayer(frames: Iterator[FrameTensors]) -> Callable[..., FrameTensors]:
     return lambda *_: next(frames)
 
 
-def _failed(rows: list[Row]) -> dict[str, set[str]]:
+def _failed(rows: list[ParityRow]) -> dict[str, set[str]]:
     """Stages out of tolerance, by path."""
     found: dict[str, set[str]] = {"torch": set(), "onnx": set()}
     for row in rows:
@@ -106,7 +106,7 @@ def test_every_row_holds(recorded: SimpleNamespace) -> None:
 
 
 def test_the_recording_says_the_same(
-    small: Tag, recorded: SimpleNamespace, compare: Callable[..., list[Row]]
+    small: Tag, recorded: SimpleNamespace, compare: Callable[..., list[ParityRow]]
 ) -> None:
     assert compare(small) == recorded.rows
 
@@ -169,7 +169,9 @@ CONSEQUENCES = {"step ids", "video results", "video scores", "mask pixels", "mas
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_changed_array_fails_its_row(small: Tag, compare: Callable[..., list[Row]], name: str) -> None:
+def test_a_changed_array_fails_its_row(
+    small: Tag, compare: Callable[..., list[ParityRow]], name: str
+) -> None:
     change, stage = FAULTS[name]
     rows = compare(_with(small, name, change))
     failed = _failed(rows)
@@ -183,7 +185,7 @@ def test_a_changed_array_fails_its_row(small: Tag, compare: Callable[..., list[R
     assert name.startswith("tracker_final/") or first.detail == name
 
 
-def test_a_missing_key_fails(small: Tag, compare: Callable[..., list[Row]]) -> None:
+def test_a_missing_key_fails(small: Tag, compare: Callable[..., list[ParityRow]]) -> None:
     keys = dict(small.keys)
     shape = keys.pop("detr.detr.class_embed.0.bias")
     keys["detr.detr.class_embed.0.biased"] = shape
@@ -209,29 +211,31 @@ def _without(tag: Tag, *prefixes: str) -> Tag:
     ],
 )
 def test_arrays_that_are_not_there_are_not_compared(
-    small: Tag, compare: Callable[..., list[Row]], prefixes: list[str], gone: set[str]
+    small: Tag, compare: Callable[..., list[ParityRow]], prefixes: list[str], gone: set[str]
 ) -> None:
     rows = compare(_without(small, *prefixes))
     assert not [row for row in rows if not row.passed]
     assert set(STAGES) - {row.stage for row in rows} == gone
 
 
-def test_arrays_of_no_meaning_here_are_left_alone(small: Tag, compare: Callable[..., list[Row]]) -> None:
+def test_arrays_of_no_meaning_here_are_left_alone(
+    small: Tag, compare: Callable[..., list[ParityRow]]
+) -> None:
     more = {"heads/of_tomorrow": np.zeros(3), "tracker_final/of_tomorrow": np.zeros(3)}
     rows = compare(replace(small, arrays={**small.arrays, **more}))
     assert not [row for row in rows if not row.passed]
 
 
-def test_an_array_of_another_shape_fails(small: Tag, compare: Callable[..., list[Row]]) -> None:
+def test_an_array_of_another_shape_fails(small: Tag, compare: Callable[..., list[ParityRow]]) -> None:
     logits = small.arrays["heads/pred_logits"]
     rows = compare(replace(small, arrays={"heads/pred_logits": logits[:, :299]}))
     assert _failed(rows) == {"torch": {"logits"}, "onnx": {"logits"}}
 
 
 def test_a_free_run_that_goes_another_way_fails(
-    small: Tag, compare: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch
+    small: Tag, compare: Callable[..., list[ParityRow]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the judge cannot see, because it holds the tracker's hand: `Pipeline.step` on its own."""
+    """An error of `Pipeline.step` that the comparison, which repeats the expected decisions, cannot detect."""
     step = module.Pipeline.step
 
     def forgetful(self: module.Pipeline, image: object) -> object:

@@ -27,7 +27,7 @@ from idol_deploy.weights.layout import canonical_name, published_names
 from idol_deploy.weights.reference import reference_model
 from idol_export.verify.parity import relative_error
 from published.arrays import Array
-from published.parity import Row
+from published.parity import ParityRow
 
 __all__ = ["compare_matcher", "compare_selection", "compare_training", "training_batch"]
 
@@ -38,7 +38,7 @@ _GRADIENT = 1e-3
 _FROZEN = -1.0  # in place of a gradient norm
 
 
-def compare_matcher(unit: Arrays) -> Iterator[Row]:
+def compare_matcher(unit: Arrays) -> Iterator[ParityRow]:
     """Rows of `unit_matcher`: its images as one batch."""
     count = _count(unit, "gt_boxes")
     logits, boxes, labels, instance_boxes = (
@@ -54,7 +54,7 @@ def compare_matcher(unit: Arrays) -> Iterator[Row]:
     yield _decisions("matcher", "best queries", best)
 
 
-def compare_selection(unit: Arrays) -> Iterator[Row]:
+def compare_selection(unit: Arrays) -> Iterator[ParityRow]:
     """Rows of `unit_pos_neg`: its pairs as one batch; negatives as `random.seed(0)` draws them for each pair."""
     count = _count(unit, "gt_boxes")
     logits, boxes, labels, instance_boxes, matched = (
@@ -82,7 +82,7 @@ def compare_selection(unit: Arrays) -> Iterator[Row]:
             _error(loss(_only(found, i)) / found.items[i].sum().clamp(min=1), unit[f"{what}{i}"])
             for i in range(count)
         ]
-        yield Row("pos_neg", "torch", what, max(errors), _LOSS, count)
+        yield ParityRow("pos_neg", "torch", what, max(errors), _LOSS, count)
 
 
 class _PerPair:
@@ -97,7 +97,7 @@ def _only(found: Similarity, pair: int) -> Similarity:
     return Similarity(**{name: value[pair : pair + 1] for name, value in vars(found).items()})
 
 
-def _item_rows(unit: Arrays, found: Similarity, instances: list[Array]) -> Iterator[Row]:
+def _item_rows(unit: Arrays, found: Similarity, instances: list[Array]) -> Iterator[ParityRow]:
     """Positives come first in a published item, then negatives; drawn ones in the order in which they were drawn."""
     errors, labels, compared = {"contrast": 0.0, "aux_cos": 0.0}, 0, 0
     for i, present in enumerate(instances):
@@ -118,11 +118,11 @@ def _item_rows(unit: Arrays, found: Similarity, instances: list[Array]) -> Itera
                 labels += int((wanted.sum() != n) | (len(wanted) != len(ours)))
                 compared += 1
     for name, error in errors.items():
-        yield Row("pos_neg", "torch", f"{name} items", error, _LOSS, compared // 2)
-    yield Row("pos_neg", "torch", "item labels", labels, 0, compared)
+        yield ParityRow("pos_neg", "torch", f"{name} items", error, _LOSS, compared // 2)
+    yield ParityRow("pos_neg", "torch", "item labels", labels, 0, compared)
 
 
-def compare_training(unit: Arrays) -> Iterator[Row]:
+def compare_training(unit: Arrays) -> Iterator[ParityRow]:
     """Rows of `unit_train`: a step without dropout, all losses and all gradients."""
     base = ytvis19_r50()
     config = replace(base, model=replace(base.model, dropout=0.0))
@@ -137,8 +137,10 @@ def compare_training(unit: Arrays) -> Iterator[Row]:
     missing = sorted(set(names) ^ set(losses.parts))
     worst = max(errors, key=lambda name: errors[name])
     error = float("inf") if missing else errors[worst]
-    yield Row("train", "torch", "losses", error, _LOSS, len(names), detail=", ".join(missing) or worst)
-    yield Row("train", "torch", "weighted total", _error(losses.total, unit["total_weighted"]), _LOSS, 1)
+    yield ParityRow("train", "torch", "losses", error, _LOSS, len(names), detail=", ".join(missing) or worst)
+    yield ParityRow(
+        "train", "torch", "weighted total", _error(losses.total, unit["total_weighted"]), _LOSS, 1
+    )
     losses.total.backward()
     published = published_names(model)
     gradients = {
@@ -149,23 +151,25 @@ def compare_training(unit: Arrays) -> Iterator[Row]:
     yield from _gradient_rows(unit, gradients)
 
 
-def _gradient_rows(unit: Arrays, gradients: Mapping[str, torch.Tensor | None]) -> Iterator[Row]:
+def _gradient_rows(unit: Arrays, gradients: Mapping[str, torch.Tensor | None]) -> Iterator[ParityRow]:
     names = [canonical_name(str(name)) for name in unit["grad_names"]]
     norms = {name: _norm(gradient) for name, gradient in gradients.items()}
     expected = dict(zip(names, unit["grad_norms"].tolist(), strict=True))
     frozen = {name for name, norm in expected.items() if norm == _FROZEN}
     wrong = sorted(frozen ^ (set(expected) - set(norms)) | (set(norms) - set(expected)))
-    yield Row("train", "torch", "what is frozen", len(wrong), 0, len(names), detail=", ".join(wrong[:3]))
+    yield ParityRow(
+        "train", "torch", "what is frozen", len(wrong), 0, len(names), detail=", ".join(wrong[:3])
+    )
     errors = {
         name: abs(norms[name] - norm) / max(norm, 1e-12)
         for name, norm in expected.items()
         if name in norms and norm != _FROZEN
     }
     worst = max(errors, key=lambda name: errors[name])
-    yield Row("train", "torch", "gradient norms", errors[worst], _GRADIENT, len(errors), detail=worst)
+    yield ParityRow("train", "torch", "gradient norms", errors[worst], _GRADIENT, len(errors), detail=worst)
     total = float(np.linalg.norm(list(norms.values())))
     error = abs(total - float(unit["total_grad_norm"])) / float(unit["total_grad_norm"])
-    yield Row("train", "torch", "gradient norm", error, _GRADIENT, 1)
+    yield ParityRow("train", "torch", "gradient norm", error, _GRADIENT, 1)
     slices = {}
     for name in (name for name in unit if name.startswith("grad/")):
         gradient, wanted = gradients.get(canonical_name(name.removeprefix("grad/"))), unit[name]
@@ -175,7 +179,7 @@ def _gradient_rows(unit: Arrays, gradients: Mapping[str, torch.Tensor | None]) -
         rows, columns = wanted.shape
         slices[name] = relative_error(gradient.flatten(1)[:rows, :columns].numpy(), wanted)
     worst = max(slices, key=lambda name: slices[name])
-    yield Row("train", "torch", "gradient slices", slices[worst], _GRADIENT, len(slices), detail=worst)
+    yield ParityRow("train", "torch", "gradient slices", slices[worst], _GRADIENT, len(slices), detail=worst)
 
 
 def training_batch(unit: Arrays, config: IdolConfig) -> Batch:
@@ -212,10 +216,10 @@ def _batch(unit: Arrays, name: str, count: int, *, ones: bool = False) -> torch.
     return pad_sequence([torch.ones_like(value) if ones else value for value in values], batch_first=True)
 
 
-def _decisions(tag: str, what: str, pairs: list[tuple[Array, Array]]) -> Row:
+def _decisions(tag: str, what: str, pairs: list[tuple[Array, Array]]) -> ParityRow:
     same_shape = all(expected.shape == ours.shape for expected, ours in pairs)
     wrong = sum(int((expected != ours).sum()) for expected, ours in pairs) if same_shape else float("inf")
-    return Row(tag, "torch", what, wrong, 0, sum(expected.size for expected, _ in pairs))
+    return ParityRow(tag, "torch", what, wrong, 0, sum(expected.size for expected, _ in pairs))
 
 
 def _norm(gradient: torch.Tensor | None) -> float:

@@ -21,7 +21,7 @@ from idol_runtime.tracking.association import NO_TRACK, Tracker
 from idol_runtime.tracking.detection import suppress
 from idol_runtime.tracking.masks import decode_masks, mask_iou
 from published.arrays import Array, read_arrays
-from published.parity import Row
+from published.parity import ParityRow
 from published.training import compare_matcher, compare_selection, compare_training
 
 __all__ = ["TRACKER_SETTINGS", "compare_units"]
@@ -41,7 +41,7 @@ TRACKER_SETTINGS: Mapping[str, AssociationConfig] = {
 Arrays = Mapping[str, Array]
 
 
-def compare_units(folder: str | Path) -> Iterator[Row]:
+def compare_units(folder: str | Path) -> Iterator[ParityRow]:
     """One row per quantity of every `unit_*.npz` in the folder.
 
     Raises:
@@ -56,22 +56,24 @@ def compare_units(folder: str | Path) -> Iterator[Row]:
         yield from _compare(name, found[name])
 
 
-def _compare(name: str, file: Path) -> Iterator[Row]:
+def _compare(name: str, file: Path) -> Iterator[ParityRow]:
     try:
         yield from _UNITS[name](read_arrays(file))
     except KeyError as error:
         raise ConfigError(f"{file} lacks the array {error}; copy it again") from error
 
 
-def _row(unit: str, path: str, what: str, ours: Array, expected: Array, tolerance: float = _SINGLE) -> Row:
-    return Row(unit, path, what, relative_error(ours, expected), tolerance, int(expected.size))
+def _row(
+    unit: str, path: str, what: str, ours: Array, expected: Array, tolerance: float = _SINGLE
+) -> ParityRow:
+    return ParityRow(unit, path, what, relative_error(ours, expected), tolerance, int(expected.size))
 
 
 def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _ms_deform(unit: Arrays) -> Iterator[Row]:
+def _ms_deform(unit: Arrays) -> Iterator[ParityRow]:
     shapes = tuple((int(h), int(w)) for h, w in unit["shapes"])
     value, locations, weights = (
         _tensor(unit[k]) for k in ("value", "sampling_locations", "attention_weights")
@@ -86,7 +88,7 @@ def _ms_deform(unit: Arrays) -> Iterator[Row]:
 
 
 @torch.inference_mode()
-def _mask_head(unit: Arrays) -> Iterator[Row]:
+def _mask_head(unit: Arrays) -> Iterator[ParityRow]:
     expected = unit["mask_logits"][0]
     numpy_logits, torch_logits, start = [], [], 0
     head = MaskHead(256)
@@ -110,25 +112,25 @@ def _mask_head(unit: Arrays) -> Iterator[Row]:
     yield _row("mask_head", "torch", "mask features", features, unit["mask_head_out"])
 
 
-def _position(unit: Arrays) -> Iterator[Row]:
+def _position(unit: Arrays) -> Iterator[ParityRow]:
     code = sine_position(_tensor(unit["mask"]), unit["pos"].shape[1]).numpy()
     yield _row("pos", "torch", "sine code", code, unit["pos"])
     logit = inverse_sigmoid(_tensor(unit["inv_sigmoid_in"])).numpy()
     yield _row("pos", "torch", "inverse sigmoid", logit, unit["inv_sigmoid_out"])
 
 
-def _resize(unit: Arrays) -> Iterator[Row]:
+def _resize(unit: Arrays) -> Iterator[ParityRow]:
     frame = np.ascontiguousarray(make_video(1, 360, 640, 7)[0].transpose(1, 2, 0))
     for name in sorted(key.removesuffix("_shape") for key in unit if key.endswith("_shape")):
         short, longest = map(int, name.removeprefix("r").split("_"))
         resized = resize(frame, Preprocessing(short_side=short, max_side=longest).network_size(360, 640))
         if resized.shape != tuple(unit[f"{name}_shape"]):
-            yield Row("resize", "numpy", name, float("inf"), _EXACT, 1, detail=f"shape {resized.shape}")
+            yield ParityRow("resize", "numpy", name, float("inf"), _EXACT, 1, detail=f"shape {resized.shape}")
         else:
             yield _row("resize", "numpy", name, resized[::6, ::6], unit[f"{name}_slice"], _EXACT)
 
 
-def _mask_iou(unit: Arrays) -> Iterator[Row]:
+def _mask_iou(unit: Arrays) -> Iterator[ParityRow]:
     binary = unit["a"].reshape(len(unit["a"]), -1) > 0
     yield _row("mask_iou", "numpy", "pairs", mask_iou(binary), unit["iou"], _EXACT)
     with_empty = np.concatenate([np.zeros((2, binary.shape[1]), np.bool_), binary[:1]])
@@ -136,7 +138,7 @@ def _mask_iou(unit: Arrays) -> Iterator[Row]:
     yield _row("mask_iou", "numpy", "two empty", iou[0, 1:2], unit["empty_vs_empty"], _EXACT)
 
 
-def _tracker(unit: Arrays) -> Iterator[Row]:
+def _tracker(unit: Arrays) -> Iterator[ParityRow]:
     for setting, config in TRACKER_SETTINGS.items():
         tracker, wrong, compared = Tracker(config), 0, 0
         for t, count in enumerate(unit["count"].tolist()):
@@ -148,10 +150,10 @@ def _tracker(unit: Arrays) -> Iterator[Row]:
             ids = tracker.update(*features)
             wrong += int((ids != np.maximum(expected[keep], NO_TRACK)).sum())
             compared += count
-        yield Row("tracker", "numpy", setting, wrong, _EXACT, compared)
+        yield ParityRow("tracker", "numpy", setting, wrong, _EXACT, compared)
 
 
-_UNITS: Mapping[str, Callable[[Arrays], Iterator[Row]]] = {
+_UNITS: Mapping[str, Callable[[Arrays], Iterator[ParityRow]]] = {
     "unit_mask_head": _mask_head,
     "unit_mask_iou": _mask_iou,
     "unit_matcher": compare_matcher,

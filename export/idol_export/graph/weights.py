@@ -1,61 +1,103 @@
-"""Graphs of one network, parted into the weights that they share and what is each one's own.
+"""Storage of weights: fp16 where it is exact, and one copy for all graphs of a network.
 
-A graph is its own part behind the weights, byte after byte: protobuf merges messages that are joined, so that
-whatever reads ONNX reads the pair, and a bundle with two graphs is hardly larger than with one.
+A graph is its own part appended to the shared weights, byte by byte. Protobuf merges concatenated messages, so that
+any ONNX reader can read the result, and a second graph adds little to the size of a bundle.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
-__all__ = ["part_weights"]
+__all__ = ["in_half_precision", "part_weights", "without_shared"]
 
-# Below this a tensor is not worth a name that all graphs agree on; it stays with its graph.
-_LEAST_BYTES = 1024
+_LEAST_BYTES = 1024  # smaller tensors stay in their graph, as they are
+_LEAST_SHARE = (
+    0.1  # of the shared weights; a graph that uses fewer of them is stored whole, because all are loaded
+)
+
+
+def in_half_precision(graph: bytes) -> bytes:
+    """Return the graph with fp16 initializers and casts to fp32 wherever fp16 holds the values exactly.
+
+    Values that were not rounded before, such as position codes and constants computed at export, stay fp32. Runtimes
+    compute the casts once, when they open the graph.
+    """
+    model = onnx.load_model_from_string(graph)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.raw_data) < _LEAST_BYTES:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), values):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *nodes])
+    onnx.checker.check_model(model, full_check=True)
+    stored: bytes = model.SerializeToString()
+    return stored
 
 
 def part_weights(graphs: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
-    """The weights that all graphs share, and the rest of each.
+    """Separate the weights that all graphs share from the rest of each graph.
 
     Args:
         graphs: ONNX files.
 
     Returns:
-        The weights, then the parts in the order of `graphs`; `weights + part` is the graph again, but for the names
-        and the order of its weights.
+        The weights, and one part per graph. `weights + part` is the graph, except for the names and the order of its
+        weights.
     """
     models = [onnx.load_model_from_string(graph) for graph in graphs]
-    digests = [[_digest(tensor) for tensor in model.graph.initializer] for model in models]
-    common = set.intersection(*map(set, digests)) - {""}
-    shared: dict[str, onnx.TensorProto] = {}
-    for model, found in zip(models, digests, strict=True):
-        names, own = {}, []
-        for tensor, digest in zip(model.graph.initializer, found, strict=True):
-            if digest in common:
-                names[tensor.name] = f"weight_{digest}"
-                shared.setdefault(digest, tensor).name = f"weight_{digest}"
-            else:
-                own.append(tensor)
-        _rename(model.graph, names)
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(own)
+    shared = set.intersection(
+        *({_name(tensor) for tensor in model.graph.initializer} for model in models)
+    ) - {""}
+    tensors = {_name(tensor): tensor for tensor in models[0].graph.initializer}
     weights = onnx.ModelProto()
-    weights.graph.initializer.extend(shared[digest] for digest in sorted(shared))
+    for name in sorted(shared):
+        weights.graph.initializer.add().CopyFrom(tensors[name])
+        weights.graph.initializer[-1].name = name
+    for model in models:
+        _remove(model.graph, shared)
     return weights.SerializeToString(), [model.SerializeToString() for model in models]
 
 
-def _digest(tensor: onnx.TensorProto) -> str:
-    """Of a tensor's type, shape and content; empty where it is too small to share."""
+def without_shared(graph: bytes, weights: bytes) -> bytes:
+    """Return a graph without the weights of `part_weights`; the whole graph if it uses less than a tenth of them."""
+    model = onnx.load_model_from_string(graph)
+    shared = {
+        tensor.name: len(tensor.raw_data) for tensor in onnx.load_model_from_string(weights).graph.initializer
+    }
+    used = {_name(tensor) for tensor in model.graph.initializer} & set(shared)
+    if not used or sum(shared[name] for name in used) < _LEAST_SHARE * sum(shared.values()):
+        return graph
+    _remove(model.graph, used)
+    part: bytes = model.SerializeToString()
+    return part
+
+
+def _name(tensor: onnx.TensorProto) -> str:
+    """Return the name of a shared tensor, a digest of type, shape and content; empty for a small tensor."""
     if len(tensor.raw_data) < _LEAST_BYTES:
         return ""
     digest = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)} ".encode())
     digest.update(tensor.raw_data)
-    return digest.hexdigest()[:32]
+    return f"weight_{digest.hexdigest()[:32]}"
 
 
-def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Of initializers, wherever they are read."""
+def _remove(graph: onnx.GraphProto, shared: Collection[str]) -> None:
+    """Remove shared initializers from a graph, and rename them in all nodes."""
+    names = {tensor.name: name for tensor in graph.initializer if (name := _name(tensor)) in shared}
+    own = [tensor for tensor in graph.initializer if tensor.name not in names]
+    del graph.initializer[:]
+    graph.initializer.extend(own)
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)

@@ -1,4 +1,4 @@
-"""Which values a network's activations take, on frames like those to come."""
+"""Statistics of a network's activations on calibration frames."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from idol_export.precision.int8 import Observed
 from idol_export.precision.patches import Patches
+from idol_export.precision.quantizer import Observed
 from idol_export.precision.rounding import least_squares_range
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.errors import ConfigError
@@ -17,8 +17,8 @@ from idol_runtime.errors import ConfigError
 __all__ = ["observe", "open_values"]
 
 _BINS = 2048
-_SAMPLED = 2**14  # values of each activation and frame, for its histogram
-_ROWS = 2**14  # of patches over all frames, several times as many as the widest has entries
+_SAMPLED = 2**14  # values per activation and frame for its histogram
+_ROWS = 2**14  # sampled patches over all frames, several times the entries of the largest patch
 
 
 def observe(
@@ -29,24 +29,24 @@ def observe(
     symmetric: bool = False,
     patches: Collection[Patches] = (),
 ) -> dict[str, Observed]:
-    """The range that rounds each activation best, means of its channels and covariances of patches, over all frames.
+    """Measure the best quantization range, channel means and covariances of patches of each activation.
 
     Args:
-        graph: an ONNX file.
-        axes: of each activation, which of its axes is that of channels.
-        frames: what it sees.
-        libraries: of operators that are not ONNX Runtime's own.
-        symmetric: ranges reach as far below zero as above.
-        patches: of these activations.
+        graph: ONNX file.
+        axes: index of the channel axis, by name of the activation.
+        frames: calibration frames in the size of the network input.
+        libraries: libraries of operators that are not part of ONNX Runtime.
+        symmetric: make ranges symmetric about zero.
+        patches: patches whose covariances are measured.
 
     Raises:
-        ConfigError: no frame.
-        BackendError: ONNX Runtime refuses the graph.
+        ConfigError: there is no frame.
+        BackendError: ONNX Runtime cannot open the graph.
     """
     if not axes:
         return {}
     if not len(frames):
-        raise ConfigError("there is no frame to calibrate on; give --calibrate a video of what is to come")
+        raise ConfigError("no frame to calibrate on; pass a video like the camera's with --calibrate")
     names = list(axes)
     session = open_values(graph, names, libraries)
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
@@ -55,31 +55,34 @@ def observe(
         for name, values in run_session(session, names, frame[None]).items():
             low[name] = min(low[name], float(values.min()))
             high[name] = max(high[name], float(values.max()))
-            others = tuple(i for i in range(values.ndim) if i != axes[name] % values.ndim)
-            means[name] = means.get(name, np.zeros(1)) + values.mean(others, np.float64) / len(frames)
+            reduced = tuple(i for i in range(values.ndim) if i != axes[name] % values.ndim)
+            means[name] = means.get(name, np.zeros(1)) + values.mean(reduced, np.float64) / len(frames)
     counts = {name: np.zeros(_BINS) for name in names}
-    moments = {read: _Moments(means[read.value]) for read in patches}
+    moments = {patch: _Moments(means[patch.value]) for patch in patches}
     rng = np.random.default_rng(0)
     for frame in frames:
-        found = run_session(session, names, frame[None])
-        for name, values in found.items():
+        activations = run_session(session, names, frame[None])
+        for name, values in activations.items():
             sample = values.reshape(-1)[rng.integers(0, values.size, min(values.size, _SAMPLED))]
             counts[name] += np.histogram(sample, _BINS, (low[name], max(high[name], low[name] + 1e-8)))[0]
-        for read, moment in moments.items():
-            moment.add(read.sample(found[read.value], -(-_ROWS // len(frames)), rng))
+        for patch, moment in moments.items():
+            moment.add(patch.sample(activations[patch.value], -(-_ROWS // len(frames)), rng))
     observed = {}
     for name in names:
         limits = least_squares_range(counts[name], low[name], high[name], symmetric)
-        covariances = {read: moments.pop(read).covariance for read in patches if read.value == name}
+        covariances = {patch: moments.pop(patch).covariance for patch in patches if patch.value == name}
         observed[name] = Observed(*limits, means[name].astype(np.float32), covariances)
     return observed
 
 
 class _Moments:
-    """Sums over rows, and over their products, less the mean: with it products may be far greater than they differ."""
+    """Running sums of rows and of their products, centred first: a large mean would cancel most digits otherwise.
+
+    Args:
+        mean: [C] mean of each channel.
+    """
 
     def __init__(self, mean: NDArray[np.float64]) -> None:
-        """`mean` of each channel that rows are of."""
         self._mean = mean.astype(np.float32)
         self._count = 0
         self._sum: NDArray[np.float64] = np.zeros(1)
@@ -98,10 +101,10 @@ class _Moments:
 
 
 def open_values(graph: bytes, names: Sequence[str], libraries: Sequence[Path] = ()) -> Any:
-    """A session of a graph that gives these float32 values of its inside, and no output besides.
+    """Open an ONNX Runtime session of a graph with these float32 values as its only outputs.
 
     Raises:
-        BackendError: ONNX Runtime refuses the graph.
+        BackendError: ONNX Runtime cannot open the graph.
     """
     model = onnx.load_model_from_string(graph)
     del model.graph.output[:]

@@ -1,7 +1,8 @@
-"""An ONNX graph that is being changed: who makes a value, who reads it, what is constant, what shape it has."""
+"""An editable ONNX graph with maps of producers, consumers, constants and shapes."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,16 @@ __all__ = ["Editor"]
 
 
 class Editor:
-    """Reads and rewires a graph; `to_bytes` puts its nodes in order and drops what nothing reads.
+    """An ONNX graph to read and to rewire.
 
-    The maps are of the graph as it was opened or last `refresh`ed.
+    The maps of the graph are computed when it is opened, and again by `refresh`. `to_bytes` sorts the nodes and drops
+    unused constants.
+
+    Attributes:
+        tensors: initializers by name.
+        producers: node that computes each value.
+        consumers: nodes that read each value.
+        outputs: names of the graph's outputs.
     """
 
     def __init__(self, graph: bytes) -> None:
@@ -27,7 +35,7 @@ class Editor:
         self.refresh()
 
     def refresh(self) -> None:
-        """Looks at the graph again."""
+        """Compute the maps again, after a change of the graph."""
         self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
         self.producers = {name: node for node in self.graph.node for name in node.output if name}
         self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -39,13 +47,13 @@ class Editor:
         self._types = {value.name: value.type.tensor_type for value in values}
 
     def constant(self, name: str) -> NDArray[np.generic] | None:
-        """The values of an initializer; None for what is computed."""
+        """Return the array of an initializer; None for a computed value."""
         if name not in self._arrays and name in self.tensors:
             self._arrays[name] = numpy_helper.to_array(self.tensors[name])
         return self._arrays.get(name)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Of a value; a free dimension is 1; None where it is not known."""
+        """Return the shape of a value, with 1 for free dimensions; None if it is unknown."""
         if name in self.tensors:
             return tuple(self.tensors[name].dims)
         if name not in self._types:
@@ -53,29 +61,29 @@ class Editor:
         return tuple(max(d.dim_value, 1) for d in self._types[name].shape.dim)
 
     def is_float(self, name: str) -> bool:
-        """Whether it is a float32 value, computed or constant."""
+        """Return whether a value, computed or constant, is float32."""
         if name in self.tensors:
             return bool(self.tensors[name].data_type == onnx.TensorProto.FLOAT)
         return name in self._types and bool(self._types[name].elem_type == onnx.TensorProto.FLOAT)
 
     def sole_consumer(self, name: str) -> onnx.NodeProto | None:
-        """The one node that reads a value which is no output of the graph."""
+        """Return the only reader of a value; None if there are several or the value is an output of the graph."""
         readers = self.consumers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def makers_of(self, name: str, through: Callable[[onnx.NodeProto], bool] = lambda _: True) -> set[str]:
-        """Names of the nodes that a value is computed by, as far back as `through` holds of them."""
-        found: set[str] = set()
-        waiting = [name]
-        while waiting:
-            node = self.producers.get(waiting.pop())
-            if node is not None and node.name not in found and through(node):
-                found.add(node.name)
-                waiting.extend(node.input)
-        return found
+        """Return the names of the nodes that compute a value, back to the first nodes for which `through` is False."""
+        makers: set[str] = set()
+        values = [name]
+        while values:
+            node = self.producers.get(values.pop())
+            if node is not None and node.name not in makers and through(node):
+                makers.add(node.name)
+                values.extend(node.input)
+        return makers
 
     def add_constant(self, name: str, array: NDArray[np.generic]) -> str:
-        """A new initializer, unless there is one of this name; returns the name."""
+        """Add an initializer unless its name exists; return the name."""
         if name not in self.tensors:
             tensor = numpy_helper.from_array(array, name)
             self.graph.initializer.append(tensor)
@@ -86,7 +94,7 @@ class Editor:
     def add_node(
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
     ) -> onnx.NodeProto:
-        """A new node, named after its kind and first output."""
+        """Add a node, named after its operator and first output."""
         node = onnx.helper.make_node(
             kind, inputs, outputs, f"{kind}_{outputs[0]}", domain=domain, **attributes
         )
@@ -94,25 +102,25 @@ class Editor:
         return node
 
     def redirect(self, old: str, new: str, readers: Sequence[onnx.NodeProto]) -> None:
-        """Has these nodes read another value."""
+        """Make these nodes read another value."""
         for node in readers:
             for index, name in enumerate(node.input):
                 if name == old:
                     node.input[index] = new
 
     def remove(self, nodes: Sequence[onnx.NodeProto]) -> None:
-        """Takes nodes out."""
+        """Remove nodes."""
         for node in nodes:
-            self.graph.node.remove(node)  # in place: others keep what they hold of the graph
+            self.graph.node.remove(node)  # in place, so that references to other nodes stay valid
         self.refresh()
 
     def need_domain(self, domain: str, version: int) -> None:
-        """Declares a set of operators."""
+        """Declare an operator set unless it is declared."""
         if domain not in {opset.domain for opset in self.model.opset_import}:
             self.model.opset_import.append(onnx.helper.make_opsetid(domain, version))
 
     def to_bytes(self) -> bytes:
-        """The graph: nodes after those that they read of, no constant that nothing reads."""
+        """Return the ONNX file, with nodes in topological order and without unused constants."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
@@ -127,22 +135,7 @@ class Editor:
 
 
 def _sorted(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Each behind those whose values it reads."""
+    """Return the nodes in topological order."""
     makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
-    needs = [{makers[name] for name in node.input if name in makers} for node in nodes]
-    readers: dict[int, list[int]] = defaultdict(list)
-    for index, needed in enumerate(needs):
-        for need in needed:
-            readers[need].append(index)
-    missing = [len(needed) for needed in needs]
-    ready = [index for index, count in enumerate(missing) if not count]
-    order = []
-    while ready:
-        index = ready.pop()
-        order.append(nodes[index])
-        for reader in readers[index]:
-            missing[reader] -= 1
-            if not missing[reader]:
-                ready.append(reader)
-    assert len(order) == len(nodes), "a graph has no cycles"
-    return order
+    inputs = {index: [makers[n] for n in node.input if n in makers] for index, node in enumerate(nodes)}
+    return [nodes[index] for index in TopologicalSorter(inputs).static_order()]

@@ -1,4 +1,4 @@
-"""Constant factors and summands behind a convolution become part of its weights, as graphs of fewer bits need them."""
+"""Folding of constant factors and summands into the preceding convolution, before precision is reduced."""
 
 import numpy as np
 import onnx
@@ -10,35 +10,32 @@ __all__ = ["fold_norms", "folded"]
 
 
 def folded(graph: bytes) -> bytes:
-    """A graph with its norms folded."""
+    """Return the graph with its norms folded."""
     editor = Editor(graph)
     fold_norms(editor)
     return editor.to_bytes()
 
 
 def fold_norms(editor: Editor) -> None:
-    """Folds `Conv`, `Mul`, `Add` by constants of one value per channel into one `Conv` with a bias."""
+    """Fold each `Conv`, `Mul`, `Add` with constants of one value per channel into one `Conv` with a bias."""
     for conv in [node for node in editor.graph.node if node.op_type == "Conv"]:
-        while (found := _by_channel(editor, conv)) is not None:
-            node, values = found
+        while (norm := _channel_norm(editor, conv)) is not None:
+            node, values = norm
             weight, bias = _parameters(editor, conv)
             if node.op_type == "Mul":
                 weight, bias = weight * values[:, None, None, None], bias * values
             else:
                 bias = bias + values
+            name = node.output[0]
             del conv.input[1:]
-            conv.input.extend(
-                [
-                    editor.add_constant(f"{node.output[0]}_weight", weight),
-                    editor.add_constant(f"{node.output[0]}_bias", bias),
-                ]
-            )
-            conv.output[0] = node.output[0]
+            conv.input.append(editor.add_constant(f"{name}_weight", weight))
+            conv.input.append(editor.add_constant(f"{name}_bias", bias))
+            conv.output[0] = name
             editor.remove([node])
 
 
-def _by_channel(editor: Editor, conv: onnx.NodeProto) -> tuple[onnx.NodeProto, NDArray[np.float32]] | None:
-    """The only reader of a convolution, if it multiplies or adds a constant per channel."""
+def _channel_norm(editor: Editor, conv: onnx.NodeProto) -> tuple[onnx.NodeProto, NDArray[np.float32]] | None:
+    """Return the only reader of a convolution and its constant [C], if it multiplies or adds one per channel."""
     node = editor.sole_consumer(conv.output[0])
     if node is None or node.op_type not in ("Mul", "Add"):
         return None

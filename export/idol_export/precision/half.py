@@ -1,10 +1,11 @@
-"""A graph that computes in 16 bits, but for islands of fp32: precision lives in the graph, as typed builders want.
+"""The 16-bit precisions fp16 and bf16: typed graphs in 16 bits with islands of fp32.
 
-Every float value has one type. Nodes outside the islands read and make values of 16 bits; casts stand where islands
-begin and end.
+Every float value has one type. Nodes outside the islands read and write 16-bit values, and casts are inserted at the
+borders of the islands. The types are part of the graph, as builders of strongly typed engines require.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 import ml_dtypes
@@ -12,15 +13,31 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from idol_export.graph.tracing import shipped
+from idol_export.precision.base import Announce, Precision, ReduceOptions, RewrittenGraph
 from idol_export.precision.editor import Editor
+from idol_export.precision.folding import folded
 from idol_export.precision.node_groups import linear_values
+from idol_export.verify.reference_graph import ReferenceGraph
 
-__all__ = ["ISLANDS", "Half", "coordinates", "emulated", "islands_of", "linear_blocks", "pixels", "to_half"]
+__all__ = [
+    "BF16",
+    "FP16",
+    "ISLANDS",
+    "Half",
+    "HalfPrecision",
+    "coordinates",
+    "emulated",
+    "islands_of",
+    "linear_blocks",
+    "pixels",
+    "to_half",
+]
 
 Half = Literal["fp16", "bf16"]
 
-# Kinds of nodes that stay fp32: those whose sums leave fp16's range where a runtime does not sum in fp32 inside of
-# them, and sampling, whose coordinates are fp32 in any case.
+# Operators that stay fp32: those whose sums exceed fp16's range unless a runtime sums in fp32 inside the operator, and
+# sampling, whose coordinates are fp32 in any case.
 ISLANDS: Collection[str] = (
     "DeformAttn",
     "GridSample",
@@ -28,18 +45,40 @@ ISLANDS: Collection[str] = (
     "LayerNormalization",
     "Softmax",
 )
-_COORDINATES = (2, 4)  # of a point, of a box
+_COORDINATES = (2, 4)  # size of a point, size of a box
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 _TYPES = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 _FLOAT = onnx.TensorProto.FLOAT
 
 
-def islands_of(graph: bytes) -> set[str]:
-    """Names of the nodes that stay fp32: of `ISLANDS`, of coordinates, of the image, and of linear blocks.
+@dataclass(frozen=True)
+class HalfPrecision(Precision):
+    """16-bit floats for all nodes outside the fp32 islands."""
 
-    What each spares a trained network of error is in benchmarks/README.md (fp16); only linear blocks, which are a
-    MobileNet's, cost time worth naming.
+    name: Half
+
+    def rewrite(
+        self, reference: ReferenceGraph, options: ReduceOptions, announce: Announce
+    ) -> RewrittenGraph:
+        """Convert the fp32 graph to 16 bits, and to fp32 with 16-bit rounding if the precision is emulated."""
+        probe = folded(reference.candidate.probe)
+        islands = islands_of(probe)
+        rewrite = emulated if self.emulated else to_half
+        candidate = self.candidate(reference.candidate, rewrite(probe, islands, self.name))
+        graph = to_half(shipped(probe), islands, self.name) if self.emulated else candidate.graph
+        return RewrittenGraph(candidate, graph)
+
+
+FP16 = HalfPrecision("fp16", "fp16", "onnx", stage_limit=0.02)
+BF16 = HalfPrecision("bf16", "bf16", "trt", stage_limit=0.1, emulated=True, half_storage=False)
+
+
+def islands_of(graph: bytes) -> set[str]:
+    """Return the names of the nodes that stay fp32: `ISLANDS`, coordinates, image preparation and linear blocks.
+
+    benchmarks/precision_islands.py measures the error that each kind avoids. Only linear blocks, which MobileNetV2 has,
+    cost noticeable time.
     """
     editor = Editor(graph)
     return (
@@ -51,60 +90,61 @@ def islands_of(graph: bytes) -> set[str]:
 
 
 def coordinates(editor: Editor) -> set[str]:
-    """Names of the nodes that make points and boxes: one of 2 or 4 numbers for each query, or what is sampled at.
+    """Return the names of the nodes that compute points or boxes per query, or sampling locations.
 
-    A point in fp16 is off by up to an eighth of a pixel, and what is sampled there by more than all rounding before.
+    A point in fp16 is off by up to an eighth of a pixel, which changes the sampled values more than all earlier
+    rounding.
     """
     boxes = editor.shape("boxes")
     assert boxes is not None
-    found = set()
+    names = set()
     for node in editor.graph.node:
         if any(boxes[1] in shape[:2] for shape in _point_shapes(editor, node)):
-            found.add(node.name)
+            names.add(node.name)
         if node.op_type == "GridSample":
-            # Points of other points, and these of what is none yet.
-            found |= editor.makers_of(node.input[1], lambda maker: bool(_point_shapes(editor, maker)))
-    return found
+            # Points computed from other points, up to the first values that are no points.
+            names |= editor.makers_of(node.input[1], lambda maker: bool(_point_shapes(editor, maker)))
+    return names
 
 
 def _point_shapes(editor: Editor, node: onnx.NodeProto) -> list[tuple[int, ...]]:
-    """Of what a node makes, shapes that end in points or boxes."""
+    """Return the shapes of a node's outputs that end in points or boxes."""
     shapes = [editor.shape(name) for name in node.output if editor.is_float(name)]
     return [shape for shape in shapes if shape and shape[-1] in _COORDINATES]
 
 
 def pixels(editor: Editor) -> set[str]:
-    """Names of the nodes that prepare the image for the first that multiplies it by weights."""
+    """Return the names of the nodes that prepare the image, up to the first node with weights."""
     made = {value.name for value in editor.graph.input}
-    found = set()
+    names = set()
     for node in editor.graph.node:  # in the order of computation
         computed = [name for name in node.input if name and name not in editor.tensors]
         if computed and made.issuperset(computed) and node.op_type not in _WEIGHTED:
             made.update(node.output)
-            found.add(node.name)
-    return found
+            names.add(node.name)
+    return names
 
 
 def linear_blocks(editor: Editor) -> set[str]:
-    """Names of the nodes that make `linear_values`, or what these are made of, and of those that convolve them."""
-    found = set()
+    """Return the names of the nodes that compute `linear_values`, directly or indirectly, or convolve them."""
+    names = set()
     for value in linear_values(editor):
-        found |= editor.makers_of(value)
-        found |= {node.name for node in editor.consumers[value] if node.op_type == "Conv"}
-    return found
+        names |= editor.makers_of(value)
+        names |= {node.name for node in editor.consumers[value] if node.op_type == "Conv"}
+    return names
 
 
 def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> bytes:
-    """The graph with every float value in 16 bits, but for what the nodes of the islands read and make.
+    """Return the graph with every float value in 16 bits, except the inputs and outputs of the islands' nodes.
 
     Args:
-        graph: of fp32; inputs and outputs stay as they are.
-        islands: names of nodes.
-        half: which 16 bits.
+        graph: ONNX file in fp32; its inputs and outputs keep their types.
+        islands: names of the nodes that stay fp32.
+        half: 16-bit type (default: fp16).
     """
     editor = Editor(graph)
     kind = _TYPES[half]
-    made: dict[str, int] = {}  # type of every float value that a node makes
+    made: dict[str, int] = {}  # type of every computed float value
     for node in editor.graph.node:
         for name in node.output:
             if name and editor.is_float(name):
@@ -112,14 +152,14 @@ def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> byte
     outputs = {value.name for value in editor.graph.output}
     casts: dict[tuple[str, int], str] = {}
     for node in list(editor.graph.node):
-        wanted = _FLOAT if node.name in islands else kind
+        target_type = _FLOAT if node.name in islands else kind
         for index, name in enumerate(node.input):
             if name in editor.tensors and editor.is_float(name):
-                if wanted == kind:
+                if target_type == kind:
                     node.input[index] = editor.add_constant(f"{name}_half", _halved(editor, name, kind))
-            elif made.get(name, wanted) != wanted:
-                node.input[index] = _cast(editor, casts, name, wanted)
-        if node.op_type == "Cast" and wanted == kind:
+            elif made.get(name, target_type) != target_type:
+                node.input[index] = _cast(editor, casts, name, target_type)
+        if node.op_type == "Cast" and target_type == kind:
             for attribute in node.attribute:
                 if attribute.name == "to" and attribute.i == _FLOAT:
                     attribute.i = kind
@@ -134,9 +174,9 @@ def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> byte
 
 
 def emulated(graph: bytes, islands: Collection[str], half: Half = "bf16") -> bytes:
-    """The graph in fp32, rounded where `to_half` would: what each node outside the islands reads and makes.
+    """Return the graph in fp32 with 16-bit rounding of all inputs and outputs of the nodes outside the islands.
 
-    For processors that cannot compute in these 16 bits; sums inside of a node are fp32, as on those that can.
+    It emulates `to_half` on processors without this 16-bit type. Sums inside a node are fp32 on both.
     """
     editor = Editor(graph)
     kind = _TYPES[half]
@@ -168,22 +208,21 @@ def _add_rounding(editor: Editor, exact: str, rounded: str, kind: int) -> None:
 
 
 def _halved(editor: Editor, name: str, kind: int) -> NDArray[np.generic]:
-    """A constant in 16 bits."""
     values = editor.constant(name)
     assert values is not None
     with np.errstate(over="ignore"):
         return values.astype(np.float16 if kind == onnx.TensorProto.FLOAT16 else ml_dtypes.bfloat16)
 
 
-def _cast(editor: Editor, casts: dict[tuple[str, int], str], name: str, wanted: int) -> str:
-    if (name, wanted) not in casts:
-        casts[name, wanted] = f"{name}_as_{'fp32' if wanted == _FLOAT else 'half'}"
-        editor.add_node("Cast", [name], [casts[name, wanted]], to=wanted)
-    return casts[name, wanted]
+def _cast(editor: Editor, casts: dict[tuple[str, int], str], name: str, target_type: int) -> str:
+    if (name, target_type) not in casts:
+        casts[name, target_type] = f"{name}_as_{'fp32' if target_type == _FLOAT else 'half'}"
+        editor.add_node("Cast", [name], [casts[name, target_type]], to=target_type)
+    return casts[name, target_type]
 
 
 def _rename(editor: Editor, old: str, new: str) -> None:
-    """Of a value, where it is made and wherever it is read."""
+    """Rename a value in the node that computes it and in all nodes that read it."""
     for node in editor.graph.node:
         for names in (node.input, node.output):
             for index, name in enumerate(names):

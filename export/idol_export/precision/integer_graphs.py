@@ -1,4 +1,4 @@
-"""Graphs of one network that compute in integers, but for what is kept; calibrated once for all of them."""
+"""int8 graphs of one network with different nodes in fp32, calibrated once for all of them."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
@@ -6,15 +6,15 @@ from pathlib import Path
 
 from idol_export.precision.calibration import observe
 from idol_export.precision.editor import Editor
-from idol_export.precision.int8 import (
+from idol_export.precision.node_groups import groups_of, is_kept, parts_of
+from idol_export.precision.quantizer import (
     Observed,
     Target,
     candidates,
     observed_patches,
     observed_values,
-    quantise,
+    quantize,
 )
-from idol_export.precision.node_groups import groups_of, is_kept, parts_of
 from idol_export.verify.clips import spread_frames
 from idol_runtime.preprocess import resize
 
@@ -22,7 +22,17 @@ __all__ = ["IntegerGraphs"]
 
 
 class IntegerGraphs:
-    """Makes them out of a probe."""
+    """Maker of the int8 graphs of a probe.
+
+    Args:
+        probe: ONNX file of the fp32 graph with its stages, after `folded`.
+        network_size: (h, w) of its input.
+        libraries: libraries of operators that are not part of ONNX Runtime.
+        target: quantization target.
+        calibrate: video or images for the ranges.
+        frames: number of calibration frames.
+        announce: called when the calibration begins, with the first graph.
+    """
 
     def __init__(
         self,
@@ -34,7 +44,6 @@ class IntegerGraphs:
         frames: int,
         announce: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Of a `folded` probe, its input's (h, w), and what int8 takes its ranges from; nothing runs yet."""
         editor = Editor(probe)
         self._probe = probe
         self._network_size, self._libraries, self._target = network_size, libraries, target
@@ -44,38 +53,38 @@ class IntegerGraphs:
 
     @property
     def shares(self) -> Mapping[str, float]:
-        """Of each group that can compute in integers, its share of all multiplications."""
-        found: dict[str, float] = {}
+        """Share of all multiplications, 0 to 1, of each group that can compute in int8."""
+        shares: dict[str, float] = {}
         for node, share in self._work.items():
-            found[self._groups[node]] = found.get(self._groups[node], 0.0) + share
-        return found
+            shares[self._groups[node]] = shares.get(self._groups[node], 0.0) + share
+        return shares
 
     def share(self, keep: Collection[str]) -> float:
-        """Of multiplications, how many are in integers where these groups or parts are kept."""
+        """Return the share of multiplications in int8, 0 to 1, if these groups or parts stay fp32."""
         return sum(self._work[node] for node in self._chosen(keep))
 
     def probe(self, keep: Collection[str]) -> bytes:
-        """The graph, with its stages, in integers but for these groups or parts.
+        """Return the int8 graph with its stages, where these groups or parts stay fp32.
 
         Raises:
-            ConfigError: nothing to calibrate on.
-            SourceError: a video or image that cannot be read.
+            ConfigError: there is no calibration frame.
+            SourceError: a video or image cannot be read.
         """
-        return self._quantised(self._chosen(keep))
+        return self._quantized(self._chosen(keep))
 
     def alone(self, group: str) -> bytes:
-        """The graph with one group in integers, wherever its nodes are.
+        """Return the graph with its stages, where this group alone computes in int8.
 
         Raises:
-            ConfigError: nothing to calibrate on.
-            SourceError: a video or image that cannot be read.
+            ConfigError: there is no calibration frame.
+            SourceError: a video or image cannot be read.
         """
-        return self._quantised([node for node in self._work if self._groups[node] == group])
+        return self._quantized([node for node in self._work if self._groups[node] == group])
 
-    def _quantised(self, chosen: list[str]) -> bytes:
+    def _quantized(self, chosen: list[str]) -> bytes:
         editor = Editor(self._probe)
         if chosen:
-            quantise(editor, chosen, self._observed, self._target)
+            quantize(editor, chosen, self._observed, self._target)
         return editor.to_bytes()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Which of the network's nodes belong together when it is decided what computes in fewer bits."""
+"""Groups of nodes that switch to a reduced precision together."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -11,73 +11,74 @@ from idol_export.precision.editor import Editor
 __all__ = ["GROUPS", "KEPT", "PARTS", "groups_of", "is_kept", "linear_values", "parts_of"]
 
 PARTS = (*STAGES[1:], "heads")
-# `first`: reads the image, whose 256 levels do not fall on those of integers. `depthwise`: too few products to average
-# their rounding. `normalised`: in front of a normalisation, a few channels have far larger values than all others.
-# `bottleneck`: between narrow values without an activation, which all that follows is a small difference of. `sampled`:
-# reads what attention sampled, where a few cells have far larger values than all others.
+# first: reads the image, whose 256 levels differ from the integer levels.
+# depthwise: sums too few products to average their rounding errors.
+# normalised: precedes a normalisation, and a few channels have far larger values than the rest.
+# bottleneck: reads or writes narrow values without an activation, and later layers amplify its rounding error.
+# sampled: reads the values that attention sampled, and a few cells have far larger values than the rest.
 _KINDS = ("first", "depthwise", "normalised", "bottleneck", "sampled")
 _STRIDES = tuple(f"backbone/{2**power}" for power in range(1, 7))
 GROUPS = (*_KINDS, *_STRIDES, *PARTS[1:])
-# What loses most for what it multiplies (benchmarks/README.md, int8).
+# Groups with the largest loss per multiplication (benchmarks/precision_parts.py).
 KEPT = (*_KINDS, "decoder")
 _MOVES = ("Reshape", "Transpose", "Flatten", "Unsqueeze")
 
 
 def parts_of(editor: Editor) -> dict[str, str]:
-    """Which of `PARTS` each node of a probe is in: the first whose last value it leads to."""
-    found: dict[str, str] = {}
+    """Return the part of each node of a probe: the first of `PARTS` whose last value depends on the node."""
+    parts: dict[str, str] = {}
     for part in PARTS[:-1]:
         for node in editor.makers_of(part):
-            found.setdefault(node, part)
-    return {node.name: found.get(node.name, PARTS[-1]) for node in editor.graph.node}
+            parts.setdefault(node, part)
+    return {node.name: parts.get(node.name, PARTS[-1]) for node in editor.graph.node}
 
 
 def groups_of(editor: Editor) -> dict[str, str]:
-    """Which of `GROUPS` each node of a probe is in: fragile, at a stride of the backbone, or in another part."""
+    """Return the group of each node of a probe: a fragile kind, a stride of the backbone, or another part."""
     parts = parts_of(editor)
     image = editor.shape(editor.graph.input[0].name)
     assert image is not None
-    before = editor.makers_of(STAGES[0])
+    preparation = editor.makers_of(STAGES[0])
     linear = linear_values(editor)
-    found = {}
+    groups = {}
     for node in editor.graph.node:
         group = parts[node.name]
         if node.op_type == "Conv":
-            group = _fragile(editor, node, before, linear) or group
+            group = _fragile(editor, node, preparation, linear) or group
         elif node.op_type == "MatMul" and _reads_sampled(editor, node):
             group = "sampled"
         if group == PARTS[0]:
             group = _STRIDES[_power(editor, node, image[1] * image[2]) - 1]
-        found[node.name] = group
-    return found
+        groups[node.name] = group
+    return groups
 
 
 def is_kept(group: str, part: str, keep: Collection[str]) -> bool:
-    """Whether a node stays fp32."""
+    """Return whether a node of this group and part stays fp32."""
     return group in keep or part in keep
 
 
 def linear_values(editor: Editor) -> set[str]:
-    """Values that are convolved or sums of such, as they are, that convolutions of one pixel read.
+    """Return the outputs of convolutions, and sums of them, that 1x1 convolutions read without an activation between.
 
-    Blocks of MobileNetV2 end in them. The means of their channels may be fifty times their spread, and the convolution
-    behind takes the means away again: what is left of a rounded value is its rounding.
+    Blocks of MobileNetV2 end in such values. The means of their channels may be fifty times their spread, and the next
+    convolution subtracts the means again, so that mostly the rounding error of a rounded value remains.
     """
-    found: dict[str, None] = {}
+    values: dict[str, None] = {}
     for node in editor.graph.node:  # in the order of computation
         name = node.output[0]
-        summed = node.op_type == "Add" and any(part in found for part in node.input)
+        summed = node.op_type == "Add" and any(part in values for part in node.input)
         if summed or _is_fixed(editor, node):
-            found[name] = None
-    for name in reversed(list(found)):
+            values[name] = None
+    for name in reversed(list(values)):
         readers = editor.consumers[name]
-        if not any(_is_pointwise(editor, node, name) or _is_sum(node, found) for node in readers):
-            del found[name]
-    return set(found)
+        if not any(_is_pointwise(editor, node, name) or _is_sum(node, values) for node in readers):
+            del values[name]
+    return set(values)
 
 
 def _is_fixed(editor: Editor, node: onnx.NodeProto) -> bool:
-    """Whether a node convolves images with constants."""
+    """Return whether a node is a 2-D convolution with constant weights."""
     weights = list(node.input[1:])
     return (
         node.op_type == "Conv"
@@ -91,7 +92,7 @@ def _is_sum(node: onnx.NodeProto, values: Mapping[str, None]) -> bool:
 
 
 def _is_pointwise(editor: Editor, node: onnx.NodeProto, name: str) -> bool:
-    """Whether a node convolves each pixel of this value alone, over all its channels."""
+    """Return whether a node is a 1x1 convolution of this value without channel groups."""
     if node.input[0] != name or not _is_fixed(editor, node):
         return False
     shape = editor.tensors[node.input[1]].dims
@@ -100,19 +101,19 @@ def _is_pointwise(editor: Editor, node: onnx.NodeProto, name: str) -> bool:
 
 
 def _power(editor: Editor, node: onnx.NodeProto, pixels: int) -> int:
-    """How often the image was halved; windows and padding make places a few more."""
-    made = editor.shape(node.output[0]) or ()
-    if len(made) < 3:
-        return 1  # nothing that multiplies an image
-    places = math.prod(made) / made[1 if node.op_type == "Conv" else -1]
-    return min(max(round(math.log2(pixels / places) / 2), 1), len(_STRIDES))
+    """Return how often the image was halved, rounded, because windows and padding add a few cells."""
+    shape = editor.shape(node.output[0]) or ()
+    if len(shape) < 3:
+        return 1  # no feature map
+    cells = math.prod(shape) / shape[1 if node.op_type == "Conv" else -1]
+    return min(max(round(math.log2(pixels / cells) / 2), 1), len(_STRIDES))
 
 
 def _fragile(
-    editor: Editor, node: onnx.NodeProto, before: Collection[str], linear: Collection[str]
+    editor: Editor, node: onnx.NodeProto, preparation: Collection[str], linear: Collection[str]
 ) -> str | None:
     source = editor.producers.get(node.input[0])
-    if source is None or source.name in before:
+    if source is None or source.name in preparation:
         return "first"
     weight = editor.shape(node.input[1])
     if weight is not None and weight[1] == 1 < weight[0]:
@@ -126,13 +127,13 @@ def _fragile(
 
 
 def _sole_reader(editor: Editor, name: str) -> onnx.NodeProto | None:
-    """The one node that reads the numbers of a value; where batches are of any size, others read its shape."""
+    """Return the only reader of a value, without the `Shape` nodes of graphs with a free batch dimension."""
     readers = [node for node in editor.consumers.get(name, []) if node.op_type != "Shape"]
     return readers[0] if len(readers) == 1 else None
 
 
 def _reads_sampled(editor: Editor, node: onnx.NodeProto) -> bool:
-    """Whether a product reads what deformable attention gives, our operator or the last of the standard ones."""
+    """Return whether a product reads the output of deformable attention, our operator or the last standard one."""
     maker = editor.producers.get(node.input[0])
     while maker is not None and maker.op_type in _MOVES:
         maker = editor.producers.get(maker.input[0])

@@ -12,34 +12,39 @@ from idol_deploy.evaluate.tracking import DETECTION_MEAN, score_tracking
 from idol_runtime.backends import Backend
 from idol_runtime.config import StreamConfig
 
-__all__ = ["Scores", "score_graph"]
+__all__ = ["GraphScores", "score_graph"]
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Shares of 1: AP of results under each of their likely classes, IDF1 of tracks under their best."""
+class GraphScores:
+    """Scores of one graph.
+
+    Attributes:
+        ap: average precision, 0 to 1; a track is listed under each of its likely classes.
+        idf1: IDF1, 0 to 1; a track is listed under its most likely class.
+    """
 
     ap: float
     idf1: float
 
 
-def score_graph(annotations: Path, frames: Path, backend: Backend, stream: StreamConfig) -> Scores:
-    """Run a graph over a data set, and score it.
+def score_graph(annotations: Path, frames: Path, backend: Backend, stream: StreamConfig) -> GraphScores:
+    """Run a graph on a data set and score its tracks.
 
     Args:
-        annotations: YouTube-VIS or OVIS JSON.
-        frames: the folder that its file names are below.
-        backend: runs the graph.
+        annotations: annotation file, YouTube-VIS or OVIS JSON.
+        frames: folder of the frames that the annotation file names.
+        backend: inference backend of the graph.
         stream: thresholds and association.
 
     Raises:
-        DataError: annotations that are broken, or frames of another size than they say.
-        SourceError: a frame that is missing or broken.
+        DataError: the annotations are broken, or a frame has another size than they give.
+        SourceError: a frame is missing or broken.
         MissingDependencyError: pycocotools or TrackEval is not installed.
     """
     dataset = read_dataset(annotations)
     with tempfile.TemporaryDirectory() as folder:
-        found = find_tracks(
+        results = find_tracks(
             CachingBackend(backend),
             stream,
             dataset,
@@ -47,6 +52,6 @@ def score_graph(annotations: Path, frames: Path, backend: Backend, stream: Strea
             Path(folder) / "graph",
             identity={"graph": backend.name},
         )
-    assert found is not None, "one process runs all videos"
-    ap = score(dataset, found.ranked, metric_of(dataset)).summary["AP"]
-    return Scores(ap, score_tracking(dataset, found.tracked)[DETECTION_MEAN]["IDF1"])
+    assert results is not None, "one process runs all videos"
+    ap = score(dataset, results.ranked, metric_of(dataset)).summary["AP"]
+    return GraphScores(ap, score_tracking(dataset, results.tracked)[DETECTION_MEAN]["IDF1"])

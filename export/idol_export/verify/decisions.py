@@ -1,9 +1,9 @@
-"""Do two runs of the same video make the same decisions? Judged one decision at a time.
+"""Comparison of two runs of the same video, one decision at a time.
 
-Every decision (which queries are candidates, which survive mask NMS, which identity each gets) is made again
-from one run's network output but from the *other run's* earlier decisions, so that one coin-flip cannot
-spoil all that follows. Where the runs differ, each of the two outcomes must follow from quantities that lie
-within a small distance of our own: then it is a near-tie, and counted apart. Any other difference is an error.
+Each decision (candidate selection, mask NMS, labels, identities) is repeated with one run's network output and the
+*other run's* earlier decisions. One differing decision therefore cannot make all later ones differ. A difference is a
+near tie, counted separately, if both outcomes follow from quantities within `NEAR` of the first run's quantities. Any
+other difference is an error.
 """
 
 from collections.abc import Iterable
@@ -26,9 +26,9 @@ from idol_runtime.tracking.detection import (
 )
 from idol_runtime.tracking.masks import mask_iou
 
-__all__ = ["Agreement", "Decisions", "Judge", "NEAR"]
+__all__ = ["Agreement", "DecisionComparison", "Decisions", "NEAR"]
 
-# How far from a threshold a float32 network may put a quantity in one run and not in another.
+# Largest distance by which float32 rounding may move a quantity across a threshold.
 NEAR = 1e-4
 
 Ints = NDArray[np.int64]
@@ -37,13 +37,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided on one frame.
+    """The decisions of one run on one frame.
 
     Attributes:
-        candidates: queries after the score threshold and box NMS, best first.
-        query: those that survived mask NMS, best first.
-        ids: [n] their identities, NO_TRACK for none.
-        labels: [n] their classes.
+        candidates: [m] queries after the score threshold and box NMS, best first.
+        query: [n] queries after mask NMS, best first.
+        ids: [n] identity of each entry of `query`; NO_TRACK for none.
+        labels: [n] class of each entry of `query`.
     """
 
     candidates: Ints
@@ -54,29 +54,36 @@ class Decisions:
 
 @dataclass
 class Agreement:
-    """How often two runs agreed.
+    """Counts of equal and differing decisions of one kind.
 
     Attributes:
-        compared: decisions that were compared.
-        near_ties: those that differ, each within `NEAR` of its threshold.
-        errors: those that differ otherwise, one sentence for each frame.
+        compared: number of compared decisions.
+        near_ties: number of differing decisions within `NEAR` of their threshold.
+        errors: one message per frame with any other difference.
     """
 
     compared: int = 0
     near_ties: int = 0
     errors: list[str] = field(default_factory=list)
 
-    def judge(self, what: str, compared: int, differing: Iterable[int], wrong: Iterable[int]) -> None:
-        """Count the decisions of one frame, of which some queries' differ, some of those without excuse."""
+    def add(self, where: str, compared: int, differing: Iterable[int], wrong: Iterable[int]) -> None:
+        """Add the decisions of one frame.
+
+        Args:
+            where: frame name for error messages.
+            compared: number of decisions.
+            differing: queries whose decisions differ.
+            wrong: queries whose decisions differ by more than a near tie.
+        """
         self.compared += compared
         self.near_ties += len(set(differing) - set(wrong))
         queries = sorted(set(wrong))
         if queries:
-            self.errors.append(f"{what}: queries {queries[:5]}{' …' if len(queries) > 5 else ''}")
+            self.errors.append(f"{where}: queries {queries[:5]}{' …' if len(queries) > 5 else ''}")
 
 
-class Judge:
-    """Repeats another run's decisions on our own network output, frame by frame."""
+class DecisionComparison:
+    """Repetition of another run's decisions on our own network output, frame by frame."""
 
     def __init__(self, config: AssociationConfig) -> None:
         self.config = config
@@ -90,7 +97,7 @@ class Judge:
 
     @property
     def parts(self) -> dict[str, Agreement]:
-        """The agreements by name, in the order of the decisions."""
+        """Agreements by kind of decision, in the order in which the decisions are made."""
         return {
             "selection": self.selection,
             "mask NMS": self.suppression,
@@ -98,15 +105,15 @@ class Judge:
             "track ids": self.identity,
         }
 
-    def frame(self, output: NetworkOutput, other: Decisions) -> Detections:
-        """Judge one frame; returns our view of the other run's detections, best first as it had them."""
+    def add_frame(self, output: NetworkOutput, other: Decisions) -> Detections:
+        """Compare one frame; return the other run's detections, in its order, with values of our output."""
         self._frame += 1
         class_scores = sigmoid(output.logits)
-        self._judge_selection(class_scores, output.boxes, other.candidates)
+        self._compare_selection(class_scores, output.boxes, other.candidates)
         masks = decode_queries(output, other.candidates)
-        self._judge_suppression(masks, other)
+        self._compare_suppression(masks, other)
         scores = class_scores[other.query]
-        found = Detections(
+        detections = Detections(
             query=other.query,
             labels=other.labels,
             scores=scores.max(axis=1),
@@ -116,27 +123,27 @@ class Judge:
             mask_logits=_masks_of(other, masks, output),
             candidates=other.candidates,
         )
-        self._judge_labels(found)
-        self._judge_identity(found, other.ids)
-        return found
+        self._compare_labels(detections)
+        self._compare_identities(detections, other.ids)
+        return detections
 
-    def _judge_selection(self, class_scores: Floats, boxes: Floats, expected: Ints) -> None:
+    def _compare_selection(self, class_scores: Floats, boxes: Floats, expected: Ints) -> None:
         ours, theirs = select_queries(class_scores, boxes, self.config), expected
         differing = set(ours.tolist()) ^ set(theirs.tolist())
-        # Each looked-at query must come after all that are clearly better; mask NMS and tracker rely on it.
+        # Candidates must be sorted by score, except for near ties; mask NMS and the tracker rely on it.
         scores = class_scores.max(axis=1)[theirs]
         wrong = set(theirs[scores > np.minimum.accumulate(scores) + NEAR].tolist()) if len(theirs) else set()
         if differing:
             for outcome in (ours, theirs):
                 wrong |= _impossible_candidates(class_scores, boxes, outcome, self.config)
-        self.selection.judge(f"frame {self._frame}", len(theirs), differing, wrong)
+        self.selection.add(f"frame {self._frame}", len(theirs), differing, wrong)
 
-    def _judge_suppression(self, masks: Floats, other: Decisions) -> None:
+    def _compare_suppression(self, masks: Floats, other: Decisions) -> None:
         if not len(masks):
             return
         keep = suppress_masks(masks, self.config)
         kept = np.isin(other.candidates, other.query)
-        # Those that survive keep their order.
+        # The survivors must be in the order of the candidates.
         in_order = other.candidates[kept].tolist()
         wrong = set(other.query.tolist()) - set(in_order)
         if not wrong and in_order != other.query.tolist():
@@ -146,28 +153,28 @@ class Judge:
             for outcome in (keep, kept):
                 wrong |= set(other.candidates[impossible_survivors(overlaps, outcome)].tolist())
         differing = other.candidates[keep != kept].tolist()
-        self.suppression.judge(f"frame {self._frame}", len(other.candidates), differing, wrong)
+        self.suppression.add(f"frame {self._frame}", len(other.candidates), differing, wrong)
 
-    def _judge_labels(self, found: Detections) -> None:
-        ours = found.class_scores.argmax(axis=1)
-        classes = found.class_scores.shape[1]
-        given = found.class_scores[np.arange(len(ours)), np.clip(found.labels, 0, classes - 1)]
-        known = (found.labels >= 0) & (found.labels < classes)
-        wrong = ~known | (found.scores - given > NEAR)
-        differing = found.query[ours != found.labels].tolist()
-        self.labels.judge(f"frame {self._frame}", len(ours), differing, found.query[wrong].tolist())
+    def _compare_labels(self, detections: Detections) -> None:
+        ours = detections.class_scores.argmax(axis=1)
+        classes = detections.class_scores.shape[1]
+        given = detections.class_scores[np.arange(len(ours)), np.clip(detections.labels, 0, classes - 1)]
+        known = (detections.labels >= 0) & (detections.labels < classes)
+        wrong = ~known | (detections.scores - given > NEAR)
+        differing = detections.query[ours != detections.labels].tolist()
+        self.labels.add(f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist())
 
-    def _judge_identity(self, found: Detections, expected: Ints) -> None:
-        features = (found.scores, found.labels, found.boxes, found.embeddings)
+    def _compare_identities(self, detections: Detections, expected: Ints) -> None:
+        features = (detections.scores, detections.labels, detections.boxes, detections.embeddings)
         ours = self._tracker.associate(*features)
         wrong = np.zeros(len(ours), np.bool_)
         if (ours != expected).any():
             for ids in (ours, expected):
                 wrong |= impossible_identities(
-                    found, self._tracker.bank, self._next_id, ids, self.config, NEAR
+                    detections, self._tracker.bank, self._next_id, ids, self.config, NEAR
                 )
-        differing = found.query[ours != expected].tolist()
-        self.identity.judge(f"frame {self._frame}", len(ours), differing, found.query[wrong].tolist())
+        differing = detections.query[ours != expected].tolist()
+        self.identity.add(f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist())
         self._tracker.commit(expected, *features)
         self._next_id = max(self._next_id, *(expected + 1).tolist(), 0)
 
@@ -183,11 +190,11 @@ def _masks_of(other: Decisions, masks: Floats, output: NetworkOutput) -> Floats:
 def _impossible_candidates(
     class_scores: Floats, boxes: Floats, chosen: Ints, config: AssociationConfig
 ) -> set[int]:
-    """Queries whose being chosen, or not, follows from no scores and boxes within `NEAR` of these."""
+    """Return queries whose selection or rejection no scores and boxes within `NEAR` of these explain."""
     scores, limit = class_scores.max(axis=1), config.select_score
     best = float(scores.max())
     if best <= limit + NEAR and len(chosen) == 1 and scores[chosen[0]] >= best - NEAR:
-        return set()  # No query need be above the threshold, and then the best one stands in.
+        return set()  # without a query above the threshold, the best one is selected
     pool = np.flatnonzero(scores > limit - NEAR)
     if best <= limit - NEAR or not len(chosen):
         return {*chosen.tolist(), *pool.tolist(), int(scores.argmax())}
@@ -199,7 +206,7 @@ def _impossible_candidates(
 def _box_overlaps(class_scores: Floats, boxes: Floats, config: AssociationConfig) -> Overlaps:
     scores, corners = class_scores.max(axis=1), cxcywh_to_xyxy(boxes)
     iou = box_iou(corners, corners)
-    # Class-wise NMS moves boxes apart by class, and a moved corner is rounded to a multiple of `rounding`.
+    # Class-wise NMS shifts boxes by class; a shifted corner is rounded to a multiple of `rounding`.
     shift = class_scores.argmax(axis=1) * (np.abs(corners).max() + 1)
     rounding = np.spacing(shift.astype(np.float32)) * (1 / np.maximum(boxes[:, 2:], 1e-6)).sum(axis=1)
     slack = NEAR + 2 * (rounding[:, None] + rounding[None])
@@ -216,10 +223,10 @@ def _box_overlaps(class_scores: Floats, boxes: Floats, config: AssociationConfig
 
 
 def _mask_overlaps(masks: Floats, threshold: float) -> Overlaps:
-    """Of masks that are given in the order in which they suppress."""
+    """Return the overlaps of masks [n, h, w], sorted in the order of suppression."""
     flat = masks.reshape(len(masks), -1)
     iou, area = mask_iou(flat > 0), (flat > 0).sum(axis=1)
-    # A pixel whose logit is next to nothing may be set in one run and not in the other.
+    # Pixels with a logit near 0 may be set in one run only.
     open_pixels = (np.abs(flat) <= NEAR * flat.std(axis=1, keepdims=True)).sum(axis=1)
     union = (area[:, None] + area[None]) / (1 + iou)
     slack = NEAR + (open_pixels[:, None] + open_pixels[None]) / np.maximum(union, 1)

@@ -1,4 +1,4 @@
-"""Do two runs follow the same things? IDF1 of the tracks of one against those of the other (Ristani et al. 2016)."""
+"""Agreement of the tracks of two runs: IDF1 of one run against the other (Ristani et al. 2016)."""
 
 import zlib
 from collections import Counter
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from idol_runtime.bundle.certificates import IdAgreement
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["IdJudge", "SeenFrame", "best_assignment"]
+__all__ = ["PackedFrame", "TrackComparison", "best_assignment"]
 
-_SAME = 0.5  # mask IoU from which two masks are of one instance
+_SAME = 0.5  # lowest IoU of two masks of one instance
 
 
 class _Frame(Protocol):
-    """What is compared: identities [n], and masks [n, H, W]."""
+    """Identities [n] and masks [n, H, W] of one frame."""
 
     @property
     def ids(self) -> NDArray[np.int64]: ...
@@ -29,21 +29,21 @@ class _Frame(Protocol):
 
 
 @dataclass(frozen=True)
-class SeenFrame:
-    """What is compared of a frame, in some kilobytes, so that a whole video can be kept."""
+class PackedFrame:
+    """Identities and compressed masks of one frame, a few kilobytes, so that a whole video fits in memory."""
 
     ids: NDArray[np.int64]
     shape: tuple[int, ...]
     packed: bytes
 
     @classmethod
-    def of(cls, result: FrameResult) -> "SeenFrame":
-        """A frame's."""
+    def of(cls, result: FrameResult) -> "PackedFrame":
+        """Pack a frame's result."""
         return cls(result.ids, result.masks.shape, zlib.compress(np.packbits(result.masks).tobytes(), 1))
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """[n, H, W], unpacked."""
+        """Unpacked masks [n, H, W]."""
         bits = np.frombuffer(zlib.decompress(self.packed), np.uint8)
         return np.unpackbits(bits, count=int(np.prod(self.shape))).reshape(self.shape).astype(np.bool_)
 
@@ -51,48 +51,58 @@ class SeenFrame:
         return len(self.ids)
 
 
-class IdJudge:
-    """Counts, frame by frame, in how many each track of one run lies on each of the other."""
+class TrackComparison:
+    """Frame counts of the overlaps between the tracks of a reference run and those of another run.
+
+    Attributes:
+        frames: number of compared frames.
+        reference_masks: number of masks of the reference run.
+        masks: number of masks of the other run.
+    """
 
     def __init__(self) -> None:
-        self._together: Counter[tuple[tuple[int, int], tuple[int, int]]] = Counter()
+        self._overlaps: Counter[tuple[tuple[int, int], tuple[int, int]]] = Counter()
         self._clip = 0
-        self.frames = self.expected = self.found = 0
+        self.frames = self.reference_masks = self.masks = 0
 
     def next_clip(self) -> None:
-        """Identities begin anew."""
+        """Begin another clip, whose identities are new."""
         self._clip += 1
 
-    def frame(self, expected: _Frame, found: _Frame) -> None:
-        """The same frame in both runs."""
+    def add_frame(self, reference: _Frame, other: _Frame) -> None:
+        """Add the results of both runs for the same frame."""
         self.frames += 1
-        self.expected += len(expected)
-        self.found += len(found)
-        overlap = _iou(expected.masks, found.masks)
+        self.reference_masks += len(reference)
+        self.masks += len(other)
+        overlap = _iou(reference.masks, other.masks)
         for i, j in zip(*np.nonzero(overlap >= _SAME), strict=True):
-            self._together[(self._clip, int(expected.ids[i])), (self._clip, int(found.ids[j]))] += 1
+            self._overlaps[(self._clip, int(reference.ids[i])), (self._clip, int(other.ids[j]))] += 1
 
     @property
     def idf1(self) -> float:
-        """2 IDTP / (masks of one run + masks of the other); 1 where neither has any."""
-        rows = {key: index for index, key in enumerate(dict.fromkeys(a for a, _ in self._together))}
-        columns = {key: index for index, key in enumerate(dict.fromkeys(b for _, b in self._together))}
+        """IDF1: 2 IDTP / (masks of one run + masks of the other); 1 if neither run has a mask."""
+        if not self.reference_masks + self.masks:
+            return 1.0
+        rows = {key: index for index, key in enumerate(dict.fromkeys(a for a, _ in self._overlaps))}
+        columns = {key: index for index, key in enumerate(dict.fromkeys(b for _, b in self._overlaps))}
         counts = np.zeros((len(rows), len(columns)))
-        for (a, b), count in self._together.items():
+        for (a, b), count in self._overlaps.items():
             counts[rows[a], columns[b]] = count
-        return (
-            2 * best_assignment(counts) / max(self.expected + self.found, 1)
-            if self.expected + self.found
-            else 1.0
-        )
+        return 2 * best_assignment(counts) / (self.reference_masks + self.masks)
 
     def agreement(self, limit: float, least: int, source: str) -> IdAgreement:
-        """For a certificate."""
-        return IdAgreement(self.idf1, self.expected, self.frames, limit, least, source)
+        """Return the certificate entry.
+
+        Args:
+            limit: lowest IDF1 that passes.
+            least: lowest number of reference masks that passes.
+            source: name of the clips.
+        """
+        return IdAgreement(self.idf1, self.reference_masks, self.frames, limit, least, source)
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[n, m] of masks [n, H, W] and [m, H, W]."""
+    """Return the IoU [n, m] of masks [n, H, W] and [m, H, W]."""
     left, right = (
         masks.reshape(len(masks), int(np.prod(masks.shape[1:]))).astype(np.float32) for masks in (a, b)
     )
@@ -103,9 +113,10 @@ def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def best_assignment(gain: NDArray[np.float64]) -> float:
-    """The largest sum of a matrix's entries of which no two share a row or a column; none is below 0.
+    """Return the largest sum of entries of a matrix [n, m] with at most one entry per row and column.
 
-    Shortest augmenting paths with potentials (Jonker and Volgenant 1987), a row at a time.
+    No entry may be negative. The method is shortest augmenting paths with potentials, one row at a time (Jonker and
+    Volgenant 1987).
     """
     cost = -(gain if gain.shape[0] <= gain.shape[1] else gain.T)
     n, m = cost.shape

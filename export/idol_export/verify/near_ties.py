@@ -1,8 +1,8 @@
-"""Which decisions a run may have made, given that float32 places a quantity `near` its value and not on it.
+"""Decisions that float32 rounding cannot explain.
 
-Each function replays one kind of decision from the outcome that a run reports: whatever it decided before is
-taken as it is, so that a chain of consequences needs no excuse of its own. What is returned cannot follow
-from the quantities however they are rounded.
+Each function replays one kind of decision and takes the run's earlier decisions as given, so that a difference is
+reported once and not again for its consequences. A returned entry cannot follow from the quantities, even if each of
+them is off by `near`.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Which of n entries may and which must suppress one another, and which may come first.
+    """Possible and certain suppressions between n entries.
 
     Attributes:
-        may: [n, n] so near the threshold or above it that one may suppress the other.
-        must: [n, n] so far above it that not both can survive.
-        before: [n, n] row may have been looked at before column.
-        required: [n] the entry was certainly among those looked at.
+        may: [n, n] True where the overlap may exceed the threshold, so that one entry may suppress the other.
+        must: [n, n] True where the overlap certainly exceeds the threshold, so that the two cannot both survive.
+        before: [n, n] True where the row's entry may precede the column's entry.
+        required: [n] True for entries that certainly took part in the suppression.
     """
 
     may: Bools
@@ -39,34 +39,35 @@ class Overlaps:
 
 
 def impossible_survivors(overlaps: Overlaps, survives: Bools) -> Bools:
-    """Entries [n] whose fate in greedy suppression cannot be what `survives` [n] says.
+    """Mark entries [n] for which greedy suppression cannot have the outcome `survives` [n].
 
-    Its outcome is the one set in which no two suppress each other, and whose members suppress all else.
+    The outcome of greedy suppression is the one set whose members do not suppress each other but suppress all other
+    entries.
     """
     together = survives & (overlaps.must & survives[None]).any(axis=1)
-    excused = (overlaps.may & overlaps.before & survives[:, None]).any(axis=0)
-    return together | (~survives & ~excused & overlaps.required)
+    suppressible = (overlaps.may & overlaps.before & survives[:, None]).any(axis=0)
+    return together | (~survives & ~suppressible & overlaps.required)
 
 
 def impossible_identities(
-    found: Detections,
+    detections: Detections,
     bank: MemoryBank | None,
     next_id: int,
     ids: Ints,
     config: AssociationConfig,
     near: float,
 ) -> Bools:
-    """Detections [n] that cannot have been given these `ids` [n], each judged after the others before it.
+    """Mark detections [n] that cannot have received their `ids` [n], given the ids of the detections before them.
 
     Args:
-        found: the detections, in the order in which they choose.
-        bank: the tracks before this frame.
+        detections: the detections, in the order of matching.
+        bank: tracks before this frame; None before the first.
         next_id: identity of the next new track.
-        ids: what a run gave them.
-        config: of the association.
-        near: how far off a quantity may be.
+        ids: [n] identities that a run assigned.
+        config: configuration of the association.
+        near: largest rounding error of a quantity.
     """
-    matching = Matching(found, bank, ids, config, near)
+    matching = Matching(detections, bank, ids, config, near)
     known = set(bank.ids.tolist()) if bank is not None else set()
     threshold = config.new_track_score if known else config.init_score
     wrong = np.zeros(len(ids), np.bool_)
@@ -75,18 +76,23 @@ def impossible_identities(
             wrong[i] = not matching.may_match(i)
             continue
         born = track != NO_TRACK
-        margin = float(found.scores[i]) - threshold
+        margin = float(detections.scores[i]) - threshold
         fits = margin > -near and track == next_id if born else margin <= near
-        wrong[i] = not fits or not matching.may_be_left(i)
+        wrong[i] = not fits or not matching.may_stay_unmatched(i)
         next_id = max(next_id, track + 1)
     return wrong
 
 
 class Matching:
-    """Which tracks the detections of a frame may have been matched with, the others' matches being given."""
+    """Possible matches between the detections of a frame and tracks, given the matches of the other detections."""
 
     def __init__(
-        self, found: Detections, bank: MemoryBank | None, ids: Ints, config: AssociationConfig, near: float
+        self,
+        detections: Detections,
+        bank: MemoryBank | None,
+        ids: Ints,
+        config: AssociationConfig,
+        near: float,
     ) -> None:
         self._near, self._config = near, config
         row_of = {} if bank is None else {track: row for row, track in enumerate(bank.ids.tolist())}
@@ -97,45 +103,49 @@ class Matching:
         self._seen = bank.frames_seen.astype(np.float64)
         tracks = bank.embeddings()
         if config.matching == "multi_cue":
-            pairs = (found.embeddings, tracks), (found.boxes, bank.boxes), (found.labels, bank.labels)
-            self._cues = multi_cue(*pairs, found.scores).astype(np.float64)
+            pairs = (
+                (detections.embeddings, tracks),
+                (detections.boxes, bank.boxes),
+                (detections.labels, bank.labels),
+            )
+            self._cues = multi_cue(*pairs, detections.scores).astype(np.float64)
         elif config.matching == "iou":
-            overlap = class_iou((found.boxes, bank.boxes), (found.labels, bank.labels))
+            overlap = class_iou((detections.boxes, bank.boxes), (detections.labels, bank.labels))
             self._similarity = overlap.astype(np.float64)
         else:
-            self._similarity = bi_softmax(found.embeddings, tracks).astype(np.float64)
+            self._similarity = bi_softmax(detections.embeddings, tracks).astype(np.float64)
 
     def may_match(self, i: int) -> bool:
-        """Whether detection i can have the track that it was given."""
+        """Return whether detection i can have received its track."""
         row = int(self._rows[i])
         if self._config.matching == "multi_cue":
-            rivals = [k for k in range(len(self._rows)) if k != i and self._asks_only(k, row)]
-            beaten = any(self._cues[k, row + 1] > self._cues[i, row + 1] + self._near for k in rivals)
+            competitors = [k for k in range(len(self._rows)) if k != i and self._prefers_only(k, row)]
+            beaten = any(self._cues[k, row + 1] > self._cues[i, row + 1] + self._near for k in competitors)
             twice = (self._rows == row).sum() > 1
-            return bool(self._asked(i)[row + 1] and not beaten and not twice)
+            return bool(self._preferred(i)[row + 1] and not beaten and not twice)
         lower, upper, free = self._values(i)
         others = np.where(np.arange(len(lower)) == row, -np.inf, lower).max()
         return bool(free[row] and upper[row] > self._config.match_score and upper[row] >= others)
 
-    def may_be_left(self, i: int) -> bool:
-        """Whether detection i can have been matched with none."""
+    def may_stay_unmatched(self, i: int) -> bool:
+        """Return whether detection i can have remained without a match."""
         if self._empty:
             return True
         if self._config.matching == "multi_cue":
-            asked = self._asked(i)
-            return bool(asked[0]) or any(
-                self._lost(i, column - 1) for column in np.flatnonzero(asked).tolist()
+            preferred = self._preferred(i)
+            return bool(preferred[0]) or any(
+                self._lost(i, column - 1) for column in np.flatnonzero(preferred).tolist()
             )
         lower, _, _ = self._values(i)
         return bool((lower <= self._config.match_score).all())
 
-    def _asked(self, i: int) -> Bools:
+    def _preferred(self, i: int) -> Bools:
         cues = self._cues[i]
         return np.asarray(cues >= cues.max() - 2 * self._near)
 
-    def _asks_only(self, k: int, row: int) -> bool:
-        asked = self._asked(k)
-        return bool(asked[row + 1] and asked.sum() == 1)
+    def _prefers_only(self, k: int, row: int) -> bool:
+        preferred = self._preferred(k)
+        return bool(preferred[row + 1] and preferred.sum() == 1)
 
     def _lost(self, i: int, row: int) -> bool:
         winners = np.flatnonzero(self._rows == row)
@@ -143,7 +153,7 @@ class Matching:
         return any(self._cues[k, row + 1] >= limit for k in winners.tolist() if k != i)
 
     def _values(self, i: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Bools]:
-        """Bounds of the weighted similarity to each track [m], and which tracks are still free [m]."""
+        """Return lower and upper bounds [m] of the weighted similarity to each track, and the free tracks [m]."""
         threshold = self._config.match_score
         free = ~np.isin(np.arange(len(self._seen)), self._rows[:i])
         lower = np.where(free, self._similarity[i] - self._near, 0.0)
@@ -156,18 +166,18 @@ class Matching:
         least = np.where(certain, self._seen, np.where(open_, np.minimum(self._seen, low), low))
         most = np.where(certain, self._seen, np.where(open_, np.maximum(self._seen, high), high))
         if certain.sum() < 2:
-            # Too few candidates may be left for any weighing.
+            # Fewer than two candidates may remain, and then the association does not weight them.
             least, most = np.minimum(least, 1), np.maximum(most, 1)
         return np.where(lower > 0, lower * least, lower), upper * most, free
 
 
 def _mean_bounds(certain: NDArray[np.float64], open_: NDArray[np.float64]) -> tuple[float, float]:
-    """The least and the greatest mean of `certain` with any of `open_`, at least one value in all."""
+    """Return the smallest and the largest mean of all of `certain` and any of `open_`, of at least one value."""
     bounds = []
     for sign in (1, -1):
-        taken = list(certain)
+        values = list(certain)
         for value in sorted(sign * open_):
-            if not taken or value < np.mean(sign * np.array(taken)):
-                taken.append(sign * value)
-        bounds.append(float(np.mean(taken)))
+            if not values or value < np.mean(sign * np.array(values)):
+                values.append(sign * value)
+        bounds.append(float(np.mean(values)))
     return bounds[0], bounds[1]

@@ -1,12 +1,13 @@
-"""PyTorch against exported graphs, stage by stage, down to track ids. What fails here never ships.
+"""Parity check of exported graphs against PyTorch, stage by stage, down to track ids.
 
-The PyTorch side prepares its input with the runtime's numpy code and builds masks, position codes and
-reference points anew for every frame, so that nothing the export baked into the graph is taken for granted.
+The PyTorch side prepares its input with the runtime's numpy code. It computes padding masks, position codes and
+reference points anew for every frame, so that the constants in the exported graph are checked as well.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from idol_deploy.model.geometry import build_geometry, padding_mask
 from idol_deploy.model.idol import Idol
 from idol_export.graph.adapter import STAGES
-from idol_export.verify.decisions import Decisions, Judge
+from idol_export.verify.decisions import DecisionComparison, Decisions
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Certificate, StageError
 from idol_runtime.config import StreamConfig
@@ -24,9 +25,9 @@ from idol_runtime.preprocess import normalise, resize
 from idol_runtime.tracking.association import Tracker
 from idol_runtime.tracking.detection import NetworkOutput, decode_queries, detect
 
-__all__ = ["FP32_TOLERANCES", "Candidate", "relative_error", "torch_stages", "verify"]
+__all__ = ["FP32_TOLERANCES", "Candidate", "graph_stages", "relative_error", "torch_stages", "verify"]
 
-# Fair for float32: 1e-5 for a single module, 1e-4 behind the transformer. Observed: 3e-6 and less.
+# Largest relative errors: 1e-5 for a single float32 module, 1e-4 after the transformer. Measured: 3e-6 at most.
 FP32_TOLERANCES: Mapping[str, float] = {
     "preprocess": 1e-6,
     "backbone": 1e-5,
@@ -35,8 +36,11 @@ FP32_TOLERANCES: Mapping[str, float] = {
 }
 
 
+_FIX = "try another version of torch or onnxruntime and report the error"
+
+
 def relative_error(ours: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
-    """‖ours - expected‖ / ‖expected‖ in float64; infinite where shapes differ or a value is not finite."""
+    """Return ‖ours - expected‖ / ‖expected‖ in float64; infinity if shapes differ or a value is not finite."""
     if ours.shape != expected.shape:
         return float("inf")
     a, b = ours.astype(np.float64), expected.astype(np.float64)
@@ -48,9 +52,9 @@ def relative_error(ours: NDArray[np.generic], expected: NDArray[np.generic]) -> 
 @torch.inference_mode()
 def torch_stages(
     model: Idol,
-    image: NDArray[np.uint8],  # [h, w, 3] resized
+    image: NDArray[np.uint8],  # [h, w, 3], resized
 ) -> dict[str, NDArray[np.float32]]:
-    """Every stage and every output of the PyTorch network for one frame, without the batch dimension."""
+    """Return every stage and output of the PyTorch network for one frame, without the batch dimension."""
     height, width = image.shape[:2]
     x = torch.from_numpy(normalise(image, model.config.preprocessing))[None]
     mask = padding_mask((height, width), (x.shape[2], x.shape[3]))
@@ -60,7 +64,7 @@ def torch_stages(
     memory = model.transformer.encode(sources, geometry)
     decoder = model.transformer.decode(memory, geometry)
     output = model.predict(memory, decoder, geometry)
-    found = {
+    tensors = {
         "preprocess": x,
         "backbone": features[-1],
         "neck": torch.cat([source.flatten(2) for source in sources], 2),
@@ -68,35 +72,52 @@ def torch_stages(
         "decoder": decoder.states[-1],
         **{name: getattr(output, name) for name in OUTPUT_NAMES},
     }
-    found["mask_reference"] = output.mask_reference * torch.tensor([float(width), float(height)])
-    stages: dict[str, NDArray[np.float32]] = {name: tensor[0].numpy() for name, tensor in found.items()}
-    return stages
+    tensors["mask_reference"] = output.mask_reference * torch.tensor([float(width), float(height)])
+    return {name: tensor[0].numpy() for name, tensor in tensors.items()}
+
+
+def graph_stages(
+    probe: Any,
+    graph: Any,
+    image: NDArray[np.uint8],  # [h, w, 3], resized
+) -> dict[str, NDArray[np.float32]]:
+    """Return every stage of an open probe and every output of its open graph, without the batch dimension."""
+    tensors = {**run_session(probe, STAGES, image[None]), **run_session(graph, OUTPUT_NAMES, image[None])}
+    return {name: tensor[0] for name, tensor in tensors.items()}
 
 
 @torch.inference_mode()
 def _torch_masks(model: Idol, output: NetworkOutput, query: NDArray[np.int64]) -> NDArray[np.float32]:
     parts = (output.mask_features, output.mask_params[query], output.mask_reference[query])
-    masks: NDArray[np.float32] = model.mask_head.decode(*(torch.from_numpy(part)[None] for part in parts))[
-        0
-    ].numpy()
-    return masks
+    masks = model.mask_head.decode(*(torch.from_numpy(part)[None] for part in parts))
+    return np.asarray(masks[0])
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A graph to be certified.
+    """A graph to be certified, run by ONNX Runtime on the CPU.
 
     Attributes:
-        name: which it is.
-        probe: ONNX file that returns the stages as well.
-        graph: ONNX file that ships; the identities come from this one.
-        libraries: of the operators that they need besides ONNX's.
+        name: name of the graph in the bundle.
+        probe: ONNX file of the graph with the stages as additional outputs.
+        graph: ONNX file of the graph as shipped; identities are compared on its outputs.
+        libraries: libraries of operators that are not part of ONNX Runtime.
+        integers: compute quantized nodes in integers; False: in fp32, where no sum can overflow.
     """
 
     name: str
     probe: bytes
     graph: bytes
     libraries: tuple[Path, ...] = ()
+    integers: bool = True
+
+    def open_probe(self) -> Any:
+        """Open an ONNX Runtime session of the probe."""
+        return open_session(self.probe, libraries=self.libraries, integers=self.integers)
+
+    def open_graph(self) -> Any:
+        """Open an ONNX Runtime session of the graph."""
+        return open_session(self.graph, libraries=self.libraries, integers=self.integers)
 
 
 def verify(
@@ -108,22 +129,22 @@ def verify(
     *,
     source: str,
 ) -> list[Certificate]:
-    """Compare on real frames, and certify or refuse.
+    """Compare graphs with PyTorch on the same frames and certify them.
 
     Args:
-        model: the PyTorch network.
-        candidates: graphs to compare with it, all on the same frames.
+        model: PyTorch network.
+        candidates: graphs to certify.
         frames: consecutive source frames.
-        network_size: (h, w) that they are resized to.
+        network_size: (h, w) of the network input before padding.
         config: thresholds and association.
-        source: what the frames are, for the certificates.
+        source: name of the frames for the certificates.
 
     Returns:
-        One certificate for each candidate.
+        One certificate per candidate.
 
     Raises:
-        ParityError: a stage is out of tolerance; names the graph and the stage, and how far.
-        BackendError: ONNX Runtime refuses a graph.
+        ParityError: a stage is out of tolerance; the message names the graph, the stage and the error.
+        BackendError: ONNX Runtime cannot open or run a graph.
     """
     comparisons = [_Comparison(candidate, config) for candidate in candidates]
     tracker, identities, count = Tracker(config.association), set[int](), 0
@@ -131,81 +152,81 @@ def verify(
         image = resize(frame, network_size)
         expected = torch_stages(model, image)
         theirs = NetworkOutput(**{name: expected[name] for name in OUTPUT_NAMES})
-        answers = [comparison.network(image, expected) for comparison in comparisons]
+        outputs = [comparison.add_outputs(image, expected) for comparison in comparisons]
         detected = detect(theirs, config.association)
         masks = _torch_masks(model, theirs, detected.candidates)
         ids = tracker.update(detected.scores, detected.labels, detected.boxes, detected.embeddings)
         decisions = Decisions(detected.candidates, detected.query, ids, detected.labels)
-        for comparison, ours in zip(comparisons, answers, strict=True):
-            comparison.decisions(ours, masks, decisions)
+        for comparison, ours in zip(comparisons, outputs, strict=True):
+            comparison.add_decisions(ours, masks, decisions)
         identities |= set(ids[ids >= 0].tolist())
         count += 1
     if not count:
-        raise ParityError("frames", f"{source} has no frame to compare on; give another with --verify")
+        raise ParityError("frames", f"no frame to compare on in {source}; pass another source with --verify")
     return [comparison.certificate(len(identities), count, source) for comparison in comparisons]
 
 
 class _Comparison:
-    """One graph's answers against PyTorch's, frame after frame."""
+    """Comparison of one graph with PyTorch, frame by frame."""
 
     def __init__(self, candidate: Candidate, config: StreamConfig) -> None:
         self._name = candidate.name
-        self._probing, self._shipping = (
-            open_session(data, libraries=candidate.libraries) for data in (candidate.probe, candidate.graph)
-        )
-        self._judge = Judge(config.association)
+        self._probe, self._graph = candidate.open_probe(), candidate.open_graph()
+        self._decisions = DecisionComparison(config.association)
         self._errors = dict.fromkeys(FP32_TOLERANCES, 0.0)
 
-    def network(
+    def add_outputs(
         self,
-        image: NDArray[np.uint8],  # [h, w, 3] resized
+        image: NDArray[np.uint8],  # [h, w, 3], resized
         expected: Mapping[str, NDArray[np.float32]],
     ) -> NetworkOutput:
-        """Compares the stages and the outputs."""
-        found = dict(run_session(self._probing, STAGES, image[None]))
-        found |= run_session(self._shipping, OUTPUT_NAMES, image[None])
+        """Compare the stages and outputs of one frame; return the graph's outputs."""
+        tensors = graph_stages(self._probe, self._graph, image)
         for stage, array in expected.items():
-            self._note(stage, relative_error(found[stage][0], array))
+            self._add_error(stage, relative_error(tensors[stage], array))
         self._check()
-        return NetworkOutput(**{name: found[name][0] for name in OUTPUT_NAMES})
+        return NetworkOutput(**{name: tensors[name] for name in OUTPUT_NAMES})
 
-    def decisions(self, ours: NetworkOutput, masks: NDArray[np.float32], theirs: Decisions) -> None:
-        """Compares the masks, and what follows from the outputs, down to the identities."""
-        self._note("masks", relative_error(decode_queries(ours, theirs.candidates), masks))
+    def add_decisions(self, ours: NetworkOutput, masks: NDArray[np.float32], theirs: Decisions) -> None:
+        """Compare the masks and decisions of one frame, down to the identities."""
+        self._add_error("masks", relative_error(decode_queries(ours, theirs.candidates), masks))
         self._check()
-        self._judge.frame(ours, theirs)
+        self._decisions.add_frame(ours, theirs)
 
-    def _note(self, stage: str, error: float) -> None:
+    def _add_error(self, stage: str, error: float) -> None:
         self._errors[stage] = max(self._errors[stage], error)
 
     def _check(self) -> None:
-        """Raises for the first stage out of tolerance, in the order in which an error spreads."""
+        """Raise ParityError for the first stage out of tolerance, in the order of computation."""
         for stage, error in self._errors.items():
             if not error <= FP32_TOLERANCES[stage]:
                 raise ParityError(
                     stage,
                     f"the {self._name} graph differs from PyTorch at stage '{stage}': relative error {error:.1e}, "
-                    f"allowed {FP32_TOLERANCES[stage]:.0e}; nothing was written. Try another version of "
-                    "torch or onnxruntime, and report it",
+                    f"allowed {FP32_TOLERANCES[stage]:.0e}; nothing was written; {_FIX}",
                 )
 
     def certificate(self, identities: int, count: int, source: str) -> Certificate:
-        """What was found; raises where a decision differed."""
+        """Return the certificate.
+
+        Raises:
+            ParityError: a decision differs by more than a near tie.
+        """
         stages = [StageError(stage, error, FP32_TOLERANCES[stage]) for stage, error in self._errors.items()]
-        for name, part in self._judge.parts.items():
+        for name, part in self._decisions.parts.items():
             stages.append(StageError(name, float(len(part.errors)), 0.0))
             if part.errors:
                 raise ParityError(
                     name,
                     f"the {self._name} graph decides differently from PyTorch at stage '{name}': {part.errors[0]}; "
-                    "nothing was written. Try another version of torch or onnxruntime, and report it",
+                    f"nothing was written; {_FIX}",
                 )
         return Certificate(
             stages=tuple(stages),
             frames=count,
-            detections=self._judge.labels.compared,
+            detections=self._decisions.labels.compared,
             identities=identities,
-            near_ties=sum(part.near_ties for part in self._judge.parts.values()),
+            near_ties=sum(part.near_ties for part in self._decisions.parts.values()),
             source=source,
             backend="onnxruntime (cpu)",
         )

@@ -1,36 +1,43 @@
-"""The fp32 graph as judge of those of fewer bits: its tracks and its scores, found once for all of them."""
+"""The fp32 graph as the reference of reduced-precision graphs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from idol_deploy.model.idol import Idol
-from idol_export.verify.annotation_scores import Scores, score_graph
-from idol_export.verify.clips import Clip, clips_of_dataset, drawn_clips, video_clip
-from idol_export.verify.id_agreement import IdJudge, SeenFrame
+from idol_export.verify.annotation_scores import GraphScores, score_graph
+from idol_export.verify.clips import Clip, clips_of_dataset, synthetic_clips, video_clip
+from idol_export.verify.id_agreement import PackedFrame, TrackComparison
 from idol_export.verify.parity import Candidate
-from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
+from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from idol_runtime.bundle.bundle import GoldenFrame
 from idol_runtime.bundle.certificates import AnnotationScores, IdAgreement
 from idol_runtime.config import StreamConfig
 from idol_runtime.pipeline import Pipeline
 
-__all__ = ["Exact", "Judge"]
+__all__ = ["ReferenceGraph"]
+
+_INSTANCE_FRAMES = 500  # least number of masks to compare
+_SCORE_LOSS = 0.01  # largest loss of AP and of IDF1, both 0 to 1
 
 
 @dataclass(frozen=True)
-class Exact:
-    """What a graph of fewer bits is made of, and judged by.
+class ReferenceGraph:
+    """The fp32 graph with its tracks and annotation scores, which are computed once for all reduced-precision graphs.
+
+    Tracks are compared on the annotated videos if there are annotations, else on the video, else on synthetic videos.
 
     Attributes:
-        model: in PyTorch.
+        model: PyTorch network.
         stream: thresholds and association.
-        candidate: the fp32 graph.
+        candidate: fp32 graph.
         frame_size: (H, W) of the source.
-        network_size: (h, w) of the network's input.
-        canary: golden frame and PyTorch's answer.
+        network_size: (h, w) of the network input before padding.
+        golden_frame: golden frame with PyTorch's outputs.
+        video: video or folder of images to compare tracks on; None for no video.
+        annotations: annotation file of a data set to score on; None for no annotations.
+        annotation_frames: folder of the data set's frames, given with `annotations`.
     """
 
     model: Idol
@@ -39,94 +46,67 @@ class Exact:
     frame_size: tuple[int, int]
     network_size: tuple[int, int]
     golden_frame: GoldenFrame
+    video: str | None = None
+    annotations: Path | None = None
+    annotation_frames: Path | None = None
 
-    def session(self, graph: bytes, name: str) -> Any:
-        """Computes as the graph's own runtime does: TensorRT's integers never overflow, which here some would."""
-        return open_session(graph, libraries=self.candidate.libraries, integers=name != "int8-trt")
+    def pipeline(self, candidate: Candidate) -> Pipeline:
+        """Open a tracking pipeline of a graph."""
+        return Pipeline(self._backend(candidate), self.stream)
 
-    def backend(self, graph: bytes, name: str) -> OnnxRuntimeBackend:
-        """Runs a graph."""
-        return OnnxRuntimeBackend(self.session(graph, name), name, self.network_size)
-
-    def pipeline(self, graph: bytes, name: str) -> Pipeline:
-        """A graph, tracking."""
-        return Pipeline(self.backend(graph, name), self.stream)
-
-
-class Judge:
-    """Compares tracks with those of fp32, and scores with its scores."""
-
-    def __init__(
-        self,
-        exact: Exact,
-        verify_source: str | None = None,
-        annotations: Path | None = None,
-        frames: Path | None = None,
-    ) -> None:
-        """On the videos of a data set, which are many, else on one video, else on drawn ones.
+    def agreement(self, candidate: Candidate, limit: float) -> IdAgreement:
+        """Compare a graph's tracks with those of the fp32 graph (IDF1).
 
         Args:
-            exact: has the fp32 graph.
-            verify_source: the video.
-            annotations: of the data set, to score against as well.
-            frames: the folder of its frames.
+            candidate: graph to compare.
+            limit: lowest IDF1 that passes.
         """
-        self._exact, self._video = exact, verify_source
-        self._annotations, self._frames = annotations, frames
-
-    def agreement(self, graph: bytes, name: str, limit: float, least: int) -> IdAgreement:
-        """Of a graph's tracks with those of fp32.
-
-        Args:
-            graph: as shipped.
-            name: of the graph.
-            limit: the least IDF1.
-            least: instance-frames; fewer prove too little.
-        """
-        ids = IdJudge()
-        with self._exact.pipeline(graph, name) as pipeline:
-            for clip, seen in zip(self._clips(), self._seen, strict=True):
+        comparison = TrackComparison()
+        with self.pipeline(candidate) as pipeline:
+            for clip, packed_frames in zip(self._clips(), self._tracks, strict=True):
                 pipeline.reset()
-                for frame, expected in zip(clip, seen, strict=True):
-                    ids.frame(expected, pipeline.step(frame))
-                ids.next_clip()
-        return ids.agreement(limit, least, self._source)
+                for frame, packed in zip(clip, packed_frames, strict=True):
+                    comparison.add_frame(packed, pipeline.step(frame))
+                comparison.next_clip()
+        return comparison.agreement(limit, _INSTANCE_FRAMES, self._source)
 
-    def annotation_scores(self, graph: bytes, name: str, limit: float) -> AnnotationScores | None:
-        """Of a graph's scores, which may be less than fp32's by `limit`; None without annotations."""
-        if self._annotations is None:
+    def annotation_scores(self, candidate: Candidate) -> AnnotationScores | None:
+        """Score a graph on the annotations; return None without annotations."""
+        if self.annotations is None:
             return None
-        ours, fp32 = self._scores(graph, name), self._fp32_scores
-        return AnnotationScores(ours.ap, fp32.ap, ours.idf1, fp32.idf1, limit, self._annotations.name)
+        ours, fp32 = self._scores(candidate), self._fp32_scores
+        return AnnotationScores(ours.ap, fp32.ap, ours.idf1, fp32.idf1, _SCORE_LOSS, self.annotations.name)
 
     @cached_property
-    def _seen(self) -> list[list[SeenFrame]]:
-        with self._exact.pipeline(self._exact.candidate.graph, "fp32") as pipeline:
-            found = []
+    def _tracks(self) -> list[list[PackedFrame]]:
+        clips = []
+        with self.pipeline(self.candidate) as pipeline:
             for clip in self._clips():
                 pipeline.reset()
-                found.append([SeenFrame.of(pipeline.step(frame)) for frame in clip])
-        return found
+                clips.append([PackedFrame.of(pipeline.step(frame)) for frame in clip])
+        return clips
 
     @cached_property
-    def _fp32_scores(self) -> Scores:
-        return self._scores(self._exact.candidate.graph, "fp32")
+    def _fp32_scores(self) -> GraphScores:
+        return self._scores(self.candidate)
 
-    def _scores(self, graph: bytes, name: str) -> Scores:
-        assert self._annotations is not None
-        assert self._frames is not None
-        backend = self._exact.backend(graph, name)
-        return score_graph(self._annotations, self._frames, backend, self._exact.stream)
+    def _scores(self, candidate: Candidate) -> GraphScores:
+        assert self.annotations is not None
+        assert self.annotation_frames is not None
+        return score_graph(self.annotations, self.annotation_frames, self._backend(candidate), self.stream)
+
+    def _backend(self, candidate: Candidate) -> OnnxRuntimeBackend:
+        return OnnxRuntimeBackend(candidate.open_graph(), candidate.name, self.network_size)
 
     @property
     def _source(self) -> str:
-        if self._annotations is not None:
-            return self._annotations.name
-        return "drawn videos" if self._video is None else Path(self._video).name
+        if self.annotations is not None:
+            return self.annotations.name
+        return "synthetic videos" if self.video is None else Path(self.video).name
 
     def _clips(self) -> Iterator[Clip]:
-        if self._annotations is not None and self._frames is not None:
-            return clips_of_dataset(self._annotations, self._frames)
-        if self._video is not None:
-            return iter([video_clip(self._video)])
-        return drawn_clips(self._exact.frame_size)
+        if self.annotations is not None and self.annotation_frames is not None:
+            return clips_of_dataset(self.annotations, self.annotation_frames)
+        if self.video is not None:
+            return iter([video_clip(self.video)])
+        return synthetic_clips(self.frame_size)

@@ -58,7 +58,8 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_READABLE = (3, SCHEMA_VERSION)  # in 3, no reduced-precision graph shares weights
 MANIFEST, WEIGHTS, GOLDEN_FRAME, CERTIFICATES = "manifest.json", "weights.onnx", "canary.npz", "parity.json"
 GRAPHS: Mapping[GraphName, str] = {
     "portable": "portable.onnx",
@@ -249,7 +250,8 @@ class Bundle:
     def graph(self, name: GraphName = "portable") -> bytes:
         """A whole ONNX file; any but `portable` only where `parity` has it."""
         own = self._member(GRAPHS[name])
-        return own if name in self.manifest.precisions else self._member(WEIGHTS) + own
+        info = next((info for key, info in self.manifest.precisions.items() if key == name), None)
+        return self._member(WEIGHTS) + own if info is None or info.shares_weights else own
 
     def tolerances(self, graph: GraphName | None) -> Mapping[str, float] | None:
         """What an answer to the golden frame may be off by, for each output; None for a graph of fp32."""
@@ -270,7 +272,7 @@ class Bundle:
     def _read_manifest(self) -> Manifest:
         self._check_names()
         version, encoded = self._file.head(MANIFEST, _MAX_BYTES[MANIFEST])
-        if version != SCHEMA_VERSION:
+        if version not in _READABLE:
             fix = "upgrade idol-deploy" if version > SCHEMA_VERSION else "export it again"
             raise BundleError(
                 f"{self.path} has bundle schema {version}, this idol-deploy reads {SCHEMA_VERSION}; {fix}"

@@ -64,6 +64,8 @@ class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         operator: whether deformable attention is our operator.
         emulated: whether it was judged with its rounding emulated in fp32, for want of a processor that has it.
         golden_tolerances: of each output, how far the answer to the golden frame may be from PyTorch's.
+        shares_weights: True for a graph that is stored without the bundle's shared weights; False for a whole graph,
+            as in bundles of schema 3.
     """
 
     precision: Precision
@@ -71,6 +73,7 @@ class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operator: bool
     golden_tolerances: dict[str, float] = msgspec.field(name="canary")
     emulated: bool = False
+    shares_weights: bool = False
 
     @property
     def made_for(self) -> str:

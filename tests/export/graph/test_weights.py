@@ -1,4 +1,4 @@
-"""Weights that graphs share are stored once, and every graph is whole again behind them."""
+"""Weights that graphs share are stored once, every graph is complete behind them, and fp16 storage is exact."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from idol_export.graph.weights import part_weights
+from idol_export.graph.weights import in_half_precision, part_weights, without_shared
+from idol_runtime.backends.onnxruntime import import_onnxruntime
 
 RNG = np.random.default_rng(0)
 LARGE, OTHER = RNG.normal(size=(2, 16, 32)).astype(np.float32)
@@ -66,3 +67,64 @@ def test_what_is_shared_is_stored_once() -> None:
     assert weights.count(LARGE.tobytes()) == 1
     assert [part.count(LARGE.tobytes()) for part in parts] == [0, 0]
     assert [part.count(OTHER.tobytes()) for part in parts] == [0, 1]
+
+
+def test_another_graph_is_stored_without_the_shared_weights() -> None:
+    weights, _ = part_weights([_graph(a=LARGE, s=SMALL), _graph(b=LARGE, c=OTHER)])
+    part = without_shared(_graph(d=LARGE, s=SMALL), weights)
+    assert part.count(LARGE.tobytes()) == 0
+    np.testing.assert_allclose(_sum(weights + part), LARGE + SMALL, rtol=1e-6)
+
+
+def test_a_graph_with_hardly_any_shared_weight_is_stored_whole() -> None:
+    weights, _ = part_weights([_graph(a=LARGE, b=np.tile(OTHER, (12, 1)))] * 2)
+    graph = _graph(a=LARGE)
+    assert without_shared(graph, weights) == graph
+    assert without_shared(_graph(a=SMALL), weights) == _graph(a=SMALL)
+
+
+ROUNDED = RNG.normal(size=(48, 64)).astype(np.float16).astype(np.float32)
+EXACT_ONLY_IN_FP32 = np.sin(RNG.uniform(0, 3e6, (5, 64))).astype(np.float32)
+TOO_LARGE = np.full((5, 64), 1e6, np.float32)
+
+
+def _stored_graph() -> bytes:
+    names = {"weight": ROUNDED, "code": EXACT_ONLY_IN_FP32, "large": TOO_LARGE, "bias": ROUNDED[0, :1].copy()}
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "code"], ["coded"]),
+        helper.make_node("Add", ["coded", "large"], ["moved"]),
+        helper.make_node("Add", ["moved", "bias"], ["y"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [5, side])
+        for name, side in (("x", 48), ("y", 64))
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in names.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    data: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    ).SerializeToString()
+    return data
+
+
+def test_only_what_fp16_holds_exactly_is_stored_in_it() -> None:
+    stored = onnx.load_model_from_string(in_half_precision(_stored_graph()))
+    kinds = {tensor.name: tensor.data_type for tensor in stored.graph.initializer}
+    assert kinds == {
+        "weight_half": TensorProto.FLOAT16,
+        "code": TensorProto.FLOAT,
+        "large": TensorProto.FLOAT,
+        "bias": TensorProto.FLOAT,
+    }
+
+
+def test_the_answers_are_the_same() -> None:
+    runtime = import_onnxruntime()
+    x = RNG.normal(size=(5, 48)).astype(np.float32)
+    answers = [
+        runtime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for graph in (_stored_graph(), in_half_precision(_stored_graph()))
+    ]
+    np.testing.assert_array_equal(*answers)
+    assert len(in_half_precision(_stored_graph())) < len(_stored_graph()) - ROUNDED.size * 2 + 300

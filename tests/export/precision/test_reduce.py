@@ -1,7 +1,9 @@
-"""Graphs of fewer bits in a bundle: verified, refused, or written all the same and then refused by the runtime."""
+"""Reduced-precision graphs in a bundle: verified, refused, or written unverified and then refused by the runtime."""
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +16,21 @@ from PIL import Image
 
 from idol_export import export as export_module
 from idol_export.export import Exported, ExportOptions, export
-from idol_export.precision import integer_graphs
-from idol_export.precision import reduce as module
+from idol_export.precision import int8, integer_graphs
+from idol_export.precision.base import ReduceOptions
 from idol_export.precision.calibration import observe
 from idol_export.precision.editor import Editor
 from idol_export.precision.folding import folded
-from idol_export.precision.int8 import Observed
 from idol_export.precision.node_groups import PARTS
-from idol_export.precision.reduce import ReduceOptions
+from idol_export.precision.quantizer import Observed
+from idol_export.precision.registry import PRECISIONS
+from idol_export.verify import reference_graph
 from idol_plugins.errors import PluginError
 from idol_runtime.backends import onnxruntime as backend_module
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.bundle.certificates import SearchStep
+from idol_runtime.bundle.sealed_zip import sha256
 from idol_runtime.errors import BackendError, ConfigError, ParityError
 from idol_runtime.pipeline import Pipeline
 
@@ -49,11 +53,12 @@ def exported(toy: Toy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     monkeypatch.setattr(
         export_module, "with_half_weights", lambda model: model
     )  # nor the trace's are rounded
-    monkeypatch.setattr(module, "_INSTANCE_FRAMES", 10)
+    monkeypatch.setattr(reference_graph, "_INSTANCE_FRAMES", 10)
 
     def run(out: Path, *names: Any, store: Any = "fp32", **changes: Any) -> Exported:
-        calibrate = str(clip) if any(name.startswith("int8") for name in names) else None
-        reduce = replace(ReduceOptions(names, calibrate=calibrate, calibrate_frames=2), **changes)
+        precisions = tuple(PRECISIONS[name] for name in names)
+        calibrate = str(clip) if any(precision.calibrated for precision in precisions) else None
+        reduce = replace(ReduceOptions(precisions, calibrate=calibrate, calibrate_frames=2), **changes)
         options = ExportOptions(
             toy.size, portable=True, verify_source=str(clip), verify_frames=1, reduce=reduce, store=store
         )
@@ -67,7 +72,7 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
 ) -> None:
     out = tmp_path / "toy.idol"
     step = SearchStep(PARTS[:-1], 0.2, 0.01, 1.0, held=True)
-    monkeypatch.setattr(module, "search", lambda *_: (step,))
+    monkeypatch.setattr(int8, "search", lambda *_: (step,))
     found = exported(out, "int8-ort", "fp16", auto=0.02)
     certificate = found.certificates.precisions["int8-ort"]
     assert certificate.passed
@@ -108,6 +113,37 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
         assert pipeline.backend.reason.endswith("the int8-ort graph is left out: no kernel for it")
 
 
+def test_an_int8_graph_shares_weights_and_a_bundle_of_schema_3_holds_it_whole(
+    tmp_path: Path, exported: Callable[..., Exported]
+) -> None:
+    out, older = tmp_path / "toy.idol", tmp_path / "older.idol"
+    exported(out, "int8-ort", "bf16", keep=PARTS[:-1], unverified=True)
+    with Bundle.open(out) as bundle:
+        assert {name: info.shares_weights for name, info in bundle.manifest.precisions.items()} == {
+            "int8-ort": True,
+            "bf16": False,
+        }
+        graph = bundle.graph("int8-ort")
+    with zipfile.ZipFile(out) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    assert graph == members["weights.onnx"] + members["int8-ort.onnx"]
+    assert len(members["int8-ort.onnx"]) < len(graph) / 2
+    members["int8-ort.onnx"] = graph
+    manifest = json.loads(members["manifest.json"])
+    manifest["schema_version"] = 3
+    manifest["members"]["int8-ort.onnx"] = {"bytes": len(graph), "sha256": sha256(graph)}
+    for info in manifest["precisions"].values():
+        del info["shares_weights"]
+    members["manifest.json"] = json.dumps(manifest).encode()
+    with zipfile.ZipFile(older, "w") as archive:
+        archive.comment = sha256(members["manifest.json"]).encode()
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with Bundle.open(older) as bundle:
+        assert bundle.graph("int8-ort") == graph
+    Pipeline.open(older, graph="int8-ort").close()
+
+
 def _wrong(*arguments: Any, **options: Any) -> dict[str, Observed]:
     return {
         name: replace(found, low=0.0, high=1e-3) for name, found in observe(*arguments, **options).items()
@@ -144,7 +180,7 @@ def test_unverified_is_written_marked_and_refused(
 def test_too_little_to_compare_is_no_agreement(
     tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_INSTANCE_FRAMES", 500)
+    monkeypatch.setattr(reference_graph, "_INSTANCE_FRAMES", 500)
     with pytest.raises(ParityError, match=r"'id agreement'.*instance-frames of .*, allowed 99% on 500"):
         exported(tmp_path / "toy.idol", "int8-ort", keep=PARTS)
 
@@ -213,23 +249,30 @@ def test_a_group_is_measured_alone_wherever_it_is(toy: Toy, clip: Path) -> None:
 
 def test_what_is_missing_is_told() -> None:
     with pytest.raises(ConfigError, match="--calibrate"):
-        ReduceOptions(("int8-ort",))
+        ReduceOptions((PRECISIONS["int8-ort"],))
     with pytest.raises(ConfigError, match="--annotations and --frames go together"):
         ReduceOptions(annotations=Path("instances.json"))
 
 
 def test_what_cannot_be_is_told_beforehand() -> None:
+    fp16 = (PRECISIONS["fp16"],)
     for changes, message in (
-        ({"calibrate": "a.mp4"}, "--calibrate is of int8; give --precision int8 or --auto as well"),
-        ({"names": ("fp16",), "keep": ("neck",)}, "--keep is of int8; give --precision int8 or --auto"),
-        ({"unverified": True}, "--unverified is of graphs of fewer bits; give --precision or --auto as well"),
+        ({"calibrate": "a.mp4"}, "--calibrate applies to int8 only; pass --precision int8 or --auto as well"),
+        (
+            {"precisions": fp16, "keep": ("neck",)},
+            "--keep applies to int8 only; pass --precision int8",
+        ),
+        (
+            {"unverified": True},
+            "--unverified applies to reduced-precision graphs only; pass --precision or --auto",
+        ),
         (
             {"annotations": Path("a.json"), "annotation_frames": Path("a")},
-            "--annotations is of graphs of fewer bits; give",
+            "--annotations applies to reduced-precision graphs only; pass",
         ),
-        ({"keep": ("bones",)}, "--keep takes backbone, neck,.* got 'bones'"),
+        ({"keep": ("bones",)}, "unknown part for --keep: 'bones'; pass one of backbone, neck,"),
         ({"keep": ("neck",), "auto": 0.01}, "leave out --keep"),
-        ({"auto": 1.5}, "in percent"),
+        ({"auto": 1.5}, "--auto must be 0 to 99 percent of id agreement, got 150"),
     ):
         with pytest.raises(ConfigError, match=message):
             ReduceOptions(**changes)  # type: ignore[arg-type]

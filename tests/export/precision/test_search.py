@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
-from idol_export.precision import search as module
 from idol_export.precision.search import search
 from idol_runtime.bundle.certificates import IdAgreement, SearchStep
 
@@ -29,72 +28,75 @@ class _Graphs:
         return group.encode()
 
 
+class _Evaluation:
+    """Measurements of which it is known how they come out; a candidate is the graph itself."""
+
+    def __init__(self, limit: float, speeds: Sequence[float] | None, scores: str, unlucky: str) -> None:
+        self._limit, self._speeds, self._scores, self._unlucky = limit, speeds, scores, unlucky
+        self.asked: list[str] = []
+
+    def candidate(self, probe: bytes) -> bytes:
+        return probe
+
+    def error(self, graph: bytes) -> float:
+        return sum(LOSSES[group] for group in graph.decode().split(","))
+
+    def agreement(self, graph: bytes) -> IdAgreement:
+        self.asked.append(graph.decode())
+        lost = 0.5 if graph.decode() == self._unlucky else self.error(graph)
+        return IdAgreement(1 - lost, 1000, 300, self._limit, 500, "a")
+
+    def scores_pass(self, graph: bytes) -> bool:
+        return self._scores not in graph.decode() if self._scores else True
+
+    def speeds(self, graphs: Sequence[bytes]) -> Sequence[float | None]:
+        return [None] * len(graphs) if self._speeds is None else list(self._speeds)[: len(graphs)]
+
+
 def _run(
-    monkeypatch: pytest.MonkeyPatch,
     limit: float,
     speeds: Sequence[float] | None = None,
     scores: str = "",
-    usual: Sequence[str] = tuple(SHARES),
+    default: Sequence[str] = tuple(SHARES),
     unlucky: str = "",
 ) -> tuple[tuple[SearchStep, ...], list[str]]:
-    monkeypatch.setattr(module, "shipped", lambda probe: probe)
-    asked: list[str] = []
-
-    def loss(graph: bytes) -> float:
-        return sum(LOSSES[group] for group in graph.decode().split(","))
-
-    def agreement(graph: bytes) -> IdAgreement:
-        asked.append(graph.decode())
-        lost = 0.5 if graph.decode() == unlucky else loss(graph)
-        return IdAgreement(1 - lost, 1000, 300, limit, 500, "a")
-
-    def measure(graphs: Sequence[bytes]) -> Sequence[float | None]:
-        return [None] * len(graphs) if speeds is None else list(speeds)[: len(graphs)]
-
-    found = search(
-        _Graphs(),  # type: ignore[arg-type]
-        usual,
-        loss,
-        agreement,
-        lambda graph: scores not in graph.decode() if scores else True,
-        measure,
-        lambda _: None,
-    )
-    return found, asked
+    evaluation = _Evaluation(limit, speeds, scores, unlucky)
+    steps = search(_Graphs(), default, evaluation, lambda _: None)  # type: ignore[arg-type]
+    return steps, evaluation.asked
 
 
-def test_most_multiplications_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried, asked = _run(monkeypatch, 0.98)
+def test_most_multiplications_within_the_limit() -> None:
+    tried, asked = _run(0.98)
     assert tried[-1].held
     assert tried[-1].kept == ("ruin",)
     assert tried[-1].integer_share == pytest.approx(0.95)
     assert len(tried) == len(SHARES) + len(asked)
     assert len(asked) <= 3, "bisected"
-    assert _run(monkeypatch, 0.993)[0][-1].kept == ("dear", "ruin")
+    assert _run(0.993)[0][-1].kept == ("dear", "ruin")
 
 
-def test_the_fastest_of_what_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_of_what_holds() -> None:
     """Two of the groups were tried before three, and were faster."""
-    tried, asked = _run(monkeypatch, 0.98, speeds=(1.8, 1.5))
+    tried, asked = _run(0.98, speeds=(1.8, 1.5))
     assert asked[:2] == ["cheap,fair", "cheap,fair,dear"]
     assert (tried[-1].kept, tried[-1].speed) == (("dear", "ruin"), 1.8)
 
 
-def test_what_is_usual_is_tried_where_the_bisection_ends_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _run(monkeypatch, 0.98, unlucky="cheap,fair")[0][-1].kept == ("fair", "dear", "ruin")
-    tried, asked = _run(monkeypatch, 0.98, unlucky="cheap,fair", usual=("gone", "ruin"))
+def test_what_is_usual_is_tried_where_the_bisection_ends_below_it() -> None:
+    assert _run(0.98, unlucky="cheap,fair")[0][-1].kept == ("fair", "dear", "ruin")
+    tried, asked = _run(0.98, unlucky="cheap,fair", default=("gone", "ruin"))
     assert (tried[-1].kept, tried[-1].held) == (("ruin",), True)
     assert asked == ["cheap,fair", "cheap", "cheap,fair,dear"]
-    tried, asked = _run(monkeypatch, 0.993, usual=("ruin",))
+    tried, asked = _run(0.993, default=("ruin",))
     assert tried[-1].kept == ("dear", "ruin")
     assert asked.count("cheap,fair,dear") == 1, "which does not hold, and was tried"
-    assert "cheap" not in _run(monkeypatch, 0.98, usual=("fair", "dear", "ruin"))[1], "less than was found"
+    assert "cheap" not in _run(0.98, default=("fair", "dear", "ruin"))[1], "less than was found"
 
 
-def test_scores_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _run(monkeypatch, 0.98, scores="dear")[0][-1].kept == ("dear", "ruin")
+def test_scores_count() -> None:
+    assert _run(0.98, scores="dear")[0][-1].kept == ("dear", "ruin")
 
 
-def test_nothing_that_holds_ends_in_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried, _ = _run(monkeypatch, 0.9999)
+def test_nothing_that_holds_ends_in_a_failure() -> None:
+    tried, _ = _run(0.9999)
     assert not any(step.held for step in tried)

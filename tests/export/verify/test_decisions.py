@@ -1,4 +1,4 @@
-"""Judged decisions: what is the same, what hangs on a hair, and what is wrong."""
+"""Compared decisions: equal ones, near ties, and errors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idol_export.verify import decisions as agreement
-from idol_export.verify.decisions import NEAR, Agreement, Decisions, Judge
+from idol_export.verify.decisions import NEAR, Agreement, DecisionComparison, Decisions
 from idol_runtime.config import AssociationConfig
 from idol_runtime.tracking.association import NO_TRACK, Tracker, bi_softmax, multi_cue
 from idol_runtime.tracking.boxes import box_iou, cxcywh_to_xyxy
@@ -103,27 +103,29 @@ def _array(values: Sequence[int] | None, otherwise: Callable[[], np.ndarray]) ->
     return otherwise() if values is None else np.array(values, np.int64)
 
 
-def annotation_scores(
+def compare_run(
     frames: Sequence[NetworkOutput], config: AssociationConfig = CONFIG, **flips: Sequence[int]
-) -> Judge:
-    """A judge that has seen the frames; the run of the other side decided as `flips` in the last but two."""
-    judge, run = Judge(config), Run(config)
+) -> DecisionComparison:
+    """A comparison that has seen the frames; the run of the other side decided as `flips` in the last but two."""
+    comparison, run = DecisionComparison(config), Run(config)
     for t, output in enumerate(frames):
-        judge.frame(output, run.frame(output, **(flips if t == len(frames) - 3 else {})))
-    return judge
+        comparison.add_frame(output, run.frame(output, **(flips if t == len(frames) - 3 else {})))
+    return comparison
 
 
-def errors(judge: Judge) -> dict[str, int]:
-    return {name: len(part.errors) for name, part in judge.parts.items() if part.errors}
+def errors(comparison: DecisionComparison) -> dict[str, int]:
+    return {name: len(part.errors) for name, part in comparison.parts.items() if part.errors}
 
 
-def near_ties(judge: Judge) -> dict[str, int]:
-    return {name: part.near_ties for name, part in judge.parts.items() if part.near_ties}
+def near_ties(comparison: DecisionComparison) -> dict[str, int]:
+    return {name: part.near_ties for name, part in comparison.parts.items() if part.near_ties}
 
 
-def flip(frame: NetworkOutput, config: AssociationConfig = CONFIG, **flips: Sequence[int]) -> Judge:
+def flip(
+    frame: NetworkOutput, config: AssociationConfig = CONFIG, **flips: Sequence[int]
+) -> DecisionComparison:
     """The frame four times, decided otherwise the second time."""
-    return annotation_scores([frame] * 4, config, **flips)
+    return compare_run([frame] * 4, config, **flips)
 
 
 def noisy(output: NetworkOutput, rng: np.random.Generator, scale: float) -> NetworkOutput:
@@ -165,31 +167,31 @@ CONFIGS = [
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(CONFIGS))
 def test_identical_runs_agree(seed: int, config: AssociationConfig) -> None:
-    judge = annotation_scores(random_video(seed), config)
-    assert not errors(judge)
-    assert not near_ties(judge)
-    assert judge.selection.compared >= judge.suppression.compared >= judge.labels.compared > 0
+    comparison = compare_run(random_video(seed), config)
+    assert not errors(comparison)
+    assert not near_ties(comparison)
+    assert comparison.selection.compared >= comparison.suppression.compared >= comparison.labels.compared > 0
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(CONFIGS))
 def test_float_noise_is_no_error(seed: int, config: AssociationConfig) -> None:
-    judge, run, rng = Judge(config), Run(config), np.random.default_rng(seed)
+    comparison, run, rng = DecisionComparison(config), Run(config), np.random.default_rng(seed)
     for output in random_video(seed):
-        judge.frame(output, run.frame(noisy(output, rng, 1e-6)))
-    assert not errors(judge)
+        comparison.add_frame(output, run.frame(noisy(output, rng, 1e-6)))
+    assert not errors(comparison)
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_what_noise_can_flip_is_a_near_tie(seed: int) -> None:
     """Everything comes twice, so that every NMS and every order of choice hangs on a hair."""
-    judge, run, rng = Judge(CONFIG), Run(CONFIG), np.random.default_rng(seed)
+    comparison, run, rng = DecisionComparison(CONFIG), Run(CONFIG), np.random.default_rng(seed)
     for output in random_video(seed, queries=6):
         doubled = {name: np.concatenate([array] * 2) for name, array in vars(output).items()}
         doubled["mask_features"] = output.mask_features
         ours = noisy(NetworkOutput(**doubled), rng, 1e-7)
-        judge.frame(ours, run.frame(noisy(ours, rng, 1e-6)))
-    assert not errors(judge)
-    assert near_ties(judge).keys() <= {"selection", "mask NMS", "labels", "track ids"}
+        comparison.add_frame(ours, run.frame(noisy(ours, rng, 1e-6)))
+    assert not errors(comparison)
+    assert near_ties(comparison).keys() <= {"selection", "mask NMS", "labels", "track ids"}
 
 
 FLIPS = {
@@ -213,23 +215,23 @@ FLIPS = {
 @pytest.mark.parametrize("what", FLIPS)
 def test_a_decision_far_from_its_threshold_is_an_error_of_its_part_and_frame(what: str) -> None:
     part, flips = FLIPS[what]
-    judge = flip(three(), **flips)
-    assert errors(judge) == {part: 1}, "one frame of one part"
-    assert judge.parts[part].errors[0].startswith("frame 1: queries [")
-    assert not near_ties(judge)
+    comparison = flip(three(), **flips)
+    assert errors(comparison) == {part: 1}, "one frame of one part"
+    assert comparison.parts[part].errors[0].startswith("frame 1: queries [")
+    assert not near_ties(comparison)
 
 
 @pytest.mark.parametrize(
     ("what", "ids"), [("no track", [0, 1, NO_TRACK]), ("a number left out", [0, 1, 3]), ("twice", [0, 1, 1])]
 )
-def test_births_are_judged(what: str, ids: list[int]) -> None:
-    judge = annotation_scores([three()] * 3, ids=ids)
-    assert errors(judge) == {"track ids": 1}, what
+def test_births_are_compared(what: str, ids: list[int]) -> None:
+    comparison = compare_run([three()] * 3, ids=ids)
+    assert errors(comparison) == {"track ids": 1}, what
 
 
 def test_a_message_names_five_queries_at_most() -> None:
     found = Agreement()
-    found.judge("frame 3", 9, range(9), range(7))
+    found.add("frame 3", 9, range(9), range(7))
     assert found.errors == ["frame 3: queries [0, 1, 2, 3, 4] …"]
     assert (found.compared, found.near_ties) == (9, 2)
 
@@ -258,9 +260,9 @@ def test_a_score_on_the_threshold_may_fall_either_way(above: float, allowed: boo
     frame = three()
     config = replace(CONFIG, select_score=score(frame, 2) - above)
     flipped = {"candidates": [0, 1] if above > 0 else [0, 1, 2]}
-    judge = flip(frame, config, **flipped)
-    assert errors(judge).keys() == (set() if allowed else {"selection"})
-    assert near_ties(judge) == ({"selection": 1} if allowed else {})
+    comparison = flip(frame, config, **flipped)
+    assert errors(comparison).keys() == (set() if allowed else {"selection"})
+    assert near_ties(comparison) == ({"selection": 1} if allowed else {})
 
 
 def box_pair(first: float = 0.9, second: float = 0.8, **of_second: object) -> NetworkOutput:
@@ -279,15 +281,15 @@ def overlap(output: NetworkOutput) -> float:
 def test_a_box_overlap_on_the_threshold_may_fall_either_way(above: float, allowed: bool) -> None:
     frame = box_pair()
     config = replace(CONFIG, box_nms_iou=overlap(frame) - above)
-    judge = flip(frame, config, candidates=[0, 1, 2] if above > 0 else [0, 2])
-    assert errors(judge).keys() == (set() if allowed else {"selection"})
-    assert near_ties(judge) == ({"selection": 1} if allowed else {})
+    comparison = flip(frame, config, candidates=[0, 1, 2] if above > 0 else [0, 2])
+    assert errors(comparison).keys() == (set() if allowed else {"selection"})
+    assert near_ties(comparison) == ({"selection": 1} if allowed else {})
 
 
 def test_the_better_of_two_boxes_on_the_threshold_may_not_fall() -> None:
     frame = box_pair()
-    judge = flip(frame, replace(CONFIG, box_nms_iou=overlap(frame)), candidates=[1, 2])
-    assert errors(judge) == {"selection": 1}
+    comparison = flip(frame, replace(CONFIG, box_nms_iou=overlap(frame)), candidates=[1, 2])
+    assert errors(comparison) == {"selection": 1}
 
 
 def test_equal_scores_may_suppress_each_other_but_not_both_stay() -> None:
@@ -319,9 +321,9 @@ def test_a_chain_of_suppressions_hangs_on_its_first_link() -> None:
     config = replace(CONFIG, box_nms_iou=overlap(frame) + TIGHT)
     ours = select_queries(sigmoid(frame.logits), frame.boxes, config).tolist()
     assert ours == [0, 1]
-    judge = flip(frame, config, candidates=[0, 2])
-    assert not errors(judge)
-    assert near_ties(judge) == {"selection": 2}
+    comparison = flip(frame, config, candidates=[0, 2])
+    assert not errors(comparison)
+    assert near_ties(comparison) == {"selection": 2}
     assert errors(flip(frame, config, candidates=[0, 1, 2])) == {"selection": 1}
     assert errors(flip(frame, config, candidates=[0])) == {"selection": 1}, "nothing suppresses the third"
 
@@ -356,9 +358,11 @@ def mask_pair() -> tuple[NetworkOutput, float]:
 @pytest.mark.parametrize(("above", "allowed"), [(TIGHT, True), (-TIGHT, True), (0.01, False), (-0.01, False)])
 def test_a_mask_overlap_on_the_threshold_may_fall_either_way(above: float, allowed: bool) -> None:
     frame, iou = mask_pair()
-    judge = flip(frame, replace(CONFIG, mask_nms_iou=iou - above), query=[0, 1, 2] if above > 0 else [0, 2])
-    assert errors(judge).keys() == (set() if allowed else {"mask NMS"})
-    assert near_ties(judge).get("mask NMS", 0) == allowed
+    comparison = flip(
+        frame, replace(CONFIG, mask_nms_iou=iou - above), query=[0, 1, 2] if above > 0 else [0, 2]
+    )
+    assert errors(comparison).keys() == (set() if allowed else {"mask NMS"})
+    assert near_ties(comparison).get("mask NMS", 0) == allowed
 
 
 def test_the_better_of_two_masks_on_the_threshold_may_not_fall() -> None:
@@ -388,9 +392,9 @@ def test_pixels_next_to_nothing_open_an_overlap() -> None:
 @pytest.mark.parametrize(("second", "allowed"), [(0.9 - TIGHT, True), (0.85, False)])
 def test_two_classes_of_equal_score_may_be_either(second: float, allowed: bool) -> None:
     frame = scene(Object(0.9, 0, other=(3, second)), Object(0.8, 1, 9, (1,), 1))
-    judge = flip(frame, labels=[3, 1])
-    assert errors(judge) == ({} if allowed else {"labels": 1})
-    assert near_ties(judge) == ({"labels": 1} if allowed else {})
+    comparison = flip(frame, labels=[3, 1])
+    assert errors(comparison) == ({} if allowed else {"labels": 1})
+    assert near_ties(comparison) == ({"labels": 1} if allowed else {})
 
 
 # Track ids ---------------------------------------------------------------------------------------------------
@@ -404,17 +408,17 @@ def test_a_birth_on_the_threshold_may_fall_either_way(threshold: str, above: flo
     born = [0, 1, 2] if limit < 0.7 else [0, 1, NO_TRACK] if above > 0 else [0, NO_TRACK, NO_TRACK]
     assert born[2] == NO_TRACK
     flipped = [0, NO_TRACK, NO_TRACK] if above > 0 else [0, 1, NO_TRACK]
-    judge = annotation_scores(frames, replace(CONFIG, **{threshold: limit}), ids=flipped)
-    assert errors(judge) == ({} if allowed else {"track ids": 1})
-    assert near_ties(judge) == ({"track ids": 1} if allowed else {})
+    comparison = compare_run(frames, replace(CONFIG, **{threshold: limit}), ids=flipped)
+    assert errors(comparison) == ({} if allowed else {"track ids": 1})
+    assert near_ties(comparison) == ({"track ids": 1} if allowed else {})
 
 
 def test_a_birth_on_the_threshold_renumbers_those_after_it() -> None:
     frame = three(0.9, 0.9 - 1e-5, 0.9 - 2e-5)
     config = replace(CONFIG, init_score=0.9)
-    assert not errors(annotation_scores([frame] * 3, config, ids=[NO_TRACK, 0, 1]))
-    assert not errors(annotation_scores([frame] * 3, config, ids=[0, NO_TRACK, 1]))
-    assert errors(annotation_scores([frame] * 3, config, ids=[NO_TRACK, 1, 2])) == {"track ids": 1}
+    assert not errors(compare_run([frame] * 3, config, ids=[NO_TRACK, 0, 1]))
+    assert not errors(compare_run([frame] * 3, config, ids=[0, NO_TRACK, 1]))
+    assert errors(compare_run([frame] * 3, config, ids=[NO_TRACK, 1, 2])) == {"track ids": 1}
 
 
 def test_the_other_threshold_excuses_nothing() -> None:
@@ -422,7 +426,7 @@ def test_the_other_threshold_excuses_nothing() -> None:
     frame = three()
     config = replace(CONFIG, init_score=score(frame, 2), new_track_score=0.3)
     frames = [scene(Object()), *[frame] * 3]
-    assert errors(annotation_scores(frames, config, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
+    assert errors(compare_run(frames, config, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
 
 
 def test_a_score_on_the_birth_threshold_excuses_no_wrong_match() -> None:
@@ -437,8 +441,8 @@ def test_two_tracks_that_are_equally_unlike_excuse_no_lost_birth() -> None:
     old = [Object(0.9, 0, 0, (0,), 0), Object(0.8, 1, 9, (1,), 1)]
     new = scene(*old, Object(0.7, 2, 18, (2,), 2))
     frames = [scene(*old), new, new, new]
-    assert errors(annotation_scores(frames, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
-    assert errors(annotation_scores(frames, ids=[0, 1, 1])) == {"track ids": 1}
+    assert errors(compare_run(frames, ids=[0, 1, NO_TRACK])) == {"track ids": 1}
+    assert errors(compare_run(frames, ids=[0, 1, 1])) == {"track ids": 1}
 
 
 def similarity(frame: NetworkOutput, before: NetworkOutput, query: int, track: int) -> float:
@@ -459,9 +463,9 @@ def test_a_similarity_on_the_threshold_may_fall_either_way(above: float, allowed
     )
     config = replace(CONFIG, match_score=similarity(after, before, 0, 0) - above)
     flipped = [3, 1, 2] if above > 0 else [0, 1, 2]
-    judge = annotation_scores([before, after, after, after], config, ids=flipped)
-    assert errors(judge) == ({} if allowed else {"track ids": 1})
-    assert near_ties(judge) == ({"track ids": 1} if allowed else {})
+    comparison = compare_run([before, after, after, after], config, ids=flipped)
+    assert errors(comparison) == ({} if allowed else {"track ids": 1})
+    assert near_ties(comparison) == ({"track ids": 1} if allowed else {})
 
 
 @pytest.mark.parametrize(("share", "allowed"), [(0.5, True), (0.4, False)])
@@ -469,20 +473,20 @@ def test_of_two_equally_similar_tracks_either_may_be_continued(share: float, all
     before = scene(Object(), Object(0.8, 1, 9, (1,), 1))
     after = scene(Object(0.9, embedding=blend(share)))
     config = replace(CONFIG, match_score=0.3)
-    judge = annotation_scores([before, after, after, after], config, ids=[1])
-    assert errors(judge) == ({} if allowed else {"track ids": 1})
+    comparison = compare_run([before, after, after, after], config, ids=[1])
+    assert errors(comparison) == ({} if allowed else {"track ids": 1})
 
 
-def test_a_track_seen_more_often_is_preferred_and_that_is_judged() -> None:
+def test_a_track_seen_more_often_is_preferred_and_that_is_compared() -> None:
     """Both tracks are candidates of the lone detection; the older one weighs more."""
     before, both = scene(Object()), scene(Object(), Object(0.8, 1, 9, (1,), 1))
     after = scene(Object(0.9, embedding=blend(0.6)))
     frames = [before, before, before, both, after, after, after]
     config = replace(CONFIG, match_score=0.4)
-    assert not errors(annotation_scores(frames, config))
-    assert errors(annotation_scores(frames, config, ids=[1])) == {"track ids": 1}
+    assert not errors(compare_run(frames, config))
+    assert errors(compare_run(frames, config, ids=[1])) == {"track ids": 1}
     unweighted = replace(config, frame_weight=False)
-    assert errors(annotation_scores(frames, unweighted, ids=[0])) == {"track ids": 1}
+    assert errors(compare_run(frames, unweighted, ids=[0])) == {"track ids": 1}
 
 
 def test_a_candidate_on_the_threshold_may_change_every_weight() -> None:
@@ -492,13 +496,13 @@ def test_a_candidate_on_the_threshold_may_change_every_weight() -> None:
     frames = [*[old] * 6, both, alone, alone, alone]
     unlike = similarity(alone, both, 0, 0)
     config = replace(CONFIG, match_score=unlike - TIGHT)
-    judge = annotation_scores(frames, config, ids=[1])
-    assert not errors(judge)
-    assert near_ties(judge) == {"track ids": 1}
-    assert errors(annotation_scores(frames, replace(config, match_score=unlike - 0.01), ids=[1])) == {
+    comparison = compare_run(frames, config, ids=[1])
+    assert not errors(comparison)
+    assert near_ties(comparison) == {"track ids": 1}
+    assert errors(compare_run(frames, replace(config, match_score=unlike - 0.01), ids=[1])) == {
         "track ids": 1
     }
-    assert errors(annotation_scores(frames, replace(config, match_score=unlike + 0.01), ids=[0])) == {
+    assert errors(compare_run(frames, replace(config, match_score=unlike + 0.01), ids=[0])) == {
         "track ids": 1
     }
 
@@ -507,13 +511,13 @@ MULTI_CUE = replace(CONFIG, matching="multi_cue")
 
 
 @pytest.mark.parametrize("ids", [[1, 0, 2], [0, 1, NO_TRACK], [0, 1, 3], [0, 1, 1]])
-def test_multi_cue_matches_are_judged(ids: list[int]) -> None:
+def test_multi_cue_matches_are_compared(ids: list[int]) -> None:
     assert not errors(flip(three(), MULTI_CUE))
     assert errors(flip(three(), MULTI_CUE, ids=ids)) == {"track ids": 1}
 
 
 @pytest.mark.parametrize("ids", [[1, 0, 2], [0, 1, NO_TRACK], [0, 1, 3]])
-def test_iou_matches_are_judged(ids: list[int]) -> None:
+def test_iou_matches_are_compared(ids: list[int]) -> None:
     config = replace(CONFIG, matching="iou", match_score=0.3)
     assert not errors(flip(three(), config))
     assert errors(flip(three(), config, ids=ids)) == {"track ids": 1}
@@ -528,8 +532,8 @@ def test_of_two_that_ask_for_one_track_the_better_has_it(second: float, allowed:
     ours.frame(before)
     ids = ours.frame(twins).ids.tolist()
     assert sorted(ids) == [0, 1]
-    judge = annotation_scores([before, twins, twins, twins], config, ids=ids[::-1])
-    assert errors(judge).keys() == (set() if allowed else {"track ids"})
+    comparison = compare_run([before, twins, twins, twins], config, ids=ids[::-1])
+    assert errors(comparison).keys() == (set() if allowed else {"track ids"})
 
 
 def test_a_cue_on_the_edge_of_a_new_track_may_fall_either_way() -> None:
@@ -542,6 +546,6 @@ def test_a_cue_on_the_edge_of_a_new_track_may_fall_either_way() -> None:
     ours = Run(MULTI_CUE)
     ours.frame(before)
     flipped = [1 - int(ours.frame(after).ids[0])]
-    judge = annotation_scores([before, after, after, after], MULTI_CUE, ids=flipped)
-    assert not errors(judge)
-    assert near_ties(judge) == {"track ids": 1}
+    comparison = compare_run([before, after, after, after], MULTI_CUE, ids=flipped)
+    assert not errors(comparison)
+    assert near_ties(comparison) == {"track ids": 1}

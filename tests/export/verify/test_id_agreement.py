@@ -7,7 +7,7 @@ import pytest
 import trackeval
 from scipy.optimize import linear_sum_assignment
 
-from idol_export.verify.id_agreement import IdJudge, best_assignment
+from idol_export.verify.id_agreement import TrackComparison, best_assignment
 from idol_runtime.preprocess import Placement
 from idol_runtime.tracking.results import FrameResult
 
@@ -36,43 +36,43 @@ def _result(ids: list[int], columns: list[int]) -> FrameResult:
     return result
 
 
-def _judged(*frames: tuple[FrameResult, FrameResult]) -> IdJudge:
-    judge = IdJudge()
+def _compared(*frames: tuple[FrameResult, FrameResult]) -> TrackComparison:
+    tracks = TrackComparison()
     for expected, found in frames:
-        judge.frame(expected, found)
-    return judge
+        tracks.add_frame(expected, found)
+    return tracks
 
 
 def test_the_names_of_identities_do_not_matter() -> None:
-    judge = _judged(
+    tracks = _compared(
         (_result([0, 1], [0, 12]), _result([7, 3], [1, 12])), (_result([0], [2]), _result([7], [2]))
     )
-    assert (judge.idf1, judge.expected, judge.frames) == (1.0, 3, 2)
+    assert (tracks.idf1, tracks.reference_masks, tracks.frames) == (1.0, 3, 2)
 
 
 def test_a_swap_costs_its_frames() -> None:
     same = (_result([0, 1], [0, 12]), _result([0, 1], [0, 12]))
     swapped = (_result([0, 1], [0, 12]), _result([1, 0], [0, 12]))
-    assert _judged(same, same, same, swapped).idf1 == pytest.approx(6 / 8)
+    assert _compared(same, same, same, swapped).idf1 == pytest.approx(6 / 8)
 
 
 def test_identities_begin_anew_with_a_clip() -> None:
-    judge = _judged((_result([0, 1], [0, 12]), _result([0, 1], [0, 12])))
-    judge.next_clip()
-    judge.frame(_result([0, 1], [0, 12]), _result([1, 0], [0, 12]))
-    assert judge.idf1 == 1.0
+    tracks = _compared((_result([0, 1], [0, 12]), _result([0, 1], [0, 12])))
+    tracks.next_clip()
+    tracks.add_frame(_result([0, 1], [0, 12]), _result([1, 0], [0, 12]))
+    assert tracks.idf1 == 1.0
 
 
 def test_half_of_the_union_is_enough_and_less_is_not() -> None:
     # 4 columns against 4, shifted by 1: 3/5; by 2: 2/6.
-    assert _judged((_result([0], [0]), _result([0], [1]))).idf1 == 1.0
-    assert _judged((_result([0], [0]), _result([0], [2]))).idf1 == 0.0
+    assert _compared((_result([0], [0]), _result([0], [1]))).idf1 == 1.0
+    assert _compared((_result([0], [0]), _result([0], [2]))).idf1 == 0.0
 
 
 def test_nothing_agrees_with_nothing() -> None:
     empty = _result([], [])
-    assert _judged((empty, empty)).idf1 == 1.0
-    assert _judged((empty, _result([0], [0]))).idf1 == 0.0
+    assert _compared((empty, empty)).idf1 == 1.0
+    assert _compared((empty, _result([0], [0]))).idf1 == 0.0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 3), (8, 8), (0, 4)])
@@ -84,14 +84,14 @@ def test_the_assignment_is_the_best(shape: tuple[int, int]) -> None:
 
 def test_idf1_is_the_published_evaluators() -> None:
     metric = trackeval.metrics.Identity({"THRESHOLD": 0.5, "PRINT_CONFIG": False})
-    judge = IdJudge()
+    tracks = TrackComparison()
     data: dict[str, list[object]] = {"gt_ids": [], "tracker_ids": [], "similarity_scores": []}
     for _ in range(40):
         both = []
         for _ in range(2):
             ids = RNG.permutation(5)[: RNG.integers(0, 4)]
             both.append(_result(ids.tolist(), (4 * ids + RNG.integers(0, 3, len(ids))).tolist()))
-        judge.frame(*both)
+        tracks.add_frame(*both)
         a, b = (r.masks.reshape(len(r), 16 * 24).astype(float) for r in both)
         inter = a @ b.T
         union = a.sum(1)[:, None] + b.sum(1)[None] - inter
@@ -101,8 +101,8 @@ def test_idf1_is_the_published_evaluators() -> None:
         "num_timesteps": 40,
         "num_gt_ids": 5,
         "num_tracker_ids": 5,
-        "num_gt_dets": judge.expected,
-        "num_tracker_dets": judge.found,
+        "num_gt_dets": tracks.reference_masks,
+        "num_tracker_dets": tracks.masks,
     }
-    assert judge.idf1 == pytest.approx(float(metric.eval_sequence({**data, **counts})["IDF1"]))
-    assert 0.1 < judge.idf1 < 0.9
+    assert tracks.idf1 == pytest.approx(float(metric.eval_sequence({**data, **counts})["IDF1"]))
+    assert 0.1 < tracks.idf1 < 0.9

@@ -1,8 +1,9 @@
-"""What judges graphs of fewer bits, on a data set whose truth is what the fp32 graph says."""
+"""Comparison with the fp32 graph, on a data set whose annotations are the fp32 graph's own tracks."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from idol_export.precision.registry import PRECISIONS
+from idol_export.verify import parity
 from idol_export.verify import reference_graph as module
 from idol_export.verify.parity import Candidate
-from idol_export.verify.reference_graph import Exact, Judge
+from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.certificates import AnnotationScores
 
@@ -26,20 +29,24 @@ FRAMES = 4
 
 
 @pytest.fixture(scope="module")
-def exact(toy: Toy) -> Exact:
+def exact(toy: Toy) -> ReferenceGraph:
     candidate = Candidate("portable", toy.probe, toy.graph)
     with Bundle.open(toy.path) as bundle:
-        return Exact(toy.model, toy.config.stream, candidate, toy.size, toy.size, bundle.golden_frame())
+        return ReferenceGraph(
+            toy.model, toy.config.stream, candidate, toy.size, toy.size, bundle.golden_frame()
+        )
 
 
 @pytest.fixture(scope="module")
-def truth(toy: Toy, exact: Exact, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
+def truth(
+    toy: Toy, exact: ReferenceGraph, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, int]:
     """Annotations, the folder of frames, and how many instances they show."""
     folder = tmp_path_factory.mktemp("truth")
     videos: list[dict[str, Any]] = []
     tracks: dict[tuple[int, int], dict[str, Any]] = {}
     seen = 0
-    with exact.pipeline(toy.graph, "truth") as pipeline:
+    with exact.pipeline(exact.candidate) as pipeline:
         for video in (1, 2):
             pipeline.reset()
             names = [f"{video}/{t}.png" for t in range(FRAMES)]
@@ -67,12 +74,14 @@ def _track(video: int, label: int) -> dict[str, Any]:
 
 
 def test_a_data_set_is_what_tracks_are_compared_on(
-    toy: Toy, exact: Exact, truth: tuple[Path, Path, int], tmp_path: Path
+    exact: ReferenceGraph, truth: tuple[Path, Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A video to compare with PyTorch on may be short, and proves too little."""
     annotations, frames, seen = truth
     clip = str(frames / "1")
-    both = Judge(exact, clip, annotations, frames).agreement(toy.graph, "same", 0.99, seen)
+    monkeypatch.setattr(module, "_INSTANCE_FRAMES", seen)
+    scored = replace(exact, video=clip, annotations=annotations, annotation_frames=frames)
+    both = scored.agreement(exact.candidate, 0.99)
     assert (both.idf1, both.instance_frames, both.frames, both.source) == (
         1,
         seen,
@@ -80,29 +89,30 @@ def test_a_data_set_is_what_tracks_are_compared_on(
         "instances.json",
     )
     assert both.passed
-    alone = Judge(exact, clip).agreement(toy.graph, "same", 0.99, seen)
+    alone = replace(exact, video=clip).agreement(exact.candidate, 0.99)
     assert (alone.idf1, alone.frames, alone.source) == (1, FRAMES, "1")
     assert not alone.passed, "half of the instances are too few"
 
 
 def test_scores_are_held_to_those_of_fp32(
-    toy: Toy, exact: Exact, truth: tuple[Path, Path, int], sabotage: Callable[..., bytes]
+    toy: Toy, exact: ReferenceGraph, truth: tuple[Path, Path, int], sabotage: Callable[..., bytes]
 ) -> None:
     annotations, frames, _ = truth
-    judge = Judge(exact, None, annotations, frames)
-    same = judge.annotation_scores(toy.graph, "same", 0.01)
+    reference = replace(exact, annotations=annotations, annotation_frames=frames)
+    same = reference.annotation_scores(exact.candidate)
     assert same is not None
     assert (same.ap, same.idf1) == (same.ap_fp32, same.idf1_fp32)
     assert same.idf1 == 1
     assert same.passed
-    wrong = judge.annotation_scores(sabotage(toy.graph, "model.mask_head.lay3.weight", 0.0), "wrong", 0.01)
+    graph = sabotage(toy.graph, "model.mask_head.lay3.weight", 0.0)
+    wrong = reference.annotation_scores(replace(exact.candidate, graph=graph))
     assert wrong is not None
     assert wrong.ap < wrong.ap_fp32 - 0.01
     assert not wrong.passed
 
 
-def test_without_annotations_there_is_no_score(toy: Toy, exact: Exact) -> None:
-    assert Judge(exact).annotation_scores(toy.graph, "graph", 0.01) is None
+def test_without_annotations_there_is_no_score(exact: ReferenceGraph) -> None:
+    assert exact.annotation_scores(exact.candidate) is None
 
 
 def test_scores_of_nothing_prove_nothing() -> None:
@@ -125,8 +135,8 @@ def test_scores_of_nothing_prove_nothing() -> None:
         assert not AnnotationScores(**{**scores, **lost}).passed, lost
 
 
-def test_integers_of_tensorrt_are_judged_in_fp32(
-    exact: Exact, toy: Toy, monkeypatch: pytest.MonkeyPatch
+def test_integers_of_tensorrt_are_evaluated_in_fp32(
+    exact: ReferenceGraph, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
 
@@ -134,7 +144,9 @@ def test_integers_of_tensorrt_are_judged_in_fp32(
         asked.append(integers)
         return object()
 
-    monkeypatch.setattr(module, "open_session", opened)
-    for name in ("fp32", "fp16", "int8-ort", "int8-trt"):
-        exact.session(toy.graph, name)
+    monkeypatch.setattr(parity, "open_session", opened)
+    for precision in PRECISIONS.values():
+        candidate = precision.candidate(exact.candidate, toy.probe)
+        candidate.open_graph()
+        assert candidate.name == precision.name
     assert asked == [True, True, True, False]

@@ -24,10 +24,10 @@ def good(kit: Any, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"schema_version": 4}, "upgrade idol-deploy"),
-        ({"schema_version": 4, "unheard": 1}, "upgrade idol-deploy"),
+        ({"schema_version": 5}, "upgrade idol-deploy"),
+        ({"schema_version": 5, "unheard": 1}, "upgrade idol-deploy"),
         ({"schema_version": 2}, "export it again"),
-        ({"schema_version": "3"}, "schema_version"),
+        ({"schema_version": "4"}, "schema_version"),
         ({"schema_version": None}, "schema_version"),
         ({"unheard": 1}, "unheard"),
         ({"frame_size": [1, 2, 3]}, "frame_size"),

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from idol_export.precision.calibration import observe, open_values
 from idol_export.precision.editor import Editor
 from idol_export.precision.folding import fold_norms
-from idol_export.precision.int8 import Target, candidates, observed_patches, observed_values, quantise
+from idol_export.precision.quantizer import Target, candidates, observed_patches, observed_values, quantize
 from idol_runtime.backends.onnxruntime import import_onnxruntime, open_session, run_session
 
 RNG = np.random.default_rng(0)
@@ -80,13 +80,13 @@ def _run(graph: bytes, optimised: Path | None = None) -> list[np.ndarray]:
     return answers
 
 
-def _quantised(target: Target, frames: np.ndarray = FRAMES, *, compensated: bool = False) -> bytes:
+def _quantized(target: Target, frames: np.ndarray = FRAMES, *, compensated: bool = False) -> bytes:
     editor = _folded()
     chosen = list(candidates(editor))
     axes = observed_values(editor, chosen, target)
     patches = observed_patches(editor, chosen) if compensated else []
     ranges = observe(editor.to_bytes(), axes, frames, symmetric=target == "trt", patches=patches)
-    quantise(editor, chosen, ranges, target)
+    quantize(editor, chosen, ranges, target)
     return editor.to_bytes()
 
 
@@ -118,7 +118,7 @@ def test_products_that_gain_nothing_are_left_out() -> None:
 
 @pytest.mark.parametrize("target", ["ort", "trt"])
 def test_integers_are_near_and_not_the_same(target: Target) -> None:
-    ours, theirs = _run(_quantised(target))[0], _run(_graph())[0]
+    ours, theirs = _run(_quantized(target))[0], _run(_graph())[0]
     assert 1e-4 < np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.04
 
 
@@ -138,7 +138,7 @@ def test_weights_are_rounded_for_what_they_multiply(target: Target) -> None:
         assert exact is not None
         errors = []
         for compensated in (False, True):
-            off = _weights(_quantised(target, frames, compensated=compensated), name) - exact.astype(
+            off = _weights(_quantized(target, frames, compensated=compensated), name) - exact.astype(
                 np.float32
             )
             matrix = off.reshape(len(off), -1).T if off.ndim == 4 else off
@@ -148,7 +148,7 @@ def test_weights_are_rounded_for_what_they_multiply(target: Target) -> None:
 
 def test_onnx_runtime_computes_in_integers(tmp_path: Path) -> None:
     """Every node that was chosen, and the sum between two of them."""
-    _run(_quantised("ort"), tmp_path / "optimised.onnx")
+    _run(_quantized("ort"), tmp_path / "optimised.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert [kinds.count(kind) for kind in ("QLinearConv", "QLinearAdd", "DynamicQuantizeMatMul")] == [2, 1, 1]
     assert not {"Conv", "FusedConv"} & set(kinds)
@@ -187,7 +187,7 @@ def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
 def test_each_dialect_has_its_integers() -> None:
     """`ort`: unsigned activations, no two weights above 128 together; `trt`: signed, zero point 0, nothing dynamic."""
     for target, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("trt", {TensorProto.INT8}, 127)):
-        editor = Editor(_quantised(target))  # type: ignore[arg-type]
+        editor = Editor(_quantized(target))  # type: ignore[arg-type]
         rounds = [node for node in editor.graph.node if node.op_type == "QuantizeLinear"]
         assert {editor.tensors[node.input[2]].data_type for node in rounds} == kinds
         found = editor.constant("c2_weight_int8")
@@ -202,7 +202,7 @@ def test_each_dialect_has_its_integers() -> None:
 
 
 def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
-    editor = Editor(_quantised("trt"))
+    editor = Editor(_quantized("trt"))
     integers, scales = editor.constant("product_weight_int8"), editor.constant("product_weight_scales")
     assert integers is not None
     assert scales is not None
@@ -222,7 +222,7 @@ def test_rounded_weights_move_no_mean(target: Target) -> None:
     editor = Editor(editor.to_bytes())
     exact = _run(editor.to_bytes())[0]
     axes = observed_values(editor, ["conv2"], target)
-    quantise(
+    quantize(
         editor, ["conv2"], observe(editor.to_bytes(), axes, FRAMES[:1], symmetric=target == "trt"), target
     )
     found = _run(editor.to_bytes())[0]
@@ -239,7 +239,7 @@ def test_a_channel_without_weights_keeps_its_bias() -> None:
     editor = Editor(editor.to_bytes())
     exact = _run(editor.to_bytes())[0]
     chosen = ["conv1", "conv2"]
-    quantise(
+    quantize(
         editor, chosen, observe(editor.to_bytes(), observed_values(editor, chosen, "ort"), FRAMES), "ort"
     )
     found = _run(editor.to_bytes())[0]
