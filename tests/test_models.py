@@ -17,7 +17,7 @@ from idol_runtime.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "models/edge_synth"
-LARGEST = 25_000_000  # bytes
+LARGEST = 13_000_000  # bytes
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 
 
