@@ -62,7 +62,7 @@ def main() -> int:
 def _videos(options: argparse.Namespace) -> Iterator[ParityRow]:
     folder = ReferenceFolder(options.folder)
     if not options.tag:
-        for name in folder.others:
+        for name in folder.empty_tags:
             print(f"{name}: skipped, it has no arrays of a video")
     if not (options.tag or folder.tags):
         raise IdolError(f"no ref_*.npz in {options.folder} for the videos of its meta.json; copy them there")

@@ -1,3 +1,3 @@
-"""From PyTorch to a bundle: the graph that ships, its ONNX file, and the proof that it computes the same."""
+"""Export from PyTorch to a verified bundle: tracing, parity checks, reduced precisions, and engine builds."""
 
 __all__: list[str] = []

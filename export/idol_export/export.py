@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,8 +22,9 @@ from idol_export.graph.adapter import ExportGraph
 from idol_export.graph.operator import with_fused_attention
 from idol_export.graph.tracing import DEFAULT_OPSET, check_opset, describe_io, probe_to_onnx, shipped
 from idol_export.graph.weights import in_half_precision, part_weights, without_shared
-from idol_export.precision.base import ReduceOptions
+from idol_export.precision.base import Announce, ReduceOptions
 from idol_export.precision.reduce import Reduced, reduce_graph, runnable
+from idol_export.verify.clips import video_clip
 from idol_export.verify.parity import Candidate, torch_stages, verify
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_plugins.errors import PluginError
@@ -38,6 +39,7 @@ from idol_runtime.bundle.bundle import (
     WEIGHTS,
     Certificates,
     GoldenFrame,
+    GraphName,
     Manifest,
     write_bundle,
 )
@@ -85,7 +87,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if not 1 <= min(self.frame_size) <= max(self.frame_size) <= _LARGEST_SIDE:
             raise ConfigError(
-                f"frame size must be positive and at most {_LARGEST_SIDE} per side, got {self.frame_size[0]}x"
+                f"frame size must be positive and at most {_LARGEST_SIDE} a side, got {self.frame_size[0]}x"
                 f"{self.frame_size[1]}; pass HEIGHTxWIDTH, for example 720x1280"
             )
         check_opset(self.opset)
@@ -113,7 +115,7 @@ def export(
     config: IdolConfig,
     out: str | Path,
     options: ExportOptions,
-    announce: Callable[[str], None] = lambda _: None,
+    announce: Announce = lambda _: None,
 ) -> Exported:
     """Export a network, verify it against PyTorch, and write a bundle; on any failure no file is left behind.
 
@@ -136,43 +138,63 @@ def export(
     """
     writable_target(out)
     import_onnxruntime()
-    network_size = _network_size(config, options)
-    _check_sources(options, network_size, config)
+    task = _Task(model, config, options, announce, _network_size(config, options))
+    _check_sources(task)
     if options.store == "fp16":
-        model = with_half_weights(model)
-    traced, reason = _trace(model, network_size, options, announce)
-    weights, parts = part_weights([candidate.graph for candidate in traced])
-    candidates = [replace(graph, graph=weights + part) for graph, part in zip(traced, parts, strict=True)]
-    source = Path(options.verify_source).name if options.verify_source else "generated video"
-    frames = _frames(options, announce)
-    certified = verify(model, candidates, frames, network_size, config.stream, source=source)
+        task = replace(task, model=with_half_weights(model))
+    graphs = _trace(task)
+    certified = verify(
+        task.model,
+        graphs.candidates,
+        _frames(task),
+        task.network_size,
+        config.stream,
+        source=Path(options.verify_source).name if options.verify_source else "generated video",
+    )
     announce("recording the golden frame")
-    reference = _reference(model, config, candidates[-1], network_size, options)
-    reduced = [
-        reduce_graph(precision, reference, options.reduce, _frames(options, announce), announce)
-        for precision in options.reduce.precisions
-    ]
-    reduced = [_part_reduced(graph, weights, options) for graph in reduced]
-    by_name = {
-        candidate.name: certificate for candidate, certificate in zip(candidates, certified, strict=True)
-    }
+    golden_frame = _golden_frame(task)
+    reduced = _reduce(task, graphs, golden_frame)
+    portable, *plugin = certified
     certificates = Certificates(
-        **by_name, precisions={graph.precision.name: graph.certificate for graph in reduced}
+        portable, next(iter(plugin), None), {graph.precision.name: graph.certificate for graph in reduced}
     )
     members = {
-        WEIGHTS: weights,
-        **{GRAPHS[name]: part for name, part in zip(certificates.by_graph(), parts, strict=True)},
+        WEIGHTS: graphs.weights,
+        **{GRAPHS[name]: part for name, part in zip(certificates.by_graph(), graphs.parts, strict=True)},
         **{GRAPHS[graph.precision.name]: graph.graph for graph in reduced},
-        GOLDEN_FRAME: reference.golden_frame.to_bytes(),
+        GOLDEN_FRAME: golden_frame.to_bytes(),
         CERTIFICATES: msgspec.json.encode(certificates),
     }
-    manifest = _manifest(model, config, network_size, candidates[0].graph, reduced, options)
     announce("writing the bundle and replaying its golden frame")
     with replacing(out) as temporary:
-        manifest = write_bundle(temporary, manifest, members)
+        manifest = write_bundle(temporary, _manifest(task, graphs, reduced), members)
         for name in (*certificates.by_graph(), *runnable(reduced)):
             Pipeline.open(temporary, graph=name).close()
-    return Exported(manifest, certificates, reason)
+    return Exported(manifest, certificates, graphs.reason)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The inputs of an export, with (h, w) of the network input before padding."""
+
+    model: Idol
+    config: IdolConfig
+    options: ExportOptions
+    announce: Announce
+    network_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    """The fp32 graphs, the weights that they share, and the own part of each graph.
+
+    `reason` is empty unless the graph with our operator could not be made.
+    """
+
+    candidates: list[Candidate]
+    weights: bytes
+    parts: list[bytes]
+    reason: str
 
 
 def _network_size(config: IdolConfig, options: ExportOptions) -> tuple[int, int]:
@@ -184,9 +206,9 @@ def _network_size(config: IdolConfig, options: ExportOptions) -> tuple[int, int]
     return height, width
 
 
-def _check_sources(options: ExportOptions, network_size: tuple[int, int], config: IdolConfig) -> None:
+def _check_sources(task: _Task) -> None:
     """Check that the verification and calibration data exist and match the network input."""
-    sizes: list[tuple[str, str, tuple[int, int]]] = []
+    options, sizes = task.options, list[tuple[str, str, tuple[int, int]]]()
     for use, path in (("verify", options.verify_source), ("calibrate", options.reduce.calibrate)):
         if path is not None:
             with open_source(path) as source:
@@ -197,111 +219,109 @@ def _check_sources(options: ExportOptions, network_size: tuple[int, int], config
         name = options.reduce.annotations.name
         sizes += [("score", f"video {video.id} of {name}", video.size) for video in videos]
     for use, name, size in sizes:
-        height, width = config.preprocessing.network_size(*size)
-        if (height, width) != network_size:
+        resized = task.config.preprocessing.network_size(*size)
+        if resized != task.network_size:
             raise FrameError(
-                f"{name} is {size[0]}x{size[1]}, which preprocessing resizes to {height}x{width} instead of "
-                f"{network_size[0]}x{network_size[1]}; {use} on a source of {options.frame_size[0]}x"
-                f"{options.frame_size[1]}"
+                f"{name} is {_text(size)}, which preprocessing resizes to {_text(resized)} instead of "
+                f"{_text(task.network_size)}; {use} on a source of {_text(options.frame_size)}"
             )
 
 
-def _trace(
-    model: Idol, network_size: tuple[int, int], options: ExportOptions, announce: Callable[[str], None]
-) -> tuple[list[Candidate], str]:
-    """Trace the portable graph and the graph with our operator; return the reason if the latter is left out."""
-    networks: list[tuple[str, Idol, tuple[Path, ...]]] = [("portable", model, ())]
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _trace(task: _Task) -> _Graphs:
+    """Trace the portable graph and, unless it is left out, the graph with our operator."""
+    networks: list[tuple[GraphName, Idol, tuple[Path, ...]]] = [("portable", task.model, ())]
     reason = ""
-    if not options.portable:
+    if not task.options.portable:
         try:
-            networks.append(("plugin", with_fused_attention(model), (ort_library(),)))
+            networks.append(("plugin", with_fused_attention(task.model), (ort_library(),)))
         except PluginError as error:
             reason = f"left out the graph with our operator, which cannot be verified here: {error}"
     candidates = []
     for name, network, libraries in networks:
-        announce(f"tracing the network at {network_size[0]}x{network_size[1]}, {name} graph")
-        graph = ExportGraph(network, network_size)
-        # Identities are verified one frame at a time, so the batch size stays 1 by default.
-        probe = probe_to_onnx(graph, dynamic_batch=options.dynamic_batch, opset=options.opset)
-        candidates.append(Candidate(name, probe, _stored(shipped(probe), options), libraries))
-    return candidates, reason
+        task.announce(f"tracing the network at {_text(task.network_size)}, {name} graph")
+        adapter = ExportGraph(network, task.network_size)
+        # Identities are verified one frame at a time, so that a batch of one is the default.
+        probe = probe_to_onnx(adapter, dynamic_batch=task.options.dynamic_batch, opset=task.options.opset)
+        candidates.append(Candidate(name, probe, _stored(shipped(probe), task), libraries))
+    weights, parts = part_weights([candidate.graph for candidate in candidates])
+    candidates = [replace(c, graph=weights + part) for c, part in zip(candidates, parts, strict=True)]
+    return _Graphs(candidates, weights, parts, reason)
 
 
-def _frames(options: ExportOptions, announce: Callable[[str], None]) -> Iterator[NDArray[np.uint8]]:
+def _stored(graph: bytes, task: _Task) -> bytes:
+    return in_half_precision(graph) if task.options.store == "fp16" else graph
+
+
+def _frames(task: _Task) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames [H, W, 3] for the parity check."""
-    count = options.verify_frames
-    if options.verify_source is None:
-        for index, image in enumerate(make_video(count, *options.frame_size, seed=1)):
-            announce(f"comparing with PyTorch, frame {index + 1} of {count}")
-            yield np.ascontiguousarray(image.transpose(1, 2, 0))
-        return
-    with open_source(options.verify_source, max_frames=count) as source:
-        for index, frame in enumerate(source):
-            announce(f"comparing with PyTorch, frame {index + 1} of {count}")
-            yield frame.image
+    source, count = task.options.verify_source, task.options.verify_frames
+    generated = _generated_frames(count, task.options.frame_size, seed=1)
+    for index, image in enumerate(video_clip(source, count) if source is not None else generated):
+        task.announce(f"comparing with PyTorch, frame {index + 1} of {count}")
+        yield image
 
 
-def _reference(
-    model: Idol,
-    config: IdolConfig,
-    candidate: Candidate,
-    network_size: tuple[int, int],
-    options: ExportOptions,
-) -> ReferenceGraph:
-    """Record the golden frame and return the fp32 graph to compare reduced-precision graphs with."""
-    frame = np.ascontiguousarray(make_video(1, *options.frame_size, _GOLDEN_SEED)[0].transpose(1, 2, 0))
-    stages = torch_stages(model, resize(frame, network_size))
-    return ReferenceGraph(
-        model,
-        config.stream,
-        candidate,
-        options.frame_size,
-        network_size,
-        GoldenFrame(frame, {name: stages[name] for name in OUTPUT_NAMES}),
-        options.verify_source,
-        options.reduce.annotations,
-        options.reduce.annotation_frames,
+def _generated_frames(count: int, size: tuple[int, int], seed: int) -> Iterator[NDArray[np.uint8]]:
+    for image in make_video(count, *size, seed):
+        yield np.ascontiguousarray(image.transpose(1, 2, 0))
+
+
+def _golden_frame(task: _Task) -> GoldenFrame:
+    frame = next(_generated_frames(1, task.options.frame_size, _GOLDEN_SEED))
+    stages = torch_stages(task.model, resize(frame, task.network_size))
+    return GoldenFrame(frame, {name: stages[name] for name in OUTPUT_NAMES})
+
+
+def _reduce(task: _Task, graphs: _Graphs, golden_frame: GoldenFrame) -> list[Reduced]:
+    """Make the reduced-precision graphs, as stored: without the weights that they share with the fp32 graphs."""
+    options = task.options.reduce
+    reference = ReferenceGraph(
+        model=task.model,
+        stream=task.config.stream,
+        candidate=graphs.candidates[-1],
+        frame_size=task.options.frame_size,
+        network_size=task.network_size,
+        golden_frame=golden_frame,
+        video=task.options.verify_source,
+        annotations=options.annotations,
+        annotation_frames=options.annotation_frames,
     )
+    stored = []
+    for precision in options.precisions:
+        reduced = reduce_graph(precision, reference, options, _frames(task), task.announce)
+        graph = _stored(reduced.graph, task) if precision.half_storage else reduced.graph
+        part = without_shared(graph, graphs.weights)
+        info = msgspec.structs.replace(reduced.info, shares_weights=part != graph)
+        stored.append(replace(reduced, graph=part, info=info))
+    return stored
 
 
-def _part_reduced(reduced: Reduced, weights: bytes, options: ExportOptions) -> Reduced:
-    """Store a reduced-precision graph without the weights that it shares with the fp32 graphs."""
-    graph = _stored(reduced.graph, options) if reduced.precision.half_storage else reduced.graph
-    part = without_shared(graph, weights)
-    info = msgspec.structs.replace(reduced.info, shares_weights=part != graph)
-    return replace(reduced, graph=part, info=info)
-
-
-def _stored(graph: bytes, options: ExportOptions) -> bytes:
-    return in_half_precision(graph) if options.store == "fp16" else graph
-
-
-def _manifest(
-    model: Idol,
-    config: IdolConfig,
-    network_size: tuple[int, int],
-    graph: bytes,
-    reduced: Sequence[Reduced],
-    options: ExportOptions,
-) -> Manifest:
-    inputs, outputs = describe_io(graph)
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    # The distribution is onnxruntime or onnxruntime-gpu.
-    versions |= {"onnxruntime": import_onnxruntime().__version__, "opset": str(options.opset)}
+def _manifest(task: _Task, graphs: _Graphs, reduced: Sequence[Reduced]) -> Manifest:
+    config, options = task.config, task.options
+    inputs, outputs = describe_io(graphs.candidates[0].graph)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         preset=config.name,
         stream=config.stream,
         frame_size=options.frame_size,
-        network_size=network_size,
-        padded_size=config.preprocessing.padded_size(*network_size),
+        network_size=task.network_size,
+        padded_size=config.preprocessing.padded_size(*task.network_size),
         dynamic_batch=options.dynamic_batch,
         precision="fp32",
         inputs=inputs,
         outputs=outputs,
-        weights_sha256=weights_hash(published_state(model)),
+        weights_sha256=weights_hash(published_state(task.model)),
         members={},
-        versions={**versions, "python": platform.python_version()},
+        versions={
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            "onnxruntime": import_onnxruntime().__version__,  # of onnxruntime or onnxruntime-gpu
+            "opset": str(options.opset),
+            "python": platform.python_version(),
+        },
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         note=options.note,
         storage=options.store,

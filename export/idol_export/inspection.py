@@ -1,11 +1,13 @@
-"""What a file is: a bundle, an ONNX graph, or a checkpoint. A bundle is described without torch or onnx."""
+"""Descriptions of bundles, ONNX graphs and checkpoints; a bundle is described without torch or onnx."""
 
 import collections
+import dataclasses
 import os
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from idol_runtime.bundle.bundle import MANIFEST, Bundle, Certificate
+from idol_runtime.bundle.bundle import MANIFEST, Bundle, Certificate, TensorInfo
 from idol_runtime.bundle.certificates import GraphInfo, PrecisionCertificate
 from idol_runtime.errors import BundleError, ConfigError
 from idol_runtime.files import file_digest
@@ -15,22 +17,24 @@ __all__ = ["describe"]
 
 
 def describe(path: str | Path) -> dict[str, object]:
-    """Name and value of everything worth knowing about a file, ready for JSON.
+    """Return the properties of a file, ready for JSON.
 
     Raises:
-        ConfigError: there is no such file, or it is none of these.
-        BundleError: a bundle that is broken or tampered with.
-        CheckpointError: a checkpoint that is broken.
-        MissingDependencyError: torch or onnx is needed to read it.
+        ConfigError: there is no such file, or it is of another kind.
+        BundleError: the bundle or ONNX file is broken or was changed.
+        CheckpointError: the checkpoint is broken.
+        MissingDependencyError: torch or onnx is needed and not installed.
     """
     path = Path(path)
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
-        raise ConfigError(f"{path} is no file; check the path")
+        raise ConfigError(f"no such file: {path}; check the path")
     if path.suffix == ".idol" or _is_bundle(path):
-        return _describe_bundle(path)
-    if path.suffix == ".onnx":
-        return _describe_onnx(path)
-    return _describe_checkpoint(path)
+        described = _describe_bundle(path)
+    elif path.suffix == ".onnx":
+        described = _describe_onnx(path)
+    else:
+        described = _describe_checkpoint(path)
+    return {**described, "size": f"{path.stat().st_size} bytes", "sha256": file_digest(path)}
 
 
 def _is_bundle(path: Path) -> bool:
@@ -59,11 +63,9 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         "network input": "x".join(map(str, manifest.network_size)),
         "padded input": "x".join(map(str, manifest.padded_size)),
         "batch": "dynamic" if manifest.dynamic_batch else "1",
-        "association": {
-            name: getattr(stream.association, name) for name in stream.association.__dataclass_fields__
-        },
-        "inputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.inputs},
-        "outputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in manifest.outputs},
+        "association": dataclasses.asdict(stream.association),
+        "inputs": _describe_tensors(manifest.inputs),
+        "outputs": _describe_tensors(manifest.outputs),
         **{f"{graph} graph": _describe_parity(certificate) for graph, certificate in certificates.items()},
         **{
             f"{graph} graph": _describe_reduced(manifest.precisions[graph], certificate)
@@ -75,8 +77,6 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         },
         "versions": manifest.versions,
         "created": manifest.created,
-        "size": f"{path.stat().st_size} bytes",
-        "sha256": file_digest(path),
     }
 
 
@@ -89,11 +89,7 @@ def _describe_parity(certificate: Certificate) -> dict[str, str]:
 
 
 def _describe_reduced(info: GraphInfo, certificate: PrecisionCertificate) -> dict[str, str]:
-    agreement, annotation_scores, recipe = (
-        certificate.agreement,
-        certificate.annotation_scores,
-        certificate.recipe,
-    )
+    agreement, scores, recipe = certificate.agreement, certificate.annotation_scores, certificate.recipe
     failed = ", ".join(certificate.failures)
     described = {
         "verified": f"NO, failed: {failed}; run refuses it" if failed else "yes",
@@ -101,13 +97,9 @@ def _describe_reduced(info: GraphInfo, certificate: PrecisionCertificate) -> dic
         "id agreement": f"{agreement.idf1:.2%} with fp32 (allowed {agreement.limit:.2%}) on "
         f"{agreement.instance_frames} instance-frames of {agreement.source}",
     }
-    if annotation_scores is not None:
-        described["AP"] = (
-            f"{annotation_scores.ap:.1%} (fp32 {annotation_scores.ap_fp32:.1%}) on {annotation_scores.source}"
-        )
-        described["IDF1"] = (
-            f"{annotation_scores.idf1:.1%} (fp32 {annotation_scores.idf1_fp32:.1%}) on {annotation_scores.source}"
-        )
+    if scores is not None:
+        described["AP"] = f"{scores.ap:.1%} (fp32 {scores.ap_fp32:.1%}) on {scores.source}"
+        described["IDF1"] = f"{scores.idf1:.1%} (fp32 {scores.idf1_fp32:.1%}) on {scores.source}"
     if recipe is not None:
         described["in integers"] = f"{recipe.integer_share:.0%} of the multiplications"
         described["kept in fp32"] = ", ".join(recipe.kept) or "nothing"
@@ -119,6 +111,10 @@ def _describe_stages(certificate: Certificate | PrecisionCertificate) -> dict[st
     return {s.stage: f"{s.error:.1e} (allowed {s.tolerance:.0e})" for s in certificate.stages}
 
 
+def _describe_tensors(tensors: Iterable[TensorInfo]) -> dict[str, str]:
+    return {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors}
+
+
 def _describe_onnx(path: Path) -> dict[str, object]:
     onnx = import_optional("onnx", "onnx", "export", "reading an ONNX file")
     try:
@@ -126,7 +122,7 @@ def _describe_onnx(path: Path) -> dict[str, object]:
         onnx.checker.check_model(model)
     except Exception as error:
         raise BundleError(
-            f"{path} is no valid ONNX file ({str(error).splitlines()[0]}); export it again"
+            f"invalid ONNX file: {path} ({str(error).splitlines()[0]}); export it again"
         ) from error
     from idol_export.graph.tracing import describe_io
 
@@ -137,12 +133,10 @@ def _describe_onnx(path: Path) -> dict[str, object]:
     return {
         "kind": "ONNX graph",
         "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
-        "inputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in inputs},
-        "outputs": {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in outputs},
+        "inputs": _describe_tensors(inputs),
+        "outputs": _describe_tensors(outputs),
         "nodes": len(model.graph.node),
         "operators": dict(operators.most_common()),
-        "size": f"{path.stat().st_size} bytes",
-        "sha256": file_digest(path),
     }
 
 
@@ -154,14 +148,10 @@ def _describe_checkpoint(path: Path) -> dict[str, object]:
     return {
         "kind": f"checkpoint ({info.kind})",
         "presets": list(info.presets) or "none fits",
-        **(
-            {} if info.imagenet is None else {"backbone": f"{info.imagenet} of ImageNet, for train --weights"}
-        ),
+        **({"backbone": f"{info.imagenet} of ImageNet, for train --weights"} if info.imagenet else {}),
         "classes": info.classes,
         "tensors": info.tensors,
         "parameters": info.parameters,
         "weights sha256": info.weights,
         "metadata": dict(info.metadata),
-        "size": f"{info.size} bytes",
-        "sha256": info.sha256,
     }

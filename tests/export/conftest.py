@@ -1,4 +1,4 @@
-"""What the tests of the export room share besides the toy network of the whole suite."""
+"""Fixtures of the export tests, besides the toy network of the whole suite."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 @pytest.fixture(scope="session")
 def sabotage() -> Callable[..., bytes]:
-    """Makes a graph of which half a weight is off by a twentieth of its greatest, or is this value."""
+    """Return a function that changes every other value of a weight by 5 % of the largest, or sets it to a value."""
 
     def change(graph: bytes, name: str, value: float | None = None) -> bytes:
         model = onnx.load_model_from_string(graph)
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
         array = numpy_helper.to_array(tensor).copy()
-        # Every other value: a normalisation takes out what is added to all of a group.
+        # Every other value, because a normalisation subtracts what is added to all values of a group.
         half = array.reshape(-1)[::2]
         half[...] = half + np.float32(0.05) * np.abs(array).max() if value is None else value
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
@@ -33,7 +33,7 @@ def bottlenecks() -> bytes:
     One convolution of one pixel, one of nine and a pooling read the sum of both.
     """
     rng = np.random.default_rng(0)
-    far = 300 * rng.normal(size=(2, 8))  # means of two values, next to spreads of one
+    far = 300 * rng.normal(size=(2, 8))  # means of two values, whose spread is 1
     tensors: dict[str, np.ndarray] = {"scale": np.array(1 / 255, np.float32)}
 
     def conv(name: str, shape: tuple[int, ...], bias: np.ndarray) -> None:

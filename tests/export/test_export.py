@@ -1,4 +1,4 @@
-"""From a network to a bundle: what is in it, and that nothing is left where it fails."""
+"""Export of a network to a bundle: its contents, and no file after a failure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def traced(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Tracing takes no time, and is noted."""
+    """Replace tracing by a stored probe and record each call."""
     seen: list[str] = []
 
     def probe(graph: object, **options: object) -> bytes:
@@ -61,7 +61,7 @@ def traced(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def _refused(
     toy: Toy, out: Path, options: ExportOptions, kind: type[IdolError], **changes: object
 ) -> IdolError:
-    """The error of an export that leaves its folder as it was."""
+    """Return the error of an export that leaves its folder unchanged."""
     before = {path: path.read_bytes() for path in out.parent.iterdir() if path.is_file()}
     with pytest.raises(kind) as caught:
         export(toy.model, replace(toy.config, **changes), out, options)
@@ -104,7 +104,7 @@ def test_the_certificate_says_what_was_compared(toy: Toy) -> None:
 def test_the_graph_with_our_operator_comes_first(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ort_operator: Path
 ) -> None:
-    """Both graphs are certified on the same frames; the runtime takes the faster, and both track alike."""
+    """Both graphs are certified on the same frames; the runtime selects the faster one; both track alike."""
     trace = module.probe_to_onnx
     monkeypatch.setattr(
         module,
@@ -134,7 +134,7 @@ def test_the_graph_with_our_operator_comes_first(
 
 @pytest.mark.slow  # a second network to trace
 def test_an_edge_preset_is_exported(tmp_path: Path) -> None:
-    """MobileNet, and heads of 16 channels: agreement with PyTorch, down to tracks, of one stream and of two at once."""
+    """MobileNet and heads of 16 channels agree with PyTorch down to tracks, with one stream and with two."""
     config = preset("edge_ytvis19")
     config = replace(config, model=replace(config.model, encoder_layers=1, decoder_layers=1))
     options = ExportOptions((72, 104), portable=True, verify_frames=3, dynamic_batch=True)
@@ -158,7 +158,7 @@ def test_an_edge_preset_is_exported(tmp_path: Path) -> None:
 
 
 def test_half_precision_storage_halves_the_bundle(toy: Toy, tmp_path: Path) -> None:
-    """PyTorch is rounded as well, so that the certificate is as strict as without."""
+    """PyTorch is rounded as well, so that the tolerances stay the same."""
     out = tmp_path / "half.idol"
     options = ExportOptions(toy.size, portable=True, verify_frames=1, store="fp16")
     exported = export(toy.model, toy.config, out, options)
@@ -209,7 +209,7 @@ def test_a_video_to_verify_on(toy: Toy, tmp_path: Path, traced: list[str]) -> No
 
 
 def test_frames_are_resized_as_the_preset_says(toy: Toy, tmp_path: Path, traced: list[str]) -> None:
-    """144x208 with a short side of 72 is what the toy's graph takes."""
+    """The toy's graph fits frames of 144x208 with a short side of 72."""
     config = replace(toy.config, preprocessing=replace(toy.config.preprocessing, short_side=72))
     exported = export(toy.model, config, tmp_path / "toy.idol", ExportOptions((144, 208), verify_frames=1))
     assert (exported.manifest.frame_size, exported.manifest.network_size) == ((144, 208), (72, 104))
@@ -286,7 +286,7 @@ def test_a_wrong_graph_leaves_no_file_and_keeps_an_older_one(
 def test_a_golden_frame_answered_wrongly_leaves_no_file(
     toy: Toy, tmp_path: Path, traced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last check, after the file was written under its temporary name."""
+    """The last check runs after the file is written under its temporary name."""
     stages = module.torch_stages
 
     def wrong(*arguments: object) -> dict[str, np.ndarray]:

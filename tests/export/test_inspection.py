@@ -1,4 +1,4 @@
-"""What a file is, told from the file itself; a bundle without torch and onnx."""
+"""Descriptions of files by their content; a bundle is described without torch and onnx."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_bundle(toy: Toy) -> None:
 
 
 def _with_graphs(toy: Toy, path: Path, **certificates: PrecisionCertificate) -> Path:
-    """The toy's bundle with graphs of fewer bits, of which there is nothing but what was found."""
+    """The toy's bundle with manifest entries and certificates of reduced-precision graphs."""
     with Bundle.open(toy.path) as bundle:
         members = {name: bundle._member(name) for name in bundle.manifest.members}
         manifest, parity = bundle.manifest, bundle.certificates

@@ -1,1 +1,1 @@
-"""Comparison of the network, the runtime and a training step with the published implementation's arrays."""
+"""Parity of the network, the runtime and a training step with arrays of the published implementation."""

@@ -1,9 +1,9 @@
-"""The layout of a folder of reference arrays: which part of which tensor each array holds.
+"""Layout of a folder of reference arrays, which the published code computed.
 
-A folder holds `meta.json` ({tag: {"video": [T, H, W, seed], "preset", "keys"}}), key lists, and per tag the
-files `ref_<tag>_{backbone,transformer,heads,masks_full,tracker_final}.npz`, all made by running the published
-code on `reference.make_video` with `reference.reference_state`. Tags that start with `small` hold whole
-tensors; others hold slices. Letters: C channels, h x w cells, S tokens, Q queries, D decoder layers.
+A folder holds `meta.json` ({tag: {"video": [T, H, W, seed], "preset", "keys"}}), key lists, and the files
+`ref_<tag>_{backbone,transformer,heads,masks_full,tracker_final}.npz` of each tag. The published code ran on
+`reference.make_video` with the weights of `reference.reference_state`. Tags that start with `small` hold complete
+tensors, others hold slices. Letters: C channels, h x w cells, S tokens, Q queries, D decoder layers.
 """
 
 import zipfile
@@ -21,19 +21,19 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["FIRST_RUN", "Array", "Cut", "ReferenceFolder", "Stages", "Tag", "cuts", "read_arrays"]
 
-Array = NDArray[Any]  # float32 mostly; masks are bool, counts integers
+Array = NDArray[Any]  # mostly float32; masks are bool, counts are integers
 Stages = Mapping[str, Array]
 
-FIRST_RUN = 10  # arrays before the heads cover the first run of ten frames
+FIRST_RUN = 10  # frames that the arrays before the heads cover
 
 _PARTS = ("backbone", "transformer", "heads", "masks_full", "tracker_final")
-# What the published configuration files are called, where we call them otherwise.
+# Our preset for each published configuration file with another name.
 _PUBLISHED_PRESETS = {
     "ytvis19_swinL": "ytvis19_swin_l",
     "ytvis21_swinL": "ytvis21_swin_l",
     "ovis_swin": "ovis_swin_l",
 }
-# Of the tracker's arrays, those that only come together.
+# Arrays of the tracker that must all be there or all be missing.
 _TOGETHER = (
     ("n_before_mask_nms", "query_before_mask_nms", "n", "query", "ids", "labels", "scores", "boxes_cxcywh"),
     ("result_row", "pred_labels", "pred_scores"),
@@ -52,19 +52,19 @@ class _TagMeta(msgspec.Struct):
 
 
 class _KeyList(msgspec.Struct):
-    keys: list[list[Any]]  # name, shape, and whatever else
+    keys: list[list[Any]]  # name, shape, and ignored entries
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One reference video.
+    """A reference video and its arrays.
 
     Attributes:
-        name: of the tag.
-        video: frames, height, width, seed.
-        preset: of the network.
-        keys: key -> shape of the published checkpoint; empty when the folder has no list.
-        arrays: by file part and name, `transformer/memory` for instance.
+        name: name of the tag.
+        video: number of frames, height, width, and seed.
+        preset: preset of the network.
+        keys: shape of each tensor in the published checkpoint, by key; empty if the folder has no key list.
+        arrays: arrays by file part and name, for example `transformer/memory`.
     """
 
     name: str
@@ -75,10 +75,10 @@ class Tag:
 
 
 class ReferenceFolder:
-    """Reads a folder of reference arrays.
+    """A folder of reference arrays.
 
     Raises:
-        ConfigError: it is not one.
+        ConfigError: `meta.json` is missing or broken.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -91,19 +91,19 @@ class ReferenceFolder:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Names of the tags that have arrays of a whole video."""
+        """Names of the tags with arrays of a video."""
         return tuple(tag for tag in self._meta if any(self._files(tag).values()))
 
     @property
-    def others(self) -> tuple[str, ...]:
-        """Names of the tags that have none."""
+    def empty_tags(self) -> tuple[str, ...]:
+        """Names of the tags without arrays of a video."""
         return tuple(tag for tag in self._meta if tag not in self.tags)
 
     def read(self, tag: str) -> Tag:
-        """All arrays of a tag.
+        """Read all arrays of a tag.
 
         Raises:
-            ConfigError: there is no such tag, or a file of it is missing or broken.
+            ConfigError: there is no such tag, or one of its files is missing or broken.
         """
         if tag not in self.tags:
             has = ", ".join(self.tags) or "none"
@@ -133,7 +133,7 @@ class ReferenceFolder:
         if name and file.parent != self.path:
             raise ConfigError(f"{self.path}: meta.json names {name!r}, which lies elsewhere; copy it here")
         if not name or not file.exists():
-            return {}  # The arrays stand without it, and the report says that it was not there.
+            return {}  # the arrays are compared without it, and the report mentions the missing list
         try:
             listed = msgspec.json.decode(file.read_bytes(), type=_KeyList).keys
             return {str(key): tuple(map(int, shape)) for key, shape, *_ in listed}
@@ -144,10 +144,10 @@ class ReferenceFolder:
 
 
 def read_arrays(file: Path) -> dict[str, Array]:
-    """All arrays of an npz file.
+    """Read all arrays of an npz file.
 
     Raises:
-        ConfigError: it is none, or broken.
+        ConfigError: the file is missing, broken or of another kind.
     """
     try:
         # Opened here: numpy leaves the file of a broken archive open.
@@ -159,34 +159,34 @@ def read_arrays(file: Path) -> dict[str, Array]:
 
 @dataclass(frozen=True)
 class Cut:
-    """How a reference array was cut from the network's tensors.
+    """The cut of a reference array from the network's tensors.
 
     Attributes:
-        stage: the stage it belongs to.
-        needs: the tensor it is cut from.
-        frames: how many leading frames it covers; the cuts of several frames are stacked.
-        take: one frame's tensors to the array's part.
-        others: other readings of the folder's description; the one that gives the array's shape counts.
+        stage: stage of the tensor.
+        needs: name of the tensor.
+        frames: number of leading frames; the cuts of several frames are stacked.
+        take: function from one frame's tensors to its part of the array.
+        alternatives: other possible cuts; a cut that gives the array's shape is used.
     """
 
     stage: str
     needs: str
     frames: int
     take: Callable[[Stages], Array]
-    others: tuple[Callable[[Stages], Array], ...] = ()
+    alternatives: tuple[Callable[[Stages], Array], ...] = ()
 
     @property
     def readings(self) -> tuple[Callable[[Stages], Array], ...]:
-        """All ways in which the array may have been cut, the likeliest first."""
-        return (self.take, *self.others)
+        """All possible cuts, most likely first."""
+        return (self.take, *self.alternatives)
 
 
 def cuts(tag: Tag) -> dict[str, Cut]:
-    """How every array of a tag was cut, by its name."""
+    """Return the cut of every array of a tag, by the array's name."""
     small = tag.name.startswith("small")
     run, all_frames = min(tag.video[0], FIRST_RUN), tag.video[0]
     stride = int(tag.arrays.get("transformer/token_stride", np.array(1)))
-    found = {
+    layout = {
         "backbone/image_norm_slice": Cut(
             "preprocess",
             "preprocess",
@@ -235,10 +235,10 @@ def cuts(tag: Tag) -> dict[str, Cut]:
         ),
     }
     for k in (2, 3, 4, 5):
-        found |= _backbone_level(f"res{k}", small, run)
+        layout |= _backbone_level(f"res{k}", small, run)
     for level in range(4):
-        found |= _neck_level(level, small, run)
-    return {name: entry for name, entry in found.items() if name in tag.arrays}
+        layout |= _neck_level(level, small, run)
+    return {name: entry for name, entry in layout.items() if name in tag.arrays}
 
 
 def _backbone_level(level: str, small: bool, run: int) -> dict[str, Cut]:

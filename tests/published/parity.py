@@ -1,6 +1,6 @@
-"""Our network and runtime against the published implementation, from reference arrays, stage by stage.
+"""Parity check of our network and runtime against arrays of the published implementation, stage by stage.
 
-Both the PyTorch path and the exported graph in ONNX Runtime are held to every array of a folder, down to
+Every array of a folder is compared with the PyTorch path and with the exported graph in ONNX Runtime, down to
 identities, final scores and mask pixels. `scripts/reference_parity` is the command.
 """
 
@@ -36,24 +36,24 @@ __all__ = ["ParityRow", "compare_tag"]
 _ORDER = ("preprocess", "geometry", "backbone", "neck", "encoder", "decoder", *OUTPUT_NAMES, "masks")
 TOLERANCES = {"preprocess": 1e-6, "geometry": 1e-5, "backbone": 1e-5, "neck": 1e-5}
 DEFAULT_TOLERANCE = 1e-4
-MASK_PIXELS = 1e-3  # share of differing pixels
-SECOND_SIZE = (90, 150)  # the other output size that the folders hold mask sums for
+MASK_PIXELS = 1e-3  # largest share of differing pixels
+SECOND_SIZE = (90, 150)  # second output size of the mask sums in the folders
 
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One line of the report.
+    """One line of the report; the names of its fields are those of the JSON report.
 
     Attributes:
-        tag: reference video.
-        path: `torch` or `onnx`.
-        stage: what was compared.
-        error: largest relative error, or share of differing pixels, or number of wrong decisions.
-        tolerance: what it may be.
-        compared: how many arrays, decisions or pixels.
-        near_ties: decisions that differ within a hair of their threshold; not counted in the error.
-        detail: what differs most.
-        remark: what was not compared, and why.
+        tag: name of the reference video or unit.
+        path: `torch`, `onnx` or `numpy`.
+        stage: name of the compared stage.
+        error: largest relative error, share of differing pixels, or number of wrong decisions.
+        tolerance: largest error that passes.
+        compared: number of compared arrays, decisions or pixels.
+        near_ties: number of differing decisions that float32 rounding explains; they are no errors.
+        detail: array, key or decision with the largest error.
+        remark: reason why an array was not compared.
     """
 
     tag: str
@@ -68,16 +68,16 @@ class ParityRow:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is a number within the tolerance."""
+        """True if the error is a number within the tolerance."""
         return self.error <= self.tolerance
 
 
 def compare_tag(tag: Tag, progress: Callable[[str], None] = lambda _: None) -> Iterator[ParityRow]:
-    """Every row of one reference video, for both paths.
+    """Compare one reference video on both paths; yield the rows.
 
     Args:
-        tag: the arrays.
-        progress: called with what is being done.
+        tag: reference video and its arrays.
+        progress: called with the name of each step.
     """
     config = preset(tag.preset)
     progress(f"{tag.name}: building {tag.preset}")
@@ -106,7 +106,7 @@ def _compare_keys(tag: Tag, model: Idol) -> ParityRow:
 
 @dataclass
 class _Replay:
-    """A backend that answers with what was computed already."""
+    """A backend that returns outputs which were computed before."""
 
     outputs: list[NetworkOutput] = field(default_factory=list)
     name: str = "replay"
@@ -130,8 +130,8 @@ def _compare_path(
     run: Callable[[NDArray[np.uint8]], FrameTensors],
     progress: Callable[[str], None],
 ) -> Iterator[ParityRow]:
-    """Run the video once; keep only the slices that the arrays hold."""
-    wanted, parts = cuts(tag), dict[str, list[list[Array]]]()
+    """Run the video once and compare the slices that the arrays hold; yield the rows."""
+    tag_cuts, parts = cuts(tag), dict[str, list[list[Array]]]()
     unresized = Preprocessing(short_side=None)
     stream = StreamConfig(config.stream.categories, unresized, config.association, config.video)
     replay = _Replay()
@@ -140,22 +140,22 @@ def _compare_path(
     for t, image in enumerate(video):
         progress(f"{tag.name}: {path} frame {t + 1}/{len(video)}")
         stages, output = run(image)
-        for name, cut in wanted.items():
+        for name, cut in tag_cuts.items():
             if t < cut.frames and cut.needs in stages:
                 parts.setdefault(name, []).append([take(stages) for take in cut.readings])
         replay.outputs = [output]
         if decided:
-            decisions.frame(t, image, output)
+            decisions.add_frame(t, image, output)
     yield from _array_rows(tag, path, parts)
     if decided:
         yield from decisions.rows()
 
 
 def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> Iterator[ParityRow]:
-    wanted = cuts(tag)
+    tag_cuts = cuts(tag)
     for stage in _ORDER:
         errors, unread = {}, []
-        for name, cut in wanted.items():
+        for name, cut in tag_cuts.items():
             if cut.stage != stage or name not in parts:
                 continue
             expected = tag.arrays[name]
@@ -175,14 +175,14 @@ def _array_rows(tag: Tag, path: str, parts: Mapping[str, list[list[Array]]]) -> 
 
 
 def _joined(frames: list[Array], expected: Array, name: str) -> Array:
-    """The frames' parts as one array; arrays of one frame have no axis for it."""
+    """Stack the parts of all frames; an array of one frame has no frame axis."""
     joined = frames[0] if expected.ndim == frames[0].ndim else np.stack(frames)
     # Per-layer arrays of the decoder have the frame as their second axis.
     return joined.swapaxes(0, 1) if name.endswith("inter_references") else joined
 
 
 class _DecisionRows:
-    """Decisions, results of the video, and mask pixels of one path."""
+    """Comparison of decisions, video results and mask pixels on one path."""
 
     def __init__(self, tag: Tag, path: str, stream: StreamConfig, pipeline: Pipeline) -> None:
         self._tag, self._path, self._stream, self._pipeline = tag, path, stream, pipeline
@@ -192,29 +192,31 @@ class _DecisionRows:
         self._free_run_differs = self._free_run_excused = 0
         self._tracked = 0
 
-    def frame(self, t: int, image: NDArray[np.uint8], output: NetworkOutput) -> None:
+    def add_frame(self, t: int, image: NDArray[np.uint8], output: NetworkOutput) -> None:
         expected = self._expected(t)
-        found = self._comparison.add_frame(output, expected)
+        detections = self._comparison.add_frame(output, expected)
         n = len(expected.query)
-        self._scores.append(relative_error(found.scores, self._final("scores")[t, :n]))
-        self._boxes.append(relative_error(found.boxes, self._final("boxes_cxcywh")[t, :n]))
+        self._scores.append(relative_error(detections.scores, self._final("scores")[t, :n]))
+        self._boxes.append(relative_error(detections.boxes, self._final("boxes_cxcywh")[t, :n]))
         size = (image.shape[0], image.shape[1])
         for video, out in ((self._video, size), (self._second, SECOND_SIZE)):
             placement = Placement(frame=out, network=size, content=size)
-            result = FrameResult.from_detections(t, found, expected.ids, placement, self._stream.class_names)
+            result = FrameResult.from_detections(
+                t, detections, expected.ids, placement, self._stream.class_names
+            )
             video.add(result)
             if video is self._video:
                 self._compare_free_run(result, self._pipeline.step(image))
 
     def _compare_free_run(self, expected: FrameResult, stepped: FrameResult) -> None:
-        """The plain `Pipeline.step`, nobody holding its hand, must give the same instances."""
+        """Compare `Pipeline.step`, which does not repeat the expected decisions, with the expected instances."""
         self._tracked += len(expected)
         ours = set(zip(stepped.ids.tolist(), stepped.labels.tolist(), stepped.scores.tolist(), strict=True))
         theirs = set(
             zip(expected.ids.tolist(), expected.labels.tolist(), expected.scores.tolist(), strict=True)
         )
         differs = len(theirs - ours) + len(ours - theirs)
-        # A near-tie may renumber all that follows it in a free run, which is then no fault of its own.
+        # In a free run, a near tie may change all later identities; such differences are counted separately.
         if any(part.near_ties for part in self._comparison.parts.values()):
             self._free_run_excused += differs
         else:
@@ -233,10 +235,10 @@ class _DecisionRows:
         )
 
     def rows(self) -> Iterator[ParityRow]:
-        for stage, found in self._comparison.parts.items():
-            detail = "; ".join(found.errors[:2])
-            yield self._row(stage, len(found.errors), 0, found.compared, found.near_ties, detail)
-        compared = self._comparison.labels.compared
+        for stage, part in self._comparison.parts.items():
+            detail = "; ".join(part.errors[:2])
+            yield self._row(stage, len(part.errors), 0, part.compared, part.near_ties, detail)
+        compared = self._comparison.parts["labels"].compared
         yield self._row("scores", max(self._scores), DEFAULT_TOLERANCE, compared)
         yield self._row("detection boxes", max(self._boxes), DEFAULT_TOLERANCE, compared)
         yield self._row("step ids", self._free_run_differs, 0, self._tracked, self._free_run_excused)

@@ -1,6 +1,6 @@
-"""The two paths that are held to reference arrays: PyTorch, and the exported graph in ONNX Runtime.
+"""The two compared paths: PyTorch, and the exported graph in ONNX Runtime.
 
-Each gives every tensor that it can show of one frame, under the names that `reference_arrays.cuts` asks for.
+Each function returns the accessible tensors of one frame under the names that `published.arrays.cuts` uses.
 """
 
 from contextlib import ExitStack
@@ -30,7 +30,7 @@ def torch_frame(
     model: Idol,
     image: NDArray[np.uint8],  # [h, w, 3]
 ) -> FrameTensors:
-    """All tensors of one frame in PyTorch; those inside the backbone and transformer through hooks."""
+    """Return all tensors of one frame in PyTorch; hooks read those inside the backbone and transformer."""
     layers: list[torch.Tensor] = []
     seen: dict[str, Any] = {}
     with ExitStack() as hooks:
@@ -65,12 +65,12 @@ def onnx_frame(
     session: Any,
     image: NDArray[np.uint8],  # [h, w, 3]
 ) -> FrameTensors:
-    """The tensors that the probe of the exported graph shows, and the masks that the host decodes."""
-    found = run_session(session, (*STAGES, *OUTPUT_NAMES), image[None])
-    tensors: dict[str, Array] = {name: array[0] for name, array in found.items()}
+    """Return the tensors of the exported probe, and the masks that the host decodes."""
+    outputs = run_session(session, (*STAGES, *OUTPUT_NAMES), image[None])
+    tensors: dict[str, Array] = {name: array[0] for name, array in outputs.items()}
     tensors |= _split_levels(tensors["neck"], graph.geometry)
     tensors |= {"res5": tensors["backbone"], "memory": tensors["encoder"], "states_last": tensors["decoder"]}
-    output = NetworkOutput(**{name: found[name][0] for name in OUTPUT_NAMES})
+    output = NetworkOutput(**{name: outputs[name][0] for name in OUTPUT_NAMES})
     tensors["masks"] = decode_queries(output, np.arange(len(output.logits)))
     return tensors, output
 
@@ -84,15 +84,15 @@ def _split_levels(neck: Array, geometry: Geometry) -> dict[str, Array]:
 
 
 def _positions(geometry: Geometry) -> dict[str, Array]:
-    """Padding masks and position codes per level; those of the backbone's levels under both their names."""
-    found: dict[str, Array] = {}
+    """Return padding masks and position codes per level; those of the backbone's levels have two names."""
+    positions: dict[str, Array] = {}
     sizes = [h * w for h, w in geometry.shapes]
     padding = torch.zeros(1, sum(sizes), dtype=torch.bool) if geometry.padding is None else geometry.padding
     levels = zip(torch.split(padding, sizes, 1), geometry.shapes, strict=True)
     for level, (flat, (h, w)) in enumerate(levels):
         mask = flat.reshape(1, h, w)
         code = sine_position(mask, geometry.position.shape[-1])[0].numpy()
-        found |= {f"mask{level}": mask[0].numpy(), f"position{level}": code}
+        positions |= {f"mask{level}": mask[0].numpy(), f"position{level}": code}
         if level < 3:
-            found |= {f"res{level + 3}_mask": mask[0].numpy(), f"res{level + 3}_position": code}
-    return found
+            positions |= {f"res{level + 3}_mask": mask[0].numpy(), f"res{level + 3}_position": code}
+    return positions

@@ -1,4 +1,4 @@
-"""A folder of reference arrays is read whole, or refused by name."""
+"""Folders of reference arrays: reading, and refusal of broken files."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from published.arrays import ReferenceFolder, cuts, read_arrays
 
 @pytest.fixture
 def folder(reference: Path, tmp_path: Path) -> Path:
-    """A copy of the reference folder that may be spoilt."""
+    """Copy the reference folder, so that a test can change it."""
     copy = tmp_path / "reference"
     copy.mkdir()
     for path in reference.iterdir():
@@ -33,7 +33,7 @@ def _meta(folder: Path, **changed: object) -> None:
 def test_the_published_arrays_are_read(reference: Path) -> None:
     folder = ReferenceFolder(reference)
     assert folder.tags == ("small",)
-    assert folder.others == ("pad",), "a sample of it only"
+    assert folder.empty_tags == ("pad",), "a sample of it only"
     tag = folder.read("small")
     assert (tag.name, tag.video, tag.preset) == ("small", (4, 128, 192, 7), "ytvis19_r50")
     assert len(tag.keys) > 500

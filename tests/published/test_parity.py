@@ -1,6 +1,6 @@
-"""The whole network and tracker against the published arrays, in PyTorch and as exported; and what must fail.
+"""Parity of network and tracker with the published arrays, in PyTorch and as exported, and detection of errors.
 
-The full network is traced once; the folders with a fault are held to what it computed then.
+The full network runs once; folders with errors are compared with its recorded outputs.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def small(reference: Path) -> Tag:
 
 @pytest.fixture(scope="module")
 def recorded(small: Tag) -> SimpleNamespace:
-    """Every row, and what each path computed for each frame."""
+    """Return every row, and the outputs of each path for each frame."""
     seen: dict[str, list[FrameTensors]] = {"torch_frame": [], "onnx_frame": []}
     models: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,7 @@ def _recorder(run: Callable[..., FrameTensors], frames: list[FrameTensors]) -> C
 
 @pytest.fixture
 def compare(recorded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tag], list[ParityRow]]:
-    """Rows of a tag, its frames computed already."""
+    """Return a function that compares a tag with the recorded outputs."""
 
     def replayed(tag: Tag) -> list[ParityRow]:
         for name, frames in recorded.frames.items():
@@ -71,7 +71,7 @@ def _replayer(frames: Iterator[FrameTensors]) -> Callable[..., FrameTensors]:
 
 
 def _failed(rows: list[ParityRow]) -> dict[str, set[str]]:
-    """Stages out of tolerance, by path."""
+    """Return the stages out of tolerance, by path."""
     found: dict[str, set[str]] = {"torch": set(), "onnx": set()}
     for row in rows:
         if not row.passed:
@@ -80,7 +80,7 @@ def _failed(rows: list[ParityRow]) -> dict[str, set[str]]:
 
 
 def _with(tag: Tag, name: str, change: Callable[[np.ndarray], None]) -> Tag:
-    """The tag with one array changed; of the others those that its rows need, and one of another stage."""
+    """Return the tag with one changed array, the other arrays of its rows, and one array of another stage."""
     array = tag.arrays[name].copy()
     change(array)
     decided = name.startswith("tracker_final/")
@@ -98,7 +98,7 @@ def test_every_row_holds(recorded: SimpleNamespace) -> None:
     assert not [row for row in rows if not row.passed]
     for path in ("torch", "onnx"):
         found = [row.stage for row in rows if row.path == path and row.stage != "keys"]
-        # Masks and position codes are constants of the graph, which cannot be asked for.
+        # Masks and position codes are constants inside the graph.
         assert set(found) == set(STAGES) - ({"geometry"} if path == "onnx" else set())
         assert len(found) == len(set(found))
     assert [row.path for row in rows if row.stage == "keys"] == ["torch"]
@@ -164,7 +164,7 @@ FAULTS = {
     "tracker_final/row_mask_sums": (_hide, "mask pixels"),
     "tracker_final/out90x150_row_mask_sums": (_double, "mask pixels 90x150"),
 }
-# Other identities and classes make other videos.
+# Stages that differ as a consequence of other identities and classes.
 CONSEQUENCES = {"step ids", "video results", "video scores", "mask pixels", "mask pixels 90x150"}
 
 
@@ -177,7 +177,7 @@ def test_a_changed_array_fails_its_row(
     failed = _failed(rows)
     consequences = CONSEQUENCES if name in ("tracker_final/ids", "tracker_final/labels") else set()
     assert {stage} <= failed["torch"] <= {stage, *consequences}
-    on_the_way = name.startswith(("backbone/", "transformer/"))  # not all of it can be seen in the graph
+    on_the_way = name.startswith(("backbone/", "transformer/"))  # the graph does not output all of them
     assert failed["onnx"] <= failed["torch"]
     assert on_the_way or failed["onnx"] == failed["torch"]
     first = next(row for row in rows if not row.passed)

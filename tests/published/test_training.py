@@ -1,4 +1,4 @@
-"""That a changed array of matching, selection or training fails its row, and no other."""
+"""A changed array of matching, selection or training fails its own row only."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Single operators against the published ones, and the command that reports it."""
+"""Parity of single operators with the published ones, and the command that reports it."""
 
 import json
 import runpy
@@ -21,7 +21,7 @@ UNITS = ("mask_head", "mask_iou", "matcher", "ms_deform", "pos", "pos_neg", "res
 
 @pytest.fixture
 def folder(reference: Path, tmp_path: Path) -> Path:
-    """Copies of three quick units."""
+    """Return copies of three quick units."""
     copy = tmp_path / "units"
     copy.mkdir()
     for unit in ("mask_iou", "pos", "tracker"):
@@ -41,7 +41,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process; status, stdout and stderr."""
+    """Run the command in this process; return status, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])

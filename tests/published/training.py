@@ -1,4 +1,4 @@
-"""Matching, selection, losses and gradients against the published implementation, from `unit_*.npz`.
+"""Parity checks of matching, selection, losses and gradients, from `unit_*.npz`.
 
 Letters: N images or pairs, G instances (padded), Q queries.
 """
@@ -35,11 +35,11 @@ Arrays = Mapping[str, Array]
 
 _LOSS = 1e-4
 _GRADIENT = 1e-3
-_FROZEN = -1.0  # in place of a gradient norm
+_FROZEN = -1.0  # gradient norm of a frozen parameter in the arrays
 
 
 def compare_matcher(unit: Arrays) -> Iterator[ParityRow]:
-    """Rows of `unit_matcher`: its images as one batch."""
+    """Compare the matches of `unit_matcher`, with its images as one batch; yield the rows."""
     count = _count(unit, "gt_boxes")
     logits, boxes, labels, instance_boxes = (
         _batch(unit, name, count) for name in ("pred_logits", "pred_boxes", "labels", "gt_boxes")
@@ -55,7 +55,10 @@ def compare_matcher(unit: Arrays) -> Iterator[ParityRow]:
 
 
 def compare_selection(unit: Arrays) -> Iterator[ParityRow]:
-    """Rows of `unit_pos_neg`: its pairs as one batch; negatives as `random.seed(0)` draws them for each pair."""
+    """Compare the selection of `unit_pos_neg`, with its pairs as one batch; yield the rows.
+
+    Negatives are drawn as `random.seed(0)` draws them for each pair.
+    """
     count = _count(unit, "gt_boxes")
     logits, boxes, labels, instance_boxes, matched = (
         _batch(unit, name, count) for name in ("ref_logits", "ref_boxes", "labels", "gt_boxes", "matched")
@@ -75,37 +78,40 @@ def compare_selection(unit: Arrays) -> Iterator[ParityRow]:
         for name in ("key_embed", "ref_embed")
     )
     key = key.gather(1, matched[..., None].expand(-1, -1, key.shape[-1]))
-    found = compare(key, reference, selection, valid, sampler)
-    yield from _item_rows(unit, found, instances)
+    similarity = compare(key, reference, selection, valid, sampler)
+    yield from _item_rows(unit, similarity, instances)
     for what, loss in (("loss_reid", contrastive_loss), ("loss_reid_aux", cosine_loss)):
         errors = [
-            _error(loss(_only(found, i)) / found.items[i].sum().clamp(min=1), unit[f"{what}{i}"])
+            _error(loss(_only(similarity, i)) / similarity.items[i].sum().clamp(min=1), unit[f"{what}{i}"])
             for i in range(count)
         ]
         yield ParityRow("pos_neg", "torch", what, max(errors), _LOSS, count)
 
 
 class _PerPair:
-    """A sampler that starts anew for each pair."""
+    """A sampler that is seeded again for each pair."""
 
     def __call__(self, negative: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
         rows = [PublishedSampler()(negative[i : i + 1], count[i : i + 1]) for i in range(len(count))]
         return torch.cat(rows)
 
 
-def _only(found: Similarity, pair: int) -> Similarity:
-    return Similarity(**{name: value[pair : pair + 1] for name, value in vars(found).items()})
+def _only(similarity: Similarity, pair: int) -> Similarity:
+    return Similarity(**{name: value[pair : pair + 1] for name, value in vars(similarity).items()})
 
 
-def _item_rows(unit: Arrays, found: Similarity, instances: list[Array]) -> Iterator[ParityRow]:
-    """Positives come first in a published item, then negatives; drawn ones in the order in which they were drawn."""
+def _item_rows(unit: Arrays, similarity: Similarity, instances: list[Array]) -> Iterator[ParityRow]:
+    """Compare contrastive items.
+
+    A published item lists positives, then negatives; sampled negatives are in the order of sampling.
+    """
     errors, labels, compared = {"contrast": 0.0, "aux_cos": 0.0}, 0, 0
     for i, present in enumerate(instances):
         for item, instance in enumerate(np.flatnonzero(present)):
-            positive = found.positive[i, instance]
+            positive = similarity.positive[i, instance]
             for name, values, negative, label in (
-                ("contrast", found.product, found.negative, "label"),
-                ("aux_cos", found.cosine, found.sampled, "aux_label"),
+                ("contrast", similarity.product, similarity.negative, "label"),
+                ("aux_cos", similarity.cosine, similarity.sampled, "aux_label"),
             ):
                 row, chosen = values[i, instance], negative[i, instance]
                 ours = torch.cat((row[positive], row[chosen])).numpy()
@@ -114,8 +120,8 @@ def _item_rows(unit: Arrays, found: Similarity, instances: list[Array]) -> Itera
                 if name == "aux_cos" and ours.shape == expected.shape:
                     ours[n:], expected = np.sort(ours[n:]), np.r_[expected[:n], np.sort(expected[n:])]
                 errors[name] = max(errors[name], relative_error(ours, expected))
-                wanted = unit[f"{label}{i}_{item}"].reshape(-1)
-                labels += int((wanted.sum() != n) | (len(wanted) != len(ours)))
+                item_labels = unit[f"{label}{i}_{item}"].reshape(-1)
+                labels += int((item_labels.sum() != n) | (len(item_labels) != len(ours)))
                 compared += 1
     for name, error in errors.items():
         yield ParityRow("pos_neg", "torch", f"{name} items", error, _LOSS, compared // 2)
@@ -123,7 +129,7 @@ def _item_rows(unit: Arrays, found: Similarity, instances: list[Array]) -> Itera
 
 
 def compare_training(unit: Arrays) -> Iterator[ParityRow]:
-    """Rows of `unit_train`: a step without dropout, all losses and all gradients."""
+    """Compare all losses and gradients of `unit_train`, a step without dropout; yield the rows."""
     base = ytvis19_r50()
     config = replace(base, model=replace(base.model, dropout=0.0))
     model = reference_model(config).train()
@@ -172,18 +178,18 @@ def _gradient_rows(unit: Arrays, gradients: Mapping[str, torch.Tensor | None]) -
     yield ParityRow("train", "torch", "gradient norm", error, _GRADIENT, 1)
     slices = {}
     for name in (name for name in unit if name.startswith("grad/")):
-        gradient, wanted = gradients.get(canonical_name(name.removeprefix("grad/"))), unit[name]
+        gradient, expected_slice = gradients.get(canonical_name(name.removeprefix("grad/"))), unit[name]
         if gradient is None:
             slices[name] = float("inf")
             continue
-        rows, columns = wanted.shape
-        slices[name] = relative_error(gradient.flatten(1)[:rows, :columns].numpy(), wanted)
+        rows, columns = expected_slice.shape
+        slices[name] = relative_error(gradient.flatten(1)[:rows, :columns].numpy(), expected_slice)
     worst = max(slices, key=lambda name: slices[name])
     yield ParityRow("train", "torch", "gradient slices", slices[worst], _GRADIENT, len(slices), detail=worst)
 
 
 def training_batch(unit: Arrays, config: IdolConfig) -> Batch:
-    """The batch of pairs that `unit_train` was made from."""
+    """Return the batch of pairs from which `unit_train` was computed."""
     pairs = []
     for i in range(_count(unit, "images")):
         key, reference = torch.from_numpy(unit[f"images{i}"])
@@ -201,7 +207,7 @@ def training_batch(unit: Arrays, config: IdolConfig) -> Batch:
 
 
 def _count(unit: Arrays, name: str) -> int:
-    """How many of the arrays name0, name1, ... there are."""
+    """Return the number of arrays name0, name1, ..."""
     count = 0
     while f"{name}{count}" in unit:
         count += 1
@@ -211,7 +217,7 @@ def _count(unit: Arrays, name: str) -> int:
 
 
 def _batch(unit: Arrays, name: str, count: int, *, ones: bool = False) -> torch.Tensor:
-    """[N, ...], padded along the first axis; of ones in place of the values, to see what is padding."""
+    """Return a batch [N, ...] of arrays, padded on the first axis; with `ones`, of ones in place of the values."""
     values = [torch.from_numpy(unit[f"{name}{i}"]) for i in range(count)]
     return pad_sequence([torch.ones_like(value) if ones else value for value in values], batch_first=True)
 

@@ -1,4 +1,4 @@
-"""Single operators, the tracker and a training step against the published implementation, from `unit_*.npz`."""
+"""Parity checks of single operators, the tracker and a training step, from `unit_*.npz`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -27,7 +27,7 @@ from published.training import compare_matcher, compare_selection, compare_train
 __all__ = ["TRACKER_SETTINGS", "compare_units"]
 
 _EXACT = 0.0
-_SINGLE = 1e-5  # fair for one float32 module
+_SINGLE = 1e-5  # largest relative error of one float32 module
 _YTVIS = ytvis19_r50().association
 TRACKER_SETTINGS: Mapping[str, AssociationConfig] = {
     "ytvis": _YTVIS,
@@ -42,18 +42,18 @@ Arrays = Mapping[str, Array]
 
 
 def compare_units(folder: str | Path) -> Iterator[ParityRow]:
-    """One row per quantity of every `unit_*.npz` in the folder.
+    """Compare every `unit_*.npz` in the folder; yield one row per quantity.
 
     Raises:
-        ConfigError: the folder holds none, or one that is broken.
+        ConfigError: the folder holds no such file, or one that is broken.
     """
-    found = {path.stem: path for path in sorted(Path(folder).glob("unit_*.npz"))}
-    known = [name for name in found if name in _UNITS]
+    files = {path.stem: path for path in sorted(Path(folder).glob("unit_*.npz"))}
+    known = [name for name in files if name in _UNITS]
     if not known:
         names = ", ".join(f"{name}.npz" for name in _UNITS)
         raise ConfigError(f"{folder} holds no unit_*.npz that can be compared; give a folder with {names}")
     for name in known:
-        yield from _compare(name, found[name])
+        yield from _compare(name, files[name])
 
 
 def _compare(name: str, file: Path) -> Iterator[ParityRow]:

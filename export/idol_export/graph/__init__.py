@@ -1,3 +1,3 @@
-"""The exact graph that ships: adapter, tracing, our operator, and the weights that graphs share."""
+"""The graphs of a bundle: export adapter, tracing, our operator, and shared weights."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""The exact graph that ships: an adapter around the network; the network does not know that it is exported.
+"""The export adapter around the network, which defines the graph that ships.
 
 Letters: N frames, h x w pixels of the network input before padding, Q queries.
 """
@@ -15,17 +15,20 @@ from idol_runtime.bundle.bundle import OUTPUT_NAMES
 
 __all__ = ["STAGES", "ExportGraph"]
 
-# What is compared on the way to the outputs, in the order in which an error would spread.
+# Intermediate values of the parity check, in the order of computation.
 STAGES = ("preprocess", "backbone", "neck", "encoder", "decoder")
 
 
 class ExportGraph(nn.Module):
-    """Resized uint8 frames in, the six outputs of `idol_runtime.tracking.detection.NetworkOutput` out.
+    """An adapter from resized uint8 frames to the outputs of `idol_runtime.tracking.detection.NetworkOutput`.
 
-    Normalisation and padding are part of the graph, so the host copies bytes, not floats. All that depends
-    on the frame's size alone (padding mask, position codes, encoder reference points, valid ratios) is
-    computed once, here, and becomes constants. Masks are not computed at all: the host decodes those of the
-    queries that it keeps.
+    Normalisation and padding are part of the graph, so that the host copies bytes and not floats. Values that depend on
+    the frame size alone (padding mask, position codes, encoder reference points, valid ratios) are computed once and
+    become constants. The graph computes no masks, because the host decodes those of the selected queries only.
+
+    Args:
+        model: network to export.
+        network_size: (h, w) of the network input before padding.
     """
 
     mean: Tensor
@@ -55,7 +58,7 @@ class ExportGraph(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Of one frame; it broadcasts over the batch."""
+        """Geometry of one frame; it broadcasts over the batch."""
         return Geometry(
             shapes=self._shapes,
             padding=self.geometry_padding,
@@ -68,8 +71,8 @@ class ExportGraph(nn.Module):
         self,
         image: Tensor,  # [N, h, w, 3] uint8 RGB
     ) -> Mapping[str, Tensor]:
-        """Every stage and every output, by name."""
-        # In this order: TensorRT takes uint8 for inputs alone, and to cast it is all that it lets one do with them.
+        """Return every stage and every output by name."""
+        # The cast comes first: TensorRT accepts uint8 only for inputs, and only a cast may read them.
         pixels = image.float().permute(0, 3, 1, 2)
         x = F.pad((pixels - self.mean) / self.std, self.padding)
         features = self.model.backbone(x)
@@ -95,6 +98,6 @@ class ExportGraph(nn.Module):
         self,
         image: Tensor,  # [N, h, w, 3] uint8 RGB
     ) -> tuple[Tensor, ...]:
-        """The stages on the way, then the six outputs; `onnx.to_onnx` drops the stages from what ships."""
-        found = self.run(image)
-        return tuple(found[name] for name in (*STAGES, *OUTPUT_NAMES))
+        """Return the stages, then the six outputs; `tracing.shipped` drops the stages."""
+        tensors = self.run(image)
+        return tuple(tensors[name] for name in (*STAGES, *OUTPUT_NAMES))

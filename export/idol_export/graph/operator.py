@@ -1,4 +1,4 @@
-"""The network with its deformable attention as one operator of our own, for graphs that are run with the plugin."""
+"""The network with each deformable attention as one node of our operator, for the plugin graph."""
 
 import copy
 
@@ -14,7 +14,7 @@ __all__ = ["fused_node", "with_fused_attention"]
 
 
 def fused_node(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor) -> Tensor:
-    """An `AttentionCore` that only an ONNX exporter can trace: one node of our operator, which computes nothing."""
+    """Return one symbolic node of our operator: an `AttentionCore` for the ONNX exporter, which computes nothing."""
     heads = value.shape[2]
     result: Tensor = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{OPERATOR}",
@@ -33,7 +33,7 @@ def fused_node(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor)
 
 
 def with_fused_attention(model: Idol) -> Idol:
-    """A copy of the network with every deformable attention one node; it shares all parameters."""
+    """Return a copy of the network with `fused_node` as its attention core; it shares all parameters."""
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fused = copy.deepcopy(model, shared)
     for module in fused.modules():

@@ -1,4 +1,4 @@
-"""From the export graph to ONNX: standard operators, static shapes, no trace of the machine it was made on."""
+"""Tracing of the export adapter to ONNX: standard operators, static shapes, no paths of this machine."""
 
 import contextlib
 import io
@@ -17,19 +17,19 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["DEFAULT_OPSET", "check_opset", "describe_io", "probe_to_onnx", "shipped"]
 
-# GridSample of opset 20 is computed wrongly by TensorRT 10.13 and later where that of 16 (in opset 18) is right.
+# TensorRT 10.13 and later compute GridSample of opset 20 wrongly, and that of opset 16 (part of 18) correctly.
 DEFAULT_OPSET = 18
-# The newest that the exporter makes right graphs of; of 26 it leaves nodes without an operator.
+# The exporter makes invalid graphs of opset 26, with nodes that have no operator.
 _NEWEST_OPSET = min(25, onnx.defs.onnx_opset_version())
 
-_LIMIT = 2**31  # of a protobuf, in bytes
+_LIMIT = 2**31  # bytes of a protobuf message
 
 
 def check_opset(opset: int) -> None:
-    """See that graphs can be made of these operators.
+    """Check that graphs can be exported with this version of the ONNX operators.
 
     Raises:
-        ConfigError: they are too old, or too new.
+        ConfigError: the version is too old or too new.
     """
     if opset < DEFAULT_OPSET:
         raise ConfigError(f"opset {opset} is too old; use --opset {DEFAULT_OPSET} or newer")
@@ -40,20 +40,20 @@ def check_opset(opset: int) -> None:
 
 
 def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int = DEFAULT_OPSET) -> bytes:
-    """The graph as a checked ONNX file that returns `STAGES` as well as `OUTPUT_NAMES`.
+    """Return the probe: a checked ONNX file with the outputs `STAGES` and `OUTPUT_NAMES`.
 
-    It shows where an error enters; `shipped` makes of it the file that users get.
+    The stages show where an error begins. `shipped` removes them.
 
     Args:
-        graph: what to export.
+        graph: export adapter of the network.
         dynamic_batch: leave the number of frames free, instead of 1.
-        opset: of the standard operators; see `check_opset`.
+        opset: version of the ONNX operators (default: 18).
 
     Raises:
-        ConfigError: the opset cannot be, or the network is too large for one ONNX file (2 GiB).
+        ConfigError: the opset is not supported, or the network exceeds one ONNX file (2 GiB).
     """
     check_opset(opset)
-    # Two frames where the batch is free: the exporter takes a batch of one for a constant.
+    # A free batch is traced with two frames, because the exporter makes a batch of one a constant.
     image = torch.zeros(2 if dynamic_batch else 1, *graph.network_size, 3, dtype=torch.uint8)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -68,7 +68,7 @@ def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int
             verbose=False,
         )
         assert program is not None
-        # The exporter leaves large constants alone; what it must join is the weights of a projection.
+        # The exporter does not fold large constants; the joined weights of a projection must be folded.
         optimizer.fold_constants(program.model, should_fold=lambda node: node.op_type == "Concat" or None)
         optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
@@ -77,7 +77,7 @@ def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int
 
 
 def shipped(probe: bytes) -> bytes:
-    """The same graph, node for node, with the six outputs of `OUTPUT_NAMES` only."""
+    """Return the graph of a probe without its stages: the same nodes with the outputs `OUTPUT_NAMES` only."""
     extractor = onnx.utils.Extractor(onnx.load_model_from_string(probe))
     model = extractor.extract_model(["image"], list(OUTPUT_NAMES))
     _strip(model)
@@ -94,22 +94,19 @@ def _checked(model: onnx.ModelProto) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's chatter about its own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Suppress the exporter's output, log messages and warnings."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove stack traces and notes, which hold paths of this machine and change from export to export."""
+    """Remove stack traces and notes, which contain paths of this machine and differ between exports."""
     model.producer_name, model.producer_version, model.doc_string = "idol_deploy", "", ""
     del model.metadata_props[:]
     graphs = [model.graph, *model.functions]
@@ -125,7 +122,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def describe_io(data: bytes) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    """Inputs and outputs of an ONNX file; a free dimension is -1."""
+    """Return the inputs and outputs of an ONNX file; a free dimension is -1."""
     model = onnx.load_model_from_string(data)
     return tuple(map(_tensor_info, model.graph.input)), tuple(map(_tensor_info, model.graph.output))
 

@@ -1,5 +1,6 @@
 """The rows of an activation that a convolution or a product with a constant matrix multiplies by its weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class Patches:
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @classmethod
-    def of(cls, node: onnx.NodeProto, weight: tuple[int, ...]) -> "Patches | None":
+    def of(cls, node: onnx.NodeProto, weight: Sequence[int]) -> "Patches | None":
         """Return the patches of a node with a weight of this shape; None for a grouped convolution."""
         if node.op_type != "Conv":
             return cls(node.input[0])
@@ -39,7 +40,7 @@ class Patches:
         named = {
             name: tuple(attributes[name]) for name in ("strides", "dilations", "pads") if name in attributes
         }
-        return cls(node.input[0], weight[2:], **named)
+        return cls(node.input[0], tuple(weight[2:]), **named)
 
     def sample(
         self, values: NDArray[np.float32], count: int, rng: np.random.Generator

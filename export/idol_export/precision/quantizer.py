@@ -93,14 +93,9 @@ def observed_values(editor: Editor, chosen: Iterable[str], target: Target) -> di
 
 def observed_patches(editor: Editor, chosen: Iterable[str]) -> list[Patches]:
     """Return the patches whose covariances `quantize` can use."""
-    patches = (_patches(editor, node) for node in _nodes(editor, chosen))
+    nodes = _nodes(editor, chosen)
+    patches = (Patches.of(node, editor.tensors[node.input[1]].dims) for node in nodes)
     return list(dict.fromkeys(entry for entry in patches if entry is not None))
-
-
-def _patches(editor: Editor, node: onnx.NodeProto) -> Patches | None:
-    shape = editor.shape(node.input[1])
-    assert shape is not None
-    return Patches.of(node, shape)
 
 
 def _static_values(editor: Editor, nodes: Iterable[onnx.NodeProto], target: Target) -> list[str]:
@@ -214,7 +209,7 @@ def _quantize_weight(
     constant = editor.constant(node.input[1])
     assert constant is not None
     weight = constant.astype(np.float32)
-    patches = _patches(editor, node)
+    patches = Patches.of(node, weight.shape)
     covariance = None if patches is None else observed.covariances.get(patches)
     rounded, scales = integers(weight, axis, paired=paired, least=least, covariance=covariance)
     floats = rounded * scales.reshape([-1 if i == axis else 1 for i in range(rounded.ndim)])

@@ -1,3 +1,3 @@
-"""Comparison of exported graphs with PyTorch: values, decisions, identities, annotation scores."""
+"""Comparison of exported graphs with PyTorch: stages, decisions, identities, annotation scores."""
 
 __all__: list[str] = []

@@ -22,9 +22,9 @@ Clip = Iterator[NDArray[np.uint8]]  # [H, W, 3] each
 _SYNTHETIC_CLIPS, _SYNTHETIC_FRAMES = 12, 24
 
 
-def video_clip(source: str) -> Clip:
-    """Yield all frames of a video or of a folder of images."""
-    with open_source(source) as frames:
+def video_clip(source: str, max_frames: int | None = None) -> Clip:
+    """Yield the first `max_frames` frames of a video or of a folder of images (default: all)."""
+    with open_source(source, max_frames=max_frames) as frames:
         for frame in frames:
             yield frame.image
 

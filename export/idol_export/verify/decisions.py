@@ -83,27 +83,21 @@ class Agreement:
 
 
 class DecisionComparison:
-    """Repetition of another run's decisions on our own network output, frame by frame."""
+    """Repetition of another run's decisions on our own network output, frame by frame.
+
+    Args:
+        config: configuration of the association.
+
+    Attributes:
+        parts: agreement by kind of decision, in the order in which the decisions are made.
+    """
 
     def __init__(self, config: AssociationConfig) -> None:
-        self.config = config
-        self.selection = Agreement()
-        self.suppression = Agreement()
-        self.identity = Agreement()
-        self.labels = Agreement()
+        self._config = config
+        self.parts = {name: Agreement() for name in ("selection", "mask NMS", "labels", "track ids")}
         self._tracker = Tracker(config)
         self._next_id = 0
         self._frame = -1
-
-    @property
-    def parts(self) -> dict[str, Agreement]:
-        """Agreements by kind of decision, in the order in which the decisions are made."""
-        return {
-            "selection": self.selection,
-            "mask NMS": self.suppression,
-            "labels": self.labels,
-            "track ids": self.identity,
-        }
 
     def add_frame(self, output: NetworkOutput, other: Decisions) -> Detections:
         """Compare one frame; return the other run's detections, in its order, with values of our output."""
@@ -128,20 +122,20 @@ class DecisionComparison:
         return detections
 
     def _compare_selection(self, class_scores: Floats, boxes: Floats, expected: Ints) -> None:
-        ours, theirs = select_queries(class_scores, boxes, self.config), expected
+        ours, theirs = select_queries(class_scores, boxes, self._config), expected
         differing = set(ours.tolist()) ^ set(theirs.tolist())
         # Candidates must be sorted by score, except for near ties; mask NMS and the tracker rely on it.
         scores = class_scores.max(axis=1)[theirs]
         wrong = set(theirs[scores > np.minimum.accumulate(scores) + NEAR].tolist()) if len(theirs) else set()
         if differing:
             for outcome in (ours, theirs):
-                wrong |= _impossible_candidates(class_scores, boxes, outcome, self.config)
-        self.selection.add(f"frame {self._frame}", len(theirs), differing, wrong)
+                wrong |= _impossible_candidates(class_scores, boxes, outcome, self._config)
+        self.parts["selection"].add(f"frame {self._frame}", len(theirs), differing, wrong)
 
     def _compare_suppression(self, masks: Floats, other: Decisions) -> None:
         if not len(masks):
             return
-        keep = suppress_masks(masks, self.config)
+        keep = suppress_masks(masks, self._config)
         kept = np.isin(other.candidates, other.query)
         # The survivors must be in the order of the candidates.
         in_order = other.candidates[kept].tolist()
@@ -149,11 +143,11 @@ class DecisionComparison:
         if not wrong and in_order != other.query.tolist():
             wrong |= set(in_order)
         if (keep != kept).any():
-            overlaps = _mask_overlaps(masks, self.config.mask_nms_iou)
+            overlaps = _mask_overlaps(masks, self._config.mask_nms_iou)
             for outcome in (keep, kept):
                 wrong |= set(other.candidates[impossible_survivors(overlaps, outcome)].tolist())
         differing = other.candidates[keep != kept].tolist()
-        self.suppression.add(f"frame {self._frame}", len(other.candidates), differing, wrong)
+        self.parts["mask NMS"].add(f"frame {self._frame}", len(other.candidates), differing, wrong)
 
     def _compare_labels(self, detections: Detections) -> None:
         ours = detections.class_scores.argmax(axis=1)
@@ -162,7 +156,9 @@ class DecisionComparison:
         known = (detections.labels >= 0) & (detections.labels < classes)
         wrong = ~known | (detections.scores - given > NEAR)
         differing = detections.query[ours != detections.labels].tolist()
-        self.labels.add(f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist())
+        self.parts["labels"].add(
+            f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist()
+        )
 
     def _compare_identities(self, detections: Detections, expected: Ints) -> None:
         features = (detections.scores, detections.labels, detections.boxes, detections.embeddings)
@@ -171,10 +167,12 @@ class DecisionComparison:
         if (ours != expected).any():
             for ids in (ours, expected):
                 wrong |= impossible_identities(
-                    detections, self._tracker.bank, self._next_id, ids, self.config, NEAR
+                    detections, self._tracker.bank, self._next_id, ids, self._config, NEAR
                 )
         differing = detections.query[ours != expected].tolist()
-        self.identity.add(f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist())
+        self.parts["track ids"].add(
+            f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist()
+        )
         self._tracker.commit(expected, *features)
         self._next_id = max(self._next_id, *(expected + 1).tolist(), 0)
 

@@ -3,7 +3,6 @@
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +13,6 @@ from idol_runtime.tracking.results import FrameResult
 __all__ = ["PackedFrame", "TrackComparison", "best_assignment"]
 
 _SAME = 0.5  # lowest IoU of two masks of one instance
-
-
-class _Frame(Protocol):
-    """Identities [n] and masks [n, H, W] of one frame."""
-
-    @property
-    def ids(self) -> NDArray[np.int64]: ...
-
-    @property
-    def masks(self) -> NDArray[np.bool_]: ...
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class TrackComparison:
         """Begin another clip, whose identities are new."""
         self._clip += 1
 
-    def add_frame(self, reference: _Frame, other: _Frame) -> None:
+    def add_frame(self, reference: FrameResult | PackedFrame, other: FrameResult | PackedFrame) -> None:
         """Add the results of both runs for the same frame."""
         self.frames += 1
         self.reference_masks += len(reference)

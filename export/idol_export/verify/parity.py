@@ -224,7 +224,7 @@ class _Comparison:
         return Certificate(
             stages=tuple(stages),
             frames=count,
-            detections=self._decisions.labels.compared,
+            detections=self._decisions.parts["labels"].compared,
             identities=identities,
             near_ties=sum(part.near_ties for part in self._decisions.parts.values()),
             source=source,

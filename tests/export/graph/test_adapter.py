@@ -1,4 +1,4 @@
-"""The adapter computes what the network computes."""
+"""Equality of the adapter's and the network's outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused attention in exported graphs: which nodes, which shapes, and the same answers as PyTorch."""
+"""The fused attention in exported graphs: nodes, shapes, and outputs equal to PyTorch."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from idol_deploy.config import ModelConfig, SwinConfig, ytvis19_r50
 onnx = pytest.importorskip("onnx", reason="export needs onnx")
 torch = pytest.importorskip("torch", reason="export needs torch")
 
-from idol_deploy.model.idol import Idol  # noqa: E402 - after torch was found
+from idol_deploy.model.idol import Idol  # noqa: E402 - imported after torch
 from idol_export.graph.adapter import STAGES, ExportGraph  # noqa: E402
 from idol_export.graph.operator import with_fused_attention  # noqa: E402
 from idol_export.graph.tracing import probe_to_onnx, shipped  # noqa: E402
@@ -68,5 +68,5 @@ def test_answers_as_pytorch_does(probe: bytes, model: Idol, ort_operator: Path) 
     for index, image in enumerate(images):
         expected = torch_stages(model, image)
         for stage in STAGES:
-            # A single module in fp32 is good to 1e-5; the transformer behind it to 1e-4.
+            # Tolerances: 1e-5 for a single fp32 module, 1e-4 after the transformer.
             assert relative_error(found[stage][index], expected[stage]) <= 1e-4, stage

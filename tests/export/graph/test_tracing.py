@@ -1,4 +1,4 @@
-"""The file that ships: standard operators, static shapes, six outputs, nothing of the machine it was made on."""
+"""The exported file: standard operators, static shapes, six outputs, no paths of this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _values(model: onnx.ModelProto) -> dict[str, list[int | str]]:
-    """Shape of every value that a node makes."""
+    """Return the shape of every computed value."""
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     found = {}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
@@ -74,7 +74,7 @@ def test_what_ships_has_the_six_outputs_and_nothing_of_the_stages(toy: Toy, grap
 
 
 def test_bytes_are_cast_before_all_else(graph: onnx.ModelProto) -> None:
-    """TensorRT takes uint8 for an input that is cast, and for nothing else."""
+    """TensorRT accepts uint8 only for an input that is cast."""
     readers = [node.op_type for node in graph.graph.node if "image" in node.input]
     assert readers == ["Cast"]
 
@@ -156,7 +156,7 @@ def test_three_frames_together_are_three_alone(
     inputs, outputs = describe_io(graph)
     assert all(tensor.shape[0] == -1 and min(tensor.shape[1:]) > 0 for tensor in (*inputs, *outputs))
     for name, shape in _values(onnx.load_model_from_string(graph)).items():
-        # The batch, and what is a multiple of it: windows and heads are counted over all frames.
+        # The batch and its multiples: windows and heads of all frames share one dimension.
         assert sum(not isinstance(size, int) for size in shape) <= 1, f"{name} {shape}"
     session, fixed = open_session(graph), open_session(toy.graph)
     frames = toy.video(3)

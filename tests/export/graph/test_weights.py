@@ -1,4 +1,4 @@
-"""Weights that graphs share are stored once, every graph is complete behind them, and fp16 storage is exact."""
+"""Shared weights are stored once, every graph is complete with them, and fp16 storage is exact."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ SMALL = RNG.normal(size=32).astype(np.float32)
 
 
 def _graph(**weights: np.ndarray) -> bytes:
-    """The sum of an input and of these."""
+    """Return a graph that adds weights to its input."""
     names = ["x", *weights]
     nodes = [
         helper.make_node("Add", [names[0] if i == 1 else f"sum{i - 1}", name], [f"sum{i}"])

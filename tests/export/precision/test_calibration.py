@@ -45,7 +45,7 @@ def test_means_are_of_channels_over_all_frames() -> None:
 
 
 def test_covariances_are_of_what_is_read_together() -> None:
-    """Of all rows where they are few: of values, and of windows of 2x2 of two frames."""
+    """With few rows, the covariance covers all of them: values, and windows of 2x2 of two frames."""
     rows, windows = Patches("x"), Patches("minus", (2, 2), strides=(2, 2))
     found = observe(_graph(), {"x": -1, "minus": 1}, FRAMES[:2], patches=[rows, windows])
     assert list(found["x"].covariances) == [rows]
@@ -64,19 +64,21 @@ def test_without_frames_there_is_nothing_to_calibrate_on() -> None:
 
 
 def test_a_rare_channel_is_seen_whatever_their_number() -> None:
-    """Values of channels follow one another; every 16th of them are all of one channel."""
+    """Channels are interleaved; every 16th value belongs to one channel."""
     frames = np.zeros((2, 256, 512, 3), np.uint8)
     frames[..., 2] = 200
     wide = Patches("x")
     found = observe(_graph(frames.shape[1:]), {"x": -1}, frames, patches=[wide])["x"]
     assert found.high > 190
     odd = np.zeros((1, 256, 512, 3), np.uint8)
-    odd.reshape(-1)[5::24] = 200  # a 24th of all values, none of which every 24th value from the first meets
+    odd.reshape(-1)[5::24] = (
+        200  # a 24th of all values; sampling every 24th value from the first would miss them
+    )
     assert observe(_graph(odd.shape[1:]), {"x": -1}, odd)["x"].high > 190
 
 
 def test_covariances_stand_beside_means_that_are_far_greater() -> None:
-    """The smallest variance is a millionth of the squared mean, and no other sign."""
+    """The smallest variance is a millionth of the squared mean, and positive."""
     frames = RNG.integers(254, 256, (64, 16, 16, 3), dtype=np.uint8)
     rows = Patches("x")
     found = observe(_graph((16, 16, 3), 1000.0), {"x": -1}, frames, patches=[rows])["x"].covariances[rows]

@@ -1,4 +1,4 @@
-"""Graphs of 16 bits: every value has the type that it should, and the rounding is real."""
+"""16-bit graphs: the type of every value, and the size of the rounding error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _error(toy: Toy, graph: bytes) -> float:
-    """The largest of all outputs."""
+    """Return the largest error of all outputs."""
     frame = toy.video(1)
     found, exact = (run_session(open_session(g), OUTPUT_NAMES, frame) for g in (graph, toy.graph))
     return max(
@@ -29,7 +29,7 @@ def _error(toy: Toy, graph: bytes) -> float:
 
 
 def test_fp16_is_strongly_typed_but_for_its_islands(toy: Toy) -> None:
-    """The checker infers every type anew, and knows what each operator takes."""
+    """The ONNX checker infers every type and checks the types of each operator."""
     model = onnx.load_model_from_string(to_half(toy.graph, islands_of(toy.graph)))
     onnx.checker.check_model(model, full_check=True)
     assert {value.type.tensor_type.elem_type for value in model.graph.output} == {TensorProto.FLOAT}
@@ -68,7 +68,7 @@ def test_bf16_has_its_types(toy: Toy) -> None:
 
 
 def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
-    """Sigmoids and logarithms of boxes, the normalised image; nothing that features pass through."""
+    """Islands cover sigmoids and logarithms of boxes and the image preparation, but no features."""
     editor = Editor(toy.graph)
     kinds = {node.name: node.op_type for node in editor.graph.node}
     assert {"Sigmoid", "Log"} <= {kinds[name] for name in coordinates(editor)}
@@ -82,7 +82,7 @@ def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
 
 
 def test_all_that_is_sampled_at_stays_fp32(toy: Toy) -> None:
-    """Of the encoder as well, whose queries are pixels."""
+    """Coordinates include those of the encoder, whose queries are pixels."""
     editor = Editor(to_half(toy.graph, islands_of(toy.graph)))
     grids = [node.input[1] for node in editor.graph.node if node.op_type == "GridSample"]
     layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
@@ -96,7 +96,7 @@ def test_all_that_is_sampled_at_stays_fp32(toy: Toy) -> None:
 
 @pytest.mark.parametrize("half", ["fp16", "bf16"])
 def test_emulation_rounds_where_the_type_does(toy: Toy, half: Half) -> None:
-    """Each value that is rounded: the casts of one graph, and the pairs of casts of the other."""
+    """The casts of one graph correspond to the pairs of casts of the other."""
     islands = islands_of(toy.graph)
     typed, rounded = Editor(to_half(toy.graph, islands, half)), Editor(emulated(toy.graph, islands, half))
     kind = TensorProto.FLOAT16 if half == "fp16" else TensorProto.BFLOAT16
@@ -119,7 +119,7 @@ def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
 
 
 def test_linear_blocks_stay_fp32(bottlenecks: bytes) -> None:
-    """Of means far from zero nothing would be left; what convolves the last of them is the end."""
+    """Values with means far from zero stay fp32, up to the convolution that reads the last of them."""
     editor = Editor(bottlenecks)
     blocks = linear_blocks(editor)
     kinds = [node.op_type for node in editor.graph.node if node.name not in blocks]

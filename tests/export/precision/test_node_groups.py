@@ -1,4 +1,4 @@
-"""Which nodes go together, of a small network with windows and of a mobile one."""
+"""Groups of nodes in a small network with windows and in a mobile one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_groups_of_the_network(toy: Toy) -> None:
 
 
 def test_groups_are_the_same_where_batches_are_of_any_size(toy: Toy) -> None:
-    """The shape in front of a normalisation is computed there, from what is normalised."""
+    """The shape before a normalisation is computed from the normalised value."""
     probe = probe_to_onnx(ExportGraph(toy.model, toy.size), dynamic_batch=True)
     kinds = [groups_of(Editor(graph)) for graph in (folded(toy.probe), folded(probe))]
     counts = [Counter(group for group in found.values() if group in KEPT[:4]) for found in kinds]
@@ -53,7 +53,7 @@ def test_groups_are_the_same_where_batches_are_of_any_size(toy: Toy) -> None:
 
 
 def test_convolutions_of_mobile_networks_are_fragile() -> None:
-    """One that reads the image, one depthwise, two of a block without an activation at its end, and one behind it."""
+    """One node reads the image, one is depthwise, two are in a block without a final activation, and one follows it."""
     shapes = {
         "w1": (8, 3, 3, 3),
         "w2": (8, 1, 3, 3),
@@ -97,7 +97,7 @@ def test_convolutions_of_mobile_networks_are_fragile() -> None:
 
 
 def test_linear_values_are_what_no_activation_changed(bottlenecks: bytes) -> None:
-    """Whether or not a probe gives them as a stage as well."""
+    """The groups are the same if a stage is an output of the probe."""
     assert linear_values(Editor(bottlenecks)) == {"block1", "projected", "block2"}
     model = onnx.load_model_from_string(bottlenecks)
     model.graph.output.append(helper.make_tensor_value_info("block2", TensorProto.FLOAT, None))
@@ -105,7 +105,7 @@ def test_linear_values_are_what_no_activation_changed(bottlenecks: bytes) -> Non
 
 
 def test_products_that_read_what_attention_sampled(toy: Toy) -> None:
-    """In standard operators here: the output's matrix of each layer of the encoder, and of the decoder."""
+    """In standard operators, the output matrix of each layer of encoder and decoder reads sampled values."""
     editor = Editor(toy.probe)
     groups = groups_of(editor)
     layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers

@@ -1,4 +1,4 @@
-"""What nodes multiply, against torch's windows."""
+"""Patches of nodes compared with torch's windows."""
 
 from __future__ import annotations
 

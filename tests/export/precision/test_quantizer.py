@@ -1,4 +1,4 @@
-"""Integer graphs: rounding against numpy, which nodes are chosen, and that ONNX Runtime computes in integers."""
+"""int8 graphs: rounding compared with numpy, selected nodes, and integer kernels in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEIGHTS = {
 
 
 def _graph() -> bytes:
-    """A normed convolution, another with a residual, and two products."""
+    """Return a graph of a normalised convolution, a convolution with a residual, and two products."""
     nodes = [
         helper.make_node("Transpose", ["image"], ["chw"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["chw"], ["x"], to=TensorProto.FLOAT),
@@ -91,7 +91,7 @@ def _quantized(target: Target, frames: np.ndarray = FRAMES, *, compensated: bool
 
 
 def _weights(graph: bytes, node: str) -> np.ndarray:
-    """What the integers of a node stand for."""
+    """Return the dequantized weights of a node."""
     editor = Editor(graph)
     found = next(n for n in editor.graph.node if n.name == node)
     inputs = list(editor.producers[found.input[1]].input) if found.domain == "" else list(found.input)[1:3]
@@ -124,7 +124,7 @@ def test_integers_are_near_and_not_the_same(target: Target) -> None:
 
 @pytest.mark.parametrize("target", ["ort", "trt"])
 def test_weights_are_rounded_for_what_they_multiply(target: Target) -> None:
-    """Over frames whose pixels go together, many inputs err less than with the nearest integers, and few no more."""
+    """On correlated pixels, many inputs have smaller errors than with the nearest integers, few not larger ones."""
     frames = np.kron(RNG.integers(0, 256, (9, 2, 2, 1)), np.ones((1, 4, 4, 3))).astype(np.uint8)
     editor = _folded()
     chosen = list(candidates(editor))
@@ -147,7 +147,7 @@ def test_weights_are_rounded_for_what_they_multiply(target: Target) -> None:
 
 
 def test_onnx_runtime_computes_in_integers(tmp_path: Path) -> None:
-    """Every node that was chosen, and the sum between two of them."""
+    """Every selected node and the sum between two of them compute in integers."""
     _run(_quantized("ort"), tmp_path / "optimised.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert [kinds.count(kind) for kind in ("QLinearConv", "QLinearAdd", "DynamicQuantizeMatMul")] == [2, 1, 1]
@@ -155,7 +155,7 @@ def test_onnx_runtime_computes_in_integers(tmp_path: Path) -> None:
 
 
 def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
-    """Sums of two products of 127 times 255 do, in the 16 bits of processors without dot-product instructions."""
+    """Two products of 127 and 255 overflow the 16 bits of processors without dot-product instructions."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["x8"]),
         helper.make_node("DequantizeLinear", ["x8", "one", "zero"], ["xr"]),
@@ -185,7 +185,7 @@ def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
 
 
 def test_each_dialect_has_its_integers() -> None:
-    """`ort`: unsigned activations, no two weights above 128 together; `trt`: signed, zero point 0, nothing dynamic."""
+    """`ort`: unsigned activations, sums of two weights at most 128; `trt`: signed, zero point 0, no dynamic range."""
     for target, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("trt", {TensorProto.INT8}, 127)):
         editor = Editor(_quantized(target))  # type: ignore[arg-type]
         rounds = [node for node in editor.graph.node if node.op_type == "QuantizeLinear"]
@@ -213,7 +213,7 @@ def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
 
 @pytest.mark.parametrize("target", ["ort", "trt"])
 def test_rounded_weights_move_no_mean(target: Target) -> None:
-    """Of a convolution with a few weights that a common step rounds away, in front of means far from zero."""
+    """A convolution has small weights, which a common scale would round to 0, and inputs with means far from zero."""
     weight = WEIGHTS["w2"].copy()
     weight[:, 0] = 3.0
     weight[:, 1:] = 0.011
@@ -231,7 +231,7 @@ def test_rounded_weights_move_no_mean(target: Target) -> None:
 
 
 def test_a_channel_without_weights_keeps_its_bias() -> None:
-    """Its bias in steps of next to nothing would leave 32 bits."""
+    """With very small scales its bias would exceed 32 bits."""
     editor = _folded()
     dead = WEIGHTS["w2"].copy()
     dead[3] = 0
@@ -247,7 +247,7 @@ def test_a_channel_without_weights_keeps_its_bias() -> None:
 
 
 def test_a_convolution_that_was_kept_keeps_its_weights() -> None:
-    """Between integers, ONNX Runtime would round them with one step for all channels, which takes small ones away."""
+    """Between int8 nodes, ONNX Runtime would round them with one scale for all channels and lose small weights."""
     weight = np.diag([1.0, 0.001]).astype(np.float32)[:, :, None, None]
     nodes = [
         helper.make_node("Transpose", ["image"], ["chw"], perm=[0, 3, 1, 2]),

@@ -48,11 +48,11 @@ def clip(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def exported(toy: Toy, clip: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Exported]:
-    """Exports the toy, whose trace takes no time; ten instance-frames are enough."""
+    """Return a function that exports the toy with a stored probe and a minimum of ten instance-frames."""
     monkeypatch.setattr(export_module, "probe_to_onnx", lambda graph, **options: toy.probe)
     monkeypatch.setattr(
         export_module, "with_half_weights", lambda model: model
-    )  # nor the trace's are rounded
+    )  # the stored probe is not rounded either
     monkeypatch.setattr(reference_graph, "_INSTANCE_FRAMES", 10)
 
     def run(out: Path, *names: Any, store: Any = "fp32", **changes: Any) -> Exported:
@@ -219,7 +219,7 @@ def test_a_canary_off_by_more_than_the_graph_may_be_is_refused(
 def test_without_the_operator_its_graphs_are_passed_over(
     tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The portable graph runs, and says what is missing."""
+    """The portable graph runs, and its reason names the missing operator."""
     out = tmp_path / "toy.idol"
     exported(out, "int8-ort")
 
@@ -239,7 +239,7 @@ def test_without_the_operator_its_graphs_are_passed_over(
 
 
 def test_a_group_is_measured_alone_wherever_it_is(toy: Toy, clip: Path) -> None:
-    """What reads attention is in the encoder and the decoder, which stay fp32 otherwise."""
+    """Nodes that read sampled values are in encoder and decoder, whose other nodes stay fp32."""
     graphs = integer_graphs.IntegerGraphs(folded(toy.probe), toy.size, (), "ort", str(clip), 2)
     kinds = [node.op_type for node in Editor(graphs.alone("sampled")).graph.node]
     layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers

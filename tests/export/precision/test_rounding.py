@@ -1,4 +1,4 @@
-"""Integers, ranges and shifts, against searches, sums and convolutions of numpy."""
+"""Integers, ranges and shifts compared with searches, sums and convolutions in numpy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(4, 6, 3, 3), (4, 6, 1, 1), (5, 1, 3, 3)]))
 def test_sums_of_two_neighbours_never_leave_16_bits(seed: int, shape: tuple[int, ...]) -> None:
-    """In whichever order a processor sums: 255 times both weights, as `vpmaddubsw` does, which would saturate."""
+    """In both orders of summation, 255 times two weights does not saturate `vpmaddubsw`."""
     rng = np.random.default_rng(seed)
     weight = (rng.standard_t(2, shape) * 10.0 ** rng.integers(-3, 3)).astype(np.float32)
     rounded, scales = integers(weight, 0, paired=True)
@@ -28,7 +28,7 @@ def test_sums_of_two_neighbours_never_leave_16_bits(seed: int, shape: tuple[int,
 
 
 def _correlated(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Covariance of inputs of which a few causes make most."""
+    """Return a covariance of inputs with a few dominant factors."""
     mixed = rng.normal(size=(count, 3)) @ rng.normal(size=(3, 500)) + 0.3 * rng.normal(size=(count, 500))
     return np.cov(mixed).astype(np.float32)
 
@@ -45,7 +45,7 @@ def _output_error(
 def test_errors_of_inputs_that_go_together_take_each_other_back(
     seed: int, paired: bool, shape: tuple[int, ...]
 ) -> None:
-    """More inputs than are rounded at once, too."""
+    """Also with more inputs than one block."""
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=shape).astype(np.float32)
     covariance = _correlated(rng, int(np.prod(shape[1:])))
@@ -63,7 +63,7 @@ def test_errors_of_inputs_that_go_together_take_each_other_back(
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_inputs_that_have_nothing_in_common_are_rounded_to_the_nearest(axis: int) -> None:
-    """Also those that are always 0."""
+    """Also for inputs that are always 0."""
     weight = RNG.normal(size=(40, 40)).astype(np.float32)
     plain, _ = integers(weight, axis, paired=False)
     for variance in (RNG.uniform(1, 2, 40), np.zeros(40)):
@@ -72,7 +72,7 @@ def test_inputs_that_have_nothing_in_common_are_rounded_to_the_nearest(axis: int
 
 
 def test_pairs_cost_less_than_a_bit() -> None:
-    """Where no two neighbours are both large, nothing."""
+    """The limit costs nothing if no two neighbours are both large."""
     weight = np.zeros((1, 6), np.float32)
     weight[0] = (1, -1, 1, 0, 0.2, 0.1)
     (_, alone), (_, paired) = (integers(weight, 0, paired=way) for way in (False, True))
@@ -102,7 +102,7 @@ def test_a_range_cuts_off_what_is_rare(rectified: bool) -> None:
 
 
 def test_a_shift_is_the_mean_of_what_rounding_adds() -> None:
-    """Of a grouped convolution of constant channels, and of a product."""
+    """For a grouped convolution of constant channels, and for a product."""
     weight = RNG.normal(size=(6, 2, 3, 3)).astype(np.float32)
     rounded = weight + RNG.normal(size=weight.shape).astype(np.float32) / 10
     mean = RNG.normal(size=4).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The search on networks of which it is known what each group costs."""
+"""The search with a known loss of each group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOSSES = {"cheap": 0.001, "fair": 0.004, "dear": 0.01, "ruin": 0.2}
 
 
 class _Graphs:
-    """Graphs are the names of what is in integers."""
+    """Graphs that consist of the names of their int8 groups."""
 
     shares = SHARES
 
@@ -29,7 +29,7 @@ class _Graphs:
 
 
 class _Evaluation:
-    """Measurements of which it is known how they come out; a candidate is the graph itself."""
+    """Measurements with known results; a candidate is the graph itself."""
 
     def __init__(self, limit: float, speeds: Sequence[float] | None, scores: str, unlucky: str) -> None:
         self._limit, self._speeds, self._scores, self._unlucky = limit, speeds, scores, unlucky
@@ -76,7 +76,7 @@ def test_most_multiplications_within_the_limit() -> None:
 
 
 def test_the_fastest_of_what_holds() -> None:
-    """Two of the groups were tried before three, and were faster."""
+    """Two groups, tried before three, are faster."""
     tried, asked = _run(0.98, speeds=(1.8, 1.5))
     assert asked[:2] == ["cheap,fair", "cheap,fair,dear"]
     assert (tried[-1].kept, tried[-1].speed) == (("dear", "ruin"), 1.8)

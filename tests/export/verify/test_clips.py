@@ -1,4 +1,4 @@
-"""Which frames of a video are taken."""
+"""Selection of frames from a video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IDF1 between two runs, against the published evaluator and by hand."""
+"""IDF1 between two runs, compared with the published evaluator and with known values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = (16, 24)
 
 
 def _result(ids: list[int], columns: list[int]) -> FrameResult:
-    """Masks four columns wide, from these columns on."""
+    """Return a result with masks of four columns, beginning at these columns."""
     masks = np.zeros((len(ids), *SIZE), np.bool_)
     for mask, column in zip(masks, columns, strict=True):
         mask[:, column : column + 4] = True
@@ -64,7 +64,7 @@ def test_identities_begin_anew_with_a_clip() -> None:
 
 
 def test_half_of_the_union_is_enough_and_less_is_not() -> None:
-    # 4 columns against 4, shifted by 1: 3/5; by 2: 2/6.
+    # IoU of 4 columns and 4 columns: 3/5 if shifted by 1, 2/6 if shifted by 2.
     assert _compared((_result([0], [0]), _result([0], [1]))).idf1 == 1.0
     assert _compared((_result([0], [0]), _result([0], [2]))).idf1 == 0.0
 

@@ -1,4 +1,4 @@
-"""What is not equal to PyTorch is refused, and the refusal names where it starts."""
+"""Graphs that differ from PyTorch are refused, and the error names the first differing stage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Answer = dict[str, np.ndarray]
 
-# The weight that is changed -> the stage where that shows first.
+# Changed weight -> first differing stage.
 SABOTAGES = {
     "mean": "preprocess",
     "std": "preprocess",
@@ -48,7 +48,7 @@ SABOTAGES = {
 
 @pytest.fixture(autouse=True)
 def answered_once(toy: Toy, monkeypatch: pytest.MonkeyPatch, answers: dict[bytes, Answer]) -> None:
-    """PyTorch answers each frame once for all these tests."""
+    """PyTorch runs each frame once for all tests of this module."""
 
     def stages(model: object, image: np.ndarray) -> Answer:
         if model is not toy.model:
@@ -123,7 +123,7 @@ def test_a_value_that_is_not_finite_is_refused(
 
 
 def test_what_ships_is_what_is_compared(toy: Toy, sabotage: Callable[..., bytes]) -> None:
-    """A fault in the shipped file alone shows at the outputs, whose numbers come from it."""
+    """An error in the shipped file alone is found at its outputs."""
     shipping = sabotage(toy.graph, "model.backbone.norm3.weight")
     with pytest.raises(ParityError) as caught:
         _certify(toy, toy.model, Candidate("portable", toy.probe, shipping), toy.video(1))

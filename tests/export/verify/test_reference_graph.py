@@ -41,7 +41,7 @@ def exact(toy: Toy) -> ReferenceGraph:
 def truth(
     toy: Toy, exact: ReferenceGraph, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path, int]:
-    """Annotations, the folder of frames, and how many instances they show."""
+    """Return the annotation file, the folder of frames, and the number of instance-frames."""
     folder = tmp_path_factory.mktemp("truth")
     videos: list[dict[str, Any]] = []
     tracks: dict[tuple[int, int], dict[str, Any]] = {}
@@ -76,7 +76,7 @@ def _track(video: int, label: int) -> dict[str, Any]:
 def test_a_data_set_is_what_tracks_are_compared_on(
     exact: ReferenceGraph, truth: tuple[Path, Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A video to compare with PyTorch on may be short, and proves too little."""
+    """The video of the parity check may be too short to compare tracks on."""
     annotations, frames, seen = truth
     clip = str(frames / "1")
     monkeypatch.setattr(module, "_INSTANCE_FRAMES", seen)

@@ -126,10 +126,10 @@ def test_a_bundle_that_cannot_be_written_is_reported_first(
         ({"opset": "27"}, "opset 27 is newer than what can be exported; use --opset 18 to "),
         ({"target": "trt"}, "--target applies to int8 only; pass --precision int8 or --auto as well"),
         ({"target": "ort", "precision": "fp16"}, "--target applies to int8 only"),
-        ({"calibrate": "a.mp4", "precision": "fp16"}, "--calibrate is of int8"),
+        ({"calibrate": "a.mp4", "precision": "fp16"}, "--calibrate applies to int8 only"),
         (
             {"annotations": "a.json", "frames": "a", "precision": "fp32"},
-            "--annotations is of graphs of fewer bits",
+            "--annotations applies to reduced-precision graphs only",
         ),
         ({"frame_size": "20x3000"}, "--short-side"),
         ({"verify": "gone.mp4"}, "gone.mp4 does not exist; check the path"),
