@@ -14,9 +14,8 @@ from onnx import numpy_helper
 __all__ = ["in_half_precision", "part_weights", "without_shared"]
 
 _LEAST_BYTES = 1024  # smaller tensors stay in their graph, as they are
-_LEAST_SHARE = (
-    0.1  # of the shared weights; a graph that uses fewer of them is stored whole, because all are loaded
-)
+# Least share of the shared weights that a graph must use, since all of them are loaded with it; else it is unchanged.
+_LEAST_SHARE = 0.1
 
 
 def in_half_precision(graph: bytes) -> bytes:
@@ -70,7 +69,7 @@ def part_weights(graphs: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
 
 
 def without_shared(graph: bytes, weights: bytes) -> bytes:
-    """Return a graph without the weights of `part_weights`; the whole graph if it uses less than a tenth of them."""
+    """Return a graph without the weights of `part_weights`; unchanged if it uses less than a tenth of them."""
     model = onnx.load_model_from_string(graph)
     shared = {
         tensor.name: len(tensor.raw_data) for tensor in onnx.load_model_from_string(weights).graph.initializer

@@ -77,8 +77,8 @@ BF16 = HalfPrecision("bf16", "bf16", "trt", stage_limit=0.1, emulated=True, half
 def islands_of(graph: bytes) -> set[str]:
     """Return the names of the nodes that stay fp32: `ISLANDS`, coordinates, image preparation and linear blocks.
 
-    benchmarks/precision_islands.py measures the error that each kind avoids. Only linear blocks, which MobileNetV2 has,
-    cost noticeable time.
+    benchmarks/README.md lists the error that each kind avoids. Only linear blocks, which MobileNetV2 has, cost
+    noticeable time.
     """
     editor = Editor(graph)
     return (

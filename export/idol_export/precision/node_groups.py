@@ -19,7 +19,7 @@ PARTS = (*STAGES[1:], "heads")
 _KINDS = ("first", "depthwise", "normalised", "bottleneck", "sampled")
 _STRIDES = tuple(f"backbone/{2**power}" for power in range(1, 7))
 GROUPS = (*_KINDS, *_STRIDES, *PARTS[1:])
-# Groups with the largest loss per multiplication (benchmarks/precision_parts.py).
+# Groups with the largest loss per multiplication (benchmarks/README.md).
 KEPT = (*_KINDS, "decoder")
 _MOVES = ("Reshape", "Transpose", "Flatten", "Unsqueeze")
 
