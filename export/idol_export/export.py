@@ -23,7 +23,7 @@ from idol_export.graph.operator import with_fused_attention
 from idol_export.graph.tracing import DEFAULT_OPSET, check_opset, describe_io, probe_to_onnx, shipped
 from idol_export.graph.weights import in_half_precision, part_weights, without_shared
 from idol_export.precision.base import Announce, ReduceOptions
-from idol_export.precision.reduce import Reduced, reduce_graph, runnable
+from idol_export.precision.reduce import Reduced, reduce_graph
 from idol_export.verify.clips import video_clip
 from idol_export.verify.parity import Candidate, torch_stages, verify
 from idol_export.verify.reference_graph import ReferenceGraph
@@ -143,7 +143,7 @@ def export(
     if options.store == "fp16":
         task = replace(task, model=with_half_weights(model))
     graphs = _trace(task)
-    certified = verify(
+    portable, *plugin = verify(
         task.model,
         graphs.candidates,
         _frames(task),
@@ -154,22 +154,10 @@ def export(
     announce("recording the golden frame")
     golden_frame = _golden_frame(task)
     reduced = _reduce(task, graphs, golden_frame)
-    portable, *plugin = certified
     certificates = Certificates(
         portable, next(iter(plugin), None), {graph.precision.name: graph.certificate for graph in reduced}
     )
-    members = {
-        WEIGHTS: graphs.weights,
-        **{GRAPHS[name]: part for name, part in zip(certificates.by_graph(), graphs.parts, strict=True)},
-        **{GRAPHS[graph.precision.name]: graph.graph for graph in reduced},
-        GOLDEN_FRAME: golden_frame.to_bytes(),
-        CERTIFICATES: msgspec.json.encode(certificates),
-    }
-    announce("writing the bundle and replaying its golden frame")
-    with replacing(out) as temporary:
-        manifest = write_bundle(temporary, _manifest(task, graphs, reduced), members)
-        for name in (*certificates.by_graph(), *runnable(reduced)):
-            Pipeline.open(temporary, graph=name).close()
+    manifest = _write(task, out, graphs, reduced, golden_frame, certificates)
     return Exported(manifest, certificates, graphs.reason)
 
 
@@ -298,6 +286,31 @@ def _reduce(task: _Task, graphs: _Graphs, golden_frame: GoldenFrame) -> list[Red
         info = msgspec.structs.replace(reduced.info, shares_weights=part != graph)
         stored.append(replace(reduced, graph=part, info=info))
     return stored
+
+
+def _write(
+    task: _Task,
+    out: str | Path,
+    graphs: _Graphs,
+    reduced: Sequence[Reduced],
+    golden_frame: GoldenFrame,
+    certificates: Certificates,
+) -> Manifest:
+    """Write the bundle and replay its golden frame on each graph that ONNX Runtime may run."""
+    members = {
+        WEIGHTS: graphs.weights,
+        **{GRAPHS[name]: part for name, part in zip(certificates.by_graph(), graphs.parts, strict=True)},
+        **{GRAPHS[graph.precision.name]: graph.graph for graph in reduced},
+        GOLDEN_FRAME: golden_frame.to_bytes(),
+        CERTIFICATES: msgspec.json.encode(certificates),
+    }
+    task.announce("writing the bundle and replaying its golden frame")
+    runnable = (graph.precision.name for graph in reduced if graph.runnable)
+    with replacing(out) as temporary:
+        manifest = write_bundle(temporary, _manifest(task, graphs, reduced), members)
+        for name in (*certificates.by_graph(), *runnable):
+            Pipeline.open(temporary, graph=name).close()
+    return manifest
 
 
 def _manifest(task: _Task, graphs: _Graphs, reduced: Sequence[Reduced]) -> Manifest:

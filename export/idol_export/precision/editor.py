@@ -30,7 +30,6 @@ class Editor:
         self.graph = self.model.graph
         for index, node in enumerate(self.graph.node):
             node.name = node.name or f"{node.op_type}_{index}"
-        self._arrays: dict[str, NDArray[np.generic]] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -47,9 +46,7 @@ class Editor:
 
     def constant(self, name: str) -> NDArray[np.generic] | None:
         """Return the array of an initializer; None for a computed value."""
-        if name not in self._arrays and name in self.tensors:
-            self._arrays[name] = numpy_helper.to_array(self.tensors[name])
-        return self._arrays.get(name)
+        return numpy_helper.to_array(self.tensors[name]) if name in self.tensors else None
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Return the shape of a value, with 1 for free dimensions; None if it is unknown."""
@@ -87,7 +84,6 @@ class Editor:
             tensor = numpy_helper.from_array(array, name)
             self.graph.initializer.append(tensor)
             self.tensors[name] = tensor
-            self._arrays[name] = array
         return name
 
     def add_node(

@@ -5,7 +5,7 @@ Rounding moves many quantities across thresholds. Single decisions can therefore
 and, where there are annotations, if its scores are close to those of fp32.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,12 @@ from idol_export.verify.parity import Candidate, graph_stages, relative_error, t
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
-from idol_runtime.bundle.certificates import GraphInfo, PrecisionCertificate, ReducedName, StageError
+from idol_runtime.bundle.certificates import GraphInfo, PrecisionCertificate, StageError
 from idol_runtime.errors import ParityError
 from idol_runtime.pipeline import GOLDEN_TOLERANCE
 from idol_runtime.preprocess import resize
 
-__all__ = ["Reduced", "reduce_graph", "runnable"]
+__all__ = ["Reduced", "reduce_graph"]
 
 _INFINITE = 1e9  # in place of infinity, which JSON lacks
 _GOLDEN_MARGIN = 2.0  # processors round differently; a wrong kernel's error is far larger
@@ -43,6 +43,11 @@ class Reduced:
     graph: bytes
     info: GraphInfo
     certificate: PrecisionCertificate
+
+    @property
+    def runnable(self) -> bool:
+        """True if ONNX Runtime may run the graph: it is verified, and made for a target that ONNX Runtime supports."""
+        return self.certificate.passed and self.precision.target in OnnxRuntimeBackend.targets
 
 
 def reduce_graph(
@@ -140,11 +145,3 @@ def _refusal(name: str, certificate: PrecisionCertificate) -> str:
         f"the {name} graph fails at stage '{failed}': {reasons[failed]}; nothing was written; keep more in fp32 "
         "(--keep backbone), pass other frames (--calibrate, --verify), or write it marked as failed (--unverified)"
     )
-
-
-def runnable(graphs: Sequence[Reduced]) -> list[ReducedName]:
-    """Return the names of the graphs that ONNX Runtime may open: verified, and for a target that it can run."""
-    targets = OnnxRuntimeBackend.targets
-    return [
-        graph.precision.name for graph in graphs if graph.certificate.passed and graph.info.target in targets
-    ]

@@ -121,6 +121,9 @@ class DecisionComparison:
         self._compare_identities(detections, other.ids)
         return detections
 
+    def _add(self, part: str, compared: int, differing: Iterable[int], wrong: Iterable[int]) -> None:
+        self.parts[part].add(f"frame {self._frame}", compared, differing, wrong)
+
     def _compare_selection(self, class_scores: Floats, boxes: Floats, expected: Ints) -> None:
         ours, theirs = select_queries(class_scores, boxes, self._config), expected
         differing = set(ours.tolist()) ^ set(theirs.tolist())
@@ -130,7 +133,7 @@ class DecisionComparison:
         if differing:
             for outcome in (ours, theirs):
                 wrong |= _impossible_candidates(class_scores, boxes, outcome, self._config)
-        self.parts["selection"].add(f"frame {self._frame}", len(theirs), differing, wrong)
+        self._add("selection", len(theirs), differing, wrong)
 
     def _compare_suppression(self, masks: Floats, other: Decisions) -> None:
         if not len(masks):
@@ -147,7 +150,7 @@ class DecisionComparison:
             for outcome in (keep, kept):
                 wrong |= set(other.candidates[impossible_survivors(overlaps, outcome)].tolist())
         differing = other.candidates[keep != kept].tolist()
-        self.parts["mask NMS"].add(f"frame {self._frame}", len(other.candidates), differing, wrong)
+        self._add("mask NMS", len(other.candidates), differing, wrong)
 
     def _compare_labels(self, detections: Detections) -> None:
         ours = detections.class_scores.argmax(axis=1)
@@ -156,9 +159,7 @@ class DecisionComparison:
         known = (detections.labels >= 0) & (detections.labels < classes)
         wrong = ~known | (detections.scores - given > NEAR)
         differing = detections.query[ours != detections.labels].tolist()
-        self.parts["labels"].add(
-            f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist()
-        )
+        self._add("labels", len(ours), differing, detections.query[wrong].tolist())
 
     def _compare_identities(self, detections: Detections, expected: Ints) -> None:
         features = (detections.scores, detections.labels, detections.boxes, detections.embeddings)
@@ -170,9 +171,7 @@ class DecisionComparison:
                     detections, self._tracker.bank, self._next_id, ids, self._config, NEAR
                 )
         differing = detections.query[ours != expected].tolist()
-        self.parts["track ids"].add(
-            f"frame {self._frame}", len(ours), differing, detections.query[wrong].tolist()
-        )
+        self._add("track ids", len(ours), differing, detections.query[wrong].tolist())
         self._tracker.commit(expected, *features)
         self._next_id = max(self._next_id, *(expected + 1).tolist(), 0)
 
