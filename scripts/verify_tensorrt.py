@@ -109,7 +109,9 @@ def verify(bundles: list[Path], include: str | None, dry_run: bool, work: Path, 
         steps.run("plugins build", [*IDOL, "plugins", "build", "--cuda", *tensorrt])
         steps.run("plugins selftest", [*IDOL, "plugins", "selftest", "--json"])
         steps.run(
-            "plugin conformance", [sys.executable, "-m", "idol_plugins.conformance"], needs="plugins build"
+            "plugin conformance",
+            [sys.executable, "-m", "idol_plugins.trt.conformance"],
+            needs="plugins build",
         )
     for bundle in bundles:
         _verify_bundle(steps, bundle, work, dry_run)

@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 
 from benchmarks.gpu.common import Options, Report, Save
-from idol_plugins.conformance import examine
-from idol_plugins.cuda_memory import CudaMemory
 from idol_plugins.headers import TENSORRT, find_headers
-from idol_plugins.host_memory import HostMemory
-from idol_plugins.trt_harness import PluginLibrary
+from idol_plugins.memory import CudaMemory, HostMemory
+from idol_plugins.trt.conformance import examine
+from idol_plugins.trt.harness import PluginLibrary
 
 __all__ = ["run"]
 

@@ -1,63 +1,54 @@
-"""`idol-deploy plugins`: the deformable-attention kernel, to build, to look for and to test."""
+"""`idol-deploy plugins`: build, list and test the deformable-attention kernel."""
 
 import argparse
 import contextlib
+import importlib.metadata
+import importlib.util
 import json
 import sys
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
 from idol_deploy.commands.common import steps, whole
 
-__all__ = ["add_arguments"]
+if TYPE_CHECKING:
+    from idol_plugins.cases import Case
+    from idol_plugins.reference import Array
+    from idol_plugins.selftest import Status, Target
+
+__all__ = ["add_arguments", "torch_target"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of this command."""
-    parser.description = "The deformable-attention kernel for the CPU, ONNX Runtime, CUDA and TensorRT."
+    """Add the arguments of `idol-deploy plugins`."""
+    parser.description = (
+        "Build, list and test the deformable-attention kernel for the CPU, ONNX Runtime, CUDA and TensorRT."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="compile the libraries for this machine"))
-    _add_info(commands.add_parser("info", help="what is here, what is missing and why"))
-    _add_selftest(commands.add_parser("selftest", help="compare all that is here with numpy"))
+    _add_info(commands.add_parser("info", help="list the libraries, and the reasons why others are missing"))
+    _add_selftest(commands.add_parser("selftest", help="compare every library with numpy"))
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
+    from idol_plugins.build import add_arguments as add_build_arguments
+
     parser.description = (
         "Compile the libraries for this machine, from the sources that are installed with the package. "
         "Needs a C++17 compiler and CMake."
     )
     parser.set_defaults(command=_build)
-    add = parser.add_argument
-    add("--into", type=Path, metavar="DIR", help="folder for the libraries; default: the user's cache")
-    add(
-        "--ort-include",
-        type=Path,
-        metavar="DIR",
-        help="ONNX Runtime's C headers; default: the system's, if there",
-    )
-    add(
+    add_build_arguments(parser)
+    parser.add_argument(
         "--fetch-headers",
         action="store_true",
-        help="get ONNX Runtime's headers with apt-get download, if they are not here",
-    )
-    add(
-        "--tensorrt-include",
-        type=Path,
-        metavar="DIR",
-        help="TensorRT's C++ headers, for its plugin with --cuda; default: the system's",
-    )
-    add(
-        "--cuda",
-        nargs="?",
-        const="native",
-        metavar="ARCH",
-        help="also for CUDA devices: the one that is here, or those named: 87, '80;90'",
+        help="fetch ONNX Runtime's headers with apt-get download if the system has none",
     )
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Say which libraries are here, which file each is, why others are not and what mends it, "
-        "and what there is to build with."
+        "List the libraries, why others are missing and how to get them, and the build tools."
     )
     parser.set_defaults(command=_info)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -65,18 +56,18 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 
 def _add_selftest(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Compare all that is here with numpy, on ordinary and adversarial inputs; exit status 1 if not equal."
+        "Compare every library with numpy, on ordinary and adversarial inputs; exit status 1 if one differs."
     )
     parser.set_defaults(command=_selftest)
     add = parser.add_argument
     add("--json", action="store_true", help="print JSON")
-    add("--seed", type=whole, default=0, metavar="N", help="of the inputs (default: 0)")
+    add("--seed", type=whole, default=0, metavar="N", help="seed of the random inputs (default: 0)")
     add(
         "--cases",
         type=whole,
         default=24,
         metavar="N",
-        help="inputs of random sizes, besides the special ones (default: 24)",
+        help="test N inputs of random sizes, in addition to the special ones (default: 24)",
     )
 
 
@@ -88,42 +79,94 @@ def _build(options: argparse.Namespace) -> int:
     with steps() as announce:
         ort_include = options.ort_include or find_headers(ONNXRUNTIME)
         if options.fetch_headers and ort_include is None:
-            announce("getting ONNX Runtime's headers")
+            announce("fetching ONNX Runtime's headers")
             ort_include = fetch_onnxruntime()
         announce("compiling")
-        built = build(
+        libraries = build(
             options.into,
             ort_include=ort_include,
-            cuda_architectures=options.cuda,
+            cuda_architectures=options.cuda_architectures,
             tensorrt_include=options.tensorrt_include or find_headers(TENSORRT),
         )
-    for library in built:
+    for library in libraries:
         print(f"wrote {library}")
     if ort_include is None:
-        print("left out the operator for ONNX Runtime: its headers are not here; give --fetch-headers")
+        print(
+            "note: the operator for ONNX Runtime is not built: its headers are missing; add --fetch-headers"
+        )
     return 0
 
 
 def _info(options: argparse.Namespace) -> int:
-    from idol_deploy.torch_home import TorchHome
-    from idol_plugins.homes import ImageHome, all_homes
     from idol_plugins.info import collect
+    from idol_plugins.selftest import IMAGE, TARGETS
 
-    found = collect([*all_homes(), TorchHome(), ImageHome()])
-    print(json.dumps(found.as_dict(), indent=2) if options.json else found.table())
+    info = collect([*TARGETS, torch_target(), IMAGE])
+    print(json.dumps(info.as_dict(), indent=2) if options.json else info.table())
     return 0
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from idol_deploy.torch_home import TorchHome
-    from idol_plugins.homes import all_homes
-    from idol_plugins.selftest import selftest
+    from idol_plugins.selftest import TARGETS, selftest
 
-    homes = [*all_homes(), TorchHome()]
-    # JSON stands alone on stdout.
+    # With --json, stdout has the JSON and nothing else.
     with contextlib.nullcontext(lambda _: None) if options.json else steps() as announce:
-        report = selftest(homes, seed=options.seed, cases=options.cases, announce=announce)
+        report = selftest(
+            [*TARGETS, torch_target()], seed=options.seed, cases=options.cases, announce=announce
+        )
     print(json.dumps(report.as_dict(), indent=2) if options.json else report.table())
     for failure in report.failures:
         print(f"idol-deploy: selftest: {failure}", file=sys.stderr)
     return 1 if report.failures else 0
+
+
+def torch_target() -> "Target":
+    """Return the kernel target of the operator `idol_deploy::deform_attn`, on every device that has its library."""
+    from idol_plugins.selftest import Target, Variant
+
+    return Target(
+        "torch",
+        "PyTorch operator",
+        _torch_status,
+        lambda: [Variant(device, partial(_run_torch, device)) for device in _torch_devices()],
+    )
+
+
+def _torch_devices() -> list[str]:
+    import torch
+
+    from idol_deploy.model.deform_op import operator_problem
+
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return [device for device in devices if operator_problem(device) is None]
+
+
+def _torch_status() -> "Status":
+    from idol_plugins.libraries import BUILD, find_library
+    from idol_plugins.selftest import Status
+
+    if importlib.util.find_spec("torch") is None:
+        return Status(why="torch is not installed", fix="pip install 'idol-deploy[train]'")
+    from idol_deploy.model.deform_op import operator_problem
+
+    devices = _torch_devices()
+    if not devices:
+        return Status(why=str(operator_problem("cpu")).partition("; ")[0], fix=BUILD)
+    library = find_library(f"idol_deform_attn_{devices[0]}")
+    return Status(library, f"torch {importlib.metadata.version('torch')}, {', '.join(devices)}")
+
+
+def _run_torch(device: str, case: "Case") -> "Array":
+    import numpy as np
+    import torch
+
+    from idol_deploy.model.deform_op import deform_attn
+
+    arrays = (case.value, case.merged, case.reference)
+    value, merged, reference = (
+        torch.from_numpy(array.copy()).to(device, getattr(torch, dtype))
+        for array, dtype in zip(arrays, (case.dtype, case.merged_dtype, "float32"), strict=True)
+    )
+    with torch.no_grad():
+        out = deform_attn(value, case.shapes, merged, reference)
+    return np.asarray(out.float().cpu().numpy(), np.float32)

@@ -1,3 +1,3 @@
-"""Multi-scale deformable attention as a plugin of the inference engines, and what builds and loads it."""
+"""The deformable-attention kernel as a plugin of several inference engines, with its build and its tests."""
 
 __all__: list[str] = []

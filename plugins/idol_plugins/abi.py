@@ -1,52 +1,51 @@
-"""The structures of `csrc/idol_deform_attn_cpu.h`, for ctypes; the CUDA library takes the same."""
+"""The structures of `csrc/idol_deform_attn_cpu.h` for ctypes; the CUDA library takes the same ones.
+
+Letters as in `idol_plugins.reference`.
+"""
 
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
-from idol_plugins.reference import Shapes
+from idol_plugins.reference import Array, Shapes
 
 __all__ = [
-    "ClassicCall",
     "DeviceArray",
-    "FusedCall",
-    "FusedGradCall",
     "Options",
-    "Sizes",
     "check",
+    "classic_call",
     "fused_call",
     "fused_grad_call",
-    "make_cells",
-    "make_sizes",
     "refusal",
     "type_code",
 ]
 
-# numpy has no bfloat16: ml_dtypes has, and who does without it passes the bits.
+# numpy has no bfloat16: ml_dtypes defines one, and callers without ml_dtypes pass the bits as uint16.
 _TYPES = {"float32": 0, "float16": 1, "bfloat16": 2, "uint16": 2}
-# By status, in the order of the header.
+_BAD_TYPE, _BAD_SIZES = 2, 3
+# Messages by status, in the order of the header.
 _REFUSALS = {
-    1: "was given a null pointer; report this",
-    2: "does not take these types: values are float32, float16 or bfloat16, and projections float32, or float16 "
-    "with float16 values",
-    3: "refuses the sizes: all must be positive, and the tokens as many as the cells of all levels",
-    4: "has no such instructions for this processor and head width; use Isa.AUTO",
+    1: "got a null pointer; report this as a bug",
+    2: "does not support these types; pass values in float32, float16 or bfloat16, and projections in float32, or "
+    "float16 with float16 values",
+    3: "got sizes that do not fit; all must be positive, with one token for each cell of all levels",
+    4: "has no kernel with these instructions for this processor and head width; use Isa.AUTO",
     5: "ran out of memory; use fewer threads",
 }
+_I32, _I64, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """A dense array, in the memory of the device that is to read or write it.
+    """A dense array in the memory of the device that reads or writes it.
 
     Attributes:
-        pointer: its address; a multiple of 16 on a CUDA device.
-        shape: of the array.
-        dtype: numpy's name of its type.
+        pointer: Address of the array; a multiple of 16 on a CUDA device.
+        shape: Shape of the array.
+        dtype: numpy's name of the element type.
     """
 
     pointer: int
@@ -57,124 +56,88 @@ class DeviceArray:
 class Options(ctypes.Structure):
     """`idol_options`."""
 
-    _fields_ = (
-        ("isa", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("parallel_for", ctypes.c_void_p),
-        ("pool", ctypes.c_void_p),
-    )
+    _fields_ = (("isa", _I32), ("threads", _I32), ("parallel_for", _POINTER), ("pool", _POINTER))
 
 
-class Sizes(ctypes.Structure):
+class _Sizes(ctypes.Structure):
     """`idol_sizes`."""
 
     _fields_ = (
-        *(
-            (name, ctypes.c_int64)
-            for name in ("images", "tokens", "queries", "heads", "width", "levels", "points")
-        ),
-        ("shapes", ctypes.c_void_p),
+        *((name, _I64) for name in ("images", "tokens", "queries", "heads", "width", "levels", "points")),
+        ("shapes", _POINTER),
     )
 
 
-class FusedCall(ctypes.Structure):
+class _Call(ctypes.Structure):
+    def __init__(self, cells: Array, *fields: object) -> None:
+        super().__init__(*fields)
+        self.cells = cells  # [L, 2] int64; `sizes.shapes` points to it, so it must live as long as the call
+
+
+class _FusedCall(_Call):
     """`idol_fused`."""
 
     _fields_ = (
-        ("sizes", Sizes),
-        ("type", ctypes.c_int32),
-        ("merged_type", ctypes.c_int32),
-        ("value", ctypes.c_void_p),
-        ("merged", ctypes.c_void_p),
-        ("reference", ctypes.c_void_p),
-        ("reference_images", ctypes.c_int64),
-        ("reference_width", ctypes.c_int64),
-        ("out", ctypes.c_void_p),
+        *(("sizes", _Sizes), ("type", _I32), ("merged_type", _I32)),
+        *((name, _POINTER) for name in ("value", "merged", "reference")),
+        *(("reference_images", _I64), ("reference_width", _I64), ("out", _POINTER)),
     )
 
 
-class FusedGradCall(ctypes.Structure):
+class _FusedGradCall(_Call):
     """`idol_fused_grad`."""
 
     _fields_ = (
-        ("call", FusedCall),
-        ("grad_out", ctypes.c_void_p),
-        ("grad_value", ctypes.c_void_p),
-        ("grad_merged", ctypes.c_void_p),
-        ("grad_reference", ctypes.c_void_p),
+        ("call", _FusedCall),
+        *((f"grad_{name}", _POINTER) for name in ("out", "value", "merged", "reference")),
     )
 
 
-class ClassicCall(ctypes.Structure):
+class _ClassicCall(_Call):
     """`idol_classic`."""
 
     _fields_ = (
-        ("sizes", Sizes),
-        ("type", ctypes.c_int32),
-        ("value", ctypes.c_void_p),
-        ("locations", ctypes.c_void_p),
-        ("weights", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
+        *(("sizes", _Sizes), ("type", _I32)),
+        *((name, _POINTER) for name in ("value", "locations", "weights", "out")),
     )
 
 
-def make_cells(shapes: Shapes) -> NDArray[np.int64]:
-    """(h, w) per level, as the interface reads them; keep it for as long as the call."""
-    return np.array(shapes, np.int64).reshape(-1, 2)
-
-
-def make_sizes(
-    value: tuple[int, ...], queries: int, levels: int, points: int, cells: NDArray[np.int64]
-) -> Sizes:
-    """The sizes of a call whose value is [N, S, M, D]."""
-    N, S, M, D = value
-    return Sizes(
-        images=N,
-        tokens=S,
-        queries=queries,
-        heads=M,
-        width=D,
-        levels=levels,
-        points=points,
-        shapes=cells.ctypes.data,
-    )
+def _make_sizes(value: DeviceArray, shapes: Shapes, queries: int, points: int) -> tuple[_Sizes, Array]:
+    """Return the sizes of a call and the array that they point to."""
+    N, S, M, D = value.shape
+    cells = np.array(shapes, np.int64).reshape(-1, 2)
+    return _Sizes(N, S, queries, M, D, len(shapes), points, cells.ctypes.data), cells
 
 
 def fused_call(
     value: DeviceArray,  # [N, S, M, D]
     shapes: Shapes,
     merged: DeviceArray,  # [N, Q, M * L * P * 3]
-    reference: DeviceArray,  # [N or 1, Q, L, 2 or 4]
-    out: DeviceArray | None,  # [N, Q, M * D]; None in the call of a gradient
-) -> tuple[FusedCall, object]:
-    """A call, and what must live as long as it.
+    reference: DeviceArray,  # [N or 1, Q, L, 2 or 4] float32
+    out: DeviceArray | None,  # [N, Q, M * D] of value's type; None in the call of a gradient
+) -> _FusedCall:
+    """Return a call of the fused form.
 
     Raises:
-        PluginError: types or shapes do not fit each other.
+        PluginError: The types or shapes do not fit each other.
     """
     if (len(value.shape), len(merged.shape), len(reference.shape)) != (4, 3, 4):
-        raise refusal(3)
+        raise refusal(_BAD_SIZES)
     M, L, Q = value.shape[2], len(shapes), merged.shape[1]
     P = merged.shape[2] // max(1, 3 * M * L)
     if merged.shape != (value.shape[0], Q, 3 * M * L * P) or reference.shape[1:3] != (Q, L):
-        raise refusal(3)
+        raise refusal(_BAD_SIZES)
     if reference.dtype != "float32":
-        raise refusal(2)
+        raise refusal(_BAD_TYPE)
     if out is not None:
         _expect(out, (*merged.shape[:2], M * value.shape[3]), value.dtype)
-    cells = make_cells(shapes)
-    call = FusedCall(
-        sizes=make_sizes(value.shape, Q, L, P, cells),
-        type=type_code(value.dtype),
-        merged_type=type_code(merged.dtype),
-        value=value.pointer,
-        merged=merged.pointer,
-        reference=reference.pointer,
-        reference_images=reference.shape[0],
-        reference_width=reference.shape[3],
-        out=None if out is None else out.pointer,
+    sizes, cells = _make_sizes(value, shapes, Q, P)
+    return _FusedCall(
+        cells,
+        *(sizes, type_code(value.dtype), type_code(merged.dtype)),
+        *(value.pointer, merged.pointer, reference.pointer),
+        *(reference.shape[0], reference.shape[3], None if out is None else out.pointer),
     )
-    return call, cells
 
 
 def fused_grad_call(
@@ -183,47 +146,74 @@ def fused_grad_call(
     shapes: Shapes,
     merged: DeviceArray,
     reference: DeviceArray,
-    wanted: Sequence[DeviceArray | None],  # of value, merged and reference, of their shapes, float32
-) -> tuple[FusedGradCall, object]:
-    """The call of a gradient, and what must live as long as it.
+    gradients: Sequence[DeviceArray | None],  # float32, as value, merged, reference; None: skip
+) -> _FusedGradCall:
+    """Return a call of the fused form's gradient.
 
     Raises:
-        PluginError: types or shapes do not fit each other.
+        PluginError: The types or shapes do not fit each other.
     """
-    call, held = fused_call(value, shapes, merged, reference, None)
+    forward = fused_call(value, shapes, merged, reference, None)
     _expect(grad, (*merged.shape[:2], value.shape[2] * value.shape[3]), value.dtype)
-    for array, like in zip(wanted, (value, merged, reference), strict=True):
+    for array, like in zip(gradients, (value, merged, reference), strict=True):
         if array is not None:
             _expect(array, like.shape, "float32")
-    pointers = (None if array is None else array.pointer for array in wanted)
-    return FusedGradCall(call, grad.pointer, *pointers), held
+    pointers = (None if array is None else array.pointer for array in gradients)
+    return _FusedGradCall(forward.cells, forward, grad.pointer, *pointers)
+
+
+def classic_call(
+    value: DeviceArray,  # [N, S, M, D]
+    shapes: Shapes,
+    locations: DeviceArray,  # [N, Q, M, L, P, 2] float32
+    weights: DeviceArray,  # [N, Q, M, L, P] float32
+    out: DeviceArray,  # [N, Q, M * D] of value's type
+) -> _ClassicCall:
+    """Return a call of the classic form.
+
+    Raises:
+        PluginError: The types or shapes do not fit each other.
+    """
+    if len(value.shape) != 4 or len(weights.shape) != 5:
+        raise refusal(_BAD_SIZES)
+    N, _, M, D = value.shape
+    Q, L, P = weights.shape[1], len(shapes), weights.shape[4]
+    _expect(weights, (N, Q, M, L, P), "float32")
+    _expect(locations, (N, Q, M, L, P, 2), "float32")
+    _expect(out, (N, Q, M * D), value.dtype)
+    sizes, cells = _make_sizes(value, shapes, Q, P)
+    pointers = (array.pointer for array in (value, locations, weights, out))
+    return _ClassicCall(cells, sizes, type_code(value.dtype), *pointers)
 
 
 def _expect(array: DeviceArray, shape: tuple[int, ...], dtype: str) -> None:
     if array.shape != shape:
-        raise refusal(3)
+        raise refusal(_BAD_SIZES)
     if array.dtype != dtype:
-        raise refusal(2)
+        raise refusal(_BAD_TYPE)
 
 
 def type_code(name: str) -> int:
-    """Of numpy's name of a type.
+    """Return the interface's number of a type.
+
+    Args:
+        name: numpy's name of the type.
 
     Raises:
-        PluginError: the kernel does not know it.
+        PluginError: The kernel does not support the type.
     """
-    try:
-        return _TYPES[name]
-    except KeyError:
-        raise refusal(2) from None
+    if name not in _TYPES:
+        raise refusal(_BAD_TYPE)
+    return _TYPES[name]
 
 
 def refusal(status: int) -> PluginError:
-    """What a status says."""
-    return PluginError(f"the deformable attention {_REFUSALS.get(status, f'failed with status {status}')}")
+    """Return the error for a status other than 0."""
+    message = _REFUSALS.get(status, f"failed with status {status}; report this as a bug")
+    return PluginError(f"the deformable attention {message}")
 
 
 def check(status: int) -> None:
-    """Raises what a status says, unless it says that all is well."""
+    """Raise the error for a status, unless the status is 0."""
     if status:
         raise refusal(status)

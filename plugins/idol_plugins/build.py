@@ -1,4 +1,4 @@
-"""Builds the kernel's libraries from `csrc/`: a command of its own, never called on import.
+"""The build of the kernel's libraries from `csrc/`: a separate command, never run on import.
 
 python -m idol_plugins.build [--into FOLDER] [--ort-include FOLDER] [--cuda [ARCHITECTURES]]
                              [--tensorrt-include FOLDER]
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from idol_plugins.errors import PluginError
+from idol_plugins.headers import ONNXRUNTIME, TENSORRT
 from idol_plugins.libraries import build_folder
 
-__all__ = ["SOURCES", "build", "compiler", "cuda_compiler", "main"]
+__all__ = ["SOURCES", "add_arguments", "build", "compiler", "cuda_compiler", "main"]
 
 SOURCES = Path(__file__).parent / "csrc"
 
@@ -35,61 +36,66 @@ def build(
     """Compile the libraries for this machine.
 
     Args:
-        into: folder for the libraries; None: `libraries.build_folder()`.
-        ort_include: folder of ONNX Runtime's C headers; None: the system's, and without them no operator.
-        cuda_architectures: devices to build the CUDA kernel for, as CMake names them: "native" for the one that is
-            here, "87" for an Orin, "80;90" for two; None: no CUDA kernel.
-        tensorrt_include: folder of TensorRT's C++ headers; None: the system's, and without them, or without CUDA's,
-            neither plugin nor harness.
-        tensorrt_host: build the plugin for tests, too, which computes on the CPU.
-        strict: warnings are errors.
-        sanitize: sanitizers to build with, `address,undefined` for instance.
-        jobs: how many compilers at once.
+        into: Folder for the libraries; None: `libraries.build_folder()`.
+        ort_include: Folder of ONNX Runtime's C headers; None: the system's. Without headers, the operator for ONNX
+            Runtime is not built.
+        cuda_architectures: CUDA architectures in CMake's notation: "native" for the device of this machine, "87" for
+            an Orin, "80;90" for two; None: build no CUDA kernel.
+        tensorrt_include: Folder of TensorRT's C++ headers; None: the system's. Without headers, or without CUDA's
+            headers, the TensorRT plugin and its test harness are not built.
+        tensorrt_host: True to also build the plugin for tests, which computes on the CPU.
+        strict: True to treat compiler warnings as errors.
+        sanitize: Sanitizers to build with, for example `address,undefined`.
+        jobs: Number of parallel compilers.
 
     Returns:
-        The libraries.
+        Paths of the libraries.
 
     Raises:
-        PluginError: CMake, a compiler or CUDA's compiler is missing, the headers are not where they were said to
-            be, the folder cannot be written, or a compiler fails.
+        PluginError: CMake, a compiler or nvcc is missing, a folder has no headers, the output folder cannot be
+            written, or a compiler fails.
     """
-    cmake = _tool("cmake", "install it with your system's package manager, or: pip install cmake")
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        raise PluginError(
+            "cmake is not installed; install it with your system's package manager, or: pip install cmake"
+        )
     compiler()
-    for folder, header in ((ort_include, "onnxruntime_c_api.h"), (tensorrt_include, "NvInfer.h")):
-        if folder is not None and not (folder / header).is_file():
-            raise PluginError(f"{folder} holds no {header}; see idol_plugins' README on where to get it")
-    if tensorrt_include is not None and cuda_architectures is None and not tensorrt_host:
-        raise PluginError("TensorRT's plugin is one for CUDA devices; build the CUDA kernel, too: add --cuda")
-    into = build_folder() if into is None else into
-    _check_folder(into)
     options = {
         "IDOL_STRICT": "ON" if strict else "OFF",
         "IDOL_SANITIZE": sanitize,
         "IDOL_TRT_HOST": "ON" if tensorrt_host else "OFF",
-        **({} if ort_include is None else {"ORT_INCLUDE_DIR": str(ort_include.resolve())}),
-        **({} if tensorrt_include is None else {"TENSORRT_INCLUDE_DIR": str(tensorrt_include.resolve())}),
     }
+    for folder, headers in ((ort_include, ONNXRUNTIME), (tensorrt_include, TENSORRT)):
+        if folder is not None:
+            if not (folder / headers.file).is_file():
+                raise PluginError(
+                    f"{folder} contains no {headers.file}; get the headers as plugins/README.md says"
+                )
+            options[headers.variable] = str(folder.resolve())
+    if tensorrt_include is not None and cuda_architectures is None and not tensorrt_host:
+        raise PluginError("the TensorRT plugin needs the CUDA kernel; build both: add --cuda")
+    into = build_folder() if into is None else into
+    _check_folder(into)
     if cuda_architectures is not None:
-        options |= {
-            "IDOL_CUDA": "ON",
-            "IDOL_CUDA_ARCHITECTURES": cuda_architectures,
-            "CMAKE_CUDA_COMPILER": cuda_compiler(),
-        }
+        options["IDOL_CUDA"] = "ON"
+        options["IDOL_CUDA_ARCHITECTURES"] = cuda_architectures
+        options["CMAKE_CUDA_COMPILER"] = cuda_compiler()
     with tempfile.TemporaryDirectory(prefix="idol-plugins-") as work:
-        defined = [f"-D{name}={value}" for name, value in options.items()]
-        _run([cmake, "-S", str(SOURCES), "-B", work, "-DCMAKE_BUILD_TYPE=Release", *defined])
+        definitions = [f"-D{name}={value}" for name, value in options.items()]
+        _run([cmake, "-S", str(SOURCES), "-B", work, "-DCMAKE_BUILD_TYPE=Release", *definitions])
         _run([cmake, "--build", work, "--parallel", str(jobs)])
-        libraries = _collect(Path(work), into)
+        libraries = _install(Path(work), into)
     if tensorrt_include is not None and not any("trt" in library.name for library in libraries):
         raise PluginError(
-            "TensorRT's headers need CUDA's: install the CUDA toolkit, or put cuda_runtime_api.h and what it needs "
-            f"into {tensorrt_include}"
+            "TensorRT's headers need CUDA's; install the CUDA toolkit, or put cuda_runtime_api.h and the headers that "
+            f"it includes into {tensorrt_include}"
         )
     return libraries
 
 
 def _check_folder(into: Path) -> None:
-    """Before minutes of compiling: whether the libraries can go there; makes nothing."""
+    """Check, before minutes of compiling, that the libraries can be written; create nothing."""
     nearest = next(folder for folder in (into, *into.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise PluginError(f"{nearest} is a file; choose another folder with --into")
@@ -99,15 +105,15 @@ def _check_folder(into: Path) -> None:
         )
 
 
-def _collect(work: Path, into: Path) -> list[Path]:
-    """Moves the libraries to their folder, each in one step: a process may have the old one loaded."""
+def _install(work: Path, into: Path) -> list[Path]:
+    """Move each library to its folder atomically, because a process may have the old one loaded."""
     try:
         into.mkdir(parents=True, exist_ok=True)
         libraries = []
         for built in sorted(work.glob("libidol_*.[sd][oy]*")):
-            fresh = into / f".{built.name}.new"
-            shutil.copyfile(built, fresh)
-            libraries.append(fresh.replace(into / built.name))
+            temporary = into / f".{built.name}.new"
+            shutil.copyfile(built, temporary)
+            libraries.append(temporary.replace(into / built.name))
     except OSError as error:
         raise PluginError(
             f"{into} cannot be written: {error.strerror}; choose another folder with --into"
@@ -116,39 +122,30 @@ def _collect(work: Path, into: Path) -> list[Path]:
 
 
 def compiler() -> str:
-    """Path of a C++ compiler.
+    """Return the path of a C++ compiler.
 
     Raises:
-        PluginError: there is none.
+        PluginError: No C++ compiler is installed.
     """
     for name in ("c++", "g++", "clang++"):
-        found = shutil.which(name)
-        if found:
-            return found
-    raise PluginError("there is no C++ compiler; install one: apt install g++, for instance")
+        if path := shutil.which(name):
+            return path
+    raise PluginError("there is no C++ compiler; install one, for example: apt install g++")
 
 
 def cuda_compiler() -> str:
-    """Path of nvcc: `$CUDACXX`, on the path, or where the toolkit installs it.
+    """Return the path of nvcc: `$CUDACXX`, on the PATH, or in the toolkit's folder.
 
     Raises:
-        PluginError: there is none.
+        PluginError: nvcc is not installed.
     """
-    toolkit = Path("/usr/local/cuda/bin/nvcc")  # on no path by default, on a Jetson for instance
-    for name in (os.environ.get("CUDACXX"), "nvcc", str(toolkit)):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
+    toolkit = "/usr/local/cuda/bin/nvcc"  # not on the PATH by default, for example on a Jetson
+    for name in (os.environ.get("CUDACXX"), "nvcc", toolkit):
+        if name and (path := shutil.which(name)):
+            return path
     raise PluginError(
-        "there is no nvcc to compile the CUDA kernel with; install NVIDIA's CUDA toolkit, or name nvcc in CUDACXX"
+        "there is no nvcc to compile the CUDA kernel; install NVIDIA's CUDA toolkit, or set CUDACXX to nvcc's path"
     )
-
-
-def _tool(name: str, fix: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise PluginError(f"{name} is not installed; {fix}")
-    return found
 
 
 def _run(command: Sequence[str]) -> None:
@@ -161,31 +158,43 @@ def _run(command: Sequence[str]) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m idol_plugins.build", description="Build the libraries.")
-    parser.add_argument("--into", type=Path, help="folder for the libraries; default: the user's cache")
-    parser.add_argument("--ort-include", type=Path, help="folder of ONNX Runtime's C headers")
-    parser.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that are shared with `idol-deploy plugins build`."""
+    add = parser.add_argument
+    add("--into", type=Path, metavar="DIR", help="write the libraries to DIR (default: the user's cache)")
+    add(
+        ONNXRUNTIME.option,
+        type=Path,
+        metavar="DIR",
+        help="use ONNX Runtime's C headers in DIR (default: the system's, if present)",
+    )
+    add(
+        TENSORRT.option,
+        type=Path,
+        metavar="DIR",
+        help="use TensorRT's C++ headers in DIR for its plugin, with --cuda (default: the system's)",
+    )
+    add(
         "--cuda",
+        dest="cuda_architectures",
         nargs="?",
         const="native",
-        metavar="ARCHITECTURES",
-        help="also build the CUDA kernel, for the device that is here, or for those named: 87, or '80;90'",
+        metavar="ARCH",
+        help="also build for CUDA devices: this machine's, or those of ARCH: 87, '80;90'",
     )
-    parser.add_argument("--tensorrt-include", type=Path, help="folder of TensorRT's C++ headers; with --cuda")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m idol_plugins.build", description="Build the libraries.")
+    add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
-        built = build(
-            options.into,
-            ort_include=options.ort_include,
-            cuda_architectures=options.cuda,
-            tensorrt_include=options.tensorrt_include,
-        )
+        libraries = build(**vars(options))
     except PluginError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write("".join(f"{library}\n" for library in built))
+    sys.stdout.write("".join(f"{library}\n" for library in libraries))
     return 0
 
 

@@ -4,18 +4,9 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
-from idol_plugins.abi import (
-    ClassicCall,
-    DeviceArray,
-    check,
-    fused_call,
-    fused_grad_call,
-    make_cells,
-    make_sizes,
-    type_code,
-)
+from idol_plugins.abi import DeviceArray, check, classic_call, fused_call, fused_grad_call
 from idol_plugins.errors import PluginError
-from idol_plugins.libraries import find_library
+from idol_plugins.libraries import BUILD, find_library, load_library
 from idol_plugins.reference import Shapes
 
 __all__ = ["CudaLibrary", "DeviceArray"]
@@ -25,23 +16,20 @@ _ENTRIES = tuple(f"idol_deform_attn_cuda_{name}" for name in ("fused", "classic"
 
 
 class CudaLibrary:
-    """A loaded `libidol_deform_attn_cuda`."""
+    """A loaded `libidol_deform_attn_cuda`; all methods are asynchronous in a CUDA stream."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Load the library.
 
         Args:
-            path: of the file; None: where `find_library` finds it.
+            path: Path of the library; None: the result of `find_library`.
 
         Raises:
-            PluginError: it is not built, or cannot be loaded.
+            PluginError: The library is not built or cannot be loaded.
         """
         path = find_library("idol_deform_attn_cuda") if path is None else path
-        try:
-            library = ctypes.CDLL(str(path))
-            self._fused, self._classic, self._backward = (library[name] for name in _ENTRIES)
-        except (OSError, AttributeError) as error:
-            raise PluginError(f"{path} cannot be loaded ({error}); build it again for this device") from error
+        library = load_library(path, *_ENTRIES, build=f"{BUILD} --cuda")
+        self._fused, self._classic, self._backward = (library[name] for name in _ENTRIES)
         for entry in (self._fused, self._classic, self._backward):
             entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
@@ -54,32 +42,31 @@ class CudaLibrary:
         out: DeviceArray,  # [N, Q, M * D] of value's type
         stream: int = 0,
     ) -> None:
-        """Puts `idol_plugins.reference.deformable_attention` into the stream; does not wait for it.
+        """Queue `idol_plugins.reference.deformable_attention` in the stream.
 
         Raises:
-            PluginError: types or shapes do not fit, or the device refuses the launch.
+            PluginError: The types or shapes do not fit, or the launch fails.
         """
-        call, _held = fused_call(value, shapes, merged, reference, out)
-        _check(self._fused(ctypes.byref(call), stream))
+        _check(self._fused(ctypes.byref(fused_call(value, shapes, merged, reference, out)), stream))
 
     def deformable_attention_backward(
         self,
-        grad: DeviceArray,  # [N, Q, M * D] of value's type: the gradient of `out`
+        grad: DeviceArray,  # [N, Q, M * D] of value's type: gradient of `out`
         value: DeviceArray,
         shapes: Shapes,
         merged: DeviceArray,
         reference: DeviceArray,
-        wanted: Sequence[DeviceArray | None],  # of value, merged, reference: float32; None is not wanted
+        gradients: Sequence[DeviceArray | None],  # float32, as value, merged, reference; None: skip
         stream: int = 0,
     ) -> None:
-        """Puts the gradients into the stream, each written from end to end.
+        """Queue the computation of the gradients in the stream; each output is overwritten completely.
 
-        Sums come in no certain order: the last bits may differ from one call to the next.
+        The order of the sums is not fixed, so the last bits may differ between calls.
 
         Raises:
-            PluginError: types or shapes do not fit, or the device refuses the launch.
+            PluginError: The types or shapes do not fit, or the launch fails.
         """
-        call, _held = fused_grad_call(grad, value, shapes, merged, reference, wanted)
+        call = fused_grad_call(grad, value, shapes, merged, reference, gradients)
         _check(self._backward(ctypes.byref(call), stream))
 
     def ms_deform_attn(
@@ -91,33 +78,18 @@ class CudaLibrary:
         out: DeviceArray,  # [N, Q, M * D] of value's type
         stream: int = 0,
     ) -> None:
-        """Puts `idol_plugins.reference.ms_deform_attn` into the stream; does not wait for it.
+        """Queue `idol_plugins.reference.ms_deform_attn` in the stream.
 
         Raises:
-            PluginError: types or shapes do not fit, or the device refuses the launch.
+            PluginError: The types or shapes do not fit, or the launch fails.
         """
-        N, _, M, D = value.shape
-        Q, L, P = weights.shape[1], len(shapes), weights.shape[-1]
-        expected = (N, Q, M, L, P), (N, Q, M, L, P, 2), (N, Q, M * D)
-        if (weights.shape, locations.shape, out.shape) != expected:
-            check(3)
-        if (weights.dtype, locations.dtype, out.dtype) != ("float32", "float32", value.dtype):
-            check(2)
-        cells = make_cells(shapes)
-        call = ClassicCall(
-            sizes=make_sizes(value.shape, Q, L, P, cells),
-            type=type_code(value.dtype),
-            value=value.pointer,
-            locations=locations.pointer,
-            weights=weights.pointer,
-            out=out.pointer,
-        )
-        _check(self._classic(ctypes.byref(call), stream))
+        _check(self._classic(ctypes.byref(classic_call(value, shapes, locations, weights, out)), stream))
 
 
 def _check(status: int) -> None:
     if status >= _CUDA_ERROR:
         raise PluginError(
-            f"the CUDA device refuses the launch with error {status - _CUDA_ERROR}; is the library built for it?"
+            f"the CUDA device failed to launch the kernel: error {status - _CUDA_ERROR}; "
+            f"build the library for this device: {BUILD} --cuda"
         )
     check(status)

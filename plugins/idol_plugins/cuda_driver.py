@@ -1,20 +1,21 @@
-"""NVIDIA's driver API by one set of names: through cuda-python where it is installed, else through the library itself.
+"""NVIDIA's driver API under one set of names: through cuda-python if it is installed, else through ctypes.
 
-Both take the arguments of the C function without its out-parameters, and return these. cuda-python follows the
-driver's changes; the library needs no package at all, which is what a Jetson has. PyCUDA has no stream capture.
+Both classes take the arguments of the C function without its output parameter, and return that parameter. cuda-python
+follows changes of the driver; ctypes needs no package, as on a Jetson. PyCUDA has no stream capture.
 """
 
 import ctypes
 import importlib
 from ctypes import c_int, c_size_t, c_uint, c_uint64, c_void_p
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from idol_plugins.errors import PluginError
 
 __all__ = ["CtypesDriver", "Driver", "PythonDriver", "open_driver"]
 
 _NAME_BYTES = 256
-# Symbol, types of the arguments, type of what it returns through a pointer, and where that pointer stands.
+_NO_DRIVER = "there is no CUDA driver here; install NVIDIA's"
+# Symbol, argument types, type of the output parameter, and position of the output parameter.
 _CALLS: dict[str, tuple[str, tuple[Any, ...], Any, int]] = {
     "cuInit": ("cuInit", (c_uint,), None, 0),
     "cuDriverGetVersion": ("cuDriverGetVersion", (), c_int, 0),
@@ -43,30 +44,21 @@ _CALLS: dict[str, tuple[str, tuple[Any, ...], Any, int]] = {
     "cuGraphExecDestroy": ("cuGraphExecDestroy", (c_void_p,), None, 0),
     "cuGraphDestroy": ("cuGraphDestroy", (c_void_p,), None, 0),
 }
-# Arguments that cuda-python takes as enumerations: which, and of what type.
+# Arguments that cuda-python takes as enumerations: position and type.
 _ENUMERATIONS = {
     "cuDeviceGetAttribute": (0, "CUdevice_attribute"),
     "cuStreamBeginCapture": (1, "CUstreamCaptureMode"),
 }
 
 
-class Driver(Protocol):
-    """The driver API; a call that fails raises a `PluginError` that names it and CUDA's error."""
-
-    def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function; returns its out-parameter, if it has one."""
-        ...
-
-    def device_name(self, device: Any) -> str:
-        """What the device calls itself."""
-        ...
+Driver: TypeAlias = "CtypesDriver | PythonDriver"
 
 
 def open_driver() -> Driver:
-    """The driver, initialised.
+    """Open and initialise the driver.
 
     Raises:
-        PluginError: there is none here, or it does not start.
+        PluginError: The driver is not installed or does not start.
     """
     try:
         driver: Driver = PythonDriver()
@@ -77,68 +69,66 @@ def open_driver() -> Driver:
 
 
 class CtypesDriver:
-    """Through `libcuda.so.1`."""
+    """The driver through `libcuda.so.1`.
+
+    A failing call raises a `PluginError` with the function's name and CUDA's error.
+    """
 
     def __init__(self) -> None:
         try:
             self._library = ctypes.CDLL("libcuda.so.1")
         except OSError as error:
-            raise PluginError("there is no CUDA driver here; install NVIDIA's") from error
+            raise PluginError(_NO_DRIVER) from error
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """See `Driver`."""
+        """Call a function and return its output parameter, or None if it has none."""
         symbol, types, kind, place = _CALLS[name]
-        given: list[Any] = [convert(value) for convert, value in zip(types, arguments, strict=True)]
+        converted: list[Any] = [convert(value) for convert, value in zip(types, arguments, strict=True)]
         out = kind() if kind is not None else None
         if out is not None:
-            given.insert(place, ctypes.byref(out))
-        status = int(getattr(self._library, symbol)(*given))
-        if status:
-            raise _failure(name, status, self._error_name(status))
+            converted.insert(place, ctypes.byref(out))
+        self._check(name, getattr(self._library, symbol)(*converted))
         return None if out is None else out.value
 
     def device_name(self, device: Any) -> str:
-        """See `Driver`."""
+        """Return the name of a device."""
         name = ctypes.create_string_buffer(_NAME_BYTES)
-        status = int(self._library.cuDeviceGetName(name, _NAME_BYTES, c_int(device)))
-        if status:
-            raise _failure("cuDeviceGetName", status, self._error_name(status))
+        self._check("cuDeviceGetName", self._library.cuDeviceGetName(name, _NAME_BYTES, c_int(device)))
         return name.value.decode()
 
-    def _error_name(self, status: int) -> str:
-        name = ctypes.c_char_p()
-        unknown = int(self._library.cuGetErrorName(c_int(status), ctypes.byref(name)))
-        return "" if unknown or name.value is None else name.value.decode()
+    def _check(self, function: str, status: int) -> None:
+        if status:
+            name = ctypes.c_char_p()
+            unknown = int(self._library.cuGetErrorName(c_int(status), ctypes.byref(name)))
+            raise _failure(function, status, "" if unknown or name.value is None else name.value.decode())
 
 
 class PythonDriver:
-    """Through `cuda.bindings.driver` of cuda-python."""
+    """The driver through `cuda.bindings.driver` of cuda-python; errors as in `CtypesDriver`."""
 
     def __init__(self) -> None:
         self._module = importlib.import_module("cuda.bindings.driver")
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """See `Driver`."""
+        """Call a function and return its output parameter, or None if it has none."""
         if name in _ENUMERATIONS:
             place, kind = _ENUMERATIONS[name]
             enumeration = getattr(self._module, kind)
-            arguments = tuple(
-                enumeration(value) if index == place else value for index, value in enumerate(arguments)
-            )
+            arguments = (*arguments[:place], enumeration(arguments[place]), *arguments[place + 1 :])
         try:
             status, *out = getattr(self._module, name)(*arguments)
-        except RuntimeError as error:  # cuda-python looks for the driver at the first call
-            raise PluginError("there is no CUDA driver here; install NVIDIA's") from error
+        except RuntimeError as error:  # cuda-python loads the driver at the first call
+            raise PluginError(_NO_DRIVER) from error
         if int(status):
             raise _failure(name, int(status), str(getattr(status, "name", "")))
         return out[0] if out else None
 
     def device_name(self, device: Any) -> str:
-        """See `Driver`."""
+        """Return the name of a device."""
         name = self.call("cuDeviceGetName", _NAME_BYTES, device)
         return bytes(name).partition(b"\0")[0].decode()
 
 
-def _failure(name: str, status: int, what: str) -> PluginError:
-    reason = f"error {status}" + (f", {what}" if what else "")
-    return PluginError(f"the CUDA driver's {name} fails with {reason}; does nvidia-smi show a device?")
+def _failure(name: str, status: int, error_name: str) -> PluginError:
+    reason = f"error {status}" + (f", {error_name}" if error_name else "")
+    return PluginError(f"the CUDA driver's {name} fails with {reason}; check that nvidia-smi shows a device")

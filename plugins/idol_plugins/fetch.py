@@ -1,11 +1,12 @@
-"""Gets ONNX Runtime's C headers from Debian's archive: no Python package brings them.
+"""A download of ONNX Runtime's C headers from Debian's archive, because no Python package contains them.
 
 python -m idol_plugins.fetch FOLDER
 
-apt downloads one package with lists and sources of its own; nothing of the system's is touched, and no right of root is
-needed. The archive is the one that this system's own sources name, else Debian's.
+apt downloads one package with its own lists and sources: the system is not changed, and root is not needed. The archive
+is the one in the system's own sources, else Debian's.
 """
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -21,19 +22,20 @@ from idol_plugins.headers import ONNXRUNTIME, header_folder
 __all__ = ["Archive", "archives", "fetch_onnxruntime", "main"]
 
 _PACKAGE = "libonnxruntime-dev"
-_RELEASE = "trixie"  # Debian 13, the first that has the package
+_RELEASE = "trixie"  # Debian 13, the first release with the package
 _ARCHIVE = "http://deb.debian.org/debian"
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_SECONDS = 240  # that apt may take for the lists, and for the package
+_SECONDS = 240  # time limit of each apt command
+_ADVICE = f"give their folder with {ONNXRUNTIME.option}, or install {_PACKAGE} of a distribution that has it"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Where packages come from.
+    """A package archive.
 
     Attributes:
-        uri: of the archive.
-        options: of a line of sources, such as `signed-by=…`.
+        uri: Address of the archive.
+        options: Options of a source line, for example `signed-by=…`.
     """
 
     uri: str
@@ -41,7 +43,7 @@ class Archive:
 
     @property
     def line(self) -> str:
-        """Of a list of sources, for the release that has the headers."""
+        """Source line for the release that has the headers."""
         options = f"[{self.options}] " if self.options else ""
         return f"deb {options}{self.uri} {_RELEASE} main\n"
 
@@ -50,52 +52,59 @@ def fetch_onnxruntime(into: Path | None = None) -> Path:
     """Download and unpack the headers.
 
     Args:
-        into: folder to put them into, made if need be; None: where `find_headers` finds them.
+        into: Folder for the headers, created if missing; None: the folder that `find_headers` searches.
 
     Returns:
-        The folder.
+        Folder of the headers.
 
     Raises:
-        PluginError: this is no Debian or Ubuntu, or no archive can be reached.
+        PluginError: The system is not Debian or Ubuntu, or no archive can be reached.
     """
-    advice = (
-        f"give their folder with {ONNXRUNTIME.option}, or install {_PACKAGE} of a distribution that has it"
-    )
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise PluginError(
-                f"ONNX Runtime's headers come from a Debian package, and {tool} is not here; {advice}"
+                f"ONNX Runtime's headers come from a Debian package, and {tool} is not here; {_ADVICE}"
             )
-    tried = []
+    failures = []
     for archive in archives():
         with tempfile.TemporaryDirectory(prefix="idol-headers-") as work:
             try:
                 unpacked = _unpack(archive, Path(work))
             except PluginError as error:
-                tried.append(f"{archive.uri}: {error}")
+                failures.append(f"{archive.uri}: {error}")
                 continue
-            return _install(unpacked, header_folder(ONNXRUNTIME) if into is None else into)
-    raise PluginError(f"ONNX Runtime's headers could not be fetched ({'; '.join(tried)}); {advice}")
+            into = header_folder(ONNXRUNTIME) if into is None else into
+            try:
+                shutil.copytree(unpacked, into, dirs_exist_ok=True)
+            except OSError as error:
+                raise PluginError(f"{into} cannot be written ({error}); choose another folder") from error
+            return into
+    raise PluginError(f"ONNX Runtime's headers cannot be fetched ({'; '.join(failures)}); {_ADVICE}")
 
 
 def archives(etc: Path = Path("/etc")) -> list[Archive]:
-    """Those that this system takes its own release from, then Debian's.
+    """Return the archives of the system's own Debian release, then Debian's.
 
     Args:
-        etc: the folder of the system's settings.
+        etc: Folder of the system's settings.
     """
     keys = f"signed-by={_KEYS}" if Path(_KEYS).is_file() else ""
-    found = [
-        Archive(uri.rstrip("/"), options or keys)
-        for uri, suites, components, options in _sources(etc / "apt")
-        # Neither security updates nor archives of others.
-        if _codename(etc) in suites and "main" in components
+    codename = _codename(etc)
+    own = [
+        Archive(uri.rstrip("/"), _options(fields) or keys)
+        for fields in _sources(etc / "apt")
+        if "deb" in fields.get("types", "").split()
+        and fields.get("enabled", "yes").lower() != "no"
+        # The suite excludes security updates and third-party archives.
+        and codename in fields.get("suites", "").split()
+        and "main" in fields.get("components", "").split()
+        for uri in fields.get("uris", "").split()
     ]
-    return list(dict.fromkeys([*found, Archive(_ARCHIVE, keys)]))
+    return list(dict.fromkeys([*own, Archive(_ARCHIVE, keys)]))
 
 
 def _codename(etc: Path) -> str:
-    """Of a Debian; empty on any other system."""
+    """Return the code name of a Debian release; empty on any other system."""
     try:
         release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', (etc / "os-release").read_text(), re.MULTILINE))
     except OSError:
@@ -103,50 +112,38 @@ def _codename(etc: Path) -> str:
     return release.get("VERSION_CODENAME", "") if release.get("ID") == "debian" else ""
 
 
-def _sources(apt: Path) -> Iterator[tuple[str, list[str], list[str], str]]:
-    """URI, suites, components and options of every source of binary packages, in either form."""
+def _sources(apt: Path) -> Iterator[dict[str, str]]:
+    """Yield the fields of every apt source, in the names of the deb822 format."""
     parts = apt / "sources.list.d"
     for path in [apt / "sources.list", *sorted(parts.glob("*.list")), *sorted(parts.glob("*.sources"))]:
         try:
             text = path.read_text()
         except OSError:
             continue
-        yield from _stanzas(text) if path.suffix == ".sources" else _lines(text)
-
-
-def _stanzas(text: str) -> Iterator[tuple[str, list[str], list[str], str]]:
-    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
-    for stanza in re.split(r"\n\s*\n", text):
-        fields = {
-            key.lower(): " ".join(value.split())
-            for key, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE)
-        }
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() == "no":
+        if path.suffix == ".sources":
+            text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
+            for stanza in re.split(r"\n\s*\n", text):
+                fields = re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE)
+                yield {key.lower(): " ".join(value.split()) for key, value in fields}
             continue
-        options = _options(fields)
-        for uri in fields.get("uris", "").split():
-            yield uri, fields.get("suites", "").split(), fields.get("components", "").split(), options
+        for line in text.splitlines():
+            if match := re.match(r"\s*deb\s+(?:\[(.*?)\]\s*)?(\S+)\s+(\S+)\s+([^#]*)", line):
+                options, uri, suite, components = match.groups(default="")
+                given = dict(option.split("=", 1) for option in options.split() if "=" in option)
+                yield given | {"types": "deb", "uris": uri, "suites": suite, "components": components}
 
 
-def _lines(text: str) -> Iterator[tuple[str, list[str], list[str], str]]:
-    for line in text.splitlines():
-        match = re.fullmatch(r"\s*deb\s+(?:\[(.*?)\]\s*)?(\S+)\s+(\S+)\s+([^#]*)(?:#.*)?", line)
-        if match:
-            given = dict(option.split("=", 1) for option in (match[1] or "").split() if "=" in option)
-            yield match[2], [match[3]], match[4].split(), _options(given)
-
-
-def _options(given: Mapping[str, str]) -> str:
-    """What says whom to trust; a key within the file itself would not fit a line, and is the system's anyway."""
-    keys = given.get("signed-by", "")
-    kept = [f"signed-by={keys}"] if keys.startswith("/") else []
-    if given.get("trusted", "").lower() == "yes":
-        kept.append("trusted=yes")
-    return " ".join(kept)
+def _options(fields: Mapping[str, str]) -> str:
+    """Return the trust options. A key inside the file does not fit a source line, and the system has it anyway."""
+    keys = fields.get("signed-by", "")
+    options = [f"signed-by={keys}"] if keys.startswith("/") else []
+    if fields.get("trusted", "").lower() == "yes":
+        options.append("trusted=yes")
+    return " ".join(options)
 
 
 def _unpack(archive: Archive, work: Path) -> Path:
-    """The package's contents."""
+    """Download and unpack the package; return the folder of its headers."""
     (work / "lists" / "partial").mkdir(parents=True)
     (work / "cache" / "archives" / "partial").mkdir(parents=True)
     (work / "sources.list").write_text(archive.line)
@@ -159,7 +156,7 @@ def _unpack(archive: Archive, work: Path) -> Path:
         "Acquire::Retries": 2,
         "Acquire::http::Timeout": 20,
         "Acquire::https::Timeout": 20,
-        "APT::Sandbox::User": "root",  # the folder is ours alone
+        "APT::Sandbox::User": "root",  # the temporary folder belongs to this user
         "APT::Update::Error-Mode": "any",
     }
     apt = ["apt-get", "-q", *(part for key, value in settings.items() for part in ("-o", f"{key}={value}"))]
@@ -167,11 +164,11 @@ def _unpack(archive: Archive, work: Path) -> Path:
     _run([*apt, "download", _PACKAGE], work)
     packages = list(work.glob("*.deb"))
     if not packages:
-        raise PluginError(f"apt-get brought no {_PACKAGE}")
+        raise PluginError(f"apt-get downloaded no {_PACKAGE}")
     _run(["dpkg-deb", "-x", str(packages[0]), "unpacked"], work)
     headers = list((work / "unpacked").rglob(ONNXRUNTIME.file))
     if not headers:
-        raise PluginError(f"{packages[0].name} holds no {ONNXRUNTIME.file}")
+        raise PluginError(f"{packages[0].name} contains no {ONNXRUNTIME.file}")
     return headers[0].parent
 
 
@@ -183,27 +180,17 @@ def _run(command: Sequence[str], work: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise PluginError(f"{command[0]} took more than {_SECONDS} s") from error
     if done.returncode:
-        said = done.stderr.splitlines()
-        errors = [line for line in said if line.startswith("E:")] or said or [f"status {done.returncode}"]
+        lines = done.stderr.splitlines()
+        errors = [line for line in lines if line.startswith("E:")] or lines or [f"status {done.returncode}"]
         raise PluginError(" ".join(errors[0].split()))
 
 
-def _install(headers: Path, into: Path) -> Path:
-    try:
-        shutil.copytree(headers, into, dirs_exist_ok=True)
-    except OSError as error:
-        raise PluginError(f"{into} cannot be written ({error}); choose another folder") from error
-    return into
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if len(given) != 1:
-        sys.stderr.write("usage: python -m idol_plugins.fetch FOLDER\n")
-        return 2
+    """Run the command line and return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m idol_plugins.fetch", description="Fetch the headers.")
+    parser.add_argument("folder", type=Path, help="folder for the headers")
     try:
-        folder = fetch_onnxruntime(Path(given[0]))
+        folder = fetch_onnxruntime(parser.parse_args(arguments).folder)
     except PluginError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -1,4 +1,4 @@
-"""Where the C headers of the inference engines are, which the libraries for them are compiled against."""
+"""Locations of the inference engines' C and C++ headers, against which their libraries are compiled."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from idol_plugins.errors import PluginError
-from idol_plugins.user_cache import user_cache
+from idol_plugins.libraries import user_cache
 
 __all__ = ["ONNXRUNTIME", "TENSORRT", "Headers", "find_headers", "header_folder"]
 
@@ -16,14 +16,12 @@ class Headers:
     """The headers of one engine.
 
     Attributes:
-        title: of the engine.
-        file: the one that tells a folder of them from any other.
-        option: of the build command, to name the folder.
-        variable: of the environment, that names the folder to tests and tools.
-        places: below the folders for headers, where a package may put them.
+        file: Header that identifies the folder.
+        option: Option of the build command for the folder.
+        variable: Environment variable with the folder, for tests and tools.
+        places: Subfolders of the system's include folders to search.
     """
 
-    title: str
     file: str
     option: str
     variable: str
@@ -31,38 +29,33 @@ class Headers:
 
 
 ONNXRUNTIME = Headers(
-    "ONNX Runtime",
-    "onnxruntime_c_api.h",
-    "--ort-include",
-    "ORT_INCLUDE_DIR",
+    *("onnxruntime_c_api.h", "--ort-include", "ORT_INCLUDE_DIR"),
     ("", "onnxruntime", "onnxruntime/core/session"),
 )
 TENSORRT = Headers(
-    "TensorRT",
-    "NvInfer.h",
-    "--tensorrt-include",
-    "TENSORRT_INCLUDE_DIR",
+    *("NvInfer.h", "--tensorrt-include", "TENSORRT_INCLUDE_DIR"),
     ("", "x86_64-linux-gnu", "aarch64-linux-gnu"),
 )
 
 
 def header_folder(headers: Headers) -> Path:
-    """Where fetched headers are kept, in the user's cache.
+    """Return the folder for fetched headers, in the user's cache.
 
     Raises:
-        PluginError: the user has no home folder.
+        PluginError: The user has no home folder.
     """
     return user_cache() / "headers" / headers.variable.lower().removesuffix("_include_dir")
 
 
 def find_headers(headers: Headers) -> Path | None:
-    """The folder of an engine's headers: what its variable names, one of the system's, or those fetched."""
-    named = os.environ.get(headers.variable)
+    """Return the folder of an engine's headers, or None.
+
+    Searches the folder in the environment variable, the system's include folders, and the fetched headers.
+    """
     roots = [Path("/usr/include"), Path("/usr/local/include")]
     folders = [root / place for root in roots for place in headers.places]
     with contextlib.suppress(PluginError):
         folders.append(header_folder(headers))
-    for folder in [*([Path(named)] if named else []), *folders]:
-        if (folder / headers.file).is_file():
-            return folder
-    return None
+    if variable := os.environ.get(headers.variable):
+        folders.insert(0, Path(variable))
+    return next((folder for folder in folders if (folder / headers.file).is_file()), None)

@@ -1,4 +1,4 @@
-"""Which libraries there are on this machine, what is missing and why, and what can be built here."""
+"""An overview of this machine: built libraries, missing ones and the reasons, and the tools to build them."""
 
 import platform
 import re
@@ -12,40 +12,24 @@ from typing import Any
 from idol_plugins.build import compiler, cuda_compiler
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
-from idol_plugins.home import Listed, Status
-from idol_plugins.homes import ImageHome, all_homes
 from idol_plugins.libraries import library_folders
+from idol_plugins.selftest import IMAGE, TARGETS, Status, Target
 
-__all__ = ["HomeInfo", "Info", "Part", "collect"]
+__all__ = ["Info", "Part", "collect"]
 
-_SECONDS = 10  # that a tool may take to tell its version
-
-
-@dataclass(frozen=True)
-class HomeInfo:
-    """A home of the kernel, or another library, and its state.
-
-    Attributes:
-        name: one word.
-        title: as people know it.
-        status: whether it is there.
-    """
-
-    name: str
-    title: str
-    status: Status
+_SECONDS = 10  # time limit of a tool's --version
 
 
 @dataclass(frozen=True)
 class Part:
-    """Something that building needs.
+    """A tool or a set of headers that the build needs.
 
     Attributes:
-        name: of the tool, or the headers.
-        where: its path; None: it is not here.
-        version: what it says of itself.
-        needed_for: which libraries.
-        fix: how to get it.
+        name: Name of the tool or the headers.
+        where: Path; None: not found.
+        version: Version that the tool prints; empty if unknown.
+        needed_for: Libraries that need it.
+        fix: Command or instruction to get it.
     """
 
     name: str
@@ -57,101 +41,89 @@ class Part:
 
 @dataclass(frozen=True)
 class Info:
-    """All of it.
+    """State of all libraries and build tools.
 
     Attributes:
-        machine: architecture and system.
-        folders: that libraries are looked for in, first to last.
-        homes: of the kernel, and of what else is built.
-        parts: that building needs.
+        machine: Architecture and system.
+        folders: Folders that are searched for libraries, in order.
+        targets: State of each library.
+        parts: Tools and headers that the build needs.
     """
 
     machine: str
     folders: tuple[Path, ...]
-    homes: tuple[HomeInfo, ...]
+    targets: tuple[tuple[Target, Status], ...]
     parts: tuple[Part, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the overview for JSON; the key of the targets is `homes`."""
         homes = [
-            {"name": home.name, "title": home.title, "ready": home.status.ready, **asdict(home.status)}
-            for home in self.homes
+            {"name": target.name, "title": target.title, "ready": status.ready, **_plain(status)}
+            for target, status in self.targets
         ]
-        plain: dict[str, Any] = _plain({**asdict(self), "homes": homes})
-        return plain
+        folders = [str(folder) for folder in self.folders]
+        parts = [_plain(part) for part in self.parts]
+        return {"machine": self.machine, "folders": folders, "homes": homes, "parts": parts}
 
     def table(self) -> str:
-        """For people."""
+        """Return the overview as text."""
         lines = []
-        for home in self.homes:
-            status = home.status
+        for target, status in self.targets:
             detail = f"  ({status.detail})" if status.detail else ""
             if status.ready:
-                lines.append(f"{home.title:24} ready     {status.file or ''}{detail}")
+                lines.append(f"{target.title:24} ready     {status.file or ''}{detail}")
             else:
                 state = "missing" if status.file is None else "unusable"
-                lines.append(f"{home.title:24} {state:8}  {status.why}; {status.fix}")
-        lines += ["", "to build with:"]
+                lines.append(f"{target.title:24} {state:8}  {status.why}; {status.fix}")
+        lines += ["", "build tools:"]
         for part in self.parts:
-            found = f"{part.where}  {part.version}".rstrip() if part.where else f"not here: {part.fix}"
-            lines.append(f"{part.name:24} {found}  [{part.needed_for}]")
-        lines += ["", "libraries are looked for in:", *(f"  {folder}" for folder in self.folders)]
+            place = f"{part.where}  {part.version}".rstrip() if part.where else f"not found: {part.fix}"
+            lines.append(f"{part.name:24} {place}  [{part.needed_for}]")
+        lines += ["", "library folders:", *(f"  {folder}" for folder in self.folders)]
         return "\n".join(lines)
 
 
-def collect(homes: Sequence[Listed] | None = None) -> Info:
-    """Look at this machine; loads what is built, builds nothing.
+def collect(targets: Sequence[Target] = (*TARGETS, IMAGE)) -> Info:
+    """Inspect this machine; load the built libraries, build nothing.
 
     Args:
-        homes: None: `all_homes()` and the resize.
+        targets: Libraries to include.
     """
-    listed: Sequence[Listed] = [*all_homes(), ImageHome()] if homes is None else homes
+    ort, trt = find_headers(ONNXRUNTIME), find_headers(TENSORRT)
     return Info(
         f"{platform.machine()} {platform.system()}",
         tuple(library_folders()),
-        tuple(HomeInfo(home.name, home.title, home.status()) for home in listed),
-        _parts(),
+        tuple((target, target.status()) for target in targets),
+        (
+            _tool("C++ compiler", compiler, "everything", "apt install g++"),
+            _tool("CMake", lambda: shutil.which("cmake"), "everything", "pip install cmake"),
+            _tool("nvcc", cuda_compiler, "CUDA, TensorRT", "install NVIDIA's CUDA toolkit"),
+            Part("ONNX Runtime's headers", ort, "", "ONNX Runtime", "plugins build --fetch-headers"),
+            Part("TensorRT's headers", trt, "", "TensorRT", f"plugins build {TENSORRT.option} FOLDER"),
+        ),
     )
 
 
-def _parts() -> tuple[Part, ...]:
-    ort, trt = find_headers(ONNXRUNTIME), find_headers(TENSORRT)
-    return (
-        _tool("C++ compiler", _path(compiler), "everything", "apt install g++"),
-        _tool("CMake", shutil.which("cmake"), "everything", "pip install cmake"),
-        _tool("nvcc", _path(cuda_compiler), "CUDA, TensorRT", "install NVIDIA's CUDA toolkit"),
-        Part("ONNX Runtime's headers", ort, "", "ONNX Runtime", "plugins build --fetch-headers"),
-        Part("TensorRT's headers", trt, "", "TensorRT", f"plugins build {TENSORRT.option} FOLDER"),
-    )
-
-
-def _path(find: Callable[[], str]) -> str | None:
+def _tool(name: str, find: Callable[[], str | None], needed_for: str, fix: str) -> Part:
     try:
-        return find()
+        path = find()
     except PluginError:
-        return None
-
-
-def _tool(name: str, path: str | None, needed_for: str, fix: str) -> Part:
+        path = None
     return Part(name, Path(path) if path else None, _version(path) if path else "", needed_for, fix)
 
 
 def _version(path: str) -> str:
-    """The number among what the tool says of itself; nvcc says it last."""
+    """Return the version number that ends a line of the tool's output."""
     try:
-        done = subprocess.run(  # noqa: S603 - a tool that was found by its name
+        done = subprocess.run(  # noqa: S603 - a tool found by its name
             [path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    found = re.search(r"\bV?(\d+\.\d+[\d.]*)\s*$", done.stdout, re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(r"\bV?(\d+\.\d+[\d.]*)\s*$", done.stdout, re.MULTILINE)
+    return match[1] if match else ""
 
 
-def _plain(value: Any) -> Any:
-    """With paths as text."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, Path) else value
+def _plain(value: Part | Status) -> dict[str, Any]:
+    """Convert to a dict with paths as text."""
+    return {key: str(item) if isinstance(item, Path) else item for key, item in asdict(value).items()}

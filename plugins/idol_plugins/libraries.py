@@ -1,4 +1,4 @@
-"""Where the built libraries are. Looking for one never builds it."""
+"""Locations of the built libraries, and how they are loaded. Searching for a library never builds it."""
 
 import contextlib
 import ctypes
@@ -8,28 +8,47 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from idol_plugins.errors import PluginError
-from idol_plugins.user_cache import user_cache
 
-__all__ = ["FOLDER_VARIABLE", "Library", "build_folder", "find_library", "library_folders", "load_library"]
+__all__ = [
+    "BUILD",
+    "FOLDER_VARIABLE",
+    "build_folder",
+    "find_library",
+    "library_folders",
+    "load_library",
+    "user_cache",
+]
 
-# A folder to look in before any other.
+# The command that builds the libraries, for messages.
+BUILD = "idol-deploy plugins build"
+# Environment variable with a folder that is searched first.
 FOLDER_VARIABLE = "IDOL_PLUGINS"
 
-# The name of a library without its affixes, as CMakeLists.txt calls it.
-Library = str
+
+def user_cache() -> Path:
+    """Return the project's cache folder: `idol_deploy` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+
+    Raises:
+        PluginError: The user has no home folder, for example in a container with an unknown user id.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise PluginError("the user has no home folder; set HOME or XDG_CACHE_HOME") from error
+    return cache / "idol_deploy"
 
 
 def build_folder() -> Path:
-    """Where `build` puts libraries unless told otherwise: in the user's cache, for this version of the sources.
+    """Return the default output folder of `build`, in the user's cache.
 
     Raises:
-        PluginError: the user has no home folder.
+        PluginError: The user has no home folder.
     """
     return user_cache() / "plugins"
 
 
 def library_folders() -> Iterator[Path]:
-    """Folders that may hold libraries, best first: `$IDOL_PLUGINS`, the package's own, the user's cache."""
+    """Yield the folders to search, in order: `$IDOL_PLUGINS`, the package's `lib`, the user's cache."""
     if os.environ.get(FOLDER_VARIABLE):
         yield Path(os.environ[FOLDER_VARIABLE])
     yield Path(__file__).parent / "lib"
@@ -37,15 +56,15 @@ def library_folders() -> Iterator[Path]:
         yield build_folder()
 
 
-def find_library(library: Library, folder: Path | None = None) -> Path:
-    """The file of a built library.
+def find_library(library: str, folder: Path | None = None) -> Path:
+    """Return the path of a built library.
 
     Args:
-        library: `idol_deform_attn_cpu`, for instance.
-        folder: look here only.
+        library: Name without prefix and suffix, as in CMakeLists.txt, for example `idol_deform_attn_cpu`.
+        folder: Only folder to search; None: all of `library_folders()`.
 
     Raises:
-        PluginError: it is in none of the folders.
+        PluginError: The library is in none of the folders.
     """
     name = f"lib{library}.dylib" if sys.platform == "darwin" else f"lib{library}.so"
     folders = [folder] if folder is not None else list(library_folders())
@@ -53,28 +72,29 @@ def find_library(library: Library, folder: Path | None = None) -> Path:
         if (candidate / name).is_file():
             return candidate / name
     raise PluginError(
-        f"{name} is not built: it is not in {', '.join(map(str, folders))}; "
-        "build it with: idol-deploy plugins build"
+        f"{name} is not built: it is not in {', '.join(map(str, folders))}; build it with: {BUILD}"
     )
 
 
-def load_library(path: Path, version_of: str, version: int) -> ctypes.CDLL:
-    """A library of this version's interface.
+def load_library(path: Path, *functions: str, version: int | None = None, build: str = BUILD) -> ctypes.CDLL:
+    """Load a library and check its functions and its interface version.
 
     Args:
-        path: of the file.
-        version_of: its function that tells which interface it has.
-        version: that is wanted.
+        path: Path of the library.
+        functions: Names of functions that the library must have.
+        version: Interface version that the first function must return; None: not checked.
+        build: Command that builds the library, for the error message.
 
     Raises:
-        PluginError: it cannot be loaded, or is of another version.
+        PluginError: The library cannot be loaded, lacks a function, or has another interface version.
     """
-    again = "build it again: python -m idol_plugins.build"
     try:
         library = ctypes.CDLL(str(path))
-        found = int(library[version_of]())
+        entries = [library[name] for name in functions]
     except (OSError, AttributeError) as error:
-        raise PluginError(f"{path} cannot be loaded ({error}); {again}") from error
-    if found != version:
-        raise PluginError(f"{path} has interface {found}, this version needs {version}; {again}")
+        raise PluginError(f"{path} cannot be loaded ({error}); build it again: {build}") from error
+    if version is not None and (actual := int(entries[0]())) != version:
+        raise PluginError(
+            f"{path} has interface {actual}, this version needs {version}; build it again: {build}"
+        )
     return library

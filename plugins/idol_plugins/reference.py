@@ -1,7 +1,7 @@
-"""Multi-scale deformable attention in numpy: the twin that every kernel is held to (Zhu et al. 2021, eq. 3).
+"""Reference implementation of multi-scale deformable attention in numpy (Zhu et al. 2021, eq. 3).
 
-Letters: N images, S tokens of all L levels one after the other, Q queries, M heads of D channels, P points per
-head and level. Written for clarity; computes in the type of its inputs.
+Every kernel is compared with it. Letters: N images, S tokens (all L levels concatenated), Q queries, M heads of D
+channels, P points per head and level. Written for clarity; computes in the type of its inputs.
 """
 
 from typing import Any, TypeAlias
@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Shapes", "deformable_attention", "deformable_attention_backward", "ms_deform_attn"]
+__all__ = ["Array", "Shapes", "deformable_attention", "deformable_attention_backward", "ms_deform_attn"]
 
+Array: TypeAlias = NDArray[Any]
 Shapes: TypeAlias = tuple[tuple[int, int], ...]
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
@@ -21,7 +22,7 @@ def ms_deform_attn(
     locations: Floats,  # [N, Q, M, L, P, 2] x, y; 0 and 1 are the outer edges of the border cells
     weights: Floats,  # [N, Q, M, L, P]
 ) -> Floats:  # [N, Q, M * D]
-    """Weighted sum of bilinear samples, zero outside the maps, whatever is there."""
+    """Return the weighted sum of bilinear samples; samples outside the maps are zero."""
     N, _, M, D = value.shape
     out = np.zeros((N, locations.shape[1], M, D), value.dtype)
     batch, head = np.ogrid[:N, :M]
@@ -38,7 +39,7 @@ def ms_deform_attn(
                 share = (1 - np.abs(x - left - dx)) * (1 - np.abs(y - top - dy))
                 column, row = left + dx, top + dy
                 inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-                # Far-away locations would not fit an integer; what they read counts nothing.
+                # Distant locations do not fit an integer; their samples are masked below.
                 column, row = (np.where(inside, i, 0).astype(np.intp) for i in (column, row))
                 sample = np.where(inside[..., None], tokens[batch, row, column, head], 0)  # [N, Q, M, P, D]
                 scale = np.where(inside, share, 0) * weights[:, :, :, level]
@@ -51,11 +52,11 @@ def deformable_attention(
     shapes: Shapes,
     offsets: Floats,  # [N, Q, M, L, P, 2] raw
     logits: Floats,  # [N, Q, M, L * P] raw
-    reference: Floats,  # [N or 1, Q, L, 2 or 4] points, or boxes cxcywh, in shares of the padded map
+    reference: Floats,  # [N or 1, Q, L, 2 or 4] points, or boxes cxcywh, as fractions of the padded map
 ) -> Floats:  # [N, Q, M * D]
-    """Deformable attention from raw projections: softmax over the L * P samples, locations, then the sum.
+    """Compute deformable attention from raw projections: softmax over the L * P samples, locations, weighted sum.
 
-    Offsets count cells around a reference point, and 1 / (2 P) of a reference box's sides.
+    The unit of an offset is one cell for reference points, and 1 / (2 P) of the side for reference boxes.
     """
     weights = _softmax(logits).reshape(offsets.shape[:-1])
     centre = reference[:, :, None, :, None, :2]
@@ -75,7 +76,7 @@ def deformable_attention_backward(
     logits: Floats,  # [N, Q, M, L * P] raw
     reference: Floats,  # [N or 1, Q, L, 2 or 4]
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """The gradients of value, offsets, logits and reference; on a kink, those to the right and downwards."""
+    """Return the gradients of value, offsets, logits and reference; at a kink, those to the right and downwards."""
     N, _, M, D = value.shape
     Q, L, P = offsets.shape[1], *offsets.shape[3:5]
     grad = grad.reshape(N, Q, M, 1, D)
@@ -116,5 +117,5 @@ def deformable_attention_backward(
 
 def _softmax(logits: Floats) -> Floats:
     shifted: Floats = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    found: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
-    return found
+    probabilities: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities

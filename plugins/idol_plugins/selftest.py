@@ -1,63 +1,262 @@
-"""Compares every home of the kernel that is here with the numpy twin, on ordinary and adversarial inputs."""
+"""The kernel targets, their state on this machine, and a comparison of each with the reference implementation."""
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from idol_plugins.cases import TOLERANCES, Case, make_cases
+from idol_plugins.abi import DeviceArray
+from idol_plugins.cases import TOLERANCES, Case, make_cases, pack, unpack
+from idol_plugins.cpu import CpuLibrary, Isa
+from idol_plugins.cuda import CudaLibrary
 from idol_plugins.errors import PluginError
-from idol_plugins.home import BUILD, Home, Variant
-from idol_plugins.homes import all_homes
+from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
+from idol_plugins.image import ImageLibrary
+from idol_plugins.libraries import BUILD, find_library, load_library
+from idol_plugins.memory import CudaMemory
+from idol_plugins.ort import ort_library, run_case, serves_cuda, session_options
+from idol_plugins.reference import Array
 
-__all__ = ["Failure", "Outcome", "Report", "difference", "selftest"]
+__all__ = [
+    "IMAGE",
+    "TARGETS",
+    "Outcome",
+    "Report",
+    "Status",
+    "Target",
+    "Variant",
+    "difference",
+    "selftest",
+]
 
-Array: TypeAlias = NDArray[Any]
+_THREADS = 2
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A case in which a home disagrees with the twin.
+class Status:
+    """State of a target on this machine.
 
     Attributes:
-        case: its title.
-        problem: the error and what is allowed, or what the home said.
+        file: Path of its library; None: not built.
+        detail: What the library offers, for example instruction sets.
+        why: Reason why the target cannot be used; empty if it can.
+        fix: Command or instruction that makes it usable.
     """
 
-    case: str
-    problem: str
+    file: Path | None = None
+    detail: str = ""
+    why: str = ""
+    fix: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """True if the target can be used."""
+        return not self.why
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a target.
+
+    Attributes:
+        name: Name, for example of the instruction set.
+        run: Function that returns a case's output [N, Q, M * D] float32; None if the variant does not support the case.
+        classic: True if it computes the classic form, `Case.classic`, instead of the fused form.
+    """
+
+    name: str
+    run: Callable[[Case], Array | None]
+    classic: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kernel target: an engine or interface that runs the kernel.
+
+    Attributes:
+        name: Name, one word.
+        title: Name for people.
+        status: Function that returns the state; it loads the library and builds nothing.
+        variants: Function that returns all ways to run the target; raises PluginError if it cannot run here.
+    """
+
+    name: str
+    title: str
+    status: Callable[[], Status]
+    variants: Callable[[], list[Variant]] = list
+
+
+def _library_status(library: str, fix: str, load: Callable[[Path], str]) -> Status:
+    """Return the state of a library.
+
+    Args:
+        library: Name for `find_library`.
+        fix: Command that builds the library.
+        load: Function that loads the library and returns the detail; raises PluginError if it is unusable.
+    """
+    try:
+        path = find_library(library)
+    except PluginError:
+        return Status(why="not built", fix=fix)
+    try:
+        return Status(path, load(path))
+    except PluginError as error:
+        why, _, fix = str(error).partition("; ")
+        return Status(path, why=why, fix=fix)
+
+
+def _cpu_isas(library: CpuLibrary) -> list[Isa]:
+    return [isa for isa in Isa if isa is not Isa.AUTO and library.offers(isa)]
+
+
+def _cpu_status() -> Status:
+    return _library_status(
+        "idol_deform_attn_cpu",
+        BUILD,
+        lambda path: ", ".join(isa.name.lower() for isa in _cpu_isas(CpuLibrary(path))),
+    )
+
+
+def _cpu_variants() -> list[Variant]:
+    library = CpuLibrary()
+
+    def run(isa: Isa, classic: bool, case: Case) -> Array | None:
+        value, merged = pack(case.value, case.dtype), pack(case.merged, case.merged_dtype)
+        if not library.offers(isa, value.shape[3]):
+            return None
+        arrays = case.classic if classic else (merged, case.reference)
+        compute = library.ms_deform_attn if classic else library.deformable_attention
+        return unpack(compute(value, case.shapes, *arrays, isa=isa, threads=_THREADS), case.dtype)
+
+    return [
+        Variant(isa.name.lower() + (" classic" if classic else ""), partial(run, isa, classic), classic)
+        for isa in (Isa.AUTO, *_cpu_isas(library))
+        for classic in (False, True)
+    ]
+
+
+def _ort_status() -> Status:
+    def load(path: Path) -> str:
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise PluginError("onnxruntime is not installed; pip install 'idol-deploy[cpu]'")
+        session_options(path)
+        return f"onnxruntime {importlib.import_module('onnxruntime').__version__}"
+
+    fix = BUILD if find_headers(ONNXRUNTIME) else f"{BUILD} --fetch-headers"
+    return _library_status("idol_deform_attn_ort", fix, load)
+
+
+def _ort_variants() -> list[Variant]:
+    path = ort_library()
+    if importlib.util.find_spec("onnx") is None:
+        raise PluginError("the test graph cannot be made without onnx; pip install onnx")
+    available = importlib.import_module("onnxruntime").get_available_providers()
+    providers = ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" in available and serves_cuda(path):
+        providers.append("CUDAExecutionProvider")
+    return [
+        Variant(provider.removesuffix("ExecutionProvider").lower(), partial(run_case, path, provider))
+        for provider in providers
+    ]
+
+
+def _cuda_status() -> Status:
+    def load(path: Path) -> str:
+        CudaLibrary(path)
+        with CudaMemory() as memory:
+            return memory.device
+
+    return _library_status("idol_deform_attn_cuda", f"{BUILD} --cuda", load)
+
+
+def _cuda_variants() -> list[Variant]:
+    library, memory = CudaLibrary(), CudaMemory()
+
+    def put(array: Array, dtype: str = "float32") -> DeviceArray:
+        return DeviceArray(memory.put(pack(array, dtype)), array.shape, dtype)
+
+    def run(classic: bool, case: Case) -> Array:
+        # Elements that the kernel does not write stay NaN.
+        blank = np.full(case.output_shape, np.nan, np.float32)
+        with memory.scope():
+            value, out = put(case.value, case.dtype), put(blank, case.dtype)
+            if classic:
+                locations, weights = map(put, case.classic)
+                library.ms_deform_attn(value, case.shapes, locations, weights, out)
+            else:
+                merged, reference = put(case.merged, case.merged_dtype), put(case.reference)
+                library.deformable_attention(value, case.shapes, merged, reference, out)
+            return unpack(memory.get(out.pointer, pack(blank, case.dtype)), case.dtype)
+
+    return [Variant("fused", partial(run, False)), Variant("classic", partial(run, True), classic=True)]
+
+
+def _trt_status() -> Status:
+    def load(path: Path) -> str:
+        load_library(path, build=f"{BUILD} --cuda")
+        # trtexec and C++ programs need no Python package.
+        return "" if importlib.util.find_spec("tensorrt") else "Python's tensorrt is not installed"
+
+    folder = "" if find_headers(TENSORRT) else f" {TENSORRT.option} FOLDER"
+    return _library_status("idol_deform_attn_trt", f"{BUILD} --cuda{folder}", load)
+
+
+def _trt_variants() -> list[Variant]:
+    raise PluginError("TensorRT runs engines, not single calls; use: python -m idol_plugins.trt.conformance")
+
+
+def _image_status() -> Status:
+    def load(path: Path) -> str:
+        ImageLibrary(path)
+        return ""
+
+    return _library_status("idol_image", BUILD, load)
+
+
+# The kernel targets of this package, none of which needs PyTorch.
+TARGETS = (
+    Target("cpu", "CPU kernel", _cpu_status, _cpu_variants),
+    Target("onnxruntime", "ONNX Runtime operator", _ort_status, _ort_variants),
+    Target("cuda", "CUDA kernel", _cuda_status, _cuda_variants),
+    Target("tensorrt", "TensorRT plugin", _trt_status, _trt_variants),
+)
+# The resize of frames, which is built with the kernel and listed with the targets.
+IMAGE = Target("image", "image resize", _image_status)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one way to run a home.
+    """Result of one variant of a target.
 
     Attributes:
-        home: its name.
-        variant: the way's name; empty where the home could not be run.
-        cases: how many it computed.
-        errors: the largest relative L2 error by type of value.
-        failures: cases in which it disagrees.
-        untested: why it was not run; empty: it was.
+        home: Name of the target; reports call it `home`.
+        variant: Name of the variant; empty if the target was not run.
+        cases: Number of cases computed.
+        errors: Largest relative L2 error by type of value.
+        failures: Title (`case`) of each case with a wrong output, and the error or exception (`problem`).
+        untested: Reason why the target was not run; empty if it was.
     """
 
     home: str
     variant: str
     cases: int
     errors: dict[str, float]
-    failures: tuple[Failure, ...]
+    failures: tuple[dict[str, str], ...]
     untested: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of all homes.
+    """Results of all targets.
 
     Attributes:
-        seed: that made the cases.
-        outcomes: one per way to run a home.
+        seed: Seed of the cases.
+        outcomes: Result of each variant.
     """
 
     seed: int
@@ -65,20 +264,20 @@ class Report:
 
     @property
     def failures(self) -> list[str]:
-        """One line each: home, case, and error."""
+        """Line with target, case and error of each failure."""
         return [
-            f"{outcome.home} {outcome.variant}, {failure.case}: {failure.problem}"
+            f"{outcome.home} {outcome.variant}, {failure['case']}: {failure['problem']}"
             for outcome in self.outcomes
             for failure in outcome.failures
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         return {"passed": not self.failures, "tolerances": TOLERANCES, **asdict(self)}
 
     def table(self) -> str:
-        """For people."""
-        lines = [f"{'home':24} {'cases':>5}   largest error, allowed"]
+        """Return the report as text."""
+        lines = [f"{'target':24} {'cases':>5}   largest error (tolerance)"]
         for outcome in self.outcomes:
             name = f"{outcome.home} {outcome.variant}".rstrip()
             if outcome.untested:
@@ -93,86 +292,81 @@ class Report:
 
 
 def selftest(
-    homes: Sequence[Home] | None = None,
+    targets: Sequence[Target] = TARGETS,
     *,
     seed: int = 0,
     cases: int = 24,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Run every home that is here.
+    """Compare every available target with the reference implementation.
 
     Args:
-        homes: None: `all_homes()`.
-        seed: of the cases.
-        cases: how many of random sizes, besides the special ones.
-        announce: told what is being tested.
+        targets: Kernel targets to test.
+        seed: Seed of the cases.
+        cases: Number of cases of random sizes, in addition to the special ones.
+        announce: Called with a line before each variant.
 
     Raises:
-        PluginError: there is nothing to test.
+        PluginError: No target is available.
     """
     all_cases = make_cases(seed, cases)
     outcomes = []
-    for home in all_homes() if homes is None else homes:
-        variants, untested = _variants(home)
+    for target in targets:
+        try:
+            status = target.status()
+            variants = target.variants() if status.ready else []
+            untested = f"{status.why}; {status.fix}" if not status.ready else ""
+        except PluginError as error:
+            variants, untested = [], str(error)
         if untested:
-            outcomes.append(Outcome(home.name, "", 0, {}, (), untested))
+            outcomes.append(Outcome(target.name, "", 0, {}, (), untested))
         for variant in variants:
-            announce(f"testing {home.title}, {variant.name}")
-            outcomes.append(_test(home, variant, all_cases))
+            announce(f"testing {target.title}, {variant.name}")
+            outcomes.append(_test(target, variant, all_cases))
     if not any(outcome.cases for outcome in outcomes):
-        raise PluginError(f"no home of the kernel is here to be tested; build one: {BUILD}")
+        raise PluginError(f"no kernel target is available to test; build one: {BUILD}")
     return Report(seed, tuple(outcomes))
 
 
-def _variants(home: Home) -> tuple[list[Variant], str]:
-    """All ways to run a home; or none, and why."""
-    status = home.status()
-    if not status.ready:
-        return [], f"{status.why}; {status.fix}"
-    try:
-        return home.variants(), ""
-    except PluginError as error:
-        return [], str(error)
-
-
-def _test(home: Home, variant: Variant, cases: Sequence[Case]) -> Outcome:
+def _test(target: Target, variant: Variant, cases: Sequence[Case]) -> Outcome:
     errors: dict[str, float] = {}
     failures, count = [], 0
     for case in cases:
+        error, tolerance = 0.0, TOLERANCES[case.dtype]
         try:
             out = variant.run(case)
-        except Exception as raised:  # noqa: BLE001 - a home that raises is a home that fails
-            failures.append(Failure(case.title, " ".join(f"{type(raised).__name__}: {raised}".split())))
-            count += 1
-            continue
-        if out is None:
-            continue
+            if out is None:
+                continue
+            error, problem = difference(out, case.expected_classic if variant.classic else case.expected)
+            errors[case.dtype] = max(errors.get(case.dtype, 0.0), error)
+        except Exception as raised:  # noqa: BLE001 - any exception counts as a failure of the target
+            problem = " ".join(f"{type(raised).__name__}: {raised}".split())
         count += 1
-        error, problem = difference(out, case.expected_classic if variant.classic else case.expected)
-        errors[case.dtype] = max(errors.get(case.dtype, 0.0), error)
-        if problem or error > TOLERANCES[case.dtype]:
-            failures.append(
-                Failure(case.title, problem or f"error {error:.1e}, allowed {TOLERANCES[case.dtype]:.0e}")
-            )
-    return Outcome(home.name, variant.name, count, errors, tuple(failures))
+        if problem or error > tolerance:
+            problem = problem or f"error {error:.1e}, allowed {tolerance:.0e}"
+            failures.append({"case": case.title, "problem": problem})
+    return Outcome(target.name, variant.name, count, errors, tuple(failures))
 
 
-def difference(found: Array, expected: Array) -> tuple[float, str]:
-    """Relative L2 error where the expected array is finite, and what is wrong elsewhere, or empty."""
-    if found.shape != expected.shape:
-        return 0.0, f"the output is {found.shape}, not {expected.shape}"
-    wrong = np.isnan(found) != np.isnan(expected)
-    wrong |= np.isinf(expected) & (found != expected)
+def difference(output: Array, expected: Array) -> tuple[float, str]:
+    """Compare an output with the expected one.
+
+    Returns:
+        Relative L2 error over the finite expected elements, and a description of any other difference (shape, NaN,
+        infinity), which is empty if there is none.
+    """
+    if output.shape != expected.shape:
+        return 0.0, f"the output is {output.shape}, not {expected.shape}"
     finite = np.isfinite(expected)
-    wrong |= finite & ~np.isfinite(found)
+    wrong = np.isnan(output) != np.isnan(expected)
+    wrong |= np.isinf(expected) & (output != expected)
+    wrong |= finite & ~np.isfinite(output)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
-        return (
-            0.0,
-            f"{wrong.sum()} numbers such as {found[at]} at {list(at)}, where the twin has {expected[at]:.4g}",
-        )
+        example = f"{output[at]} at {list(at)}, where the reference has {expected[at]:.4g}"
+        return 0.0, f"{wrong.sum()} wrong elements, for example {example}"
     size = float(np.linalg.norm(expected[finite]))
-    error = float(np.linalg.norm(found[finite].astype(np.float64) - expected[finite]))
+    error = float(np.linalg.norm(output[finite].astype(np.float64) - expected[finite]))
     if size == 0:
         return 0.0, "" if error == 0 else f"the output is not zero: {error:.1e}"
     return error / size, ""

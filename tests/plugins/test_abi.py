@@ -1,17 +1,20 @@
-"""What the interface's structures hold, and what its statuses say."""
+"""The interface's structures, and the messages of its statuses."""
 
 import pytest
 
-from idol_plugins.abi import check, make_cells, make_sizes, refusal, type_code
+from idol_plugins.abi import DeviceArray, check, classic_call, refusal, type_code
 from idol_plugins.errors import PluginError
 
 
 def test_sizes_are_those_of_value() -> None:
-    cells = make_cells(((2, 3), (1, 1)))
-    sizes = make_sizes((5, 7, 2, 32), 9, 2, 4, cells)
-    found = sizes.images, sizes.tokens, sizes.queries, sizes.heads, sizes.width, sizes.levels, sizes.points
-    assert found == (5, 7, 9, 2, 32, 2, 4)
-    assert cells.tolist() == [[2, 3], [1, 1]]
+    shapes = (5, 7, 2, 32), (5, 9, 2, 2, 4, 2), (5, 9, 2, 2, 4), (5, 9, 64)
+    value, *arrays = (DeviceArray(16, shape, "float32") for shape in shapes)
+    call = classic_call(value, ((2, 3), (1, 1)), *arrays)
+    sizes = call.sizes
+    numbers = sizes.images, sizes.tokens, sizes.queries, sizes.heads, sizes.width, sizes.levels, sizes.points
+    assert numbers == (5, 7, 9, 2, 32, 2, 4)
+    assert call.cells.tolist() == [[2, 3], [1, 1]]
+    assert sizes.shapes == call.cells.ctypes.data
 
 
 def test_every_status_says_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""The build command: what it needs, what it leaves, what it says when it cannot."""
+"""The build command: its requirements, results and error messages."""
 
 import os
 import shutil

@@ -12,8 +12,8 @@ import pytest
 
 from idol_plugins import cuda_driver
 from idol_plugins.cuda_driver import CtypesDriver, Driver, PythonDriver, open_driver
-from idol_plugins.cuda_memory import CudaMemory
 from idol_plugins.errors import PluginError
+from idol_plugins.memory import CudaMemory
 
 FAKES = Path(__file__).parents[1] / "fakes"
 # As in cuda.h: the parameter that a function returns through, by its number, and what the pointer points to.
@@ -128,7 +128,7 @@ def test_every_call_arrives(driver: Driver, fake: ModuleType) -> None:
 
 def test_a_failure_names_the_call_and_cudas_error(driver: Driver) -> None:
     with pytest.raises(
-        PluginError, match="cuDeviceGet fails with error 101, CUDA_ERROR_INVALID_DEVICE; does"
+        PluginError, match="cuDeviceGet fails with error 101, CUDA_ERROR_INVALID_DEVICE; check"
     ):
         driver.call("cuDeviceGet", 5)
 
@@ -151,7 +151,7 @@ def test_cuda_python_without_a_driver(fake: ModuleType, monkeypatch: pytest.Monk
 def test_arrays_go_there_and_come_back_through_ctypes(fake: ModuleType) -> None:
     import numpy as np
 
-    with CudaMemory() as memory, memory.held():
+    with CudaMemory() as memory, memory.scope():
         assert memory.device == "Fake Orin"
         for array in (np.arange(7, dtype=np.float32).reshape(1, 7), np.empty((0, 3), np.uint16)):
             pointer = memory.put(array)

@@ -55,7 +55,7 @@ def test_a_view_is_resized_as_what_it_shows(library: ImageLibrary) -> None:
     ],
 )
 def test_what_is_no_image_is_refused(library: ImageLibrary, frame: np.ndarray, size: tuple[int, int]) -> None:
-    with pytest.raises(PluginError, match=r"only images \[H, W, 3\] of uint8"):
+    with pytest.raises(PluginError, match=r"expected an image \[H, W, 3\] of uint8"):
         library.resize(frame, size)
 
 

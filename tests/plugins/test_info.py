@@ -1,47 +1,36 @@
-"""What `plugins info` tells."""
+"""The overview of `plugins info`."""
 
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT
-from idol_plugins.home import Status, Variant
-from idol_plugins.homes import CpuHome
 from idol_plugins.info import collect
+from idol_plugins.libraries import FOLDER_VARIABLE
+from idol_plugins.selftest import TARGETS, Status
 
 
-class Broken:
-    """A home whose file is there and cannot be used."""
-
-    name = "broken"
-    title = "a broken home"
-
-    def status(self) -> Status:
-        return Status(Path("/lib.so"), why="it is torn", fix="mend it")
-
-    def variants(self) -> list[Variant]:
-        return []
-
-
-def test_tells_of_what_is_here_and_what_is_not(libraries: Path, tmp_path: Path) -> None:
-    library = libraries / "libidol_deform_attn_cpu.so"
-    found = collect([CpuHome(library), CpuHome(tmp_path / "gone.so"), Broken()])
-    table = found.table()
-    assert f"ready     {library}  (scalar, vec128" in table
+def test_lists_ready_missing_and_unusable_libraries(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(libraries))
+    cpu = TARGETS[0]
+    missing = replace(cpu, status=lambda: Status(why="not built", fix="build it"))
+    broken = replace(cpu, status=lambda: Status(Path("/lib.so"), why="it is torn", fix="mend it"))
+    info = collect([cpu, missing, broken])
+    table = info.table()
+    assert f"ready     {libraries / 'libidol_deform_attn_cpu.so'}  (scalar, vec128" in table
+    assert "missing   not built; build it" in table
     assert "unusable  it is torn; mend it" in table
-    assert [home["ready"] for home in json.loads(json.dumps(found.as_dict()))["homes"]] == [
-        True,
-        False,
-        False,
-    ]
+    report = json.loads(json.dumps(info.as_dict()))
+    assert [home["ready"] for home in report["homes"]] == [True, False, False]
 
 
-def test_tells_what_building_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, said in (("c++", "c++ (Some 1.2.3) 12.2.0"), ("cmake", "cmake version 3.25.1\n\nof others")):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n")
+def test_lists_the_build_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, output in (("c++", "c++ (Some 1.2.3) 12.2.0"), ("cmake", "cmake version 3.25.1\n\nof others")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{output}'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.path.dirname(shutil.which('sh') or '/bin/sh')}")
     monkeypatch.setattr(
@@ -55,6 +44,6 @@ def test_tells_what_building_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     parts = {part.name: part for part in collect([]).parts}
     assert (parts["C++ compiler"].version, parts["CMake"].version) == ("12.2.0", "3.25.1")
     assert parts["nvcc"].where is None
-    assert "not here: install NVIDIA's CUDA toolkit  [CUDA, TensorRT]" in collect([]).table()
+    assert "not found: install NVIDIA's CUDA toolkit  [CUDA, TensorRT]" in collect([]).table()
     assert parts["ONNX Runtime's headers"].where == tmp_path / "ORT_INCLUDE_DIR"
     assert parts["TensorRT's headers"].where == tmp_path / "TENSORRT_INCLUDE_DIR"

@@ -1,11 +1,17 @@
-"""Where libraries are looked for."""
+"""The search for libraries, and the user's cache."""
 
 from pathlib import Path
 
 import pytest
 
 from idol_plugins.errors import PluginError
-from idol_plugins.libraries import FOLDER_VARIABLE, build_folder, find_library, library_folders
+from idol_plugins.libraries import (
+    FOLDER_VARIABLE,
+    build_folder,
+    find_library,
+    library_folders,
+    user_cache,
+)
 
 
 def test_the_variable_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -34,3 +40,19 @@ def test_without_a_home_only_the_packages_own_folder_is_left() -> None:
 def test_a_missing_library_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="idol-deploy plugins build"):
         find_library("idol_nothing", tmp_path)
+
+
+def test_the_variable_names_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert user_cache() == tmp_path / ".cache" / "idol_deploy"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert user_cache() == tmp_path / "other" / "idol_deploy"
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="no home folder; set HOME or XDG_CACHE_HOME"):
+        user_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "idol_deploy"

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from idol_plugins.errors import PluginError
-from idol_plugins.user_cache import user_cache
+from idol_plugins.libraries import user_cache
 from idol_runtime.bundle.bundle import GRAPHS, WEIGHTS, Bundle, GraphName, StageError
 from idol_runtime.bundle.sealed_zip import SealedZip, sha256, write_sealed
 from idol_runtime.errors import BackendError, OutputError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,4 +68,37 @@ def test_plugins_build_says_what_it_wrote(
 
 
 def test_plugins_build_without_its_headers(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "holds no onnxruntime_c_api.h" in refused("plugins", "build", "--ort-include", tmp_path)
+    assert "contains no onnxruntime_c_api.h" in refused("plugins", "build", "--ort-include", tmp_path)
+
+
+@pytest.fixture
+def operator_anew() -> None:
+    """The operator loads its libraries once in a process."""
+    deform_op = pytest.importorskip("idol_deploy.model.deform_op", reason="the operator is one of PyTorch")
+    for cached in (deform_op._problem, deform_op._cpu_library):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("built", "operator_anew")
+def test_the_torch_operator_passes_in_every_type() -> None:
+    from idol_deploy.commands.plugins import torch_target
+    from idol_plugins.selftest import selftest
+
+    assert torch_target().status().ready
+    report = selftest([torch_target()], cases=4)
+    assert not report.failures
+    assert set(report.outcomes[0].errors) == {"float32", "float16", "bfloat16"}
+
+
+@pytest.mark.usefixtures("operator_anew")
+def test_without_its_library_or_torch_the_operator_names_the_fix(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from idol_deploy.commands.plugins import torch_target
+
+    monkeypatch.setattr("idol_plugins.libraries.library_folders", lambda: iter([tmp_path]))
+    status = torch_target().status()
+    assert not status.ready
+    assert status.fix == "idol-deploy plugins build"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "idol-deploy[train]" in torch_target().status().fix

@@ -1,12 +1,11 @@
-"""How a library of plugins is loaded, and what it says to whom."""
+"""Loading of a plugin library, and its log."""
 
 from pathlib import Path
 
 import pytest
 
 from idol_plugins.errors import PluginError
-from idol_plugins.trt_harness import PluginLibrary
-from idol_plugins.trt_types import Phase
+from idol_plugins.trt.harness import Phase, PluginLibrary
 
 
 @pytest.fixture
@@ -14,10 +13,10 @@ def host_plugin(trt_harness: Path) -> Path:
     return trt_harness.with_name("libidol_deform_attn_trt_host.so")
 
 
-def test_it_speaks_through_the_logger(host_plugin: Path, trt_harness: Path) -> None:
+def test_it_logs_through_the_logger(host_plugin: Path, trt_harness: Path) -> None:
     with PluginLibrary(host_plugin, harness=trt_harness) as library:
         assert library.create([], Phase.BUILD) is None
-        ((severity, text),) = library.said()
+        ((severity, text),) = library.log()
     assert severity == 1
     assert "host build, for tests" in text
     assert "heads" in text
@@ -28,7 +27,7 @@ def test_the_logger_of_another_version_is_left_alone(
 ) -> None:
     with PluginLibrary(host_plugin, harness=trt_harness, major=12) as library:
         assert library.create([], Phase.BUILD) is None
-        assert library.said() == []
+        assert library.log() == []
     assert "heads" in capfd.readouterr().err
 
 
@@ -39,5 +38,5 @@ def test_a_library_of_something_else_is_refused(libraries: Path, trt_harness: Pa
     broken.write_bytes(b"nothing")
     with pytest.raises(PluginError, match=r"no library of TensorRT plugins"):
         PluginLibrary(broken, harness=trt_harness)
-    with pytest.raises(PluginError, match=r"python -m idol_plugins\.build"):
+    with pytest.raises(PluginError, match="build it again: idol-deploy plugins build"):
         PluginLibrary(broken, harness=broken)

@@ -1,4 +1,4 @@
-"""The TensorRT plugin as TensorRT would use it: the build for the CPU, broken ones, and a device's."""
+"""The TensorRT plugin used as TensorRT would: the build for the CPU, broken builds, and the build for a device."""
 
 import os
 import subprocess
@@ -9,15 +9,13 @@ import pytest
 
 from idol_plugins.build import SOURCES, build, compiler, cuda_compiler
 from idol_plugins.cases import TOLERANCES, make_cases, pack
-from idol_plugins.conformance import examine, main
-from idol_plugins.cuda_memory import CudaMemory
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import TENSORRT, find_headers
-from idol_plugins.host_memory import HostMemory
+from idol_plugins.memory import CudaMemory, HostMemory
 from idol_plugins.trt import trt_library
-from idol_plugins.trt_calls import make_fields
-from idol_plugins.trt_harness import PluginLibrary
-from idol_plugins.trt_types import Phase, Tensor, TensorType
+from idol_plugins.trt.calls import make_fields
+from idol_plugins.trt.conformance import examine, main
+from idol_plugins.trt.harness import Phase, PluginLibrary, Tensor, TensorType
 
 TRT_SOURCES = ("trt_plugin.cpp", "trt_attributes.cpp", "trt_log.cpp")
 
@@ -41,7 +39,7 @@ def includes() -> list[str]:
     return [f"-isystem{folder}" for folder in folders if folder]
 
 
-# What is broken, how, and which check is to find it.
+# By the check that must find the fault: original text and faulty text.
 FAULTS = {
     "formats": ("type == DataType::kHALF && value == DataType::kHALF", "type == DataType::kHALF"),
     "types": ("outputs[0] = inputs[kValue];", "outputs[0] = DataType::kFLOAT;"),
@@ -51,7 +49,7 @@ FAULTS = {
         "getTimingCacheID() noexcept override",
         'getTimingCacheID() noexcept override { return "1"; }\n  const char *unused()',
     ),
-    "answers": ("call->reference_images = reference.d[0]", "call->reference_images = 1"),
+    "outputs": ("call->reference_images = reference.d[0]", "call->reference_images = 1"),
     "probes": ("return refuse(misfit);\n  call.value", "return 0;\n  call.value"),
 }
 IDENTITY = {"interfaces": ('kPluginNamespace = "idol_deploy"', 'kPluginNamespace = ""')}
@@ -83,13 +81,13 @@ def test_what_is_broken_is_found(
     ]
     subprocess.run(command, check=True)
     with PluginLibrary(broken, harness=trt_harness) as library:
-        found = {check.name for check in examine(library, HostMemory()) if check.failures}
-    assert found == set(faults)
+        failed = {check.name for check in examine(library, HostMemory()) if check.failures}
+    assert failed == set(faults)
 
 
 @pytest.fixture(scope="session")
 def device_plugin(trt_harness: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin for the device that is here."""
+    """Build the plugin for the device of this machine."""
     try:
         cuda_compiler()
     except PluginError as error:
@@ -111,7 +109,7 @@ def test_the_plugin_conforms_on_a_device(device_plugin: Path, trt_harness: Path)
 
 
 @pytest.mark.gpu
-def test_a_device_answers_in_the_stream_and_in_a_graph(device_plugin: Path, trt_harness: Path) -> None:
+def test_a_device_computes_in_the_stream_and_in_a_graph(device_plugin: Path, trt_harness: Path) -> None:
     torch = pytest.importorskip("torch", reason="streams and graphs come from torch")
     case = make_cases(count=0)[0]
     arrays = [pack(case.value, case.dtype), pack(case.merged, case.merged_dtype), case.reference]
@@ -132,6 +130,5 @@ def test_a_device_answers_in_the_stream_and_in_a_graph(device_plugin: Path, trt_
             assert out.isnan().all()  # captured, not run
             graph.replay()
             torch.cuda.synchronize()
-    found = out.cpu().numpy()
-    error = np.linalg.norm(found - case.expected) / np.linalg.norm(case.expected)
+    error = np.linalg.norm(out.cpu().numpy() - case.expected) / np.linalg.norm(case.expected)
     assert error <= TOLERANCES["float32"]
