@@ -1,3 +1,3 @@
-"""From a bundle to a TensorRT engine, on the device that will run it: without PyTorch, onnx or ONNX Runtime."""
+"""The build of a TensorRT engine from a bundle, on the device, without PyTorch, onnx or ONNX Runtime."""
 
 __all__: list[str] = []

@@ -1,12 +1,15 @@
-"""From a bundle to a stored engine: build, compare with PyTorch's golden outputs, and only then store."""
+"""The build of an engine from a bundle: build, compare with PyTorch's golden outputs, and store if they match."""
 
 import contextlib
+import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,25 +38,25 @@ from idol_runtime.errors import BackendError, ConfigError, OutputError, ParityEr
 from idol_runtime.files import writable_target
 from idol_runtime.pipeline import compare_golden
 
-__all__ = ["BuildOptions", "Built", "build"]
+__all__ = ["BuildOptions", "Built", "build", "count_layers"]
 
-_TIMED_SECONDS, _MOST_TIMED = 2.0, 60
+_TIMED_SECONDS, _MAX_TIMED = 2.0, 60
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build.
+    """Options of `build`.
 
     Attributes:
-        graph: which; `auto` is the plugin graph. The portable one is built only when asked for: TensorRT 10.13 to
-            11.1 compute its GridSample wrongly.
+        graph: Graph to build; `auto` is the plugin graph. The portable graph is built only on request: TensorRT 10.13
+            to 11.1 compute its GridSample wrongly.
         device: `cuda` or `cuda:N`.
-        max_batch: most frames at once; the graph must have a dynamic batch for more than 1.
-        workspace: MiB that a layer may use; None: all there are.
-        hardware_compat: `none`, or one of `HARDWARE_LEVELS`: run on other devices, too, and a little slower.
-        version_compat: let newer releases of the same major version run it.
-        force: build even if a good engine is there.
-        folder: where to; None: where `run` looks.
+        max_batch: Largest number of frames at once; more than 1 needs a graph with a dynamic batch.
+        workspace: Limit in MiB for a layer's intermediate results; None: no limit.
+        hardware_compat: `none`, or one of `HARDWARE_LEVELS` to run on other devices as well, a little slower.
+        version_compat: True to run in newer releases of the same major version as well.
+        force: True to build even if the stored engine can be reused.
+        folder: Output folder; None: the folder that `run` searches.
     """
 
     graph: GraphChoice = "auto"
@@ -72,18 +75,21 @@ class BuildOptions:
                 f"none, {', '.join(HARDWARE_LEVELS)}"
             )
         if self.max_batch < 1 or (self.workspace is not None and self.workspace < 1):
-            raise ConfigError("--max-batch and --workspace must be 1 or more")
+            raise ConfigError(
+                f"--max-batch and --workspace must be 1 or more, got {self.max_batch} and {self.workspace}"
+            )
 
 
 @dataclass(frozen=True)
 class Built:
-    """An engine that is stored and right.
+    """A stored and verified engine.
 
     Attributes:
-        path: its file.
-        info: what it is.
-        remark: why the one that was there had to go, or that it was kept; why the next build will be no quicker.
-        warnings: TensorRT's.
+        path: Path of the engine file.
+        info: Description of the engine.
+        reason: Note for the user: why the old engine was replaced, that it was reused, or why the timing cache could
+            not be stored.
+        warnings: Warnings of TensorRT.
     """
 
     path: Path
@@ -93,74 +99,68 @@ class Built:
 
 
 def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None] = lambda _: None) -> Built:
-    """Make sure that a verified engine of a bundle is stored for this machine.
+    """Build a verified engine for this machine, unless a usable one is stored.
+
+    Args:
+        bundle: Open bundle.
+        options: Options of the build.
+        announce: Called with a line before each step.
 
     Raises:
         MissingDependencyError: TensorRT is not installed.
-        ConfigError: the bundle has no such graph, or takes no such batch.
-        OutputError: the folder cannot be written, or is full.
-        BackendError: there is no device, the plugin is not built, the graph is not for TensorRT or was never verified,
-            or TensorRT refuses something.
-        ParityError: the engine computes something else than PyTorch did; it is not stored.
+        ConfigError: The bundle has no such graph or no dynamic batch.
+        OutputError: The folder cannot be written, or the disk is full.
+        BackendError: There is no device, the plugin is not built, the graph is not for TensorRT or was never verified,
+            or TensorRT reports an error.
+        ParityError: The engine's outputs differ from PyTorch's; the engine is not stored.
     """
     import_tensorrt()
     graph = _choose_graph(bundle, options)
     folder = options.folder or engine_folder()
-    _make(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {folder}: {error.strerror or error}; choose another --into"
+        ) from error
     device = CudaDevice(device_index(options.device))
     try:
         key = _key(bundle, graph, device, options)
         path = engine_path(key, folder)
-        stored = _Stored() if options.force else _stored(bundle, key, path, device, announce)
-        if stored.info is not None:
-            return Built(path, stored.info, "the stored engine fits, and answers the golden frame rightly")
-        if stored.fault:
-            announce(f"building again, because {stored.fault}")
+        stored = "" if options.force else _check_stored(bundle, key, path, device, announce)
+        if isinstance(stored, EngineInfo):
+            return Built(path, stored, "the stored engine fits, and its outputs match the golden frame")
+        if stored:
+            announce(f"building again, because {stored}")
         data = bundle.graph(graph)
-        _check_place(path, data)
+        _check_target(path, data)
         device.activate()
-        plan = build_plan(
-            data,
-            bundle.manifest,
-            key,
-            timing_cache_path(key, folder),
-            None if options.workspace is None else options.workspace * 2**20,
-            announce,
-        )
-        info = _verify_and_store(plan, bundle, key, path, device, announce)
-        reason = "; ".join(filter(None, (stored.fault, plan.reason)))
-        return Built(path, info, reason, plan.warnings)
+        workspace = None if options.workspace is None else options.workspace * 2**20
+        timing_cache = timing_cache_path(key, folder)
+        plan = build_plan(data, bundle.manifest, key, timing_cache, workspace, announce)
+        announce("comparing the engine with PyTorch's golden outputs")
+        info = _verify_and_store(plan, bundle, key, path, device)
+        return Built(path, info, "; ".join(filter(None, (stored, plan.reason))), plan.warnings)
     finally:
         device.close()
 
 
 def _verify_and_store(
-    plan: Plan,
-    bundle: Bundle,
-    key: EngineKey,
-    path: Path,
-    device: CudaDevice,
-    announce: Callable[[str], None],
+    plan: Plan, bundle: Bundle, key: EngineKey, path: Path, device: CudaDevice
 ) -> EngineInfo:
-    announce("comparing the engine with PyTorch's golden outputs")
-    backend = TensorRTBackend(plan.data, key, bundle, device)
-    try:
-        golden = _verified(backend, bundle, key)
-        latency = _latency(backend, bundle)
-        layers, unrecorded = backend.layers(), backend.reason
-    finally:
-        backend.close()
-    info = EngineInfo(
-        schema_version=ENGINE_SCHEMA,
-        key=key,
-        plan_sha256=sha256(plan.data),
-        plan_bytes=len(plan.data),
-        golden=golden,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        build_seconds=round(plan.seconds, 3),
-        latency_ms=latency,
-        reason=unrecorded,
-    )
+    with contextlib.closing(TensorRTBackend(plan.data, key, bundle, device)) as backend:
+        info = EngineInfo(
+            schema_version=ENGINE_SCHEMA,
+            key=key,
+            plan_sha256=sha256(plan.data),
+            plan_bytes=len(plan.data),
+            golden=_verify(backend, bundle, key),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            build_seconds=round(plan.seconds, 3),
+            latency_ms=_latency(backend, bundle),
+            reason=backend.reason,
+        )
+        layers = backend.layers()
     write_engine(path, info, plan.data, layers)
     return info
 
@@ -191,81 +191,65 @@ def _key(bundle: Bundle, graph: GraphName, device: CudaDevice, options: BuildOpt
     )
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """What there is already: an engine to keep, or one at fault, or none.
-
-    Attributes:
-        info: of the one to keep.
-        fault: why another one cannot be kept.
-    """
-
-    info: EngineInfo | None = None
-    fault: str = ""
-
-
-def _stored(
+def _check_stored(
     bundle: Bundle, key: EngineKey, path: Path, device: CudaDevice, announce: Callable[[str], None]
-) -> _Stored:
+) -> EngineInfo | str:
+    """Return the stored engine's description if it can be reused, else the reason why not (empty: none is stored)."""
     if not path.is_file():
-        return _Stored(fault=_fault_of_others(engines_of(bundle, key.graph, path.parent), key))
+        # The newest engine of another device or for another batch explains why this one is built.
+        for other in engines_of(bundle, key.graph, path.parent):
+            with contextlib.suppress(BackendError):
+                if mismatch := describe_mismatch(read_info(other).key, key):
+                    return f"the engine {other} does not fit: {mismatch}"
+        return ""
     try:
         info = read_info(path)
-        mismatch = describe_mismatch(info.key, key)
-        if mismatch:
-            return _Stored(fault=f"the engine {path} does not fit: {mismatch}")
+        if mismatch := describe_mismatch(info.key, key):
+            return f"the engine {path} does not fit: {mismatch}"
         announce("comparing the stored engine with PyTorch's golden outputs")
         backend = TensorRTBackend(read_plan(path, info), info.key, bundle, CudaDevice(device.index))
-        try:
-            _verified(backend, bundle, info.key)
-        finally:
-            backend.close()
+        with contextlib.closing(backend):
+            _verify(backend, bundle, info.key)
     except (BackendError, ParityError) as error:
-        return _Stored(fault=str(error))
-    return _Stored(info)
+        return str(error)
+    return info
 
 
-def _fault_of_others(paths: list[Path], key: EngineKey) -> str:
-    """Why the newest engine of another device or for another batch does not serve; empty where none is at fault."""
-    for path in paths:
-        with contextlib.suppress(BackendError):
-            mismatch = describe_mismatch(read_info(path).key, key)
-            if mismatch:
-                return f"the engine {path} does not fit: {mismatch}"
-    return ""
+def _verify(backend: TensorRTBackend, bundle: Bundle, key: EngineKey) -> tuple[StageError, ...]:
+    """Return the largest errors of a plain run, of a recorded run, and of the largest batch.
 
-
-def _verified(backend: TensorRTBackend, bundle: Bundle, key: EngineKey) -> tuple[StageError, ...]:
-    """The largest errors of an ordinary run, of a recorded one, and of the largest batch."""
-    golden_frame, tolerances, most = bundle.golden_frame(), bundle.tolerances(key.graph), key.batch[2]
-    # Twice, since the second of two alike is recorded.
+    Raises:
+        ParityError: An output differs from PyTorch's by more than its tolerance.
+    """
+    golden_frame, tolerances, max_batch = bundle.golden_frame(), bundle.tolerances(key.graph), key.batch[2]
+    # Each size runs twice, because the backend records the second of two equal runs as a CUDA graph.
     runs = [
         compare_golden(backend, golden_frame, tolerances, copies)
-        for copies in (1, 1, *((most, most) if most > 1 else ()))
+        for copies in (1, 1, *((max_batch, max_batch) if max_batch > 1 else ()))
     ]
-    worst = tuple(
+    largest = tuple(
         max(stages, key=lambda stage: (not stage.passed, stage.error)) for stages in zip(*runs, strict=True)
     )
-    for stage in worst:
+    for stage in largest:
         if not stage.passed:
-            way_out = (
-                "check the plugin with: python -m idol_plugins.conformance"
+            fix = (
+                "check the plugin with: python -m idol_plugins.trt.conformance"
                 if key.plugin_sha256
                 else "build from the graph with our operator, which is what --graph plugin does"
             )
             raise ParityError(
                 stage.stage,
-                f"the engine of TensorRT {key.tensorrt} answers wrongly on the golden frame: {stage.stage} is off by "
-                f"{stage.error:.1e} (allowed {stage.tolerance:.0e}), so it is not stored; {way_out}",
+                f"the engine of TensorRT {key.tensorrt} differs from PyTorch on the golden frame and is not stored: "
+                f"{stage.stage} is off by {stage.error:.1e} (allowed {stage.tolerance:.0e}); {fix}",
             )
-    return worst
+    return largest
 
 
 def _latency(backend: TensorRTBackend, bundle: Bundle) -> tuple[float, float]:
-    """Median and 95th percentile in ms of single frames, after the warm-up that verifying was."""
+    """Return median and 95th percentile in ms of single frames; `_verify` was the warm-up."""
     frame = np.zeros((1, *bundle.manifest.network_size, 3), np.uint8)
     times: list[float] = []
-    while len(times) < _MOST_TIMED and (len(times) < 10 or sum(times) < 1e3 * _TIMED_SECONDS):
+    while len(times) < _MAX_TIMED and (len(times) < 10 or sum(times) < 1e3 * _TIMED_SECONDS):
         started = time.perf_counter()
         backend.infer(frame)
         times.append(1e3 * (time.perf_counter() - started))
@@ -273,20 +257,25 @@ def _latency(backend: TensorRTBackend, bundle: Bundle) -> tuple[float, float]:
     return round(float(median), 3), round(float(late), 3)
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {folder}: {error.strerror or error}; choose another --into"
-        ) from error
-
-
-def _check_place(path: Path, graph: bytes) -> None:
-    """That an engine can be written, asked before it takes minutes to build."""
+def _check_target(path: Path, graph: bytes) -> None:
+    """Check, before minutes of building, that the engine can be written."""
     writable_target(path)
     free = shutil.disk_usage(path.parent).free
     if free < len(graph) // 4:  # an engine has all weights, at best 8 bits for 32
         raise OutputError(
             f"cannot write {path}: the disk is full; free {len(graph) / 2**20:.0f} MiB, or choose another --into"
         )
+
+
+def count_layers(layers: str) -> dict[str, int]:
+    """Count the layers of an engine by type, most frequent first.
+
+    Args:
+        layers: JSON of `IEngineInspector`; layers of an engine that was built without details are strings.
+    """
+    try:
+        items: Any = json.loads(layers)["Layers"]
+    except (ValueError, KeyError, TypeError):  # TensorRT does not specify the format
+        return {}
+    kinds = (str(item.get("LayerType", "unknown")) if isinstance(item, dict) else "unknown" for item in items)
+    return dict(Counter(kinds).most_common())

@@ -1,4 +1,4 @@
-"""From an ONNX graph to a TensorRT plan. The graph alone says what is computed in which type."""
+"""The build of a TensorRT plan from an ONNX graph. The graph alone defines the type of every operation."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 __all__ = ["HARDWARE_LEVELS", "Plan", "build_plan", "timing_cache_path"]
 
-# Names of `trt.HardwareCompatibilityLevel`, as far as a release has them.
+# Names of `trt.HardwareCompatibilityLevel`; not every release has all of them.
 HARDWARE_LEVELS = ("ampere_plus", "same_compute_capability")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What TensorRT built.
+    """A plan that TensorRT built.
 
     Attributes:
-        data: for `Runtime.deserialize_cuda_engine`.
-        seconds: that it took.
-        warnings: what TensorRT had to say.
-        remark: why the next build will be no quicker, if it will not.
+        data: Bytes for `Runtime.deserialize_cuda_engine`.
+        seconds: Duration of the build.
+        warnings: Warnings of TensorRT.
+        reason: Reason why the timing cache could not be stored; empty if it was.
     """
 
     data: bytes
@@ -44,7 +44,7 @@ class Plan:
 
 
 def timing_cache_path(key: EngineKey, folder: Path) -> Path:
-    """Where measured kernel times are kept for the next build on this device with this TensorRT."""
+    """Return the file for measured kernel times, which make the next build on this device faster."""
     return folder / f"timing-{key.tensorrt}-{device_slug(key)}.cache"
 
 
@@ -56,19 +56,19 @@ def build_plan(
     workspace: int | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """Build an engine for the CUDA device that is current.
+    """Build a plan for the current CUDA device.
 
     Args:
-        graph: an ONNX file.
-        manifest: of its bundle.
-        key: what to build for.
-        timing_cache: read if it is there, and renewed; done without where that cannot be.
-        workspace: bytes that a layer may use for intermediate results; None: all there are.
-        announce: called with each phase.
+        graph: Content of an ONNX file.
+        manifest: Manifest of the bundle.
+        key: Device, versions and options to build for.
+        timing_cache: File of the timing cache, read if present and then updated; errors are not fatal.
+        workspace: Limit in bytes for a layer's intermediate results; None: no limit.
+        announce: Called with each phase.
 
     Raises:
         BackendError: TensorRT refuses the graph or an option, or runs out of memory.
-        KeyboardInterrupt: Ctrl-C cancelled it.
+        KeyboardInterrupt: Ctrl-C cancelled the build.
     """
     import tensorrt as trt
 
@@ -78,11 +78,14 @@ def build_plan(
         load_plugin(trt_library())
     try:
         builder = trt.Builder(log.logger)
-    except Exception as error:  # pybind11: a factory that returned nothing
+    except Exception as error:  # pybind11 raises if the factory returns nothing
         raise BackendError(
-            f"TensorRT cannot start here: {log.reason()}; does nvidia-smi show a device?"
+            f"TensorRT cannot start here: {log.reason()}; check that nvidia-smi shows a device"
         ) from error
-    network = builder.create_network(_creation_flags())
+    # Strong typing. TensorRT 11 has no flag, because its networks are always strongly typed.
+    kinds = trt.NetworkDefinitionCreationFlag
+    typed = 1 << int(kinds.STRONGLY_TYPED) if hasattr(kinds, "STRONGLY_TYPED") else 0
+    network = builder.create_network(typed)
     _parse(network, graph)
     config = builder.create_builder_config()
     _configure(config, key, workspace)
@@ -97,14 +100,6 @@ def build_plan(
     seconds = time.perf_counter() - started
     reason = _write_timing(config, timing_cache)
     return Plan(bytes(plan), seconds, tuple(log.warnings), reason)
-
-
-def _creation_flags() -> int:
-    """Strong typing, which releases from 11 on may not ask for, since they know nothing else."""
-    import tensorrt as trt
-
-    kinds = trt.NetworkDefinitionCreationFlag
-    return 1 << int(kinds.STRONGLY_TYPED) if hasattr(kinds, "STRONGLY_TYPED") else 0
 
 
 def _parse(network: trt.INetworkDefinition, graph: bytes) -> None:
@@ -122,14 +117,13 @@ def _configure(config: trt.IBuilderConfig, key: EngineKey, workspace: int | None
     import tensorrt as trt
 
     if hasattr(trt.BuilderFlag, "TF32"):
-        # On by default, it would round the inputs of fp32 products to 10 bits: types are the graph's to choose.
+        # On by default, it would round the inputs of fp32 products to 10 bits; the graph defines the types.
         config.clear_flag(trt.BuilderFlag.TF32)
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     if hasattr(config, "profiling_verbosity"):
-        config.profiling_verbosity = (
-            trt.ProfilingVerbosity.DETAILED
-        )  # for the account of layers; costs no time
+        # The list of layers needs it; it costs no time.
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if key.version_compat:
         if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
             raise BackendError(
@@ -159,18 +153,18 @@ def _add_profile(
 
 
 def _read_timing(config: trt.IBuilderConfig, path: Path) -> None:
-    """Take a cache of earlier builds; one that cannot be read, is broken or of another device is begun anew."""
-    kept: list[bytes] = []
+    """Use the cache of earlier builds; start an empty one if it cannot be read, is broken or of another device."""
+    contents = [b""]
     with contextlib.suppress(OSError):
-        kept.append(path.read_bytes())
-    for data in (*kept, b""):
+        contents.insert(0, path.read_bytes())
+    for data in contents:
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
             return
 
 
 def _write_timing(config: trt.IBuilderConfig, path: Path) -> str:
-    """Why it cannot be, which is no reason to lose the plan; empty if it is."""
+    """Store the cache and return the reason if that fails, which must not lose the plan; empty on success."""
     cache = config.get_timing_cache()
     if cache is None:
         return ""
@@ -178,5 +172,5 @@ def _write_timing(config: trt.IBuilderConfig, path: Path) -> str:
         with replacing(path) as temporary:
             temporary.write_bytes(bytes(cache.serialize()))
     except OutputError as error:
-        return f"the timing cache is not kept, so the next build is no quicker: {error}"
+        return f"the timing cache is not stored, so the next build is not faster: {error}"
     return ""

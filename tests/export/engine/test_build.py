@@ -1,5 +1,6 @@
 """Building, verifying and storing engines, on a stand-in for TensorRT that has its names and signatures."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from idol_export.engine.build import BuildOptions, build
+from idol_export.engine.build import BuildOptions, build, count_layers
 from idol_runtime.backends import open_backend
 from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Bundle
 from idol_runtime.bundle.certificates import (
@@ -71,7 +72,7 @@ def test_a_good_engine_is_kept_and_force_replaces_it(fake_tensorrt: Start, engin
     first = make(engine_bundle)
     before = first.path.stat().st_mtime_ns
     said: list[str] = []
-    assert "fits, and answers the golden frame rightly" in make(engine_bundle, said).reason
+    assert "fits, and its outputs match the golden frame" in make(engine_bundle, said).reason
     assert first.path.stat().st_mtime_ns == before
     assert not any("TensorRT:" in line for line in said)
     make(engine_bundle, force=True)
@@ -196,7 +197,7 @@ def inject(trt: ModuleType, bundle: Path, path: Path) -> None:
 def test_a_wrong_engine_is_not_stored(fake_tensorrt: Start, engine_bundle: Path) -> None:
     trt = fake_tensorrt()
     trt.wrong = ("mask_params", 1.5)
-    for graph, way_out in (("plugin", "idol_plugins.conformance"), ("portable", "--graph plugin")):
+    for graph, way_out in (("plugin", "idol_plugins.trt.conformance"), ("portable", "--graph plugin")):
         with pytest.raises(ParityError, match=f"mask_params is off by 5.0e-01 .*{way_out}") as caught:
             make(engine_bundle, graph=graph)
         assert caught.value.stage == "mask_params"
@@ -356,7 +357,7 @@ def test_an_engine_is_stored_though_its_timing_cache_cannot_be(
     (engine_folder() / "timing-10.13.0.35-fake-orin.cache").mkdir()
     built = make(engine_bundle)
     assert engines() == [built.path]
-    assert "the next build is no quicker" in built.reason
+    assert "the next build is not faster" in built.reason
     assert "fake-orin.cache is a folder" in built.reason
 
 
@@ -401,3 +402,17 @@ def test_errors_are_ours(fake_tensorrt: Start, engine_bundle: Path) -> None:
     trt.driver.device.memory_bytes = 1000
     with pytest.raises(IdolError, match=r"cuMemAlloc fails with error 2, CUDA_ERROR_OUT_OF_MEMORY"):
         make(engine_bundle)
+
+
+def test_layers_are_counted_by_type() -> None:
+    layers = [{"Name": str(i), "LayerType": kind} for i, kind in enumerate(("gemm", "PluginV3", "gemm"))]
+    assert list(count_layers(json.dumps({"Layers": layers})).items()) == [("gemm", 2), ("PluginV3", 1)]
+
+
+@pytest.mark.parametrize("layers", ["", "no JSON", "[]", "{}", "3"])
+def test_layers_in_another_format_are_no_error(layers: str) -> None:
+    assert count_layers(layers) == {}
+
+
+def test_layers_without_details() -> None:
+    assert count_layers('{"Layers": ["a", "b"]}') == {"unknown": 2}

@@ -80,7 +80,7 @@ def test_a_timing_cache_that_cannot_be_read_or_written_is_done_without(
     assert trt._Plan.unpack(plan.data)
     plan = plan_of(engine_bundle, tmp_path / "nowhere" / "cache")
     assert trt._Plan.unpack(plan.data)
-    assert plan.reason.startswith("the timing cache is not kept, so the next build is no quicker: ")
+    assert plan.reason.startswith("the timing cache is not stored, so the next build is not faster: ")
 
 
 def test_a_timing_cache_for_each_device_and_release(

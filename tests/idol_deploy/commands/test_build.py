@@ -1,4 +1,4 @@
-"""`idol-deploy build`, and `run` with what it built, on a stand-in for TensorRT."""
+"""`idol-deploy build`, and `run` with the engine that it built, on a fake of TensorRT."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_a_real_network_is_built_and_run(
     report = tmp_path / "report.json"
     done = idol("build", str(toy.path), "--graph", "portable", "--workspace", "512", "--report", str(report))
     assert done.status == 0, done.err
-    assert "PyTorch against TensorRT 10.13.0.35 on Fake Orin" in done.out
+    assert "against PyTorch on the golden frame, TensorRT 10.13.0.35 on Fake Orin" in done.out
     assert "2 layers: 1 CaskConvolution, 1 PluginV3" in done.out
     assert done.out.count("pass") == 6
     said = json.loads(report.read_text())
     assert said["engine"]["key"]["graph"] == "portable"
     assert max(stage["error"] for stage in said["engine"]["golden"]) < 1e-5
     assert said["layer_types"] == {"CaskConvolution": 1, "PluginV3": 1}
-    assert "fits, and answers" in idol("build", str(toy.path), "--graph", "portable").out
+    assert "fits, and its outputs match" in idol("build", str(toy.path), "--graph", "portable").out
 
     frames = tmp_path / "frames"
     frames.mkdir()
