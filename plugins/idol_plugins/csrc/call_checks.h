@@ -1,4 +1,4 @@
-// What every home of the kernel checks of a call before it touches a pointer.
+// The checks of a call that every kernel target makes before it reads a pointer.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +8,9 @@
 
 namespace idol {
 
-constexpr int64_t kMostSide = int64_t{1} << 24;    // a float counts cells exactly up to here
-constexpr int64_t kMostTokens = int64_t{1} << 30;  // an int32_t counts tokens
-constexpr int64_t kMost = int64_t{1} << 40;        // bytes of any array stay within 63 bits
+constexpr int64_t kMostSide = int64_t{1} << 24;    // a float represents every cell index exactly up to here
+constexpr int64_t kMostTokens = int64_t{1} << 30;  // a token index fits int32_t
+constexpr int64_t kMost = int64_t{1} << 40;        // the size of any array in bytes fits 63 bits
 
 inline bool product_fits(std::initializer_list<int64_t> factors) {
   int64_t product = 1;
@@ -41,7 +41,7 @@ inline bool is_type(int32_t type) { return type >= IDOL_FLOAT32 && type <= IDOL_
 
 inline bool is_empty(const idol_sizes &sizes) { return sizes.images == 0 || sizes.queries == 0; }
 
-// All but whether `out` is there.
+// Checks everything except `out`.
 inline int32_t check_inputs(const idol_fused *call) {
   if (!sizes_fit(call->sizes)) return IDOL_BAD_SHAPE;
   if (call->reference_width != 2 && call->reference_width != 4) return IDOL_BAD_SHAPE;

@@ -1,4 +1,4 @@
-// The C interface: checks a call, makes its tables, chooses the kernel, divides the work.
+// The C interface: check a call, make its tables, select the kernel, divide the work.
 #include <atomic>
 #include <exception>
 #include <memory>
@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int64_t kLanes = 16;  // of the longest vectors
+constexpr int64_t kLanes = 16;  // lanes of the longest vectors
 
 bool has_instructions(int32_t isa) {
   switch (isa) {
@@ -62,7 +62,7 @@ const idol::Kernels &kernels_of(int32_t isa) {
   }
 }
 
-// The widest that fits, or the one asked for; negative if that cannot be.
+// Returns the requested instruction set, or the widest that fits; negative if it is not supported.
 int32_t choose_isa(const idol_options *options, int64_t width) {
   const int32_t asked = options != nullptr ? options->isa : IDOL_ISA_AUTO;
   if (asked != IDOL_ISA_AUTO) return offers(asked, width) ? asked : -1;
@@ -71,7 +71,7 @@ int32_t choose_isa(const idol_options *options, int64_t width) {
   return IDOL_ISA_SCALAR;
 }
 
-// The tables behind Call::samples.
+// The arrays that Call::samples points to.
 class Tables {
  public:
   Tables(const idol_sizes &sizes, int64_t padded)
@@ -105,10 +105,10 @@ class Tables {
   int64_t padded_;
 };
 
-// In an encoder, token q is query q and samples around itself on every level. Tile by tile, all levels of a tile
-// together, what one query has read is still in the cache for the next; row by row it would be long gone.
+// Returns the order of an encoder's queries. Query q is token q and samples around itself on every level. In the order
+// of tiles, with all levels of a tile together, the tokens that one query reads are still cached for the next one.
 std::vector<int32_t> tiled_order(const idol_sizes &sizes) {
-  constexpr int64_t tile = 8;  // cells of the first level: with all around them, they fit a second-level cache
+  constexpr int64_t tile = 8;  // cells of the first level; a tile and its neighbourhood fit a second-level cache
   const int64_t rows = (sizes.shapes[0] + tile - 1) / tile, columns = (sizes.shapes[1] + tile - 1) / tile;
   std::vector<int32_t> order;
   order.reserve(static_cast<size_t>(sizes.queries));
@@ -127,7 +127,7 @@ std::vector<int32_t> tiled_order(const idol_sizes &sizes) {
   return order;
 }
 
-// A call on its way through a pool; a thread that finds no memory for its scratch says so, and its part is void.
+// A call that a thread pool computes; `failed` is set if a thread cannot allocate its scratch memory.
 template <class Call> struct Work {
   const Call &call;
   void (*kernel)(const Call &call, float *scratch, int64_t begin, int64_t end);
@@ -144,7 +144,7 @@ template <class Call> void compute_range(void *opaque, int64_t begin, int64_t en
     work.kernel(work.call, scratch.get(), begin, end);
 }
 
-// The caller's thread takes the first part, and what a thread that cannot be started would have taken.
+// The caller's thread computes the first part, and the rest if a thread cannot be started.
 void own_threads(int64_t threads, int64_t count, idol_range range, void *work) {
   const int64_t parts = threads < count ? threads : count;
   std::vector<std::thread> started;
@@ -169,7 +169,7 @@ void parallel_for(const idol_options *options, int64_t count, idol_range range, 
     own_threads(options != nullptr && options->threads > 1 ? options->threads : 1, count, range, work);
 }
 
-// Covers `count` work items of a call, whose arrays and sizes are set, and gives it its tables meanwhile.
+// Makes the tables of a call whose arrays and sizes are set, and computes `count` work items.
 template <class Call>
 int32_t run(const idol_sizes &sizes, int32_t isa, const idol_options *options, int64_t count, idol::Call *tabled,
             Work<Call> *work) {
@@ -212,11 +212,11 @@ idol::Call describe(const idol_fused &of) {
   return call;
 }
 
-// The sum of a reference's gradients over the heads, and over the images where all share one: always in this order.
+// The sum of a reference's gradients over the heads, and over the images if they share the reference, in fixed order.
 struct Reduction {
   const float *parts;  // [N, heads, count]
   int64_t heads, count;
-  int64_t shared;  // images that one sum is over
+  int64_t shared;  // images in one sum
   float *to;
 };
 

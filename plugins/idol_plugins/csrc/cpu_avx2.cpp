@@ -36,7 +36,7 @@ struct Lanes : idol::VectorLanes<F, I, Words> {
     x += IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5);
     return x[0] + x[1];
   }
-  // Within each half: the sums of neighbours in a, then in b.
+  // In each half: the sums of neighbours in a, then in b.
   static IDOL_INLINE F pairwise(F a, F b) { return (F)_mm256_hadd_ps((__m256)a, (__m256)b); }
   static IDOL_INLINE void add_totals(const F *sums, float *to) {
     const auto both = (__m256)pairwise(pairwise(sums[0], sums[1]), pairwise(sums[2], sums[3]));

@@ -39,7 +39,7 @@ struct Lanes : idol::VectorLanes<F, I, Words> {
     x += IDOL_SHUFFLE(x, x, I, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
     return x[0] + x[1];
   }
-  // Within each quarter: the sums of neighbours in a, then in b.
+  // In each quarter: the sums of neighbours in a, then in b.
   static IDOL_INLINE F pairwise(F a, F b) {
     return IDOL_SHUFFLE(a, b, I, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30) +
            IDOL_SHUFFLE(a, b, I, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);

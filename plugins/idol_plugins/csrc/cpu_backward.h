@@ -1,19 +1,19 @@
-// The gradients of the fused form, for any number of lanes. One head of one image is a work item: it alone adds to its
-// slice of value's gradient, query by query, so that no thread waits and the number of threads changes no bit.
+// The gradients of the fused form for any number of lanes. A work item is one head of one image: no other item adds to
+// its slice of value's gradient. So threads need no locks, and the result does not depend on the number of threads.
 #pragma once
 
 #include "cpu_kernel.h"
 
 namespace idol {
 
-// A group's taps, weighted; the shares of their two axes; and of every tap its product with the output's gradient.
+// The weighted taps of a group, their shares on the two axes, and each tap's product with the output's gradient.
 struct GradTaps {
   Taps taps;
   float across[2][kGroup], down[2][kGroup];
   float product[kTaps];
 };
 
-// What a kernel finds of a head's samples before it knows of all, `padded` of each; and the output's gradient.
+// Intermediate results for a head's samples, `padded` elements each, and the output's gradient.
 struct GradScratch {
   float *weight, *product, *x, *y, *out;
 };
@@ -23,7 +23,7 @@ IDOL_INLINE GradScratch grad_scratch_of(const Call &call, float *scratch) {
   return {own, own + call.padded, own + 2 * call.padded, own + 3 * call.padded, own + 4 * call.padded};
 }
 
-// The softmax over a head's logits; 0 for padding.
+// Computes the softmax over a head's logits; 0 for padding.
 template <class Lanes> IDOL_INLINE void find_weights(const Call &call, const float *logits, float *weight) {
   using F = typename Lanes::F;
   const float most = largest<Lanes>(logits, call.padded);
@@ -37,7 +37,7 @@ template <class Lanes> IDOL_INLINE void find_weights(const Call &call, const flo
   for (int64_t s = 0; s < call.padded; s += Lanes::count) store_as(weight + s, load_as<F>(weight + s) * scale);
 }
 
-// Of samples [begin, end).
+// Computes the taps of samples [begin, end).
 template <class Lanes>
 IDOL_INLINE void find_grad_taps(const Call &call, const Axes &axes, const float *pairs, const float *weight,
                                 int64_t begin, int64_t end, GradTaps *found) {
@@ -67,7 +67,7 @@ IDOL_INLINE void find_grad_taps(const Call &call, const Axes &axes, const float 
   }
 }
 
-// One tap: `to`, of value's gradient, gains its share of the output's; returns the sum of products, still in lanes.
+// Adds one tap's share of the output's gradient to value's gradient `to`; returns the sum of products, per lane.
 template <class Lanes, int R, class T>
 IDOL_INLINE typename Lanes::F grad_tap(const T *from, float *to, float share, const typename Lanes::F (&out)[R]) {
   typename Lanes::F sum = Lanes::load(from) * out[0];
@@ -80,11 +80,11 @@ IDOL_INLINE typename Lanes::F grad_tap(const T *from, float *to, float share, co
   return sum;
 }
 
-// R vectors of channels of every tap.
+// Processes R vectors of channels of every tap.
 template <class Lanes, int R, class T>
 IDOL_INLINE void grad_channels(const T *value, float *to, int64_t stride, const float *out, GradTaps *found) {
   using F = typename Lanes::F;
-  constexpr int together = 4;  // the sums of four taps cost little more than one
+  constexpr int together = 4;  // the totals of four taps cost little more than one
   const Taps &taps = found->taps;
   F own[R];
   for (int r = 0; r < R; ++r) own[r] = Lanes::load(out + r * Lanes::count);
@@ -101,7 +101,7 @@ IDOL_INLINE void grad_channels(const T *value, float *to, int64_t stride, const 
   }
 }
 
-// What the samples [begin, end) make of their taps' products: by weight, and by location.
+// Computes the gradients of weight and location of samples [begin, end) from their taps' products.
 template <class Lanes>
 IDOL_INLINE void grad_samples(const GradTaps &found, const GradScratch &own, int64_t begin, int64_t end) {
   using F = typename Lanes::F;
@@ -121,7 +121,7 @@ IDOL_INLINE void grad_samples(const GradTaps &found, const GradScratch &own, int
   }
 }
 
-// A head of a row of merged's gradient.
+// Writes one head of a row of merged's gradient.
 template <class Lanes>
 IDOL_INLINE void write_merged(const Call &call, const Axes &axes, const GradScratch &own, int64_t head, float *row) {
   using F = typename Lanes::F;
@@ -138,7 +138,7 @@ IDOL_INLINE void write_merged(const Call &call, const Axes &axes, const GradScra
   }
 }
 
-// A head's part of the gradient of a query's reference: [L, 2 or 4].
+// Computes one head's part of the gradient of a query's reference, [L, 2 or 4].
 IDOL_INLINE void write_reference(const Call &call, const GradScratch &own, const float *pairs, float *to) {
   const int64_t width = call.reference_width;
   const float points = static_cast<float>(call.points);
@@ -154,7 +154,7 @@ IDOL_INLINE void write_reference(const Call &call, const GradScratch &own, const
   }
 }
 
-// One head of one query.
+// Computes one head of one query.
 template <class Lanes, int R, class T>
 IDOL_INLINE void grad_query(const Call &call, const Axes &axes, const Raw &raw, const T *value, float *to,
                             const GradScratch &own) {
@@ -179,7 +179,7 @@ IDOL_INLINE void prefetch_bytes(const void *from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(static_cast<const char *>(from) + i);
 }
 
-// What a query reads and writes beside values: a head's part of rows that are long, which no processor foresees.
+// Prefetches the parts of long rows that a query reads and writes, which hardware prefetchers do not predict.
 template <class T> IDOL_INLINE void prefetch_query(const GradCall &grad, int64_t index, int64_t head) {
   const Call &call = grad.call;
   const int64_t samples = call.levels * call.points, all = call.heads * samples;
@@ -200,7 +200,7 @@ IDOL_INLINE void clear_head(const Call &call, float *to) {
     std::memset(to + token * call.heads * call.width, 0, sizeof(float) * static_cast<size_t>(call.width));
 }
 
-constexpr int64_t kAhead = 2;  // queries
+constexpr int64_t kAhead = 2;  // prefetch distance in queries
 
 template <class Lanes, int R, class T>
 IDOL_INLINE void grad_head(const GradCall &grad, int64_t image, int64_t head, float *scratch) {

@@ -1,14 +1,14 @@
-// What the interface hands to a kernel: a checked call, and the tables that all its work items share.
+// The input of a kernel: a checked call, and the tables that its work items share.
 //
-// This header is seen by sources compiled for different instruction sets, so it instantiates nothing.
+// Sources compiled for different instruction sets include this header, so it instantiates nothing.
 #pragma once
 
 #include <cstdint>
 
 namespace idol {
 
-// A sample point of every head: which level it is on. `padded` of them, a multiple of every vector's lanes; those
-// past L * P have a base of NaN, which lies outside whatever is added to it.
+// The level of each sample point of a head. There are `padded` points, a multiple of the lanes of a vector; points past
+// L * P have a base of NaN, so that they always lie outside.
 struct Samples {
   const float *w, *h;
   const int32_t *columns, *rows, *start;
@@ -24,38 +24,38 @@ struct Call {
   int64_t tokens, queries;
   int64_t heads, width, levels, points;
   int64_t padded;            // samples per head in the tables and the scratch, at least L * P
-  int64_t reference_stride;  // floats between images, 0 where all share one
+  int64_t reference_stride;  // floats between images; 0 if all images share one reference
   int64_t reference_width;   // 2 or 4
-  const int32_t *order;      // queries of an image in the order to compute them; null: as they come
+  const int32_t *order;      // queries of an image in the order of computation; null: ascending
   bool half_merged;
   Samples samples;
 };
 
-// Floats that a kernel needs for itself: the axes of a query, then one head's samples.
+// Scratch memory of a kernel in floats: the axes of a query, then the samples of one head.
 inline __attribute__((always_inline)) int64_t scratch_floats(const Call &call) { return 7 * call.padded; }
 
-// Computes the work items [begin, end) of the N * Q.
+// Computes the work items [begin, end) of N * Q.
 using RangeKernel = void (*)(const Call &call, float *scratch, int64_t begin, int64_t end);
 
-// A fused call and what is to be found of its gradients; each may be null. All are floats, whatever the values are.
+// A fused call and its gradients, each of which may be null. Gradients are floats for every type of values.
 struct GradCall {
   Call call;
-  const void *out;   // [N, Q, M, D], the output's gradient, of value's type
+  const void *out;   // [N, Q, M, D] gradient of the output, of value's type
   float *value;      // [N, S, M, D]
   float *merged;     // [N, Q, M*L*P*3]
-  float *reference;  // [N, M, Q, L, 2 or 4], of each head its own part
+  float *reference;  // [N, M, Q, L, 2 or 4], one part per head
 };
 
-// Floats that a backward kernel needs for itself: beside the above, weights, three gradients a sample, and a head of
-// the output's gradient.
+// Scratch memory of a backward kernel in floats: the above, weights, three gradients per sample, and one head of the
+// output's gradient.
 inline __attribute__((always_inline)) int64_t scratch_floats(const GradCall &grad) {
   return 11 * grad.call.padded + grad.call.width;
 }
 
-// Computes the work items [begin, end) of the N * M: heads of an image, each of which alone writes its gradients.
+// Computes the work items [begin, end) of N * M. An item is a head of an image, and no other item writes its gradients.
 using GradKernel = void (*)(const GradCall &grad, float *scratch, int64_t begin, int64_t end);
 
-// By idol_type.
+// Kernels by idol_type.
 struct Kernels {
   RangeKernel by_type[3];
   GradKernel backward_by_type[3];

@@ -1,10 +1,10 @@
-// The kernel, for any number of lanes. A source file defines its lanes in an unnamed namespace and takes
-// `kernels_of<Lanes>()` of cpu_backward.h; nothing of the standard library is instantiated in either (see
-// ms_deform_arith.h on why).
+// The kernel for any number of lanes. A source file defines its lanes in an unnamed namespace and calls
+// `kernels_of<Lanes>()` of cpu_backward.h. Neither instantiates anything of the standard library (see
+// ms_deform_arith.h for the reason).
 //
-// Lanes has: F and I, vectors of `count` floats and integers; `bits`, a comparison as one bit a lane; `split`, which
-// parts pairs into their first and second halves; `add_totals`, which adds the totals of four vectors to four floats;
-// `load` and `store` of each value type.
+// Lanes has: F and I, vectors of `count` floats and integers; `bits`, which packs a comparison into one bit per lane;
+// `split`, which separates pairs into first and second elements; `add_totals`, which adds the totals of four vectors to
+// four floats; `load` and `store` for each value type.
 #pragma once
 
 #include "cpu_call.h"
@@ -20,23 +20,23 @@ template <class V, class T> IDOL_INLINE V load_as(const T *from) {
 
 template <class V, class T> IDOL_INLINE void store_as(T *to, V what) { std::memcpy(to, &what, sizeof what); }
 
-// Per sample, where a query's raw locations lead; `padded` of each, one after the other.
+// Scale and offset that convert a query's raw locations to cells, per sample; four arrays of `padded` elements.
 struct Axes {
   float *x_base, *x_scale, *y_base, *y_scale;
 };
 
-// One head's samples: raw locations as pairs, and logits or weights.
+// The samples of one head: raw locations as pairs, and logits or weights.
 struct Raw {
   const float *pairs, *weights;
 };
 
-// A group of samples: where each of their corners is, and how much of it to take. Corner-major.
+// The corners of a group of samples: token and share of each. Corner-major.
 constexpr int kGroup = 16;
 constexpr int kTaps = 4 * kGroup;
 struct Taps {
   int32_t token[kTaps];
   float share[kTaps];
-  uint64_t read;  // one bit a tap
+  uint64_t read;  // one bit per tap that must be read
 };
 
 IDOL_INLINE Axes axes_of(const Call &call, float *scratch) {
@@ -65,7 +65,7 @@ IDOL_INLINE void set_axes(const Call &call, const float *reference, const Axes &
   }
 }
 
-// Padding has no weight. Set once: a head's own samples never reach it.
+// Gives padding no weight. Once is enough, because a head's samples never overwrite it.
 IDOL_INLINE void set_padding(const Call &call, float *own) {
   for (int64_t s = call.levels * call.points; s < call.padded; ++s) {
     own[2 * s] = own[2 * s + 1] = 0.0f;
@@ -91,7 +91,7 @@ IDOL_INLINE Raw own_raw(const Call &call, const T *pairs, const T *weights, floa
   return {own, own + 2 * call.padded};
 }
 
-// The samples of one head: in place where they are floats and fill their vectors, else in the kernel's own memory.
+// Returns the samples of one head: in place if they are floats and fill their vectors, else copied to scratch memory.
 template <class Lanes> IDOL_INLINE Raw raw_of(const Call &call, int64_t item, int64_t head, float *own) {
   const int64_t samples = call.levels * call.points, all = call.heads * samples;
   const float *pairs, *weights;
@@ -120,7 +120,7 @@ template <class Lanes> IDOL_INLINE float largest(const float *logits, int64_t co
   return Lanes::largest(most);
 }
 
-// In cells, of samples s ... s + count.
+// Computes the locations of samples s ... s + count in cells.
 template <class Lanes>
 IDOL_INLINE void location(const Axes &axes, const float *pairs, int64_t s, typename Lanes::F *x, typename Lanes::F *y) {
   using F = typename Lanes::F;
@@ -140,7 +140,7 @@ IDOL_INLINE Corners<typename Lanes::F> corners_of(const Call &call, const Axes &
                        load_as<I>(of.rows + s), load_as<I>(of.start + s));
 }
 
-// The weight of samples s ... s + count, not yet divided by the sum of all in a fused call.
+// Returns the weights of samples s ... s + count; in a fused call, before the division by their sum.
 template <class Lanes>
 IDOL_INLINE typename Lanes::F weight_of(const Call &call, const float *weights, int64_t s, float most) {
   using F = typename Lanes::F;
@@ -148,7 +148,7 @@ IDOL_INLINE typename Lanes::F weight_of(const Call &call, const float *weights, 
   return call.merged != nullptr ? exp_nonpositive<F>(raw - most) : raw;
 }
 
-// The taps of samples [begin, end), and the sum of their weights.
+// Computes the taps of samples [begin, end) and returns the sum of their weights.
 template <class Lanes>
 IDOL_INLINE typename Lanes::F find_taps(const Call &call, const Axes &axes, const Raw &raw, float most, int64_t begin,
                                         int64_t end, Taps *taps) {
@@ -162,7 +162,7 @@ IDOL_INLINE typename Lanes::F find_taps(const Call &call, const Axes &axes, cons
     for (int corner = 0; corner < 4; ++corner) {
       const int64_t at = corner * kGroup + s - begin;
       const F share = found.share[corner] * weight;
-      // Nothing outside is read, unless to carry on a weight that is not finite: 0 * infinity.
+      // Corners outside are not read, except to propagate a weight that is not finite: 0 * infinity.
       taps->read |= Lanes::bits(found.inside[corner] | (share != share)) << at;
       store_as(taps->token + at, found.token[corner]);
       store_as(taps->share + at, share);
@@ -183,7 +183,7 @@ template <class T> IDOL_INLINE void prefetch_tap(const T *value, int64_t stride,
   for (int64_t i = 0; i < width; i += line) __builtin_prefetch(from + i);
 }
 
-// The sum over the taps of R vectors of channels, in U independent chains, since an addition takes its time.
+// Sums R vectors of channels over the taps, in U independent chains to hide the latency of an addition.
 template <class Lanes, int R, int U, class T>
 IDOL_INLINE void add_taps(const T *value, int64_t stride, const Taps &taps, typename Lanes::F (*sums)[R]) {
   if (taps.read == ~uint64_t{0}) {
@@ -202,7 +202,7 @@ IDOL_INLINE void add_taps(const T *value, int64_t stride, const Taps &taps, type
   }
 }
 
-// One head of one query, R vectors of its channels at a time.
+// Computes one head of one query, R vectors of channels at a time.
 template <class Lanes, int R, class T>
 IDOL_INLINE void one_head(const Call &call, const Axes &axes, const Raw &raw, const T *value, T *out) {
   using F = typename Lanes::F;
@@ -229,7 +229,7 @@ IDOL_INLINE void one_head(const Call &call, const Axes &axes, const Raw &raw, co
   }
 }
 
-// A work item: which query of which image.
+// A work item: a query of an image.
 struct Item {
   int64_t image, query, index;
 };
@@ -261,13 +261,13 @@ IDOL_INLINE void range(const Call &call, float *scratch, int64_t begin, int64_t 
   }
 }
 
-// Vectors that so many channels fill.
+// Returns the number of vectors that hold so many channels.
 template <class Lanes> constexpr int registers_for(int channels) {
   return Lanes::count >= 4 ? channels / Lanes::count : 1;
 }
 
-// Heads of 32 channels, or a multiple, keep a sum in four registers of AVX2 or two of AVX-512, and those of 16 in half
-// as many: a head's samples are then located once. Others take a register at a time.
+// For heads of 32 channels or a multiple, the sum is in four registers of AVX2 or two of AVX-512, and in half as many
+// for multiples of 16, so that a head's samples are located once. Other heads use one register at a time.
 template <class Lanes, class T> void range_kernel(const Call &call, float *scratch, int64_t begin, int64_t end) {
   if (call.width % 32 == 0)
     range<Lanes, registers_for<Lanes>(32), T>(call, scratch, begin, end);

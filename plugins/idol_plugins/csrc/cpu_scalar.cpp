@@ -1,4 +1,4 @@
-// Heads of any width, on any processor.
+// One lane: heads of any width, on any processor.
 #include "cpu_backward.h"
 
 namespace {

@@ -1,4 +1,4 @@
-// Four lanes: NEON on aarch64, SSE2 on x86-64, whatever else the compiler makes of them elsewhere.
+// Four lanes: NEON on aarch64, SSE2 on x86-64; on other processors, the compiler's choice.
 #include "cpu_vector.h"
 
 IDOL_VECTORS(16)

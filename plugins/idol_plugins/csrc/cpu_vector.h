@@ -1,4 +1,4 @@
-// What vectors of any length share, in the compilers' own vector types: GCC 9 and clang 12, or newer.
+// Operations of vectors of any length, in the vector types of GCC 9 and clang 12 or newer.
 #pragma once
 
 #include "cpu_backward.h"
@@ -12,7 +12,7 @@
 #define IDOL_SHUFFLE(a, b, type, ...) __builtin_shuffle(a, b, type{__VA_ARGS__})
 #endif
 
-// A source's vectors, of so many bytes; a macro, since each source needs types of its own (see ms_deform_arith.h on why).
+// Defines a source's vector types. A macro, because each source needs its own types (see ms_deform_arith.h).
 #define IDOL_VECTORS(bytes)                                            \
   namespace {                                                          \
   using F = float __attribute__((vector_size(bytes)));                 \
@@ -25,7 +25,7 @@
 
 namespace idol {
 
-// For Lane<Float>.
+// The base of Lane<Float>.
 template <class Float, class Integer> struct VectorLane {
   using Int = Integer;
   using Mask = Integer;
@@ -34,7 +34,7 @@ template <class Float, class Integer> struct VectorLane {
   static IDOL_INLINE Float as_float(Int x) { return load_as<Float>(&x); }
 };
 
-// For a source's Lanes; Words are as many uint16_t.
+// The base of a source's Lanes; Words is a vector of as many uint16_t.
 template <class Float, class Integer, class Words> struct VectorLanes {
   using F = Float;
   using I = Integer;

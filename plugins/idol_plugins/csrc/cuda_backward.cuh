@@ -1,7 +1,7 @@
-// The gradients of the fused form on a CUDA device. Eight lanes share a head of a query, as in the forward kernel: each
-// finds the taps of some samples, and all learn of them by shuffles. Each adds to 4 channels of value's gradient at
-// once, and multiplies its channels of value and of the output's gradient; what the lanes' products sum up to is handed
-// to the lane whose sample it is. Everything but values and projections is fp32.
+// The gradients of the fused form on a CUDA device. Eight lanes compute a head of a query, as in the forward kernel:
+// each computes the taps of some samples and shares them by shuffles. Each lane adds to 4 channels of value's gradient
+// at once, and multiplies its channels of value and of the output's gradient. The sum of the lanes' products goes to the
+// lane that owns the sample. Everything but values and projections is fp32.
 #pragma once
 
 #include "cuda_kernel.cuh"
@@ -10,10 +10,10 @@ namespace idol {
 
 constexpr int kGradLanes = 8;
 
-// Each gradient may be null. Value's and reference's start from zero.
+// Each gradient may be null. The gradients of value and reference must be zero at the start.
 struct CudaGradCall {
   CudaCall call;
-  const void *out;   // of value's type
+  const void *out;   // gradient of the output, of value's type
   float *value;
   float *merged;
   float *reference;
@@ -32,7 +32,7 @@ __device__ __forceinline__ void add_to(float *to, const float (&what)[4], float 
 }
 #endif
 
-// Of eight sums that every lane holds a part of, to each lane the whole of its own: in 7 shuffles instead of 24.
+// Reduces eight sums over eight lanes and gives each lane one of them, in 7 shuffles instead of 24.
 __device__ __forceinline__ float own_total(const Group<kGradLanes> &group, float (&parts)[kGradLanes]) {
 #pragma unroll
   for (int step = kGradLanes / 2; step > 0; step /= 2) {
@@ -46,10 +46,10 @@ __device__ __forceinline__ float own_total(const Group<kGradLanes> &group, float
   return parts[0];
 }
 
-// A head of one query: its arrays.
+// The arrays of one head of one query.
 template <class T> struct GradHead {
-  const T *value, *out;  // of its first channel
-  float *to;             // of value's gradient, likewise
+  const T *value, *out;  // first channel of the head
+  float *to;             // value's gradient, first channel of the head
   float *pairs, *logits;
   float *reference;  // [L, 2 or 4]
 };
@@ -75,7 +75,7 @@ struct Axes {
   Axis across, down;
 };
 
-// Of a sample of this level.
+// The taps of a sample of this level.
 template <class U>
 __device__ __forceinline__ Axes axes_of(const CudaCall &call, const Head<U> &head, int32_t level) {
   const float *r = head.reference + level * call.reference_width;
@@ -115,7 +115,7 @@ __device__ __forceinline__ Softmax<U> softmax_of(const Group<kGradLanes> &group,
   return {most, 1.0f / group.total(total)};
 }
 
-// Of one corner of each lane's sample, its product with the output's gradient; and value's gradient gains its share.
+// Returns the product of one corner of each lane's sample with the output's gradient, and adds to value's gradient.
 template <class T, int channels>
 __device__ __forceinline__ float grad_corner(const Group<kGradLanes> &group, const GradHead<T> &head, int32_t width,
                                              int32_t stride, int32_t own_token, float own_share,
@@ -127,7 +127,7 @@ __device__ __forceinline__ float grad_corner(const Group<kGradLanes> &group, con
     const float share = group.from(own_share, source);
     if (token < 0) continue;
     const int64_t at = static_cast<int64_t>(token) * stride;
-    // Heads of 32 channels go round once, with what each lane holds of the output's gradient.
+    // For heads of 32 channels this loop runs once, with the lane's part of the output's gradient in registers.
     for (int32_t channel = group.lane * channels; channel < width; channel += kGradLanes * channels) {
       const auto value = *reinterpret_cast<const Pack<T, channels> *>(head.value + at + channel);
       const auto pack = channels == 1 ? *reinterpret_cast<const Pack<T, channels> *>(head.out + channel) : first;
@@ -144,7 +144,7 @@ __device__ __forceinline__ float grad_corner(const Group<kGradLanes> &group, con
   return own_total(group, parts);
 }
 
-// The gradients of a reference by one sample, whose slopes are weighted.
+// Adds the gradients of a reference by one sample, whose slopes are already weighted.
 template <class T, class U>
 __device__ __forceinline__ void add_reference(const CudaCall &call, const GradHead<T> &head, const Head<U> &raw,
                                               int32_t level, int32_t s, float slope_x, float slope_y) {
@@ -191,7 +191,7 @@ __device__ __forceinline__ void grad_one_head(const CudaGradCall &grad, const He
       const Axes axes = axes_of(call, raw, level);
       head.pairs[2 * s] = x * axes.across.scale;
       head.pairs[2 * s + 1] = y * axes.down.scale;
-      head.logits[s] = sample.value;  // until the mean is known
+      head.logits[s] = sample.value;  // the mean is subtracted later
     }
     if (head.reference != nullptr) add_reference(call, head, raw, level, s, x, y);
   }
@@ -201,7 +201,7 @@ __device__ __forceinline__ void grad_one_head(const CudaGradCall &grad, const He
     head.logits[s] = softmax.of(raw.weights[s]) * (head.logits[s] - mean);
 }
 
-// `channels` of a head for each lane: 4 of 32; else 1, and as many rounds as it takes.
+// Each lane computes `channels` of a head: 4 of 32, else 1 in as many rounds as needed.
 template <class T, class U, int channels>
 __global__ void __launch_bounds__(128, 4) deform_attn_backward(const __grid_constant__ CudaGradCall grad) {
   const CudaCall &call = grad.call;

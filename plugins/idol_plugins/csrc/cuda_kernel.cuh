@@ -1,6 +1,6 @@
-// The CUDA kernel. A group of lanes shares a head of a query: each finds the taps of some samples, all learn of them by
-// shuffles, and each sums its own 16 bytes of channels: 4 lanes for 32 halves, 8 for 32 floats. Any other width has a
-// thread of its own for every channel. Everything but the values is fp32.
+// The CUDA kernel. A group of lanes computes a head of a query: each lane computes the taps of some samples, shares
+// them with the group by shuffles, and sums its own 16 bytes of channels (4 lanes for 32 halves, 8 for 32 floats). For any
+// other width, each channel has a thread of its own. Everything but the values is fp32.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -30,12 +30,12 @@ __device__ __forceinline__ void narrow(float x, float *to) { *to = x; }
 __device__ __forceinline__ void narrow(float x, __half *to) { *to = __float2half_rn(x); }
 __device__ __forceinline__ void narrow(float x, __nv_bfloat16 *to) { *to = __float2bfloat16_rn(x); }
 
-// `count` channels, read and written as one.
+// `count` channels that are read and written together.
 template <class T, int count> struct alignas(sizeof(T) * count) Pack {
   T at[count];
 };
 
-// The lanes of a group, of one warp; 1 knows nothing of others.
+// The lanes of a group in one warp; a group of 1 does not communicate.
 template <int lanes> struct Group {
   unsigned mask;
   int lane;
@@ -67,7 +67,7 @@ template <> struct Group<1> {
   __device__ __forceinline__ float total(float x) const { return x; }
 };
 
-// One head of one query.
+// The arrays of one head of one query.
 template <class U> struct Head {
   const U *pairs, *weights;
   const float *reference;
@@ -85,7 +85,7 @@ template <class U> __device__ __forceinline__ Head<U> head_of(const CudaCall &ca
           call.reference + image * call.reference_stride + query * call.levels * call.reference_width, true};
 }
 
-// The taps of one sample, weighted.
+// The weighted taps of one sample.
 template <class U>
 __device__ __forceinline__ Corners<float> sample_of(const CudaCall &call, const Head<U> &head, int32_t s, float weight) {
   const int32_t level = s / call.points;
@@ -104,7 +104,7 @@ __device__ __forceinline__ Corners<float> sample_of(const CudaCall &call, const 
                               call.rows[level], call.start[level]);
   for (int corner = 0; corner < 4; ++corner) {
     const float share = found.share[corner] * weight;
-    // Nothing outside is read, unless to carry on a weight that is not finite: 0 * infinity.
+    // Corners outside are not read, except to propagate a weight that is not finite: 0 * infinity.
     found.token[corner] = found.inside[corner] || share != share ? found.token[corner] : -1;
     found.share[corner] = share;
   }
@@ -152,7 +152,7 @@ __device__ __forceinline__ void sum_head(const CudaCall &call, const Head<U> &he
   *reinterpret_cast<Pack<T, channels> *>(out) = result;
 }
 
-// `channels` of a head for each thread, `lanes` threads sharing what they find.
+// Each thread computes `channels` of a head; `lanes` threads share the taps.
 template <class T, class U, int channels, int lanes>
 __global__ void __launch_bounds__(128) deform_attn(const __grid_constant__ CudaCall call) {
   const int32_t parts = call.width / channels;

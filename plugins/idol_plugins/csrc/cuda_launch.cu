@@ -1,4 +1,4 @@
-// The launcher: checks a call, chooses the kernel, launches it, returns every status.
+// The launcher: check a call, select the kernel, launch it, return the status.
 #include "call_checks.h"
 #include "cuda_backward.cuh"
 #include "cuda_kernel.cuh"
@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kBlock = 128;
 
-constexpr int64_t kMostBlocks = 1 << 20;  // far below every device's limit; the kernels go round
+constexpr int64_t kMostBlocks = 1 << 20;  // far below every device's limit; the kernels loop
 
 unsigned blocks_of(int64_t threads) {
   const int64_t blocks = (threads + kBlock - 1) / kBlock;
@@ -42,14 +42,14 @@ cudaError_t clear(float *array, int64_t count, cudaStream_t stream) {
 }
 
 bool fits_device(const idol_sizes &s) {
-  constexpr int64_t most = 1 << 20;  // a product of two stays in 64 bits, a token's channels in 32
+  constexpr int64_t most = 1 << 20;  // a product of two fits 64 bits, a token's channels fit 32
   return s.levels <= IDOL_CUDA_MOST_LEVELS && s.points <= most && s.heads * s.width <= most &&
          s.levels * s.points <= most;
 }
 
 idol::CudaCall describe(const idol_sizes &s) {
   idol::CudaCall call{};
-  call.threads = s.images * s.queries * s.heads;  // times the threads of a head
+  call.threads = s.images * s.queries * s.heads;  // later multiplied by the threads of a head
   call.tokens = s.tokens, call.queries = s.queries;
   call.heads = static_cast<int32_t>(s.heads), call.width = static_cast<int32_t>(s.width);
   call.levels = static_cast<int32_t>(s.levels), call.points = static_cast<int32_t>(s.points);
@@ -71,7 +71,7 @@ idol::CudaCall describe(const idol_fused &of) {
   return call;
 }
 
-// By the types of value and merged.
+// Selects the kernel by the types of value and merged.
 template <class Call> cudaError_t launch_typed(const idol_fused &of, const Call &call, cudaStream_t stream) {
   if (of.type == IDOL_FLOAT32) return launch<float, float>(call, stream);
   if (of.type == IDOL_BFLOAT16) return launch<__nv_bfloat16, float>(call, stream);
@@ -88,7 +88,7 @@ int32_t status_of(cudaError_t error) {
 int32_t idol_deform_attn_cuda_fused(const idol_fused *call, void *stream) {
   if (const int32_t status = idol::check(call)) return status;
   if (!fits_device(call->sizes)) return IDOL_BAD_SHAPE;
-  if (idol::is_empty(call->sizes)) return IDOL_OK;  // a launch of no block is an error
+  if (idol::is_empty(call->sizes)) return IDOL_OK;  // a launch without blocks is an error
   return status_of(launch_typed(*call, describe(*call), static_cast<cudaStream_t>(stream)));
 }
 

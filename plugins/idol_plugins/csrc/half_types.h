@@ -1,4 +1,4 @@
-// Half-width floats as bits, and their conversion without any instruction for it.
+// Half-width floats as bits, and their conversion without special instructions.
 #pragma once
 
 #include <cstdint>
@@ -30,12 +30,12 @@ IDOL_INLINE float widen(Half x) {
   const uint32_t sign = (x.bits & 0x8000u) << 16, rest = (x.bits & 0x7fffu) << 13;
   const uint32_t exponent = x.bits & 0x7c00u;
   if (exponent == 0x7c00u) return float_of(sign | rest | 0x7f800000u);
-  // Moved up to a float's exponent; a subnormal is a multiple of 2^-24.
+  // Shift to a float's exponent; a subnormal is a multiple of 2^-24.
   if (exponent == 0) return float_of(sign | bits_of(static_cast<float>(x.bits & 0x3ffu) * 0x1p-24f));
   return float_of(sign | (rest + (112u << 23)));
 }
 
-// To the nearest, ties to even, as IEEE 754 has it; NaN stays NaN.
+// Rounds to nearest, ties to even, as in IEEE 754; NaN stays NaN.
 IDOL_INLINE void narrow(float x, float *to) { *to = x; }
 IDOL_INLINE void narrow(float x, Bfloat *to) {
   const uint32_t bits = bits_of(x);

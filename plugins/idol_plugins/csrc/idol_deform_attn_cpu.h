@@ -1,7 +1,7 @@
 /* Multi-scale deformable attention on a CPU, as a plain C interface.
  *
- * Letters: N images, S tokens of all L levels one after the other, Q queries, M heads of D channels, P points per
- * head and level. Every array is dense, its last dimension varies fastest. Any number of threads may call at once.
+ * Letters: N images, S tokens (all L levels concatenated), Q queries, M heads of D channels, P points per head and
+ * level. Every array is dense, and its last dimension varies fastest. Functions are thread-safe.
  */
 #ifndef IDOL_DEFORM_ATTN_CPU_H
 #define IDOL_DEFORM_ATTN_CPU_H
@@ -18,9 +18,9 @@ extern "C" {
 enum idol_status {
   IDOL_OK = 0,
   IDOL_NULL_POINTER = 1,
-  IDOL_BAD_TYPE = 2,  /* an unknown type, or a combination that is not offered */
+  IDOL_BAD_TYPE = 2,  /* an unknown type, or an unsupported combination */
   IDOL_BAD_SHAPE = 3, /* a size out of range, or S is not the sum of h * w */
-  IDOL_BAD_ISA = 4,   /* this processor or this width cannot use the instructions asked for */
+  IDOL_BAD_ISA = 4,   /* the processor or the width does not support the instructions */
   IDOL_OUT_OF_MEMORY = 5
 };
 
@@ -32,14 +32,14 @@ enum idol_isa { IDOL_ISA_AUTO = 0, IDOL_ISA_SCALAR = 1, IDOL_ISA_VEC128 = 2, IDO
 /* Computes the work items [begin, end). */
 typedef void (*idol_range)(void *work, int64_t begin, int64_t end);
 
-/* Calls `range` so that [0, count) is covered exactly once, on as many threads as it likes, and waits. */
+/* Calls `range` on any number of threads so that [0, count) is covered exactly once, and waits. */
 typedef void (*idol_parallel_for)(void *pool, int64_t count, idol_range range, void *work);
 
 typedef struct {
   int32_t isa;                    /* idol_isa */
-  int32_t threads;                /* without parallel_for: how many to start; up to 1 is the caller's alone */
+  int32_t threads;                /* without parallel_for: number of threads; up to 1: the caller's thread */
   idol_parallel_for parallel_for; /* may be null */
-  void *pool;                     /* its first argument */
+  void *pool;                     /* first argument of parallel_for */
 } idol_options;
 
 typedef struct {
@@ -51,22 +51,22 @@ typedef struct {
 typedef struct {
   idol_sizes sizes;
   int32_t type;              /* idol_type of value and out */
-  int32_t merged_type;       /* FLOAT32; or FLOAT16, with FLOAT16 values */
+  int32_t merged_type;       /* FLOAT32, or FLOAT16 with FLOAT16 values */
   const void *value;         /* [N, S, M, D] */
   const void *merged;        /* [N, Q, M*L*P*3]: offsets [M, L, P, 2], then logits [M, L*P], as one row */
-  const float *reference;    /* [N or 1, Q, L, 2 or 4] points, or boxes cxcywh, in shares of the padded map */
+  const float *reference;    /* [N or 1, Q, L, 2 or 4] points, or boxes cxcywh, as fractions of the padded map */
   int64_t reference_images;  /* N or 1 */
   int64_t reference_width;   /* 2 or 4 */
   void *out;                 /* [N, Q, M * D] */
 } idol_fused;
 
-/* The gradients of a fused call, all fp32. Each may be null: it is not wanted. Else it is written from end to end. */
+/* The gradients of a fused call, all fp32. A null gradient is skipped; any other is overwritten completely. */
 typedef struct {
-  idol_fused call;        /* its `out` is not looked at */
-  const void *grad_out;   /* [N, Q, M * D], of value's type: the gradient of `out` */
+  idol_fused call;        /* `out` is ignored */
+  const void *grad_out;   /* [N, Q, M * D] gradient of `out`, of value's type */
   float *grad_value;      /* [N, S, M, D] */
   float *grad_merged;     /* [N, Q, M*L*P*3] */
-  float *grad_reference;  /* [N or 1, Q, L, 2 or 4], as `reference`: the sum over what shares it */
+  float *grad_reference;  /* [N or 1, Q, L, 2 or 4], as `reference`; summed over images that share it */
 } idol_fused_grad;
 
 typedef struct {
@@ -78,19 +78,19 @@ typedef struct {
   void *out;               /* [N, Q, M * D] */
 } idol_classic;
 
-/* Softmax over the L*P samples, locations, bilinear samples (zero outside the maps), weighted sum. `options` may be
- * null. Returns an idol_status. */
+/* Computes the softmax over the L*P samples, locations, bilinear samples (zero outside the maps) and the weighted sum.
+ * `options` may be null. Returns an idol_status. */
 IDOL_EXPORT int32_t idol_deform_attn_fused(const idol_fused *call, const idol_options *options);
 
-/* Its gradients. Bilinear sampling has a kink at every cell's centre: there, the slope to the right and downwards. A
- * sample that lies outside has none. The same call gives the same bits on any number of threads, of which as many as
- * N * M can be of use. */
+/* Computes the gradients. Bilinear sampling has a kink at every cell's centre: there, the slope is the one to the right
+ * and downwards. A sample outside has no slope. The result is bit-identical for any number of threads; more than N * M
+ * threads are of no use. */
 IDOL_EXPORT int32_t idol_deform_attn_fused_backward(const idol_fused_grad *call, const idol_options *options);
 
-/* The weighted sum of bilinear samples at given locations. */
+/* Computes the weighted sum of bilinear samples at given locations. */
 IDOL_EXPORT int32_t idol_deform_attn_classic(const idol_classic *call, const idol_options *options);
 
-/* Whether this build on this processor offers the instructions for heads of `width` channels. */
+/* Returns 1 if build and processor support the instructions for heads of `width` channels. */
 IDOL_EXPORT int32_t idol_deform_attn_offers(int32_t isa, int64_t width);
 
 IDOL_EXPORT int32_t idol_deform_attn_abi(void);

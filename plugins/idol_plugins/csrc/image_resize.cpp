@@ -1,4 +1,4 @@
-// Resizing in two passes of integers, of which the second goes over whole rows.
+// Resizing in two integer passes; the second processes complete rows.
 #include <memory>
 #include <new>
 
@@ -15,11 +15,11 @@ struct Work {
   const uint8_t *from;
   const idol_image_axis &rows, &columns;
   uint8_t *to;
-  uint8_t *narrow;  // [rows.taps, columns.to * 3]: rows after the first pass, each in the place of its number
+  uint8_t *narrow;  // [rows.taps, columns.to * 3]: ring buffer of rows after the first pass
   int32_t *sums;    // [columns.to * 3]
 };
 
-// Of as many taps as `Taps` says, which the compiler then unrolls; 0: as many as the axis says.
+// `Taps`: number of taps, so that the compiler unrolls the loop; 0: the number of the axis.
 template <int Taps> IDOL_INLINE void along_columns(const uint8_t *from, const idol_image_axis &axis, uint8_t *to) {
   const int64_t taps = Taps > 0 ? Taps : axis.taps;
   for (int64_t x = 0; x < axis.to; ++x) {
@@ -56,7 +56,7 @@ IDOL_INLINE void along_columns(const uint8_t *from, const idol_image_axis &axis,
 
 IDOL_INLINE void resize(const Work &work) {
   const int64_t before = kChannels * work.columns.from, after = kChannels * work.columns.to;
-  int64_t done = 0;  // rows that went through the first pass, or that none needs
+  int64_t done = 0;  // rows that passed the first pass, or that are not needed
   for (int64_t y = 0; y < work.rows.to; ++y) {
     const int64_t first = work.rows.first[y], end = first + work.rows.taps;
     for (done = done < first ? first : done; done < end; ++done)

@@ -1,7 +1,7 @@
-// The arithmetic of multi-scale deformable attention, once for all: a CPU's scalars and vectors, and a CUDA thread.
+// The arithmetic of multi-scale deformable attention for a CPU's scalars and vectors, and for a CUDA thread.
 //
-// F is float or a vector of floats, I is int32_t or a vector of as many; a comparison of F gives bool or I. A function
-// here never reads memory. No location is so wild (NaN, infinite, far outside) that an index leaves its level.
+// F is float or a vector of floats, I is int32_t or a vector of as many; a comparison of F gives bool or I. Functions
+// here never read memory. Indices stay in their level for every location (NaN, infinite, far outside).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 #if defined(__CUDACC__)
 #define IDOL_INLINE __host__ __device__ __forceinline__
 #else
-// Always inline: a copy compiled for AVX-512 must never be linked in for a processor without it.
+// Always inline: the linker must never choose a copy compiled for AVX-512 for a processor without it.
 #define IDOL_INLINE inline __attribute__((always_inline))
 #endif
 
@@ -35,17 +35,17 @@ template <> struct Lane<float> {
 
 template <class M, class T> IDOL_INLINE T select(M mask, T yes, T no) { return mask ? yes : no; }
 
-// e^x of x <= 0 to about 1e-7; NaN stays NaN, and what is below the normal numbers becomes 0.
+// Returns e^x of x <= 0 to about 1e-7; NaN stays NaN, and results below the normal numbers become 0.
 template <class F> IDOL_INLINE F exp_nonpositive(F x) {
   using L = Lane<F>;
   constexpr float lowest = -87.0f;
-  // False for NaN, whose conversion to an integer would be undefined; and beside a NaN among the logits, the largest
-  // of the others may have been overlooked.
+  // False for NaN, whose conversion to an integer is undefined, and for x > 0: if one logit is NaN, the maximum of the
+  // other logits may be too small.
   const auto normal = (x > lowest) & (x <= 0.0f);
   const F safe = select(normal, x, F{} + lowest);
   const auto power = L::to_int(safe * 1.44269504f - 0.5f);
   const F n = L::to_float(power);
-  const F r = (safe - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts, the first short
+  const F r = (safe - n * 0.693145752f) - n * 1.42860677e-6f;  // ln 2 in two parts; the first has few bits
   F e = F{} + 1.0f / 5040;
   e = e * r + 1.0f / 720;
   e = e * r + 1.0f / 120;
@@ -54,32 +54,32 @@ template <class F> IDOL_INLINE F exp_nonpositive(F x) {
   e = e * r + 0.5f;
   e = e * r + 1.0f;
   e = e * r + 1.0f;
-  // Shifted as 2^23 (n + 127): a left shift of a signed number is what some compilers object to.
+  // A multiplication by 2^23, because some compilers reject a left shift of a signed number.
   const F found = e * L::as_float((power + 127) * (1 << 23));
   return select(normal, found, select(x == x, F{}, x));
 }
 
-// One axis of a sample: cells = base + scale * raw, counted from the centre of the first cell.
+// One axis of a sample: cells = base + scale * raw, relative to the centre of the first cell.
 struct Axis {
   float base, scale;
 };
 
-// Of a fused call: `raw` is an offset, in cells around a point or in 1 / (2 P) of a box's side.
+// The axis of a fused call: `raw` is an offset in cells from a point, or in 1 / (2 P) of a box's side.
 IDOL_INLINE Axis offset_axis(float centre, float side, bool box, float size, float points) {
   return {centre * size - 0.5f, box ? side * size * (0.5f / points) : 1.0f};
 }
 
-// Of a classic call: `raw` is a location in [0, 1].
+// The axis of a classic call: `raw` is a location in [0, 1].
 IDOL_INLINE Axis location_axis(float size) { return {-0.5f, size}; }
 
 // The four cells around a sample, in the order (top, left), (top, right), (bottom, left), (bottom, right).
 template <class F> struct Corners {
-  typename Lane<F>::Int token[4];    // always of this level, even where the corner lies outside
+  typename Lane<F>::Int token[4];    // always in this level, even if the corner lies outside
   typename Lane<F>::Mask inside[4];
   F share[4];                        // 0 outside
 };
 
-// Where an axis is cut: the two cells and their shares.
+// The two cells around a location on one axis, and their shares.
 template <class F> struct Cut {
   typename Lane<F>::Int cell[2];
   typename Lane<F>::Mask inside[2];
@@ -122,8 +122,8 @@ template <class F, class I> IDOL_INLINE Corners<F> corners(F x, F y, F w, F h, I
   return corners<F, I>(cut(x, w, columns), cut(y, h, rows), columns, start);
 }
 
-// A bilinear sample of what is at the four corners, 0 outside, and how it changes as the location moves by a cell: on
-// the grid itself to the right and downwards, which is where `cut` puts it.
+// A bilinear sample of the four corners, 0 outside, and its slopes per cell. On the grid itself, where the slope has a
+// kink, the slope is the one to the right and downwards, as in `cut`.
 template <class F> struct Slope {
   F value, x, y;
 };
@@ -134,8 +134,8 @@ template <class F> IDOL_INLINE Slope<F> slope(const F (&across)[2], const F (&do
           (at[2] - at[0]) * across[0] + (at[3] - at[1]) * across[1]};
 }
 
-// The slope along an axis handed on to the reference's centre and side, by `offset_axis`. What lies outside has no
-// slope, however wild its offset.
+// The slope along an axis with respect to the reference's centre and side, through `offset_axis`. A sample outside has
+// no slope for any offset.
 struct Pull {
   float centre, side;
 };

@@ -1,12 +1,12 @@
-// DeformAttn, version 1 of domain idol_deploy, for ONNX Runtime 1.17 and newer: on a CPU, and with IDOL_CUDA on a CUDA
-// device as well, for the provider that a session runs the node on.
+// DeformAttn, version 1 of domain idol_deploy, for ONNX Runtime 1.17 and newer: for the CPU provider, and with
+// IDOL_CUDA for the CUDA provider as well.
 //
 //   inputs      value [N, S, M, D] T, merged [N, Q, M*L*P*3] U, reference [N or 1, Q, L, 2 or 4] float
 //   output      [N, Q, M*D] T
-//   attributes  heads = M, points = P, shapes = h, w per level, one after the other
+//   attributes  heads = M, points = P, shapes = h and w of each level
 //   types       (T, U): (float, float), (float16, float16), (float16, float), (bfloat16, float)
 //
-// Only the C interface is used, and nothing newer than 1.17 of it.
+// Only the C interface is used, and only what 1.17 has.
 #include <onnxruntime_c_api.h>
 
 #include <memory>
@@ -38,13 +38,13 @@ OrtStatus *refuse(const std::string &why) {
 std::string text_of(int32_t status) {
 #ifdef IDOL_CUDA
   if (status >= IDOL_CUDA_ERROR)
-    return "the CUDA device refuses the launch with error " + std::to_string(status - IDOL_CUDA_ERROR);
+    return "the CUDA device failed to launch the kernel: error " + std::to_string(status - IDOL_CUDA_ERROR);
 #endif
   switch (status) {
     case IDOL_BAD_SHAPE:
       return "sizes must be positive, the tokens as many as the cells of all levels, and reference [N or 1, Q, L, 2 or 4]";
     case IDOL_BAD_TYPE:
-      return "these types do not go together";
+      return "this combination of types is not supported";
     case IDOL_OUT_OF_MEMORY:
       return "out of memory";
     default:
@@ -52,7 +52,7 @@ std::string text_of(int32_t status) {
   }
 }
 
-// Of one pair of types on one provider; the same name under several of them is one operator to ONNX Runtime.
+// The operator for one pair of types on one provider; ONNX Runtime merges entries with the same name.
 struct Operator : OrtCustomOp {
   ONNXTensorElementDataType value, merged;
   const char *provider;
@@ -112,7 +112,7 @@ OrtStatus *read_input(const OrtKernelContext *context, size_t index, Input *inpu
   return nullptr;
 }
 
-// ONNX Runtime's own threads, through its loop over parts.
+// Runs `range` on ONNX Runtime's own threads.
 struct Loop {
   idol_range range;
   void *work;
@@ -126,12 +126,12 @@ void run_part(void *opaque, size_t part) {
 }
 
 void parallel_for(void *pool, int64_t count, idol_range range, void *work) {
-  constexpr int64_t most = 64;  // enough for threads of uneven speed, too few to be felt
+  constexpr int64_t most = 64;  // enough for threads of different speed, few enough to cost no time
   Loop loop{range, work, count, count < most ? count : most};
   OrtStatus *status = api->KernelContext_ParallelFor(static_cast<const OrtKernelContext *>(pool), run_part,
                                                      static_cast<size_t>(loop.parts), 0, &loop);
   if (status == nullptr) return;
-  api->ReleaseStatus(status);  // refused before it began
+  api->ReleaseStatus(status);  // refused before any work was done
   range(work, 0, count);
 }
 
@@ -141,7 +141,7 @@ int32_t call_cpu(const idol_fused &call, OrtKernelContext *context, OrtStatus **
 }
 
 #ifdef IDOL_CUDA
-// Into the session's own stream; the arrays are on its device.
+// Queues the kernel in the session's stream; the arrays are on its device.
 int32_t call_cuda(const idol_fused &call, OrtKernelContext *context, OrtStatus **status) {
   void *stream = nullptr;
   *status = api->KernelContext_GetGPUComputeStream(context, &stream);
@@ -189,7 +189,7 @@ OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   }
 }
 
-// The output's shape, as far as the inputs' are known: [N, Q, M * D].
+// Infers the output's shape [N, Q, M * D] from the known sizes of the inputs.
 OrtStatus *infer(const OrtCustomOp *, OrtShapeInferContext *context) {
   OrtTensorTypeAndShapeInfo *value = nullptr, *merged = nullptr;
   IDOL_TRY(api->ShapeInferContext_GetInputTypeShape(context, 0, &value));
@@ -197,7 +197,7 @@ OrtStatus *infer(const OrtCustomOp *, OrtShapeInferContext *context) {
   size_t value_rank = 0, merged_rank = 0;
   IDOL_TRY(api->GetDimensionsCount(value, &value_rank));
   IDOL_TRY(api->GetDimensionsCount(merged, &merged_rank));
-  if (value_rank != 4 || merged_rank != 3) return nullptr;  // unknown; compute() judges
+  if (value_rank != 4 || merged_rank != 3) return nullptr;  // unknown here; compute() checks it
   int64_t v[4], m[3];
   const char *names[4], *merged_names[3];
   IDOL_TRY(api->GetDimensions(value, v, 4));
@@ -210,7 +210,7 @@ OrtStatus *infer(const OrtCustomOp *, OrtShapeInferContext *context) {
   IDOL_TRY(api->CreateTensorTypeAndShapeInfo(&raw));
   const std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo *)> info(
       raw, api->ReleaseTensorTypeAndShapeInfo);
-  // Not of `op`: ONNX Runtime asks only the first of those that share a name.
+  // Independent of `op`, because ONNX Runtime calls only the first of the entries with the same name.
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   IDOL_TRY(api->GetTensorElementType(value, &type));
   IDOL_TRY(api->SetTensorElementType(info.get(), type));
@@ -260,7 +260,7 @@ Operator make_cuda(ONNXTensorElementDataType value, ONNXTensorElementDataType me
 extern "C" IDOL_EXPORT OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
   constexpr auto f32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, f16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
   constexpr auto bf16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
-  // They live as long as the library, since sessions keep pointing to them.
+  // Static, because sessions keep pointers to them.
   static const Operator operators[] = {
       make_cpu(f32, f32),  make_cpu(f16, f16),  make_cpu(f16, f32),  make_cpu(bf16, f32),
 #ifdef IDOL_CUDA

@@ -12,7 +12,7 @@ using nvinfer1::PluginFieldType;
 
 constexpr int32_t kMostValues = 2 * IDOL_CUDA_MOST_LEVELS;
 
-// Parsers pass an attribute's integers as 32 or as 64 bits; engines keep them as read().
+// Parsers pass an attribute's integers with 32 or 64 bits; engines store them as read() made them.
 template <class Integer> void append(const PluginField &field, std::vector<int64_t> *values) {
   const char *data = static_cast<const char *>(field.data);
   for (int32_t i = 0; i < field.length; ++i) {

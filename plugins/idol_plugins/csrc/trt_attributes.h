@@ -1,4 +1,4 @@
-// What a node says of itself: heads, points and the levels' shapes, as TensorRT hands them over and keeps them.
+// The attributes of a node: heads, points and the levels' shapes, as TensorRT passes and stores them.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -10,11 +10,11 @@
 
 namespace idol {
 
-// Never changes once it is made, so that all clones of a plugin share one.
+// Immutable, so that all clones of a plugin share one instance.
 class Attributes {
  public:
-  // Of the fields `heads`, `points` and `shapes` (h, w per level), of 32 or 64 bits; others are left alone. Null, and
-  // why, if they do not fit.
+  // Reads the fields `heads`, `points` and `shapes` (h, w per level) of 32 or 64 bits and ignores others. Returns null
+  // and the reason in `why` if they do not fit.
   static std::shared_ptr<const Attributes> read(const nvinfer1::PluginFieldCollection *given, std::string *why);
 
   Attributes(const Attributes &) = delete;
@@ -27,16 +27,16 @@ class Attributes {
   const int64_t *shapes() const { return shapes_.data(); }
   const char *text() const { return text_.c_str(); }
 
-  // What read() makes the same attributes of.
+  // The fields from which read() makes the same attributes.
   const nvinfer1::PluginFieldCollection *fields() const { return &collection_; }
 
  private:
   Attributes() = default;
-  const char *complete();  // null, or what does not fit
+  const char *complete();  // null, or the reason why they do not fit
 
   int64_t heads_ = 0, points_ = 0, tokens_ = 0;
   std::vector<int64_t> shapes_;
-  std::vector<int32_t> stored_;  // heads, points, shapes: 32 bits are known to every version
+  std::vector<int32_t> stored_;  // heads, points, shapes; every version reads 32 bits
   std::string text_;
   nvinfer1::PluginField fields_[3];
   nvinfer1::PluginFieldCollection collection_{};

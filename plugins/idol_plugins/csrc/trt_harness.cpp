@@ -14,9 +14,9 @@
 
 namespace {
 
-using namespace nvinfer1;  // NOLINT: everything here speaks its language
+using namespace nvinfer1;  // NOLINT: most names here are TensorRT's
 
-// The version of the TensorRT that is played, see getInferLibMajorVersion().
+// The emulated major version of TensorRT, see getInferLibMajorVersion().
 int32_t played_major = NV_TENSORRT_MAJOR;
 
 class Logger final : public ILogger, public ILoggerFinder {
@@ -24,7 +24,7 @@ class Logger final : public ILogger, public ILoggerFinder {
   void log(Severity severity, const char *text) noexcept override {
     said_ += std::to_string(static_cast<int>(severity)) + " " + text + "\n";
   }
-  // Had it a table of another version's, whoever called it would be lost: said, rather than suffered.
+  // With the virtual table of another version, this call would jump to a wrong address; here it is only reported.
   ILogger *findLogger() noexcept override {
     if (played_major != NV_TENSORRT_MAJOR) log(ILogger::Severity::kINTERNAL_ERROR, "a logger of another version is used");
     return this;
@@ -53,7 +53,7 @@ std::vector<PluginTensorDesc> describe(const idol_trt_tensor *tensors, int32_t c
   return described;
 }
 
-// What a profile makes of sizes that are not known: 1 at least, 2 as a rule, 4 at most.
+// The values of unknown sizes in a profile: minimum 1, optimum 2, maximum 4.
 std::vector<DynamicPluginTensorDesc> describe_range(const idol_trt_tensor *tensors, int32_t count) {
   std::vector<DynamicPluginTensorDesc> described(static_cast<size_t>(count));
   const std::vector<PluginTensorDesc> plain = describe(tensors, count);
@@ -112,7 +112,7 @@ idol_trt_plugin *wrap(IPluginV3 *plugin) { return plugin == nullptr ? nullptr : 
 
 }  // namespace
 
-// A plugin library may ask for it, as libnvinfer has it, too.
+// Plugin libraries look this function up, as in libnvinfer.
 extern "C" IDOL_HARNESS_EXPORT int32_t getInferLibMajorVersion() noexcept { return played_major; }
 
 int32_t idol_trt_headers(void) { return static_cast<int32_t>(NV_TENSORRT_VERSION); }
@@ -120,7 +120,7 @@ int32_t idol_trt_headers(void) { return static_cast<int32_t>(NV_TENSORRT_VERSION
 idol_trt_library *idol_trt_open(const char *path, int32_t major, char *why, int32_t size) {
   played_major = major == 0 ? NV_TENSORRT_MAJOR : major;
   auto library = std::make_unique<idol_trt_library>();
-  library->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);  // at once: a symbol that is missing is to be missed now
+  library->handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);  // RTLD_NOW: report a missing symbol immediately
   if (library->handle == nullptr) {
     std::snprintf(why, static_cast<size_t>(size), "%s", dlerror());
     return nullptr;

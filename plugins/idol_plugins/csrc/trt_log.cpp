@@ -17,8 +17,8 @@ constexpr const char *kName = "idol_deploy::DeformAttn";
 
 std::atomic<nvinfer1::ILoggerFinder *> logger_finder{nullptr};
 
-// TensorRT 11 moved the entries of ILogger and ILoggerFinder: one of another major version than the headers' is not
-// to be called. The library that brings the finder's table of functions tells its version.
+// TensorRT 11 moved the virtual functions of ILogger and ILoggerFinder, so a logger of another major version than the
+// headers must not be called. The library that contains the finder's virtual table gives the version.
 bool is_of_our_version(nvinfer1::ILoggerFinder *finder) {
   Dl_info home{};
   const void *table = *reinterpret_cast<void *const *>(finder);

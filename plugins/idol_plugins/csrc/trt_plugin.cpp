@@ -16,9 +16,9 @@ using nvinfer1::Dims;
 using nvinfer1::PluginTensorDesc;
 
 constexpr int32_t kInputs = 3, kOutputs = 1;
-enum Tensor { kValue, kMerged, kReference, kOut };  // in the order in which TensorRT counts them
+enum Tensor { kValue, kMerged, kReference, kOut };  // in TensorRT's order
 
-// TensorRT ends a build or an execution for anything but zero; the kernel's statuses are passed on as they are.
+// TensorRT stops a build or an execution if the status is not zero; the kernel's statuses are returned unchanged.
 constexpr int32_t kRefused = -1;
 
 int32_t refuse(const char *why) noexcept {
@@ -30,7 +30,7 @@ bool are_ours(const void *inputs, int32_t input_count, const void *outputs, int3
   return inputs != nullptr && outputs != nullptr && input_count == kInputs && output_count == kOutputs;
 }
 
-// A combination's types, as far as the position is known to have been reached.
+// Checks the types of a combination up to a position.
 bool type_fits(int32_t position, DataType type, DataType value) noexcept {
   switch (position) {
     case kValue:
@@ -44,10 +44,10 @@ bool type_fits(int32_t position, DataType type, DataType value) noexcept {
   }
 }
 
-// A size that is not known yet is negative.
+// Compares sizes; a size that is not known yet is negative.
 bool agree(int64_t a, int64_t b) noexcept { return a < 0 || b < 0 || a == b; }
 
-// Null, or what does not fit.
+// Returns null, or the reason why the shapes do not fit.
 const char *find_misfit(const Dims &value, const Dims &merged, const Dims &reference, const Dims &out,
                         const idol::Attributes &attributes) noexcept {
   if (value.nbDims != 4 || merged.nbDims != 3 || reference.nbDims != 4 || out.nbDims != 3)
@@ -60,7 +60,7 @@ const char *find_misfit(const Dims &value, const Dims &merged, const Dims &refer
   if ((reference.d[0] != 1 && !agree(reference.d[0], value.d[0])) || !agree(reference.d[1], merged.d[1]) ||
       !agree(reference.d[2], attributes.levels()) || (!agree(reference.d[3], 2) && reference.d[3] != 4))
     return "reference is not [N or 1, Q, levels, 2 or 4]";
-  // By division: a product of probed sizes may not fit.
+  // Division instead of multiplication, because a product of probed sizes may overflow.
   const bool known = value.d[2] > 0 && value.d[3] >= 0 && out.d[2] >= 0;
   if (!agree(out.d[0], value.d[0]) || !agree(out.d[1], merged.d[1]) ||
       (known && (out.d[2] % value.d[2] != 0 || out.d[2] / value.d[2] != value.d[3])))
@@ -73,14 +73,14 @@ int32_t type_of(DataType type) noexcept {
   return type == DataType::kBF16 ? IDOL_BFLOAT16 : IDOL_FLOAT32;
 }
 
-// A call without its pointers; null, or what does not fit.
+// Makes a call without its pointers; returns null, or the reason why it does not fit.
 const char *describe(const PluginTensorDesc *in, const PluginTensorDesc &out, const idol::Attributes &attributes,
                      idol_fused *call) noexcept {
   const PluginTensorDesc *tensors[] = {&in[kValue], &in[kMerged], &in[kReference], &out};
   for (int32_t position = 0; position < kInputs + kOutputs; ++position) {
     const PluginTensorDesc &tensor = *tensors[position];
     if (tensor.format != nvinfer1::TensorFormat::kLINEAR || !type_fits(position, tensor.type, in[kValue].type))
-      return "these types or formats do not go together";
+      return "this combination of types or formats is not supported";
     for (int32_t i = 0; i < tensor.dims.nbDims && i < Dims::MAX_DIMS; ++i)
       if (tensor.dims.d[i] < 0) return "a size is negative";
   }
@@ -93,7 +93,7 @@ const char *describe(const PluginTensorDesc *in, const PluginTensorDesc &out, co
   return idol::sizes_fit(call->sizes) ? nullptr : "a size is zero or too large";
 }
 
-// Builders probe with sizes of zero (NVIDIA/TensorRT#4260): there is nothing to compute then, and nothing to refuse.
+// Builders probe with sizes of zero (NVIDIA/TensorRT#4260): there is nothing to compute, and no error.
 bool has_no_elements(const Dims &out) noexcept {
   return out.nbDims == 3 && out.d[0] >= 0 && out.d[1] >= 0 && out.d[2] >= 0 && !(out.d[0] && out.d[1] && out.d[2]);
 }
@@ -113,7 +113,7 @@ bool is_aligned(const void *pointer) noexcept { return reinterpret_cast<uintptr_
 
 namespace idol {
 
-using namespace nvinfer1;  // NOLINT: every signature is one of its
+using namespace nvinfer1;  // NOLINT: every signature uses TensorRT's names
 
 IPluginCapability *Plugin::getCapabilityInterface(PluginCapabilityType type) noexcept {
   switch (type) {
@@ -194,7 +194,7 @@ int32_t Plugin::enqueue(const PluginTensorDesc *input_descriptions, const Plugin
     return refuse("a tensor does not start at a multiple of 16 bytes");
   const int32_t status = launch(call, stream);
   if (status >= IDOL_CUDA_ERROR)
-    log(Severity::kERROR, "the device refuses the launch: cudaError_t %d; is the library built for it?",
+    log(Severity::kERROR, "the device failed to launch the kernel: cudaError_t %d; build the library for this device",
         static_cast<int>(status - IDOL_CUDA_ERROR));
   else if (status != IDOL_OK)
     log(Severity::kERROR, "the kernel refuses the call with status %d", static_cast<int>(status));
@@ -229,7 +229,7 @@ const PluginFieldCollection *Creator::getFieldNames() noexcept {
 
 }  // namespace idol
 
-// What TensorRT looks for in a library of plugins.
+// The functions that TensorRT looks up in a library of plugins.
 extern "C" IDOL_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder *finder) { idol::set_logger_finder(finder); }
 
 extern "C" IDOL_EXPORT nvinfer1::IPluginCreatorInterface *const *getCreators(int32_t &count) {
@@ -239,7 +239,7 @@ extern "C" IDOL_EXPORT nvinfer1::IPluginCreatorInterface *const *getCreators(int
   return creators;
 }
 
-// Whether enqueue() takes host pointers; for whoever calls it without TensorRT.
+// Returns 1 if enqueue() takes host pointers; for callers other than TensorRT.
 extern "C" IDOL_EXPORT int32_t idol_deform_attn_trt_on_host() {
 #ifdef IDOL_TRT_HOST
   return 1;

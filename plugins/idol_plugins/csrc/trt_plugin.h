@@ -2,7 +2,7 @@
 //
 //   inputs   value [N, S, M, D] T, merged [N, Q, M*L*P*3] U, reference [N or 1, Q, L, 2 or 4] float
 //   output   [N, Q, M*D] T
-//   fields   heads = M, points = P, shapes = h, w per level, one after the other
+//   fields   heads = M, points = P, shapes = h and w of each level
 //   types    (T, U): (float, float), (half, half), (half, float), (bfloat16, float), all linear
 #pragma once
 

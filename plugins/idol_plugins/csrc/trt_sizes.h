@@ -1,4 +1,4 @@
-// TensorRT's arithmetic of shapes, as far as a plugin sees it.
+// TensorRT's arithmetic of shapes, the part that a plugin uses.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -13,7 +13,7 @@ namespace idol {
 using Expression = nvinfer1::IDimensionExpr;
 using Operation = nvinfer1::DimensionOperation;
 
-// A size of a shape: known when the network is built, or only when it runs; the harness knows both.
+// A size of a shape, known when the network is built or only when it runs; the harness has both values.
 class Size final : public nvinfer1::IDimensionExpr, private nvinfer1::apiv::VDimensionExpr {
  public:
   Size(int64_t value, bool constant) : value_(value), constant_(constant) { mImpl = this; }
