@@ -1,8 +1,8 @@
-// Runs one call of the kernel's C interface: read from stdin, its output to stdout. Of scripts/neon.py.
+// Reads one call of the kernel's C interface from stdin and writes its output to stdout. Used by scripts/neon.py.
 //
 //   in   int64: classic, isa, type, merged_type, N, S, Q, M, D, L, P, reference images, reference width; h, w per level;
-//        then, each after its int64 number of bytes, value, and merged and reference, or locations and weights
-//   out  int32 status, and after 0 the output
+//        then value, and merged and reference or locations and weights, each after its number of bytes (int64)
+//   out  int32 status; if it is 0, the output follows
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -22,7 +22,7 @@ int64_t read_int() {
   return found;
 }
 
-// Of max_align_t's alignment, which malloc gives; a vector of char may not ask for it.
+// A vector of double, because a vector of char does not guarantee the alignment.
 std::vector<double> read_array() {
   const auto bytes = static_cast<size_t>(read_int());
   std::vector<double> array(bytes / sizeof(double) + 1);

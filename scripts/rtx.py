@@ -1,11 +1,11 @@
-"""Portable graphs of the presets, built by TensorRT-RTX on the CPU: `scripts/test-tensorrt-rtx` runs both halves.
+"""Build the presets' portable graphs with TensorRT-RTX on the CPU; `scripts/test-tensorrt-rtx` runs both commands.
 
-    rtx.py graphs FOLDER          with PyTorch: PRESET.fp32.onnx and PRESET.fp16.onnx of untrained networks
-    rtx.py build FOLDER           with TensorRT-RTX: builds each in a process of its own, and says how long it took
+    rtx.py graphs FOLDER          with PyTorch: write PRESET.fp32.onnx and PRESET.fp16.onnx of untrained networks
+    rtx.py build FOLDER           with TensorRT-RTX: build each graph in a process of its own and print the time
 
-The builder is ours, `idol_export.engine.network`, with TensorRT-RTX's binding in the place of TensorRT's: it has the
-same classes and names. It ends the process on a node that it does not know, hence the processes. What it builds is
-thrown away: its engines do not run without a GPU.
+The builder is `idol_export.engine.network` with TensorRT-RTX's binding in the place of TensorRT's: it has the same
+classes and names. TensorRT-RTX ends the process on an unknown node, so each graph has its own process. The engines are
+discarded, because they do not run without a GPU.
 """
 
 import json
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 PRESETS = ("edge_synth", "ytvis19_r50", "ovis_swin_l")
-SIZE = 96, 128  # of the frames; layers and types are those of any size
+SIZE = 96, 128  # frame size; it does not change layers and types
 _TARGET = "SM86"
 
 
@@ -40,7 +40,7 @@ def export_graphs(folder: Path, presets: list[str]) -> None:
 
 
 def _half(graph: bytes) -> bytes:
-    """The graph in fp16 as `export --precision fp16` has it."""
+    """Return the graph in fp16, as `export --precision fp16` makes it."""
     from idol_export.precision.folding import folded
     from idol_export.precision.half import islands_of, to_half
 
@@ -49,15 +49,15 @@ def _half(graph: bytes) -> bytes:
 
 
 def build_all(folder: Path) -> int:
-    """Build every graph of a folder; the number of those that were refused."""
+    """Build every graph of a folder and return the number of failures."""
     failures = 0
     for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stat().st_size):
         done = subprocess.run(  # noqa: S603
             [sys.executable, __file__, "one", str(path)], capture_output=True, text=True, check=False
         )
-        said = (done.stdout if done.returncode == 0 else done.stderr).strip().split("\n")[-1]
+        line = (done.stdout if done.returncode == 0 else done.stderr).strip().split("\n")[-1]
         print(
-            f"[rtx] {path.stem:18} {said if done.returncode == 0 else f'FAILED ({done.returncode}): {said}'}",
+            f"[rtx] {path.stem:18} {line if done.returncode == 0 else f'FAILED ({done.returncode}): {line}'}",
             flush=True,
         )
         failures += done.returncode != 0
@@ -65,7 +65,7 @@ def build_all(folder: Path) -> int:
 
 
 def build_one(path: Path) -> None:
-    """Build a graph in this process; raises what the builder raises."""
+    """Build a graph in this process; exceptions of the builder are raised."""
     import tensorrt_rtx_bindings as rtx
 
     sys.modules["tensorrt"] = rtx
@@ -74,12 +74,12 @@ def build_one(path: Path) -> None:
 
     configure = network._configure
 
-    def for_a_device_that_is_not_here(config: object, *arguments: object) -> None:
+    def configure_for_target(config: object, *arguments: object) -> None:
         configure(config, *arguments)
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(rtx.ComputeCapability, _TARGET), 0)
 
-    network._configure = for_a_device_that_is_not_here
+    network._configure = configure_for_target
     key = EngineKey(
         "portable", "", path.suffixes[0][1:], (1, 1, 1), "", rtx.__version__, "none", "8.6", "none"
     )

@@ -1,11 +1,11 @@
-"""Makes typings/tensorrt.pyi: names and signatures of TensorRT's Python package, as far as this project uses them.
+"""Generate typings/tensorrt.pyi: names and signatures of the part of TensorRT's Python package that this project uses.
 
     scripts/tensorrt_api.py STUB NAMES > typings/tensorrt.pyi
 
-STUB is `tensorrt_bindings/tensorrt.pyi` of the package tensorrt-stubs, made from the real binding; it has docstrings,
-half a megabyte, and places that no type checker reads. NAMES is what `scripts/tensorrt_api.py --names` prints where
-TensorRT-RTX's binding is installed, which is of the generation of TensorRT 11: a member that it lacks is marked. mypy
-checks the calls against the result, and the tests' fake of TensorRT is built from it.
+STUB is `tensorrt_bindings/tensorrt.pyi` of the package tensorrt-stubs, generated from the real binding; it is half a
+megabyte with docstrings, and type checkers reject parts of it. NAMES is the output of `scripts/tensorrt_api.py --names`
+with TensorRT-RTX's binding installed, which is of the generation of TensorRT 11: members that it lacks are marked. mypy
+checks all calls against the result, and the tests' fake of TensorRT is built from it.
 """
 
 import ast
@@ -42,7 +42,7 @@ CLASSES = (
     "TensorIOMode",
 )
 FUNCTIONS = ("get_plugin_registry", "init_libnvinfer_plugins")
-# By NVIDIA's documentation; stubs made from bindings do not know.
+# From NVIDIA's documentation; generated stubs do not contain it.
 MAY_BE_NONE = {
     "Builder.build_serialized_network",
     "IBuilderConfig.create_timing_cache",
@@ -52,13 +52,13 @@ MAY_BE_NONE = {
     "IPluginRegistry.load_library",
     "Runtime.deserialize_cuda_engine",
 }
-# Unused layers would be most of the file.
+# Skips the methods that add layers, which would be most of the file.
 _SKIPPED = re.compile(r"^(add_(?!optimization_profile)|__(?!init__|buffer__|getitem__|len__|int__|iter__))")
 _PLAIN = {"int", "str", "bool", "float", "None", "bytes", "list", "tuple", "object"}
 
 
 def _repaired(stub: str) -> str:
-    """The stub in Python's grammar: `in` is no parameter, and a default forces one on those behind it."""
+    """Fix the stub's syntax: `in` is no valid parameter, and parameters after a default need one as well."""
     stub = re.sub(r"([(,] ?)in: ", r"\1in_: ", stub)
     lines = stub.split("\n")
     for index, line in enumerate(lines):
@@ -68,7 +68,7 @@ def _repaired(stub: str) -> str:
 
 
 def _type(node: ast.expr | None) -> str:
-    """An annotation, of what this file knows; `Any` for the rest."""
+    """Return an annotation, or `Any` if it uses a type that this file does not know."""
     text = "Any" if node is None else ast.unparse(node)
     text = text.replace("typing_extensions.Buffer", "Buffer").replace("typing.", "")
     text = text.replace("ErrorCodeTRT", "Any").replace("collections.abc.", "")
@@ -110,7 +110,7 @@ def _method(owner: str, function: ast.FunctionDef, mark: str, overloaded: bool) 
 
 
 def _hidden(function: ast.FunctionDef, owner: ast.ClassDef) -> bool:
-    """Whether it is an overload with a parameter that this file does not know, and not the first of its name."""
+    """Return True for an overload, except the first, with a parameter type that this file does not know."""
     rivals = [item for item in owner.body if isinstance(item, ast.FunctionDef) and item.name == function.name]
     return function is not rivals[0] and ": Any" in _parameters(function)
 
@@ -156,7 +156,7 @@ def _class(node: ast.ClassDef, stub: list[str], names: dict[str, list[str]], ind
 
 
 def generate(stub: str, names: dict[str, list[str]]) -> str:
-    """The file's text."""
+    """Return the text of the file."""
     stub = _repaired(stub)
     lines = stub.split("\n")
     out = [
@@ -177,7 +177,7 @@ def generate(stub: str, names: dict[str, list[str]]) -> str:
 
 
 def print_names() -> None:
-    """Of TensorRT-RTX's binding: its classes and their members."""
+    """Print the classes of TensorRT-RTX's binding and their members."""
     import tensorrt_rtx_bindings as binding
 
     found = {name: getattr(binding, name) for name in dir(binding) if not name.startswith("_")}

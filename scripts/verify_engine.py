@@ -1,8 +1,9 @@
-"""Checks of `scripts/verify_tensorrt.py` that look inside; each prints JSON in its last line.
+"""Checks of `scripts/verify_tensorrt.py` that use the Python API; the last line of each check's output is JSON.
 
-verify_engine.py environment
-verify_engine.py tracks BUNDLE       TensorRT against ONNX Runtime, from frames to identities
-verify_engine.py refusals BUNDLE     engines that must not run
+verify_engine.py environment         TensorRT and the device
+verify_engine.py graphs BUNDLE       verified graphs that TensorRT can read
+verify_engine.py tracks BUNDLE       compare TensorRT with ONNX Runtime, from frames to identities
+verify_engine.py refusals BUNDLE     check that damaged engines are refused
 """
 
 import json
@@ -29,7 +30,7 @@ _FRAMES = 12
 
 
 def environment() -> dict[str, Any]:
-    """TensorRT and the device."""
+    """Return the versions of TensorRT and the driver, and the device."""
     version = import_tensorrt().__version__
     device = CudaDevice()
     found = {
@@ -44,14 +45,14 @@ def environment() -> dict[str, Any]:
 
 
 def graphs(path: Path) -> list[str]:
-    """Of those with our operator and those of fewer bits, all that are verified and that TensorRT reads."""
+    """Return the graph with our operator and the reduced-precision graphs, if verified and readable for TensorRT."""
     with Bundle.open(path) as bundle:
         exact = [name for name in bundle.certificates.by_graph() if name == "plugin"]
         return [*exact, *verified_graphs(bundle, TARGETS)]
 
 
 def tracks(path: Path) -> dict[str, Any]:
-    """How far the tracks of both agree on a generated video; fails where outputs differ beyond near-ties."""
+    """Compare the tracks of both on a generated video; exit with an error if they differ by more than near ties."""
     with Bundle.open(path) as bundle:
         height, width = bundle.manifest.frame_size
     video = make_video(_FRAMES, height, width, seed=3).transpose(0, 2, 3, 1)
@@ -83,7 +84,7 @@ def tracks(path: Path) -> dict[str, Any]:
 
 
 def refusals(path: Path) -> dict[str, Any]:
-    """A corrupted engine, and one that is cut short, must be refused in one sentence with a way out."""
+    """Check that a corrupted and a truncated engine are refused in one sentence with a fix."""
     said = {}
     for fault in ("corrupted", "cut short"):
         with tempfile.TemporaryDirectory() as folder, Bundle.open(path) as bundle:

@@ -1,6 +1,6 @@
-"""The steps of `scripts/verify_tensorrt.sh`, each a process of its own, and the file that tells how they went.
+"""The steps of `scripts/verify_tensorrt.sh`, each in a process of its own, and the report file.
 
-Needs what the steps need, and the standard library.
+Needs only the standard library and the requirements of the steps.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 IDOL = [sys.executable, "-m", "idol_deploy.cli"]
 CHECKS = [sys.executable, str(ROOT / "scripts" / "verify_engine.py")]
-_KEPT = 6000  # characters of what a step prints
+_KEPT = 6000  # characters of a step's output in the report
 _SECONDS = 7200
 
 
 class Steps:
-    """What was done, in order."""
+    """The results of the steps, in order."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.done: list[dict[str, Any]] = []
@@ -37,13 +37,13 @@ class Steps:
         result: Path | None = None,
         needs: str | None = None,
     ) -> bool:
-        """Run a step, unless one that it needs has failed.
+        """Run a step, unless a step that it needs has failed, and return True on success.
 
         Args:
-            name: of the step.
-            command: to run; status 0 is success.
-            result: JSON that it writes; None: the last line that it prints, if that is JSON.
-            needs: an earlier step.
+            name: Name of the step.
+            command: Command to run; exit status 0 is success.
+            result: JSON file that the command writes; None: the last line of its output, if that is JSON.
+            needs: Name of an earlier step that must have passed; None: no condition.
         """
         if needs is not None and not self.passed(needs):
             return self.skip(name, f"it needs {needs}")
@@ -76,13 +76,13 @@ class Steps:
         return not status
 
     def skip(self, name: str, why: str) -> bool:
-        """Note a step that was not done."""
+        """Record a step that was not run, and return False."""
         self.done.append({"name": name, "status": "skipped", "why": why})
         print(f"[verify-tensorrt] {name}: skipped, {why}", flush=True)
         return False
 
     def passed(self, name: str) -> bool:
-        """Whether a step was done and went well."""
+        """Return True if a step was run and passed."""
         return any(step["name"] == name and step["status"] == "passed" for step in self.done)
 
 
@@ -98,8 +98,8 @@ def _json(text: str) -> Any:
 
 
 def verify(bundles: list[Path], include: str | None, dry_run: bool, work: Path, output: Path) -> int:
-    """Do all steps and write the file; the exit status."""
-    steps = Steps(_stand_ins(work) if dry_run else {**os.environ})
+    """Run all steps, write the report and return the exit status."""
+    steps = Steps(_fake_environment(work) if dry_run else {**os.environ})
     steps.run("environment", [*CHECKS, "environment"])
     if dry_run:
         for name in ("plugins build", "plugins selftest", "plugin conformance"):
@@ -151,7 +151,7 @@ def _verify_bundle(steps: Steps, bundle: Path, work: Path, dry_run: bool) -> Non
     steps.run(f"tracks {name}", [*CHECKS, "tracks", path], needs=build)
     steps.run(f"refuse {name}", [*CHECKS, "refusals", path], needs=build)
     if built:
-        # Known to be wrong in some releases; whether it is in this one is worth knowing, and no failure.
+        # Some releases are known to compute the portable graph wrongly; the result is recorded and is no failure.
         scratch = ["--into", str(work / "portable")]
         steps.run(f"build {name}, portable", [*IDOL, "build", path, "--graph", "portable", *scratch])
         if steps.done[-1]["status"] == "failed":
@@ -180,14 +180,14 @@ def _commands(environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def _stand_ins(work: Path) -> dict[str, str]:
-    """An environment with stand-ins for TensorRT and a device, and folders that vanish afterwards."""
+def _fake_environment(work: Path) -> dict[str, str]:
+    """Return an environment with fakes of TensorRT and a device, and temporary folders."""
     plugins = work / "plugins"
     plugins.mkdir()
-    found = os.environ.get("IDOL_PLUGINS")
-    for library in Path(found).glob("*.so") if found else ():
+    folder = os.environ.get("IDOL_PLUGINS")
+    for library in Path(folder).glob("*.so") if folder else ():
         shutil.copy(library, plugins)
-    (plugins / "libidol_deform_attn_trt.so").write_bytes(b"a stand-in")
+    (plugins / "libidol_deform_attn_trt.so").write_bytes(b"a fake")
     paths = [str(ROOT / "tests" / "fakes"), os.environ.get("PYTHONPATH", "")]
     changes = {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),

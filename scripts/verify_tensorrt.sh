@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Tries all that this project does with TensorRT on your device, and writes one JSON file to send back.
+# Run all checks of this project with TensorRT on your device, and write one JSON file to send back.
 #
 #   scripts/verify_tensorrt.sh [--output FILE] [--tensorrt-include DIR] [BUNDLE.idol...]
-#   scripts/verify_tensorrt.sh --dry-run ...      the same steps on stand-ins, without a device
+#   scripts/verify_tensorrt.sh --dry-run ...      the same steps with fakes, without a device
 #
-# Without a bundle it takes the one of models/. It says which step failed, and goes on with those that do not need it.
-# Where idol-deploy is not installed for $PYTHON, it makes .venv-tensorrt, which sees the system's packages: on a Jetson,
-# JetPack's TensorRT.
+# Without a bundle it uses the bundle in models/. If a step fails, its name is printed and independent steps still run.
+# If idol-deploy is not installed for $PYTHON, the script makes .venv-tensorrt, which can use the system's packages, such
+# as JetPack's TensorRT on a Jetson.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh

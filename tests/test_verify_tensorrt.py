@@ -1,4 +1,4 @@
-"""`scripts/verify_tensorrt.sh` on stand-ins: every step is done, what fails is named, and the file tells it all."""
+"""`scripts/verify_tensorrt.sh` on fakes: every step runs, failures are named, and the report has all results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def bundle(toy: Toy, tmp_path: Path) -> Path:
-    """The toy network, its portable graph standing for the one with our operator, too."""
+    """The toy network, with its portable graph also in the place of the graph with our operator."""
     with Bundle.open(toy.path) as opened:
         members = {name: opened._member(name) for name in (WEIGHTS, GRAPHS["portable"], GOLDEN_FRAME)}
         members[GRAPHS["plugin"]] = members[GRAPHS["portable"]]
@@ -53,10 +53,10 @@ def verify(bundle: Path, output: Path, **environment: str) -> tuple[int, str, di
 
 
 @pytest.mark.slow
-def test_every_step_is_done_and_told(bundle: Path, tmp_path: Path) -> None:
-    status, said, report = verify(bundle, tmp_path / "report.json")
+def test_every_step_runs_and_is_reported(bundle: Path, tmp_path: Path) -> None:
+    status, output, report = verify(bundle, tmp_path / "report.json")
     steps = {step["name"]: step for step in report["steps"]}
-    assert status == 0, said
+    assert status == 0, output
     for name in (
         "environment",
         "build toy, plugin",
@@ -72,15 +72,15 @@ def test_every_step_is_done_and_told(bundle: Path, tmp_path: Path) -> None:
     assert steps["tracks toy"]["result"]["instances"] > 12
     assert "is corrupted" in steps["refuse toy"]["result"]["corrupted"]
     assert report["dry_run"]
-    assert f"please send back {tmp_path / 'report.json'}" in said
+    assert f"please send back {tmp_path / 'report.json'}" in output
     assert str(Path.home()) not in (tmp_path / "report.json").read_text().replace(str(tmp_path), "")
 
 
 @pytest.mark.slow
 def test_the_step_that_failed_is_named(bundle: Path, tmp_path: Path) -> None:
-    status, said, report = verify(bundle, tmp_path / "report.json", FAKE_TENSORRT="8.6")
+    status, output, report = verify(bundle, tmp_path / "report.json", FAKE_TENSORRT="8.6")
     assert status == 1
-    assert "[verify-tensorrt] the step that failed: build toy, plugin" in said
-    assert "TensorRT 8.6.1 is too old" in said
+    assert "[verify-tensorrt] the step that failed: build toy, plugin" in output
+    assert "TensorRT 8.6.1 is too old" in output
     found = {step["name"]: step["status"] for step in report["steps"]}
     assert (found["build toy, plugin"], found["tracks toy"]) == ("failed", "skipped")

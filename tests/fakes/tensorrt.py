@@ -1,9 +1,9 @@
-"""A stand-in for TensorRT's Python package: the classes of `typings/tensorrt.pyi`, which do what is needed here.
+"""A fake of TensorRT's Python package with the classes of `typings/tensorrt.pyi`.
 
-Nothing exists here that the real binding lacks, and arguments are checked as pybind11 does: names, number, types.
-What a class does is in `_does`; anything else that the binding has raises NotImplementedError. Networks run on ONNX
-Runtime; with FAKE_TENSORRT_ANSWERS they answer with the arrays of that file instead. Tests set `wrong` to have engines
-built that compute something else, and `unrecordable` to have captures fail.
+It has no name that the real binding lacks, and checks arguments as pybind11 does: names, number, types. `_does` has the
+implemented methods; all other methods of the binding raise NotImplementedError. Networks run on ONNX Runtime, or return
+the arrays of the file FAKE_TENSORRT_ANSWERS. Tests set `wrong` to build engines with wrong outputs, and `unrecordable`
+to make captures fail.
 """
 
 import ast
@@ -25,7 +25,7 @@ _OPTIONAL = {
     "BuilderFlag.VERSION_COMPATIBLE",
     "IBuilderConfig.profiling_verbosity",
 }
-# Version, and what it lacks of 10.13; `True` stands for all that the stub marks as gone from 11 on.
+# Version, and the names of 10.13 that it lacks; `True`: every name that the stub marks as removed in 11.
 _RELEASES = {
     "10.3": ("10.3.0", {"HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY", "OnnxParser.load_model_proto"}),
     "10.13": ("10.13.0.35", set()),
@@ -38,7 +38,7 @@ __version__, _LACKS = _RELEASES[_RELEASE]
 
 wrong = None  # (output, factor)
 unrecordable = False
-refused = None  # what the builder says instead of building
+refused = None  # error of the builder; None: it builds
 _logger = None
 
 
@@ -47,7 +47,7 @@ def _log(severity, message):
         _logger.log(getattr(ILogger.Severity, severity), message)  # noqa: F821
 
 
-# ---- the API, from the stub
+# ---- the API, read from the stub
 
 
 def _fits(value, annotation):
@@ -78,7 +78,7 @@ def _resolve(name):
 
 
 def _bind(name, overloads, arguments, keywords):
-    """The arguments in order, or the TypeError that pybind11 raises."""
+    """Return the arguments in order, or raise the TypeError of pybind11."""
     for parameters in overloads:
         names = [parameter[0] for parameter in parameters]
         if len(arguments) > len(names) or not set(keywords) <= set(names[len(arguments) :]):
@@ -102,7 +102,7 @@ def _parameters(function):
 
 
 class _Object:
-    """An object of the binding: no attribute but those of its class."""
+    """An object of the binding; it has only the attributes of its class."""
 
     _fields = {}  # noqa: RUF012
 
@@ -203,14 +203,14 @@ def _function(name, parameters):
 
 
 def _new(name, **state):
-    """An object that only TensorRT makes."""
+    """An object that only TensorRT can make."""
     made = object.__new__(globals()[name])
     for key, value in {"_made": True, **state}.items():
         object.__setattr__(made, key, value)
     return made
 
 
-# ---- what it does
+# ---- the implementation
 
 _does = {"ILogger.__init__": lambda self: None, "IProgressMonitor.__init__": lambda self: None}
 
@@ -224,14 +224,14 @@ def _does_as(name):
 
 
 def _take_logger(logger):
-    global _logger  # TensorRT keeps the first, for good
+    global _logger  # TensorRT uses the first logger forever
     if not logger.__dict__.get("_made"):
         raise TypeError("ILogger.__init__() must be called when overriding __init__")
     _logger = _logger or logger
 
 
 class _Plan:
-    """What an engine file holds: a header and the graph."""
+    """The content of an engine file: a header and the graph."""
 
     MAGIC = b"ftrt"
 
@@ -274,7 +274,7 @@ def _(self, network, logger):
 
 
 class _Answers:
-    """A network that answers every frame with the arrays of an npz file, in a process that has no ONNX Runtime."""
+    """A network that returns the arrays of an npz file for every frame, for a process without ONNX Runtime."""
 
     def __init__(self, path):
         with np.load(path) as file:
@@ -335,7 +335,7 @@ _does["ParserError.desc"] = lambda self: self._desc
 def _(self):
     config = _new("IBuilderConfig", _flags=set(), _profiles=[], _pools={}, _timing=None)
     if hasattr(BuilderFlag, "TF32"):  # noqa: F821
-        config._flags.add("TF32")  # as TensorRT has it
+        config._flags.add("TF32")  # on by default, as in TensorRT
     if "progress_monitor" in config._fields:
         object.__setattr__(config, "progress_monitor", None)
     for name in ("profiling_verbosity", "hardware_compatibility_level"):
@@ -389,11 +389,13 @@ def _dynamic(session):
     return any(not isinstance(side, int) for tensor in session.get_inputs() for side in tensor.shape)
 
 
-terminated = False  # a callback threw, which is the end of a process whose C++ says noexcept
+terminated = (
+    False  # True after a callback raised, which would end the process, because the C++ caller is noexcept
+)
 
 
 def _watched(monitor):
-    """Tells a monitor of a build; whether it goes on."""
+    """Call the progress monitor and return True to continue."""
     global terminated
     try:
         monitor.phase_start("Building Engine", None, 3)
@@ -431,7 +433,7 @@ def _(self, network, config):
         "hardware": level.name if level is not None else "NONE",
         "portable": "VERSION_COMPATIBLE" in config._flags,
         "profiles": [profile._shapes for profile in config._profiles],
-        # What TF32 does to a network: errors above what is allowed.
+        # TF32 causes errors above the tolerance.
         "wrong": wrong or (("boxes", 1.005) if "TF32" in config._flags else None),
         "detailed": getattr(getattr(config, "profiling_verbosity", None), "name", "") == "DETAILED",
         "pools": config._pools,
@@ -534,7 +536,7 @@ def _(self, stream_handle):
         _log("ERROR", "not all shapes and addresses are set")
         return False
     if driver.device.capturing(stream_handle) and (unrecordable or not self._warm):
-        # A context must have run with these shapes before it can be recorded.
+        # A context must run with these shapes before it can be recorded.
         driver.device.captures[int(stream_handle)] = None
         if not self._warm:
             _log("ERROR", "Cask error in capture: the context has not run with these shapes")

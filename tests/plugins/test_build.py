@@ -24,7 +24,7 @@ def test_without_cmake_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, 
         compiler()
 
 
-def test_headers_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_headers_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not shutil.which("cmake"):
         pytest.skip("there is no cmake here")
     assert main(["--into", str(tmp_path), "--ort-include", str(tmp_path)]) == 2
@@ -37,7 +37,7 @@ def test_headers_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("below", [".", "deep/er"])
-def test_a_folder_that_cannot_be_is_told_before_anything_is_compiled(
+def test_an_unusable_folder_is_reported_before_the_compilation(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name)

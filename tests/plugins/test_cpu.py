@@ -1,4 +1,4 @@
-"""The kernel against its numpy twin in float64: every instruction set, type and form, and hostile input."""
+"""The kernel against the reference implementation in float64: every instruction set, type and form; hostile inputs."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ from idol_plugins.reference import (
 
 Array = NDArray[Any]
 SHAPES: Shapes = ((9, 14), (5, 7), (3, 4), (1, 1))
-# Of an output, given the same rounded inputs: half a step of fp16 is 2.4e-4 and of bf16 2e-3 of the value, and
-# fp32 sums 64 products whose locations are good to a few 1e-7 of a map's side.
+# Relative error of an output, given the same rounded inputs. Half a step of fp16 is 2.4e-4 of the value, of bf16 2e-3;
+# fp32 sums 64 products whose locations are accurate to a few 1e-7 of a map's side.
 TOLERANCES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}
 
 
@@ -36,7 +36,7 @@ def cpu_library(libraries: Path) -> CpuLibrary:
 
 @dataclass
 class Case:
-    """Arguments of a fused call; of a classic one, too, by its locations and weights."""
+    """The arguments of a fused call."""
 
     value: Array
     shapes: Shapes
@@ -54,8 +54,8 @@ class Case:
             N, Q, M, L * P
         )
 
-    def twin(self) -> Array:
-        """The right answer."""
+    def expected(self) -> Array:
+        """Return the output of the reference implementation."""
         with np.errstate(all="ignore"):
             return deformable_attention(
                 self.value.astype(np.float64),
@@ -64,8 +64,8 @@ class Case:
                 self.reference.astype(np.float64),
             )
 
-    def twin_backward(self, grad: Array) -> tuple[Array, Array, Array]:
-        """The right gradients of value, merged and reference."""
+    def expected_gradients(self, grad: Array) -> tuple[Array, Array, Array]:
+        """Return the reference gradients of value, merged and reference."""
         value, reference = (array.astype(np.float64) for array in (self.value, self.reference))
         of_value, of_offsets, of_logits, of_reference = deformable_attention_backward(
             grad.astype(np.float64), value, self.shapes, *self.projections, reference
@@ -75,7 +75,7 @@ class Case:
         return of_value, np.concatenate(rows, -1), of_reference
 
     def grad(self, seed: int = 0) -> Array:
-        """A gradient of the output."""
+        """Return a random gradient of the output."""
         shape = (*self.merged.shape[:2], self.value.shape[2] * self.value.shape[3])
         return np.random.default_rng(seed).standard_normal(shape).astype(self.value.dtype)
 
@@ -103,7 +103,7 @@ def make_case(
 
 
 def cast(case: Case, dtype: str) -> Case:
-    """With values of another type; projections of it, too, but for bfloat16."""
+    """Return the case with values of another type, and projections as well unless it is bfloat16."""
     if dtype == "bfloat16":
         bfloat16 = pytest.importorskip("ml_dtypes", reason="numpy has no bfloat16 of its own").bfloat16
         return Case(case.value.astype(bfloat16), case.shapes, case.merged, case.reference, case.points)
@@ -111,7 +111,7 @@ def cast(case: Case, dtype: str) -> Case:
 
 
 def isas(library: CpuLibrary, width: int) -> list[Isa]:
-    """All that can be forced here."""
+    """Return the supported instruction sets."""
     return [isa for isa in Isa if isa is not Isa.AUTO and library.offers(isa, width)]
 
 
@@ -125,7 +125,7 @@ def needs(library: CpuLibrary, isa: Isa, width: int) -> Iterator[None]:
 @pytest.mark.parametrize("isa", Isa)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("box", [False, True])
-def test_fused_equals_the_twin(
+def test_fused_equals_the_reference(
     cpu_library: CpuLibrary, relative_error: Callable[..., float], isa: Isa, dtype: str, box: bool
 ) -> None:
     case = cast(make_case(1, box=box), dtype)
@@ -134,12 +134,12 @@ def test_fused_equals_the_twin(
             case.value, SHAPES, case.merged, case.reference, isa=isa, threads=2
         )
     assert out.dtype == case.value.dtype
-    assert relative_error(out, case.twin()) <= TOLERANCES[dtype]
+    assert relative_error(out, case.expected()) <= TOLERANCES[dtype]
 
 
 @pytest.mark.parametrize("isa", Isa)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_classic_equals_the_twin(
+def test_classic_equals_the_reference(
     cpu_library: CpuLibrary, relative_error: Callable[..., float], isa: Isa, dtype: str
 ) -> None:
     value = cast(make_case(2), dtype).value
@@ -158,7 +158,7 @@ def test_half_values_take_float_projections(
     case = make_case(4)
     case.value = case.value.astype(np.float16)
     out = cpu_library.deformable_attention(case.value, SHAPES, case.merged, case.reference)
-    assert relative_error(out, case.twin()) <= TOLERANCES["float16"]
+    assert relative_error(out, case.expected()) <= TOLERANCES["float16"]
 
 
 @pytest.mark.parametrize("width", [1, 3, 4, 8, 16, 24, 32, 48, 64, 96])
@@ -168,7 +168,7 @@ def test_every_width_and_instruction_set(
     case = make_case(5, sizes=(1, 9, 3, width, 2))
     for isa in (Isa.AUTO, *isas(cpu_library, width)):
         out = cpu_library.deformable_attention(case.value, SHAPES, case.merged, case.reference, isa=isa)
-        assert relative_error(out, case.twin()) <= 1e-5, isa.name
+        assert relative_error(out, case.expected()) <= 1e-5, isa.name
 
 
 def test_an_encoder_visits_every_query_once(
@@ -180,7 +180,7 @@ def test_an_encoder_visits_every_query_once(
         out = cpu_library.deformable_attention(
             case.value, shapes, case.merged, case.reference, threads=threads
         )
-        assert relative_error(out, case.twin()) <= 1e-5
+        assert relative_error(out, case.expected()) <= 1e-5
 
 
 @given(
@@ -202,8 +202,8 @@ def test_any_sizes_and_reach(
         case = make_case(seed, tuple(shapes), sizes=sizes, box=box, spread=spread)
     for isa in isas(cpu_library, sizes[3]):
         out = cpu_library.deformable_attention(case.value, case.shapes, case.merged, case.reference, isa=isa)
-        # Values are about 1, weights sum to 1, and locations err by a few 1e-7 of 30 cells.
-        np.testing.assert_allclose(out, case.twin(), rtol=1e-4, atol=2e-5)
+        # Values are about 1, weights sum to 1, and the error of a location is a few 1e-7 of 30 cells.
+        np.testing.assert_allclose(out, case.expected(), rtol=1e-4, atol=2e-5)
 
 
 @given(
@@ -213,7 +213,7 @@ def test_any_sizes_and_reach(
     box=st.booleans(),
     points=st.integers(1, 4),
 )
-def test_hostile_numbers_do_as_in_the_twin(
+def test_hostile_numbers_do_as_in_the_reference(
     cpu_library: CpuLibrary, seed: int, poison: float, target: str, box: bool, points: int
 ) -> None:
     case = make_case(seed, sizes=(1, 6, 2, 16, points), box=box)
@@ -229,9 +229,9 @@ def test_hostile_numbers_do_as_in_the_twin(
         array[tuple(rng.integers(0, size) for size in array.shape)] = poison
     for isa in isas(cpu_library, 16):
         out = cpu_library.deformable_attention(case.value, SHAPES, case.merged, case.reference, isa=isa)
-        expected = case.twin()
+        expected = case.expected()
         if abs(poison) > 1e38 and target == "value":
-            # Sums near the largest float may or may not pass it.
+            # Sums near the largest float may overflow in one of the two.
             expected = np.where(np.abs(expected) < 1e37, expected, out)
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=2e-5)
 
@@ -283,7 +283,7 @@ def test_refuses_what_it_cannot_do(cpu_library: CpuLibrary) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("box", [False, True])
 @pytest.mark.parametrize("seed", [1, 2], ids=["shared", "own"])
-def test_gradients_equal_the_twin(
+def test_gradients_equal_the_reference(
     cpu_library: CpuLibrary,
     relative_error: Callable[..., float],
     smooth: Callable[..., Array],
@@ -298,9 +298,9 @@ def test_gradients_equal_the_twin(
         found = cpu_library.deformable_attention_backward(
             grad, case.value, SHAPES, case.merged, case.reference, isa=isa, threads=2
         )
-    for gradient, expected in zip(found, case.twin_backward(grad), strict=True):
+    for gradient, expected in zip(found, case.expected_gradients(grad), strict=True):
         assert gradient.dtype == np.float32
-        # Given the same rounded inputs: they are fp32 whatever the values are.
+        # Given the same rounded inputs: gradients are fp32 for every type of values.
         assert relative_error(gradient, expected) <= 1e-5
 
 
@@ -309,7 +309,7 @@ def test_gradients_of_every_width_and_instruction_set(
     cpu_library: CpuLibrary, relative_error: Callable[..., float], width: int
 ) -> None:
     case = make_case(5, sizes=(1, 9, 3, width, 2))
-    expected = case.twin_backward(case.grad())
+    expected = case.expected_gradients(case.grad())
     for isa in (Isa.AUTO, *isas(cpu_library, width)):
         found = cpu_library.deformable_attention_backward(
             case.grad(), case.value, SHAPES, case.merged, case.reference, isa=isa
@@ -324,7 +324,7 @@ def test_gradients_do_not_depend_on_the_threads(
     shapes = ((17, 11), (9, 6), (5, 3), (1, 2))
     case = make_case(
         6 + box, shapes, sizes=(2, 258, 3, 8, 4), box=box
-    )  # as an encoder: a query of every token
+    )  # as in an encoder: one query per token
     grad = case.grad() * smooth(shapes, case.merged, case.reference, 3)[..., None]
     found = [
         cpu_library.deformable_attention_backward(
@@ -332,7 +332,7 @@ def test_gradients_do_not_depend_on_the_threads(
         )
         for threads in (1, 2, 3, 5, 64)
     ]
-    assert max(map(relative_error, found[0], case.twin_backward(grad))) <= 1e-5
+    assert max(map(relative_error, found[0], case.expected_gradients(grad))) <= 1e-5
     for others in found[1:]:
         assert all(map(np.array_equal, others, found[0]))
 
@@ -355,15 +355,15 @@ def test_gradients_of_any_sizes_and_reach(
 ) -> None:
     case = make_case(seed, tuple(shapes), sizes=sizes, box=box, spread=spread)
     grad = case.grad(seed) * smooth(case.shapes, case.merged, case.reference, sizes[2])[..., None]
-    expected = case.twin_backward(grad)
+    expected = case.expected_gradients(grad)
     for isa in isas(cpu_library, sizes[3]):
         found = cpu_library.deformable_attention_backward(
             grad, case.value, case.shapes, case.merged, case.reference, isa=isa
         )
-        for gradient, twin in zip(found, expected, strict=True):
+        for gradient, right in zip(found, expected, strict=True):
             # A box's side moves a sample by its offset, in cells: up to 100 of those here.
             np.testing.assert_allclose(
-                gradient, twin, rtol=1e-4, atol=2e-5 * max(1, np.abs(twin).max(initial=0))
+                gradient, right, rtol=1e-4, atol=2e-5 * max(1, np.abs(right).max(initial=0))
             )
 
 

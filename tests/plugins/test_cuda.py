@@ -1,4 +1,4 @@
-"""The kernel on a CUDA device against its numpy twin in float64, its gradients against torch's autograd."""
+"""The CUDA kernel against the reference implementation in float64, and its gradients against torch's autograd."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ def on_device(tensor: "torch.Tensor") -> DeviceArray:
 
 
 def inputs(dtype: str, merged_dtype: str, width: int, box: bool, poison: float) -> "list[torch.Tensor]":
-    """value, merged and reference, on the CPU."""
+    """Return value, merged and reference on the CPU."""
     rng = np.random.default_rng(width)
     value = torch.from_numpy(rng.standard_normal((N, S, M, width), np.float32)).to(getattr(torch, dtype))
     raw = (3 * rng.standard_normal((N, Q, 3 * M * L * P))).astype(np.float32)
@@ -51,7 +51,7 @@ def inputs(dtype: str, merged_dtype: str, width: int, box: bool, poison: float) 
 
 
 def run(library: CudaLibrary, dtype: str, merged_dtype: str, width: int, box: bool, poison: float) -> tuple:
-    """The kernel's answer and the twin's."""
+    """Return the outputs of the kernel and of the reference implementation."""
     value, merged, reference = inputs(dtype, merged_dtype, width, box, poison)
     out = torch.full((N, Q, M * width), 7.0, dtype=value.dtype, device="cuda")
     held = [tensor.cuda() for tensor in (value, merged, reference)]
@@ -73,7 +73,7 @@ def run(library: CudaLibrary, dtype: str, merged_dtype: str, width: int, box: bo
 def gradients(
     library: CudaLibrary, grad: "torch.Tensor", inputs: "list[torch.Tensor]"
 ) -> "list[torch.Tensor]":
-    """Of value, merged and reference; whatever was in their memory before."""
+    """Return the gradients of value, merged and reference, computed in memory that is not zero."""
     held = [tensor.cuda() for tensor in (grad, *inputs)]
     found = [torch.full(tensor.shape, 7.0, device="cuda") for tensor in inputs]
     arrays = [on_device(tensor) for tensor in held]
@@ -96,7 +96,7 @@ def gradients(
         ("bfloat16", "float32", 1e-2),
     ],
 )
-def test_equals_the_twin(
+def test_equals_the_reference(
     library: CudaLibrary,
     relative_error: Callable[..., float],
     dtype: str,
@@ -110,7 +110,7 @@ def test_equals_the_twin(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 3e38])
-def test_hostile_projections_do_as_in_the_twin(library: CudaLibrary, poison: float) -> None:
+def test_hostile_projections_do_as_in_the_reference(library: CudaLibrary, poison: float) -> None:
     found, expected = run(library, "float32", "float32", 32, False, poison)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
@@ -139,7 +139,7 @@ def test_gradients_equal_autograd_of_the_pure_form(
     leaves = [tensor.double().requires_grad_() for tensor in given]
     pure_form(leaves[0], SHAPES, leaves[1], leaves[2]).backward(grad.double())
     for found, leaf in zip(gradients(library, grad, given), leaves, strict=True):
-        # Given the same rounded inputs, whatever their type: everything after them is fp32.
+        # Given the same rounded inputs: everything after them is fp32 for every type.
         assert relative_error(found, leaf.grad) <= 1e-5
 
 

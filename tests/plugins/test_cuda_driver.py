@@ -1,4 +1,4 @@
-"""Both ways to the driver make the same calls: through ctypes on a library, and through cuda-python's names."""
+"""Both drivers make the same calls: ctypes on a library, and cuda-python."""
 
 import ctypes
 import importlib
@@ -16,7 +16,7 @@ from idol_plugins.errors import PluginError
 from idol_plugins.memory import CudaMemory
 
 FAKES = Path(__file__).parents[1] / "fakes"
-# As in cuda.h: the parameter that a function returns through, by its number, and what the pointer points to.
+# As in cuda.h: position of the output parameter, and the type that it points to.
 RETURNS = {
     "cuDriverGetVersion": (0, ctypes.c_int),
     "cuDeviceGetCount": (0, ctypes.c_int),
@@ -36,7 +36,7 @@ ENUMERATIONS = {
 
 
 class Library:
-    """`libcuda.so.1` as ctypes shows it, with the stand-in's device behind it."""
+    """`libcuda.so.1` as ctypes loads it, with the fake's device."""
 
     def __init__(self, driver: ModuleType) -> None:
         self.driver = driver
@@ -91,7 +91,7 @@ def driver(fake: ModuleType, request: pytest.FixtureRequest) -> Driver:
 
 
 def test_every_call_arrives(driver: Driver, fake: ModuleType) -> None:
-    """A copy, recorded and launched, with every function of the table."""
+    """A recorded and launched copy uses every function of the table."""
     call = driver.call
     assert call("cuDriverGetVersion") == 12060
     assert call("cuDeviceGetCount") == 1
@@ -161,7 +161,7 @@ def test_arrays_go_there_and_come_back_through_ctypes(fake: ModuleType) -> None:
 
 @pytest.mark.slow
 def test_cuda_python_has_these_functions_with_these_parameters() -> None:
-    """Of the real package, where it is installed: `scripts/test-tensorrt-rtx` does."""
+    """The real package is tested where it is installed; `scripts/test-tensorrt-rtx` installs it."""
     pytest.importorskip(
         "cuda.bindings", reason="needs cuda-python's bindings; scripts/test-tensorrt-rtx has them"
     )

@@ -1,4 +1,4 @@
-"""Where headers are fetched from; the download itself is what `make test` does."""
+"""The archives that headers are fetched from; `make test` tests the download itself."""
 
 import subprocess
 from pathlib import Path
@@ -45,7 +45,7 @@ deb http://bare.example/debian bookworm non-free
 
 @pytest.fixture
 def etc(tmp_path: Path) -> Path:
-    """The settings of a Debian 12 with sources in both forms."""
+    """The settings of a Debian 12 with sources in both formats."""
     parts = tmp_path / "apt" / "sources.list.d"
     parts.mkdir(parents=True)
     (tmp_path / "os-release").write_text(DEBIAN)
@@ -66,7 +66,7 @@ def test_the_systems_own_archives_come_first(etc: Path) -> None:
     assert last.uri == "http://deb.debian.org/debian"
 
 
-def test_on_another_system_debians_archive_is_asked(etc: Path, tmp_path: Path) -> None:
+def test_on_another_system_debians_archive_is_used(etc: Path, tmp_path: Path) -> None:
     (etc / "os-release").write_text("ID=ubuntu\nVERSION_CODENAME=bookworm\n")
     assert [archive.uri for archive in archives(etc)] == ["http://deb.debian.org/debian"]
     assert len(archives(tmp_path / "nothing")) == 1
@@ -89,17 +89,17 @@ def test_headers_are_taken_out_of_the_package(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in (tmp_path / "into").iterdir()] == ["onnxruntime_c_api.h"]
 
 
-def test_what_was_tried_is_told(
+def test_the_failed_archives_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _tools(
         tmp_path, monkeypatch, "echo 'W: be careful' >&2; echo 'E: Could not resolve the host' >&2; exit 100"
     )
     assert main([str(tmp_path / "into")]) == 2
-    said = capsys.readouterr().err
-    assert "http://deb.debian.org/debian: " in said
-    assert "Could not resolve the host" in said
-    assert "--ort-include" in said
+    message = capsys.readouterr().err
+    assert "http://deb.debian.org/debian: " in message
+    assert "Could not resolve the host" in message
+    assert "--ort-include" in message
     assert not (tmp_path / "into").exists()
 
 

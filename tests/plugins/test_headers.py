@@ -1,4 +1,4 @@
-"""Where headers are looked for."""
+"""The search for headers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,4 +22,4 @@ def test_without_a_home_none_were_fetched(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv(ONNXRUNTIME.variable, str(tmp_path))
     (tmp_path / ONNXRUNTIME.file).touch()
     assert find_headers(ONNXRUNTIME) == tmp_path
-    assert find_headers(replace(ONNXRUNTIME, file="of_nothing.h")) is None
+    assert find_headers(replace(ONNXRUNTIME, file="missing.h")) is None

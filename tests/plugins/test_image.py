@@ -1,4 +1,4 @@
-"""The resize against Pillow, one axis after the other, to the last bit."""
+"""The resize, bit-identical to Pillow's along one axis after the other."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def library(libraries: Path) -> ImageLibrary:
 @example((108, 192), (480, 853), 1)
 @example((1, 1), (7, 3), 2)
 @example((150, 149), (1, 1), 3)
-def test_it_is_pillows(
+def test_it_equals_pillow(
     library: ImageLibrary, before: tuple[int, int], after: tuple[int, int], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ def test_a_view_is_resized_as_what_it_shows(library: ImageLibrary) -> None:
         (np.zeros((4, 4, 3), np.uint8), (0, 2)),
     ],
 )
-def test_what_is_no_image_is_refused(library: ImageLibrary, frame: np.ndarray, size: tuple[int, int]) -> None:
+def test_other_arrays_are_refused(library: ImageLibrary, frame: np.ndarray, size: tuple[int, int]) -> None:
     with pytest.raises(PluginError, match=r"expected an image \[H, W, 3\] of uint8"):
         library.resize(frame, size)
 

@@ -63,7 +63,7 @@ def feed(value: str, merged: str) -> dict[str, np.ndarray]:
     }
 
 
-def twin(fed: dict[str, np.ndarray]) -> np.ndarray:
+def expected(fed: dict[str, np.ndarray]) -> np.ndarray:
     offsets, logits = np.split(fed["merged"].astype(np.float64), [2 * M * len(SHAPES) * P], -1)
     return deformable_attention(
         fed["value"].astype(np.float64),
@@ -83,7 +83,7 @@ def twin(fed: dict[str, np.ndarray]) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("batch", [N, "batch"])
-def test_equals_the_twin(
+def test_equals_the_reference(
     ort_operator: Path,
     relative_error: Callable[..., float],
     types: tuple[int, int],
@@ -95,11 +95,11 @@ def test_equals_the_twin(
     assert session.get_outputs()[0].shape == [batch, Q, M * D]
     (out,) = session.run(None, fed)
     assert out.dtype == fed["value"].dtype
-    assert relative_error(out, twin(fed)) <= tolerance
+    assert relative_error(out, expected(fed)) <= tolerance
 
 
 def with_casts(graph: bytes, dtype: int) -> bytes:
-    """The same graph with float32 for value and output: numpy cannot hand over every type."""
+    """Return the graph with float32 for value and output, because numpy has no bfloat16."""
     model = onnx.load_from_string(graph)
     cast = onnx.helper.make_node
     model.graph.node[0].input[0], model.graph.node[0].output[0] = "narrow", "mixed"
@@ -117,7 +117,7 @@ def test_computes_bfloat16_values(ort_operator: Path, relative_error: Callable[.
     fed = feed("float32", "float32")
     (out,) = start(ort_operator, with_casts(graph, BFLOAT)).run(None, fed)
     rounded = unpack(pack(fed["value"], "bfloat16"), "bfloat16")
-    error = relative_error(out, twin(fed | {"value": rounded}))
+    error = relative_error(out, expected(fed | {"value": rounded}))
     assert 1e-4 < error <= 1e-2  # half a step is 2e-3; less than 1e-4 would not be bfloat16
 
 

@@ -1,4 +1,4 @@
-"""The numpy twin against the published operator's arrays, and against first principles."""
+"""The reference implementation against the published operator's arrays, and against first principles."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_constant_maps_are_reproduced_wherever_all_samples_lie_inside(seed: int)
 
 @pytest.mark.parametrize("width", [2, 4])
 def test_equals_the_torch_form_and_its_autograd(width: int) -> None:
-    torch = pytest.importorskip("torch", reason="the torch twin is compared where torch is installed")
+    torch = pytest.importorskip("torch", reason="compares with the implementation in torch")
     from idol_deploy.model import deform_attn
 
     rng = np.random.default_rng(width)

@@ -1,4 +1,4 @@
-"""The plugin's names, and the plugin in the registry of an engine that is there without a GPU."""
+"""The plugin's names, and the plugin in the registry of TensorRT-RTX, which needs no GPU."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ import pytest
 from idol_plugins.errors import PluginError
 from idol_plugins.trt import NAME, NAMESPACE, NODE_ATTRIBUTES, PLUGIN_VERSION, trt_library
 
-# In a process of its own: TensorRT-RTX ends it when something is wrong.
+# Runs in a process of its own, because TensorRT-RTX ends the process on an error.
 REGISTER = """
 import json, sys
 import numpy as np
@@ -42,7 +42,7 @@ print(json.dumps({"asked": asked, "made": made, "refused": refused is None, "gon
 def test_a_plugin_that_is_not_built_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="idol-deploy plugins build"):
         trt_library(tmp_path)
-    (tmp_path / "libidol_deform_attn_trt_host.so").touch()  # that of the tests is not for use
+    (tmp_path / "libidol_deform_attn_trt_host.so").touch()  # the plugin for tests must not be found
     with pytest.raises(PluginError, match=r"libidol_deform_attn_trt\.so is not built"):
         trt_library(tmp_path)
 
@@ -62,9 +62,9 @@ def test_tensorrt_rtx_registers_the_plugin(trt_harness: Path) -> None:
     command = [sys.executable, "-c", REGISTER, str(library), NAME, PLUGIN_VERSION, NAMESPACE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert sorted(said["asked"]) == ["heads", "points", "shapes"]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(report["asked"]) == ["heads", "points", "shapes"]
     expected = [NAME, PLUGIN_VERSION, NAMESPACE, 1, "heads=8 points=4 shapes=9,14,5,7"]
-    assert said["made"] == 4 * [expected]
-    assert said["refused"]
-    assert said["gone"]
+    assert report["made"] == 4 * [expected]
+    assert report["refused"]
+    assert report["gone"]

@@ -1,4 +1,4 @@
-"""Small bundles to build engines of."""
+"""Small bundles for engine builds."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, GoldenFrame, TensorInfo
 
-# The runtime's fixture; no package of tests is importable under every way to start pytest.
+# The runtime's fixture, loaded by path, because tests are not importable with every way to start pytest.
 _spec = importlib.util.spec_from_file_location(
     "runtime_conftest", Path(__file__).parents[2] / "runtime" / "conftest.py"
 )
@@ -17,12 +17,12 @@ _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
 kit = _module.kit
 
-# A note in a protobuf, for which the stand-in demands the plugin.
+# Bytes of a protobuf that make the fake require the plugin.
 PLUGIN_NOTE = b"\x32\x0aDeformAttn"
 
 
-def answers(graph: bytes, frame: np.ndarray) -> GoldenFrame:
-    """What ONNX Runtime answers to a frame."""
+def golden(graph: bytes, frame: np.ndarray) -> GoldenFrame:
+    """Return ONNX Runtime's outputs for a frame."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
@@ -32,8 +32,8 @@ def answers(graph: bytes, frame: np.ndarray) -> GoldenFrame:
 
 @pytest.fixture
 def engine_bundle(kit: Any, tmp_path: Path) -> Path:
-    """Both graphs, of one frame at a time."""
-    golden_frame = answers(kit.tiny_graph, kit.golden_frame().frame).to_bytes()
+    """A bundle with both graphs for one frame at a time."""
+    golden_frame = golden(kit.tiny_graph, kit.golden_frame().frame).to_bytes()
     members = kit.members(
         graph=kit.tiny_graph, plugin=kit.tiny_graph + PLUGIN_NOTE, golden_frame=golden_frame
     )
@@ -42,9 +42,9 @@ def engine_bundle(kit: Any, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def batch_bundle(kit: Any, tmp_path: Path) -> Path:
-    """Both graphs, of any number of frames: the same answers, and logits that depend on the frame."""
+    """A bundle with both graphs for any number of frames; the logits depend on the frame."""
     graph = _dynamic(kit)
-    golden_frame = answers(graph, kit.golden_frame().frame).to_bytes()
+    golden_frame = golden(graph, kit.golden_frame().frame).to_bytes()
     members = kit.members(graph=graph, plugin=graph + PLUGIN_NOTE, golden_frame=golden_frame)
     manifest = kit.manifest()
     free = {

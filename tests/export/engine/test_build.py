@@ -1,4 +1,4 @@
-"""Building, verifying and storing engines, on a stand-in for TensorRT that has its names and signatures."""
+"""Building, verifying and storing engines, on a fake of TensorRT with its names and signatures."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from idol_runtime.bundle.engine_file import engine_folder, read_info, read_plan,
 from idol_runtime.errors import BackendError, ConfigError, IdolError, OutputError, ParityError
 from idol_runtime.pipeline import Pipeline
 
-pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs networks on it")
+pytest.importorskip("onnxruntime", reason="the fake of TensorRT runs networks on it")
 
 Start = Callable[..., ModuleType]
 
@@ -37,9 +37,9 @@ def engines() -> list[Path]:
     return sorted(engine_folder().glob("*.engine"))
 
 
-def make(path: Path, said: list[str] | None = None, **options: Any) -> Any:
+def make(path: Path, lines: list[str] | None = None, **options: Any) -> Any:
     with Bundle.open(path) as bundle:
-        return build(bundle, BuildOptions(**options), [].append if said is None else said.append)
+        return build(bundle, BuildOptions(**options), [].append if lines is None else lines.append)
 
 
 @pytest.mark.parametrize("release", ["10.3", "10.13", "11.4", "bare"])
@@ -71,18 +71,18 @@ def test_a_good_engine_is_kept_and_force_replaces_it(fake_tensorrt: Start, engin
     fake_tensorrt()
     first = make(engine_bundle)
     before = first.path.stat().st_mtime_ns
-    said: list[str] = []
-    assert "fits, and its outputs match the golden frame" in make(engine_bundle, said).reason
+    lines: list[str] = []
+    assert "fits, and its outputs match the golden frame" in make(engine_bundle, lines).reason
     assert first.path.stat().st_mtime_ns == before
-    assert not any("TensorRT:" in line for line in said)
+    assert not any("TensorRT:" in line for line in lines)
     make(engine_bundle, force=True)
     assert first.path.stat().st_mtime_ns > before
 
 
-def test_a_graph_of_fewer_bits_is_held_to_its_own_tolerances(
+def test_a_reduced_precision_graph_has_its_own_tolerances(
     fake_tensorrt: Start, kit: Any, engine_bundle: Path, tmp_path: Path
 ) -> None:
-    """One that was not verified, and one in another engine's dialect, are refused."""
+    """A graph without verification, and one with another quantization target, are refused."""
     trt = fake_tensorrt()
     with Bundle.open(engine_bundle) as bundle:
         members = {name: bundle._member(name) for name in bundle.manifest.members}
@@ -161,7 +161,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
     if change == "gpu":
         trt.driver.device.name = "Fake Thor"
 
-    with Bundle.open(engine_bundle) as bundle:  # what `run` makes of it
+    with Bundle.open(engine_bundle) as bundle:  # as `run` does
         if change == "wrong":
             with pytest.raises(BackendError, match=r"tensorrt .*boxes is off by 1\.0e-02"):
                 Pipeline.open(engine_bundle)
@@ -174,16 +174,16 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
             ) as caught:
                 open_backend(bundle, "tensorrt")
             assert "\n" not in str(caught.value)
-    said: list[str] = []
-    built = make(engine_bundle, said)
+    lines: list[str] = []
+    built = make(engine_bundle, lines)
     assert reason in built.reason
-    assert any(line.startswith("building again, because") and reason in line for line in said)
+    assert any(line.startswith("building again, because") and reason in line for line in lines)
     with Pipeline.open(engine_bundle) as pipeline:
         assert pipeline.backend.name.startswith("tensorrt")
 
 
 def inject(trt: ModuleType, bundle: Path, path: Path) -> None:
-    """An engine that is whole and computes something else, in the place of a good one."""
+    """Replace an engine by an intact one with wrong outputs."""
     header, graph = trt._Plan.unpack(read_plan(path, read_info(path)))
     plan = trt._Plan.pack({**header, "wrong": ["boxes", 1.01]}, graph)
     from msgspec.structs import replace
@@ -197,8 +197,8 @@ def inject(trt: ModuleType, bundle: Path, path: Path) -> None:
 def test_a_wrong_engine_is_not_stored(fake_tensorrt: Start, engine_bundle: Path) -> None:
     trt = fake_tensorrt()
     trt.wrong = ("mask_params", 1.5)
-    for graph, way_out in (("plugin", "idol_plugins.trt.conformance"), ("portable", "--graph plugin")):
-        with pytest.raises(ParityError, match=f"mask_params is off by 5.0e-01 .*{way_out}") as caught:
+    for graph, fix in (("plugin", "idol_plugins.trt.conformance"), ("portable", "--graph plugin")):
+        with pytest.raises(ParityError, match=f"mask_params is off by 5.0e-01 .*{fix}") as caught:
             make(engine_bundle, graph=graph)
         assert caught.value.stage == "mask_params"
     assert not engines()
@@ -207,7 +207,7 @@ def test_a_wrong_engine_is_not_stored(fake_tensorrt: Start, engine_bundle: Path)
 def test_a_wrong_batch_is_found(
     fake_tensorrt: Start, batch_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine that is right for one frame and wrong for several."""
+    """An engine that is correct for one frame and wrong for several."""
     trt = fake_tensorrt()
     execute = trt._execute
 
@@ -231,7 +231,7 @@ def test_batches(fake_tensorrt: Start, batch_bundle: Path, engine_bundle: Path, 
             open_backend(bundle, "tensorrt"),
             open_backend(bundle, "onnxruntime", graph="portable"),
         )
-        for count in (5, 5, 2, 2, 3, 1, 4):  # in threes, recorded anew when the number changes
+        for count in (5, 5, 2, 2, 3, 1, 4):  # in batches of 3; recorded again when the number changes
             found, expected = backend.infer(frames[:count]), other.infer(frames[:count])
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_allclose(a.logits, b.logits, rtol=1e-6)
@@ -240,7 +240,7 @@ def test_batches(fake_tensorrt: Start, batch_bundle: Path, engine_bundle: Path, 
         make(engine_bundle, max_batch=2)
 
 
-def test_compatible_engines_travel_as_far_as_they_say(fake_tensorrt: Start, engine_bundle: Path) -> None:
+def test_compatible_engines_run_where_their_options_allow(fake_tensorrt: Start, engine_bundle: Path) -> None:
     fake_tensorrt("10.3")
     make(engine_bundle, version_compat=True, hardware_compat="ampere_plus")
     trt = fake_tensorrt("10.13")
@@ -259,7 +259,7 @@ def test_compatible_engines_travel_as_far_as_they_say(fake_tensorrt: Start, engi
 def test_each_level_of_compatibility_is_an_engine_of_its_own(
     fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    """All of which run where they were built."""
+    """All of them run on the device that built them."""
     fake_tensorrt()
     levels = [first, *{"ampere_plus", "same_compute_capability"} - {first}, "none"]
     for level in levels:
@@ -311,20 +311,20 @@ def test_refusals_before_any_work(
         BackendError, match=r"is not built: .*; build it with: idol-deploy plugins build --cuda"
     ):
         make(engine_bundle)
-    make(engine_bundle, graph="portable")  # which needs no plugin
+    make(engine_bundle, graph="portable")  # needs no plugin
 
 
 def forbid_builds(trt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def build_nothing(*_: object) -> None:
-        pytest.fail("it was built before it was known whether it can be stored")
+        pytest.fail("the engine was built before the folder was checked")
 
     monkeypatch.setitem(trt._does, "Builder.build_serialized_network", build_nothing)
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_build(
+def test_a_folder_that_cannot_be_written_is_reported_before_the_build(
     fake_tensorrt: Start, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And an engine that is in it is kept all the same."""
+    """A stored engine in the folder stays usable."""
     trt = fake_tensorrt()
     stored = make(engine_bundle, graph="portable").path
     access = os.access  # root may write anywhere
@@ -337,7 +337,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_build(
     assert engines() == [stored]
 
 
-def test_a_full_disk_is_told_before_the_build(
+def test_a_full_disk_is_reported_before_the_build(
     fake_tensorrt: Start, engine_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt = fake_tensorrt()
@@ -361,7 +361,7 @@ def test_an_engine_is_stored_though_its_timing_cache_cannot_be(
     assert "fake-orin.cache is a folder" in built.reason
 
 
-def test_what_tensorrt_refuses_is_one_sentence(
+def test_tensorrts_errors_become_one_sentence(
     fake_tensorrt: Start, kit: Any, engine_bundle: Path, tmp_path: Path
 ) -> None:
     trt = fake_tensorrt()

@@ -1,4 +1,4 @@
-"""What TensorRT is asked for, option by option."""
+"""The options of a TensorRT build."""
 
 import signal
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.engine_choice import key_here
 from idol_runtime.bundle.bundle import Bundle
 
-pytest.importorskip("onnxruntime", reason="the stand-in for TensorRT runs networks on it")
+pytest.importorskip("onnxruntime", reason="the fake of TensorRT runs networks on it")
 
 Start = Callable[..., ModuleType]
 
 
-def plan_of(path: Path, cache: Path, said: list[str] | None = None, **options: Any) -> Plan:
+def plan_of(path: Path, cache: Path, lines: list[str] | None = None, **options: Any) -> Plan:
     with Bundle.open(path) as bundle:
         device = CudaDevice()
         try:
             key = key_here(bundle, "portable", device)
             graph = bundle.graph("portable")
-            announce = [].append if said is None else said.append
+            announce = [].append if lines is None else lines.append
             return build_plan(graph, bundle.manifest, key, cache, announce=announce, **options)
         finally:
             device.close()
@@ -97,18 +97,18 @@ def test_a_timing_cache_for_each_device_and_release(
 
 
 @pytest.mark.parametrize("fault", [BrokenPipeError(32, "Broken pipe"), KeyboardInterrupt(), SystemExit(3)])
-def test_who_is_told_and_fails_ends_the_build_and_not_the_process(
+def test_an_exception_of_announce_ends_the_build_and_not_the_process(
     fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path, fault: BaseException
 ) -> None:
-    """Of a reader that has gone, for instance: TensorRT's callbacks may throw nothing."""
+    """TensorRT's callbacks must not throw, for example when stdout is closed."""
     trt = fake_tensorrt()
 
-    class Said(list):  # type: ignore[type-arg]
+    class Lines(list):  # type: ignore[type-arg]
         def append(self, line: str) -> None:
             raise fault
 
     with pytest.raises(type(fault)) as caught:
-        plan_of(engine_bundle, tmp_path / "cache", Said())
+        plan_of(engine_bundle, tmp_path / "cache", Lines())
     assert caught.value is fault
     assert not trt.terminated
     assert not (tmp_path / "cache").exists()
@@ -118,11 +118,11 @@ def test_ctrl_c_cancels_the_build(fake_tensorrt: Start, engine_bundle: Path, tmp
     fake_tensorrt()
     before = signal.getsignal(signal.SIGINT)
 
-    class Said(list):  # type: ignore[type-arg]
+    class Lines(list):  # type: ignore[type-arg]
         def append(self, line: str) -> None:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        plan_of(engine_bundle, tmp_path / "cache", Said())
+        plan_of(engine_bundle, tmp_path / "cache", Lines())
     assert signal.getsignal(signal.SIGINT) is before
     assert not (tmp_path / "cache").exists()

@@ -1,1 +1,1 @@
-"""A stand-in for cuda-python's bindings."""
+"""A fake of cuda-python's bindings."""

@@ -1,7 +1,7 @@
-"""A stand-in for cuda-python's driver bindings: one device, stricter than a real one.
+"""A fake of cuda-python's driver bindings with one device, stricter than a real one.
 
-Device memory has addresses that mean nothing to the host, what is queued happens only when a stream is waited for, and
-copies demand pinned memory. Tests look into `device`.
+Addresses of device memory are invalid on the host, queued calls run only when a stream is waited for, and asynchronous
+copies require pinned memory. Tests inspect `device`.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ class CUstreamCaptureMode(enum.IntEnum):
 
 
 class _Handle(int):
-    """An object with a number, as cuda-python's are."""
+    """An object with a number, as in cuda-python."""
 
 
 class DriverError(Exception):
@@ -49,7 +49,7 @@ class DriverError(Exception):
 
 
 class Device:
-    """All that there is; `device` is the one."""
+    """The state of the device; `device` is the only instance."""
 
     name = os.environ.get("FAKE_GPU", "Fake Orin")
     capability = (8, 7)
@@ -74,7 +74,7 @@ class Device:
         return _Handle(next(self._handles))
 
     def alive(self):
-        """How much was not given back."""
+        """Return the numbers of objects that were not released."""
         held = (self.memory, self.pinned, self.streams, self.graphs, self.executables)
         return [len(kind) for kind in held] + [self.retained]
 
@@ -102,7 +102,7 @@ class Device:
         return int(stream) in self.captures
 
     def queue(self, stream, call):
-        """Do something when the stream comes to it; or record it."""
+        """Queue a call in a stream, or record it during a capture."""
         if int(stream) not in self.streams:
             raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)
         if self.capturing(stream):
