@@ -198,19 +198,31 @@ def _fake_environment(work: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """From the command line."""
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(prog="scripts/verify_tensorrt.sh", description=__doc__)
     add = parser.add_argument
-    add("bundles", nargs="*", type=Path, metavar="BUNDLE.idol", help="default: those of models/")
-    add("--output", type=Path, default=Path("verify_tensorrt.json"), metavar="FILE", help="to send back")
-    add("--tensorrt-include", metavar="DIR", help="TensorRT's C++ headers; default: the system's")
-    add("--dry-run", action="store_true", help="on stand-ins for TensorRT and a device")
+    add(
+        "bundles",
+        nargs="*",
+        type=Path,
+        metavar="BUNDLE.idol",
+        help="bundles to verify (default: those in models/)",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("verify_tensorrt.json"),
+        metavar="FILE",
+        help="write the report to FILE (default: verify_tensorrt.json)",
+    )
+    add("--tensorrt-include", metavar="DIR", help="use TensorRT's C++ headers in DIR (default: the system's)")
+    add("--dry-run", action="store_true", help="use fakes of TensorRT and a device")
     options = parser.parse_args()
     bundles = options.bundles or sorted((ROOT / "models").glob("*/*.idol"))
     missing = [str(bundle) for bundle in bundles if not bundle.is_file()]
     if missing or not bundles:
         print(
-            f"[verify-tensorrt] there is no bundle {' '.join(missing)}; export one, and name it",
+            f"[verify-tensorrt] there is no bundle {' '.join(missing)}; export one and pass its path",
             file=sys.stderr,
         )
         return 2

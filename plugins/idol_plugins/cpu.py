@@ -116,8 +116,7 @@ class CpuLibrary:
         Raises:
             PluginError: The types or shapes do not fit, or the instructions are not supported.
         """
-        call, options = fused_call(value, shapes, merged, reference, out), Options(isa, threads)
-        check(self._library.idol_deform_attn_fused(ctypes.byref(call), ctypes.byref(options)))
+        self._run("fused", fused_call(value, shapes, merged, reference, out), isa, threads)
 
     def fused_backward(
         self,
@@ -137,8 +136,7 @@ class CpuLibrary:
             PluginError: The types or shapes do not fit, or the instructions are not supported.
         """
         call = fused_grad_call(grad, value, shapes, merged, reference, gradients)
-        options = Options(isa, threads)
-        check(self._library.idol_deform_attn_fused_backward(ctypes.byref(call), ctypes.byref(options)))
+        self._run("fused_backward", call, isa, threads)
 
     def ms_deform_attn(
         self,
@@ -159,9 +157,12 @@ class CpuLibrary:
         out = np.empty((*weights.shape[:2], np.prod(value.shape[2:], dtype=int)), value.dtype)
         of_value, of_locations, of_weights = map(_describe, arrays)
         call = classic_call(of_value, shapes, of_locations, of_weights, _describe(out))
-        options = Options(isa, threads)
-        check(self._library.idol_deform_attn_classic(ctypes.byref(call), ctypes.byref(options)))
+        self._run("classic", call, isa, threads)
         return out
+
+    def _run(self, entry: str, call: ctypes.Structure, isa: Isa, threads: int) -> None:
+        compute = getattr(self._library, f"idol_deform_attn_{entry}")
+        check(compute(ctypes.byref(call), ctypes.byref(Options(isa, threads))))
 
 
 def _dense(*arrays: Array) -> tuple[Array, ...]:

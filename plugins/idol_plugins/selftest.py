@@ -234,7 +234,7 @@ class Outcome:
     """Result of one variant of a target.
 
     Attributes:
-        home: Name of the target; reports call it `home`.
+        target: Name of the target.
         variant: Name of the variant; empty if the target was not run.
         cases: Number of cases computed.
         errors: Largest relative L2 error by type of value.
@@ -242,7 +242,7 @@ class Outcome:
         untested: Reason why the target was not run; empty if it was.
     """
 
-    home: str
+    target: str
     variant: str
     cases: int
     errors: dict[str, float]
@@ -266,20 +266,24 @@ class Report:
     def failures(self) -> list[str]:
         """Line with target, case and error of each failure."""
         return [
-            f"{outcome.home} {outcome.variant}, {failure['case']}: {failure['problem']}"
+            f"{outcome.target} {outcome.variant}, {failure['case']}: {failure['problem']}"
             for outcome in self.outcomes
             for failure in outcome.failures
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report for JSON."""
-        return {"passed": not self.failures, "tolerances": TOLERANCES, **asdict(self)}
+        """Return the report for JSON; the key of a target's name is `home`."""
+        outcomes = [{"home": outcome.target, **asdict(outcome)} for outcome in self.outcomes]
+        for outcome in outcomes:
+            del outcome["target"]
+        passed = not self.failures
+        return {"passed": passed, "tolerances": TOLERANCES, "seed": self.seed, "outcomes": outcomes}
 
     def table(self) -> str:
         """Return the report as text."""
         lines = [f"{'target':24} {'cases':>5}   largest error (tolerance)"]
         for outcome in self.outcomes:
-            name = f"{outcome.home} {outcome.variant}".rstrip()
+            name = f"{outcome.target} {outcome.variant}".rstrip()
             if outcome.untested:
                 lines.append(f"{name:24} {'-':>5}   not tested: {outcome.untested}")
                 continue

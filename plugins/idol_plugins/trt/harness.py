@@ -123,6 +123,10 @@ class _Handle:
     def _call(self, name: str, *arguments: Any) -> Any:
         return getattr(self._harness, f"idol_trt_{name}")(self._handle, *arguments)
 
+    def number(self, name: str, *arguments: int) -> int:
+        """Call a function of the harness that returns a number, such as `outputs`, and return the number."""
+        return int(self._call(name, *arguments))
+
     def _text(self, name: str, *arguments: int) -> str | None:
         text: bytes | None = self._call(name, *arguments)
         return None if text is None else text.decode()
@@ -185,16 +189,6 @@ class PluginLibrary(_Handle, contextlib.AbstractContextManager["PluginLibrary"])
         lines = (line.partition(" ") for line in (self._text("said") or "").splitlines())
         return [(int(severity), text) for severity, _, text in lines]
 
-    @property
-    def on_host(self) -> bool:
-        """True if the plugins take host pointers."""
-        return bool(self._call("on_host") == 1)
-
-    @property
-    def creators(self) -> int:
-        """Number of creators."""
-        return int(self._call("creators"))
-
     def identity(self) -> tuple[str | None, ...]:
         """Return interface, name, version and namespace of the first creator."""
         return self._texts("creator_text", 0)
@@ -232,15 +226,8 @@ class Plugin(_Handle, contextlib.AbstractContextManager["Plugin"]):
         """Delete the plugin, as TensorRT does."""
         self._call("destroy")
 
-    def clone(self) -> "Plugin | None":
-        """Return a copy, or None if the plugin fails to make one."""
-        return self._copy("clone")
-
-    def attach(self) -> "Plugin | None":
-        """Return a copy for an execution context, or None if the plugin fails to make one."""
-        return self._copy("attach")
-
-    def _copy(self, function: str) -> "Plugin | None":
+    def copy(self, function: str) -> "Plugin | None":
+        """Return a copy by `clone`, or by `attach` for an execution context; None if the plugin fails to make one."""
         handle = self._call(function)
         return Plugin(self._harness, handle) if handle else None
 
@@ -262,20 +249,6 @@ class Plugin(_Handle, contextlib.AbstractContextManager["Plugin"]):
     def capability(self, capability: int) -> str | None:
         """Return the interface of a capability, as "KIND major.minor"; None if the plugin lacks it."""
         return self._text("capability", capability)
-
-    @property
-    def outputs(self) -> int:
-        """Number of outputs."""
-        return int(self._call("outputs"))
-
-    @property
-    def tactics(self) -> int:
-        """Number of tactics."""
-        return int(self._call("tactics"))
-
-    def aliased(self, output: int) -> int:
-        """Return the input that shares its memory with an output; -1: none."""
-        return int(self._call("aliased", output))
 
     def supports(self, position: int, tensors: Sequence[Tensor], inputs: int = 3) -> bool:
         """Return True if the plugin supports the tensors up to and including a position."""
@@ -304,17 +277,9 @@ class Plugin(_Handle, contextlib.AbstractContextManager["Plugin"]):
         status = self._call("output_shapes", _pack(known), _pack(actual), len(known), results, 1)
         return int(status), [tuple(tensor.sizes[: tensor.rank]) for tensor in results]
 
-    def configure(self, tensors: Sequence[Tensor], inputs: int = 3) -> int:
-        """Configure the plugin when the network is built and return the status."""
-        return int(self._call("configure", _pack(tensors), inputs, len(tensors) - inputs))
-
-    def workspace(self, tensors: Sequence[Tensor], inputs: int = 3) -> int:
-        """Return the size of the workspace in bytes."""
-        return int(self._call("workspace", _pack(tensors), inputs, len(tensors) - inputs))
-
-    def shape_change(self, tensors: Sequence[Tensor], inputs: int = 3) -> int:
-        """Set the shapes before a run and return the status."""
-        return int(self._call("shape_change", _pack(tensors), inputs, len(tensors) - inputs))
+    def with_tensors(self, function: str, tensors: Sequence[Tensor], inputs: int = 3) -> int:
+        """Call `configure` or `shape_change` and return the status, or `workspace` and return the size in bytes."""
+        return int(self._call(function, _pack(tensors), inputs, len(tensors) - inputs))
 
     def stored_fields(self) -> list[Field]:
         """Return the fields that an engine stores."""
