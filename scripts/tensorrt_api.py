@@ -127,7 +127,7 @@ def _field(name: str, node: ast.AnnAssign, stub: list[str], mark: str) -> str | 
 def _class(node: ast.ClassDef, stub: list[str], names: dict[str, list[str]], indent: str = "") -> list[str]:
     bases = ", ".join(base for base in map(ast.unparse, node.bases) if base in CLASSES)
     lines = [f"class {node.name}({bases}):" if bases else f"class {node.name}:"]
-    found = names.get(node.name)
+    members = names.get(node.name)
     for item in node.body:
         if isinstance(item, ast.ClassDef):
             lines += ["    " + line for line in _class(item, stub, names)]
@@ -139,7 +139,7 @@ def _class(node: ast.ClassDef, stub: list[str], names: dict[str, list[str]], ind
         )
         if not name or _SKIPPED.match(name):
             continue
-        gone = found is not None and name not in found and not name.startswith("__")
+        gone = members is not None and name not in members and not name.startswith("__")
         if isinstance(item, ast.FunctionDef) and not _hidden(item, node):
             setter = any(ast.unparse(decorator).endswith(".setter") for decorator in item.decorator_list)
             if not setter:
@@ -180,8 +180,10 @@ def print_names() -> None:
     """Print the classes of TensorRT-RTX's binding and their members."""
     import tensorrt_rtx_bindings as binding
 
-    found = {name: getattr(binding, name) for name in dir(binding) if not name.startswith("_")}
-    print(json.dumps({name: dir(value) if isinstance(value, type) else [] for name, value in found.items()}))
+    members = {name: getattr(binding, name) for name in dir(binding) if not name.startswith("_")}
+    print(
+        json.dumps({name: dir(value) if isinstance(value, type) else [] for name, value in members.items()})
+    )
 
 
 if __name__ == "__main__":

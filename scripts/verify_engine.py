@@ -33,7 +33,7 @@ def environment() -> dict[str, Any]:
     """Return the versions of TensorRT and the driver, and the device."""
     version = import_tensorrt().__version__
     device = CudaDevice()
-    found = {
+    versions = {
         "tensorrt": version,
         "gpu": device.name,
         "capability": device.capability,
@@ -41,7 +41,7 @@ def environment() -> dict[str, Any]:
     }
     device.close()
     release = Path("/etc/nv_tegra_release")
-    return {**found, "jetpack": release.read_text().split("\n")[0] if release.is_file() else ""}
+    return {**versions, "jetpack": release.read_text().split("\n")[0] if release.is_file() else ""}
 
 
 def graphs(path: Path) -> list[str]:
@@ -56,11 +56,11 @@ def tracks(path: Path) -> dict[str, Any]:
     with Bundle.open(path) as bundle:
         height, width = bundle.manifest.frame_size
     video = make_video(_FRAMES, height, width, seed=3).transpose(0, 2, 3, 1)
-    found: dict[str, list[Any]] = {}
+    outputs: dict[str, list[Any]] = {}
     for backend in ("tensorrt", "onnxruntime"):
         try:
             with Pipeline.open(path, backend=backend) as pipeline:
-                found[backend] = [pipeline.step(np.ascontiguousarray(frame)) for frame in video]
+                outputs[backend] = [pipeline.step(np.ascontiguousarray(frame)) for frame in video]
                 name, reason = pipeline.backend.name, pipeline.backend.reason
         except IdolError as error:
             if backend == "tensorrt":
@@ -68,7 +68,7 @@ def tracks(path: Path) -> dict[str, Any]:
             return {"tensorrt": name, "remark": reason, "compared": False, "why": str(error)}
         if backend == "tensorrt":
             result = {"tensorrt": name, "remark": reason, "compared": True}
-    pairs = list(zip(*found.values(), strict=True))
+    pairs = list(zip(*outputs.values(), strict=True))
     same = [len(a.ids) == len(b.ids) and a.ids.tolist() == b.ids.tolist() for a, b in pairs]
     distances = [
         np.abs(a.boxes_xyxy - b.boxes_xyxy).max(initial=0)
@@ -85,7 +85,7 @@ def tracks(path: Path) -> dict[str, Any]:
 
 def refusals(path: Path) -> dict[str, Any]:
     """Check that a corrupted and a truncated engine are refused in one sentence with a fix."""
-    said = {}
+    messages = {}
     for fault in ("corrupted", "cut short"):
         with tempfile.TemporaryDirectory() as folder, Bundle.open(path) as bundle:
             for engine in engine_folder().glob("*.engine"):
@@ -99,16 +99,16 @@ def refusals(path: Path) -> dict[str, Any]:
             try:
                 open_backend(bundle, "tensorrt").close()
             except IdolError as error:
-                said[fault] = str(error)
+                messages[fault] = str(error)
             finally:
                 os.environ.pop(FOLDER_VARIABLE)
                 if before is not None:
                     os.environ[FOLDER_VARIABLE] = before
-        if "idol-deploy build" not in said.get(fault, "") or "\n" in said[fault]:
+        if "idol-deploy build" not in messages.get(fault, "") or "\n" in messages[fault]:
             sys.exit(
-                f"an engine that is {fault} was not refused as it should be: {said.get(fault, 'it ran')}"
+                f"an engine that is {fault} was not refused as it should be: {messages.get(fault, 'it ran')}"
             )
-    return said
+    return messages
 
 
 if __name__ == "__main__":

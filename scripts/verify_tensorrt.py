@@ -71,8 +71,8 @@ class Steps:
         }
         self.done.append(step)
         last = (err or out).strip().split("\n")[-1]
-        said = f"FAILED ({status}): {last}" if status else "passed"
-        print(f"[verify-tensorrt] {name}: {said}, {seconds:.0f} s", flush=True)
+        result_text = f"FAILED ({status}): {last}" if status else "passed"
+        print(f"[verify-tensorrt] {name}: {result_text}, {seconds:.0f} s", flush=True)
         return not status
 
     def skip(self, name: str, why: str) -> bool:

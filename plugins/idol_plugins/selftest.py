@@ -22,17 +22,7 @@ from idol_plugins.memory import CudaMemory
 from idol_plugins.ort import ort_library, run_case, serves_cuda, session_options
 from idol_plugins.reference import Array
 
-__all__ = [
-    "IMAGE",
-    "TARGETS",
-    "Outcome",
-    "Report",
-    "Status",
-    "Target",
-    "Variant",
-    "difference",
-    "selftest",
-]
+__all__ = ["IMAGE", "TARGETS", "Outcome", "Report", "Status", "Target", "Variant", "difference", "selftest"]
 
 _THREADS = 2
 

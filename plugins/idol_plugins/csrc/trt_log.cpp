@@ -20,10 +20,10 @@ std::atomic<nvinfer1::ILoggerFinder *> logger_finder{nullptr};
 // TensorRT 11 moved the virtual functions of ILogger and ILoggerFinder, so a logger of another major version than the
 // headers must not be called. The library that contains the finder's virtual table gives the version.
 bool is_of_our_version(nvinfer1::ILoggerFinder *finder) {
-  Dl_info home{};
+  Dl_info info{};
   const void *table = *reinterpret_cast<void *const *>(finder);
-  if (dladdr(table, &home) == 0 || home.dli_fname == nullptr) return false;
-  void *library = dlopen(home.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+  if (dladdr(table, &info) == 0 || info.dli_fname == nullptr) return false;
+  void *library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
   if (library == nullptr) return false;
   const auto version = reinterpret_cast<int32_t (*)()>(dlsym(library, "getInferLibMajorVersion"));
   const bool same = version != nullptr && version() == NV_TENSORRT_MAJOR;
