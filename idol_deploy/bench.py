@@ -6,7 +6,7 @@ from pathlib import Path
 
 from idol_deploy.config import IdolConfig
 from idol_runtime.backends import Backend
-from idol_runtime.bench.rows import Row
+from idol_runtime.bench.rows import BenchRow
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import CheckpointError
 from idol_runtime.optional import import_optional
@@ -77,10 +77,10 @@ def torch_rows(
     device: str = "cpu",
     threads: int | None = None,
     compiled: bool = False,
-) -> list[Row]:
+) -> list[BenchRow]:
     """PyTorch eager, and `torch.compile` where it is asked for; arguments as of `TorchRow`."""
     eager = TorchRow(bundle, weights, config, device, threads)
-    rows = [Row("pytorch, eager", eager.open, required=True)]
+    rows = [BenchRow("pytorch, eager", eager.open, required=True)]
     if compiled:
-        rows.append(Row("pytorch, compile", partial(TorchRow.open, replace(eager, compiled=True))))
+        rows.append(BenchRow("pytorch, compile", partial(TorchRow.open, replace(eager, compiled=True))))
     return rows

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from idol_deploy.weights.reference import make_video
-from idol_runtime.backends import open_backend
-from idol_runtime.backends.choice import verified_graphs
+from idol_runtime.backends import OpenOptions, open_backend
 from idol_runtime.backends.cuda_device import CudaDevice
-from idol_runtime.backends.engine_choice import TARGETS
+from idol_runtime.backends.opening import verified_graphs
+from idol_runtime.backends.tensorrt import TensorRTBackend
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.engine_file import FOLDER_VARIABLE, engine_folder
@@ -48,7 +48,7 @@ def graphs(path: Path) -> list[str]:
     """Return the graph with our operator and the reduced-precision graphs, if verified and readable for TensorRT."""
     with Bundle.open(path) as bundle:
         exact = [name for name in bundle.certificates.by_graph() if name == "plugin"]
-        return [*exact, *verified_graphs(bundle, TARGETS)]
+        return [*exact, *verified_graphs(bundle, TensorRTBackend.targets)]
 
 
 def tracks(path: Path) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def refusals(path: Path) -> dict[str, Any]:
             before = os.environ.get(FOLDER_VARIABLE)
             os.environ[FOLDER_VARIABLE] = folder
             try:
-                open_backend(bundle, "tensorrt").close()
+                open_backend(bundle, OpenOptions("tensorrt")).close()
             except IdolError as error:
                 messages[fault] = str(error)
             finally:

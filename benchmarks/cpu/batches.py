@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import machine_facts, report_result
 from idol_plugins.ort import ort_library
-from idol_runtime.backends import Backend, open_backend
+from idol_runtime.backends import Backend, OpenOptions, open_backend
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
-from idol_runtime.bench.statistics import paired_ratio, summarise
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.pipeline import GOLDEN_TOLERANCE
-from idol_runtime.timing import interleaved
+from idol_runtime.timing import interleaved, paired_ratio, summarise
 from idol_runtime.tracking.detection import NetworkOutput
 
 PRESET, SIZE = "edge_synth", (160, 256)
@@ -48,7 +47,7 @@ def bundle_network(path: Path, graph: str) -> tuple[Open, str]:
 
     def opened(threads: int) -> Backend:
         with Bundle.open(path) as bundle:
-            return open_backend(bundle, "onnxruntime", "cpu", threads, graph)
+            return open_backend(bundle, OpenOptions("onnxruntime", "cpu", threads, graph))
 
     return opened, f"{manifest.preset}, {graph} graph"
 

@@ -53,7 +53,7 @@ from idol_export.precision.node_groups import KEPT
 from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import DISABLED_OPTIMIZERS, open_session, run_session
-from idol_runtime.bench.roofline import count_work
+from idol_runtime.bench.roofline import count_cost
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
 from idol_runtime.timing import interleaved
 
@@ -178,7 +178,7 @@ def products(threads: int) -> dict[str, float]:
 
 def floors(model: Idol, size: tuple[int, int], speeds: Mapping[str, float]) -> dict[str, float]:
     """Return the milliseconds of a frame's convolutions and products alone at these speeds."""
-    work = count_work(shipped(probe_to_onnx(ExportGraph(model, size))))
+    work = count_cost(shipped(probe_to_onnx(ExportGraph(model, size))))
     return {precision: round(1e-6 * work.flops / speed, 1) for precision, speed in speeds.items()}
 
 
@@ -217,7 +217,7 @@ def largest_error(outputs: Outputs, expected: Outputs) -> float:
 def measure(engines: Mapping[str, Engine], rounds: int) -> dict[str, dict[str, float]]:
     """Measure each engine's error on a first call, then interleaved times."""
     outputs = {name: run() for name, run in engines.items()}
-    times = dict(zip(engines, interleaved(list(engines.values()), rounds, first=0).T, strict=True))
+    times = dict(zip(engines, interleaved(list(engines.values()), rounds, warmup=0).T, strict=True))
     operator, eager = times["operator"], times["eager"]
     return {
         name: {

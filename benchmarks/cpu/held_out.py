@@ -31,7 +31,7 @@ from idol_deploy.studies.ablation.table import head, line, moments
 from idol_deploy.synth.config import synth_preset
 from idol_deploy.synth.dataset import SynthDataset, write_dataset
 from idol_deploy.synth.identities import read_library
-from idol_runtime.config import override
+from idol_runtime.config import override_stream
 from idol_runtime.files import replacing
 
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -85,7 +85,7 @@ def score_seed(args: argparse.Namespace, model: ModelChoice, seed: int) -> Score
         for method, settings in METHODS.items():
             tracks = find_tracks(
                 backend,
-                override(pipeline.config, settings),
+                override_stream(pipeline.config, settings),
                 sets["all"],
                 videos.frames,
                 args.into / f"seed{seed}-{list(METHODS).index(method)}",

@@ -10,7 +10,7 @@ from idol_deploy.commands.common import positive
 from idol_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from idol_runtime.bench.rows import Row
+    from idol_runtime.bench.rows import BenchRow
 
 __all__ = ["add_arguments", "run"]
 
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(options: argparse.Namespace) -> "list[Row]":
+def _rows(options: argparse.Namespace) -> "list[BenchRow]":
     """Return the rows to time; PyTorch comes first, as the reference of the others."""
     from idol_runtime.bench.rows import bundle_rows
 

@@ -20,9 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from idol_deploy.settings import network_config
-    from idol_runtime.files import refuse_replacing, writable_target
+    from idol_runtime.files import refuse_replacing, require_suffix, writable_target
     from idol_runtime.optional import import_optional
-    from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
     writable_target(options.output)

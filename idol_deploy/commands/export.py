@@ -69,10 +69,9 @@ def run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from idol_deploy.settings import network_config
-    from idol_runtime.files import refuse_replacing, writable_target
+    from idol_runtime.files import refuse_replacing, require_suffix, writable_target
     from idol_runtime.optional import import_optional
     from idol_runtime.sources.opening import source_paths
-    from idol_runtime.suffixes import require_suffix
 
     config = network_config(options.preset)
     if options.no_resize or options.short_side:

@@ -8,7 +8,7 @@ from idol_deploy.config import IdolConfig
 from idol_deploy.evaluate.shards import Shard
 from idol_runtime.backends.base import GraphChoice, check_threads
 from idol_runtime.bundle.bundle import Bundle
-from idol_runtime.config import StreamConfig, override
+from idol_runtime.config import StreamConfig, override_stream
 from idol_runtime.errors import ConfigError
 from idol_runtime.optional import import_optional
 from idol_runtime.pipeline import Pipeline
@@ -85,9 +85,9 @@ def stream_config(model: ModelChoice) -> StreamConfig:
     """
     if model.bundle is not None:
         with Bundle.open(model.bundle) as bundle:
-            return override(bundle.manifest.stream, model.settings)
+            return override_stream(bundle.manifest.stream, model.settings)
     assert model.network is not None
-    return override(model.network.stream, model.settings)
+    return override_stream(model.network.stream, model.settings)
 
 
 def open_pipeline(model: ModelChoice, shard: Shard | None = None) -> Pipeline:

@@ -19,10 +19,9 @@ from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_runtime.errors import ConfigError, DataError
-from idol_runtime.files import file_digest, refuse_replacing, replacing, writable_target
+from idol_runtime.files import file_digest, refuse_replacing, replacing, require_suffix, writable_target
 from idol_runtime.optional import import_optional
 from idol_runtime.pipeline import Pipeline
-from idol_runtime.suffixes import require_suffix
 
 __all__ = ["Evaluation", "EvaluationResult", "evaluate"]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from idol_runtime.errors import ConfigError
 
-__all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "VideoConfig", "override"]
+__all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "VideoConfig", "override_stream"]
 
 # Every track has room for so many embeddings from its first frame on.
 _MOST_REMEMBERED = 1000
@@ -190,25 +190,27 @@ class StreamConfig:
         return tuple(category.name for category in self.categories)
 
 
-def override(config: StreamConfig, settings: Sequence[str]) -> StreamConfig:
-    """The configuration with some thresholds or association options changed.
+def override_stream(config: StreamConfig, settings: Sequence[str]) -> StreamConfig:
+    """Return a configuration with some association and video settings changed.
 
     Args:
-        config: what to start from.
-        settings: `association.KEY=VALUE` or `video.KEY=VALUE`, such as `association.temporal=paper`. The rest
-            of a configuration is part of the exported network.
+        config: configuration to start from.
+        settings: `association.KEY=VALUE` or `video.KEY=VALUE`, such as `association.temporal=paper`. The other parts
+            of a configuration belong to the exported network.
 
     Raises:
-        ConfigError: no such key, or a value that cannot be.
+        ConfigError: a key is unknown, or a value has a wrong type or is out of range.
     """
-    from idol_runtime.field_text import read_setting  # only here: a configuration must load without msgspec
+    from idol_runtime.field_text import (
+        read_setting,  # here: importing a configuration must not import msgspec
+    )
 
     changed: dict[str, Any] = {"association": config.association, "video": config.video}
     for setting in settings:
         path, equals, value = setting.partition("=")
         section, _, key = path.partition(".")
         if not equals or section not in changed:
-            raise ConfigError(f"{setting!r} is no setting; write association.KEY=VALUE or video.KEY=VALUE")
+            raise ConfigError(f"unknown setting {setting!r}; write association.KEY=VALUE or video.KEY=VALUE")
         owner = changed[section]
         changed[section] = replace(owner, **{key: read_setting(owner, key, value, setting)})
     return replace(config, **changed)

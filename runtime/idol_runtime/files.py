@@ -9,7 +9,7 @@ from pathlib import Path
 
 from idol_runtime.errors import ConfigError, OutputError
 
-__all__ = ["file_digest", "refuse_replacing", "replacing", "writable_target"]
+__all__ = ["file_digest", "refuse_replacing", "replacing", "require_suffix", "writable_target"]
 
 _BLOCK = 2**20
 
@@ -99,3 +99,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_suffix(path: str | Path, content: str, *suffixes: str) -> str:
+    """Check the suffix of an output file and return it in lower case.
+
+    Args:
+        path: path of the output file.
+        content: what the file will hold, such as `a video`.
+        suffixes: allowed suffixes, in lower case, with their dots.
+
+    Raises:
+        OutputError: the path has another suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise OutputError(
+            f"cannot write {path}: the name of {content} ends in {' or '.join(suffixes)}; rename it"
+        )
+    return suffix

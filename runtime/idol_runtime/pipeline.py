@@ -1,4 +1,4 @@
-"""Frame in, tracked instances out: the whole runtime behind one `step`.
+"""The runtime behind one `step`: a frame in, tracked instances out.
 
 with Pipeline.open("model.idol") as pipeline:
     for result in pipeline.stream("clip.mp4"):
@@ -8,14 +8,13 @@ with Pipeline.open("model.idol") as pipeline:
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.backends import Backend, GraphChoice, open_backend
+from idol_runtime.backends import Backend, GraphChoice, OpenOptions, open_backend
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame, StageError
-from idol_runtime.config import StreamConfig, override
+from idol_runtime.config import StreamConfig, override_stream
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
 from idol_runtime.sources.opening import open_source
@@ -23,9 +22,16 @@ from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["GOLDEN_TOLERANCE", "Opened", "Pipeline", "compare_golden", "open_network", "check_golden_frame"]
+__all__ = [
+    "GOLDEN_TOLERANCE",
+    "LoadedNetwork",
+    "Pipeline",
+    "check_golden_frame",
+    "compare_golden",
+    "open_network",
+]
 
-# fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 and more.
+# fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 or more.
 GOLDEN_TOLERANCE = 1e-3
 
 
@@ -35,45 +41,47 @@ def compare_golden(
     tolerances: Mapping[str, float] | None = None,
     frames: int = 1,
 ) -> tuple[StageError, ...]:
-    """Run the golden frame, from its resize to the network's six outputs, and compare with PyTorch's answer.
+    """Run the golden frame through resize and network, and compare the six outputs with PyTorch's.
 
     Args:
-        backend: runs the network.
-        golden_frame: golden frame and answer.
-        tolerances: of each output, of a graph of fewer bits; None: `GOLDEN_TOLERANCE` for all.
-        frames: at once: the golden one in every second place, then in the others, with its mirror image between, so
-            that frames that mix are found. The errors are the largest of any place.
+        backend: backend to check.
+        golden_frame: golden frame with PyTorch's outputs.
+        tolerances: largest relative error of each output; None: `GOLDEN_TOLERANCE` for all.
+        frames: batch size. In a batch, the golden frame alternates with its mirror image and takes every place once, so
+            that a network which mixes frames is detected.
+
+    Returns:
+        The error of each output; in a batch, the largest over all places.
 
     Raises:
-        BackendError: the backend fails, or an output has another shape.
+        BackendError: the backend fails, or an output has a wrong shape.
     """
     size = backend.network_size or golden_frame.frame.shape[:2]
-    outputs = _answers(backend, resize(golden_frame.frame, size), frames)
+    results = _golden_outputs(backend, resize(golden_frame.frame, size), frames)
     stages = []
     for name in OUTPUT_NAMES:
-        expected, answers = golden_frame.outputs[name], [getattr(output, name) for output in outputs]
-        for answer in answers:
-            if answer.shape != expected.shape:
+        expected, outputs = golden_frame.outputs[name], [getattr(result, name) for result in results]
+        for output in outputs:
+            if output.shape != expected.shape:
                 raise BackendError(
-                    f"{backend.name}: {name} has shape {answer.shape}, expected {expected.shape}"
+                    f"{backend.name}: {name} has shape {output.shape}, expected {expected.shape}"
                 )
         norm = max(float(np.linalg.norm(expected)), 1e-12)
-        error = np.max([np.linalg.norm(answer - expected) for answer in answers]) / norm  # NaN stays NaN
-        allowed = GOLDEN_TOLERANCE if tolerances is None else tolerances[name]
-        stages.append(StageError(name, float(error), allowed))
+        error = np.max([np.linalg.norm(output - expected) for output in outputs]) / norm  # NaN stays NaN
+        stages.append(StageError(name, float(error), (tolerances or {}).get(name, GOLDEN_TOLERANCE)))
     return tuple(stages)
 
 
-def _answers(backend: Backend, golden: NDArray[np.uint8], frames: int) -> list[NetworkOutput]:
-    """To the golden frame [h, w, 3], in every place of a batch of so many."""
+def _golden_outputs(backend: Backend, golden: NDArray[np.uint8], frames: int) -> list[NetworkOutput]:
+    """Return the outputs for the golden frame [h, w, 3] at every place of a batch."""
     if frames == 1:
         return backend.infer(golden[None])
-    found: list[NetworkOutput] = []
+    outputs: list[NetworkOutput] = []
     for first in (0, 1):
         images = np.repeat(golden[None, :, ::-1], frames, axis=0)
         images[first::2] = golden
-        found += backend.infer(images)[first::2]
-    return found
+        outputs += backend.infer(images)[first::2]
+    return outputs
 
 
 def check_golden_frame(
@@ -82,29 +90,29 @@ def check_golden_frame(
     tolerances: Mapping[str, float] | None = None,
     frames: int = 1,
 ) -> None:
-    """See the golden frame answered rightly; the arguments are those of `compare_golden`.
+    """Check that the backend reproduces PyTorch's outputs on the golden frame; arguments as in `compare_golden`.
 
     Raises:
-        BackendError: the backend answers wrongly; names the output.
+        BackendError: an output differs by more than its tolerance; the message names the output.
     """
-    among = f" among {frames} at once" if frames > 1 else ""
+    batch = f" in a batch of {frames}" if frames > 1 else ""
     for stage in compare_golden(backend, golden_frame, tolerances, frames):
         if not stage.passed:
             raise BackendError(
-                f"{backend.name} answers wrongly on the golden frame{among}: {stage.stage} is off by "
+                f"{backend.name} fails the golden check{batch}: {stage.stage} differs from PyTorch by "
                 f"{stage.error:.1e} (allowed {stage.tolerance:.0e}); use another graph (--graph "
                 "portable), backend (--backend onnxruntime), device or version of it"
             )
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A bundle's network, ready to run, and how its streams are to be handled.
+class LoadedNetwork:
+    """A loaded network with the bundle's stream configuration.
 
     Attributes:
-        backend: runs the network; to be closed.
+        backend: inference backend; close it after use.
         config: preprocessing, thresholds and association.
-        note: the bundle's caption for annotated videos.
+        note: caption for annotated videos.
     """
 
     backend: Backend
@@ -113,67 +121,57 @@ class Opened:
 
 
 def open_network(
-    bundle: str | Path,
+    path: str | Path,
+    options: OpenOptions,
     *,
-    backend: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    graph: GraphChoice = "auto",
     golden_check: bool = True,
     settings: Sequence[str] = (),
     frames: int = 1,
-) -> Opened:
-    """Open a bundle, check it, load it, and see the golden frame answered rightly.
+) -> LoadedNetwork:
+    """Validate a bundle, load its network and check it on the golden frame.
 
     Args:
-        bundle: path of the `.idol` file.
-        backend: inference engine, or `auto`.
-        device: `cpu`, `cuda` or `cuda:N`; `auto`: wherever the backend is fastest.
-        threads: CPU threads; None: as many as the engine likes.
-        graph: one of the bundle's, or `auto`: `plugin` where the library of its operator can be loaded, else
-            `portable`; or a verified one of fewer bits that is faster here.
-        golden_check: replay the golden frame; turn off only what you have checked otherwise.
-        settings: changes to the bundle's thresholds and association; see `config.override`.
-        frames: that are to go through the network at once, if it takes so many: the golden frame is then also replayed
-            among others.
+        path: path of the `.idol` file.
+        options: backend, device, threads and graph.
+        golden_check: run the golden frame; turn it off only if the backend was checked in another way.
+        settings: changes to thresholds and association; see `config.override_stream`.
+        frames: largest batch that will be used; the golden check also covers it, as far as the backend allows.
 
     Raises:
-        ConfigError: a setting that cannot be.
-        BundleError: broken, tampered with, or of a newer schema.
-        MissingDependencyError: the engine is not installed.
+        ConfigError: a setting is unknown or out of range.
+        BundleError: the bundle is broken, modified, or of a newer schema.
+        MissingDependencyError: the inference engine is not installed.
         PluginError: the plugin graph was asked for, and its library is not built.
-        BackendError: the engine refuses the graph or the device, or answers wrongly.
+        BackendError: the engine refuses the graph or the device, or fails the golden check.
     """
-    with Bundle.open(bundle) as opened:
-        config = override(opened.manifest.stream, settings)
-        golden = opened.golden_frame()
-        engine = open_backend(opened, backend, device, threads, graph)
+    with Bundle.open(path) as bundle:
+        config = override_stream(bundle.manifest.stream, settings)
+        golden_frame = bundle.golden_frame()
+        backend = open_backend(bundle, options)
         try:
             if golden_check:
-                tolerances = opened.tolerances(engine.graph)
-                check_golden_frame(engine, golden, tolerances)
-                together = 1 if frames == 1 else engine.batch.at_most(frames)
-                if together > 1:
-                    check_golden_frame(engine, golden, tolerances, together)
+                batch = 1 if frames == 1 else backend.batch.at_most(frames)
+                for size in dict.fromkeys((1, batch)):
+                    check_golden_frame(backend, golden_frame, bundle.tolerances(backend.graph), size)
         except BaseException:
-            engine.close()
+            backend.close()
             raise
-        return Opened(engine, config, opened.manifest.note)
+        return LoadedNetwork(backend, config, bundle.manifest.note)
 
 
 class Pipeline:
-    """A network and a tracker on one stream of frames.
+    """A network and a tracker for one stream of frames.
 
-    Memory does not grow with the stream: the tracker holds the tracks of the last ten frames.
+    Memory does not grow with the stream: the tracker stores the tracks of the last ten frames only.
     """
 
     def __init__(self, backend: Backend, config: StreamConfig, *, fit: bool = False) -> None:
-        """Join a backend and a tracker; `open` does this from a bundle.
+        """Join a backend and a tracker; `Pipeline.open` does this from a bundle.
 
         Args:
-            backend: runs the network. Closed with the pipeline.
+            backend: inference backend; `close` closes it.
             config: preprocessing, thresholds and association.
-            fit: letterbox frames whose shape the network was not made for, instead of refusing them.
+            fit: letterbox frames of other shapes than the network's; False: refuse them.
         """
         self.backend = backend
         self.config = config
@@ -194,30 +192,28 @@ class Pipeline:
         fit: bool = False,
         settings: Sequence[str] = (),
     ) -> "Pipeline":
-        """Open a bundle, check it, load it, and see the golden frame answered rightly.
+        """Open a bundle; see `open_network` for the checks and errors.
 
-        With `fit`, frames whose shape the network was not made for are letterboxed, instead of refused. All else, and
-        the errors, are those of `open_network`.
+        Args:
+            bundle: path of the `.idol` file.
+            backend: `auto`, `onnxruntime` or `tensorrt`; see `OpenOptions` for this and the next three.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            threads: number of CPU threads; None: the engine's default.
+            graph: `auto`, `fp32` or the name of a graph.
+            golden_check: run the golden frame before the first step.
+            fit: letterbox frames of other shapes than the network's; False: refuse them.
+            settings: changes to thresholds and association, such as `association.match_score=0.4`.
         """
-        opened = open_network(
-            bundle,
-            backend=backend,
-            device=device,
-            threads=threads,
-            graph=graph,
-            golden_check=golden_check,
-            settings=settings,
-        )
-        pipeline = cls(opened.backend, opened.config, fit=fit)
-        pipeline.note = opened.note
+        options = OpenOptions(backend, device, threads, graph)
+        network = open_network(bundle, options, golden_check=golden_check, settings=settings)
+        pipeline = cls(network.backend, network.config, fit=fit)
+        pipeline.note = network.note
         return pipeline
 
     def __enter__(self) -> "Pipeline":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -225,7 +221,7 @@ class Pipeline:
         self.backend.close()
 
     def reset(self) -> None:
-        """Start a new video: forget all tracks, number identities and frames from 0 again."""
+        """Start a new video: delete all tracks, and number identities and frames from 0."""
         self._stream.reset()
 
     def step(self, frame: object) -> FrameResult:
@@ -235,22 +231,22 @@ class Pipeline:
             frame: [H, W, 3] uint8, RGB.
 
         Raises:
-            FrameError: the frame is of the wrong type or depth, of a size that the network was not made for,
-                or of another size than the frames before.
+            FrameError: the frame has a wrong type or depth, a size that the network does not accept, or another size
+                than the previous frames.
             BackendError: the inference engine failed.
         """
         return self.track(self._stream.peek(frame))
 
     def prepare(self, frame: object) -> Prepared:
-        """The first half of `step`: check and resize the next frame; may run in another thread than `track`.
+        """Check and resize the next frame: the first half of `step`, which may run in another thread than `track`.
 
         Raises:
-            FrameError: as `step`.
+            FrameError: the frame cannot be processed; see `step`.
         """
         return self._stream.prepare(frame)
 
     def track(self, prepared: Prepared) -> FrameResult:
-        """The second half of `step`, for frames in the order in which they were prepared.
+        """Run the network and the tracker on a prepared frame: the second half of `step`, in the order of `prepare`.
 
         Raises:
             BackendError: the inference engine failed.
@@ -260,7 +256,12 @@ class Pipeline:
     def stream(
         self, source: str | int | Path, *, stride: int = 1, max_frames: int | None = None
     ) -> Iterator[FrameResult]:
-        """Reset, then process a video file, image folder or glob, camera index or URL frame by frame.
+        """Reset the pipeline, then process a source frame by frame.
+
+        Args:
+            source: video file, image folder or glob, camera index or URL.
+            stride: process every `stride`-th frame only.
+            max_frames: number of frames after which to stop; None: at the end of the source.
 
         Raises:
             SourceError: the source cannot be read.

@@ -1,22 +1,21 @@
-"""Several streams of frames through one network, each with tracks of its own.
+"""Several streams of frames through one network, each with its own tracks.
 
     with Streams.open("model.idol") as streams:
         results = streams.step({"door": frame, "yard": other})
         print(results["door"].ids)
 
-A stream joins with its first frame, and may be left out of any step. Its results are those that it would have alone:
-nothing but the network's arithmetic is shared, and frames that would have a part in each other's go one after another.
+A stream starts with its first frame and may be absent from any step. Its results are those of the stream alone:
+only the network is shared, and frames whose outputs would depend on each other are processed one after another.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 
-from idol_runtime.backends import Backend, GraphChoice
+from idol_runtime.backends import Backend, GraphChoice, OpenOptions
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import ConfigError, FrameError
 from idol_runtime.pipeline import open_network
@@ -28,26 +27,32 @@ __all__ = ["AT_ONCE", "Streams"]
 
 K = TypeVar("K", bound=Hashable)
 
-# What a batch gains, it gains by then; memory grows on.
+# Larger batches need more memory and are hardly faster.
 AT_ONCE = 4
 
 
 class Streams:
-    """A network, and what it needs to know of each stream of frames."""
+    """A network with the state of several streams of frames.
+
+    Attributes:
+        at_once: largest batch that is used, in frames.
+        reason: why it is lower than requested; empty if it is not.
+        note: caption for annotated videos.
+    """
 
     def __init__(
         self, backend: Backend, config: StreamConfig, *, fit: bool = False, at_once: int = AT_ONCE
     ) -> None:
-        """Join a backend and no stream yet; `open` does this from a bundle.
+        """Start without streams; `Streams.open` does this from a bundle.
 
         Args:
-            backend: runs the network. Closed with the streams.
+            backend: inference backend; `close` closes it.
             config: preprocessing, thresholds and association.
-            fit: letterbox frames whose shape the network was not made for, instead of refusing them.
-            at_once: most frames that go through the network together, if it takes so many.
+            fit: letterbox frames of other shapes than the network's; False: refuse them.
+            at_once: largest batch in frames, as far as the backend allows; higher values need more memory.
 
         Raises:
-            ConfigError: fewer than one frame at once.
+            ConfigError: `at_once` is lower than 1.
         """
         _check_at_once(at_once)
         self.backend = backend
@@ -72,32 +77,22 @@ class Streams:
         settings: Sequence[str] = (),
         at_once: int = AT_ONCE,
     ) -> "Streams":
-        """Open a bundle, check it, load it, and see the golden frame answered rightly, alone and among others.
+        """Open a bundle; see `open_network` for the checks and errors.
 
-        `remark` says why fewer than `at_once` frames go together, if that is so. All else, and the errors, are those of
-        `pipeline.open_network`; `fit` is as in `Pipeline.open`.
+        Most arguments are those of `Pipeline.open`. `at_once` is the largest batch in frames, as far as the backend
+        allows; `reason` explains a lower value.
         """
         _check_at_once(at_once)
-        opened = open_network(
-            bundle,
-            backend=backend,
-            device=device,
-            threads=threads,
-            graph=graph,
-            golden_check=golden_check,
-            settings=settings,
-            frames=at_once,
-        )
-        streams = cls(opened.backend, opened.config, fit=fit, at_once=at_once)
-        streams.note = opened.note
+        options = OpenOptions(backend, device, threads, graph)
+        network = open_network(bundle, options, golden_check=golden_check, settings=settings, frames=at_once)
+        streams = cls(network.backend, network.config, fit=fit, at_once=at_once)
+        streams.note = network.note
         return streams
 
     def __enter__(self) -> "Streams":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -105,22 +100,22 @@ class Streams:
         self.backend.close()
 
     def join(self, name: Hashable) -> Stream:
-        """The stream of this name, at its beginning if there was none."""
+        """Return the stream of this name; start it if it does not exist."""
         return self._streams.setdefault(name, self._new())
 
     def reset(self, name: Hashable) -> None:
-        """Forget a stream: it has ended, or its next frame begins another video."""
+        """Delete a stream, because it has ended or its next frame starts another video."""
         self._streams.pop(name, None)
 
     def step(self, frames: Mapping[K, object]) -> dict[K, FrameResult]:
-        """Process the next frame of some streams, known or new.
+        """Process the next frame of some streams, existing or new. An error changes no stream.
 
         Args:
-            frames: [H, W, 3] uint8, RGB, by the name of the stream; each stream has a size of its own.
+            frames: frame of each stream by its name, [H, W, 3] uint8, RGB; each stream has its own size.
 
         Raises:
-            FrameError: a frame cannot be processed; names the stream, and leaves all streams where they were.
-            BackendError: the inference engine failed; likewise.
+            FrameError: a frame cannot be processed; the message names the stream.
+            BackendError: the inference engine failed.
         """
         streams = {name: self._streams.get(name) or self._new() for name in frames}
         results = self._track(streams, {name: _peek(name, streams[name], frames[name]) for name in frames})
@@ -129,10 +124,13 @@ class Streams:
         return results
 
     def track(self, prepared: Mapping[K, Prepared]) -> dict[K, FrameResult]:
-        """The second half of `step`, for frames that their streams, given by `join`, have prepared in that order.
+        """Run the network and the trackers on prepared frames: the second half of `step`.
+
+        Args:
+            prepared: frame of each stream by its name, from `Stream.prepare` of the stream that `join` returned.
 
         Raises:
-            BackendError: the inference engine failed; leaves all streams where they were.
+            BackendError: the inference engine failed; no stream has changed.
         """
         return self._track({name: self._streams[name] for name in prepared}, prepared)
 
@@ -140,24 +138,24 @@ class Streams:
         return Stream(self.config, self.backend.network_size, fit=self.fit)
 
     def _track(self, streams: Mapping[K, Stream], prepared: Mapping[K, Prepared]) -> dict[K, FrameResult]:
-        outputs = list(self._infer([prepared[name] for name in streams]))  # all, before any stream moves on
+        outputs = list(self._infer([prepared[name] for name in streams]))  # before any stream changes
         return {
             name: stream.track(prepared[name], output)
             for (name, stream), output in zip(streams.items(), outputs, strict=True)
         }
 
     def _infer(self, prepared: Sequence[Prepared]) -> Iterator[NetworkOutput]:
-        """The network's answer to each frame; only neighbours of one size go together."""
-        for _, alike in groupby(prepared, lambda frame: frame.image.shape):
-            images = [frame.image for frame in alike]
+        """Yield the network's output for each frame; a batch holds consecutive frames of one size."""
+        for _, group in groupby(prepared, lambda frame: frame.image.shape):
+            images = [frame.image for frame in group]
             for start in range(0, len(images), self.at_once):
-                together = images[start : start + self.at_once]
-                yield from self.backend.infer(np.stack(together) if together[1:] else together[0][None])
+                batch = images[start : start + self.at_once]
+                yield from self.backend.infer(np.stack(batch) if batch[1:] else batch[0][None])
 
 
 def _check_at_once(count: int) -> None:
     if count < 1:
-        raise ConfigError(f"at least one frame goes through the network at once, got {count}")
+        raise ConfigError(f"at_once must be at least 1, got {count}")
 
 
 def _peek(name: Hashable, stream: Stream, frame: object) -> Prepared:

@@ -296,7 +296,7 @@ def test_a_golden_frame_answered_wrongly_leaves_no_file(
     monkeypatch.setattr(module, "torch_stages", wrong)
     (tmp_path / "toy.idol").write_bytes(b"older")
     error = _refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size, verify_frames=1), BackendError)
-    assert "boxes is off by" in str(error)
+    assert "boxes differs from PyTorch by" in str(error)
 
 
 @pytest.mark.parametrize("place", ["missing/toy.idol", "."])

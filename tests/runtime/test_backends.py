@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idol_runtime.backends import open_backend
+from idol_runtime.backends import OpenOptions, open_backend
 from idol_runtime.backends.onnxruntime import _batch_limit, import_onnxruntime, open_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame, TensorInfo
 from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError, PluginError
@@ -103,7 +103,7 @@ def test_onnxruntime_rests_between_frames(kit: Any) -> None:
 def test_threads_that_cannot_be(kit: Any, tiny_bundle: Path, threads: int) -> None:
     why = f"threads must lie between 1 and 1024, got {threads}"
     with Bundle.open(tiny_bundle) as bundle, pytest.raises(ConfigError, match=why):
-        open_backend(bundle, threads=threads)
+        open_backend(bundle, OpenOptions(threads=threads))
     with pytest.raises(ConfigError, match=why):
         open_session(kit.tiny_graph, threads=threads)
 
@@ -111,7 +111,7 @@ def test_threads_that_cannot_be(kit: Any, tiny_bundle: Path, threads: int) -> No
 @needs_onnxruntime
 def test_onnxruntime_answers_by_name(kit: Any, tiny_bundle: Path) -> None:
     with Bundle.open(tiny_bundle) as bundle:
-        backend = open_backend(bundle, threads=1)
+        backend = open_backend(bundle, OpenOptions(threads=1))
         assert backend.name == "onnxruntime (cpu, portable graph)"
         assert backend.network_size == kit.size
         frame = np.random.default_rng(3).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
@@ -126,7 +126,7 @@ def test_onnxruntime_answers_by_name(kit: Any, tiny_bundle: Path) -> None:
 @needs_onnxruntime
 def test_how_many_frames_a_graph_takes_at_once(tiny_bundle: Path) -> None:
     with Bundle.open(tiny_bundle) as bundle:
-        static = open_backend(bundle, threads=1).batch
+        static = open_backend(bundle, OpenOptions(threads=1)).batch
     assert (static.most, static.at_most(8)) == (1, 1)
     assert "--dynamic-batch" in static.why
     free = _batch_limit(True, "plugin")
@@ -159,7 +159,8 @@ def test_a_wrong_weight_is_refused_by_the_canary(kit: Any, tmp_path: Path) -> No
     members = kit.members(graph=spoiled, golden_frame=GoldenFrame(frame, answer).to_bytes())
     path = kit.write(tmp_path / "spoiled.idol", members=members)
     with pytest.raises(
-        BackendError, match=r"\(cpu, portable graph\) answers wrongly .* boxes is off by 1\.0e-02"
+        BackendError,
+        match=r"\(cpu, portable graph\) fails the golden check: boxes differs from PyTorch by 1\.0e-02",
     ):
         Pipeline.open(path)
     Pipeline.open(path, golden_check=False).close()
@@ -185,12 +186,12 @@ def test_without_its_library_the_operator_gives_way_and_says_why(two_graphs: Pat
         backend = open_backend(bundle)
         assert backend.name == "onnxruntime (cpu, portable graph)"
         assert backend.reason.startswith(
-            "this is the portable graph, which is slower: libidol_deform_attn_ort."
+            "running the portable graph, which is slower than plugin: libidol_deform_attn_ort."
         )
         assert "idol-deploy plugins build" in backend.reason
-        assert open_backend(bundle, graph="portable").reason == ""
+        assert open_backend(bundle, OpenOptions(graph="portable")).reason == ""
         with pytest.raises(PluginError, match="is not built"):
-            open_backend(bundle, graph="plugin")
+            open_backend(bundle, OpenOptions(graph="plugin"))
 
 
 @needs_onnxruntime
@@ -202,7 +203,7 @@ def test_a_library_that_cannot_be_loaded_gives_way_too(
     with Bundle.open(two_graphs) as bundle:
         assert "ONNX Runtime cannot load" in open_backend(bundle).reason
         with pytest.raises(BackendError, match="ONNX Runtime cannot load"):
-            open_backend(bundle, graph="plugin")
+            open_backend(bundle, OpenOptions(graph="plugin"))
 
 
 @needs_onnxruntime
@@ -214,13 +215,13 @@ def test_with_its_library_the_operator_is_used_and_checked(
         backend = open_backend(bundle)
         assert (backend.name, backend.reason) == ("onnxruntime (cpu, plugin graph)", "")
         frame = np.zeros((1, *kit.size, 3), np.uint8)
-        expected = open_backend(bundle, graph="portable").infer(frame)[0].embeddings
+        expected = open_backend(bundle, OpenOptions(graph="portable")).infer(frame)[0].embeddings
         np.testing.assert_allclose(backend.infer(frame)[0].embeddings, 1.5 * expected)
         with pytest.raises(
-            BackendError, match="built for CPUs alone; build it again: idol-deploy plugins build --cuda"
+            BackendError, match="built for CPUs only; build it again: idol-deploy plugins build --cuda"
         ):
-            open_backend(bundle, device="cuda", graph="plugin")
-    with pytest.raises(BackendError, match=r"plugin graph\) answers wrongly .* \(--graph portable"):
+            open_backend(bundle, OpenOptions(device="cuda", graph="plugin"))
+    with pytest.raises(BackendError, match=r"plugin graph\) fails the golden check.* \(--graph portable"):
         Pipeline.open(two_graphs)
 
 
@@ -229,9 +230,9 @@ def test_a_bundle_without_the_graph_that_is_asked_for(tiny_bundle: Path) -> None
     with Bundle.open(tiny_bundle) as bundle:
         assert "export it again after: idol-deploy plugins build" in open_backend(bundle).reason
         with pytest.raises(BackendError, match="no graph with our operator"):
-            open_backend(bundle, graph="plugin")
+            open_backend(bundle, OpenOptions(graph="plugin"))
         with pytest.raises(ConfigError, match="choose one of: auto, fp32, portable, plugin"):
-            open_backend(bundle, graph="fast")
+            open_backend(bundle, OpenOptions(graph="fast"))
 
 
 @needs_onnxruntime
@@ -245,7 +246,7 @@ def test_unknown_backend(tiny_bundle: Path) -> None:
         Bundle.open(tiny_bundle) as bundle,
         pytest.raises(ConfigError, match="choose one of: auto, onnx"),
     ):
-        open_backend(bundle, backend="tensorflow")
+        open_backend(bundle, OpenOptions(backend="tensorflow"))
 
 
 @needs_onnxruntime
@@ -262,9 +263,11 @@ def _session_options() -> SimpleNamespace:
 def test_tensorrt_is_not_for_processors(tiny_bundle: Path) -> None:
     with (
         Bundle.open(tiny_bundle) as bundle,
-        pytest.raises(BackendError, match="does not run on a CPU, ONNX Runtime does; leave out --backend"),
+        pytest.raises(
+            BackendError, match="TensorRT does not run on cpu; use --device cuda or cuda:N, or leave out"
+        ),
     ):
-        open_backend(bundle, "tensorrt", "cpu")
+        open_backend(bundle, OpenOptions("tensorrt", "cpu"))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])

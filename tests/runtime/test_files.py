@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from idol_runtime.errors import ConfigError, OutputError
-from idol_runtime.files import file_digest, refuse_replacing, replacing, writable_target
+from idol_runtime.files import file_digest, refuse_replacing, replacing, require_suffix, writable_target
 
 
 def listing(folder: Path) -> list[str]:
@@ -202,3 +202,15 @@ def test_permission_is_asked_of_the_folder_and_of_the_file(
         monkeypatch.setattr(os, "access", lambda path, mode, denied=denied: Path(path) != denied)
         with pytest.raises(OutputError, match="permission denied; choose another place"):
             writable_target(tmp_path / "a.json")
+
+
+def test_a_name_that_says_what_is_in_the_file() -> None:
+    assert require_suffix("a/B.MKV", "a video", ".mp4", ".mkv") == ".mkv"
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a", ".mp4", "a.mp4.part"])
+def test_a_name_that_says_something_else(name: str) -> None:
+    with pytest.raises(
+        OutputError, match=rf"^cannot write {name}: the name of a video ends in .mp4 or .mkv; rename it$"
+    ):
+        require_suffix(name, "a video", ".mp4", ".mkv")

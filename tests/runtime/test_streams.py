@@ -143,9 +143,9 @@ def test_how_many_frames_go_together() -> None:
         assert backend.seen == seen
         assert streams.reason == ("it is small" if most is not None and most < asked else "")
         assert backend.closed
-    with pytest.raises(ConfigError, match="at least one frame"):
+    with pytest.raises(ConfigError, match="at_once must be at least 1, got"):
         Streams(NoiseBackend(), CONFIG, at_once=0)
-    with pytest.raises(ConfigError, match="at least one frame"):
+    with pytest.raises(ConfigError, match="at_once must be at least 1, got"):
         Streams.open("no.idol", at_once=0)  # before anything is opened
 
 

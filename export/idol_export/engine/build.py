@@ -17,7 +17,8 @@ import numpy as np
 from idol_export.engine.network import HARDWARE_LEVELS, Plan, build_plan, timing_cache_path
 from idol_runtime.backends.base import GraphChoice
 from idol_runtime.backends.cuda_device import CudaDevice, device_index
-from idol_runtime.backends.engine_choice import key_here
+from idol_runtime.backends.engine_choice import required_key
+from idol_runtime.backends.opening import require_graph
 from idol_runtime.backends.tensorrt import TensorRTBackend
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle, GraphName, StageError
@@ -183,8 +184,9 @@ def _key(bundle: Bundle, graph: GraphName, device: CudaDevice, options: BuildOpt
         raise ConfigError(
             f"{bundle.path} takes one frame at a time; export it with --dynamic-batch, or leave out --max-batch"
         )
+    require_graph(bundle, graph, TensorRTBackend)
     return msgspec.structs.replace(
-        key_here(bundle, graph, device),
+        required_key(bundle, graph, device),
         batch=(1, options.max_batch, options.max_batch),
         hardware_compat=options.hardware_compat,
         version_compat=options.version_compat,

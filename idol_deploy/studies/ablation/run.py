@@ -24,7 +24,7 @@ from idol_deploy.train.loop import Training, train
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.snapshots import SnapshotFolder
 from idol_deploy.weights.checkpoint import load_checkpoint
-from idol_runtime.config import override as override_stream
+from idol_runtime.config import override_stream
 from idol_runtime.errors import ConfigError, DataError, OutputError
 from idol_runtime.files import replacing
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.evaluate.caching import CachingBackend
-from idol_runtime.config import override
+from idol_runtime.config import override_stream
 from idol_runtime.errors import SourceError
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.sources.opening import open_source
@@ -51,7 +51,7 @@ def run_pair(
 
     Args:
         pipeline: pipeline of the first run.
-        changes: changes of its configuration for the second run; see `idol_runtime.config.override`.
+        changes: changes of its configuration for the second run; see `idol_runtime.config.override_stream`.
         source: video file, or images.
         stride: take every n-th frame (default: 1).
         max_frames: stop after this many frames (default: no limit).
@@ -63,7 +63,7 @@ def run_pair(
         MissingDependencyError: pycocotools is not installed.
     """
     backend = CachingBackend(pipeline.backend, keep=1)
-    configs = pipeline.config, override(pipeline.config, changes)
+    configs = pipeline.config, override_stream(pipeline.config, changes)
     runs = [Pipeline(backend, config, fit=pipeline.fit) for config in configs]
     with open_source(source, stride=stride, max_frames=max_frames) as frames:
         if frames.live:

@@ -1,5 +1,6 @@
-"""Inference backends: the same graph, the same six outputs, whatever runs them."""
+"""Inference backends: each runs the network of a bundle and returns the same six outputs."""
 
-from idol_runtime.backends.base import Backend, GraphChoice, open_backend
+from idol_runtime.backends.base import Backend, GraphChoice, OpenOptions
+from idol_runtime.backends.opening import open_backend
 
-__all__ = ["Backend", "GraphChoice", "open_backend"]
+__all__ = ["Backend", "GraphChoice", "OpenOptions", "open_backend"]

@@ -1,69 +1,90 @@
-"""What a backend is, and how one is chosen."""
+"""The protocol of an inference backend, and the options to open one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.bundle.bundle import GRAPHS, Bundle, GraphName
-from idol_runtime.bundle.engine_file import engines_of
-from idol_runtime.errors import BackendError, ConfigError, IdolError
+from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.errors import BackendError, ConfigError
 from idol_runtime.tracking.detection import NetworkOutput
 
-if TYPE_CHECKING:
-    from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
-    from idol_runtime.backends.tensorrt import TensorRTBackend
-
 __all__ = [
-    "BACKENDS",
     "Backend",
     "BatchLimit",
+    "BundleBackend",
     "GraphChoice",
-    "FP32_GRAPHS",
-    "backend_class",
+    "OpenOptions",
     "check_threads",
     "device_kind",
-    "meant",
-    "open_backend",
+    "split_batch",
 ]
 
-BACKENDS = ("onnxruntime", "tensorrt")
-_MOST_THREADS = 1024
+_MAX_THREADS = 1024
 GraphChoice: TypeAlias = GraphName | Literal["auto", "fp32"]
-# fp32: what every other graph is judged by.
-FP32_GRAPHS: tuple[GraphName, ...] = ("portable", "plugin")
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """Options to open a bundle's network.
+
+    Attributes:
+        backend: name of a backend in `opening.BACKENDS`; `auto`: TensorRT if an engine of the bundle is stored that
+            fits this machine, else ONNX Runtime.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: the first CUDA device for TensorRT, the CPU for ONNX Runtime.
+        threads: number of CPU threads, 1 to 1024; None: the engine's default.
+        graph: name of the bundle's graph; `fp32`: `plugin`, or `portable` where `plugin` cannot be loaded; `auto`:
+            the fastest verified graph.
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    graph: GraphChoice = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the device, the number of threads and the graph's name.
+
+        Raises:
+            ConfigError: the graph is unknown, or the number of threads is out of range.
+            BackendError: the device is unknown.
+        """
+        check_threads(self.threads)
+        if self.device != "auto":
+            device_kind(self.device)
+        if self.graph not in ("auto", "fp32", *GRAPHS):
+            raise ConfigError(f"unknown graph {self.graph!r}; choose one of: auto, fp32, {', '.join(GRAPHS)}")
 
 
 @dataclass(frozen=True)
 class BatchLimit:
-    """How many frames may go through the network at once.
+    """The largest batch that a backend may run.
 
     Attributes:
-        most: None: as many as come.
-        why: it is not more, and how it could be.
+        most: number of frames; None: no limit.
+        why: reason of the limit and how to raise it.
     """
 
     most: int | None = None
     why: str = ""
 
     def at_most(self, frames: int) -> int:
-        """That many, or what is allowed."""
+        """Return `frames`, or the limit if it is lower."""
         return frames if self.most is None else min(frames, self.most)
 
 
 class Backend(Protocol):
-    """Runs the network on resized frames.
-
-    Those of `BACKENDS` also say, by `devices`, on which kinds they can, and by `dialects`, which graphs.
+    """An inference engine that runs the network on resized frames.
 
     Attributes:
-        name: which engine, where, and which of the bundle's graphs: `onnxruntime (cpu, plugin graph)`.
-        graph: the last alone; None for what is of no bundle.
-        remark: why it is this graph, and how a faster one could be had; empty where there was nothing to choose.
-        network_size: (h, w) of the frames it takes; None: any.
-        batch: how many of them at once, so that none has a part in another's result.
+        name: engine, device and graph: `onnxruntime (cpu, plugin graph)`.
+        graph: name of the bundle's graph; None for a network without a bundle.
+        reason: why this backend and graph were chosen, and how to get a faster one; empty if there was no choice.
+        network_size: (h, w) of the frames in pixels; None: any size.
+        batch: largest batch in which no frame changes another frame's outputs.
     """
 
     @property
@@ -85,92 +106,73 @@ class Backend(Protocol):
         self,
         images: NDArray[np.uint8],  # [N, h, w, 3]
     ) -> list[NetworkOutput]:
-        """Run the network; one output per frame."""
+        """Run the network and return one output per frame."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds; it cannot be used afterwards."""
+        """Free all resources; the backend cannot be used afterwards."""
         ...
 
 
-def open_backend(
-    bundle: Bundle,
-    backend: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    graph: GraphChoice = "auto",
-) -> Backend:
-    """Load the bundle's graph into an inference engine.
+class BundleBackend(Backend, Protocol):
+    """A backend that loads a graph of a bundle.
 
-    Args:
-        bundle: where the graph is.
-        backend: one of `BACKENDS`; `auto`: TensorRT where an engine of the bundle is stored that fits this machine,
-            else ONNX Runtime, whose remark then says why.
-        device: `cpu`, `cuda` or `cuda:N`; `auto`: the first CUDA device for TensorRT, the CPU for ONNX Runtime.
-        threads: for the CPU; None: as many as the engine likes.
-        graph: which of the bundle's; `auto`: the fastest that was verified and that the engine has what it takes for;
-            `fp32`: of `plugin` and `portable`.
+    `opening.BACKENDS` lists these classes. Their modules must load without the inference engine.
 
-    Raises:
-        ConfigError: no such backend, no such graph, or a number of threads that cannot be.
-        MissingDependencyError: its package is not installed.
-        BackendError: it refuses the graph or the device.
+    Attributes:
+        title: name of the inference engine in messages: `ONNX Runtime`.
+        devices: kinds of device, `cpu` and `cuda`; the first is the default.
+        fp32_graphs: fp32 graphs that it runs, the preferred one first.
+        targets: quantization targets of the reduced-precision graphs that it runs.
+        timed: reduced-precision graphs worth timing against fp32, by kind of device; None: it runs engines that
+            `idol-deploy build` stored together with their latency.
+        reason: see `Backend`.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise ConfigError(f"unknown backend {backend!r}; choose one of: auto, {', '.join(BACKENDS)}")
-    if graph not in ("auto", "fp32", *GRAPHS):
-        raise ConfigError(f"unknown graph {graph!r}; choose one of: auto, fp32, {', '.join(GRAPHS)}")
-    if backend == "tensorrt":
-        from idol_runtime.backends.tensorrt import TensorRTBackend
 
-        if device == "cpu":
-            raise BackendError(
-                "TensorRT does not run on a CPU, ONNX Runtime does; leave out --backend, or use --device cuda or cuda:N"
-            )
-        return TensorRTBackend.from_bundle(bundle, device, graph)
-    reason = ""
-    if backend == "auto" and device != "cpu" and _has_engine(bundle, graph):
-        from idol_runtime.backends.tensorrt import TensorRTBackend
+    title: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]]
+    fp32_graphs: ClassVar[tuple[GraphName, ...]]
+    targets: ClassVar[tuple[str, ...]]
+    timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None]
+    reason: str
 
-        try:
-            return TensorRTBackend.from_bundle(bundle, device, graph)
-        except IdolError as error:
-            reason = f"this is not TensorRT, which is faster: {error}"
-    from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, graphs: Sequence[GraphName], options: OpenOptions
+    ) -> "BundleBackend":
+        """Load one of the given graphs: the fastest stored engine, or else the first graph that loads.
 
-    where = "cpu" if device == "auto" else device
-    return OnnxRuntimeBackend.from_bundle(bundle, where, threads, graph, reason)
+        Args:
+            bundle: bundle of the graphs.
+            graphs: graphs that may run, the preferred one first.
+            options: device (not `auto`) and number of threads.
+
+        Raises:
+            MissingDependencyError: the inference engine is not installed.
+            PluginError: the operator's library is not built.
+            BackendError: no graph can be loaded on the device.
+        """
+        ...
 
 
 def check_threads(threads: int | None) -> None:
-    """See that an engine can be asked for so many.
+    """Check a number of CPU threads.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the number is not between 1 and 1024.
     """
-    if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise ConfigError(f"threads must lie between 1 and {_MOST_THREADS}, got {threads}")
-
-
-def backend_class(backend: str) -> "type[OnnxRuntimeBackend] | type[TensorRTBackend]":
-    """One of `BACKENDS`, whether or not its engine is installed."""
-    if backend == "tensorrt":
-        from idol_runtime.backends.tensorrt import TensorRTBackend
-
-        return TensorRTBackend
-    from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend
+    if threads is not None and not 1 <= threads <= _MAX_THREADS:
+        raise ConfigError(f"threads must lie between 1 and {_MAX_THREADS}, got {threads}")
 
 
 def device_kind(device: str) -> str:
-    """`cpu` or `cuda`.
+    """Return the kind of a device, `cpu` or `cuda`.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        BackendError: it is none of these.
+        BackendError: the device is unknown.
     """
     kind, _, index = device.partition(":")
     if device != "cpu" and not (kind == "cuda" and (index or "0").isdecimal()):
@@ -178,13 +180,9 @@ def device_kind(device: str) -> str:
     return kind
 
 
-def _has_engine(bundle: Bundle, graph: GraphChoice) -> bool:
-    """Whether one is stored, for whatever machine: a look into a folder, without TensorRT."""
-    return any(engines_of(bundle, name) for name in meant(graph, tuple(GRAPHS)))
-
-
-def meant(graph: GraphChoice, every: Sequence[GraphName]) -> Sequence[GraphName]:
-    """Which of these a choice leaves open."""
-    if graph == "auto":
-        return every
-    return [name for name in every if name in FP32_GRAPHS] if graph == "fp32" else (graph,)
+def split_batch(
+    outputs: Mapping[str, NDArray[np.float32]],  # by output name, each [N, ...]
+) -> list[NetworkOutput]:
+    """Split the outputs of a batch into one output per frame."""
+    frames = len(next(iter(outputs.values())))
+    return [NetworkOutput(**{name: array[i] for name, array in outputs.items()}) for i in range(frames)]

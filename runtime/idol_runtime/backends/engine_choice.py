@@ -1,4 +1,4 @@
-"""Which stored engine fits this machine, with TensorRT and the driver as they are now."""
+"""The stored TensorRT engine that fits the device, TensorRT and the driver."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,8 +6,6 @@ from typing import cast
 
 from idol_plugins.errors import PluginError
 from idol_plugins.trt import trt_library
-from idol_runtime.backends.base import FP32_GRAPHS, GraphChoice, meant
-from idol_runtime.backends.choice import require_graph, verified_graphs
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle, GraphName
@@ -23,22 +21,16 @@ from idol_runtime.bundle.engine_file import (
 from idol_runtime.bundle.sealed_zip import sha256
 from idol_runtime.errors import BackendError
 
-__all__ = ["TARGETS", "choose_engine", "key_here"]
-
-# Of graphs of fewer bits, those that TensorRT reads.
-TARGETS = ("onnx", "trt")
+__all__ = ["choose_engine", "required_key"]
 
 
-def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
-    """What an engine of this graph for single frames must be good for, on this device with what is installed.
+def required_key(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
+    """Return the key that an engine of this graph for single frames needs on this device.
 
     Raises:
-        BackendError: the graph is in another engine's dialect or was never verified, or the plugin that it needs is
-            not built.
+        BackendError: the graph needs the plugin, and the plugin is not built.
     """
-    info = (
-        None if graph in FP32_GRAPHS else require_graph(bundle, cast(ReducedName, graph), TARGETS, "TensorRT")
-    )
+    info = bundle.manifest.precisions.get(cast(ReducedName, graph))
     plugin = ""
     if graph == "plugin" or (info is not None and info.operator):
         try:
@@ -59,21 +51,20 @@ def key_here(bundle: Bundle, graph: GraphName, device: CudaDevice) -> EngineKey:
     )
 
 
-def choose_engine(bundle: Bundle, graph: GraphChoice, device: CudaDevice) -> tuple[Path, EngineInfo]:
-    """Of the engines that fit, the one that was fastest when it was built.
+def choose_engine(bundle: Bundle, graphs: Sequence[GraphName], device: CudaDevice) -> tuple[Path, EngineInfo]:
+    """Return the fitting engine of these graphs with the lowest latency, measured when it was built.
 
     Raises:
-        BackendError: none fits; says why the newest does not, and names the command that builds one.
+        BackendError: no engine fits; the message gives the newest engine's mismatch and the build command.
     """
-    every: Sequence[GraphName] = (*FP32_GRAPHS, *verified_graphs(bundle, TARGETS))
     fitting: list[tuple[Path, EngineInfo]] = []
     why = ""
-    for name in meant(graph, every):
-        for path in engines_of(bundle, name):
+    for graph in graphs:
+        for path in engines_of(bundle, graph):
             try:
                 info = read_info(path)
-                mismatch = describe_mismatch(info.key, key_here(bundle, name, device))
-            except BackendError as error:  # the file is broken, or the plugin that it needs is not there
+                mismatch = describe_mismatch(info.key, required_key(bundle, graph, device))
+            except BackendError as error:  # the file is broken, or the plugin is not built
                 why = why or str(error)
                 continue
             if mismatch:
@@ -81,9 +72,7 @@ def choose_engine(bundle: Bundle, graph: GraphChoice, device: CudaDevice) -> tup
             else:
                 fitting.append((path, info))
     if fitting:
-        return min(fitting, key=lambda found: found[1].latency_ms)
+        return min(fitting, key=lambda engine: engine[1].latency_ms)
     if why:
         raise BackendError(f"{why}; build it again: idol-deploy build {bundle.path}")
-    raise BackendError(
-        f"there is no engine of {bundle.path} here; build one: idol-deploy build {bundle.path}"
-    )
+    raise BackendError(f"no engine of {bundle.path} is stored; build one: idol-deploy build {bundle.path}")

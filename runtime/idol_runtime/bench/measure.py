@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from idol_runtime.backends.base import check_threads
-from idol_runtime.bench.roofline import Peaks, Work, count_work, measure_peaks
-from idol_runtime.bench.rows import Row
+from idol_runtime.bench.roofline import GraphCost, Peaks, count_cost, measure_peaks
+from idol_runtime.bench.rows import BenchRow
 from idol_runtime.bench.sensors import Sensors
-from idol_runtime.bench.statistics import paired_ratio, summarise
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import BackendError, ConfigError, IdolError, SourceError
 from idol_runtime.sources.opening import open_source
+from idol_runtime.timing import paired_ratio, summarise
 
 __all__ = ["FORMAT", "BenchOptions", "measure"]
 
@@ -57,7 +57,7 @@ class BenchOptions:
 
 def measure(
     bundle: str | Path,
-    rows: Sequence[Row],
+    rows: Sequence[BenchRow],
     options: BenchOptions,
     announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _check_source(options: BenchOptions) -> None:
 
 def _open(
     bundle: str | Path,
-    rows: Sequence[Row],
+    rows: Sequence[BenchRow],
     options: BenchOptions,
     left_out: list[dict[str, str]],
     announce: Callable[[str], None],
@@ -153,7 +153,7 @@ def _row(
     summary = summarise(age)
     return {
         "row": worker.row.name,
-        "backend": worker.opened.name,
+        "backend": worker.opening.name,
         "precision": worker.row.precision,
         "stages_ms": {stage: summarise([frame[stage] for frame in times]) for stage in stages},
         "age_ms": summary,
@@ -161,12 +161,12 @@ def _row(
         "faster_network": paired_ratio([f["network"] for f in reference], [f["network"] for f in times]),
         "faster_frame": paired_ratio([sum(f.values()) for f in reference], age),
         "start_s": round(worker.start_s, 2),
-        "open_s": round(worker.opened.open_s, 2),
-        "first_frame_s": round(worker.opened.first_frame_s, 3),
+        "open_s": round(worker.opening.open_s, 2),
+        "first_frame_s": round(worker.opening.first_frame_s, 3),
         "peak_mib": round(worker.peak_mib()),
-        "golden_error": float(f"{worker.opened.error:.2g}"),
-        "wrong": worker.opened.wrong,
-        "parity": None if worker.row.parity is None else round(worker.row.parity, 3),
+        "golden_error": float(f"{worker.opening.error:.2g}"),
+        "wrong": worker.opening.wrong,
+        "parity": None if worker.row.tolerance_share is None else round(worker.row.tolerance_share, 3),
         "id_agreement": worker.row.id_agreement,
         "network_ms": [round(frame["network"], 3) for frame in times],
     }
@@ -221,20 +221,20 @@ def _roofline(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
         return {"why_not": "peaks are measured on a CPU alone"}
     try:
         with Bundle.open(bundle) as opened:
-            work = count_work(opened.graph("portable"))
+            cost = count_cost(opened.graph("portable"))
     except IdolError as error:
         return {"why_not": str(error)}
     with thread_limit(options.threads), multiprocessing.get_context("spawn").Pool(1) as pool:
         peaks = pool.apply(measure_peaks)
-    return _floor(work, peaks)
+    return _floor(cost, peaks)
 
 
-def _floor(work: Work, peaks: Peaks) -> dict[str, Any]:
+def _floor(cost: GraphCost, peaks: Peaks) -> dict[str, Any]:
     return {
-        "work": asdict(work),
+        "work": asdict(cost),
         "peak_gflops": round(peaks.flops / 1e9, 1),
         "peak_gb_s": round(peaks.bytes / 1e9, 1),
-        "floor_ms": round(peaks.floor_ms(work), 3),
+        "floor_ms": round(peaks.floor_ms(cost), 3),
     }
 
 

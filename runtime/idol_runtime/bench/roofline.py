@@ -1,10 +1,9 @@
-"""How near a row comes to what the processor could do: work counted from the graph, peaks measured on the machine.
+"""The roofline: the lowest possible time of a frame, from the graph's cost and the measured peaks of the machine.
 
-A frame cannot take less than its floating-point operations at the speed of a large matrix product, nor less than its
-bytes at the speed of a large copy. Work is that of the portable graph whatever a row runs, so that shares compare.
+A frame takes at least its floating-point operations at the speed of a large matrix product, and at least its bytes at
+the speed of a large copy. The cost is the portable graph's for every row, so that the shares can be compared.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -13,21 +12,23 @@ from typing import Any
 import numpy as np
 
 from idol_runtime.optional import import_optional
+from idol_runtime.timing import interleaved
 
-__all__ = ["Peaks", "Work", "count_work", "measure_peaks"]
+__all__ = ["GraphCost", "Peaks", "count_cost", "measure_peaks"]
 
-_SIDE = 1024  # of the matrices
-_COPY_BYTES = 2**27  # far more than any cache
+_SIDE = 1024  # rows and columns of the matrices
+_COPY_BYTES = 2**27  # much larger than any cache
 _TRIES = 5
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a frame costs at least.
+class GraphCost:
+    """The lowest cost of one frame.
 
     Attributes:
-        flops: of convolutions and matrix products; a multiplication and an addition are two.
-        bytes: of their inputs, outputs and weights, each once in fp32; other operators could be part of these.
+        flops: operations of convolutions and matrix products; a multiplication and an addition count as two.
+        bytes: size of their inputs, outputs and weights in fp32, each counted once. Other operators count nothing,
+            since they could be fused with these.
     """
 
     flops: int
@@ -36,26 +37,26 @@ class Work:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the processor reaches.
+    """The measured peaks of the processor.
 
     Attributes:
-        flops: per second, of a matrix product in fp32.
-        bytes: per second, read and written, of a copy.
+        flops: operations per second of a matrix product in fp32.
+        bytes: bytes per second of a copy, read and written.
     """
 
     flops: float
     bytes: float
 
-    def floor_ms(self, work: Work) -> float:
-        """The least time for some work, in milliseconds."""
-        return 1e3 * max(work.flops / self.flops, work.bytes / self.bytes)
+    def floor_ms(self, cost: GraphCost) -> float:
+        """Return the lowest time for a cost, in milliseconds."""
+        return 1e3 * max(cost.flops / self.flops, cost.bytes / self.bytes)
 
 
-def count_work(graph: bytes) -> Work:
-    """Count what an ONNX graph computes for one frame.
+def count_cost(graph: bytes) -> GraphCost:
+    """Count the cost of one frame from an ONNX graph.
 
     Args:
-        graph: an ONNX file in standard operators.
+        graph: contents of an ONNX file with standard operators only.
 
     Raises:
         MissingDependencyError: onnx is not installed.
@@ -66,21 +67,21 @@ def count_work(graph: bytes) -> Work:
         for dimension in tensor.type.tensor_type.shape.dim:
             if not dimension.HasField("dim_value"):
                 dimension.dim_value = 1  # the batch
-    found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in found.initializer}
-    for value in (*found.input, *found.value_info, *found.output):
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
         shapes[value.name] = tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
     flops = moved = 0
-    for node in found.node:
+    for node in inferred.node:
         counted = _flops(node, shapes)
         if counted:
             flops += counted
             moved += 4 * sum(prod(shapes.get(name, ())) for name in (*node.input, *node.output) if name)
-    return Work(flops, moved)
+    return GraphCost(flops, moved)
 
 
 def _flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Of a convolution or matrix product; 0 of others."""
+    """Return the operations of a convolution or matrix product, and 0 for other operators."""
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0
     out, weights = prod(shapes.get(node.output[0], (0,))), shapes.get(node.input[1], ())
@@ -92,22 +93,16 @@ def _flops(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def measure_peaks() -> Peaks:
-    """What numpy reaches in this process, the best of a few tries: a product of large matrices and a large copy."""
+    """Measure the peaks of numpy in this process: the best of five large matrix products and large copies."""
     rng = np.random.default_rng(0)
     left, right = rng.random((2, _SIDE, _SIDE), np.float32)
     product = np.empty_like(left)
     source = np.ones(_COPY_BYTES, np.uint8)
     target = np.empty_like(source)
-    multiplied = _fastest(lambda: np.matmul(left, right, out=product))
-    copied = _fastest(lambda: np.copyto(target, source))
+    multiplied = _fastest_s(lambda: np.matmul(left, right, out=product))
+    copied = _fastest_s(lambda: np.copyto(target, source))
     return Peaks(2 * _SIDE**3 / multiplied, 2 * _COPY_BYTES / copied)
 
 
-def _fastest(work: Callable[[], object]) -> float:
-    """Seconds."""
-    taken = []
-    for _ in range(_TRIES + 1):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+def _fastest_s(run: Callable[[], object]) -> float:
+    return float(interleaved([run], _TRIES).min()) / 1e3

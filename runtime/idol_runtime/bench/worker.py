@@ -1,6 +1,6 @@
-"""A row in a process of its own: its memory is its own, and no other row's threads wait in it.
+"""A benchmark row in its own process, so that its memory and its threads are separate from other rows'.
 
-The parent asks for one frame at a time, so that rows take turns; each reads the source by itself.
+The parent requests one frame at a time, so that rows run in turn. Every process reads the source itself.
 """
 
 import contextlib
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend
-from idol_runtime.bench.rows import Row
+from idol_runtime.bench.rows import BenchRow
 from idol_runtime.bundle.bundle import Bundle, GoldenFrame
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BackendError, IdolError
@@ -29,25 +30,25 @@ from idol_runtime.tracking.association import Tracker
 from idol_runtime.tracking.detection import detect
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["STAGES", "Opened", "Worker", "thread_limit"]
+__all__ = ["STAGES", "OpenReport", "Worker", "thread_limit"]
 
 T = TypeVar("T")
 
-# In the order in which a frame passes them; `copy` is between host and device, where the backend tells it.
+# In the order of a frame; `copy` is the time between host and device, if the backend reports it.
 STAGES = ("decode", "preprocess", "copy", "network", "postprocess", "association", "draw")
-_DRIFT = 4  # pixels a frame, of the golden frame where there is no source
+_DRIFT = 4  # pixels per frame, of the golden frame when there is no source
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What opening a row has taken.
+class OpenReport:
+    """The times and the golden-frame error of opening a row.
 
     Attributes:
-        name: of the backend, with device and graph.
-        open_s: importing its engine and loading the graph, in seconds.
-        first_frame_s: its first frame, from the resize to the comparison of its outputs, in seconds.
-        error: the largest relative error of an output on the golden frame.
-        wrong: whether an output is further off than it may be.
+        name: name of the backend, with device and graph.
+        open_s: seconds for importing the engine and loading the graph.
+        first_frame_s: seconds for the first frame, from its resize to the comparison of its outputs.
+        error: largest relative error of an output on the golden frame.
+        wrong: whether an output exceeds its tolerance.
     """
 
     name: str
@@ -59,30 +60,31 @@ class Opened:
 
 @dataclass
 class Worker:
-    """One row's process, opened and ready, until it is closed.
+    """The process of one row, open until `close`.
 
     Attributes:
-        row: what it runs.
+        row: row to run.
         bundle: path of the bundle.
-        source: of frames; None: the golden frame, drifting.
-        threads: that libraries in the process are told to use.
-        start_s: from starting the process to its first answer, in seconds.
-        opened: what opening took.
+        source: source of the frames; None: the golden frame, shifted by some pixels per frame.
+        threads: thread limit for libraries in the process; None: their defaults.
+        fit: letterbox frames of other shapes than the network's.
+        start_s: seconds from starting the process to its first message.
+        opening: times and error of opening the row.
     """
 
-    row: Row
+    row: BenchRow
     bundle: str
     source: str | None = None
     threads: int | None = None
     fit: bool = False
-    start_s: float = 0.0
-    opened: Opened = field(init=False)
+    start_s: float = field(init=False)
+    opening: OpenReport = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start the process, and wait until the row is open.
+        """Start the process and wait until the row is open.
 
         Raises:
-            IdolError: it cannot be opened; the row's own words.
+            IdolError: the row cannot be opened; the message is the row's.
         """
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -93,57 +95,56 @@ class Worker:
         with thread_limit(self.threads):
             self._process.start()
         theirs.close()
-        self.opened = self._receive(Opened)
+        self.opening = self._receive(OpenReport)
         self.start_s = time.perf_counter() - start
 
     def step(self) -> Mapping[str, float]:
-        """One more frame: milliseconds by stage, those of `STAGES` that it has.
+        """Process one frame and return its milliseconds by stage, for the `STAGES` that this row has.
 
         Raises:
-            IdolError: the frame failed, or the process has died.
+            IdolError: the frame failed, or the process has ended.
         """
-        self._ask("step")
-        taken: dict[str, float] = self._receive(dict)
-        return taken
+        self._request("step")
+        times: dict[str, float] = self._receive(dict)
+        return times
 
     def peak_mib(self) -> float:
-        """The most memory that the process has held so far, in MiB; 0 where the system does not tell."""
-        self._ask("memory")
+        """Return the peak memory of the process in MiB; 0 if the system does not report it."""
+        self._request("memory")
         return self._receive(float)
 
     def close(self) -> None:
         """End the process."""
-        with contextlib.suppress(OSError):
-            self._pipe.send("end")
+        self._request("end")
         self._process.join(5)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
         self._pipe.close()
 
-    def _ask(self, what: str) -> None:
-        with contextlib.suppress(OSError):  # told by what is received
-            self._pipe.send(what)
+    def _request(self, request: str) -> None:
+        with contextlib.suppress(OSError):  # `_receive` reports it
+            self._pipe.send(request)
 
     def _receive(self, kind: type[T]) -> T:
         try:
-            answer = self._pipe.recv()
+            message = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(5)
             raise BackendError(
                 f"{self.row.name}: its process ended with {self._process.exitcode}; "
-                "-9 is usually a lack of memory: measure fewer rows at once with --only"
+                "-9 usually means too little memory: measure fewer rows at once with --only"
             ) from error
-        if isinstance(answer, IdolError):
+        if isinstance(message, IdolError):
             self.close()
-            raise answer
-        assert isinstance(answer, kind)
-        return answer
+            raise message
+        assert isinstance(message, kind)
+        return message
 
 
 @contextlib.contextmanager
 def thread_limit(threads: int | None) -> Iterator[None]:
-    """Tell numpy's and others' thread pools, which read it when a process begins."""
+    """Set the environment variables that limit the thread pools of numpy and others in new processes."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     if threads is not None:
@@ -157,8 +158,8 @@ def thread_limit(threads: int | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(pipe: Connection, row: Row, bundle: str, source: str | None, fit: bool) -> None:
-    """The process: open, then answer until the end."""
+def _serve(pipe: Connection, row: BenchRow, bundle: str, source: str | None, fit: bool) -> None:
+    """Run in the process: open the row, then serve requests until `end`."""
     try:
         start = time.perf_counter()
         backend = row.open()
@@ -169,27 +170,22 @@ def _serve(pipe: Connection, row: Row, bundle: str, source: str | None, fit: boo
         golden = compare_golden(backend, golden_frame, row.tolerances)
         first = time.perf_counter() - start
         wrong = not all(stage.passed for stage in golden)
-        pipe.send(Opened(backend.name, opened, first, max(stage.error for stage in golden), wrong))
+        pipe.send(OpenReport(backend.name, opened, first, max(stage.error for stage in golden), wrong))
         frames = _frames(source, golden_frame)
-        line = _Line(backend, config, fit)
-        while (asked := pipe.recv()) != "end":
-            pipe.send(line.step(frames) if asked == "step" else _peak_mib())
+        path = _TimedPath(backend, config, fit)
+        while (request := pipe.recv()) != "end":
+            pipe.send(path.step(frames) if request == "step" else _peak_mib())
     except IdolError as error:
-        pipe.send(_plain(error))
+        pipe.send(BackendError(str(error)))  # unlike other exceptions of the tree, always picklable
     except (EOFError, OSError, KeyboardInterrupt):
         return  # the parent is gone
-    except Exception as error:  # noqa: BLE001 - an engine raises what it likes; one row may not end the others
+    except Exception as error:  # noqa: BLE001 - an engine may raise anything, and one row must not stop the others
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         pipe.send(BackendError(f"{row.name} failed: {reason}"))
 
 
-def _plain(error: IdolError) -> IdolError:
-    """The same words in an exception that any process can unpickle."""
-    return BackendError(str(error))
-
-
 def _frames(source: str | None, golden_frame: GoldenFrame) -> Iterator[Frame | None]:
-    """Frames without end, None where a source begins again."""
+    """Yield frames endlessly, with None where the source starts again."""
     index = 0
     while source is None:
         yield Frame(index, index / 30, np.roll(golden_frame.frame, _DRIFT * index, axis=1))
@@ -200,8 +196,8 @@ def _frames(source: str | None, golden_frame: GoldenFrame) -> Iterator[Frame | N
         yield None
 
 
-class _Line:
-    """From a source's frame to a drawn one, timed stage by stage."""
+class _TimedPath:
+    """The path from a source's frame to a drawn frame, timed stage by stage."""
 
     def __init__(self, backend: Backend, config: StreamConfig, fit: bool) -> None:
         self._backend = backend
@@ -211,7 +207,7 @@ class _Line:
         self._draws = importlib.util.find_spec("cv2") is not None
 
     def step(self, frames: Iterator[Frame | None]) -> dict[str, float]:
-        """One frame; milliseconds by stage."""
+        """Process one frame and return its milliseconds by stage."""
         times = [time.perf_counter()]
         frame = next(frames)
         if frame is None:
@@ -224,27 +220,29 @@ class _Line:
         times.append(time.perf_counter())
         output = self._backend.infer(prepared.image[None])[0]
         times.append(time.perf_counter())
-        found = detect(output, self._config.association)
+        detections = detect(output, self._config.association)
         times.append(time.perf_counter())
-        ids = self._tracker.update(found.scores, found.labels, found.boxes, found.embeddings)
+        ids = self._tracker.update(
+            detections.scores, detections.labels, detections.boxes, detections.embeddings
+        )
         times.append(time.perf_counter())
         names = self._config.class_names
-        result = FrameResult.from_detections(frame.index, found, ids, prepared.placement, names)
+        result = FrameResult.from_detections(frame.index, detections, ids, prepared.placement, names)
         if self._draws:
             draw(frame.image, result)
         times.append(time.perf_counter())
         return self._by_stage(np.diff(times) * 1e3)
 
-    def _by_stage(self, taken: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> dict[str, float]:
+    def _by_stage(self, durations: NDArray[np.float64]) -> dict[str, float]:
         names = [stage for stage in STAGES if stage != "copy"]
-        found = {name: float(value) for name, value in zip(names, taken, strict=True)}
+        times = {name: float(value) for name, value in zip(names, durations, strict=True)}
         if not self._draws:
-            del found["draw"]
-        copied = getattr(self._backend, "copy_ms", None)
-        if copied is not None:
-            found["copy"] = float(copied)
-            found["network"] -= found["copy"]
-        return {stage: found[stage] for stage in STAGES if stage in found}
+            del times["draw"]
+        copy_ms = getattr(self._backend, "copy_ms", None)
+        if copy_ms is not None:
+            times["copy"] = float(copy_ms)
+            times["network"] -= times["copy"]
+        return {stage: times[stage] for stage in STAGES if stage in times}
 
 
 def _peak_mib() -> float:

@@ -1,16 +1,16 @@
-"""The `.idol` bundle: one zip file with the graphs and everything needed to run and to trust them.
+"""The `.idol` bundle: one zip file with the graphs, their description and their certificates.
 
-    manifest.json   what it is: schema version, preset, classes, preprocessing, thresholds, shapes, hashes
-    weights.onnx    what graphs share
+    manifest.json   description: schema version, preset, classes, preprocessing, thresholds, shapes, hashes
+    weights.onnx    weights that the fp32 graphs share
     portable.onnx   the network in standard operators
-    plugin.onnx     the network with our deformable attention as one operator; may be left out
-    fp16.onnx …     the network in fewer bits, where asked for: fp16, bf16, int8-ort, int8-trt
-    canary.npz      a golden frame and what PyTorch answers to it
-    parity.json     a certificate for each graph: PyTorch against it, stage by stage, down to track ids
+    plugin.onnx     the network with deformable attention as one compiled operator; optional
+    fp16.onnx …     the network in reduced precision, optional: fp16, bf16, int8-ort, int8-trt
+    canary.npz      the golden frame with PyTorch's outputs
+    parity.json     a certificate for each graph: its parity with PyTorch, stage by stage, down to track ids
 
-A graph is its file behind `weights.onnx`, byte after byte: protobuf messages merge when joined. The SHA-256 of
-the manifest is the zip's comment; the manifest holds those of the others. Nothing is unpickled and nothing is
-extracted to disk. docs/bundle.md describes the format.
+An fp32 graph is its file after `weights.onnx`, byte by byte: protobuf messages merge when joined. The SHA-256 of the
+manifest is the zip's comment; the manifest holds those of the other files. Reading a bundle unpickles nothing and
+extracts nothing to disk. docs/bundle.md describes the format.
 """
 
 import io
@@ -19,8 +19,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -72,7 +71,7 @@ GRAPHS: Mapping[GraphName, str] = {
 OUTPUT_NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
 
 _MIB = 2**20
-# A protobuf cannot pass 2 GiB; the others are far below these in any bundle that we write.
+# A protobuf cannot exceed 2 GiB; the other limits are far above what the exporter writes.
 _MAX_BYTES = {
     MANIFEST: 4 * _MIB,
     WEIGHTS: 2048 * _MIB,
@@ -92,7 +91,7 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An input or output of the graph; a dimension of -1 is the batch, free at run time."""
+    """An input or output of the graph; a dimension of -1 is a batch size that is free at run time."""
 
     name: str
     dtype: str
@@ -100,27 +99,26 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a bundle is.
+    """The description of a bundle.
 
     Attributes:
-        schema_version: of the bundle format.
-        preset: the configuration that the weights belong to.
+        schema_version: version of the bundle format.
+        preset: name of the configuration of the weights.
         stream: categories, preprocessing, thresholds and association.
-        frame_size: (H, W) of the source that the graph was made for, in pixels.
-        network_size: (h, w) of its input before padding.
-        padded_size: (h, w) that the network sees.
-        dynamic_batch: whether several frames can go in at once.
-        precision: of the arithmetic of the portable and the plugin graph, which the others are judged by.
-        inputs: of each graph.
-        outputs: of each graph.
-        weights_sha256: hash of the weights, equal for every container that holds the same.
-        members: the other files in the bundle.
-        versions: of the packages that made it.
-        created: time of export, ISO 8601, UTC.
-        note: shown as a caption on annotated videos; `untrained weights`, for instance.
-        storage: how the weights are held in the file; of fp16, rounded before anything was compared, the graphs make
-            fp32 again.
-        precisions: the graphs of fewer bits, by name.
+        frame_size: (H, W) of the source frames that the graphs were made for, in pixels.
+        network_size: (h, w) of the resized frame before padding, in pixels.
+        padded_size: (h, w) of the padded network input, in pixels.
+        dynamic_batch: whether the graphs accept several frames at once.
+        precision: precision of the portable and the plugin graph.
+        inputs: inputs of each graph.
+        outputs: outputs of each graph.
+        weights_sha256: hash of the weights, independent of the file format they came from.
+        members: size and hash of the other files.
+        versions: versions of the packages that made the bundle.
+        created: time of the export, ISO 8601, UTC.
+        note: caption for annotated videos, such as `untrained weights`.
+        storage: format of the stored weights; fp16 weights were rounded before the checks; graphs cast them to fp32.
+        precisions: descriptions of the reduced-precision graphs by name.
     """
 
     schema_version: int
@@ -143,25 +141,25 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if any(set(info.golden_tolerances) != set(OUTPUT_NAMES) for info in self.precisions.values()):
-            raise ConfigError("a graph of fewer bits needs a canary tolerance for each output")
+            raise ConfigError("a reduced-precision graph needs a golden tolerance for each output")
         if min(*self.frame_size, *self.network_size, *self.padded_size) < 1:
             raise ConfigError("frame, network and padded sizes must be positive")
 
 
 @dataclass(frozen=True)
 class GoldenFrame:
-    """A golden frame and PyTorch's answer to it.
+    """A frame with PyTorch's outputs for it.
 
     Attributes:
         frame: [H, W, 3] uint8 RGB.
-        outputs: by name, without the batch dimension.
+        outputs: arrays by output name, without the batch dimension.
     """
 
     frame: NDArray[np.uint8]
     outputs: Mapping[str, NDArray[np.float32]]
 
     def to_bytes(self) -> bytes:
-        """As an npz archive."""
+        """Return an npz archive."""
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {"frame": self.frame, **self.outputs}
         np.savez_compressed(buffer, **arrays)
@@ -169,29 +167,29 @@ class GoldenFrame:
 
     @staticmethod
     def from_bytes(data: bytes) -> "GoldenFrame":
-        """Read what `to_bytes` wrote; never unpickles, and never inflates beyond a bundle's limit."""
+        """Read the archive of `to_bytes`, without unpickling and without inflating beyond the size limit."""
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size, limit = sum(info.file_size for info in archive.infolist()), _MAX_BYTES[GOLDEN_FRAME]
         if size > limit:
-            raise BundleError(f"it is larger than {limit // _MIB} MiB")
+            raise BundleError(f"its content is larger than {limit // _MIB} MiB")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             outputs = {name: np.asarray(archive[name], np.float32) for name in OUTPUT_NAMES}
             return GoldenFrame(frame=np.asarray(archive["frame"], np.uint8), outputs=outputs)
 
 
 def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, bytes]) -> Manifest:
-    """Write a bundle, whole or not at all.
+    """Write a bundle atomically.
 
     Args:
-        path: where to.
-        manifest: its `members` are filled in here.
-        members: the bytes of the other files.
+        path: path of the bundle.
+        manifest: manifest; its `members` are replaced.
+        members: contents of the other files by name.
 
     Returns:
         The manifest as written.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the path cannot be written.
     """
     listing = {name: Member(bytes=len(data), sha256=sha256(data)) for name, data in members.items()}
     manifest = msgspec.structs.replace(manifest, members=listing)
@@ -200,7 +198,7 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
 
 
 class Bundle:
-    """An open bundle, every file of it checked against its hash before it is handed out.
+    """An open bundle. Every file is checked against its hash when it is read.
 
     Example:
         with Bundle.open("model.idol") as bundle:
@@ -211,23 +209,23 @@ class Bundle:
         self.path = path
         self._file = file
         self.manifest = self._read_manifest()
-        self.certificates = self._read_parity()
+        self.certificates = self._read_certificates()
 
     @staticmethod
     def open(path: str | Path) -> "Bundle":
-        """Open and validate.
+        """Open and validate a bundle.
 
         Raises:
-            BundleError: not a bundle, broken, tampered with, of a newer schema, or with a graph that has no
+            BundleError: the file is not a bundle, is broken, modified or of another schema, or an fp32 graph has no
                 passed certificate.
         """
         path = Path(path)
         if os.path.isdir(path):
             raise BundleError(f"{path} is a folder; give the .idol file that idol-deploy export wrote")
-        if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
+        if not os.path.isfile(path):  # unlike Path.is_file, returns False for an invalid name
             raise BundleError(f"{path} does not exist; write one with: idol-deploy export")
         file = SealedZip(
-            path, lambda why: BundleError(f"{path} is not a whole .idol bundle: {why}; {_BROKEN}")
+            path, lambda why: BundleError(f"{path} is not a complete .idol bundle: {why}; {_BROKEN}")
         )
         try:
             return Bundle(file, path)
@@ -238,9 +236,7 @@ class Bundle:
     def __enter__(self) -> "Bundle":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -248,26 +244,26 @@ class Bundle:
         self._file.close()
 
     def graph(self, name: GraphName = "portable") -> bytes:
-        """A whole ONNX file; any but `portable` only where `parity` has it."""
+        """Return the complete ONNX file of a graph that `certificates` lists."""
         own = self._member(GRAPHS[name])
         info = next((info for key, info in self.manifest.precisions.items() if key == name), None)
         return self._member(WEIGHTS) + own if info is None or info.shares_weights else own
 
     def tolerances(self, graph: GraphName | None) -> Mapping[str, float] | None:
-        """What an answer to the golden frame may be off by, for each output; None for a graph of fp32."""
-        info = next((info for name, info in self.manifest.precisions.items() if name == graph), None)
+        """Return the golden-frame tolerance of each output; None for an fp32 graph."""
+        info = self.manifest.precisions.get(cast(ReducedName, graph))
         return None if info is None else info.golden_tolerances
 
     def golden_frame(self) -> GoldenFrame:
-        """The golden frame with its expected outputs."""
+        """Return the golden frame with its expected outputs."""
         data = self._member(GOLDEN_FRAME)
         try:
-            golden_frame = GoldenFrame.from_bytes(data)
-        except Exception as error:  # as does numpy's: EOFError, zlib.error, tokenize.TokenError
+            golden = GoldenFrame.from_bytes(data)
+        except Exception as error:  # numpy's parser also raises EOFError, zlib.error and tokenize.TokenError
             raise BundleError(f"{self.path}: {GOLDEN_FRAME} cannot be read ({error}); {_BROKEN}") from error
-        if golden_frame.frame.shape != (*self.manifest.frame_size, 3):
+        if golden.frame.shape != (*self.manifest.frame_size, 3):
             raise BundleError(f"{self.path}: the golden frame is not {self.manifest.frame_size}; {_BROKEN}")
-        return golden_frame
+        return golden
 
     def _read_manifest(self) -> Manifest:
         self._check_names()
@@ -282,28 +278,28 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest lists {sorted(manifest.members)}; {_BROKEN}")
         return manifest
 
-    def _read_parity(self) -> Certificates:
-        parity = _decode(self._member(CERTIFICATES), Certificates, self.path)
-        certificates = parity.by_graph()
-        spoken_of = [*certificates, *parity.precisions]
+    def _read_certificates(self) -> Certificates:
+        certificates = _decode(self._member(CERTIFICATES), Certificates, self.path)
+        fp32 = certificates.by_graph()
+        certified = [*fp32, *certificates.precisions]
         graphs = set(GRAPHS.values()) & set(self.manifest.members)
-        if {GRAPHS[name] for name in spoken_of} != graphs or len(set(spoken_of)) < len(spoken_of):
+        if {GRAPHS[name] for name in certified} != graphs or len(set(certified)) < len(certified):
             raise BundleError(
-                f"{self.path}: {CERTIFICATES} speaks of {', '.join(spoken_of)} alone; {_BROKEN}"
+                f"{self.path}: {CERTIFICATES} lists {', '.join(certified)}, the bundle holds "
+                f"{', '.join(sorted(graphs))}; {_BROKEN}"
             )
-        if set(parity.precisions) != set(self.manifest.precisions):
+        if set(certificates.precisions) != set(self.manifest.precisions):
             raise BundleError(
                 f"{self.path}: the manifest describes {sorted(self.manifest.precisions)}, {CERTIFICATES} "
-                f"{sorted(parity.precisions)}; {_BROKEN}"
+                f"{sorted(certificates.precisions)}; {_BROKEN}"
             )
-        for name, certificate in certificates.items():
-            failed = [stage.stage for stage in certificate.stages if not stage.passed]
+        for name, certificate in fp32.items():
             if not certificate.passed:
                 raise BundleError(
-                    f"{self.path}: the {name} graph was never shown to equal PyTorch "
-                    f"(failed: {', '.join(failed) or 'nothing tested'}); export it again"
+                    f"{self.path}: the {name} graph did not pass its parity check "
+                    f"(failed: {', '.join(certificate.failures) or 'nothing tested'}); export it again"
                 )
-        return parity
+        return certificates
 
     def _check_names(self) -> None:
         names, known = self._file.names, set(_MAX_BYTES)
@@ -336,7 +332,7 @@ def _decode(data: bytes, kind: type[_T], path: Path) -> _T:
 
 
 def _unknown(given: object, known: object) -> str | None:
-    """A key of `given` that `known` lacks: msgspec forbids them in structs, but not in plain dataclasses."""
+    """Return a key of `given` that `known` lacks: msgspec does not forbid them in plain dataclasses."""
     if isinstance(given, dict) and isinstance(known, dict):
         extra = next((key for key in given if key not in known), None)
         return extra or next(filter(None, (_unknown(given[key], known[key]) for key in given)), None)

@@ -1,17 +1,17 @@
-"""What a bundle proves of its graphs: fp32 ones equal PyTorch, and those of fewer bits track as they do."""
+"""The certificates of a bundle: fp32 graphs equal PyTorch, and reduced-precision graphs track like fp32 ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
 __all__ = [
+    "AnnotationScores",
     "Certificate",
+    "Certificates",
     "GraphInfo",
     "GraphName",
     "IdAgreement",
-    "AnnotationScores",
-    "Certificates",
     "Precision",
     "PrecisionCertificate",
     "Recipe",
@@ -26,7 +26,7 @@ GraphName: TypeAlias = Literal["portable", "plugin"] | ReducedName
 
 
 class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One row of the certificate: the largest relative error of a stage over all verified frames."""
+    """The largest relative error of one stage over all verified frames."""
 
     stage: str
     error: float
@@ -34,12 +34,30 @@ class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def passed(self) -> bool:
-        """Whether the error is a number within the tolerance."""
+        """Whether the error is within the tolerance; False for NaN."""
         return self.error <= self.tolerance
 
 
+def _failed(stages: Sequence[StageError]) -> tuple[str, ...]:
+    return tuple(stage.stage for stage in stages if not stage.passed)
+
+
+def _tolerance_share(stages: Sequence[StageError]) -> float:
+    return max((stage.error / stage.tolerance for stage in stages if stage.tolerance), default=0.0)
+
+
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was compared with PyTorch, on how many frames, and how close it came."""
+    """The parity check of an fp32 graph against PyTorch.
+
+    Attributes:
+        stages: error of every stage, in the order of computation.
+        frames: number of verified frames.
+        detections: number of compared detections.
+        identities: number of compared track ids.
+        near_ties: number of decisions that rounding may change.
+        source: description of the frames.
+        backend: backend that ran the graph.
+    """
 
     stages: tuple[StageError, ...]
     frames: int
@@ -50,22 +68,32 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backend: str
 
     @property
+    def failures(self) -> tuple[str, ...]:
+        """Names of the stages out of tolerance."""
+        return _failed(self.stages)
+
+    @property
     def passed(self) -> bool:
-        """Whether every stage holds."""
-        return bool(self.stages) and all(stage.passed for stage in self.stages)
+        """Whether stages were compared and all are within tolerance."""
+        return bool(self.stages) and not self.failures
+
+    @property
+    def tolerance_share(self) -> float:
+        """Largest share of its tolerance that a stage used."""
+        return _tolerance_share(self.stages)
 
 
 class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a graph of fewer bits is.
+    """The description of a reduced-precision graph in the manifest.
 
     Attributes:
-        precision: of its arithmetic.
-        target: who runs it: `onnx` any runtime, `ort` ONNX Runtime, `trt` TensorRT.
-        operator: whether deformable attention is our operator.
-        emulated: whether it was judged with its rounding emulated in fp32, for want of a processor that has it.
-        golden_tolerances: of each output, how far the answer to the golden frame may be from PyTorch's.
-        shares_weights: True for a graph that is stored without the bundle's shared weights; False for a whole graph,
-            as in bundles of schema 3.
+        precision: precision of the arithmetic.
+        target: quantization target: `onnx` (any engine), `ort` (ONNX Runtime) or `trt` (TensorRT).
+        operator: whether deformable attention is the compiled operator.
+        golden_tolerances: largest relative error of each output on the golden frame.
+        emulated: whether the checks emulated the rounding in fp32, because the processor lacks the precision.
+        shares_weights: True for a graph that is stored without the bundle's shared weights; False for a complete
+            graph, as in bundles of schema 3.
     """
 
     precision: Precision
@@ -77,20 +105,20 @@ class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def made_for(self) -> str:
-        """Who runs it, for people."""
+        """Name of the target in messages."""
         return {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}[self.target]
 
 
 class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether tracks are those of the fp32 graph.
+    """The agreement of a graph's tracks with those of the fp32 graph.
 
     Attributes:
-        idf1: of the tracks against those of fp32, at a mask IoU of 0.5.
-        instance_frames: of fp32, how many masks in all frames.
-        frames: how many.
-        limit: the least that is allowed.
-        least_instance_frames: fewer would prove too little.
-        source: what the frames are.
+        idf1: IDF1 of the tracks against the fp32 graph's, at a mask IoU of 0.5.
+        instance_frames: number of masks of the fp32 graph in all frames.
+        frames: number of frames.
+        limit: lowest IDF1 that passes.
+        least_instance_frames: lowest number of masks that suffices for the check.
+        source: description of the frames.
     """
 
     idf1: float
@@ -102,20 +130,20 @@ class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def passed(self) -> bool:
-        """Whether enough was compared, and it agrees."""
+        """Whether enough masks were compared and the IDF1 reaches the limit."""
         return self.instance_frames >= self.least_instance_frames and self.idf1 >= self.limit
 
 
 class AnnotationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Scores against ground truth, beside those of the fp32 graph; all are shares of 1.
+    """Scores of a graph and of the fp32 graph against ground truth, all between 0 and 1.
 
     Attributes:
-        ap: of the graph.
-        ap_fp32: of fp32.
-        idf1: of the graph.
-        idf1_fp32: of fp32.
-        limit: how much AP and IDF1 may fall.
-        source: which data set.
+        ap: AP of the graph.
+        ap_fp32: AP of the fp32 graph.
+        idf1: IDF1 of the graph.
+        idf1_fp32: IDF1 of the fp32 graph.
+        limit: largest loss of AP and of IDF1 that passes.
+        source: name of the data set.
     """
 
     ap: float
@@ -127,26 +155,26 @@ class AnnotationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def proves(self) -> bool:
-        """Whether fp32 has any score to lose."""
+        """Whether the fp32 scores are high enough to lose more than the limit."""
         return min(self.ap_fp32, self.idf1_fp32) > self.limit
 
     @property
     def passed(self) -> bool:
-        """Whether there was something to lose, and neither falls further."""
-        falls = max(self.ap_fp32 - self.ap, self.idf1_fp32 - self.idf1)
-        return self.proves and falls <= self.limit
+        """Whether the scores could fall by more than the limit, and neither did."""
+        loss = max(self.ap_fp32 - self.ap, self.idf1_fp32 - self.idf1)
+        return self.proves and loss <= self.limit
 
 
 class SearchStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A choice of what computes in integers that was tried.
+    """One int8 configuration that the search tried.
 
     Attributes:
         kept: groups of nodes that stayed fp32.
-        integer_share: of all multiplications, how many were in integers.
-        error: of its outputs against those of fp32, relative.
-        idf1: of its tracks against those of fp32; None: they were not compared.
-        held: whether it was compared, and within the limits.
-        speed: how many times as fast as fp32, where it was measured.
+        integer_share: share of the multiplications that are in integers.
+        error: relative error of the outputs against the fp32 graph's.
+        idf1: IDF1 of the tracks against the fp32 graph's; None: not compared.
+        held: whether the tracks were compared and are within the limits.
+        speed: how many times as fast as fp32; None: not measured.
     """
 
     kept: tuple[str, ...]
@@ -158,12 +186,12 @@ class SearchStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What of a graph computes in integers.
+    """The int8 configuration of a graph.
 
     Attributes:
-        kept: groups of nodes or parts of the network that are fp32.
-        integer_share: of all multiplications, how many are in integers.
-        search: what was tried to find it, if it was searched for.
+        kept: groups of nodes, or parts of the network, that stayed fp32.
+        integer_share: share of the multiplications that are in integers.
+        search: configurations that the search tried; empty without a search.
     """
 
     kept: tuple[str, ...]
@@ -172,15 +200,15 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a graph of fewer bits was compared with, and how it did; it may have failed.
+    """The checks of a reduced-precision graph. They may have failed, if it was exported with `--unverified`.
 
     Attributes:
-        stages: errors against PyTorch on the way to the outputs.
-        frames: that they were measured on.
-        backend: what ran the graph.
-        agreement: of identities with the fp32 graph.
-        annotation_scores: against ground truth, where there was any.
-        recipe: of int8.
+        stages: errors of the stages against PyTorch.
+        frames: number of frames of these errors.
+        backend: backend that ran the graph.
+        agreement: agreement of the tracks with the fp32 graph's.
+        annotation_scores: scores against ground truth; None without annotations.
+        recipe: int8 configuration; None for other precisions.
     """
 
     stages: tuple[StageError, ...]
@@ -192,28 +220,36 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Names of what is out of bounds, in the order of computation."""
-        stages = tuple(stage.stage for stage in self.stages if not stage.passed)
+        """Names of the failed checks, in the order of computation."""
         ids = () if self.agreement.passed else ("id agreement",)
-        annotation_scores = (
-            () if self.annotation_scores is None or self.annotation_scores.passed else ("ground truth",)
-        )
-        return (*stages, *ids, *annotation_scores)
+        scores = self.annotation_scores
+        return (*_failed(self.stages), *ids, *(() if scores is None or scores.passed else ("ground truth",)))
 
     @property
     def passed(self) -> bool:
-        """Whether all is within bounds."""
+        """Whether stages were compared and all checks passed."""
         return bool(self.stages) and not self.failures
+
+    @property
+    def tolerance_share(self) -> float:
+        """Largest share of its tolerance that a stage used."""
+        return _tolerance_share(self.stages)
 
 
 class Certificates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A certificate for each graph of a bundle; `precisions` are the graphs of fewer bits, by name."""
+    """The certificates of a bundle, one for each graph.
+
+    Attributes:
+        portable: certificate of the portable graph.
+        plugin: certificate of the plugin graph; None if the bundle has none.
+        precisions: certificates of the reduced-precision graphs by name.
+    """
 
     portable: Certificate
     plugin: Certificate | None = None
     precisions: dict[ReducedName, PrecisionCertificate] = {}
 
     def by_graph(self) -> Mapping[GraphName, Certificate]:
-        """Of the fp32 graphs that are there."""
-        found: dict[GraphName, Certificate] = {"portable": self.portable}
-        return found if self.plugin is None else {**found, "plugin": self.plugin}
+        """Return the certificates of the fp32 graphs by name."""
+        certificates: dict[GraphName, Certificate] = {"portable": self.portable}
+        return certificates if self.plugin is None else {**certificates, "plugin": self.plugin}

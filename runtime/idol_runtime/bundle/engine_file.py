@@ -1,8 +1,8 @@
-"""Engines that `idol-deploy build` has stored: the file, what it is good for, and which one fits a machine.
+"""Stored TensorRT engines: the file format, and whether an engine fits a machine.
 
-An engine is a zip file, stored without compression, of three members: `engine.json` (what it is), `plan` (what
-TensorRT built) and `layers.json` (TensorRT's account of it). As in a bundle, the SHA-256 of `engine.json` is the
-zip's comment, and it holds that of the plan. This finds accidents; it is no signature: a plan is a program.
+An engine is a zip file, stored without compression, of three members: `engine.json` (description), `plan` (TensorRT's
+serialized engine) and `layers.json` (TensorRT's description of the layers). The SHA-256 of `engine.json` is the zip's
+comment, and `engine.json` holds that of the plan. This detects accidents; it is not a signature: a plan is a program.
 """
 
 import os
@@ -38,23 +38,23 @@ __all__ = [
 ENGINE_SCHEMA = 1
 FOLDER_VARIABLE = "IDOL_ENGINES"
 _INFO, _PLAN, _LAYERS = "engine.json", "plan", "layers.json"
-_MOST_INFO, _MOST_LAYERS = 2**22, 2**28
+_MAX_INFO, _MAX_LAYERS = 2**22, 2**28
 
 
 class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that decides whether an engine may run.
+    """The properties that decide whether an engine may run.
 
     Attributes:
-        graph: which of the bundle's.
-        graph_sha256: of that graph with its weights.
-        precision: of the graph's arithmetic; engines change none of it.
-        batch: least, best and most frames at once.
-        plugin_sha256: of the plugin's library; empty for a graph that needs none.
-        tensorrt: version.
-        gpu: its name.
-        capability: its compute capability.
-        driver: its driver.
-        hardware_compat: `none`, or the level: `ampere_plus`, `same_compute_capability`.
+        graph: name of the bundle's graph.
+        graph_sha256: hash of the graph with its weights.
+        precision: precision of the graph; the engine does not change it.
+        batch: smallest, optimal and largest batch in frames.
+        plugin_sha256: hash of the plugin library; empty for a graph without the plugin.
+        tensorrt: version of TensorRT.
+        gpu: name of the device.
+        capability: compute capability of the device, such as `8.7`.
+        driver: version of the driver.
+        hardware_compat: devices that may run it: `none` (the same), `ampere_plus`, `same_compute_capability`.
         version_compat: whether newer releases of the same major version may run it.
     """
 
@@ -72,18 +72,18 @@ class EngineKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an engine file holds.
+    """The description of an engine file.
 
     Attributes:
-        schema_version: of the file.
-        key: what it is good for.
-        plan_sha256: of the plan.
-        plan_bytes: its size.
-        golden: error of each output on the golden frame, as built.
-        created: ISO 8601, UTC.
-        build_seconds: that TensorRT took.
-        latency_ms: median and 95th percentile of one frame, copies included, measured after the build.
-        reason: why it does not run as one CUDA graph, if it does not.
+        schema_version: version of the file format.
+        key: properties that decide whether the engine may run.
+        plan_sha256: hash of the plan.
+        plan_bytes: size of the plan.
+        golden: error of each output on the golden frame, after the build.
+        created: time of the build, ISO 8601, UTC.
+        build_seconds: duration of TensorRT's build.
+        latency_ms: median and 95th percentile of one frame with copies, measured after the build.
+        reason: why it does not run as one CUDA graph; empty if it does.
     """
 
     schema_version: int
@@ -98,34 +98,34 @@ class EngineInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def engine_folder() -> Path:
-    """`$IDOL_ENGINES`, or `idol_deploy/engines` in the user's cache.
+    """Return `$IDOL_ENGINES`, or `idol_deploy/engines` in the user's cache.
 
     Raises:
-        OutputError: it would be in the cache, and the user has no home folder.
+        OutputError: the user has no home folder for the cache.
     """
     if os.environ.get(FOLDER_VARIABLE):
         return Path(os.environ[FOLDER_VARIABLE])
     try:
         return user_cache() / "engines"
     except PluginError as error:
-        raise OutputError(f"engines have no place: {error}") from error
+        raise OutputError(f"there is no folder for engines: {error}") from error
 
 
 def graph_hash(bundle: Bundle, graph: GraphName) -> str:
-    """Of a graph with its weights, from the hashes in the manifest."""
+    """Return the hash of a graph with its weights, from the hashes in the manifest."""
     members = bundle.manifest.members
     return sha256(f"{members[WEIGHTS].sha256} {members[GRAPHS[graph]].sha256}".encode())
 
 
 def device_slug(key: EngineKey) -> str:
-    """The device's name as part of a file's."""
+    """Return the device's name in a form for file names."""
     return re.sub(r"[^a-z0-9]+", "-", key.gpu.lower()).strip("-")
 
 
 def engine_path(key: EngineKey, folder: Path | None = None) -> Path:
-    """Where this engine goes: one file for a graph, a device, a batch and what else may run it.
+    """Return the path of an engine: one file per graph, device, batch and compatibility.
 
-    Another TensorRT, driver or plugin replaces the file, since nothing here could run the old one any more.
+    An engine for another TensorRT, driver or plugin replaces the file, because the old one can no longer run here.
     """
     compat = f"-{key.hardware_compat}".removesuffix("-none") + ("-ver" if key.version_compat else "")
     name = f"{key.graph_sha256[:16]}-{device_slug(key)}-batch{'-'.join(map(str, key.batch))}{compat}.engine"
@@ -133,35 +133,34 @@ def engine_path(key: EngineKey, folder: Path | None = None) -> Path:
 
 
 def engines_of(bundle: Bundle, graph: GraphName, folder: Path | None = None) -> list[Path]:
-    """Engine files of a graph, newest first, whatever machine they are for; none of a graph that is not there."""
+    """Return the engine files of a graph for all machines, newest first; empty if the bundle lacks the graph."""
     if GRAPHS[graph] not in bundle.manifest.members:
         return []
     try:
         folder = folder or engine_folder()
     except OutputError:
         return []
-    found = folder.glob(f"{graph_hash(bundle, graph)[:16]}-*.engine")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    paths = folder.glob(f"{graph_hash(bundle, graph)[:16]}-*.engine")
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def describe_mismatch(built: EngineKey, here: EngineKey) -> str:
-    """Why an engine may not run here; empty if it may. Its batch and options are its own."""
-    travels = built.hardware_compat != "none"
-    for what, was, is_now in (
+    """Explain why an engine may not run on this machine; empty if it may. Batch and options are not compared."""
+    portable = built.hardware_compat != "none"
+    for difference, old, new in (
         ("from another graph, or weights", built.graph_sha256, here.graph_sha256),
         ("in precision", built.precision, here.precision),
         ("with another build of the plugin", built.plugin_sha256, here.plugin_sha256),
     ):
-        if was != is_now:
-            short = f" {was[:12] or 'none'}, this is {is_now[:12] or 'none'}"
-            return f"it was built {what}{short}"
+        if old != new:
+            return f"it was built {difference} {old[:12] or 'none'}, this is {new[:12] or 'none'}"
     if built.tensorrt != here.tensorrt and not (
         built.version_compat and _serves(here.tensorrt, built.tensorrt)
     ):
         return f"it was built with TensorRT {built.tensorrt}, this is {here.tensorrt}"
-    if built.gpu != here.gpu and not (travels and _runs_on(built, here)):
+    if built.gpu != here.gpu and not (portable and _runs_on(built, here)):
         return f"it was built on {built.gpu}, this is {here.gpu}"
-    if built.driver != here.driver and not travels:
+    if built.driver != here.driver and not portable:
         return f"it was built with driver {built.driver}, this is {here.driver}"
     return ""
 
@@ -182,22 +181,22 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def write_engine(path: Path, info: EngineInfo, plan: bytes, layers: str) -> None:
-    """Write an engine file, whole or not at all, and its folder if need be.
+    """Write an engine file atomically.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the path cannot be written.
     """
     write_sealed(path, _INFO, info, {_PLAN: plan, _LAYERS: layers.encode()})
 
 
 def read_info(path: Path) -> EngineInfo:
-    """What an engine file holds, without its plan.
+    """Read the description of an engine file.
 
     Raises:
-        BackendError: it is broken, or of another schema.
+        BackendError: the file is broken or of another schema.
     """
     with closing(_open(path)) as file:
-        version, encoded = file.head(_INFO, _MOST_INFO)
+        version, encoded = file.head(_INFO, _MAX_INFO)
     if version != ENGINE_SCHEMA:
         raise BackendError(f"{path} has engine schema {version}, this idol-deploy reads {ENGINE_SCHEMA}")
     try:
@@ -207,10 +206,10 @@ def read_info(path: Path) -> EngineInfo:
 
 
 def read_plan(path: Path, info: EngineInfo) -> bytes:
-    """What TensorRT built.
+    """Read the serialized engine of an engine file.
 
     Raises:
-        BackendError: it was changed after it was written.
+        BackendError: the plan was changed after it was written.
     """
     with closing(_open(path)) as file:
         plan = file.read(_PLAN, info.plan_bytes)
@@ -220,13 +219,13 @@ def read_plan(path: Path, info: EngineInfo) -> bytes:
 
 
 def read_layers(path: Path) -> str:
-    """TensorRT's account of the layers, JSON; nothing relies on it.
+    """Read TensorRT's description of the layers, JSON, for display only.
 
     Raises:
-        BackendError: it cannot be read.
+        BackendError: the file cannot be read.
     """
     with closing(_open(path)) as file:
-        return file.read(_LAYERS, _MOST_LAYERS).decode(errors="replace")
+        return file.read(_LAYERS, _MAX_LAYERS).decode(errors="replace")
 
 
 def _open(path: Path) -> SealedZip:

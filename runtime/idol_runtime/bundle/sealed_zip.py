@@ -1,7 +1,7 @@
-"""A zip file whose head says what it is: JSON with a schema version, whose SHA-256 is the zip's comment.
+"""Zip files with a checked head: JSON with a schema version, whose SHA-256 is the zip's comment.
 
-Bundles and engines are such files. Members are stored without compression, so that none is larger than its file, and
-the head holds the hashes of those that matter. This finds accidents; it is no signature.
+Bundles and engines are such files. Members are stored without compression, so that no member is larger than the file.
+The head holds the hashes of the important members. This detects accidents; it is not a signature.
 """
 
 import hashlib
@@ -18,21 +18,21 @@ __all__ = ["SealedZip", "sha256", "write_sealed"]
 
 
 def sha256(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
+    """Return the SHA-256 in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def write_sealed(path: str | Path, name: str, head: msgspec.Struct, members: Mapping[str, bytes]) -> None:
-    """Write a file, whole or not at all.
+    """Write a file atomically.
 
     Args:
-        path: where to.
-        name: of the head among the members.
-        head: has a `schema_version`.
-        members: the bytes of the others.
+        path: path of the file.
+        name: name of the head's member.
+        head: head with a `schema_version`.
+        members: contents of the other members by name.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the path cannot be written.
     """
     encoded = msgspec.json.format(msgspec.json.encode(head), indent=2)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -42,23 +42,23 @@ def write_sealed(path: str | Path, name: str, head: msgspec.Struct, members: Map
 
 
 class SealedZip:
-    """An open file, to be closed.
+    """An open zip file; close it after use.
 
     Args:
-        path: of the file.
-        refuse: makes the error to raise, of what is wrong.
+        path: path of the file.
+        refuse: function that makes the error to raise from a description of the fault.
     """
 
     def __init__(self, path: Path, refuse: Callable[[str], IdolError]) -> None:
         self._refuse = refuse
         try:
             self._archive = zipfile.ZipFile(path)
-        except Exception as error:  # zipfile raises whatever its parser meets
+        except Exception as error:  # zipfile raises many kinds of error
             raise refuse(_reason(error)) from error
         for info in self._archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED:
                 self.close()
-                raise refuse(f"{info.filename} is compressed, which no member may be")
+                raise refuse(f"{info.filename} is compressed, and no member may be")
 
     def close(self) -> None:
         """Close the file."""
@@ -66,12 +66,12 @@ class SealedZip:
 
     @property
     def names(self) -> list[str]:
-        """Of the members; one that stands twice is named twice."""
+        """Names of the members; a duplicate member appears twice."""
         return self._archive.namelist()
 
-    def head(self, name: str, most: int) -> tuple[int, bytes]:
-        """The schema version, and the whole of the head."""
-        encoded = self.read(name, most)
+    def head(self, name: str, limit: int) -> tuple[int, bytes]:
+        """Return the schema version and the bytes of the head."""
+        encoded = self.read(name, limit)
         if sha256(encoded) != self._archive.comment.decode("ascii", "replace"):
             raise self._refuse(f"{name} was changed after it was written")
         try:
@@ -79,16 +79,16 @@ class SealedZip:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._refuse(f"{name} is not valid ({error})") from error
 
-    def read(self, name: str, most: int) -> bytes:
-        """A member of at most so many bytes."""
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the bytes of a member, at most `limit` of them."""
         try:
             with self._archive.open(name) as member:
-                # The size in the zip's header may lie; one byte beyond the limit is enough to know.
-                data = member.read(most + 1)
+                # The size in the zip's header may be wrong; one byte beyond the limit shows it.
+                data = member.read(limit + 1)
         except Exception as error:  # see `__init__`
             raise self._refuse(f"{name} cannot be read ({_reason(error)})") from error
-        if len(data) > most:
-            raise self._refuse(f"{name} is larger than {most / 2**20:g} MiB")
+        if len(data) > limit:
+            raise self._refuse(f"{name} is larger than {limit / 2**20:g} MiB")
         return data
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from idol_runtime.errors import ConfigError, FrameError, OutputError
+from idol_runtime.files import require_suffix
 from idol_runtime.frames import Frame
 from idol_runtime.optional import load_cv2
 from idol_runtime.sinks.base import FileSink, SinkContext
 from idol_runtime.sinks.draw import DrawableResult, draw
 from idol_runtime.sources.capture import MAX_FPS
-from idol_runtime.suffixes import require_suffix
 
 __all__ = ["VideoSink"]
 

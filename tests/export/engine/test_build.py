@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from idol_export.engine.build import BuildOptions, build, count_layers
-from idol_runtime.backends import open_backend
+from idol_runtime.backends import OpenOptions, open_backend
 from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Bundle
 from idol_runtime.bundle.certificates import (
     Certificates,
@@ -63,7 +63,7 @@ def test_an_engine_is_built_verified_stored_and_run(
         assert pipeline.backend.reason == ""
         (output,) = pipeline.backend.infer(frame[None])
     with Bundle.open(engine_bundle) as bundle:
-        (expected,) = open_backend(bundle, "onnxruntime", graph="portable").infer(frame[None])
+        (expected,) = open_backend(bundle, OpenOptions("onnxruntime", graph="portable")).infer(frame[None])
     np.testing.assert_array_equal(output.logits, expected.logits)
 
 
@@ -99,8 +99,8 @@ def test_a_reduced_precision_graph_has_its_own_tolerances(
         tmp_path / "precisions.idol", msgspec.structs.replace(manifest, precisions=infos), members
     )
     for graph, why in (
-        ("bf16", "never shown to track"),
-        ("int8-ort", "made for ONNX Runtime, which TensorRT is not"),
+        ("bf16", "is not verified"),
+        ("int8-ort", "TensorRT does not run the int8-ort graph, which is made for ONNX Runtime"),
     ):
         with pytest.raises(BackendError, match=why):
             make(path, graph=graph)
@@ -125,7 +125,7 @@ def test_of_two_engines_the_faster_is_taken(fake_tensorrt: Start, engine_bundle:
         write_engine(path, info, read_plan(path, info), "{}")
     with Bundle.open(engine_bundle) as bundle:
         for asked, taken in (("auto", "portable"), ("plugin", "plugin")):
-            backend = open_backend(bundle, graph=asked)
+            backend = open_backend(bundle, OpenOptions(graph=asked))
             assert backend.graph == taken
             backend.close()
 
@@ -163,7 +163,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
 
     with Bundle.open(engine_bundle) as bundle:  # as `run` does
         if change == "wrong":
-            with pytest.raises(BackendError, match=r"tensorrt .*boxes is off by 1\.0e-02"):
+            with pytest.raises(BackendError, match=r"tensorrt .*boxes differs from PyTorch by 1\.0e-02"):
                 Pipeline.open(engine_bundle)
         else:
             fallback = open_backend(bundle)
@@ -172,7 +172,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
             with pytest.raises(
                 BackendError, match=f"build it again: idol-deploy build {engine_bundle}"
             ) as caught:
-                open_backend(bundle, "tensorrt")
+                open_backend(bundle, OpenOptions("tensorrt"))
             assert "\n" not in str(caught.value)
     lines: list[str] = []
     built = make(engine_bundle, lines)
@@ -228,8 +228,8 @@ def test_batches(fake_tensorrt: Start, batch_bundle: Path, engine_bundle: Path, 
     frames = np.random.default_rng(0).integers(0, 256, (5, *kit.size, 3), dtype=np.uint8)
     with Bundle.open(batch_bundle) as bundle:
         backend, other = (
-            open_backend(bundle, "tensorrt"),
-            open_backend(bundle, "onnxruntime", graph="portable"),
+            open_backend(bundle, OpenOptions("tensorrt")),
+            open_backend(bundle, OpenOptions("onnxruntime", graph="portable")),
         )
         for count in (5, 5, 2, 2, 3, 1, 4):  # in batches of 3; recorded again when the number changes
             found, expected = backend.infer(frames[:count]), other.infer(frames[:count])
@@ -246,13 +246,13 @@ def test_compatible_engines_run_where_their_options_allow(fake_tensorrt: Start, 
     trt = fake_tensorrt("10.13")
     trt.driver.device.name, trt.driver.device.capability = "Fake Thor", (11, 0)
     with Bundle.open(engine_bundle) as bundle:
-        open_backend(bundle, "tensorrt").close()
+        open_backend(bundle, OpenOptions("tensorrt")).close()
         trt.driver.device.capability = (7, 5)
         with pytest.raises(BackendError, match="built on Fake Orin, this is Fake Thor"):
-            open_backend(bundle, "tensorrt")
+            open_backend(bundle, OpenOptions("tensorrt"))
         fake_tensorrt("11.4")
         with pytest.raises(BackendError, match=r"built with TensorRT 10\.3\.0, this is 11\.4"):
-            open_backend(bundle, "tensorrt")
+            open_backend(bundle, OpenOptions("tensorrt"))
 
 
 @pytest.mark.parametrize("first", ["ampere_plus", "same_compute_capability"])
@@ -274,7 +274,7 @@ def test_each_level_of_compatibility_is_an_engine_of_its_own(
         engine_folder().mkdir()
         shutil.copy(path, engine_folder())
         with Bundle.open(engine_bundle) as bundle:
-            open_backend(bundle, "tensorrt").close()
+            open_backend(bundle, OpenOptions("tensorrt")).close()
 
 
 @pytest.mark.parametrize("option", [{"version_compat": True}, {"hardware_compat": "ampere_plus"}])

@@ -10,7 +10,7 @@ import pytest
 
 from idol_export.engine.network import Plan, build_plan, timing_cache_path
 from idol_runtime.backends.cuda_device import CudaDevice
-from idol_runtime.backends.engine_choice import key_here
+from idol_runtime.backends.engine_choice import required_key
 from idol_runtime.bundle.bundle import Bundle
 
 pytest.importorskip("onnxruntime", reason="the fake of TensorRT runs networks on it")
@@ -22,7 +22,7 @@ def plan_of(path: Path, cache: Path, lines: list[str] | None = None, **options: 
     with Bundle.open(path) as bundle:
         device = CudaDevice()
         try:
-            key = key_here(bundle, "portable", device)
+            key = required_key(bundle, "portable", device)
             graph = bundle.graph("portable")
             announce = [].append if lines is None else lines.append
             return build_plan(graph, bundle.manifest, key, cache, announce=announce, **options)
@@ -91,7 +91,7 @@ def test_a_timing_cache_for_each_device_and_release(
         fake_tensorrt(release)
         device = CudaDevice()
         with Bundle.open(engine_bundle) as bundle:
-            paths.add(timing_cache_path(key_here(bundle, "portable", device), tmp_path).name)
+            paths.add(timing_cache_path(required_key(bundle, "portable", device), tmp_path).name)
         device.close()
     assert paths == {"timing-10.3.0-fake-orin.cache", "timing-11.4.1.2-fake-orin.cache"}
 

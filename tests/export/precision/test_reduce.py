@@ -26,6 +26,7 @@ from idol_export.precision.quantizer import Observed
 from idol_export.precision.registry import PRECISIONS
 from idol_export.verify import reference_graph
 from idol_plugins.errors import PluginError
+from idol_runtime.backends import OpenOptions, open_backend
 from idol_runtime.backends import onnxruntime as backend_module
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
@@ -93,7 +94,7 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
         assert bundle.tolerances("portable") is None
     for times, graph in (([2.0, 1.0], "int8-ort"), ([1.0, 1.0], "portable")):
         taken = np.array([times])
-        monkeypatch.setattr("idol_runtime.backends.choice.interleaved", lambda *_, taken=taken, **__: taken)
+        monkeypatch.setattr("idol_runtime.backends.opening.interleaved", lambda *_, taken=taken, **__: taken)
         with Pipeline.open(out) as pipeline:
             assert pipeline.backend.name == f"onnxruntime (cpu, {graph} graph)"
             assert ("2.0 times as fast as portable" if graph == "int8-ort" else "hardly faster here") in (
@@ -104,13 +105,17 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
     with Pipeline.open(out, graph="int8-ort") as pipeline:
         assert len(pipeline.step(toy.video(1)[0])) >= 3
 
-    def refuse(*_: object) -> None:
-        raise BackendError("no kernel for it")
+    open_graph = OnnxRuntimeBackend._open
 
-    monkeypatch.setattr(OnnxRuntimeBackend, "_open_reduced", refuse)
+    def refuse(bundle: Bundle, graph: str, options: OpenOptions) -> OnnxRuntimeBackend:
+        if graph == "int8-ort":
+            raise BackendError("no kernel for it")
+        return open_graph(bundle, graph, options)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_open", refuse)
     with Pipeline.open(out) as pipeline:
         assert pipeline.backend.graph == "portable"
-        assert pipeline.backend.reason.endswith("the int8-ort graph is left out: no kernel for it")
+        assert pipeline.backend.reason.endswith("the int8-ort graph cannot be used: no kernel for it")
 
 
 def test_an_int8_graph_shares_weights_and_a_bundle_of_schema_3_holds_it_whole(
@@ -169,9 +174,7 @@ def test_unverified_is_written_marked_and_refused(
     out = tmp_path / "toy.idol"
     found = exported(out, "int8-ort", keep=("backbone",), unverified=True)
     assert not found.certificates.precisions["int8-ort"].passed
-    with pytest.raises(
-        BackendError, match=r"never shown to track as fp32 does \(failed: mask_features.*--unverified"
-    ):
+    with pytest.raises(BackendError, match=r"not verified \(failed: mask_features.*--unverified"):
         Pipeline.open(out, graph="int8-ort")
     with Pipeline.open(out) as pipeline:
         assert pipeline.backend.graph == "portable"
@@ -189,9 +192,7 @@ def test_the_other_dialect_is_refused(tmp_path: Path, exported: Callable[..., Ex
     out = tmp_path / "toy.idol"
     exported(out, "int8-trt", "bf16", keep=PARTS, unverified=True, store="fp16")
     for graph in ("int8-trt", "bf16"):
-        with pytest.raises(
-            BackendError, match=f"the {graph} graph is made for TensorRT, which onnxruntime is not"
-        ):
+        with pytest.raises(BackendError, match=f"the {graph} graph, which is made for TensorRT"):
             Pipeline.open(out, graph=graph)
     with pytest.raises(BackendError, match=r"no fp16 graph; export it with --precision fp16"):
         Pipeline.open(out, graph="fp16")
@@ -212,7 +213,7 @@ def test_a_canary_off_by_more_than_the_graph_may_be_is_refused(
         )
 
     monkeypatch.setattr(Bundle, "golden_frame", other)
-    with pytest.raises(BackendError, match="boxes is off by"):
+    with pytest.raises(BackendError, match="boxes differs from PyTorch by"):
         Pipeline.open(out, graph="int8-ort")
 
 
@@ -230,11 +231,11 @@ def test_without_the_operator_its_graphs_are_passed_over(
     with Bundle.open(out) as bundle:
         info = msgspec.structs.replace(bundle.manifest.precisions["int8-ort"], operator=True)
         bundle.manifest = msgspec.structs.replace(bundle.manifest, precisions={"int8-ort": info})
-        backend = OnnxRuntimeBackend.from_bundle(bundle)
+        backend = open_backend(bundle)
         assert backend.graph == "portable"
         assert "hardly" not in backend.reason
         with pytest.raises(PluginError):
-            OnnxRuntimeBackend.from_bundle(bundle, graph="int8-ort")
+            open_backend(bundle, OpenOptions(graph="int8-ort"))
         backend.close()
 
 

@@ -366,7 +366,7 @@ def _never_passed(path: Path, data: bytes) -> str:
     _rewrite(
         path, lambda manifest: manifest, lambda parity: {"portable": {**parity["portable"], "stages": []}}
     )
-    return "was never shown to equal PyTorch"
+    return "did not pass its parity check"
 
 
 def _escaping(path: Path, data: bytes) -> str:
@@ -378,7 +378,7 @@ def _escaping(path: Path, data: bytes) -> str:
 
 def _cut(path: Path, data: bytes) -> str:
     path.write_bytes(data[: len(data) // 2])
-    return "is not a whole .idol bundle: File is not a zip file"
+    return "is not a complete .idol bundle: File is not a zip file"
 
 
 def _missing(path: Path, data: bytes) -> str:

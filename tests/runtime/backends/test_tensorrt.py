@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from idol_runtime.backends import open_backend
+from idol_runtime.backends import OpenOptions, open_backend
 from idol_runtime.backends.cuda_device import CudaDevice
-from idol_runtime.backends.engine_choice import key_here
-from idol_runtime.backends.tensorrt import TensorRTBackend
+from idol_runtime.backends.engine_choice import required_key
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.engine_file import ENGINE_SCHEMA, EngineInfo, engine_path, write_engine
 from idol_runtime.bundle.sealed_zip import sha256
@@ -41,7 +40,7 @@ def store(
     def start(release: str = "10.13", **header: Any) -> ModuleType:
         trt = fake_tensorrt(release)
         device = CudaDevice()
-        key = key_here(bundle, "plugin", device)
+        key = required_key(bundle, "plugin", device)
         device.close()
         trt.driver.device.calls.clear()
         header = {"version": trt.__version__, "portable": False, "profiles": [], "wrong": None} | header
@@ -66,7 +65,7 @@ def test_the_second_frame_is_recorded_and_the_third_only_launched(
     store: Start, bundle: Bundle, kit: Any
 ) -> None:
     device = store().driver.device
-    backend = TensorRTBackend.from_bundle(bundle)
+    backend = open_backend(bundle, OpenOptions("tensorrt"))
     seen = []
     for _ in range(4):
         device.calls.clear()
@@ -82,7 +81,7 @@ def test_the_second_frame_is_recorded_and_the_third_only_launched(
 
 def test_answers_stay_when_the_next_frame_comes(store: Start, bundle: Bundle, kit: Any) -> None:
     trt = store()
-    backend = TensorRTBackend.from_bundle(bundle)
+    backend = open_backend(bundle, OpenOptions("tensorrt"))
     (first,) = backend.infer(frames(kit))
     for name, expected in bundle.golden_frame().outputs.items():
         answer = getattr(first, name)
@@ -99,7 +98,7 @@ def test_answers_stay_when_the_next_frame_comes(store: Start, bundle: Bundle, ki
 
 def test_another_thread_may_use_it(store: Start, bundle: Bundle, kit: Any) -> None:
     store()
-    backend = TensorRTBackend.from_bundle(bundle)
+    backend = open_backend(bundle, OpenOptions("tensorrt"))
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.extend(backend.infer(frames(kit))))
     thread.start()
@@ -111,7 +110,7 @@ def test_another_thread_may_use_it(store: Start, bundle: Bundle, kit: Any) -> No
 def test_what_cannot_be_recorded_is_run_as_before_and_says_so(store: Start, bundle: Bundle, kit: Any) -> None:
     trt = store()
     trt.unrecordable = True
-    backend = TensorRTBackend.from_bundle(bundle)
+    backend = open_backend(bundle, OpenOptions("tensorrt"))
     for _ in range(3):
         (answer,) = backend.infer(frames(kit))
         np.testing.assert_array_equal(answer.boxes, bundle.golden_frame().outputs["boxes"])
@@ -122,7 +121,7 @@ def test_what_cannot_be_recorded_is_run_as_before_and_says_so(store: Start, bund
 
 def test_frames_of_another_kind_are_refused(store: Start, bundle: Bundle, kit: Any) -> None:
     store()
-    backend = TensorRTBackend.from_bundle(bundle)
+    backend = open_backend(bundle, OpenOptions("tensorrt"))
     for wrong in (frames(kit)[:, 1:], frames(kit).astype(np.float32)):
         with pytest.raises(BackendError, match=r"takes uint8 frames of 16x24x3, got .*; resize them first"):
             backend.infer(wrong)
@@ -133,7 +132,7 @@ def test_a_device_that_fails_later_is_a_backend_error(
     store: Start, bundle: Bundle, kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt = store()
-    backend = TensorRTBackend.from_bundle(bundle)
+    backend = open_backend(bundle, OpenOptions("tensorrt"))
 
     def fault(_: Any) -> None:
         raise trt.driver.DriverError(trt.driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
@@ -152,16 +151,13 @@ def test_a_plan_of_another_release_is_refused_though_its_file_claims_otherwise(
     store(version="10.7.0")
     refusal = r"TensorRT 10\.13\.0\.35 refuses the engine: expecting library version .*; build it again: idol-deploy"
     with pytest.raises(BackendError, match=refusal):
-        TensorRTBackend.from_bundle(bundle)
+        open_backend(bundle, OpenOptions("tensorrt"))
 
 
 def test_without_an_engine_the_command_is_named(fake_tensorrt: Start, bundle: Bundle) -> None:
     fake_tensorrt()
-    for backend in (lambda: open_backend(bundle, "tensorrt"), lambda: TensorRTBackend.from_bundle(bundle)):
-        with pytest.raises(
-            BackendError, match=f"no engine of .*; build one: idol-deploy build {bundle.path}"
-        ):
-            backend()
+    with pytest.raises(BackendError, match=f"no engine of .*; build one: idol-deploy build {bundle.path}"):
+        open_backend(bundle, OpenOptions("tensorrt"))
 
 
 def test_what_is_not_there(
@@ -169,13 +165,13 @@ def test_what_is_not_there(
 ) -> None:
     store()
     for device in ("cpu", "cuda:x", "auto:1", "gpu"):
-        with pytest.raises(BackendError, match="use --device cuda or cuda:N"):
-            open_backend(bundle, "tensorrt", device=device)
+        with pytest.raises(BackendError, match=r"use (--device cuda|cpu, cuda) or cuda:N"):
+            open_backend(bundle, OpenOptions("tensorrt", device=device))
     with pytest.raises(ConfigError, match="choose one of: auto, onnxruntime, tensorrt"):
-        open_backend(bundle, "tensorflow")
+        open_backend(bundle, OpenOptions("tensorflow"))
     fake_tensorrt("8.6")
     with pytest.raises(BackendError, match=r"TensorRT 8\.6\.1 is too old; install 10\.3 or newer"):
-        TensorRTBackend.from_bundle(bundle)
+        open_backend(bundle, OpenOptions("tensorrt"))
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
     with pytest.raises(MissingDependencyError, match=r"idol-deploy\[tensorrt\]"):
-        TensorRTBackend.from_bundle(bundle)
+        open_backend(bundle, OpenOptions("tensorrt"))

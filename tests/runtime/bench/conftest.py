@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from idol_runtime.bench.statistics import paired_ratio, summarise
+from idol_runtime.timing import paired_ratio, summarise
 
 
 def _row(name: str, network_ms: list[float], error: float, parity: float | None) -> dict[str, Any]:

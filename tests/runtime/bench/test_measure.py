@@ -9,9 +9,9 @@ import pytest
 
 from idol_runtime.bench import measure as module
 from idol_runtime.bench.measure import BenchOptions, measure
-from idol_runtime.bench.roofline import Peaks, Work
-from idol_runtime.bench.rows import Row
-from idol_runtime.bench.worker import Opened
+from idol_runtime.bench.roofline import GraphCost, Peaks
+from idol_runtime.bench.rows import BenchRow
+from idol_runtime.bench.worker import OpenReport
 from idol_runtime.errors import BackendError, ConfigError, IdolError
 
 TURNS: list[str] = []
@@ -21,11 +21,11 @@ CLOSED: list[str] = []
 class Scripted:
     """A row whose network takes as many milliseconds as its name says; `dies` fails at its third frame."""
 
-    def __init__(self, row: Row, *_: object) -> None:
+    def __init__(self, row: BenchRow, *_: object) -> None:
         if "absent" in row.name:
             raise BackendError("no such engine; install it")
         self.row, self.start_s = row, 1.25
-        self.opened = Opened(f"{row.name} (cpu)", 1.0, 0.5, 1e-6, False)
+        self.opening = OpenReport(f"{row.name} (cpu)", 1.0, 0.5, 1e-6, False)
         self._steps = 0
 
     def step(self) -> Mapping[str, float]:
@@ -50,12 +50,14 @@ def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     CLOSED.clear()
     monkeypatch.setattr(module, "Worker", Scripted)
     monkeypatch.setattr(
-        module, "_roofline", lambda *_: module._floor(Work(10**9, 10**6), Peaks(flops=1e12, bytes=1e12))
+        module, "_roofline", lambda *_: module._floor(GraphCost(10**9, 10**6), Peaks(flops=1e12, bytes=1e12))
     )
 
 
-def rows(*names: str, **options: Any) -> list[Row]:
-    return [Row(name, lambda: pytest.fail("opened by the row's process alone"), **options) for name in names]
+def rows(*names: str, **options: Any) -> list[BenchRow]:
+    return [
+        BenchRow(name, lambda: pytest.fail("opened by the row's process alone"), **options) for name in names
+    ]
 
 
 def test_a_device_that_cannot_be_is_told_before_any_row_is_opened() -> None:

@@ -1,9 +1,9 @@
-"""Work counted by hand, and floors."""
+"""GraphCost counted by hand, and floors."""
 
 import numpy as np
 import pytest
 
-from idol_runtime.bench.roofline import Peaks, Work, count_work, measure_peaks
+from idol_runtime.bench.roofline import GraphCost, Peaks, count_cost, measure_peaks
 
 onnx = pytest.importorskip("onnx")
 
@@ -33,7 +33,7 @@ def test_work_of_a_graph_equals_the_count_by_hand() -> None:
             numpy_helper.from_array(np.array([6, 10]), "shape"),
         ],
     )
-    work = count_work(helper.make_model(graph).SerializeToString())
+    work = count_cost(helper.make_model(graph).SerializeToString())
     convolution = 2 * (6 * 2 * 5) * (2 * 3 * 3)
     products = 2 * (7 * 10) * 6 + 2 * (7 * 9) * 10
     assert work.flops == convolution + products
@@ -43,8 +43,8 @@ def test_work_of_a_graph_equals_the_count_by_hand() -> None:
 
 def test_the_floor_is_the_slower_of_the_two() -> None:
     peaks = Peaks(flops=1e9, bytes=1e9)
-    assert peaks.floor_ms(Work(flops=10**7, bytes=10**6)) == pytest.approx(10)
-    assert peaks.floor_ms(Work(flops=10**6, bytes=10**8)) == pytest.approx(100)
+    assert peaks.floor_ms(GraphCost(flops=10**7, bytes=10**6)) == pytest.approx(10)
+    assert peaks.floor_ms(GraphCost(flops=10**6, bytes=10**8)) == pytest.approx(100)
 
 
 def test_peaks_are_those_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

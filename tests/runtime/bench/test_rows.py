@@ -16,8 +16,8 @@ from idol_runtime.errors import BackendError
 def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path) -> None:
     first, *others = bundle_rows(tiny_bundle)
     assert first.name == "onnxruntime, portable"
-    assert first.parity is not None
-    assert 0 <= first.parity <= 1
+    assert first.tolerance_share is not None
+    assert 0 <= first.tolerance_share <= 1
     assert [row.name for row in others] == ["openvino, portable"], "TensorRT has no CPU"
     for device in ("cuda", "cuda:1"):  # of which OpenVINO has none
         names = [row.name for row in bundle_rows(tiny_bundle, device)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from idol_runtime.bench.rows import Row
+from idol_runtime.bench.rows import BenchRow
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.errors import BackendError
@@ -64,10 +64,10 @@ def failing() -> Answering:
 
 
 @pytest.fixture
-def opened(tiny_bundle: Path) -> Iterator[Callable[[Row], Worker]]:
+def opened(tiny_bundle: Path) -> Iterator[Callable[[BenchRow], Worker]]:
     workers: list[Worker] = []
 
-    def open_row(row: Row) -> Worker:
+    def open_row(row: BenchRow) -> Worker:
         workers.append(Worker(row, str(tiny_bundle), threads=1))
         return workers[-1]
 
@@ -76,13 +76,13 @@ def opened(tiny_bundle: Path) -> Iterator[Callable[[Row], Worker]]:
         worker.close()
 
 
-def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[Row], Worker], tiny_bundle: Path) -> None:
-    worker = opened(Row("slow", partial(answering, str(tiny_bundle), 1.0, 0.02)))
-    assert worker.opened.name.startswith("answering in process ")
-    assert worker.opened.name != f"answering in process {os.getpid()}"
-    assert worker.opened.error == 0
-    assert not worker.opened.wrong
-    assert worker.start_s > worker.opened.open_s
+def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[BenchRow], Worker], tiny_bundle: Path) -> None:
+    worker = opened(BenchRow("slow", partial(answering, str(tiny_bundle), 1.0, 0.02)))
+    assert worker.opening.name.startswith("answering in process ")
+    assert worker.opening.name != f"answering in process {os.getpid()}"
+    assert worker.opening.error == 0
+    assert not worker.opening.wrong
+    assert worker.start_s > worker.opening.open_s
     for _ in range(2):
         taken = worker.step()
         assert list(taken) == [stage for stage in STAGES if stage in taken]
@@ -92,14 +92,14 @@ def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[Row], Worker], tin
     assert worker.peak_mib() > 10
 
 
-def test_a_wrong_answer_is_measured(opened: Callable[[Row], Worker], tiny_bundle: Path) -> None:
-    worker = opened(Row("wrong", partial(answering, str(tiny_bundle), 1.5)))
-    assert worker.opened.error == pytest.approx(0.5)
-    assert worker.opened.wrong
+def test_a_wrong_answer_is_measured(opened: Callable[[BenchRow], Worker], tiny_bundle: Path) -> None:
+    worker = opened(BenchRow("wrong", partial(answering, str(tiny_bundle), 1.5)))
+    assert worker.opening.error == pytest.approx(0.5)
+    assert worker.opening.wrong
 
 
 def test_an_answer_of_another_shape_is_no_row(tiny_bundle: Path) -> None:
-    row = Row("short", partial(answering, str(tiny_bundle), queries=1))
+    row = BenchRow("short", partial(answering, str(tiny_bundle), queries=1))
     with pytest.raises(BackendError, match=r"answering in .*: logits has shape \(1, 2\), expected \(3, 2\)"):
         Worker(row, str(tiny_bundle))
 
@@ -111,11 +111,11 @@ def test_a_row_that_cannot_be_opened(
     tiny_bundle: Path, open_row: Callable[[], Answering], words: str
 ) -> None:
     with pytest.raises(BackendError, match=words):
-        Worker(Row("none", open_row), str(tiny_bundle))
+        Worker(BenchRow("none", open_row), str(tiny_bundle))
 
 
-def test_a_process_that_dies_is_told(opened: Callable[[Row], Worker], tiny_bundle: Path) -> None:
-    worker = opened(Row("mortal", partial(answering, str(tiny_bundle), dies_at=1)))
+def test_a_process_that_dies_is_told(opened: Callable[[BenchRow], Worker], tiny_bundle: Path) -> None:
+    worker = opened(BenchRow("mortal", partial(answering, str(tiny_bundle), dies_at=1)))
     with pytest.raises(BackendError, match="mortal: its process ended with 7"):
         worker.step()
 

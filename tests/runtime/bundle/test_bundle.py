@@ -78,7 +78,7 @@ def test_a_graph_without_a_certificate_or_the_reverse(kit: Any, tmp_path: Path, 
     members = kit.members(
         plugin=None if certified else b"another", certificates=kit.certificates(plugin=certified)
     )
-    assert "parity.json speaks of portable" in kit.refusal(kit.write(tmp_path / "odd.idol", members=members))
+    assert "parity.json lists portable" in kit.refusal(kit.write(tmp_path / "odd.idol", members=members))
 
 
 def test_missing_file_and_folder(kit: Any, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_missing_file_and_folder(kit: Any, tmp_path: Path) -> None:
 def test_not_a_zip(kit: Any, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "no.idol"
     path.write_bytes(content)
-    assert "is not a whole .idol bundle" in kit.refusal(path)
+    assert "is not a complete .idol bundle" in kit.refusal(path)
 
 
 def test_truncated_anywhere(kit: Any, good: Path) -> None:

@@ -11,7 +11,7 @@ from idol_deploy.objective.config import LossConfig
 from idol_deploy.settings import TrainSettings
 from idol_deploy.settings import override as override_settings
 from idol_deploy.studies.ablation.rows import ROWS, TRAININGS
-from idol_runtime.config import AssociationConfig, override
+from idol_runtime.config import AssociationConfig, override_stream
 
 
 def test_every_training_serves_a_row_and_every_row_has_a_training() -> None:
@@ -35,7 +35,7 @@ def test_trainings_differ_in_their_loss_alone(name: str, loss: LossConfig) -> No
 
 def test_the_rows_end_with_the_published_association() -> None:
     stream = ytvis19_r50().stream
-    changed = [override(stream, row.association).association for row in ROWS]
+    changed = [override_stream(stream, row.association).association for row in ROWS]
     off = AssociationConfig(temporal="momentum", frame_weight=False)
     cues = replace(off, matching="multi_cue")
     assert changed == [cues, cues, off, off, AssociationConfig()]

@@ -19,7 +19,7 @@ from idol_deploy.studies.figure.paired_runs import (
     find_changes,
     run_pair,
 )
-from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, override
+from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, override_stream
 from idol_runtime.errors import ConfigError, SourceError
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.tracking.association import NO_TRACK
@@ -86,7 +86,7 @@ def test_each_run_is_as_if_alone(clip: tuple[Path, np.ndarray]) -> None:
     assert network.calls == 10
     assert any((frame.ids[0] != frame.ids[1]).any() for frame in pairs)
     assert any((frame.ids == NO_TRACK).any() for frame in pairs)
-    for run, config in enumerate((CONFIG, override(CONFIG, WITHOUT_TWS))):
+    for run, config in enumerate((CONFIG, override_stream(CONFIG, WITHOUT_TWS))):
         alone = Pipeline(Invented(), config)
         for pair, image in zip(pairs, frames, strict=False):
             result = alone.step(image)
@@ -99,7 +99,7 @@ def test_each_run_is_as_if_alone(clip: tuple[Path, np.ndarray]) -> None:
 
 
 def test_without_tws_is_the_published_baseline() -> None:
-    config = override(CONFIG, WITHOUT_TWS).association
+    config = override_stream(CONFIG, WITHOUT_TWS).association
     assert config == replace(CONFIG.association, temporal="momentum", frame_weight=False)
 
 

@@ -1,0 +1,71 @@
+"""OpenVINO on a CPU, for the benchmark only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_runtime.backends.base import BatchLimit, OpenOptions, split_batch
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
+from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.errors import BackendError
+from idol_runtime.tracking.detection import NetworkOutput
+
+__all__ = ["OpenVinoBackend"]
+
+
+class OpenVinoBackend:
+    """The portable graph in OpenVINO, in fp32 and one frame at a time."""
+
+    title: ClassVar = "OpenVINO"
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("portable",)
+    targets: ClassVar[tuple[str, ...]] = ()
+    timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None] = {"cpu": ()}
+
+    name = "openvino (cpu, portable graph)"
+    graph: GraphName | None = "portable"
+    reason = ""
+    batch = BatchLimit(1, "frames are timed one at a time")
+
+    def __init__(self, graph: bytes, network_size: tuple[int, int], threads: int | None = None) -> None:
+        """Compile a graph.
+
+        Raises:
+            BackendError: OpenVINO is not installed, or refuses the graph.
+        """
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendError(
+                "OpenVINO is not installed; to measure it as well: pip install openvino"
+            ) from error
+        self.network_size: tuple[int, int] | None = network_size
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        core = openvino.Core()
+        try:
+            self._compiled: Any = core.compile_model(core.read_model(graph, b""), "CPU", settings)
+        except Exception as error:
+            raise BackendError(f"OpenVINO refuses the graph: {str(error).splitlines()[0]}") from error
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, graphs: Sequence[GraphName], options: OpenOptions
+    ) -> "OpenVinoBackend":
+        """Load the portable graph of a bundle; see `BundleBackend`."""
+        return cls(bundle.graph(graphs[0]), bundle.manifest.network_size, options.threads)
+
+    def infer(
+        self,
+        images: NDArray[np.uint8],  # [N, h, w, 3]
+    ) -> list[NetworkOutput]:
+        """Run the network and return one output per frame."""
+        results = self._compiled({"image": images})
+        return split_batch({name: np.asarray(results[name]) for name in OUTPUT_NAMES})
+
+    def close(self) -> None:
+        """Release the compiled network."""
+        self._compiled = None
