@@ -1,3 +1,3 @@
-"""The latency benchmark: the same bundle and frames through every backend, in turns, stage by stage."""
+"""The latency benchmark: runs one bundle in every backend on the same frames, interleaved, stage by stage."""
 
 __all__: list[str] = []

@@ -1,25 +1,25 @@
-"""The measurement: every row opened, then a frame of each in turns, and all that is known of them in one report.
+"""The measurement: opens every row, times the rows in turn, and returns one report.
 
-The report is what the JSON file holds; tables and pages are made of it alone.
+The report is the content of the JSON file; tables and pages are made from it alone.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import multiprocessing
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from idol_runtime.backends.base import check_threads
 from idol_runtime.bench.roofline import GraphCost, Peaks, count_cost, measure_peaks
-from idol_runtime.bench.rows import BenchRow
+from idol_runtime.bench.rows import BenchOptions, BenchRow
 from idol_runtime.bench.sensors import Sensors
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
 from idol_runtime.bundle.bundle import Bundle
-from idol_runtime.errors import BackendError, ConfigError, IdolError, SourceError
+from idol_runtime.errors import BackendError, IdolError, SourceError
 from idol_runtime.sources.opening import open_source
 from idol_runtime.timing import paired_ratio, summarise
 
@@ -28,31 +28,7 @@ __all__ = ["FORMAT", "BenchOptions", "measure"]
 FORMAT = 1
 _PACKAGES = ("idol-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
 
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """How much is measured, and on what.
-
-    Attributes:
-        source: of frames; None: the bundle's golden frame, drifting.
-        frames: that each row is timed on.
-        warmup: frames of each before these.
-        threads: CPU threads of each row; None: as many as each likes.
-        device: `cpu`, `cuda` or `cuda:N`.
-        fit: letterbox frames that the bundle was not made for.
-    """
-
-    source: str | None = None
-    frames: int = 50
-    warmup: int = 3
-    threads: int | None = None
-    device: str = "cpu"
-    fit: bool = False
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.warmup < 0:
-            raise ConfigError("a benchmark needs at least one frame, and no fewer than none to warm up")
-        check_threads(self.threads)
+_Times = list[Mapping[str, float]]  # milliseconds by stage, of each frame
 
 
 def measure(
@@ -61,48 +37,48 @@ def measure(
     options: BenchOptions,
     announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Time all rows, and compare them with the first.
+    """Time all rows and compare them with the first.
 
     Args:
         bundle: path of the bundle.
-        rows: what to compare; a row that cannot be opened, or fails, is left out, and the report says why.
-        options: how much is measured.
-        announce: is told what happens.
+        rows: rows to compare; the report lists those that cannot be opened or fail, with the reason.
+        options: frames, threads and device.
+        announce: function that receives progress messages.
 
     Raises:
         BundleError: the bundle is broken.
         SourceError: the source cannot be read, or is live.
-        BackendError: no device can have such a name, no row could be measured, or one that is required cannot be
-            opened.
+        BackendError: the device is unknown, no row could be measured, or a required row cannot be opened.
     """
     _check_source(options)
     left_out: list[dict[str, str]] = []
     sensors = Sensors(options.device)
-    workers = _open(bundle, rows, options, left_out, announce)
-    times: dict[str, list[Mapping[str, float]]] = {worker.row.name: [] for worker in workers}
-    try:
-        announce(f"{options.frames} frames of {len(workers)} rows, in turns")
-        for index in range(options.warmup + options.frames):
-            for worker in tuple(workers):
-                try:
-                    taken = worker.step()
-                except IdolError as error:
-                    left_out.append({"row": worker.row.name, "why": str(error)})
-                    workers.remove(worker)
-                    continue
-                if index >= options.warmup:
-                    times[worker.row.name].append(taken)
-            sensors.sample()
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for row in rows:
+            announce(f"opening {row.name}")
+            try:
+                workers.append(Worker(row, bundle, options))
+            except IdolError as error:
+                if row.required:
+                    raise
+                left_out.append({"row": row.name, "why": str(error)})
+            else:
+                stack.callback(workers[-1].close)
+        announce(f"timing {options.frames} frames of {len(workers)} rows, interleaved")
+        times = _time(workers, options, sensors, left_out)
         if not workers:
-            raise BackendError(f"no row could be measured: {left_out[-1]['why']}")
-        found = [_row(worker, times[worker.row.name], times[workers[0].row.name]) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.close()
-    report = _facts(bundle, options) | {"clocks": sensors.report(), "rows": found, "left_out": left_out}
-    announce("counting the network's work, and what the machine could do")
+            raise BackendError(
+                f"no row could be measured: {left_out[-1]['why'] if left_out else 'no row was given'}"
+            )
+        results = [_row(worker, times[worker.row.name], times[workers[0].row.name]) for worker in workers]
+    report = _facts(bundle, options) | {"clocks": sensors.report(), "rows": results, "left_out": left_out}
+    announce("counting the network's operations and measuring the machine's peaks")
     report["roofline"] = _roofline(bundle, options)
-    _share(report)
+    floor = report["roofline"].get("floor_ms")
+    for result in results:
+        p50 = result["stages_ms"]["network"]["p50"]
+        result["roofline_share"] = None if floor is None else round(floor / p50, 3)
     return report
 
 
@@ -112,78 +88,65 @@ def _check_source(options: BenchOptions) -> None:
     with open_source(options.source) as source:
         if source.live:
             raise SourceError(
-                f"{source.name} gives every row other frames; record some, and give the video to the benchmark"
+                f"{source.name} is live, so every row would get other frames; record it and pass the video"
             )
 
 
-def _open(
-    bundle: str | Path,
-    rows: Sequence[BenchRow],
-    options: BenchOptions,
-    left_out: list[dict[str, str]],
-    announce: Callable[[str], None],
-) -> list[Worker]:
-    workers: list[Worker] = []
-    try:
-        for row in rows:
-            announce(f"opening {row.name}")
+def _time(
+    workers: list[Worker], options: BenchOptions, sensors: Sensors, left_out: list[dict[str, str]]
+) -> dict[str, _Times]:
+    """Run one frame of each worker in turn; workers that fail are removed and added to `left_out`."""
+    times: dict[str, _Times] = {worker.row.name: [] for worker in workers}
+    for index in range(options.warmup + options.frames):
+        for worker in tuple(workers):
             try:
-                workers.append(Worker(row, str(bundle), options.source, options.threads, options.fit))
+                stages = worker.step()
             except IdolError as error:
-                if row.required:
-                    raise
-                left_out.append({"row": row.name, "why": str(error)})
-    except BaseException:
-        for worker in workers:
-            worker.close()
-        raise
-    if not workers:
-        raise BackendError(
-            f"no row could be opened: {left_out[0]['why'] if left_out else 'none was asked for'}"
-        )
-    return workers
+                left_out.append({"row": worker.row.name, "why": str(error)})
+                workers.remove(worker)
+                continue
+            if index >= options.warmup:
+                times[worker.row.name].append(stages)
+        sensors.sample()
+    return times
 
 
-def _row(
-    worker: Worker, times: Sequence[Mapping[str, float]], reference: Sequence[Mapping[str, float]]
-) -> dict[str, Any]:
-    """What is known of one row; ratios are of the first row to it."""
-    stages = [stage for stage in STAGES if stage in times[0]]
+def _row(worker: Worker, times: _Times, reference: _Times) -> dict[str, Any]:
+    """Return the results of one row; ratios are against the first row."""
     age = [sum(frame.values()) for frame in times]
-    summary = summarise(age)
+    network = [frame["network"] for frame in times]
+    summary, row, opening = summarise(age), worker.row, worker.opening
     return {
-        "row": worker.row.name,
-        "backend": worker.opening.name,
-        "precision": worker.row.precision,
-        "stages_ms": {stage: summarise([frame[stage] for frame in times]) for stage in stages},
+        "row": row.name,
+        "backend": opening.name,
+        "precision": row.precision,
+        "stages_ms": {
+            stage: summarise([frame[stage] for frame in times]) for stage in STAGES if stage in times[0]
+        },
         "age_ms": summary,
         "frames_per_s": round(1e3 / summary["mean"], 2),
-        "faster_network": paired_ratio([f["network"] for f in reference], [f["network"] for f in times]),
-        "faster_frame": paired_ratio([sum(f.values()) for f in reference], age),
+        "faster_network": paired_ratio([frame["network"] for frame in reference], network),
+        "faster_frame": paired_ratio([sum(frame.values()) for frame in reference], age),
         "start_s": round(worker.start_s, 2),
-        "open_s": round(worker.opening.open_s, 2),
-        "first_frame_s": round(worker.opening.first_frame_s, 3),
+        "open_s": round(opening.open_s, 2),
+        "first_frame_s": round(opening.first_frame_s, 3),
         "peak_mib": round(worker.peak_mib()),
-        "golden_error": float(f"{worker.opening.error:.2g}"),
-        "wrong": worker.opening.wrong,
-        "parity": None if worker.row.tolerance_share is None else round(worker.row.tolerance_share, 3),
-        "id_agreement": worker.row.id_agreement,
-        "network_ms": [round(frame["network"], 3) for frame in times],
+        "golden_error": float(f"{opening.error:.2g}"),
+        "wrong": opening.wrong,
+        "parity": None if row.tolerance_share is None else round(row.tolerance_share, 3),
+        "id_agreement": row.id_agreement,
+        "network_ms": [round(value, 3) for value in network],
     }
 
 
 def _facts(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
+    fields = ("preset", "frame_size", "network_size", "weights_sha256", "note")
+    installed = {str(d.metadata["Name"]).lower(): d.version for d in importlib.metadata.distributions()}
     return {
         "format": FORMAT,
-        "bundle": {
-            "preset": manifest.preset,
-            "frame_size": manifest.frame_size,
-            "network_size": manifest.network_size,
-            "weights_sha256": manifest.weights_sha256,
-            "note": manifest.note,
-        },
+        "bundle": {name: getattr(manifest, name) for name in fields},
         "machine": {
             "cpu": _cpu(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -191,7 +154,7 @@ def _facts(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
             "python": platform.python_version(),
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         },
-        "versions": _versions(),
+        "versions": {name: installed[name] for name in _PACKAGES if name in installed},
         "frames": options.frames,
         "threads": options.threads,
         "device": options.device,
@@ -200,7 +163,7 @@ def _facts(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor as Linux names it; the architecture elsewhere."""
+    """Return the processor's name from Linux, or else its architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     pairs = [line.partition(":") for line in lines]
@@ -208,17 +171,10 @@ def _cpu() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
-    installed = {
-        str(found.metadata["Name"]).lower(): found.version for found in importlib.metadata.distributions()
-    }
-    return {name: installed[name] for name in _PACKAGES if name in installed}
-
-
 def _roofline(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
-    """Work, peaks and floor; why there is none, where there is none."""
+    """Return cost, peaks and lowest time of a frame, or the reason why they are missing."""
     if options.device != "cpu":
-        return {"why_not": "peaks are measured on a CPU alone"}
+        return {"why_not": "peaks are measured on a CPU only"}
     try:
         with Bundle.open(bundle) as opened:
             cost = count_cost(opened.graph("portable"))
@@ -236,12 +192,3 @@ def _floor(cost: GraphCost, peaks: Peaks) -> dict[str, Any]:
         "peak_gb_s": round(peaks.bytes / 1e9, 1),
         "floor_ms": round(peaks.floor_ms(cost), 3),
     }
-
-
-def _share(report: dict[str, Any]) -> None:
-    """Add to every row what share of its network's time the floor is."""
-    floor = report["roofline"].get("floor_ms")
-    for row in report["rows"]:
-        row["roofline_share"] = (
-            None if floor is None else round(floor / row["stages_ms"]["network"]["p50"], 3)
-        )

@@ -1,4 +1,4 @@
-"""A benchmark's report as one HTML page that needs nothing else: tables, and plots inside it as SVG."""
+"""A benchmark report as one self-contained HTML page with tables and SVG plots."""
 
 import html
 import io
@@ -14,7 +14,7 @@ from idol_runtime.optional import import_optional
 
 __all__ = ["as_page"]
 
-# Okabe and Ito's colours, which the colour-blind tell apart; the network's is the darkest.
+# Okabe and Ito's palette for colour-blind readers; the network has the darkest colour.
 _COLOURS = dict(
     zip(STAGES, ("#56B4E9", "#009E73", "#F0E442", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True)
 )
@@ -30,7 +30,7 @@ figcaption, .facts { color: #555; font-size: 13px; } .scroll { overflow-x: auto;
 
 
 def as_page(report: Mapping[str, Any]) -> str:
-    """The page.
+    """Return the page.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -38,12 +38,9 @@ def as_page(report: Mapping[str, Any]) -> str:
     import_optional("matplotlib", "matplotlib", "bench", "drawing a benchmark")
     title = f"Latency of {report['bundle']['preset']}"
     figures = (
-        (_stages(report), "Where a frame's time goes: medians of each stage."),
-        (_spread(report), "The network's times: every frame, and the median. Rows took turns."),
-        (
-            _ratios(report),
-            "Times as fast as the first row, frame by frame: median, and 10th to 90th percentile.",
-        ),
+        (_stages(report), "Time of each stage of a frame (medians)."),
+        (_spread(report), "Time of the network: every frame, and the median. Rows ran interleaved."),
+        (_ratios(report), "Speed relative to the first row, by frame: median, 10th to 90th percentile."),
     )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -67,7 +64,7 @@ def _table(table: Table) -> str:
 
 
 def _figure(rows: int) -> tuple[Any, Any]:
-    """A figure of a width for all, and of a height for so many rows."""
+    """Return a figure and its axes, with a height for the number of rows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 1.1 + 0.42 * rows), layout="constrained")
@@ -83,10 +80,10 @@ def _stages(report: Mapping[str, Any]) -> str:
     figure, axes = _figure(len(rows) + 1)
     at, left = np.arange(len(rows)), np.zeros(len(rows))
     for stage in STAGES:
-        taken = np.array([row["stages_ms"].get(stage, {"p50": 0.0})["p50"] for row in rows])
-        if taken.any():
-            axes.barh(at, taken, left=left, height=0.6, color=_COLOURS[stage], label=stage)
-            left += taken
+        times = np.array([row["stages_ms"].get(stage, {"p50": 0.0})["p50"] for row in rows])
+        if times.any():
+            axes.barh(at, times, left=left, height=0.6, color=_COLOURS[stage], label=stage)
+            left += times
     for y, end in zip(at, left, strict=True):
         _label(axes, float(end), float(y), f"{end:.1f}")
     axes.set_yticks(at, [label(row) for row in rows])
@@ -127,12 +124,12 @@ def _ratios(report: Mapping[str, Any]) -> str:
 
 
 def _label(axes: Any, x: float, y: float, text: str) -> None:
-    """Text beside the end of a bar."""
+    """Write a text beside the end of a bar."""
     axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def _svg(figure: Any) -> str:
-    """The figure's own element, without what a file of its own has before it; text stays text."""
+    """Return the figure's `<svg>` element without the XML header; text stays text."""
     matplotlib: ModuleType = import_optional("matplotlib", "matplotlib", "bench", "drawing a benchmark")
     buffer = io.StringIO()
     with matplotlib.rc_context(

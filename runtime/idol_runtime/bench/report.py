@@ -1,16 +1,18 @@
-"""A benchmark's report as tables: for a terminal, and as Markdown. What they show is in docs/benchmark.md."""
+"""The tables of a benchmark report, for a terminal and in Markdown. docs/benchmark.md explains the columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from idol_runtime.bench.worker import STAGES
+
 __all__ = ["as_markdown", "as_text", "facts", "label", "notes", "stage_table", "summary_table"]
 
 Table = Sequence[Sequence[str]]  # a row of headings, then rows of cells
-_SPEED = 6  # so many columns of the summary are about speed
+_SPEED = 6  # number of columns of the summary about speed
 
 
 def as_text(report: Mapping[str, Any]) -> str:
-    """For a terminal: the summary in two tables, which would be too wide in one, medians by stage, and notes."""
+    """Return the report for a terminal: the summary in two narrow tables, the medians by stage, and notes."""
     summary = summary_table(report)
     speed: Table = [row[:_SPEED] for row in summary]
     rest: Table = [[row[0], *row[_SPEED:]] for row in summary]
@@ -19,7 +21,7 @@ def as_text(report: Mapping[str, Any]) -> str:
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """The summary, every percentile of every stage, and what was left out."""
+    """Return the report in Markdown: the summary, the statistics of every stage, and notes."""
     parts = ["# Latency", facts(report), _piped(summary_table(report))]
     for value in ("p50", "p90", "p95", "p99", "mean"):
         parts += [f"## {value} by stage, ms", _piped(stage_table(report, value))]
@@ -28,115 +30,89 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 
 def summary_table(report: Mapping[str, Any]) -> Table:
-    """A row for each way to run the network, the first of which the others are compared with."""
-    first = report["rows"][0]["row"]
-    head = [
-        "row",
-        "network p50 ms",
-        "p95",
-        f"times {first}",
-        "frame p50 ms",
-        "frames/s",
-        "start s",
-        "first frame s",
-        "peak MiB",
-        "ids as fp32",
-        "golden error",
-        "share of tolerance",
-        "of the roofline",
-    ]
-    return [head, *(_summary(row) for row in report["rows"])]
+    """Return a table with one row per benchmark row; ratios are against the first row."""
+    rows = [_summary(row, report["rows"][0]["row"]) for row in report["rows"]]
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
-def _summary(row: Mapping[str, Any]) -> list[str]:
+def _summary(row: Mapping[str, Any], first: str) -> dict[str, str]:
+    """Return the cells of a row by their headings."""
     network, ratio, share = row["stages_ms"]["network"], row["faster_network"], row["roofline_share"]
-    return [
-        label(row),
-        f"{network['p50']:.1f}",
-        f"{network['p95']:.1f}",
-        f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})",
-        f"{row['age_ms']['p50']:.1f}",
-        f"{row['frames_per_s']:.1f}",
-        f"{row['start_s']:.1f}",
-        f"{row['first_frame_s']:.2f}",
-        str(row["peak_mib"] or "-"),
-        "-" if row["id_agreement"] is None else f"{row['id_agreement']:.1%}",
-        f"{row['golden_error']:.0e}",
-        "-" if row["parity"] is None else f"{row['parity']:.0%}",
-        "-" if share is None else f"{share:.0%}",
-    ]
+    return {
+        "row": label(row),
+        "network p50 ms": f"{network['p50']:.1f}",
+        "p95": f"{network['p95']:.1f}",
+        f"times {first}": f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})",
+        "frame p50 ms": f"{row['age_ms']['p50']:.1f}",
+        "frames/s": f"{row['frames_per_s']:.1f}",
+        "start s": f"{row['start_s']:.1f}",
+        "first frame s": f"{row['first_frame_s']:.2f}",
+        "peak MiB": str(row["peak_mib"] or "-"),
+        "id agreement": "-" if row["id_agreement"] is None else f"{row['id_agreement']:.1%}",
+        "golden error": f"{row['golden_error']:.0e}",
+        "tolerance share": "-" if row["parity"] is None else f"{row['parity']:.0%}",
+        "roofline share": "-" if share is None else f"{share:.0%}",
+    }
 
 
 def stage_table(report: Mapping[str, Any], value: str) -> Table:
-    """One value, such as `p95`, of every stage in milliseconds."""
-    found = list(dict.fromkeys(stage for row in report["rows"] for stage in row["stages_ms"]))
-    order = ("decode", "preprocess", "copy", "network", "postprocess", "association", "draw")
-    stages = [stage for stage in order if stage in found]
-    rows = [
-        [
-            label(row),
-            *(f"{row['stages_ms'][s][value]:.2f}" if s in row["stages_ms"] else "-" for s in stages),
-            f"{row['age_ms'][value]:.2f}",
-        ]
-        for row in report["rows"]
-    ]
-    return [[f"{value}, ms", *stages, "frame age"], *rows]
+    """Return a table of one statistic, such as `p95`, of every stage in milliseconds."""
+    rows = report["rows"]
+    stages = [stage for stage in STAGES if any(stage in row["stages_ms"] for row in rows)]
+    table = [[f"{value}, ms", *stages, "frame age"]]
+    for row in rows:
+        cells = (f"{row['stages_ms'][s][value]:.2f}" if s in row["stages_ms"] else "-" for s in stages)
+        table.append([label(row), *cells, f"{row['age_ms'][value]:.2f}"])
+    return table
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """What a row is called, with a word to one whose times mean nothing."""
+    """Return the name of a row, marked if it fails the golden check."""
     return f"{row['row']} (wrong)" if row["wrong"] else str(row["row"])
 
 
 def facts(report: Mapping[str, Any]) -> str:
-    """What was measured, and where, in one line."""
-    machine, bundle = report["machine"], report["bundle"]
-    threads = (
-        f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
-        if report["threads"]
-        else "threads as each likes"
-    )
+    """Return one line about the bundle, the frames and the machine."""
+    machine, bundle, threads = report["machine"], report["bundle"], report["threads"]
+    limit = f"{threads} thread{'s' * (threads > 1)}" if threads else "default threads"
     size = "x".join(map(str, bundle["network_size"]))
     return (
-        f"{bundle['preset']} at {size}, {report['frames']} frames of {report['source']}, rows in turns, {threads}; "
+        f"{bundle['preset']} at {size}, {report['frames']} frames of {report['source']}, interleaved, {limit}; "
         f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}"
     )
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What the tables do not say: rows that are wrong or were left out and why, the roofline, clocks."""
-    told = [
-        f"{row['row']} ANSWERS WRONGLY, off by {row['golden_error']:.0e} on the golden frame: its times are those of "
-        "another network"
+    """Return the notes below the tables: wrong and missing rows with reasons, the roofline, and clocks."""
+    lines = [
+        f"warning: {row['row']} fails the golden check with an error of {row['golden_error']:.0e}: its times are those "
+        "of another network"
         for row in report["rows"]
         if row["wrong"]
     ]
-    told += [f"left out {entry['row']}: {entry['why']}" for entry in report["left_out"]]
+    lines += [f"left out {entry['row']}: {entry['why']}" for entry in report["left_out"]]
     roofline = report["roofline"]
     if "why_not" in roofline:
-        told.append(f"no roofline: {roofline['why_not']}")
+        lines.append(f"no roofline: {roofline['why_not']}")
     else:
         work = roofline["work"]
-        told.append(
-            f"roofline: {work['flops'] / 1e9:.1f} GFLOP and {work['bytes'] / 1e9:.2f} GB a frame, "
-            f"at {roofline['peak_gflops']:.0f} GFLOP/s and {roofline['peak_gb_s']:.1f} GB/s measured here, take "
-            f"{roofline['floor_ms']:.1f} ms in fp32"
+        lines.append(
+            f"roofline: {work['flops'] / 1e9:.1f} GFLOP and {work['bytes'] / 1e9:.2f} GB per frame take at least "
+            f"{roofline['floor_ms']:.1f} ms in fp32, at the measured {roofline['peak_gflops']:.0f} GFLOP/s and "
+            f"{roofline['peak_gb_s']:.1f} GB/s"
         )
     for name, value in report["clocks"].items():
-        told.append(f"{name}: {value['median']:g} ({value['min']:g} to {value['max']:g})")
-    return told
+        lines.append(f"{name}: {value['median']:g} ({value['min']:g} to {value['max']:g})")
+    return lines
 
 
 def _aligned(table: Table) -> str:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = []
-    for row in table:
-        cells = [
-            f"{row[0]:<{widths[0]}}",
-            *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells))
-    return "\n".join(lines)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in table
+    )
+    return "\n".join(map("  ".join, lines))
 
 
 def _piped(table: Table) -> str:

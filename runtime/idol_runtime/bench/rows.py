@@ -1,16 +1,45 @@
-"""The rows of the benchmark: each is one way to run a bundle's network, opened in its own process."""
+"""The options and the rows of the benchmark; a row is one way to run a bundle's network, in its own process."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from idol_runtime.backends.base import Backend, OpenOptions, device_kind
+from idol_runtime.backends.base import Backend, OpenOptions, check_threads, device_kind
 from idol_runtime.backends.opening import BACKENDS, backend_class, open_named
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.certificates import GraphName
+from idol_runtime.errors import ConfigError
 
-__all__ = ["BenchRow", "bundle_rows"]
+__all__ = ["BenchOptions", "BenchRow", "bundle_rows"]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of a benchmark.
+
+    Attributes:
+        source: source of the frames; None: the golden frame, shifted by some pixels per frame.
+        frames: number of timed frames of each row.
+        warmup: number of frames of each row before these.
+        threads: number of CPU threads of each row; None: the engine's default.
+        device: `cpu`, `cuda` or `cuda:N`.
+        fit: letterbox frames of other shapes than the network's.
+    """
+
+    source: str | None = None
+    frames: int = 50
+    warmup: int = 3
+    threads: int | None = None
+    device: str = "cpu"
+    fit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ConfigError(f"frames must be at least 1, got {self.frames}")
+        if self.warmup < 0:
+            raise ConfigError(f"warmup must be 0 or more, got {self.warmup}")
+        check_threads(self.threads)
 
 
 @dataclass(frozen=True)

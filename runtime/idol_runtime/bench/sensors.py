@@ -1,4 +1,4 @@
-"""Clocks and power while measuring, where the machine lets them be read; what cannot be read is left out."""
+"""Clocks and power of the machine during a measurement; values that cannot be read are left out."""
 
 import contextlib
 from collections import defaultdict
@@ -15,20 +15,20 @@ from idol_runtime.optional import import_optional
 __all__ = ["Sensors"]
 
 _CPU_CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"  # kHz
-# Of a Jetson: the GPU's clock in Hz, and power monitors that give mV and mA by channel.
+# On a Jetson: the GPU's clock in Hz, and power monitors with mV and mA by channel.
 _JETSON_CLOCKS = "sys/class/devfreq/*gpu*/cur_freq"
 _JETSON_POWER = "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*"
 
 
 class Sensors:
-    """Reads what there is whenever `sample` is called, and says what it read.
+    """The readable sensors of the machine and their samples.
 
     Args:
-        device: `cuda` or `cuda:N` asks NVIDIA's driver as well, where nvidia-ml-py is installed.
-        root: of the file system; another in tests.
+        device: `cuda` or `cuda:N` also reads NVIDIA's driver, if nvidia-ml-py is installed.
+        root: root of the file system; tests use another.
 
     Raises:
-        BackendError: no device can have such a name.
+        BackendError: the device's name is invalid.
     """
 
     def __init__(self, device: str = "cpu", root: Path = Path("/")) -> None:
@@ -37,7 +37,7 @@ class Sensors:
         self._gpu = _find_gpu(device_index(device)) if device.startswith("cuda") else None
 
     def sample(self) -> None:
-        """Read everything once."""
+        """Read all sensors once."""
         clocks = self._numbers(_CPU_CLOCKS)
         if clocks:
             self._samples["cpu_mhz"].append(float(np.mean(clocks)) / 1e3)
@@ -50,18 +50,18 @@ class Sensors:
             self._sample_gpu(*self._gpu)
 
     def report(self) -> Mapping[str, Mapping[str, float]]:
-        """Least, median and most of every reading; empty where there was none."""
+        """Return minimum, median and maximum of every sensor that was read."""
         return {
             name: {"min": round(min(v), 2), "median": round(float(np.median(v)), 2), "max": round(max(v), 2)}
             for name, v in self._samples.items()
         }
 
     def _numbers(self, pattern: str) -> list[float]:
-        found = []
+        numbers = []
         for path in self._root.glob(pattern):
             with contextlib.suppress(OSError, ValueError):
-                found.append(float(path.read_text()))
-        return found
+                numbers.append(float(path.read_text()))
+        return numbers
 
     def _sample_monitor(self, monitor: Path) -> None:
         for channel in (1, 2, 3):
@@ -71,31 +71,28 @@ class Sensors:
                 milliamperes = float((monitor / f"curr{channel}_input").read_text())
                 self._samples[f"{label.lower()}_w"].append(millivolts * milliamperes / 1e6)
 
-    def _sample_gpu(self, nvml: ModuleType, place: str) -> None:
-        try:
-            gpu = nvml.nvmlDeviceGetHandleByPciBusId(place)
-        except nvml.NVMLError:  # a driver at fault
-            return
-        readings: dict[str, Callable[[], float]] = {
-            "gpu_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
-            "gpu_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
-            "gpu_used_mib": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**20,
-        }
-        for name, read in readings.items():
-            with contextlib.suppress(nvml.NVMLError):  # a reading that this device does not have
-                value = read()
-                self._samples[name].append(value)
+    def _sample_gpu(self, nvml: ModuleType, bus_id: str) -> None:
+        with contextlib.suppress(nvml.NVMLError):  # the driver fails
+            gpu = nvml.nvmlDeviceGetHandleByPciBusId(bus_id)
+            readings: dict[str, Callable[[], float]] = {
+                "gpu_mhz": lambda: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
+                "gpu_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3,
+                "gpu_used_mib": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / 2**20,
+            }
+            for name, read in readings.items():
+                with contextlib.suppress(nvml.NVMLError):  # this device lacks the sensor
+                    value = read()
+                    self._samples[name].append(value)
 
 
 def _find_gpu(index: int) -> tuple[ModuleType, str] | None:
-    """NVIDIA's management library, started, and where it finds CUDA's device; None where one of them is not here."""
+    """Return NVIDIA's management library, initialised, and the device's PCI bus id; None if one is missing."""
     try:
         nvml: ModuleType = import_optional("pynvml", "nvidia-ml-py", "bench", "reading a GPU's clocks")
-        place = pci_bus_id(index)
+        bus_id = pci_bus_id(index)
     except IdolError:
         return None
-    try:
+    with contextlib.suppress(nvml.NVMLError):
         nvml.nvmlInit()
-    except nvml.NVMLError:
-        return None
-    return nvml, place
+        return nvml, bus_id
+    return None

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend
-from idol_runtime.bench.rows import BenchRow
+from idol_runtime.bench.rows import BenchOptions, BenchRow
 from idol_runtime.bundle.bundle import Bundle, GoldenFrame
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BackendError, IdolError
@@ -58,41 +58,32 @@ class OpenReport:
     wrong: bool
 
 
-@dataclass
 class Worker:
     """The process of one row, open until `close`.
 
     Attributes:
         row: row to run.
-        bundle: path of the bundle.
-        source: source of the frames; None: the golden frame, shifted by some pixels per frame.
-        threads: thread limit for libraries in the process; None: their defaults.
-        fit: letterbox frames of other shapes than the network's.
         start_s: seconds from starting the process to its first message.
         opening: times and error of opening the row.
     """
 
-    row: BenchRow
-    bundle: str
-    source: str | None = None
-    threads: int | None = None
-    fit: bool = False
-    start_s: float = field(init=False)
-    opening: OpenReport = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, row: BenchRow, bundle: str | Path, options: BenchOptions) -> None:
         """Start the process and wait until the row is open.
+
+        Args:
+            row: row to run.
+            bundle: path of the bundle.
+            options: source of the frames, threads and letterboxing.
 
         Raises:
             IdolError: the row cannot be opened; the message is the row's.
         """
+        self.row = row
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        arguments = theirs, self.row, self.bundle, self.source, self.fit
-        self._pipe: Connection = ours
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, row, bundle, options), daemon=True)
         start = time.perf_counter()
-        with thread_limit(self.threads):
+        with thread_limit(options.threads):
             self._process.start()
         theirs.close()
         self.opening = self._receive(OpenReport)
@@ -146,19 +137,18 @@ class Worker:
 def thread_limit(threads: int | None) -> Iterator[None]:
     """Set the environment variables that limit the thread pools of numpy and others in new processes."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names if name in os.environ}
     if threads is not None:
         os.environ.update(dict.fromkeys(names, str(threads)))
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name in names:
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update(before)
 
 
-def _serve(pipe: Connection, row: BenchRow, bundle: str, source: str | None, fit: bool) -> None:
+def _serve(pipe: Connection, row: BenchRow, bundle: str | Path, options: BenchOptions) -> None:
     """Run in the process: open the row, then serve requests until `end`."""
     try:
         start = time.perf_counter()
@@ -171,8 +161,8 @@ def _serve(pipe: Connection, row: BenchRow, bundle: str, source: str | None, fit
         first = time.perf_counter() - start
         wrong = not all(stage.passed for stage in golden)
         pipe.send(OpenReport(backend.name, opened, first, max(stage.error for stage in golden), wrong))
-        frames = _frames(source, golden_frame)
-        path = _TimedPath(backend, config, fit)
+        frames = _frames(options.source, golden_frame)
+        path = _TimedPath(backend, config, options.fit)
         while (request := pipe.recv()) != "end":
             pipe.send(path.step(frames) if request == "step" else _peak_mib())
     except IdolError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from idol_runtime.bench.rows import BenchRow
+from idol_runtime.bench.rows import BenchOptions, BenchRow
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
 from idol_runtime.errors import BackendError
@@ -68,7 +68,7 @@ def opened(tiny_bundle: Path) -> Iterator[Callable[[BenchRow], Worker]]:
     workers: list[Worker] = []
 
     def open_row(row: BenchRow) -> Worker:
-        workers.append(Worker(row, str(tiny_bundle), threads=1))
+        workers.append(Worker(row, tiny_bundle, BenchOptions(threads=1)))
         return workers[-1]
 
     yield open_row
@@ -101,7 +101,7 @@ def test_a_wrong_answer_is_measured(opened: Callable[[BenchRow], Worker], tiny_b
 def test_an_answer_of_another_shape_is_no_row(tiny_bundle: Path) -> None:
     row = BenchRow("short", partial(answering, str(tiny_bundle), queries=1))
     with pytest.raises(BackendError, match=r"answering in .*: logits has shape \(1, 2\), expected \(3, 2\)"):
-        Worker(row, str(tiny_bundle))
+        Worker(row, tiny_bundle, BenchOptions())
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_row_that_cannot_be_opened(
     tiny_bundle: Path, open_row: Callable[[], Answering], words: str
 ) -> None:
     with pytest.raises(BackendError, match=words):
-        Worker(BenchRow("none", open_row), str(tiny_bundle))
+        Worker(BenchRow("none", open_row), tiny_bundle, BenchOptions())
 
 
 def test_a_process_that_dies_is_told(opened: Callable[[BenchRow], Worker], tiny_bundle: Path) -> None:
