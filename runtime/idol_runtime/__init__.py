@@ -1,4 +1,4 @@
-"""Online video instance segmentation on a device: frames in, tracked instances out, without torch.
+"""Online video instance segmentation on a device, without torch: frames in, tracked instances out.
 
     from idol_runtime import Pipeline
 
@@ -6,7 +6,7 @@
         for result in pipeline.stream("clip.mp4"):
             print(result.index, result.ids)
 
-Names are loaded when first used: importing this package costs nothing.
+Names are loaded at their first use, so that importing this package is fast.
 """
 
 from typing import TYPE_CHECKING
@@ -34,20 +34,16 @@ __all__ = [
     "write_results",
 ]
 
-_HOMES = {
-    "AssociationConfig": "idol_runtime.config",
-    "FrameResult": "idol_runtime.tracking.results",
-    "IdolError": "idol_runtime.errors",
-    "Pipeline": "idol_runtime.pipeline",
-    "Preprocessing": "idol_runtime.config",
-    "StreamConfig": "idol_runtime.config",
-    "Streams": "idol_runtime.streams",
-    "VideoConfig": "idol_runtime.config",
-    "VideoResult": "idol_runtime.tracking.results",
-    "write_results": "idol_runtime.tracking.results",
+_MODULES = {
+    "config": ("AssociationConfig", "Preprocessing", "StreamConfig", "VideoConfig"),
+    "errors": ("IdolError",),
+    "pipeline": ("Pipeline",),
+    "streams": ("Streams",),
+    "tracking.results": ("FrameResult", "VideoResult", "write_results"),
 }
+_MODULE_OF = {name: f"idol_runtime.{module}" for module, names in _MODULES.items() for name in names}
 
-# Type checkers must not see this: they would believe any name to exist.
+# Hidden from type checkers, which would otherwise accept any name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
@@ -55,10 +51,10 @@ if not TYPE_CHECKING:
             from importlib.metadata import version
 
             value = version("idol-deploy")
-        elif name in _HOMES:
+        elif name in _MODULE_OF:
             from importlib import import_module
 
-            value = getattr(import_module(_HOMES[name]), name)
+            value = getattr(import_module(_MODULE_OF[name]), name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

@@ -1,8 +1,7 @@
-"""numpy's products on one thread.
+"""numpy's matrix products on one thread.
 
-OpenBLAS's threads spin for tens of milliseconds after a product, in case there is another, on the cores that the
-network of the next frame needs: a small network's frames took twice as long on two cores. The products of a frame are
-too small to gain what that costs.
+OpenBLAS's threads spin for tens of milliseconds after a product, on the cores that the next frame's network needs: on
+two cores, frames of a small network took twice as long. The products of a frame are too small to gain from threads.
 """
 
 import threading
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-import numpy  # noqa: F401 - its library must be there to be found
+import numpy  # noqa: F401 - threadpoolctl finds the library only after its import
 from threadpoolctl import ThreadpoolController
 
 __all__ = ["one_blas_thread"]
@@ -22,10 +21,10 @@ _LIMITING = threading.Lock()
 
 
 def one_blas_thread(function: _F) -> _F:
-    """A function that multiplies, on one thread.
+    """Limit BLAS to one thread while the function runs.
 
-    The number of threads is the process's: it is 1 while the function runs, and then what it was. Of calls that run at
-    once in several threads the first limits it, and ends that: two would take each other's 1 for what it was.
+    The limit holds for the whole process. Of several calls at the same time only the first sets and restores it:
+    otherwise a later call would save the limit of 1 as the previous value.
     """
 
     @wraps(function)

@@ -1,4 +1,4 @@
-"""Typed settings that the runtime obeys and a bundle's manifest carries.
+"""The typed configuration of a stream, stored in a bundle's manifest.
 
 The defaults are those of the published `ytvis19_r50` configuration (docs/idol.md §1, §4).
 """
@@ -12,46 +12,47 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "VideoConfig", "override_stream"]
 
-# Every track has room for so many embeddings from its first frame on.
-_MOST_REMEMBERED = 1000
+# Every track allocates memory for this many embeddings at its first frame.
+_MAX_MEMORY = 1000
 
 
-def _require_share(owner: str, **values: float) -> None:
-    for name, value in values.items():
+def _require_share(section: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
         if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"{owner}.{name} must lie between 0 and 1, got {value}")
+            raise ConfigError(f"{section}.{name} must lie between 0 and 1, got {value}")
 
 
-def _require_choice(owner: str, settings: object, *names: str) -> None:
+def _require_choice(section: str, settings: object, *names: str) -> None:
     hints = get_type_hints(type(settings))
     for name in names:
         choices, value = get_args(hints[name]), getattr(settings, name)
         if value not in choices:
-            raise ConfigError(f"{owner}.{name} must be one of {', '.join(choices)}, got {value!r}")
+            raise ConfigError(f"{section}.{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 @dataclass(frozen=True)
 class AssociationConfig:
-    """How the queries of one frame become detections, and detections tracks (docs/idol.md §4).
+    """Selection of detections from queries, and their association with tracks (docs/idol.md §4).
 
     Attributes:
-        select_score: a query becomes a candidate when its best class score is above this.
-        box_nms_iou: class-wise box NMS suppresses above this IoU.
-        mask_nms_iou: class-agnostic mask NMS suppresses above this IoU (0.3 in the OVIS presets).
-        init_score: score above which a detection starts a track when no track exists.
+        select_score: best class score above which a query is a candidate; higher values give fewer detections.
+        box_nms_iou: IoU above which class-wise box NMS suppresses; higher values keep more overlapping boxes.
+        mask_nms_iou: IoU above which class-agnostic mask NMS suppresses (0.3 in the OVIS presets).
+        init_score: score above which a detection starts a track while no track exists.
         new_track_score: score above which an unmatched detection starts a track (0.3 for OVIS).
-        match_score: a match needs a (weighted) bi-softmax above this; with `iou`, an IoU.
-        matching: `embedding`, IDOL's bi-softmax; `multi_cue`, MaskTrack R-CNN's
-            log p + log s + 2 IoU + 10 [same class], the baseline that the paper compares with; or `iou`, of the box
-            with that where a track of the same class was last seen, which needs no embeddings.
-        temporal: what stands for a track: `published` weighs its last embeddings by score + t/n (t = n the
-            newest), `paper` by tau + T/t (t = 1 the newest), `score` by the score alone, and `momentum`
-            keeps one running embedding instead.
-        frame_weight: on rows with several candidates, weigh by how often each track was seen.
-        memory_length: embeddings kept per track, 1000 at most; the paper's T.
-        tau: the paper's constant in its temporal weight.
-        momentum: share of the new embedding in the running one.
-        max_age: a track unseen for this many frames is forgotten, and its id never returns.
+        match_score: similarity above which a detection matches a track; the similarity depends on `matching`.
+        matching: similarity of detection and track. `embedding`: IDOL's bi-softmax; `multi_cue`: MaskTrack R-CNN's
+            log p + log s + 2 IoU + 10 [same class], the baseline of the paper; `iou`: IoU with the last box of a track
+            of the same class, which needs no embeddings.
+        temporal: embedding of a track. `published`: its last embeddings weighted by score + t/n (t = n the newest);
+            `paper`: weighted by tau + T/t (t = 1 the newest); `score`: weighted by the score; `momentum`: one running
+            embedding.
+        frame_weight: on rows with several candidates, weight by the number of frames in which the track was seen.
+        memory_length: number of embeddings per track, 1 to 1000; the paper's T.
+        tau: constant of the paper's temporal weight; higher values weight old embeddings more evenly.
+        momentum: share of the new embedding in the running one, 0 to 1.
+        max_age: number of frames after which an unseen track is deleted; its id is not used again.
     """
 
     select_score: float = 0.1
@@ -69,19 +70,11 @@ class AssociationConfig:
     max_age: int = 10
 
     def __post_init__(self) -> None:
-        _require_share(
-            "association",
-            select_score=self.select_score,
-            box_nms_iou=self.box_nms_iou,
-            mask_nms_iou=self.mask_nms_iou,
-            init_score=self.init_score,
-            new_track_score=self.new_track_score,
-            match_score=self.match_score,
-            momentum=self.momentum,
-        )
-        if not 1 <= self.memory_length <= _MOST_REMEMBERED:
+        scores = ("select_score", "init_score", "new_track_score", "match_score")
+        _require_share("association", self, *scores, "box_nms_iou", "mask_nms_iou", "momentum")
+        if not 1 <= self.memory_length <= _MAX_MEMORY:
             raise ConfigError(
-                f"association.memory_length must lie between 1 and {_MOST_REMEMBERED}, got {self.memory_length}"
+                f"association.memory_length must lie between 1 and {_MAX_MEMORY}, got {self.memory_length}"
             )
         if self.max_age < 1:
             raise ConfigError(f"association.max_age must be at least 1, got {self.max_age}")
@@ -92,12 +85,12 @@ class AssociationConfig:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """How the frames of a track become a video's results (docs/idol.md §4, "Video result").
+    """Combination of a track's frames into a video result (docs/idol.md §4, "Video result").
 
     Attributes:
-        class_score: with `multi_class`, every class whose score over the track is above this is a result.
-        multi_class: one result per such class; False: one per track, its best class.
-        temporal_score: `mean` or `max` of the class scores over the frames where the track was seen.
+        class_score: with `multi_class`, track score above which a class is a result.
+        multi_class: one result per such class; False: one result per track, with its best class.
+        temporal_score: score of a track: `mean` or `max` of its class scores over the frames where it was seen.
     """
 
     class_score: float = 0.05
@@ -105,20 +98,20 @@ class VideoConfig:
     temporal_score: Literal["mean", "max"] = "mean"
 
     def __post_init__(self) -> None:
-        _require_share("video", class_score=self.class_score)
+        _require_share("video", self, "class_score")
         _require_choice("video", self, "temporal_score")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a source frame to the network's input (docs/idol.md §2).
+    """Conversion of a source frame to the network input (docs/idol.md §2).
 
     Attributes:
-        short_side: the frame's shorter side is resized to this many pixels; None: no resizing.
-        max_side: ... unless its longer side would pass this.
-        mean: per channel, RGB, in 0..255.
-        std: per channel, RGB, in 0..255.
-        size_divisor: zero padding at the right and bottom makes both sides multiples of this.
+        short_side: length of the shorter side after the resize, in pixels; None: no resize.
+        max_side: largest length of the longer side, in pixels; it limits the resize.
+        mean: mean per channel, RGB, 0 to 255.
+        std: standard deviation per channel, RGB, 0 to 255.
+        size_divisor: zero padding at the right and bottom makes both sides multiples of this, in pixels.
     """
 
     short_side: int | None = 480
@@ -138,7 +131,7 @@ class Preprocessing:
             raise ConfigError(f"mean must be finite, got {self.mean}")
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
-        """Un-padded (height, width) of the network input for a frame of this size, in pixels.
+        """Return the un-padded (height, width) of the network input for a frame of this size, in pixels.
 
         The published `ResizeShortestEdge`: 360x640 becomes 480x853 with a short side of 480.
         """
@@ -156,14 +149,14 @@ class Preprocessing:
         return max(int(new_height + 0.5), 1), max(int(new_width + 0.5), 1)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Padded (height, width) of a network input whose un-padded size is given, in pixels."""
+        """Return the padded (height, width) of a network input from its un-padded size, in pixels."""
         divisor = self.size_divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 @dataclass(frozen=True)
 class Category:
-    """One class: its name, and its id in the data set's own annotation files (1-based there, with gaps in COCO)."""
+    """A class: its name, and its id in the data set's annotation files (1-based, with gaps in COCO)."""
 
     name: str
     dataset_id: int
@@ -171,7 +164,7 @@ class Category:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """All that a pipeline needs to know besides the network: what goes in, how tracks form, what comes out."""
+    """The configuration of a pipeline besides the network: classes, preprocessing, association and results."""
 
     categories: tuple[Category, ...]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -186,7 +179,7 @@ class StreamConfig:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names in the order of the network's class logits."""
+        """Class names in the order of the network's logits."""
         return tuple(category.name for category in self.categories)
 
 

@@ -1,18 +1,18 @@
-"""Every error a user can meet, in one tree.
+"""All errors for users, in one tree.
 
-IdolError                      base of all; the command line prints it as one line and exits with 2
-├── ConfigError                an option, preset or class list that cannot be
-├── CheckpointError            a weight file that is broken, unsafe, or of another network
-├── BundleError                an .idol file that is broken, tampered with, or of a newer schema
-├── DataError                  an annotation or results file that is broken or contradicts itself
-├── SourceError                a video, image folder, camera or stream that cannot be read
-├── FrameError                 one frame of the wrong type, depth or size
-├── OutputError                a place that cannot be written
-├── TrainingError              a training run that cannot go on: its loss is no number
-├── BackendError               an inference engine that is missing, refuses the graph, or answers wrongly
-├── ParityError                an artefact that differs from PyTorch beyond its tolerance; names the stage
-├── PluginError                a plugin library that is not built, cannot be built or loaded, or refuses its arguments
-└── MissingDependencyError     an optional package that is not installed; names the extra that brings it
+IdolError                      base class; the command line prints it as one line and exits with status 2
+├── ConfigError                an option, preset or class list is invalid
+├── CheckpointError            a weight file is broken, unsafe, or of another network
+├── BundleError                an .idol file is broken, modified, or of a newer schema
+├── DataError                  an annotation or results file is broken or inconsistent
+├── SourceError                a video, image folder, camera or stream cannot be read
+├── FrameError                 a frame has a wrong type, depth or size
+├── OutputError                an output path cannot be written
+├── TrainingError              a training run cannot continue, because its loss is not a finite number
+├── BackendError               an inference engine is missing, refuses the graph, or fails the golden check
+├── ParityError                an artefact differs from PyTorch by more than its tolerance
+├── PluginError                a plugin library is missing, cannot be built or loaded, or refuses its arguments
+└── MissingDependencyError     an optional package is not installed
 """
 
 from idol_plugins.errors import IdolError, PluginError
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class ConfigError(IdolError):
-    """An option, preset or class list that cannot be."""
+    """An invalid option, preset or class list."""
 
 
 class CheckpointError(IdolError):
@@ -43,11 +43,11 @@ class CheckpointError(IdolError):
 
 
 class BundleError(IdolError):
-    """An `.idol` file that is broken, tampered with, or of a newer schema."""
+    """An `.idol` file that is broken, modified, or of a newer schema."""
 
 
 class DataError(IdolError):
-    """An annotation or results file that is broken or contradicts itself."""
+    """An annotation or results file that is broken or inconsistent."""
 
 
 class SourceError(IdolError):
@@ -55,23 +55,23 @@ class SourceError(IdolError):
 
 
 class FrameError(IdolError):
-    """One frame of the wrong type, depth or size."""
+    """A frame with a wrong type, depth or size."""
 
 
 class OutputError(IdolError):
-    """A place that cannot be written."""
+    """An output path that cannot be written."""
 
 
 class TrainingError(IdolError):
-    """A training run that cannot go on: its loss is no number."""
+    """A training run that cannot continue, because its loss is not a finite number."""
 
 
 class BackendError(IdolError):
-    """An inference engine that is missing, refuses the graph, or answers wrongly."""
+    """An inference engine that is missing, refuses the graph, or fails the golden check."""
 
 
 class ParityError(IdolError):
-    """An artefact that differs from PyTorch beyond its tolerance.
+    """An artefact that differs from PyTorch by more than its tolerance.
 
     Attributes:
         stage: name of the first stage out of tolerance.
@@ -83,7 +83,12 @@ class ParityError(IdolError):
 
 
 class MissingDependencyError(IdolError):
-    """An optional package that is not installed."""
+    """An optional package that is not installed.
+
+    Attributes:
+        package: name of the package.
+        extra: extra of this project that installs it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(

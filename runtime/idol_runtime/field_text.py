@@ -1,4 +1,4 @@
-"""One field of a configuration, as it was written on a command line."""
+"""Values of configuration fields from the command line."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -10,7 +10,7 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["read_setting"]
 
-# One value of a type, and several.
+# Name of one value of a type, and of several.
 _WORDS: Mapping[Any, tuple[str, str]] = {
     bool: ("true or false", "of true or false"),
     int: ("a whole number", "whole numbers"),
@@ -21,21 +21,21 @@ _WORDS: Mapping[Any, tuple[str, str]] = {
 
 
 def read_setting(owner: object, key: str, text: str, setting: str) -> Any:
-    """The value that a field is to have.
+    """Return the value of a field from its text.
 
     Args:
-        owner: a dataclass; fields that are dataclasses themselves are no settings.
-        key: of the field.
-        text: its value; of several between commas; `none` where there need be none.
-        setting: all that was written, for messages.
+        owner: dataclass instance; its fields that are dataclasses are not settings.
+        key: name of the field.
+        text: value; several values are separated by commas; `none` for an optional field.
+        setting: complete setting, for messages.
 
     Raises:
-        ConfigError: no such field, or a value of another type.
+        ConfigError: the field is unknown, or the value has a wrong type.
     """
     assert is_dataclass(owner)
     plain = [field.name for field in fields(owner) if not is_dataclass(getattr(owner, field.name))]
     if key not in plain:
-        raise ConfigError(f"{setting}: there is no {key!r}; take {', '.join(plain)}")
+        raise ConfigError(f"{setting}: unknown key {key!r}; choose one of {', '.join(plain)}")
     kind = get_type_hints(type(owner))[key]
     value: object = text
     if get_origin(kind) is tuple:
@@ -45,15 +45,15 @@ def read_setting(owner: object, key: str, text: str, setting: str) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{setting}: {key} takes {_wanted(kind)}") from error
+        raise ConfigError(f"{setting}: {key} takes {_description(kind)}") from error
 
 
-def _wanted(kind: Any) -> str:
-    """What a value of a type is, for messages."""
+def _description(kind: Any) -> str:
+    """Describe the values of a type, for messages."""
     inner = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, inner))}"
     if get_origin(kind) is tuple:
         count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
-        return f"{count}{_WORDS[inner[0]][1]} between commas"
-    return " or ".join(map(_wanted, inner)) if inner else _WORDS[kind][0]
+        return f"{count}{_WORDS[inner[0]][1]} separated by commas"
+    return " or ".join(map(_description, inner)) if inner else _WORDS[kind][0]

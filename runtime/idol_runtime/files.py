@@ -1,4 +1,4 @@
-"""Files that are whole or absent, written under a temporary name beside their target, then renamed; and digests."""
+"""Atomic writing of files, checks of output paths, and digests."""
 
 import contextlib
 import hashlib
@@ -15,10 +15,10 @@ _BLOCK = 2**20
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of what a file holds, in hexadecimal digits.
+    """Return the SHA-256 of a file in hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -28,7 +28,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def writable_target(path: str | Path) -> Path:
-    """Check that a file can be written at `path`, before any work is done for it; where a link leads, if it is one.
+    """Check that a file can be written at `path`, and return the path or the target of its link.
 
     Raises:
         OutputError: the folder is missing or not writable, or `path` is a folder or a device.
@@ -46,7 +46,7 @@ def writable_target(path: str | Path) -> Path:
     if target.is_dir():
         raise OutputError(f"{target} is a folder; give a file name")
     if target.exists() and not target.is_file():
-        # Renaming would put an ordinary file in the place of /dev/null.
+        # Renaming would replace /dev/null by a regular file.
         raise OutputError(f"{target} is not a regular file; give another file name")
     folder = target.parent
     if not folder.is_dir():
@@ -57,38 +57,38 @@ def writable_target(path: str | Path) -> Path:
 
 
 def refuse_replacing(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
-    """See that no output would take the place of what it is made of, by whatever name; None is no place.
+    """Check that no output overwrites an input, also through another name of the same file; None is ignored.
 
     Raises:
-        ConfigError: one would.
+        ConfigError: an output is an input.
     """
-    read = {place for path in inputs if (place := _place(path)) is not None}
+    read = {identity for path in inputs if (identity := _identity(path)) is not None}
     for path in outputs:
-        if _place(path) in read:
+        if _identity(path) in read:
             raise ConfigError(f"{path} is an input as well; give the output another name")
 
 
-def _place(path: str | Path | None) -> tuple[int, int] | None:
-    """Equal for all names of a file or a folder; None of what is not there."""
+def _identity(path: str | Path | None) -> tuple[int, int] | None:
+    """Return device and inode, equal for all names of a file; None if the file does not exist."""
     try:
-        found = None if path is None else os.stat(path)
-    except (OSError, ValueError):  # as above
+        status = None if path is None else os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return None
-    return found and (found.st_dev, found.st_ino)
+    return status and (status.st_dev, status.st_ino)
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path with the target's suffix; it becomes the target on success and vanishes on failure.
+    """Yield a temporary path with the target's suffix; rename it to the target on success, delete it on failure.
 
     Raises:
         OutputError: the target cannot be written, or the disk is full.
     """
     target = writable_target(path)
-    # Cut to what leaves room for the random letters in a name of 255 bytes, whatever the script.
+    # Shortened, so that the name with the random letters has at most 255 bytes in any script.
     temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(4)}{target.suffix[:20]}")
     try:
-        # Not by tempfile, which makes it private: the umask would be ours to apply, and to read it is to set it.
+        # Not with tempfile, whose files are private: applying the umask would need reading it, which sets it.
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""What a frame is, and the fix for everything that is not one.
+"""The type of a frame, and its check with a fix for wrong arrays.
 
 H, W: height and width of a frame in pixels. Channels are in RGB order.
 """
@@ -18,10 +18,10 @@ RGBImage: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of a source.
+    """A frame of a source.
 
     Attributes:
-        index: position in the source, from 0; a stride skips indices.
+        index: position in the source, from 0; with a stride, indices are skipped.
         time_s: seconds since the first frame.
         image: [H, W, 3] uint8 RGB, contiguous.
     """
@@ -37,19 +37,19 @@ class Frame:
 
 
 def check_frame(array: object, *, name: str = "frame") -> RGBImage:
-    """Accept an RGB frame, and refuse anything else with the line that converts it.
+    """Check that an array is an RGB frame.
 
-    Channel order cannot be seen in the values: a BGR frame passes, with its colours exchanged.
+    The values do not show the channel order: a BGR frame passes, with red and blue exchanged.
 
     Args:
-        array: what should be [H, W, 3] uint8 RGB.
-        name: what the message calls it.
+        array: array to check, [H, W, 3] uint8 RGB.
+        name: name of the array in messages.
 
     Returns:
-        The same pixels, contiguous; a copy only where they were not.
+        The frame, contiguous; a copy only if the array is not contiguous.
 
     Raises:
-        FrameError: not a numpy array, of another type or shape, or without pixels.
+        FrameError: the array has a wrong type or shape, or no pixels; the message gives the conversion.
     """
     if not isinstance(array, np.ndarray):
         raise FrameError(

@@ -1,8 +1,8 @@
-"""From a source frame to the network's input, bit for bit as published (docs/idol.md §2).
+"""Preprocessing of a source frame to the network input, equal bit for bit to the published one (docs/idol.md §2).
 
-The resize is Pillow's bilinear filter, with its antialiasing and 8-bit rounding, on uint8. Subtraction of the
-mean, division by the standard deviation and zero padding are part of the exported graph; `normalise` is
-their numpy twin. Letters: H, W source frame; h, w network input before padding.
+The resize is Pillow's bilinear filter, with its antialiasing and 8-bit rounding, on uint8. The exported graph subtracts
+the mean, divides by the standard deviation and pads with zeros; `normalise` is the reference implementation of these.
+Letters: H, W source frame; h, w network input before padding.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ def resize(
     frame: NDArray[np.uint8],  # [H, W, 3]
     size: tuple[int, int],
 ) -> NDArray[np.uint8]:  # [h, w, 3]
-    """Resize to (h, w) pixels as Pillow does; a frame of that size already is returned as it is.
+    """Resize a frame to (h, w) pixels like Pillow; a frame of that size is returned unchanged.
 
-    Along the columns first: Pillow 13 begins along the rows where that takes less time, and rounds differently then.
+    Columns are resized first: Pillow 13 starts with the rows where that is faster, which rounds differently.
     """
     if frame.shape[:2] == size:
         return frame
@@ -36,7 +36,7 @@ def resize(
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The same, of and to an image of Pillow's."""
+    """Resize a Pillow image like `resize`."""
     for columns, rows in ((size[1], image.height), (size[1], size[0])):
         image = image.resize((columns, rows), Image.Resampling.BILINEAR)
     return image
@@ -44,7 +44,7 @@ def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 @cache
 def _library() -> ImageLibrary | None:
-    """Gives the same answer sooner, where it is built."""
+    """Return the compiled resize, which is faster with equal results; None if it is not built."""
     try:
         return ImageLibrary()
     except PluginError:
@@ -55,7 +55,7 @@ def normalise(
     image: NDArray[np.uint8],  # [h, w, 3]
     preprocessing: Preprocessing,
 ) -> NDArray[np.float32]:  # [3, padded h, padded w]
-    """(image - mean) / std per channel, then zeros at the right and bottom, in float32."""
+    """Return (image - mean) / std per channel in float32, padded with zeros at the right and bottom."""
     height, width = image.shape[:2]
     padded = np.zeros((3, *preprocessing.padded_size(height, width)), np.float32)
     mean = np.asarray(preprocessing.mean, np.float32)
@@ -66,13 +66,13 @@ def normalise(
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a source frame lies in the network input.
+    """The position of a source frame in the network input.
 
     Attributes:
         frame: (H, W) of the source, in pixels.
         network: (h, w) of the network input without padding, in pixels.
-        content: (h, w) that the frame covers from the top left corner; smaller than `network` only when
-            letterboxed.
+        content: (h, w) of the frame in the network input, from the top left corner, in pixels; smaller than `network`
+            only for letterboxed frames.
     """
 
     frame: tuple[int, int]
@@ -80,7 +80,7 @@ class Placement:
     content: tuple[int, int]
 
     def boxes_to_frame(self, boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Boxes [n, 4] from cxcywh, in shares of the network input, to xyxy in pixels of the frame, clipped."""
+        """Convert boxes [n, 4] from cxcywh in shares of the network input to clipped xyxy in pixels of the frame."""
         corners = cxcywh_to_xyxy(boxes_cxcywh)
         (net_h, net_w), (con_h, con_w), (height, width) = self.network, self.content, self.frame
         scale_x, scale_y = net_w / con_w * width, net_h / con_h * height
@@ -95,7 +95,7 @@ def letterbox(
     size: tuple[int, int],
     mean: tuple[float, float, float],
 ) -> tuple[NDArray[np.uint8], Placement]:
-    """Fit a frame of any size into (h, w) without distortion, at the top left, the rest in the mean colour."""
+    """Fit a frame into (h, w) pixels at the top left, undistorted, and fill the rest with the mean colour."""
     height, width = frame.shape[:2]
     scale = min(size[0] / height, size[1] / width)
     content = (

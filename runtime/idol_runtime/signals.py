@@ -1,4 +1,4 @@
-"""What signals do for a while."""
+"""Temporary signal handlers. A separate module, because the command line loads it without numpy."""
 
 import contextlib
 import signal
@@ -11,11 +11,11 @@ __all__ = ["handling"]
 
 @contextlib.contextmanager
 def handling(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Has this handler called for these signals, and then what was before; in the main thread, where signals come.
+    """Install a handler for signals and restore the previous handlers on exit. Does nothing outside the main thread.
 
     Args:
-        handler: takes the signal's number and the frame that it came in.
-        numbers: of the signals.
+        handler: function of the signal's number and the interrupted frame.
+        numbers: signals to handle.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

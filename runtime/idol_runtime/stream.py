@@ -1,4 +1,4 @@
-"""Where one stream of frames stands: its size, its count and its tracks; the network is somebody else's."""
+"""The state of one stream of frames: its frame size, its frame count and its tracks."""
 
 from dataclasses import dataclass, replace
 
@@ -18,11 +18,11 @@ __all__ = ["Prepared", "Stream"]
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A frame as the network takes it.
+    """A frame resized for the network.
 
     Attributes:
         image: [h, w, 3] uint8 RGB.
-        placement: where the source frame lies in it.
+        placement: position of the source frame in the image.
     """
 
     image: NDArray[np.uint8]
@@ -30,17 +30,17 @@ class Prepared:
 
 
 class Stream:
-    """What comes before the network, and what comes after it, of the frames of one video or camera."""
+    """The steps before and after the network for the frames of one video or camera."""
 
     def __init__(
         self, config: StreamConfig, network_size: tuple[int, int] | None, *, fit: bool = False
     ) -> None:
-        """A stream at its beginning.
+        """Start a stream.
 
         Args:
             config: preprocessing, thresholds and association.
-            network_size: (h, w) of the frames that the network takes; None: any.
-            fit: letterbox frames whose shape the network was not made for, instead of refusing them.
+            network_size: (h, w) of the network's frames in pixels; None: any size.
+            fit: letterbox frames of other shapes than the network's; False: refuse them.
         """
         self.config = config
         self._network_size = network_size
@@ -49,43 +49,50 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
-        """Start a new video: forget all tracks, number identities and frames from 0 again."""
+        """Start a new video: delete all tracks, and number identities and frames from 0."""
         self._tracker.reset()
         self._index = self._prepared = 0
         self._frame_size: tuple[int, int] | None = None
 
     def peek(self, frame: object) -> Prepared:
-        """Check and resize what would be the next frame; the stream stays where it is.
+        """Check and resize the next frame without changing the stream.
 
         Raises:
-            FrameError: the frame is of the wrong type or depth, of a size that the network was not made for,
-                or of another size than the frames before.
+            FrameError: the frame has a wrong type or depth, a size that the network does not accept, or another size
+                than the previous frames.
         """
         return self._place(frame, self._index)
 
     def prepare(self, frame: object) -> Prepared:
-        """Check and resize the next frame; may run in another thread than `track`, and ahead of it.
+        """Check and resize the next frame; may run in another thread than `track`, and several frames before it.
 
-        The frame's memory may be used again at once.
+        The caller may reuse the frame's memory at once.
 
         Raises:
-            FrameError: as `peek`.
+            FrameError: the frame cannot be processed; see `peek`.
         """
         number = max(self._prepared, self._index)
         prepared = self._place(frame, number)
-        self._frame_size = prepared.placement.frame  # only now: a refused frame must not decide the size
+        self._frame_size = prepared.placement.frame  # after the check: a refused frame must not set the size
         self._prepared = number + 1
         if np.may_share_memory(prepared.image, frame):
             return replace(prepared, image=prepared.image.copy())
         return prepared
 
     def track(self, prepared: Prepared, output: NetworkOutput) -> FrameResult:
-        """What the network's answer to a prepared frame means; frames in the order in which they were prepared."""
+        """Return the tracked instances of a prepared frame; call it in the order of `prepare`.
+
+        Args:
+            prepared: prepared frame.
+            output: output of the network for this frame.
+        """
         self._frame_size = prepared.placement.frame
-        found = detect(output, self.config.association)
-        ids = self._tracker.update(found.scores, found.labels, found.boxes, found.embeddings)
+        detections = detect(output, self.config.association)
+        ids = self._tracker.update(
+            detections.scores, detections.labels, detections.boxes, detections.embeddings
+        )
         result = FrameResult.from_detections(
-            self._index, found, ids, prepared.placement, self.config.class_names
+            self._index, detections, ids, prepared.placement, self.config.class_names
         )
         self._index += 1
         return result
@@ -95,17 +102,17 @@ class Stream:
         size = (image.shape[0], image.shape[1])
         if self._frame_size not in (None, size):
             raise FrameError(
-                f"frame {number} is {size[0]}x{size[1]}, those before were "
+                f"frame {number} is {size[0]}x{size[1]}, the previous frames are "
                 f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"
             )
-        wanted = self.config.preprocessing.network_size(*size)
-        taken = self._network_size or wanted
-        if wanted == taken:
-            return Prepared(resize(image, taken), Placement(frame=size, network=taken, content=taken))
+        resized = self.config.preprocessing.network_size(*size)
+        target = self._network_size or resized
+        if resized == target:
+            return Prepared(resize(image, target), Placement(frame=size, network=target, content=target))
         if not self._fit:
             raise FrameError(
-                f"a frame of {size[0]}x{size[1]} becomes {wanted[0]}x{wanted[1]}, this bundle's network takes "
-                f"{taken[0]}x{taken[1]}; letterbox it with --fit (fit=True), or export with "
+                f"a frame of {size[0]}x{size[1]} is resized to {resized[0]}x{resized[1]}, this bundle's network takes "
+                f"{target[0]}x{target[1]}; letterbox it with --fit (fit=True), or export with "
                 f"--frame-size {size[0]}x{size[1]}"
             )
-        return Prepared(*letterbox(image, taken, self.config.preprocessing.mean))
+        return Prepared(*letterbox(image, target, self.config.preprocessing.mean))

@@ -45,8 +45,8 @@ def test_changes_reach_their_section() -> None:
     [
         ("lr=1", "write SECTION.KEY=VALUE"),
         ("nothing.lr=1", "SECTION being one of model, backbone"),
-        ("train.speed=1", "there is no 'speed'; take initial_weights"),
-        ("model.backbone=resnet", "there is no 'backbone'"),
+        ("train.speed=1", "unknown key 'speed'; choose one of initial_weights"),
+        ("model.backbone=resnet", "unknown key 'backbone'"),
         ("train.lr=fast", "lr takes a number"),
         ("run.precision=int8", "precision takes one of fp32, bf16, fp16"),
         ("run.accumulate=0", "accumulate must be at least 1"),

@@ -42,13 +42,17 @@ def test_a_field_is_what_was_written(key: str, text: str, value: object) -> None
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("speed", "1", "run.speed=1: there is no 'speed'; take rate, sizes, range, limit, kind, on$"),
-        ("inner", "1", "there is no 'inner'"),
+        (
+            "speed",
+            "1",
+            "run.speed=1: unknown key 'speed'; choose one of rate, sizes, range, limit, kind, on$",
+        ),
+        ("inner", "1", "unknown key 'inner'"),
         ("rate", "fast", "^run.rate=fast: rate takes a number$"),
-        ("sizes", "1,x", "^run.sizes=1,x: sizes takes whole numbers between commas$"),
+        ("sizes", "1,x", "^run.sizes=1,x: sizes takes whole numbers separated by commas$"),
         ("rate", "none", "^run.rate=none: rate takes a number$"),
         ("limit", "1.5", "^run.limit=1.5: limit takes a whole number or none$"),
-        ("range", "1", "^run.range=1: range takes 2 numbers between commas$"),
+        ("range", "1", "^run.range=1: range takes 2 numbers separated by commas$"),
         ("kind", "c", "^run.kind=c: kind takes one of a, b$"),
         ("on", "maybe", "^run.on=maybe: on takes true or false$"),
     ],

@@ -238,7 +238,9 @@ def test_letterboxed_results_lie_in_the_frame(network: tuple[int, int]) -> None:
 def test_a_size_that_changes_in_a_stream(tmp_path: Path) -> None:
     pipeline = Pipeline(ColourBackend(), CONFIG)
     pipeline.step(scene(0))
-    with pytest.raises(FrameError, match=r"frame 1 is 64x128, those before were 96x128; call reset\(\)"):
+    with pytest.raises(
+        FrameError, match=r"frame 1 is 64x128, the previous frames are 96x128; call reset\(\)"
+    ):
         pipeline.step(scene(1)[:64])
     for t, height in enumerate((96, 96, 64)):
         Image.fromarray(scene(t)[:height]).save(tmp_path / f"{t}.png")

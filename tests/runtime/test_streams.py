@@ -106,7 +106,7 @@ def test_another_size_is_refused_until_the_stream_begins_again() -> None:
     streams = Streams(NoiseBackend(), CONFIG)
     streams.step({0: frame("door", 0), 1: frame("yard", 0)})
     with pytest.raises(
-        FrameError, match=r"stream 1: frame 1 is 32x64, those before were 64x32; call reset\(\)"
+        FrameError, match=r"stream 1: frame 1 is 32x64, the previous frames are 64x32; call reset\(\)"
     ):
         streams.step({0: frame("door", 1), 1: frame("door", 1)})
     streams.reset(1)

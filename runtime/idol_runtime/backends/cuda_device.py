@@ -1,8 +1,9 @@
-"""One CUDA device, as an engine needs it: pinned and device memory in pairs, a stream, and recorded work."""
+"""A CUDA device for an inference engine: paired host and device memory, a stream, and CUDA graphs."""
 
+import contextlib
 import ctypes
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,89 +18,95 @@ from idol_runtime.errors import BackendError
 __all__ = ["Buffer", "CudaDevice", "device_index", "pci_bus_id"]
 
 _CAPABILITY = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-_PLACE = 50, 33, 34  # CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, _BUS_ID, _DEVICE_ID
+_PCI = 50, 33, 34  # CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, _BUS_ID, _DEVICE_ID
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
 def device_index(device: str) -> int:
-    """The number of `cuda` or `cuda:N`; `auto` is the first.
+    """Return the index of `cuda` or `cuda:N`; `cuda` and `auto` are the first device.
 
     Raises:
-        BackendError: it names no CUDA device.
+        BackendError: the device is not a CUDA device.
     """
     kind, _, index = device.partition(":")
-    if (kind not in ("cuda", "auto")) or (kind == "auto" and index) or not (index or "0").isdecimal():
+    if (device != "auto" and kind != "cuda") or not (index or "0").isdecimal():
         raise BackendError(f"TensorRT does not run on {device!r}; use --device cuda or cuda:N")
     return int(index or "0")
 
 
-def pci_bus_id(index: int) -> str:
-    """Where a device is plugged in, by which NVIDIA's tools know it: they count others than CUDA, in another order.
-
-    Raises:
-        BackendError: there is no driver, or no such device.
-    """
+@contextlib.contextmanager
+def _backend_errors() -> Iterator[None]:
+    """Raise a `PluginError` of the driver as a `BackendError`."""
     try:
-        driver = open_driver()
-        device = driver.call("cuDeviceGet", index)
-        domain, bus, slot = (int(driver.call("cuDeviceGetAttribute", part, device)) for part in _PLACE)
+        yield
     except PluginError as error:
         raise BackendError(str(error)) from error
+
+
+def pci_bus_id(index: int) -> str:
+    """Return the PCI bus id of a device; NVIDIA's tools need it, because their order of devices differs from CUDA's.
+
+    Raises:
+        BackendError: the driver or the device is missing.
+    """
+    with _backend_errors():
+        driver = open_driver()
+        device = driver.call("cuDeviceGet", index)
+        domain, bus, slot = (int(driver.call("cuDeviceGetAttribute", part, device)) for part in _PCI)
     return f"{domain:08x}:{bus:02x}:{slot:02x}.0"
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory on the device, and as much on the host that the device can reach by itself.
+    """Device memory and pinned host memory of the same size.
 
     Attributes:
         device: address on the device.
-        host: [n] uint8, pinned.
+        host: [n] uint8 host memory.
     """
 
     device: int
     host: NDArray[np.uint8]
 
     def view(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """The beginning of the host's memory as an array."""
+        """Return the beginning of the host memory as an array."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         array: NDArray[Any] = self.host[:size].view(dtype).reshape(shape)
         return array
 
 
 class CudaDevice:
-    """A device's primary context, which it shares with TensorRT, and a stream of our own.
+    """The primary context of a device, shared with TensorRT, and a separate stream.
 
     Attributes:
-        index: of the device, as CUDA counts.
-        name: of the device.
-        capability: compute capability, `8.7`.
-        driver: the CUDA version that the driver serves and, where it can be read, its own.
-        stream: its address.
+        index: CUDA's index of the device.
+        name: name of the device.
+        capability: compute capability, such as `8.7`.
+        driver: CUDA version of the driver and, if it can be read, the driver's own version.
+        stream: address of the stream.
     """
 
     def __init__(self, index: int = 0) -> None:
-        """Take a device.
+        """Open a device.
 
         Raises:
-            BackendError: there is no driver, or no such device.
+            BackendError: the driver or the device is missing.
         """
         self.index = index
         self._buffers: list[Buffer] = []
         self._stream: Any = None
-        try:
+        with _backend_errors():
             self._driver: Driver = open_driver()
-        except PluginError as error:
-            raise BackendError(str(error)) from error
         count = int(self._call("cuDeviceGetCount"))
         if index >= count:
             raise BackendError(
-                f"there is no CUDA device {index}, there are {count}; use --device cuda:N with N below"
+                f"there is no CUDA device {index}, there are {count}; use --device cuda:N with a lower N"
             )
         self._device = self._call("cuDeviceGet", index)
-        self.name = self._name()
+        with _backend_errors():
+            self.name = self._driver.device_name(self._device)
         self.capability = ".".join(
             str(self._call("cuDeviceGetAttribute", attribute, self._device)) for attribute in _CAPABILITY
         )
@@ -110,11 +117,11 @@ class CudaDevice:
         self.stream = int(self._stream)
 
     def activate(self) -> None:
-        """Make it the calling thread's device: CUDA keeps one per thread."""
+        """Make this the calling thread's device; CUDA has a current device per thread."""
         self._call("cuCtxSetCurrent", self._context)
 
     def buffer(self, size: int) -> Buffer:
-        """Memory of `size` bytes, here and there, until `close`."""
+        """Allocate `size` bytes on host and device, until `close`."""
         host = int(self._call("cuMemHostAlloc", size, 0))
         array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host))
         try:
@@ -130,18 +137,18 @@ class CudaDevice:
         self._call("cuMemcpyHtoDAsync", buffer.device, buffer.host.ctypes.data, size, self._stream)
 
     def download(self, buffer: Buffer, size: int) -> None:
-        """Queue a copy of the first `size` bytes from the device; they are there after `synchronize`."""
+        """Queue a copy of the first `size` bytes from the device; it is complete after `synchronize`."""
         self._call("cuMemcpyDtoHAsync", buffer.host.ctypes.data, buffer.device, size, self._stream)
 
     def synchronize(self) -> None:
-        """Wait until all that was queued is done."""
+        """Wait until all queued work is done."""
         self._call("cuStreamSynchronize", self._stream)
 
     def record(self, work: Callable[[], None]) -> Any:
-        """What `work` queues as one graph, which is not run yet; give it to `launch` and then to `forget`.
+        """Record the work that `work` queues as a CUDA graph, without running it; see `launch` and `forget`.
 
         Raises:
-            BackendError: something in it cannot be recorded; the stream can be used on.
+            BackendError: the work cannot be recorded; the stream stays usable.
         """
         self._call("cuStreamBeginCapture", self._stream, _THREAD_LOCAL)
         try:
@@ -164,7 +171,7 @@ class CudaDevice:
         self._call("cuGraphExecDestroy", graph)
 
     def close(self) -> None:
-        """Free everything, once all work is done; again is no harm."""
+        """Free everything after all work is done; a second call does nothing."""
         if self._stream is None:
             return
         self.activate()
@@ -178,25 +185,17 @@ class CudaDevice:
         self._call("cuDevicePrimaryCtxRelease", self._device)
 
     def _abandon(self) -> None:
-        """End a recording that failed; until then the stream takes no other work."""
+        """End a failed recording, so that the stream accepts other work."""
         try:
             graph = self._call("cuStreamEndCapture", self._stream)
-        except BackendError:  # what was recorded is invalid, as expected
+        except BackendError:  # as expected after a failure
             return
         if graph:
             self._call("cuGraphDestroy", graph)
 
-    def _name(self) -> str:
-        try:
-            return self._driver.device_name(self._device)
-        except PluginError as error:
-            raise BackendError(str(error)) from error
-
     def _call(self, name: str, *arguments: Any) -> Any:
-        try:
+        with _backend_errors():
             return self._driver.call(name, *arguments)
-        except PluginError as error:
-            raise BackendError(str(error)) from error
 
 
 def _driver_version(cuda: int) -> str:

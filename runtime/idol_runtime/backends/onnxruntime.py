@@ -106,7 +106,7 @@ def open_session(
         raise BackendError(
             f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}"
         ) from error
-    if session.get_providers()[0] != _provider_name(providers[0]):
+    if session.get_providers()[0] != providers[0][0]:
         raise BackendError(f"ONNX Runtime could not start on {device}; check its driver, or use --device cpu")
     return session
 
@@ -120,20 +120,16 @@ def _register(options: Any, library: Path) -> None:
         ) from error
 
 
-def _providers(runtime: types.ModuleType, device: str) -> list[str | tuple[str, dict[str, str]]]:
+def _providers(runtime: types.ModuleType, device: str) -> list[tuple[str, dict[str, str]]]:
     if device_kind(device) == "cpu":
-        return ["CPUExecutionProvider"]
+        return [("CPUExecutionProvider", {})]
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise BackendError(
             "this ONNX Runtime has no CUDA; replace it: pip uninstall onnxruntime, then "
             "pip install 'idol-deploy[gpu]'"
         )
     index = device.partition(":")[2] or "0"
-    return [("CUDAExecutionProvider", {"device_id": index}), "CPUExecutionProvider"]
-
-
-def _provider_name(provider: str | tuple[str, dict[str, str]]) -> str:
-    return provider if isinstance(provider, str) else provider[0]
+    return [("CUDAExecutionProvider", {"device_id": index}), ("CPUExecutionProvider", {})]
 
 
 def _first_line(error: Exception) -> str:

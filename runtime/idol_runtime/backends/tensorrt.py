@@ -39,9 +39,6 @@ class _Tensor:
     shape: tuple[int, ...]
     dtype: type[np.generic]
 
-    def bytes(self, frames: int) -> int:
-        return frames * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
     def view(self, frames: int) -> NDArray[Any]:
         return self.buffer.view((frames, *self.shape), self.dtype)
 
@@ -200,11 +197,11 @@ class TensorRTBackend:
         assert self._loaded is not None, "closed"
         log = tensorrt_log()
         log.clear()
-        self._device.upload(self._input.buffer, self._input.bytes(self._frames))
+        self._device.upload(self._input.buffer, self._input.view(self._frames).nbytes)
         if not self._loaded.context.execute_async_v3(self._device.stream):
             raise BackendError(f"{self.name} failed: {log.reason()}")
         for tensor in self._outputs:
-            self._device.download(tensor.buffer, tensor.bytes(self._frames))
+            self._device.download(tensor.buffer, tensor.view(self._frames).nbytes)
 
     def _allocate(self, loaded: _Loaded, promised: TensorInfo) -> _Tensor:
         """Allocate memory for the largest batch and give its address to the context."""

@@ -1,4 +1,4 @@
-"""TensorRT's Python package, 10.3 to 11: importing it, hearing what it says, and giving it our plugin."""
+"""TensorRT's Python package, 10.3 to 11: import, log, and registration of the plugin."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from idol_runtime.optional import import_optional
 __all__ = ["OLDEST", "TensorRTLog", "import_tensorrt", "load_plugin", "tensorrt_log"]
 
 OLDEST = (10, 3)
-_KEPT = 20  # messages
+_MAX_MESSAGES = 20
 
 
 def import_tensorrt() -> types.ModuleType:
-    """The package, in a version that this works with.
+    """Import TensorRT and check its version.
 
     Raises:
-        MissingDependencyError: it is not installed.
-        BackendError: it is too old.
+        MissingDependencyError: TensorRT is not installed.
+        BackendError: TensorRT is too old.
     """
     module = import_optional("tensorrt", "tensorrt", "tensorrt", "running or building engines")
     version = str(getattr(module, "__version__", "0"))
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
         raise BackendError(
-            f"TensorRT {version} is too old; install {'.'.join(map(str, OLDEST))} or newer, as JetPack 6.1 has"
+            f"TensorRT {version} is too old; install {'.'.join(map(str, OLDEST))} or newer (JetPack 6.1)"
         )
     return module  # type: ignore[no-any-return]
 
 
 class TensorRTLog:
-    """What TensorRT said last.
+    """The latest messages of TensorRT.
 
     Attributes:
-        logger: the `ILogger` to give it.
+        logger: `ILogger` to pass to TensorRT.
     """
 
     def __init__(self) -> None:
         import tensorrt as trt
 
-        errors: deque[str] = deque(maxlen=_KEPT)
-        warnings: deque[str] = deque(maxlen=_KEPT)
+        errors: deque[str] = deque(maxlen=_MAX_MESSAGES)
+        warnings: deque[str] = deque(maxlen=_MAX_MESSAGES)
 
         class Logger(trt.ILogger):
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
-            # TensorRT calls this from threads of its own; an exception in here would end the process.
+            # TensorRT calls this from its own threads, where an exception would end the process.
             def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
                 if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                     errors.append(msg)
@@ -62,33 +62,33 @@ class TensorRTLog:
         self.logger: Any = Logger()
 
     def clear(self) -> None:
-        """Forget all; before a call that may fail."""
+        """Delete all messages, before a call that may fail."""
         self._errors.clear()
         self._warnings.clear()
 
     def reason(self) -> str:
-        """The first error since `clear`, which the others follow from, in one line."""
-        first = self._errors[0] if self._errors else "it does not say why"
+        """Return the first error since `clear` in one line; the following ones are usually its consequences."""
+        first = self._errors[0] if self._errors else "TensorRT gives no reason"
         return " ".join(first.split())[:300]
 
     @property
     def warnings(self) -> list[str]:
-        """The last ones since `clear`."""
+        """Latest warnings since `clear`."""
         return [" ".join(warning.split()) for warning in self._warnings]
 
 
 @functools.cache
 def tensorrt_log() -> TensorRTLog:
-    """The log of this process: TensorRT keeps a pointer to the first logger that it is given, for good."""
+    """Return the log of this process; TensorRT uses its first logger until the process ends."""
     return TensorRTLog()
 
 
 @functools.cache
 def load_plugin(library: Path) -> None:
-    """Register the plugin of a library, once in a process.
+    """Register the plugin of a library, once per process.
 
     Raises:
-        BackendError: TensorRT cannot load it.
+        BackendError: TensorRT cannot load the library.
     """
     import tensorrt as trt
 

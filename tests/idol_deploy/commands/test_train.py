@@ -71,7 +71,7 @@ def test_train_writes_weights_and_goes_on(
 @pytest.mark.parametrize(
     ("more", "fix"),
     [
-        (["--set", "train.speed=1"], "there is no 'speed'"),
+        (["--set", "train.speed=1"], "unknown key 'speed'"),
         (["--set", "run.evaluate_period=1"], "hold some out with data.holdout=0"),
         (["--set", "run.accumulate=2"], "set train.batch_pairs to a multiple of 2"),
         (["--weights", "gone.pth"], "gone.pth: No such file or directory; check the path"),
