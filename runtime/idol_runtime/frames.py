@@ -80,15 +80,16 @@ def _shape_fix(array: NDArray[np.generic], name: str) -> str | None:
     return None if channels == 3 else "pass an image with three channels"
 
 
+_TYPE_FIXES = (
+    (np.floating, "values in 0..1 convert with (255 * {}).round().astype('uint8')"),
+    (np.uint16, "convert with ({} >> 8).astype('uint8')"),
+    (np.bool_, "convert with {}.astype('uint8') * 255"),
+    (np.integer, "values in 0..255 convert with {}.astype('uint8')"),
+)
+
+
 def _type_fix(array: NDArray[np.generic], name: str) -> str | None:
     if array.dtype == np.uint8:
         return None
-    if np.issubdtype(array.dtype, np.floating):
-        return f"values in 0..1 convert with (255 * {name}).round().astype('uint8')"
-    if array.dtype == np.uint16:
-        return f"convert with ({name} >> 8).astype('uint8')"
-    if array.dtype == np.bool_:
-        return f"convert with {name}.astype('uint8') * 255"
-    if np.issubdtype(array.dtype, np.integer):
-        return f"values in 0..255 convert with {name}.astype('uint8')"
-    return "pass 8-bit pixels"
+    fixes = (fix.format(name) for kind, fix in _TYPE_FIXES if np.issubdtype(array.dtype, kind))
+    return next(fixes, "pass 8-bit pixels")

@@ -165,18 +165,19 @@ class Pipeline:
     Memory does not grow with the stream: the tracker stores the tracks of the last ten frames only.
     """
 
-    def __init__(self, backend: Backend, config: StreamConfig, *, fit: bool = False) -> None:
+    def __init__(self, backend: Backend, config: StreamConfig, *, fit: bool = False, note: str = "") -> None:
         """Join a backend and a tracker; `Pipeline.open` does this from a bundle.
 
         Args:
             backend: inference backend; `close` closes it.
             config: preprocessing, thresholds and association.
             fit: letterbox frames of other shapes than the network's; False: refuse them.
+            note: caption for annotated videos.
         """
         self.backend = backend
         self.config = config
         self.fit = fit
-        self.note = ""
+        self.note = note
         self._stream = Stream(config, backend.network_size, fit=fit)
 
     @classmethod
@@ -206,9 +207,7 @@ class Pipeline:
         """
         options = OpenOptions(backend, device, threads, graph)
         network = open_network(bundle, options, golden_check=golden_check, settings=settings)
-        pipeline = cls(network.backend, network.config, fit=fit)
-        pipeline.note = network.note
-        return pipeline
+        return cls(network.backend, network.config, fit=fit, note=network.note)
 
     def __enter__(self) -> "Pipeline":
         return self

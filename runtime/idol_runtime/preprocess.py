@@ -15,15 +15,13 @@ from PIL import Image
 from idol_plugins.errors import PluginError
 from idol_plugins.image import ImageLibrary
 from idol_runtime.config import Preprocessing
+from idol_runtime.frames import RGBImage
 from idol_runtime.tracking.boxes import cxcywh_to_xyxy
 
 __all__ = ["Placement", "letterbox", "normalise", "resize", "resize_image"]
 
 
-def resize(
-    frame: NDArray[np.uint8],  # [H, W, 3]
-    size: tuple[int, int],
-) -> NDArray[np.uint8]:  # [h, w, 3]
+def resize(frame: RGBImage, size: tuple[int, int]) -> RGBImage:
     """Resize a frame to (h, w) pixels like Pillow; a frame of that size is returned unchanged.
 
     Columns are resized first: Pillow 13 starts with the rows where that is faster, which rounds differently.
@@ -52,8 +50,7 @@ def _library() -> ImageLibrary | None:
 
 
 def normalise(
-    image: NDArray[np.uint8],  # [h, w, 3]
-    preprocessing: Preprocessing,
+    image: RGBImage, preprocessing: Preprocessing
 ) -> NDArray[np.float32]:  # [3, padded h, padded w]
     """Return (image - mean) / std per channel in float32, padded with zeros at the right and bottom."""
     height, width = image.shape[:2]
@@ -91,10 +88,8 @@ class Placement:
 
 
 def letterbox(
-    frame: NDArray[np.uint8],  # [H, W, 3]
-    size: tuple[int, int],
-    mean: tuple[float, float, float],
-) -> tuple[NDArray[np.uint8], Placement]:
+    frame: RGBImage, size: tuple[int, int], mean: tuple[float, float, float]
+) -> tuple[RGBImage, Placement]:
     """Fit a frame into (h, w) pixels at the top left, undistorted, and fill the rest with the mean colour."""
     height, width = frame.shape[:2]
     scale = min(size[0] / height, size[1] / width)

@@ -301,7 +301,7 @@ def test_no_onnxruntime_names_the_extra(kit: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_both_distributions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: [name])
     with pytest.raises(BackendError, match="both installed and overwrite each other; keep one: pip"):
         import_onnxruntime()
 

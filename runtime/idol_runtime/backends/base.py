@@ -17,6 +17,7 @@ __all__ = [
     "BatchLimit",
     "BundleBackend",
     "GraphChoice",
+    "ImageBatch",
     "OpenOptions",
     "check_threads",
     "device_kind",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 _MAX_THREADS = 1024
+ImageBatch: TypeAlias = NDArray[np.uint8]  # [N, h, w, 3] RGB
 GraphChoice: TypeAlias = GraphName | Literal["auto", "fp32"]
 
 
@@ -102,10 +104,7 @@ class Backend(Protocol):
     @property
     def batch(self) -> BatchLimit: ...
 
-    def infer(
-        self,
-        images: NDArray[np.uint8],  # [N, h, w, 3]
-    ) -> list[NetworkOutput]:
+    def infer(self, images: ImageBatch) -> list[NetworkOutput]:
         """Run the network and return one output per frame."""
         ...
 

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
-from idol_runtime.backends.base import BatchLimit, OpenOptions, check_threads, device_kind, split_batch
+from idol_runtime.backends.base import (
+    BatchLimit,
+    ImageBatch,
+    OpenOptions,
+    check_threads,
+    device_kind,
+    split_batch,
+)
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.bundle.certificates import ReducedName
 from idol_runtime.errors import BackendError, MissingDependencyError
@@ -42,7 +49,7 @@ def import_onnxruntime() -> types.ModuleType:
         MissingDependencyError: ONNX Runtime is not installed.
         BackendError: both of its distributions are installed; they overwrite each other's files.
     """
-    installed = [name for name in _DISTRIBUTIONS if _is_installed(name)]
+    installed = [name for name in _DISTRIBUTIONS if any(importlib.metadata.distributions(name=name))]
     if len(installed) > 1:
         raise BackendError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; keep one: "
@@ -54,14 +61,6 @@ def import_onnxruntime() -> types.ModuleType:
     except ImportError as error:
         raise MissingDependencyError("onnxruntime", "cpu", "running the network") from error
     return onnxruntime  # type: ignore[no-any-return, unused-ignore]
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def open_session(
@@ -136,11 +135,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:300]
 
 
-def run_session(
-    session: Any,
-    names: Sequence[str],
-    images: NDArray[np.uint8],  # [N, h, w, 3]
-) -> Mapping[str, NDArray[np.float32]]:
+def run_session(session: Any, names: Sequence[str], images: ImageBatch) -> Mapping[str, NDArray[np.float32]]:
     """Run a session and return the named outputs for these frames.
 
     Raises:
@@ -230,10 +225,7 @@ class OnnxRuntimeBackend:
         limit = _batch_limit(manifest.dynamic_batch, graph)
         return cls(session, name, manifest.network_size, graph, limit)
 
-    def infer(
-        self,
-        images: NDArray[np.uint8],  # [N, h, w, 3]
-    ) -> list[NetworkOutput]:
+    def infer(self, images: ImageBatch) -> list[NetworkOutput]:
         """Run the network and return one output per frame."""
         return split_batch(run_session(self.session, OUTPUT_NAMES, images))
 

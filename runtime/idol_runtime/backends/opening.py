@@ -4,7 +4,7 @@ Adding a backend takes one entry in `BACKENDS` and the module that it names.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import cast
@@ -22,7 +22,7 @@ from idol_runtime.timing import interleaved
 
 __all__ = [
     "BACKENDS",
-    "BackendEntry",
+    "BENCH_ONLY",
     "backend_class",
     "open_backend",
     "open_named",
@@ -31,33 +31,22 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class BackendEntry:
-    """One backend of the registry.
-
-    Attributes:
-        place: module and class, `module:Class`; the class is a `BundleBackend`.
-        selectable: whether `run` and `Pipeline.open` accept it; otherwise only the benchmark opens it.
-    """
-
-    place: str
-    selectable: bool = True
-
-
-# In the order of the benchmark's rows. `auto` tries the selectable backends from the last, the fastest, to the first.
-BACKENDS: Mapping[str, BackendEntry] = {
-    "onnxruntime": BackendEntry("idol_runtime.backends.onnxruntime:OnnxRuntimeBackend"),
-    "tensorrt": BackendEntry("idol_runtime.backends.tensorrt:TensorRTBackend"),
-    "openvino": BackendEntry("idol_runtime.backends.openvino:OpenVinoBackend", selectable=False),
+# Module and class of each backend; the classes are `BundleBackend`s. In the order of the benchmark's rows; `auto` tries
+# them from the last, the fastest, to the first.
+BACKENDS: Mapping[str, str] = {
+    "onnxruntime": "idol_runtime.backends.onnxruntime:OnnxRuntimeBackend",
+    "tensorrt": "idol_runtime.backends.tensorrt:TensorRTBackend",
+    "openvino": "idol_runtime.backends.openvino:OpenVinoBackend",
 }
-_SELECTABLE = tuple(name for name, entry in BACKENDS.items() if entry.selectable)
+BENCH_ONLY = ("openvino",)  # not accepted by `run` and `Pipeline.open`
+_SELECTABLE = tuple(name for name in BACKENDS if name not in BENCH_ONLY)
 _MIN_SPEEDUP = 1.1  # a smaller gain is within the noise of the timing
 _MIN_ROUNDS, _MAX_ROUNDS, _BUDGET_MS = 3, 15, 1000.0
 
 
 def backend_class(name: str) -> type[BundleBackend]:
     """Return the class of a registered backend; its inference engine need not be installed."""
-    module, _, attribute = BACKENDS[name].place.partition(":")
+    module, _, attribute = BACKENDS[name].partition(":")
     return cast(type[BundleBackend], getattr(import_module(module), attribute))
 
 
@@ -160,10 +149,9 @@ def _can_serve(name: str, bundle: Bundle, options: OpenOptions) -> bool:
     kind = backend_class(name)
     if options.device != "auto" and device_kind(options.device) not in kind.devices:
         return False
-    graphs: Sequence[GraphName] = tuple(GRAPHS)
-    if options.graph == "fp32":
-        graphs = kind.fp32_graphs
-    elif options.graph != "auto":
+    if options.graph == "auto" or options.graph == "fp32":
+        graphs = tuple(GRAPHS) if options.graph == "auto" else kind.fp32_graphs
+    else:
         graphs = (options.graph,)
     return kind.timed is not None or any(engines_of(bundle, graph) for graph in graphs)
 

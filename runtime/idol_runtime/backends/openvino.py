@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from idol_runtime.backends.base import BatchLimit, OpenOptions, split_batch
+from idol_runtime.backends.base import BatchLimit, ImageBatch, OpenOptions, split_batch
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.bundle.certificates import ReducedName
 from idol_runtime.errors import BackendError
@@ -58,10 +57,7 @@ class OpenVinoBackend:
         """Load the portable graph of a bundle; see `BundleBackend`."""
         return cls(bundle.graph(graphs[0]), bundle.manifest.network_size, options.threads)
 
-    def infer(
-        self,
-        images: NDArray[np.uint8],  # [N, h, w, 3]
-    ) -> list[NetworkOutput]:
+    def infer(self, images: ImageBatch) -> list[NetworkOutput]:
         """Run the network and return one output per frame."""
         results = self._compiled({"image": images})
         return split_batch({name: np.asarray(results[name]) for name in OUTPUT_NAMES})

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_plugins.trt import trt_library
-from idol_runtime.backends.base import BatchLimit, OpenOptions, split_batch
+from idol_runtime.backends.base import BatchLimit, ImageBatch, OpenOptions, split_batch
 from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index
 from idol_runtime.backends.engine_choice import choose_engine
 from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, tensorrt_log
@@ -116,10 +116,7 @@ class TensorRTBackend:
             cuda.close()
             raise
 
-    def infer(
-        self,
-        images: NDArray[np.uint8],  # [N, h, w, 3]
-    ) -> list[NetworkOutput]:
+    def infer(self, images: ImageBatch) -> list[NetworkOutput]:
         """Run the network in batches that the engine takes, and return one output per frame.
 
         Raises:
@@ -151,7 +148,7 @@ class TensorRTBackend:
         self._loaded = None
         self._device.close()
 
-    def _run(self, images: NDArray[np.uint8]) -> list[NetworkOutput]:
+    def _run(self, images: ImageBatch) -> list[NetworkOutput]:
         frames = len(images)
         self._device.activate()  # the caller may be another thread than the last one
         self._input.view(frames)[...] = images

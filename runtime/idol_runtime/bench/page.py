@@ -2,8 +2,7 @@
 
 import html
 import io
-from collections.abc import Mapping
-from types import ModuleType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,19 +77,17 @@ def _figure(rows: int) -> tuple[Any, Any]:
 def _stages(report: Mapping[str, Any]) -> str:
     rows = report["rows"]
     figure, axes = _figure(len(rows) + 1)
-    at, left = np.arange(len(rows)), np.zeros(len(rows))
+    left = np.zeros(len(rows))
     for stage in STAGES:
         times = np.array([row["stages_ms"].get(stage, {"p50": 0.0})["p50"] for row in rows])
         if times.any():
-            axes.barh(at, times, left=left, height=0.6, color=_COLOURS[stage], label=stage)
+            axes.barh(range(len(rows)), times, left=left, height=0.6, color=_COLOURS[stage], label=stage)
             left += times
-    for y, end in zip(at, left, strict=True):
-        _label(axes, float(end), float(y), f"{end:.1f}")
-    axes.set_yticks(at, [label(row) for row in rows])
-    axes.set_xlabel("ms")
+    for y, end in enumerate(left):
+        _label(axes, float(end), y, f"{end:.1f}")
     axes.margins(x=0.08)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(STAGES), frameon=False, fontsize=9)
-    return _svg(figure)
+    return _svg(figure, axes, rows, "ms")
 
 
 def _spread(report: Mapping[str, Any]) -> str:
@@ -98,14 +95,11 @@ def _spread(report: Mapping[str, Any]) -> str:
     figure, axes = _figure(len(rows))
     for y, row in enumerate(rows):
         times = np.array(row["network_ms"])
-        axes.scatter(
-            times, y + rng.uniform(-0.2, 0.2, len(times)), s=14, color=_COLOURS["network"], alpha=0.45, lw=0
-        )
+        jitter = rng.uniform(-0.2, 0.2, len(times))
+        axes.scatter(times, y + jitter, s=14, color=_COLOURS["network"], alpha=0.45, lw=0)
         axes.vlines(row["stages_ms"]["network"]["p50"], y - 0.35, y + 0.35, color="#D55E00", lw=2)
-    axes.set_yticks(range(len(rows)), [label(row) for row in rows])
     axes.set_xlim(left=0)
-    axes.set_xlabel("ms")
-    return _svg(figure)
+    return _svg(figure, axes, rows, "ms")
 
 
 def _ratios(report: Mapping[str, Any]) -> str:
@@ -117,10 +111,8 @@ def _ratios(report: Mapping[str, Any]) -> str:
         axes.plot([ratio["p10"], ratio["p90"]], [y, y], color="#1a1a1a", lw=1.5)
         _label(axes, max(ratio["p90"], ratio["median"]), y, f"{ratio['median']:.2f}")
     axes.axvline(1, color="#888888", lw=0.8, zorder=0)
-    axes.set_yticks(range(len(rows)), [label(row) for row in rows])
-    axes.set_xlabel(f"times {rows[0]['row']}, network alone")
     axes.margins(x=0.1)
-    return _svg(figure)
+    return _svg(figure, axes, rows, f"times {rows[0]['row']}, network alone")
 
 
 def _label(axes: Any, x: float, y: float, text: str) -> None:
@@ -128,13 +120,14 @@ def _label(axes: Any, x: float, y: float, text: str) -> None:
     axes.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _svg(figure: Any) -> str:
-    """Return the figure's `<svg>` element without the XML header; text stays text."""
-    matplotlib: ModuleType = import_optional("matplotlib", "matplotlib", "bench", "drawing a benchmark")
+def _svg(figure: Any, axes: Any, rows: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """Label both axes and return the figure's `<svg>` element without the XML header; text stays text."""
+    import matplotlib as mpl
+
+    axes.set_yticks(range(len(rows)), [label(row) for row in rows])
+    axes.set_xlabel(unit)
     buffer = io.StringIO()
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "bench", "font.family": "sans-serif"}
-    ):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from idol_runtime.backends.base import Backend, OpenOptions, check_threads, device_kind
-from idol_runtime.backends.opening import BACKENDS, backend_class, open_named
+from idol_runtime.backends.opening import BACKENDS, BENCH_ONLY, backend_class, open_named
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.certificates import GraphName
 from idol_runtime.errors import ConfigError
@@ -84,7 +84,7 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
     with Bundle.open(path) as bundle:
         manifest, certificates = bundle.manifest, bundle.certificates
     rows = []
-    for backend, entry in BACKENDS.items():
+    for backend in BACKENDS:
         runs = backend_class(backend)
         if kind not in runs.devices:
             continue
@@ -94,7 +94,7 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
 
         for graph, fp32 in certificates.by_graph().items():
             if graph in runs.fp32_graphs:
-                share = fp32.tolerance_share if entry.selectable else None
+                share = None if backend in BENCH_ONLY else fp32.tolerance_share
                 rows.append(BenchRow(f"{backend}, {graph}", opener(graph), manifest.precision, share))
         for name, info in manifest.precisions.items():
             if info.target in runs.targets:

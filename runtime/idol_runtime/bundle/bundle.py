@@ -205,11 +205,17 @@ class Bundle:
             print(bundle.manifest.preset)
     """
 
-    def __init__(self, file: SealedZip, path: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = file
-        self.manifest = self._read_manifest()
-        self.certificates = self._read_certificates()
+        self._file = SealedZip(
+            path, lambda why: BundleError(f"{path} is not a complete .idol bundle: {why}; {_BROKEN}")
+        )
+        try:
+            self.manifest = self._read_manifest()
+            self.certificates = self._read_certificates()
+        except BaseException:
+            self.close()
+            raise
 
     @staticmethod
     def open(path: str | Path) -> "Bundle":
@@ -219,19 +225,11 @@ class Bundle:
             BundleError: the file is not a bundle, is broken, modified or of another schema, or an fp32 graph has no
                 passed certificate.
         """
-        path = Path(path)
         if os.path.isdir(path):
             raise BundleError(f"{path} is a folder; give the .idol file that idol-deploy export wrote")
         if not os.path.isfile(path):  # unlike Path.is_file, returns False for an invalid name
             raise BundleError(f"{path} does not exist; write one with: idol-deploy export")
-        file = SealedZip(
-            path, lambda why: BundleError(f"{path} is not a complete .idol bundle: {why}; {_BROKEN}")
-        )
-        try:
-            return Bundle(file, path)
-        except BaseException:
-            file.close()
-            raise
+        return Bundle(Path(path))
 
     def __enter__(self) -> "Bundle":
         return self

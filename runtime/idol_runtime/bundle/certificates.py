@@ -1,6 +1,6 @@
 """The certificates of a bundle: fp32 graphs equal PyTorch, and reduced-precision graphs track like fp32 ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -38,15 +38,26 @@ class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.error <= self.tolerance
 
 
-def _failed(stages: Sequence[StageError]) -> tuple[str, ...]:
-    return tuple(stage.stage for stage in stages if not stage.passed)
+class _CheckedStages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    stages: tuple[StageError, ...]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Names of the failed checks, in the order of computation."""
+        return tuple(stage.stage for stage in self.stages if not stage.passed)
+
+    @property
+    def passed(self) -> bool:
+        """Whether stages were compared and all checks passed."""
+        return bool(self.stages) and not self.failures
+
+    @property
+    def tolerance_share(self) -> float:
+        """Largest share of its tolerance that a stage used."""
+        return max((stage.error / stage.tolerance for stage in self.stages if stage.tolerance), default=0.0)
 
 
-def _tolerance_share(stages: Sequence[StageError]) -> float:
-    return max((stage.error / stage.tolerance for stage in stages if stage.tolerance), default=0.0)
-
-
-class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Certificate(_CheckedStages, frozen=True, forbid_unknown_fields=True):
     """The parity check of an fp32 graph against PyTorch.
 
     Attributes:
@@ -59,28 +70,12 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         backend: backend that ran the graph.
     """
 
-    stages: tuple[StageError, ...]
     frames: int
     detections: int
     identities: int
     near_ties: int
     source: str
     backend: str
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """Names of the stages out of tolerance."""
-        return _failed(self.stages)
-
-    @property
-    def passed(self) -> bool:
-        """Whether stages were compared and all are within tolerance."""
-        return bool(self.stages) and not self.failures
-
-    @property
-    def tolerance_share(self) -> float:
-        """Largest share of its tolerance that a stage used."""
-        return _tolerance_share(self.stages)
 
 
 class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,7 +194,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search: tuple[SearchStep, ...] = ()
 
 
-class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PrecisionCertificate(_CheckedStages, frozen=True, forbid_unknown_fields=True):
     """The checks of a reduced-precision graph. They may have failed, if it was exported with `--unverified`.
 
     Attributes:
@@ -211,7 +206,6 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         recipe: int8 configuration; None for other precisions.
     """
 
-    stages: tuple[StageError, ...]
     frames: int
     backend: str
     agreement: IdAgreement
@@ -223,17 +217,8 @@ class PrecisionCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
         """Names of the failed checks, in the order of computation."""
         ids = () if self.agreement.passed else ("id agreement",)
         scores = self.annotation_scores
-        return (*_failed(self.stages), *ids, *(() if scores is None or scores.passed else ("ground truth",)))
-
-    @property
-    def passed(self) -> bool:
-        """Whether stages were compared and all checks passed."""
-        return bool(self.stages) and not self.failures
-
-    @property
-    def tolerance_share(self) -> float:
-        """Largest share of its tolerance that a stage used."""
-        return _tolerance_share(self.stages)
+        annotations = () if scores is None or scores.passed else ("ground truth",)
+        return (*super().failures, *ids, *annotations)
 
 
 class Certificates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
