@@ -1,4 +1,4 @@
-"""All errors for users, in one tree.
+"""The tree of errors for users.
 
 IdolError                      base class; the command line prints it as one line and exits with status 2
 ├── ConfigError                an option, preset or class list is invalid

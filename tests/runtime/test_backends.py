@@ -150,7 +150,7 @@ def test_a_pipeline_from_file_to_tracked_frames(kit: Any, tiny_bundle: Path) -> 
 
 
 @needs_onnxruntime
-def test_a_wrong_weight_is_refused_by_the_canary(kit: Any, tmp_path: Path) -> None:
+def test_a_wrong_weight_is_refused_by_the_golden_check(kit: Any, tmp_path: Path) -> None:
     frame = kit.golden_frame().frame
     answer = tiny_answer(frame, kit.shapes)
     weight = answer["boxes"].tobytes()

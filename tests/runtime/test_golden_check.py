@@ -88,7 +88,7 @@ def test_a_wrong_answer_is_refused_by_name(kit: Any, name: str, change: Change) 
 
 
 @pytest.mark.parametrize("name", OUTPUT_NAMES)
-def test_a_canary_of_nan_passes_nothing(kit: Any, name: str) -> None:
+def test_a_golden_frame_of_nan_passes_nothing(kit: Any, name: str) -> None:
     golden_frame = kit.golden_frame()
     outputs = golden_frame.outputs
     spoiled = GoldenFrame(golden_frame.frame, {**outputs, name: outputs[name] * np.float32("nan")})
@@ -150,7 +150,7 @@ def test_streams_are_opened_with_the_golden_frame_among_others(
     assert mixing.closed
 
 
-def test_open_replays_the_canary_unless_told_otherwise(
+def test_open_runs_the_golden_check_by_default(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden_frame = kit.golden_frame()
@@ -164,7 +164,7 @@ def test_open_replays_the_canary_unless_told_otherwise(
     with Pipeline.open(path) as pipeline:
         assert pipeline.note == "untrained weights"
         assert pipeline.config.preprocessing == Preprocessing(short_side=None)
-        assert pipeline.step(golden_frame.frame).index == 0, "the canary is not part of the stream"
+        assert pipeline.step(golden_frame.frame).index == 0, "the golden frame is not part of the stream"
     assert [len(opened[0].seen), opened[0].closed] == [2, True]
     use(FixedBackend(golden_frame, kit.size, boxes=put(9)))
     with pytest.raises(BackendError, match="boxes"):

@@ -34,7 +34,7 @@ class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance; False for NaN."""
+        """Result of the comparison with the tolerance; False for NaN."""
         return self.error <= self.tolerance
 
 
@@ -48,7 +48,7 @@ class _CheckedStages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def passed(self) -> bool:
-        """Whether stages were compared and all checks passed."""
+        """Result of all checks; False if no stage was compared."""
         return bool(self.stages) and not self.failures
 
     @property
@@ -125,7 +125,7 @@ class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def passed(self) -> bool:
-        """Whether enough masks were compared and the IDF1 reaches the limit."""
+        """Result of the check; False if too few masks were compared."""
         return self.instance_frames >= self.least_instance_frames and self.idf1 >= self.limit
 
 
@@ -150,12 +150,12 @@ class AnnotationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def proves(self) -> bool:
-        """Whether the fp32 scores are high enough to lose more than the limit."""
+        """Validity of the check: True if the fp32 scores are higher than the limit, so that they can fall by more."""
         return min(self.ap_fp32, self.idf1_fp32) > self.limit
 
     @property
     def passed(self) -> bool:
-        """Whether the scores could fall by more than the limit, and neither did."""
+        """Result of the check; False if it is not valid or a score falls by more than the limit."""
         loss = max(self.ap_fp32 - self.ap, self.idf1_fp32 - self.idf1)
         return self.proves and loss <= self.limit
 

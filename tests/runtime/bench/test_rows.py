@@ -24,7 +24,7 @@ def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path)
         assert names == ["onnxruntime, portable", "tensorrt, portable"]
 
 
-def test_no_row_for_a_graph_in_a_backend_of_another_dialect(kit: Any, tmp_path: Path) -> None:
+def test_no_row_for_a_graph_in_a_backend_for_another_target(kit: Any, tmp_path: Path) -> None:
     agreement = IdAgreement(1.0, 600, 60, 0.99, 500, "made up")
     certificate = PrecisionCertificate((StageError("logits", 0.0, 1.0),), 2, "none", agreement)
     infos = {
