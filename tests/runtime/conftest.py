@@ -1,4 +1,4 @@
-"""A bundle of a few kilobytes, and how to spoil it; imports no torch and no onnx."""
+"""Fixtures: a bundle of a few kilobytes and ways to break it, without torch and onnx."""
 
 import zipfile
 from collections.abc import Callable, Collection, Mapping
@@ -40,12 +40,12 @@ SHAPES = {
     "mask_params": (3, 169),
     "mask_reference": (3, 2),
 }
-# A protobuf of its own: what graphs share, here a note.
+# A separate protobuf for the shared weights, here a note.
 SHARED = b"\x32\x06shared"
 
 
 class BundleKit:
-    """Valid parts of a bundle, and ways to write them otherwise than `write_bundle` would."""
+    """Valid parts of a bundle, and ways to write them that `write_bundle` does not have."""
 
     size = SIZE
     shapes = SHAPES
@@ -83,7 +83,7 @@ class BundleKit:
         return GoldenFrame(frame=rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8), outputs=outputs)
 
     def certificates(self, *stages: StageError, plugin: bool = False) -> bytes:
-        """The failed or passed stages are those of the portable graph."""
+        """Return certificates with these stages for the portable graph."""
         certificate = Certificate(
             stages=stages or (StageError("logits", 1e-6, 1e-3),),
             frames=2,
@@ -96,7 +96,7 @@ class BundleKit:
         return msgspec.json.encode(Certificates(certificate, certificate if plugin else None))
 
     def members(self, **changes: bytes) -> dict[str, bytes]:
-        """Keyword names are graph, plugin, golden_frame and certificates."""
+        """Return the members; keywords are graph, plugin, golden_frame and certificates."""
         plugin = changes.get("plugin")
         return {
             WEIGHTS: SHARED,
@@ -113,7 +113,7 @@ class BundleKit:
         return path
 
     def write_raw(self, path: Path, manifest: bytes, members: Mapping[str, bytes] | None = None) -> Path:
-        """Any bytes as the manifest, under its true hash."""
+        """Write any bytes as the manifest, with the correct hash."""
         return self.write_zip(path, {"manifest.json": manifest, **(members or self.members())})
 
     def write_zip(
@@ -137,7 +137,7 @@ class BundleKit:
             return {name: archive.read(name) for name in archive.namelist()}
 
     def rewrite(self, path: Path, change: Callable[[dict[str, bytes]], object]) -> Path:
-        """The same zip with other members under the same comment."""
+        """Write the same zip with other members and the same comment."""
         with zipfile.ZipFile(path) as archive:
             comment = archive.comment
         members = self.members_of(path)
@@ -150,14 +150,14 @@ class BundleKit:
 
     @staticmethod
     def read_all(path: Path) -> tuple[Any, ...]:
-        """Everything that a bundle hands out, comparable with ==."""
+        """Return the complete content of a bundle, comparable with ==."""
         with Bundle.open(path) as bundle:
             golden_frame = bundle.golden_frame()
             arrays = {name: array.tobytes() for name, array in golden_frame.outputs.items()}
             return bundle.manifest, bundle.certificates, bundle.graph(), golden_frame.frame.tobytes(), arrays
 
     def refusal(self, path: Path) -> str:
-        """The message of the BundleError that reading this file ends in: one line, its name and a fix."""
+        """Return the message of the BundleError for this file; check that it is one line with the file name and a fix."""
         with pytest.raises(BundleError) as caught:
             self.read_all(path)
         message = str(caught.value)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a graph of three kilobytes, every refusal, and a bundle from file to tracked frame."""
+"""Tests of the backends: ONNX Runtime on a graph of three kilobytes, all errors, and a bundle from file to tracks."""
 
 import importlib.metadata
 import importlib.util
@@ -24,7 +24,7 @@ needs_onnxruntime = pytest.mark.skipif(
 
 
 def tiny_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """What `tiny.onnx` answers, but for the image's mean / 255 in the logits: two objects, a faint query."""
+    """Return the outputs of `tiny.onnx` without the image's mean / 255 in the logits: two objects, a faint query."""
     rng = np.random.Generator(np.random.PCG64(0))
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     weights["logits"][:] = [[2, -3], [-3, 1], [-6, -6]]
@@ -42,7 +42,7 @@ def tiny_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def build_tiny(shapes: dict[str, tuple[int, ...]], size: tuple[int, int]) -> bytes:
-    """How tests/data/tiny.onnx was made; `TINY.write_bytes(build_tiny(SHAPES, SIZE))` makes it again."""
+    """Build tests/data/tiny.onnx: `TINY.write_bytes(build_tiny(SHAPES, SIZE))`."""
     from onnx import TensorProto, checker, helper
 
     nodes = [
@@ -71,7 +71,7 @@ def build_tiny(shapes: dict[str, tuple[int, ...]], size: tuple[int, int]) -> byt
 
 
 def tiny_answer(frame: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The numpy twin of tiny.onnx."""
+    """Return the outputs of the reference implementation of tiny.onnx in numpy."""
     weights = tiny_weights(shapes)
     return {**weights, "logits": weights["logits"] + np.float32(frame.mean() / 255)}
 
@@ -91,7 +91,7 @@ def test_the_tiny_graph_is_what_its_script_makes(kit: Any) -> None:
 
 @needs_onnxruntime
 def test_onnxruntime_rests_between_frames(kit: Any) -> None:
-    """Its threads otherwise wait in a loop, for 40 ms, on the cores that decode masks."""
+    """By default its threads spin for 40 ms, on the cores that decode masks."""
     session = open_session(TINY.read_bytes(), threads=2)
     session.run(None, {"image": np.zeros((1, *kit.size, 3), np.uint8)})
     before = time.process_time()
@@ -168,7 +168,7 @@ def test_a_wrong_weight_is_refused_by_the_golden_check(kit: Any, tmp_path: Path)
 
 @pytest.fixture
 def two_graphs(kit: Any, tmp_path: Path) -> Path:
-    """A bundle whose second graph stands for one with our operator, and has a constant of its own."""
+    """A bundle whose second graph replaces one with the compiled operator, and has a different constant."""
     frame = kit.golden_frame().frame
     answer = tiny_answer(frame, kit.shapes)
     weight = answer["embeddings"].tobytes()

@@ -1,4 +1,4 @@
-"""numpy's threads: one inside, as many as before outside, whatever else happens."""
+"""Tests of the BLAS thread limit: one thread inside, the previous number outside."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def _threads() -> set[int]:
-    """Of the libraries that numpy came with; others that a test has loaded are nobody's business here."""
+    """Return the thread counts of numpy's libraries; libraries of other tests are ignored."""
     return {library["num_threads"] for library in threadpool_info() if "numpy" in library["filepath"]}
 
 
 @pytest.fixture(autouse=True)
 def two() -> Iterator[None]:
-    """What the process had before."""
+    """The number of threads of the process before the test."""
     with threadpool_limits(2, user_api="blas"):
         if not _threads():
             pytest.skip("numpy was built with a BLAS that is not its own")
@@ -84,7 +84,7 @@ def test_what_a_frame_means_is_found_on_one_thread(monkeypatch: pytest.MonkeyPat
     seen.clear()
 
     class Scores(np.ndarray):
-        """Tells how many threads there are when it is first looked at."""
+        """An array that records the number of threads at its first use."""
 
         def __len__(self) -> int:
             seen.append(_threads())

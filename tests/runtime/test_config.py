@@ -1,4 +1,4 @@
-"""Settings that cannot be are refused by name; sizes are the published ones."""
+"""Tests of the configuration: invalid settings are refused by name; sizes are the published ones."""
 
 from collections.abc import Callable
 from typing import Any

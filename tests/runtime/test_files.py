@@ -1,4 +1,4 @@
-"""A file is whole or absent, whatever happens while it is written."""
+"""Tests of atomic writing and of checks of output paths."""
 
 import hashlib
 import os
@@ -45,7 +45,7 @@ def test_an_existing_file_is_replaced_at_once(tmp_path: Path) -> None:
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:
-    """As /dev/stdout is, of which the next command knows."""
+    """Like /dev/stdout, which the next command reads."""
     (tmp_path / "there").mkdir()
     real, link = tmp_path / "there" / "a.json", tmp_path / "link.json"
     real.write_text("before")
@@ -99,12 +99,12 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_the_umask_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the process's: what another thread creates meanwhile has whatever it is for a moment."""
+    """The umask belongs to the process: a temporary change would affect files of other threads."""
     set_umask, modes = os.umask, []
 
     def umask(mask: int) -> int:
         before = set_umask(mask)
-        (tmp_path / "other").touch()  # as another thread might, just now
+        (tmp_path / "other").touch()  # like another thread at this moment
         modes.append(stat.S_IMODE((tmp_path / "other").stat().st_mode))
         return before
 

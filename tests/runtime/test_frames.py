@@ -1,4 +1,4 @@
-"""What passes as a frame, and the fix that each other thing is told."""
+"""Tests of the frame check and of the fixes in its messages."""
 
 import numpy as np
 import pytest

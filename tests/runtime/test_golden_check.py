@@ -1,4 +1,4 @@
-"""The golden frame: the right answer opens a pipeline, any wrong one is refused by name."""
+"""Tests of the golden check: equal outputs open a pipeline, a wrong output is refused by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 class FixedBackend:
-    """Answers every frame alike."""
+    """A backend with the same outputs for every frame."""
 
     name = "fixed (numpy)"
     graph = None
@@ -105,7 +105,7 @@ def test_an_all_zero_output_is_compared_too(kit: Any) -> None:
 
 
 class MixingBackend(FixedBackend):
-    """Takes what it answers for one frame from the frame before it in the batch."""
+    """A backend that takes a frame's outputs from the previous frame of the batch."""
 
     def infer(self, images: np.ndarray) -> list[NetworkOutput]:
         self.seen.append(images)

@@ -1,4 +1,4 @@
-"""The whole runtime on a network that finds coloured squares: streams, sizes, refusals, memory."""
+"""Tests of the pipeline with a network that detects coloured squares: streams, sizes, errors, memory."""
 
 import gc
 import tracemalloc
@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 96, 128
 
 
 class ColourBackend:
-    """One query per colour: its pixels' bounds, a mask that is feature map k, an embedding of its own."""
+    """A backend with one query per colour: the bounds of its pixels, mask feature k, and a separate embedding."""
 
     name = "colours (numpy)"
 
@@ -77,7 +77,7 @@ class ColourBackend:
 
 
 def scene(t: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """Up to four squares that drift; each is away for a while."""
+    """Return a frame with up to four moving squares; each is absent for some frames."""
     image = np.full((height, width, 3), 40, np.uint8)
     for i, colour in enumerate(COLOURS):
         if (t + 3 * i) % 11 < 8:
@@ -164,7 +164,7 @@ def test_stream_equals_step(folder: Path) -> None:
     assert len(streamed) == 25
     for a, b in zip(stepped, streamed, strict=True):
         same(a, b)
-    for a, b in zip(pipeline.stream(folder), streamed, strict=True):  # a stream begins anew
+    for a, b in zip(pipeline.stream(folder), streamed, strict=True):  # a new stream
         same(a, b)
 
 
@@ -226,7 +226,7 @@ def test_letterboxed_results_lie_in_the_frame(network: tuple[int, int]) -> None:
     assert set(result.labels.tolist()) == set(plain.labels.tolist())
     assert (result.boxes_xyxy >= 0).all()
     assert (result.boxes_xyxy <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
-    pixel = max(HEIGHT / network[0], WIDTH / network[1], 1)  # of the network input, in the frame
+    pixel = max(HEIGHT / network[0], WIDTH / network[1], 1)  # pixels of the network input, in the frame
     for label, box, mask in zip(result.labels, result.boxes_xyxy, result.masks, strict=True):
         expected = plain.boxes_xyxy[plain.labels == label][0]
         np.testing.assert_allclose(box, expected, atol=2 * pixel + 1)
@@ -280,7 +280,7 @@ def test_a_view_with_strides_is_a_frame() -> None:
 
 def test_memory_does_not_grow_with_the_stream() -> None:
     backend = ColourBackend()
-    # Nothing ever matches: new identities in every frame would fill a bank that forgot nothing.
+    # Nothing matches: new identities in every frame would fill a memory bank without deletion.
     config = replace(CONFIG, association=replace(CONFIG.association, match_score=1.0))
     pipeline = Pipeline(backend, config)
     sizes, rows = [], []

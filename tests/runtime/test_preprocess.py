@@ -1,4 +1,4 @@
-"""The resize against the published arrays, and where frames lie in the network input."""
+"""Tests of the resize against the published arrays, and of the placement of frames."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_resize_equals_the_published_bit_for_bit(reference: Path, short: int, lo
 
 @pytest.mark.parametrize("size", [(360, 640), (240, 427), (200, 700), (400, 333)])
 def test_columns_are_resized_before_rows_whatever_takes_longer(size: tuple[int, int]) -> None:
-    """In floating point, rounded to 8 bits after each pass."""
+    """The reference is in floating point, rounded to uint8 after each pass."""
     frame = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     expected = frame.astype(np.float64)
     for axis, after in ((1, size[1]), (0, size[0])):
@@ -31,13 +31,13 @@ def test_columns_are_resized_before_rows_whatever_takes_longer(size: tuple[int, 
             np.tensordot(_triangle(frame.shape[axis], after), expected, (1, axis)), 0, axis
         )
         expected = np.floor(expected + 0.5)
-    # Exact halves fall to either side, for Pillow's weights have 22 bits.
+    # Exact halves round to either side, because Pillow's weights have 22 bits.
     assert np.mean(resize(frame, size) != expected) < 0.02
 
 
 @pytest.mark.usefixtures("homeless")
 def test_a_user_without_a_home_resizes_as_well() -> None:
-    """The library that would be quicker may be in the user's cache, and there is none."""
+    """The compiled resize is searched in the user's cache, which does not exist."""
     preprocess._library.cache_clear()
     frame = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
     try:
@@ -47,7 +47,7 @@ def test_a_user_without_a_home_resizes_as_well() -> None:
 
 
 def _triangle(before: int, after: int) -> np.ndarray:
-    """[after, before]: what each pixel has of each other one."""
+    """Return the weights [after, before] of the source pixels."""
     scale = before / after
     centre = (np.arange(after)[:, None] + 0.5) * scale
     weights = np.maximum(1 - np.abs(np.arange(before) + 0.5 - centre) / max(scale, 1), 0)
@@ -55,7 +55,7 @@ def _triangle(before: int, after: int) -> np.ndarray:
 
 
 def source_frame() -> np.ndarray:
-    """make_video(1, 360, 640, 7)[0] of the reference arrays."""
+    """Return make_video(1, 360, 640, 7)[0] of the reference arrays."""
     from idol_deploy.weights.reference import make_video
 
     return np.ascontiguousarray(make_video(1, 360, 640, 7)[0].transpose(1, 2, 0))

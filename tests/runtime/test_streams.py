@@ -1,4 +1,4 @@
-"""Several streams through one network: each gets what it would get alone, whatever the others do."""
+"""Tests of several streams through one network: each has the results of the stream alone."""
 
 import zlib
 
@@ -24,7 +24,7 @@ SIZES = {"door": (32, 64), "yard": (64, 32), "roof": (32, 64), "gate": (64, 64),
 
 
 class NoiseBackend:
-    """Finds a few of four things, in any picture, by its bytes alone."""
+    """A backend that detects some of four objects, chosen from the bytes of the image."""
 
     name, graph, reason = "noise (numpy)", None, ""
 
@@ -76,7 +76,7 @@ def same(a: FrameResult, b: FrameResult) -> None:
 def test_each_stream_gets_what_it_gets_alone(
     steps: list[set[str]], ends: set[tuple[int, str]], at_once: int, most: int | None
 ) -> None:
-    """Streams join, pause, end and begin again, in any order, and have sizes of their own."""
+    """Streams start, pause, end and restart in any order, with different frame sizes."""
     streams = Streams(NoiseBackend(most=most), CONFIG, at_once=at_once)
     alone = {name: Pipeline(NoiseBackend(), CONFIG) for name in SIZES}
     for t, names in enumerate(steps):
@@ -150,7 +150,7 @@ def test_how_many_frames_go_together() -> None:
 
 
 def test_a_prepared_frame_is_its_own() -> None:
-    """A capture may fill the same memory with the frame after."""
+    """A video capture may write the next frame to the same memory."""
     with Streams(NoiseBackend(), CONFIG) as streams:
         stream = streams.join("door")
         buffer = frame("door", 0)

@@ -1,4 +1,4 @@
-"""Memory, stream and recordings on a stand-in for a device."""
+"""Tests of memory, stream and recordings on a fake device."""
 
 from collections.abc import Callable
 from types import ModuleType

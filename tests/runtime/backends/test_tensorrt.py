@@ -1,4 +1,4 @@
-"""An engine on a device: what is queued in which order, and every refusal. The stand-ins are in tests/fakes."""
+"""Tests of an engine on a device: order of the queued work, and all errors. The fakes are in tests/fakes."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def bundle(kit: Any, tmp_path: Path) -> Iterator[Bundle]:
 def store(
     fake_tensorrt: Start, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., ModuleType]:
-    """Starts a release whose networks answer the golden outputs, and stores an engine that it built."""
+    """Start a TensorRT release whose networks return the golden outputs, and store an engine of it."""
     golden_frame = bundle.golden_frame()
     np.savez(tmp_path / "answers.npz", image=[1, *golden_frame.frame.shape], **golden_frame.outputs)
     monkeypatch.setenv("FAKE_TENSORRT_ANSWERS", str(tmp_path / "answers.npz"))

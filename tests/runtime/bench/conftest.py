@@ -1,4 +1,4 @@
-"""A report of a benchmark that nobody ran."""
+"""Fixtures: an invented report, and a bundle for worker processes."""
 
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def report() -> dict[str, Any]:
 
 @pytest.fixture
 def tiny_bundle(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle whose graphs nobody can run; processes that are started find this folder's modules."""
+    """Return a bundle whose graphs cannot run; started processes can import this folder's modules."""
     monkeypatch.syspath_prepend(Path(__file__).parents[3])
     path: Path = kit.write(tmp_path / "tiny.idol")
     return path

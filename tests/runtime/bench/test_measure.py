@@ -1,4 +1,4 @@
-"""Turns, rows that fail on the way, and what the report says, with rows that take no time."""
+"""Tests of the order of rows, of rows that fail, and of the report, with fake rows."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ CLOSED: list[str] = []
 
 
 class Scripted:
-    """A row whose network takes as many milliseconds as its name says; `dies` fails at its third frame."""
+    """A fake worker whose network takes the milliseconds in its name; `dies` fails at its third frame."""
 
     def __init__(self, row: BenchRow, *_: object) -> None:
         if "absent" in row.name:
@@ -33,7 +33,7 @@ class Scripted:
         TURNS.append(self.row.name)
         if "dies" in self.row.name and self._steps == 3:
             raise BackendError("its process ended")
-        # The first frames are slow everywhere.
+        # The first frames are slow in all rows.
         warm = 100.0 if self._steps <= 2 else 1.0
         return {"preprocess": 1.0, "network": warm * float(self.row.name.split()[0])}
 

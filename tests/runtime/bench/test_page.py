@@ -1,4 +1,4 @@
-"""The page: whole, in need of nothing else, and of the report's own numbers."""
+"""Tests of the page: complete, self-contained, with the report's numbers."""
 
 import xml.etree.ElementTree as ElementTree
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the tables say of a report."""
+"""Tests of the tables of a report."""
 
 from typing import Any
 

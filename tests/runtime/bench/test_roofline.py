@@ -1,4 +1,4 @@
-"""GraphCost counted by hand, and floors."""
+"""Tests of the cost against values counted by hand, and of the lowest time."""
 
 import numpy as np
 import pytest

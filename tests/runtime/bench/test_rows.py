@@ -1,4 +1,4 @@
-"""Which rows a bundle has."""
+"""Tests of the rows of a bundle."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path)
     assert first.tolerance_share is not None
     assert 0 <= first.tolerance_share <= 1
     assert [row.name for row in others] == ["openvino, portable"], "TensorRT has no CPU"
-    for device in ("cuda", "cuda:1"):  # of which OpenVINO has none
+    for device in ("cuda", "cuda:1"):  # OpenVINO runs on the CPU only
         names = [row.name for row in bundle_rows(tiny_bundle, device)]
         assert names == ["onnxruntime, portable", "tensorrt, portable"]
 

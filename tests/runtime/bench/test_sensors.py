@@ -1,4 +1,4 @@
-"""Clocks and power, from files laid out as Linux and a Jetson have them."""
+"""Tests of clocks and power, from files as on Linux and a Jetson."""
 
 import sys
 from collections.abc import Callable
@@ -45,19 +45,19 @@ def test_what_cannot_be_read_is_left_out(tmp_path: Path, text: str) -> None:
 
 
 class Nvml:
-    """NVIDIA's management library of a machine of two GPUs: it counts all of them, whatever CUDA may see."""
+    """A fake of NVIDIA's management library on a machine with two GPUs; it lists both, also those hidden from CUDA."""
 
     NVML_CLOCK_SM = 1
 
     class NVMLError(Exception):
-        """What all of its functions raise."""
+        """The error of all functions."""
 
     def __init__(self) -> None:
         self.megahertz = {"00000000:01:00.0": 210, "00000000:41:00.0": 1980}
         self.lost = False
 
     def nvmlInit(self) -> None:  # noqa: N802
-        """It is there."""
+        """Start without an error."""
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
         self.check()
@@ -92,7 +92,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
 
 
 def test_the_gpu_that_cuda_counts_is_read(fake_tensorrt: Start, nvml: Nvml, tmp_path: Path) -> None:
-    """As with CUDA_VISIBLE_DEVICES=1; and power, which this one does not tell, is left out."""
+    """Like CUDA_VISIBLE_DEVICES=1; power, which this device lacks, is left out."""
     fake_tensorrt()
     sensors = Sensors("cuda", root=tmp_path)
     sensors.sample()

@@ -1,4 +1,4 @@
-"""A row in a process of its own: its stages, its end, and what a failure says."""
+"""Tests of a row in its own process: stages, end, and messages of failures."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from idol_runtime.tracking.detection import NetworkOutput
 
 
 class Answering:
-    """Answers the golden frame's outputs, times a factor, to every frame; may wait, or die."""
+    """A backend that returns the golden outputs times a factor; it may wait or end its process."""
 
     reason = ""
 
@@ -42,7 +42,7 @@ class Answering:
         return [self._output]
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
 
 def answering(

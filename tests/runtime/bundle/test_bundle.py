@@ -1,4 +1,4 @@
-"""A bundle comes back as it was written, or is refused in one line that names it and the fix."""
+"""Tests of the bundle: it is read as written, or refused in one line with its name and the fix."""
 
 import tracemalloc
 import zipfile
@@ -34,7 +34,7 @@ def good(kit: Any, tmp_path: Path) -> Path:
 
 
 def change_header(path: Path, offset: int, value: bytes) -> None:
-    """Write into both zip headers of the first member, the manifest; the offset is that in the directory."""
+    """Change both zip headers of the first member, the manifest; the offset is that of the directory."""
     with zipfile.ZipFile(path) as archive:
         directory = archive.start_dir
     data = bytearray(path.read_bytes())
@@ -152,7 +152,7 @@ def test_a_member_that_stands_twice(kit: Any, good: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compressed_member_is_refused_unread(kit: Any, good: Path, tmp_path: Path, name: str) -> None:
-    """Within its limit, and under its true hash: what could grow is not read at all."""
+    """A compressed member is not read, even within its limit and with the correct hash."""
     bomb = kit.members_of(good)[name] + b" " * (32 << 20)
     path = kit.write(
         tmp_path / "bomb.idol", members={**kit.members(), **({} if name == MANIFEST else {name: bomb})}
@@ -185,7 +185,7 @@ def test_an_oversized_graph_is_named(kit: Any, good: Path, monkeypatch: pytest.M
 def test_a_header_that_lies_about_size(kit: Any, good: Path, size: int) -> None:
     expected = kit.read_all(good)
     change_header(good, 24, size.to_bytes(4, "little"))
-    if size > 10**5:  # there is no more to read than there was
+    if size > 10**5:  # there are no more bytes to read than before
         assert kit.read_all(good) == expected
     else:
         kit.refusal(good)
@@ -240,7 +240,7 @@ def test_interrupted_writing_leaves_what_was_there(
 
 def test_a_refused_file_is_not_held_open(kit: Any, good: Path) -> None:
     kit.rewrite(good, lambda members: members.pop(GRAPH))
-    kit.refusal(good)  # a file left open would be a ResourceWarning, and warnings are errors
+    kit.refusal(good)  # an open file would be a ResourceWarning, and warnings are errors
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def test_mutated_bytes_are_refused_or_do_not_matter(
     kit: Any, valid: tuple[Path, bytes, tuple[Any, ...]], data: st.DataObject
 ) -> None:
     path, content, expected = valid
-    # Half of the changes fall on the zip's own records, which are few among the bytes.
+    # Half of the changes are in the zip's own records, which are a small part of the bytes.
     records = [i for i in range(len(content)) if content.startswith(b"PK", i)]
     place = st.one_of(
         st.integers(0, len(content) - 1),

@@ -1,4 +1,4 @@
-"""Inside an unbroken zip: a manifest, a certificate or a canary that cannot be is refused by name."""
+"""Tests of the content of an intact zip: an invalid manifest, certificate or golden frame is refused by name."""
 
 import io
 import pickle
@@ -117,7 +117,7 @@ def test_nan_passes_no_stage() -> None:
 
 
 class Trap:
-    """Tells when it is unpickled."""
+    """An object that records its unpickling."""
 
     sprung = False
 
@@ -172,7 +172,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
-def test_a_canary_that_cannot_be_read(kit: Any, tmp_path: Path) -> None:
+def test_a_golden_frame_that_cannot_be_read(kit: Any, tmp_path: Path) -> None:
     for kind, data in spoiled_canaries(kit).items():
         members = {**kit.members(), GOLDEN_FRAME: data}
         path = kit.write(tmp_path / f"{kind}.idol", members=members)
@@ -182,7 +182,7 @@ def test_a_canary_that_cannot_be_read(kit: Any, tmp_path: Path) -> None:
     assert Trap.sprung, "the trap itself must work"
 
 
-def test_a_canary_that_inflates_without_end(
+def test_a_golden_frame_that_inflates_without_end(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden_frame = GoldenFrame(np.zeros((2048, 2048, 3), np.uint8), kit.golden_frame().outputs)

@@ -1,4 +1,4 @@
-"""Engine files: what is written is read, what is changed is found, and what does not fit is said."""
+"""Tests of engine files: reading, detection of changes, and explanation of mismatches."""
 
 import tracemalloc
 import zipfile
@@ -59,7 +59,7 @@ def test_what_is_written_is_read(path: Path) -> None:
 
 
 def test_every_changed_byte_is_found_or_harmless(path: Path) -> None:
-    """As of a disk that fails, or a copy that ended early."""
+    """For example, a broken disk or an incomplete copy."""
     whole = path.read_bytes()
     said = []
     for place in range(0, len(whole), 7):

@@ -1,4 +1,4 @@
-"""A zip under the hash of its head: whatever is wrong with it is said in the words of whoever opened it."""
+"""Tests of sealed zip files: every fault raises the error of the caller."""
 
 import zipfile
 from contextlib import closing
