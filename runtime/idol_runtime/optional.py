@@ -31,7 +31,7 @@ def import_optional(module: str, package: str, extra: str, purpose: str) -> Any:
         if (error.name or "").partition(".")[0] == module.partition(".")[0]:
             raise MissingDependencyError(package, extra, purpose) from error
         raise IdolError(
-            f"{purpose} needs {package}, whose installation is incomplete: {error}; install it again"
+            f"{purpose} needs {package}, which is incomplete: {error}; install it again"
         ) from error
     except ImportError as error:
         hint = "; without a screen, install opencv-python-headless in its place" if module == "cv2" else ""

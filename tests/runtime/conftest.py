@@ -157,7 +157,7 @@ class BundleKit:
             return bundle.manifest, bundle.certificates, bundle.graph(), golden_frame.frame.tobytes(), arrays
 
     def refusal(self, path: Path) -> str:
-        """Return the message of the BundleError for this file; check that it is one line with the file name and a fix."""
+        """Return the message of the BundleError for this file, after a check that it is one line with name and fix."""
         with pytest.raises(BundleError) as caught:
             self.read_all(path)
         message = str(caught.value)

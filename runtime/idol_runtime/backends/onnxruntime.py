@@ -53,8 +53,7 @@ def import_onnxruntime() -> types.ModuleType:
     if len(installed) > 1:
         raise BackendError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; keep one: "
-            "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'idol-deploy[cpu]' or "
-            "'idol-deploy[gpu]'"
+            "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'idol-deploy[cpu]' or 'idol-deploy[gpu]'"
         )
     try:
         import onnxruntime
@@ -124,8 +123,7 @@ def _providers(runtime: types.ModuleType, device: str) -> list[tuple[str, dict[s
         return [("CPUExecutionProvider", {})]
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise BackendError(
-            "this ONNX Runtime has no CUDA; replace it: pip uninstall onnxruntime, then "
-            "pip install 'idol-deploy[gpu]'"
+            "this ONNX Runtime has no CUDA; run: pip uninstall onnxruntime; pip install 'idol-deploy[gpu]'"
         )
     index = device.partition(":")[2] or "0"
     return [("CUDAExecutionProvider", {"device_id": index}), ("CPUExecutionProvider", {})]

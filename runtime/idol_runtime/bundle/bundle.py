@@ -258,9 +258,9 @@ class Bundle:
         try:
             golden = GoldenFrame.from_bytes(data)
         except Exception as error:  # numpy's parser also raises EOFError, zlib.error and tokenize.TokenError
-            raise BundleError(f"{self.path}: {GOLDEN_FRAME} cannot be read ({error}); {_BROKEN}") from error
+            raise self._broken(f"{GOLDEN_FRAME} cannot be read ({error})") from error
         if golden.frame.shape != (*self.manifest.frame_size, 3):
-            raise BundleError(f"{self.path}: the golden frame is not {self.manifest.frame_size}; {_BROKEN}")
+            raise self._broken(f"the golden frame is not {self.manifest.frame_size}")
         return golden
 
     def _read_manifest(self) -> Manifest:
@@ -273,7 +273,7 @@ class Bundle:
             )
         manifest = _decode(encoded, Manifest, self.path)
         if {MANIFEST, *manifest.members} != set(self._file.names):
-            raise BundleError(f"{self.path}: the manifest lists {sorted(manifest.members)}; {_BROKEN}")
+            raise self._broken(f"the manifest lists {sorted(manifest.members)}")
         return manifest
 
     def _read_certificates(self) -> Certificates:
@@ -282,14 +282,12 @@ class Bundle:
         certified = [*fp32, *certificates.precisions]
         graphs = set(GRAPHS.values()) & set(self.manifest.members)
         if {GRAPHS[name] for name in certified} != graphs or len(set(certified)) < len(certified):
-            raise BundleError(
-                f"{self.path}: {CERTIFICATES} lists {', '.join(certified)}, the bundle holds "
-                f"{', '.join(sorted(graphs))}; {_BROKEN}"
-            )
-        if set(certificates.precisions) != set(self.manifest.precisions):
-            raise BundleError(
-                f"{self.path}: the manifest describes {sorted(self.manifest.precisions)}, {CERTIFICATES} "
-                f"{sorted(certificates.precisions)}; {_BROKEN}"
+            listed, held = ", ".join(certified), ", ".join(sorted(graphs))
+            raise self._broken(f"{CERTIFICATES} lists {listed}, the bundle holds {held}")
+        described = sorted(self.manifest.precisions)
+        if sorted(certificates.precisions) != described:
+            raise self._broken(
+                f"the manifest describes {described}, {CERTIFICATES} {sorted(certificates.precisions)}"
             )
         for name, certificate in fp32.items():
             if not certificate.passed:
@@ -307,10 +305,13 @@ class Bundle:
                 f"{self.path} is not an .idol bundle: unexpected or missing {odd[:5]}; {_BROKEN}"
             )
 
+    def _broken(self, fault: str) -> BundleError:
+        return BundleError(f"{self.path}: {fault}; {_BROKEN}")
+
     def _member(self, name: str) -> bytes:
         data, expected = self._file.read(name, _MAX_BYTES[name]), self.manifest.members[name]
         if len(data) != expected.bytes or sha256(data) != expected.sha256:
-            raise BundleError(f"{self.path}: {name} was changed after it was written; {_BROKEN}")
+            raise self._broken(f"{name} was changed after it was written")
         return data
 
 
