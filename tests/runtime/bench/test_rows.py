@@ -31,12 +31,12 @@ def test_no_row_for_a_graph_in_a_backend_for_another_target(kit: Any, tmp_path: 
         name: GraphInfo(name.partition("-")[0], target, False, dict.fromkeys(OUTPUT_NAMES, 1.0))
         for name, target in (("fp16", "onnx"), ("int8-ort", "ort"), ("int8-trt", "trt"))
     }
-    parity = msgspec.structs.replace(
+    certificates = msgspec.structs.replace(
         msgspec.json.decode(kit.certificates(), type=Certificates),
         precisions=dict.fromkeys(infos, certificate),
     )
     members = kit.members() | dict.fromkeys((GRAPHS[name] for name in infos), b"graph")
-    members[CERTIFICATES] = msgspec.json.encode(parity)
+    members[CERTIFICATES] = msgspec.json.encode(certificates)
     path = kit.write(tmp_path / "b.idol", kit.manifest(precisions=infos), members)
     assert [row.name for row in bundle_rows(path, "cuda")] == [
         "onnxruntime, portable",
