@@ -37,7 +37,9 @@ class OpenVinoBackend:
         try:
             import openvino
         except ImportError as error:
-            raise BackendError("OpenVINO is not installed; install it with: pip install openvino") from error
+            raise BackendError(
+                "OpenVINO is not installed; to measure it as well: pip install openvino"
+            ) from error
         self.network_size: tuple[int, int] | None = network_size
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:

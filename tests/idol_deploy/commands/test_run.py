@@ -254,7 +254,7 @@ def test_another_shape_is_refused_and_with_fit_letterboxed(
     [
         ("temporal=paper", "write association.KEY=VALUE"),
         ("association.temporal", "write association.KEY=VALUE"),
-        ("association.temporol=paper", "take select_score"),
+        ("association.temporol=paper", "choose one of select_score"),
         ("association.temporal=latest", "temporal"),
         ("association.max_age=soon", "association.max_age=soon"),
         ("association.select_score=2", "between 0 and 1"),
