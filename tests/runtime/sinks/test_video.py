@@ -54,7 +54,7 @@ def test_odd_sizes_grow_to_even(tmp_path: Path, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("name", ["out.gif", "out", "out.jsonl"])
 def test_no_video_suffix(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputError, match=r"\.mp4 \.mkv \.avi"):
+    with pytest.raises(OutputError, match=r"\.mp4 or \.mkv or \.avi"):
         video_sink(tmp_path / name)
 
 
