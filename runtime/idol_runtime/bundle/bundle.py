@@ -1,14 +1,14 @@
 """The `.idol` bundle: one zip file with the graphs, their description and their certificates.
 
     manifest.json   description: schema version, preset, classes, preprocessing, thresholds, shapes, hashes
-    weights.onnx    weights that the fp32 graphs share
+    weights.onnx    weights that the graphs share
     portable.onnx   the network in standard operators
     plugin.onnx     the network with deformable attention as one compiled operator; optional
     fp16.onnx …     the network in reduced precision, optional: fp16, bf16, int8-ort, int8-trt
     canary.npz      the golden frame with PyTorch's outputs
     parity.json     a certificate for each graph: its parity with PyTorch, stage by stage, down to track ids
 
-An fp32 graph is its file after `weights.onnx`, byte by byte: protobuf messages merge when joined. The SHA-256 of the
+A graph is its file after `weights.onnx`, byte by byte: protobuf messages merge when joined. The SHA-256 of the
 manifest is the zip's comment; the manifest holds those of the other files. Reading a bundle unpickles nothing and
 extracts nothing to disk. docs/bundle.md describes the format.
 """
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 4
-_READABLE = (3, SCHEMA_VERSION)  # in 3, no reduced-precision graph shares weights
+_READABLE = (3, SCHEMA_VERSION)  # in 3, reduced-precision graphs share no weights
 MANIFEST, WEIGHTS, GOLDEN_FRAME, CERTIFICATES = "manifest.json", "weights.onnx", "canary.npz", "parity.json"
 GRAPHS: Mapping[GraphName, str] = {
     "portable": "portable.onnx",
@@ -244,7 +244,7 @@ class Bundle:
     def graph(self, name: GraphName = "portable") -> bytes:
         """Return the complete ONNX file of a graph that `certificates` lists."""
         own = self._member(GRAPHS[name])
-        info = next((info for key, info in self.manifest.precisions.items() if key == name), None)
+        info = self.manifest.precisions.get(cast(ReducedName, name))
         return self._member(WEIGHTS) + own if info is None or info.shares_weights else own
 
     def tolerances(self, graph: GraphName | None) -> Mapping[str, float] | None:
