@@ -43,7 +43,7 @@ def test_nothing_is_built(target: Target) -> None:
 @pytest.mark.parametrize(
     ("target", "library"),
     [(CPU, "cpu"), (ORT, "ort"), (CUDA, "cuda"), (TRT, "trt")],
-    ids=lambda item: str(item),
+    ids=lambda item: getattr(item, "name", item),
 )
 def test_a_broken_library_is_named(empty_folder: Path, target: Target, library: str) -> None:
     if library == "ort":

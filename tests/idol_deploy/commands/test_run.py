@@ -421,7 +421,7 @@ def test_bad_bundles(
     more = ["--source", clip, "--jsonl", tmp_path / "a.jsonl"] if command == "run" else []
     message = refused(command, path, *more)
     if command == "inspect" and spoil is _missing:
-        why = "is no file; check the path"
+        why = "no such file: "
     assert why in message
     assert "bad.idol" in message
 
