@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from idol_deploy.data.categories import COCO, COCO_IDS, OVIS, SYNTH, YTVIS_2019, YTVIS_2021, require_distinct
-from idol_deploy.model.config import BackboneConfig, MobileNetConfig, ModelConfig, ResNetConfig, SwinConfig
+from idol_deploy.model.backbones.config import BackboneConfig, MobileNetConfig, ResNetConfig, SwinConfig
+from idol_deploy.model.config import ModelConfig
 from idol_deploy.objective.config import LossConfig
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, VideoConfig
 from idol_runtime.errors import ConfigError

@@ -1,17 +1,17 @@
-"""Typed settings of a training run, and their form as JSON. Imports no torch.
+"""Typed settings of a training run, and their JSON form. Imports no torch.
 
-settings = override(TrainSettings(preset("ytvis19_r50")), ["train.lr=2e-4", "loss.selection=iou"])
+settings = override_settings(TrainSettings(preset("ytvis19_r50")), ["train.lr=2e-4", "loss.selection=iou"])
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
 from idol_deploy.config import IdolConfig, preset
-from idol_deploy.model.config import BackboneConfig
+from idol_deploy.model.backbones.config import BACKBONES, BackboneConfig
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.field_text import read_setting
 
@@ -20,25 +20,23 @@ __all__ = [
     "RunConfig",
     "TrainSettings",
     "network_config",
-    "override",
+    "override_settings",
     "settings_from_json",
     "settings_to_json",
 ]
 
-_T = TypeVar("_T")
-
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the training set lies, and how it is read.
+    """The training set and how it is read.
 
     Attributes:
-        annotations: JSON in the format of YouTube-VIS, OVIS or, for still images, COCO.
-        frames: the folder that its file names are below.
-        workers: processes that load, of each training process; 0: it loads by itself.
+        annotations: path of a JSON file in the format of YouTube-VIS, OVIS or, for still images, COCO.
+        frames: folder that the file names in the annotations are relative to.
+        workers: number of loading processes per training process; 0 loads in the training process itself.
         strict: refuse broken frames and annotations instead of counting them.
-        holdout: seed of the part of the videos that is left out of training; None: all are trained on.
-        holdout_share: of the videos in that part.
+        holdout: seed that selects the videos held out of training; None trains on all videos.
+        holdout_share: share of the videos that is held out, between 0 and 1.
     """
 
     annotations: str = ""
@@ -56,21 +54,22 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How the arithmetic is done, and what is kept.
+    """Arithmetic and output of a training run.
 
     Attributes:
-        seed: of initial weights, order, augmentation and dropout.
-        precision: of the network's products; losses, weights and their updates are fp32 in any case.
-        accumulate: batches whose gradients are averaged to one step; each is normalised by itself, or all together with
-            `loss.global_normaliser`, which takes another forward pass.
-        recompute: keep no activations inside transformer and Swin layers and compute them again for the gradient:
-            slower, less memory, the same bits.
+        seed: seed of initial weights, order of the data, augmentation and dropout.
+        precision: precision of the network's matrix products; losses, weights and their updates are always fp32.
+        accumulate: number of batches whose gradients are averaged into one step. Each batch is normalised by itself;
+            with `loss.global_normaliser`, all together, which costs another forward pass.
+        recompute: recompute the activations of backbone blocks and transformer layers in the backward pass: less
+            memory, slower, the same bits.
         compile: compile the transformer's layers with torch.compile.
-        operator: `auto` takes the deformable-attention library where it is built, `always` insists, `never` doesn't.
-        keep_last: checkpoints to keep.
-        evaluate_period: iterations between evaluations on the holdout, whose AP decides the best; 0: none.
-        log_period: iterations between lines for people; the log file has every one.
-        tensorboard: write TensorBoard's files as well.
+        operator: use of the compiled deformable attention: `auto` if it is built, `always` or `never`.
+        keep_last: number of snapshots to keep.
+        evaluate_period: iterations between evaluations on the held-out videos; the weights of the best AP are kept.
+            0 never evaluates.
+        log_period: iterations between console lines; the log file has every iteration.
+        tensorboard: also write TensorBoard files.
     """
 
     seed: int = 0
@@ -96,12 +95,12 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """All that decides what a training run does; with the same data and machine, its result.
+    """All settings of a training run. With the same data and machine, they determine its result.
 
     Attributes:
         network: network, classes, augmentation, optimiser, schedule and losses.
         data: the training set.
-        run: arithmetic, and what is kept.
+        run: arithmetic and output.
     """
 
     network: IdolConfig
@@ -109,7 +108,7 @@ class TrainSettings:
     run: RunConfig = field(default_factory=RunConfig)
 
     def pairs_per_batch(self, world: int) -> int:
-        """Pairs of each batch of each process.
+        """Return the number of pairs in each batch of each process.
 
         Raises:
             ConfigError: the pairs of an iteration cannot be shared equally.
@@ -124,7 +123,7 @@ class TrainSettings:
         return pairs
 
 
-# Where a setting's section is kept.
+# Section of a setting -> path of the dataclass that holds it.
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "model": ("network", "model"),
     "backbone": ("network", "model", "backbone"),
@@ -138,22 +137,22 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def override(settings: TrainSettings, changes: Sequence[str]) -> TrainSettings:
-    """The settings with some changed.
+def override_settings(settings: TrainSettings, changes: Sequence[str]) -> TrainSettings:
+    """Return the settings with some of them changed.
 
     Args:
-        settings: what to start from.
-        changes: `SECTION.KEY=VALUE`, such as `train.lr=2e-4` or `train.steps=8000,11000`.
+        settings: settings to start from.
+        changes: `SECTION.KEY=VALUE` texts, such as `train.lr=2e-4` or `train.steps=8000,11000`.
 
     Raises:
-        ConfigError: no such section or key, or a value that cannot be.
+        ConfigError: a section or key does not exist, or a value is invalid.
     """
     for change in changes:
         path, equals, text = change.partition("=")
         section, _, key = path.partition(".")
         if not equals or section not in _SECTIONS:
             raise ConfigError(
-                f"{change!r} is no setting; write SECTION.KEY=VALUE, SECTION being one of {', '.join(_SECTIONS)}"
+                f"{change!r} is not a setting; write SECTION.KEY=VALUE with a section of {', '.join(_SECTIONS)}"
             )
         settings = _changed(settings, _SECTIONS[section], key, text, change)
     return settings
@@ -166,32 +165,67 @@ def _changed(owner: Any, path: Sequence[str], key: str, text: str, change: str) 
 
 
 def settings_to_json(settings: TrainSettings) -> str:
-    """Indented JSON, from which `settings_from_json` makes the same settings."""
+    """Return the settings as indented JSON; `settings_from_json` is the inverse."""
     return msgspec.json.format(msgspec.json.encode(settings), indent=2).decode() + "\n"
 
 
 def settings_from_json(text: str | bytes, source: str | Path) -> TrainSettings:
-    """The settings that were saved.
+    """Read settings from JSON.
+
+    A field that is missing was added by a later version; its default is the behaviour before.
 
     Args:
-        text: JSON.
-        source: where it is from, for messages.
+        text: JSON text.
+        source: origin of the text, for messages.
 
     Raises:
-        DataError: not JSON, or not these settings; names the field.
-        ConfigError: a value that cannot be.
+        DataError: the text is not JSON, or has missing, unknown or invalid fields.
+        ConfigError: a value is out of range.
     """
     try:
-        return _built(TrainSettings, msgspec.json.decode(text), "")
+        contents = msgspec.json.decode(text)
+        settings = msgspec.convert(contents, TrainSettings, dec_hook=_backbone)
+        unknown = list(_unknown(contents, msgspec.to_builtins(settings)))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{source} holds no training settings: {error}") from error
+        raise DataError(
+            f"{source} holds no training settings: {error}; pass a run's settings.json"
+        ) from error
+    if unknown:
+        raise DataError(
+            f"{source} has settings that this version does not know: {', '.join(unknown)}; upgrade idol-deploy"
+        )
+    return settings
+
+
+def _backbone(kind: type, value: Any) -> BackboneConfig:
+    """Convert the settings of a backbone; msgspec calls this for fields of type `BackboneConfig`."""
+    assert kind is BackboneConfig
+    kinds = {backbone().kind: backbone for backbone in BACKBONES}
+    tag = value.get("kind", _untagged_kind(value)) if isinstance(value, dict) else value
+    if tag not in kinds:
+        raise ValueError(f"expected a backbone of kind {', '.join(kinds)}, got {tag!r}")
+    return msgspec.convert(value, kinds[tag])
+
+
+def _untagged_kind(value: Mapping[str, object]) -> str:
+    """Return the kind of a backbone in a file from before the tag, which knew these three kinds."""
+    return "swin" if "embed_dim" in value else "resnet" if "depth" in value else "mobilenet"
+
+
+def _unknown(value: Mapping[str, Any], known: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """Yield the dotted names of keys that are not among the known ones."""
+    for key, inner in value.items():
+        if key not in known:
+            yield section + key
+        elif isinstance(inner, dict):
+            yield from _unknown(inner, known[key], f"{section}{key}.")
 
 
 def network_config(name: str) -> IdolConfig:
-    """What a network is: the preset of this name, or what the `settings.json` of a training run says.
+    """Return the configuration of a preset, or of the `settings.json` of a training run.
 
     Raises:
-        ConfigError: no such preset.
+        ConfigError: there is no such preset.
         DataError: the file cannot be read, or holds no settings.
     """
     if not name.endswith(".json"):
@@ -201,51 +235,6 @@ def network_config(name: str) -> IdolConfig:
     except OSError as error:
         raise DataError(f"cannot read settings {name}: {error.strerror}; check the path") from error
     return settings_from_json(text, name).network
-
-
-def _built(kind: type[_T], value: object, where: str) -> _T:
-    """A dataclass of dataclasses from what JSON holds.
-
-    A field that is not there came with a later version, whose default is what all did before.
-    """
-    assert is_dataclass(kind)
-    hints = get_type_hints(kind)
-    needed = {
-        entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING
-    }
-    unlike = ["everything"]
-    if isinstance(value, dict):
-        unlike = sorted((value.keys() - hints.keys()) | (needed - value.keys()))
-    if unlike or not isinstance(value, dict):
-        raise msgspec.ValidationError(
-            f"{where or 'the whole'} has other fields than this version's: {', '.join(unlike)}"
-        )
-    return kind(
-        **{
-            entry.name: _field(hints[entry.name], value[entry.name], f"{where}.{entry.name}".lstrip("."))
-            for entry in fields(kind)
-            if entry.name in value
-        }
-    )
-
-
-def _field(hint: Any, value: object, where: str) -> Any:
-    if hint == BackboneConfig:
-        names = value.keys() if isinstance(value, dict) else ()
-        # No two backbones have the same settings; with unknown ones, that which shares most is complained of.
-        hint = max(get_args(hint), key=lambda kind: _likeness(kind, names))
-    if is_dataclass(hint):
-        assert isinstance(hint, type)
-        return _built(hint, value, where)
-    try:
-        return msgspec.convert(value, hint)
-    except msgspec.ValidationError as error:
-        raise msgspec.ValidationError(f"{where}: {error}") from error
-
-
-def _likeness(kind: Any, names: Collection[str]) -> int:
-    own = {entry.name for entry in fields(kind)}
-    return len(own & set(names)) - len(own ^ set(names))
 
 
 def _at_least(least: int, section: str, **values: int) -> None:

@@ -78,13 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     import_training("training")
-    from idol_deploy.settings import override
+    from idol_deploy.settings import override_settings
     from idol_deploy.studies.ablation.rows import ROWS
     from idol_deploy.studies.ablation.run import Ablation, ablate
     from idol_deploy.train.processes import joined
 
     task = Ablation(
-        settings=override(new_settings(options), options.set),
+        settings=override_settings(new_settings(options), options.set),
         annotations=options.val_annotations,
         frames=options.val_frames,
         output=options.output,

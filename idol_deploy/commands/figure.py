@@ -148,11 +148,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _pairs(options: argparse.Namespace) -> int:
     import_training("drawing pairs")
-    from idol_deploy.settings import override
+    from idol_deploy.settings import override_settings
     from idol_deploy.studies.figure.pairs import draw_training_pairs
 
     seed = [] if options.seed is None else [f"run.seed={options.seed}"]
-    settings = override(_settings(options), seed)
+    settings = override_settings(_settings(options), seed)
     with steps() as announce:
         announce(f"reading {options.annotations}")
         notes = draw_training_pairs(settings, options.output, pairs=options.pairs, start=options.start)
@@ -252,6 +252,6 @@ def _timeline(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> Any:
     """Return the settings that `train` has with the same arguments."""
-    from idol_deploy.settings import override
+    from idol_deploy.settings import override_settings
 
-    return override(new_settings(options), ["data.workers=0", *options.set])
+    return override_settings(new_settings(options), ["data.workers=0", *options.set])

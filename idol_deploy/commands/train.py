@@ -59,12 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     import_training("training")
-    from idol_deploy.settings import override
+    from idol_deploy.settings import override_settings
     from idol_deploy.train.loop import Training, train
     from idol_deploy.train.processes import joined
 
     settings, snapshot = _resumed_settings(options) if options.resume else (new_settings(options), None)
-    task = Training(override(settings, options.set), options.output, options.weights, snapshot)
+    task = Training(override_settings(settings, options.set), options.output, options.weights, snapshot)
     with joined(options.device) as processes, steps() as announce:
         trained = train(task, processes, announce)
         if not processes.first:

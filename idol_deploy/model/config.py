@@ -1,92 +1,11 @@
-"""Typed settings of the network (docs/idol.md §1, §3). Imports no torch."""
+"""Settings of the network (docs/idol.md §1, §3). Imports no torch."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from idol_deploy.model.backbones.config import BackboneConfig, ResNetConfig
 from idol_runtime.errors import ConfigError
 
-__all__ = ["BackboneConfig", "MobileNetConfig", "ModelConfig", "ResNetConfig", "SwinConfig"]
-
-
-@dataclass(frozen=True)
-class ResNetConfig:
-    """A bottleneck ResNet with frozen batch normalisation and its stride in the 3x3 convolutions.
-
-    Attributes:
-        depth: 50 or 101 layers.
-        frozen_stages: 1 freezes the stem, 2 also res2, ...; 0 trains everything.
-    """
-
-    depth: Literal[50, 101] = 50
-    frozen_stages: int = 2
-
-    def __post_init__(self) -> None:
-        if self.depth not in (50, 101):
-            raise ConfigError(f"ResNet depth must be 50 or 101, got {self.depth}")
-        _check_frozen(self.frozen_stages)
-
-    @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of res2 .. res5."""
-        return 256, 512, 1024, 2048
-
-
-@dataclass(frozen=True)
-class SwinConfig:
-    """A Swin transformer without absolute position codes; the defaults are Swin-L at 384 pixels.
-
-    Attributes:
-        embed_dim: channels of res2; doubled at each further stage.
-        depths: blocks per stage.
-        heads: attention heads per stage.
-        window: side of an attention window, in cells.
-        drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
-    """
-
-    embed_dim: int = 192
-    depths: tuple[int, int, int, int] = (2, 2, 18, 2)
-    heads: tuple[int, int, int, int] = (6, 12, 24, 48)
-    window: int = 12
-    drop_path: float = 0.3
-
-    def __post_init__(self) -> None:
-        if any(channels % heads for channels, heads in zip(self.channels, self.heads, strict=True)):
-            raise ConfigError(f"Swin heads {self.heads} must divide its channels {self.channels}")
-        if not 0.0 <= self.drop_path < 1.0:
-            raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}")
-
-    @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of res2 .. res5."""
-        dim = self.embed_dim
-        return dim, 2 * dim, 4 * dim, 8 * dim
-
-
-@dataclass(frozen=True)
-class MobileNetConfig:
-    """MobileNetV2 of width 1.0, normalisation folded into its convolutions.
-
-    Attributes:
-        frozen_stages: 1 freezes the stem, 2 also res2, ...; 0 trains everything.
-    """
-
-    frozen_stages: int = 1
-
-    def __post_init__(self) -> None:
-        _check_frozen(self.frozen_stages)
-
-    @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of res2 .. res5."""
-        return 24, 32, 96, 320
-
-
-BackboneConfig = ResNetConfig | SwinConfig | MobileNetConfig
-
-
-def _check_frozen(stages: int) -> None:
-    if not 0 <= stages <= 5:
-        raise ConfigError(f"frozen_stages must lie between 0 and 5, got {stages}")
+__all__ = ["ModelConfig"]
 
 
 @dataclass(frozen=True)
@@ -94,16 +13,16 @@ class ModelConfig:
     """The network (docs/idol.md §3).
 
     Attributes:
-        backbone: which backbone.
-        hidden_dim: channels of tokens, queries and embeddings.
-        queries: object queries per frame.
-        heads: attention heads.
+        backbone: settings of the backbone.
+        hidden_dim: number of channels of tokens, queries and embeddings; a multiple of 32 and of `heads`.
+        queries: number of object queries per frame.
+        heads: number of attention heads.
         ffn_dim: hidden width of the feed-forward blocks.
-        encoder_layers: deformable encoder layers.
-        decoder_layers: decoder layers, each of which refines the boxes.
-        levels: feature levels, strides 8, 16, 32 and 64.
-        points: sampled points per head and level, in encoder and decoder.
-        dropout: share dropped in training, everywhere in the transformer.
+        encoder_layers: number of encoder layers.
+        decoder_layers: number of decoder layers; each refines the boxes.
+        levels: number of feature levels; always 4 (strides 8, 16, 32 and 64).
+        points: number of sampled points per head and level, in encoder and decoder.
+        dropout: drop probability in training, everywhere in the transformer.
     """
 
     backbone: BackboneConfig = field(default_factory=ResNetConfig)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.model.backbones.resnet import build_backbone
+from idol_deploy.model.backbones.base import build_backbone
 from idol_deploy.model.geometry import Geometry, build_geometry
 from idol_deploy.model.heads import Heads
 from idol_deploy.model.mask_head import MaskHead

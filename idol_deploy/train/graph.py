@@ -8,10 +8,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from idol_deploy.model.backbones.mobilenet import InvertedResidual
-from idol_deploy.model.backbones.resnet import Bottleneck
-from idol_deploy.model.backbones.swin import Swin
-from idol_deploy.model.config import SwinConfig
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.idol import Idol
 from idol_deploy.model.transformer import DecoderLayer, EncoderLayer
@@ -48,8 +44,7 @@ def build_graph(
             announce(
                 f"weights from nothing; {config.name} begins with {config.train.initial_weights}: --weights"
             )
-        backbone = config.model.backbone
-        if not isinstance(backbone, SwinConfig) and backbone.frozen_stages:
+        if config.model.backbone.frozen_stages:
             announce(
                 "the backbone's first stages are frozen as they were drawn; set backbone.frozen_stages=0 to train them"
             )
@@ -85,17 +80,10 @@ def compile_layers(model: nn.Module) -> None:
             module.compile(dynamic=True)
 
 
-def recompute_layers(model: nn.Module) -> None:
-    """Lets backbone blocks and transformer layers forget their activations, and compute them again for the gradient."""
-    blocks = [block for swin in model.modules() if isinstance(swin, Swin) for block in _blocks(swin)]
+def recompute_layers(model: Idol) -> None:
+    """Drop the activations of backbone blocks and transformer layers, and recompute them in the backward pass."""
+    kinds = (model.backbone.block, EncoderLayer, DecoderLayer)
     for module in model.modules():
-        trains = any(parameter.requires_grad for parameter in module.parameters())
-        if isinstance(module, Bottleneck | InvertedResidual | EncoderLayer | DecoderLayer) and trains:
-            blocks.append(module)
-    for block in blocks:
-        # Set on the instance: a wrapping module would rename the parameters.
-        block.__dict__["forward"] = functools.partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def _blocks(swin: Swin) -> list[nn.Module]:
-    return [block for stage in swin.layers for block in stage.get_submodule("blocks").children()]
+        if isinstance(module, kinds) and any(parameter.requires_grad for parameter in module.parameters()):
+            # Set on the instance: a wrapping module would rename the parameters.
+            module.__dict__["forward"] = functools.partial(checkpoint, module.forward, use_reentrant=False)

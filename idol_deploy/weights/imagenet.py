@@ -1,19 +1,19 @@
-"""Backbones that classified ImageNet, under the names that torchvision, detectron2 and others give their tensors.
+"""ImageNet weights of a backbone, read from the files of torchvision, detectron2 and others.
 
-All of these take RGB of 0 to 255 minus `_MEAN`, divided by `_STD`, as detectron2's conversion of torchvision's weights
-does. For a network that normalises otherwise, the first convolution is made to fit.
+All of these networks take RGB values of 0 to 255 minus `_MEAN`, divided by `_STD`, like detectron2's conversion of
+torchvision's weights. The first convolution is adapted to a network that normalises differently.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.model.config import MobileNetConfig, ResNetConfig
+from idol_deploy.model.backbones.base import ImageNetNames, backbone_class
+from idol_deploy.model.backbones.config import BACKBONES
 from idol_deploy.weights.layout import BACKBONE, KeyTable, key_table
 from idol_runtime.config import Preprocessing
 from idol_runtime.errors import CheckpointError
@@ -21,149 +21,83 @@ from idol_runtime.errors import CheckpointError
 __all__ = ["imagenet_backbone", "imagenet_network"]
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_EPS = 1e-5  # of the batch normalisation
-# A key that only such a file has, and what it is of.
-_MARKS = {
-    "features.0.0.weight": "MobileNetV2",
-    "layer1.0.conv1.weight": "ResNet",
-    "stem.conv1.weight": "ResNet",
-}
-_NOT_NEEDED = re.compile(r"(stem\.)?fc\.|classifier\.|features\.18\.|.*\.num_batches_tracked$")
-# From torchvision's names of a ResNet's tensors to detectron2's, which are ours.
-_RESNET = (
-    (re.compile(r"^(conv1|bn1)\."), r"stem.\1."),
-    (re.compile(r"^layer([1-4])\."), lambda match: f"res{int(match[1]) + 1}."),
-    (re.compile(r"\bbn([1-3])\."), r"conv\1.norm."),
-    (re.compile(r"\bdownsample\.0\."), "shortcut."),
-    (re.compile(r"\bdownsample\.1\."), "shortcut.norm."),
-)
-# MobileNetV2: where res2 to res5 begin among `features`, and what their blocks are made of.
-_STAGES = (2, 4, 7, 14, 18)
-_PARTS = ("expand", "depthwise", "project")
+_EPS = 1e-5  # in the batch normalisation
+_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def imagenet_network(names: Iterable[str]) -> str | None:
-    """Whose tensors have these names: `MobileNetV2`, `ResNet`, or None that is known here."""
-    names = set(names)
-    return next((network for mark, network in _MARKS.items() if mark in names), None)
+def _names_of(keys: Iterable[str]) -> ImageNetNames | None:
+    keys = set(keys)
+    known = (backbone_class(config).imagenet for config in BACKBONES)
+    return next((names for names in known if names is not None and names.marks & keys), None)
+
+
+def imagenet_network(keys: Iterable[str]) -> str | None:
+    """Return the network whose ImageNet weights have these keys, such as `MobileNetV2`; None if it is unknown."""
+    names = _names_of(keys)
+    return None if names is None else names.network
 
 
 def imagenet_backbone(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> dict[str, Tensor]:
-    """The backbone's weights under published keys.
+    """Convert ImageNet weights to the backbone's weights under published keys.
 
     Args:
-        state: tensors of which `imagenet_network` knows the network.
-        config: the network that they are for.
-        path: where they are from, for messages.
+        state: tensors of the file; `imagenet_network` recognises their names.
+        config: configuration of the network that takes the weights.
+        path: path of the file, for messages.
 
     Raises:
-        CheckpointError: another network; a tensor that is missing, unknown or of another shape, the first is named.
+        CheckpointError: the file holds another network, or a tensor is missing, unknown or of another shape.
     """
-    network, wanted = imagenet_network(state), _network_of(config)
-    if network != wanted:
+    names, backbone = _names_of(state), config.model.backbone
+    if names is None or names != backbone_class(type(backbone)).imagenet:
         raise CheckpointError(
-            f"{path} holds ImageNet weights of a {network}, but the backbone of {config.name} is a {wanted}; choose a "
-            "preset with that backbone"
+            f"{path} holds ImageNet weights of a {imagenet_network(state)}, but {config.name} has a {backbone.kind} "
+            "backbone; choose a preset with that backbone"
         )
-    theirs = [key for key in state if not _NOT_NEEDED.match(key)]
-    names = (
-        _mobilenet_names(theirs) if network == "MobileNetV2" else {key: _resnet_name(key) for key in theirs}
-    )
+    ignored = re.compile(rf"{names.ignored}|.*\.num_batches_tracked$")
+    renamed = names.rename(key for key in state if not ignored.match(key))
     table = {
         key[len(BACKBONE) :]: shape for key, shape in key_table(config).items() if key.startswith(BACKBONE)
     }
-    weights = _fitting(state, names, table if network == "ResNet" else _unfolded(table), path)
-    _adapt(weights, "stem.conv1" if network == "ResNet" else "stem.conv", config.preprocessing)
-    if network == "MobileNetV2":
-        weights = _folded(weights)
+    folded = f"{names.first}.norm.weight" not in table
+    weights = _fitting(state, renamed, _unfolded(table) if folded else table, path)
+    _adapt(weights, names.first, config.preprocessing)
+    if folded:
+        weights = _fold(weights)
     return {BACKBONE + name: weight.float() for name, weight in weights.items()}
 
 
-def _network_of(config: IdolConfig) -> str:
-    match config.model.backbone:
-        case ResNetConfig():
-            return "ResNet"
-        case MobileNetConfig():
-            return "MobileNetV2"
-        case _:
-            return "Swin transformer"
-
-
-def _resnet_name(key: str) -> str:
-    for pattern, ours in _RESNET:
-        key = pattern.sub(ours, key)
-    return key
-
-
-def _mobilenet_names(keys: Iterable[str]) -> dict[str, str]:
-    """Our name of each key, or what comes near it.
-
-    Implementations number the modules of a block differently, but all in the order of their use: each convolution, then
-    its normalisation.
-    """
-    modules: dict[int, list[str]] = {}
-    for module in sorted({key.rpartition(".")[0] for key in keys}, key=_numbers):
-        if re.match(r"features\.\d+\.", module):
-            modules.setdefault(int(module.split(".")[1]), []).append(module)
-    ours: dict[str, str] = {}
-    for number, found in modules.items():
-        parts = ("conv",) if number == 0 else _PARTS[-(len(found) // 2) :]
-        own = [f"{_place(number)}.{part}{norm}" for part in parts for norm in ("", ".norm")]
-        ours |= dict(zip(found, own, strict=False))
-    split = (key.rpartition(".") for key in keys)
-    return {f"{module}.{entry}": f"{ours.get(module, module)}.{entry}" for module, _, entry in split}
-
-
-def _numbers(module: str) -> list[int]:
-    return [int(part) for part in module.split(".") if part.isdigit()]
-
-
-def _place(number: int) -> str:
-    """Where the module `features.{number}` is with us."""
-    for stage, (begin, end) in enumerate(pairwise(_STAGES), start=2):
-        if begin <= number < end:
-            return f"res{stage}.{number - begin}"
-    return "stem" if number == 0 else "stem.block"
-
-
 def _unfolded(table: KeyTable) -> KeyTable:
-    """The same convolutions, each with a normalisation in place of its bias."""
-    entries = ("weight", "bias", "running_mean", "running_var")
-    whole: dict[str, tuple[int, ...]] = {}
+    """Replace the bias of each convolution by a normalisation."""
+    unfolded: dict[str, tuple[int, ...]] = {}
     for name, shape in table.items():
         conv, _, kind = name.rpartition(".")
-        whole |= {name: shape} if kind == "weight" else {f"{conv}.norm.{entry}": shape for entry in entries}
-    return whole
+        unfolded |= {name: shape} if kind == "weight" else {f"{conv}.norm.{entry}": shape for entry in _NORM}
+    return unfolded
 
 
 def _fitting(
     state: Mapping[str, Tensor], names: Mapping[str, str], table: KeyTable, path: Path
 ) -> dict[str, Tensor]:
-    """What the table wants, in float64, once the file is found to have that and nothing else."""
+    """Return the tensors of the table in float64, if the file has exactly these."""
+    advice = "give a file of the same network"
     theirs = {ours: key for key, ours in names.items()}
     for name, shape in table.items():
         if name not in theirs:
-            raise CheckpointError(
-                f"{path} has nothing for the backbone's {name}; give a file of the same network"
-            )
-        found = state[theirs[name]]
-        if tuple(found.shape) != shape:
-            raise CheckpointError(
-                f"{path}: {theirs[name]} is {list(found.shape)} instead of {list(shape)}; give a file of "
-                "the same network"
-            )
+            raise CheckpointError(f"{path} has no tensor for the backbone's {name}; {advice}")
+        stored = list(state[theirs[name]].shape)
+        if stored != list(shape):
+            raise CheckpointError(f"{path}: {theirs[name]} is {stored} instead of {list(shape)}; {advice}")
     unknown = next((key for key, ours in names.items() if ours not in table), None)
     if unknown is not None:
-        raise CheckpointError(
-            f"{path}: {unknown} has no place in the backbone; give a file of the same network"
-        )
+        raise CheckpointError(f"{path}: {unknown} has no place in the backbone; {advice}")
     return {name: state[theirs[name]].double() for name in table}
 
 
 def _adapt(weights: dict[str, Tensor], first: str, preprocessing: Preprocessing) -> None:
-    """Makes the first convolution take frames as this network normalises them.
+    """Adapt the first convolution to frames in this network's normalisation.
 
-    Exact but for the outermost pixels where the means differ: the zeros around a frame are its mean.
+    This is exact except for the outermost pixels if the means differ: the zeros around a frame are its mean.
     """
     std, mean = (
         (torch.tensor(own, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64))
@@ -175,17 +109,12 @@ def _adapt(weights: dict[str, Tensor], first: str, preprocessing: Preprocessing)
     weights[f"{first}.weight"] = weight * (std[0] / std[1])[:, None, None]
 
 
-def _folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each normalisation as part of the convolution before it."""
+def _fold(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fold each normalisation into the convolution before it."""
     folded = {}
-    for name in weights:
-        conv, mark, _ = name.partition(".norm.weight")
-        if mark:
-            norm = {
-                key: weights[f"{conv}.norm.{key}"]
-                for key in ("weight", "bias", "running_mean", "running_var")
-            }
-            scale = norm["weight"] * (norm["running_var"] + _EPS).rsqrt()
-            folded[f"{conv}.weight"] = weights[f"{conv}.weight"] * scale[:, None, None, None]
-            folded[f"{conv}.bias"] = norm["bias"] - norm["running_mean"] * scale
+    for conv in (name.removesuffix(".norm.weight") for name in weights if name.endswith(".norm.weight")):
+        norm = {entry: weights[f"{conv}.norm.{entry}"] for entry in _NORM}
+        scale = norm["weight"] * (norm["running_var"] + _EPS).rsqrt()
+        folded[f"{conv}.weight"] = weights[f"{conv}.weight"] * scale[:, None, None, None]
+        folded[f"{conv}.bias"] = norm["bias"] - norm["running_mean"] * scale
     return folded

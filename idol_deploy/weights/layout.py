@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from idol_deploy.config import PRESETS, IdolConfig
+from idol_deploy.model.backbones.config import SwinConfig
 from idol_deploy.model.backbones.swin import relative_position_index
-from idol_deploy.model.config import ModelConfig, SwinConfig
+from idol_deploy.model.config import ModelConfig
 from idol_deploy.model.idol import Idol
 
 __all__ = [

@@ -7,7 +7,7 @@ from idol_deploy.config import PRESETS
 from idol_deploy.settings import (
     RunConfig,
     TrainSettings,
-    override,
+    override_settings,
     settings_from_json,
     settings_to_json,
 )
@@ -16,7 +16,7 @@ from idol_runtime.errors import ConfigError, DataError
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_json_keeps_every_setting(name: str) -> None:
-    settings = override(TrainSettings(PRESETS[name]()), ["data.holdout=3", "run.precision=bf16"])
+    settings = override_settings(TrainSettings(PRESETS[name]()), ["data.holdout=3", "run.precision=bf16"])
     assert settings_from_json(settings_to_json(settings), "here") == settings
 
 
@@ -28,7 +28,7 @@ def test_changes_reach_their_section() -> None:
         "model.queries=9",
         "run.compile=true",
     ]
-    settings = override(
+    settings = override_settings(
         TrainSettings(PRESETS["ytvis19_r50"]()), [*changes, "backbone.depth=101", "data.holdout=none"]
     )
     assert settings.network.train.lr == 2e-4
@@ -56,7 +56,7 @@ def test_changes_reach_their_section() -> None:
 )
 def test_what_cannot_be_is_named(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        override(TrainSettings(PRESETS["ytvis19_r50"]()), [change])
+        override_settings(TrainSettings(PRESETS["ytvis19_r50"]()), [change])
 
 
 def test_settings_of_an_earlier_version_are_those_of_before() -> None:
@@ -66,13 +66,31 @@ def test_settings_of_an_earlier_version_are_those_of_before() -> None:
     assert settings_from_json(json.dumps(contents), "settings.json") == settings
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_backbone_without_its_tag_is_recognised(name: str) -> None:
+    settings = TrainSettings(PRESETS[name]())
+    contents = json.loads(settings_to_json(settings))
+    assert contents["network"]["model"]["backbone"].pop("kind") == settings.network.model.backbone.kind
+    assert settings_from_json(json.dumps(contents), "settings.json") == settings
+
+
+def test_unknown_backbone_is_named() -> None:
+    contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_r50"]())))
+    contents["network"]["model"]["backbone"]["kind"] = "vgg"
+    with pytest.raises(DataError, match="of kind resnet, swin, mobilenet, got 'vgg'"):
+        settings_from_json(json.dumps(contents), "settings.json")
+    contents["network"]["model"]["backbone"] = "resnet50"
+    with pytest.raises(DataError, match="got 'resnet50'"):
+        settings_from_json(json.dumps(contents), "settings.json")
+
+
 def test_settings_of_a_later_version_are_refused() -> None:
     contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_swin_l"]())))
     contents["run"]["speed"] = 1
-    with pytest.raises(DataError, match=r"run has other fields than this version's: speed"):
+    with pytest.raises(DataError, match=r"does not know: run\.speed; upgrade idol-deploy"):
         settings_from_json(json.dumps(contents), "settings.json")
     del contents["run"]["speed"], contents["network"]["name"]
-    with pytest.raises(DataError, match=r"network has other fields than this version's: name"):
+    with pytest.raises(DataError, match=r"missing required field `name` - at `\$\.network`"):
         settings_from_json(json.dumps(contents), "settings.json")
     with pytest.raises(DataError, match="holds no training settings"):
         settings_from_json("{", "settings.json")

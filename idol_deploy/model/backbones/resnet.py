@@ -1,21 +1,29 @@
-"""Backbones: bottleneck ResNets with frozen normalisation, and the choice between them, Swin and MobileNet.
+"""Bottleneck ResNets with frozen batch normalisation.
 
-Letters: N images, H x W pixels, C channels. Every backbone maps [N, 3, H, W] to the tuple (res2, res3, res4,
-res5), whose feature maps have strides 4, 8, 16 and 32 and sides ceil(H / stride) x ceil(W / stride).
-Source: He et al. 2016, docs/idol.md §1.
+Letters: N images, H x W pixels, C channels. Source: He et al. 2016, docs/idol.md §1.
 """
+
+import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idol_deploy.model.backbones.mobilenet import MobileNet
-from idol_deploy.model.backbones.swin import Swin
-from idol_deploy.model.config import BackboneConfig, MobileNetConfig, ResNetConfig, SwinConfig
+from idol_deploy.model.backbones.base import ImageNetNames, StagedBackbone
+from idol_deploy.model.backbones.config import ResNetConfig
 
-__all__ = ["Bottleneck", "ConvNorm", "FrozenBatchNorm", "ResNet", "build_backbone"]
+__all__ = ["Bottleneck", "ConvNorm", "FrozenBatchNorm", "ResNet"]
 
 _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# From torchvision's names to detectron2's, which are the names used here.
+_TORCHVISION = (
+    (re.compile(r"^(conv1|bn1)\."), r"stem.\1."),
+    (re.compile(r"^layer([1-4])\."), lambda match: f"res{int(match[1]) + 1}."),
+    (re.compile(r"\bbn([1-3])\."), r"conv\1.norm."),
+    (re.compile(r"\bdownsample\.0\."), "shortcut."),
+    (re.compile(r"\bdownsample\.1\."), "shortcut.norm."),
+)
 
 
 class FrozenBatchNorm(nn.Module):
@@ -35,14 +43,14 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels) - eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises [N, C, H, W] per channel."""
+        """Normalise [N, C, H, W] per channel."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale[:, None, None] + shift[:, None, None]
 
 
 class ConvNorm(nn.Conv2d):
-    """A convolution without bias, followed by frozen normalisation; "same" padding for odd kernels."""
+    """A convolution without bias, followed by frozen normalisation; padded by half the kernel."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=False)
@@ -50,13 +58,13 @@ class ConvNorm(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
+        """Map [N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
         normalised: Tensor = self.norm(super().forward(x))
         return normalised
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (which carries the stride), 1x1, and a residual."""
+    """A residual block of 1x1, 3x3 (with the stride) and 1x1 convolutions."""
 
     def __init__(self, inputs: int, width: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -66,7 +74,7 @@ class Bottleneck(nn.Module):
         self.conv3 = ConvNorm(width, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
+        """Map [N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
         residual = x if self.shortcut is None else self.shortcut(x)
         x = F.relu(self.conv1(x))
         x = F.relu(self.conv2(x))
@@ -82,41 +90,38 @@ class _Stem(nn.Module):
         return F.max_pool2d(F.relu(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
-class ResNet(nn.Module):
-    """ResNet-50 or -101; the first `frozen_stages` of (stem, res2, ...) do not train."""
+def _rename(keys: Iterable[str]) -> dict[str, str]:
+    names = {}
+    for key in keys:
+        name = key
+        for pattern, replacement in _TORCHVISION:
+            name = pattern.sub(replacement, name)
+        names[key] = name
+    return names
+
+
+class ResNet(StagedBackbone):
+    """ResNet-50 or ResNet-101."""
+
+    block = Bottleneck
+    imagenet = ImageNetNames(
+        network="ResNet",
+        marks=frozenset({"layer1.0.conv1.weight", "stem.conv1.weight"}),
+        ignored=r"(stem\.)?fc\.",
+        rename=_rename,
+        first="stem.conv1",
+    )
 
     def __init__(self, config: ResNetConfig) -> None:
-        super().__init__()
-        self.stem = _Stem()
-        blocks = _BLOCKS[config.depth]
         inputs = (64, *config.channels)
-        self.res2, self.res3, self.res4, self.res5 = (
-            _stage(inputs[i], config.channels[i], blocks[i], stride=1 if i == 0 else 2) for i in range(4)
+        stages = (
+            _stage(inputs[i], inputs[i + 1], blocks, stride=1 if i == 0 else 2)
+            for i, blocks in enumerate(_BLOCKS[config.depth])
         )
-        stages = (self.stem, self.res2, self.res3, self.res4, self.res5)
-        for stage in stages[: config.frozen_stages]:
-            stage.requires_grad_(requires_grad=False)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps normalised images [N, 3, H, W] to (res2, res3, res4, res5)."""
-        res2 = self.res2(self.stem(images))
-        res3 = self.res3(res2)
-        res4 = self.res4(res3)
-        return res2, res3, res4, self.res5(res4)
+        super().__init__(_Stem(), stages, config.frozen_stages)
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     width = outputs // 4
     first = Bottleneck(inputs, width, outputs, stride)
     return nn.Sequential(first, *(Bottleneck(outputs, width, outputs, 1) for _ in range(blocks - 1)))
-
-
-def build_backbone(config: BackboneConfig) -> ResNet | Swin | MobileNet:
-    """The backbone that the configuration describes."""
-    match config:
-        case ResNetConfig():
-            return ResNet(config)
-        case SwinConfig():
-            return Swin(config)
-        case MobileNetConfig():
-            return MobileNet(config)

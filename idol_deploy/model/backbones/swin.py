@@ -1,4 +1,4 @@
-"""Swin transformer backbone: attention in windows that shift by half their side every second block.
+"""Swin transformer backbone: attention within windows that shift by half their side in every second block.
 
 Letters: N images, H x W cells, C channels, T = window² tokens of a window, B windows of an image, M heads.
 Maps are channels-last, [N, H, W, C], inside this module. Source: Liu et al. 2021, docs/idol.md §1.
@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idol_deploy.model.config import SwinConfig
+from idol_deploy.model.backbones.base import Backbone
+from idol_deploy.model.backbones.config import SwinConfig
 
 __all__ = ["DropPath", "Swin", "WindowAttention", "relative_position_index", "shift_mask"]
 
-# Added to the attention logits of tokens that are neighbours only through the cyclic shift.
-_APART = -100.0
+# Added to the attention logits between tokens that are neighbours only through the cyclic shift.
+_MASKED = -100.0
 
 
 def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window: int64 [T, T]."""
+    """Return the row of the bias table for each pair of tokens of a window, int64 [T, T]."""
     cells = torch.arange(window)
     rows = cells.repeat_interleave(window)
     columns = cells.repeat(window)
@@ -27,13 +28,13 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """What a shifted block adds to its attention logits: float32 [B, 1, T, T], 0 or -100.
+    """Return the attention mask of a shifted block: float32 [B, 1, T, T], 0 or -100, added to the logits.
 
     Args:
-        height: cells, a multiple of `window`.
-        width: cells, a multiple of `window`.
-        window: side of a window; the shift is half of it.
-        device: where the mask is made.
+        height: height in cells, a multiple of `window`.
+        width: width in cells, a multiple of `window`.
+        window: side of a window in cells; the shift is half of it.
+        device: device of the mask.
     """
 
     def bands(size: int) -> Tensor:
@@ -42,33 +43,33 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
     region = 3 * bands(height)[:, None] + bands(width)[None, :]
     tokens = _to_windows(region[None, :, :, None], window)[0, :, :, 0]
-    apart = tokens[:, None, :] != tokens[:, :, None]
-    return (apart.float() * _APART)[:, None]
+    separate = tokens[:, None, :] != tokens[:, :, None]
+    return (separate.float() * _MASKED)[:, None]
 
 
 def _to_windows(x: Tensor, window: int) -> Tensor:
-    """[N, H, W, C] to [N, B, T, C]; H and W are multiples of the window."""
+    """Reshape [N, H, W, C] to [N, B, T, C]; H and W are multiples of the window."""
     N, H, W, C = x.shape
     x = x.reshape(N, H // window, window, W // window, window, C)
     return x.transpose(2, 3).reshape(N, -1, window * window, C)
 
 
 def _from_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
-    """[N, B, T, C] to [N, height, width, C]."""
+    """Reshape [N, B, T, C] to [N, height, width, C]."""
     N, _, _, C = x.shape
     x = x.reshape(N, height // window, width // window, window, window, C)
     return x.transpose(2, 3).reshape(N, height, width, C)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops the residual branch of whole images in training (Huang et al. 2016)."""
+    """Stochastic depth: drops the residual branch of random images in training (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape of [N, ...]."""
+        """Map [N, ...] to the same shape."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
@@ -91,14 +92,14 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attends within each window.
+        """Attend within each window.
 
         Args:
             x: tokens [N, B, T, C].
-            mask: added to the logits, [B, 1, T, T].
+            mask: values added to the logits, [B, 1, T, T]; None for an unshifted block.
 
         Returns:
-            [N, B, T, C].
+            Mixed tokens [N, B, T, C].
         """
         N, B, T, C = x.shape
         qkv = self.qkv(x).reshape(N, B, T, 3, self.heads, C // self.heads)
@@ -134,7 +135,7 @@ class _Block(nn.Module):
         self.mlp = _Mlp(dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Keeps the shape of [N, H, W, C]; `mask` is the stage's shift mask."""
+        """Map [N, H, W, C] to the same shape; `mask` is the stage's shift mask."""
         x = x + self.drop_path(self._attend(self.norm1(x), mask))
         mixed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return mixed
@@ -155,7 +156,7 @@ class _Block(nn.Module):
 
 
 class _PatchMerging(nn.Module):
-    """Halves the resolution: the four cells of each 2x2 become one of twice the channels."""
+    """A downsampling layer: each 2x2 block of cells becomes one cell of twice the channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class _PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, H, W, C] to [N, ceil(H / 2), ceil(W / 2), 2 C]."""
+        """Map [N, H, W, C] to [N, ceil(H / 2), ceil(W / 2), 2 C]."""
         _, H, W, _ = x.shape
         x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
         corners = [x[:, down::2, right::2] for right in (0, 1) for down in (0, 1)]
@@ -182,7 +183,7 @@ class _Stage(nn.Module):
         self.downsample = _PatchMerging(dim) if merges else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape of [N, H, W, C]: merging belongs to the step between stages."""
+        """Map [N, H, W, C] to the same shape; downsampling comes after the stage's output is taken."""
         window = self.window
         height, width = (-(-side // window) * window for side in x.shape[1:3])
         mask = shift_mask(height, width, window, x.device).to(x.dtype)
@@ -198,15 +199,17 @@ class _PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N, 3, H, W] to [N, ceil(H / 4), ceil(W / 4), C]."""
+        """Map [N, 3, H, W] to [N, ceil(H / 4), ceil(W / 4), C]."""
         H, W = images.shape[-2:]
         cells = self.proj(F.pad(images, (0, -W % 4, 0, -H % 4)))
         embedded: Tensor = self.norm(cells.permute(0, 2, 3, 1))
         return embedded
 
 
-class Swin(nn.Module):
-    """Four stages of window attention, and one LayerNorm per output."""
+class Swin(Backbone):
+    """Four stages of window attention, and one LayerNorm per output map."""
+
+    block = _Block
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -217,13 +220,13 @@ class Swin(nn.Module):
         for i, (dim, depth, heads) in enumerate(
             zip(config.channels, config.depths, config.heads, strict=True)
         ):
-            taken, rates = rates[:depth], rates[depth:]
-            self.layers.append(_Stage(dim, heads, config.window, taken, merges=i < 3))
+            stage_rates, rates = rates[:depth], rates[depth:]
+            self.layers.append(_Stage(dim, heads, config.window, stage_rates, merges=i < 3))
         self.norm0, self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for dim in config.channels)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps normalised images [N, 3, H, W] to (res2, res3, res4, res5), channels first."""
+        """Map normalised images [N, 3, H, W] to (res2, res3, res4, res5), channels first."""
         x = self.patch_embed(images)
         outputs = []
         for stage, norm in zip(self.layers, (self.norm0, self.norm1, self.norm2, self.norm3), strict=True):

@@ -17,7 +17,7 @@ from idol_deploy.evaluate.association_scores import association_scores, find_tra
 from idol_deploy.evaluate.average_precision import metric_of, require_annotations
 from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.tracking import load_trackeval
-from idol_deploy.settings import TrainSettings, override, settings_to_json
+from idol_deploy.settings import TrainSettings, override_settings, settings_to_json
 from idol_deploy.studies.ablation.rows import ROWS, TRAININGS, AblationRow
 from idol_deploy.studies.ablation.table import COLUMNS, markdown, summarise
 from idol_deploy.train.loop import Training, train
@@ -150,7 +150,7 @@ def _train(task: Ablation, seed: int, name: str, processes: Processes, announce:
     if folder.final.is_file():
         return True
     snapshots = folder.snapshots()
-    settings = override(task.settings, [*TRAININGS[name], f"run.seed={seed}"])
+    settings = override_settings(task.settings, [*TRAININGS[name], f"run.seed={seed}"])
     resume = snapshots[-1] if snapshots else None
     processes.gather(None)  # all processes list the snapshots before one writes
     result = train(Training(settings, folder.path, task.weights, resume), processes, announce)

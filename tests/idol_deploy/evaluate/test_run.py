@@ -16,7 +16,7 @@ from idol_deploy import config as config_module
 from idol_deploy.config import PRESETS, IdolConfig
 from idol_deploy.evaluate.model import ModelChoice
 from idol_deploy.evaluate.run import Evaluation, evaluate
-from idol_deploy.settings import TrainSettings, override, settings_to_json
+from idol_deploy.settings import TrainSettings, override_settings, settings_to_json
 from idol_deploy.weights.reference import make_video
 from idol_runtime.errors import ConfigError, DataError, SourceError
 
@@ -105,7 +105,7 @@ def test_parts_of_another_run_are_not_taken_over(
         other = replace(begun, model=replace(begun.model, fit=True))
     else:
         change = "association.max_age=3" if what == "association" else "model.heads=4"
-        preset.write_text(settings_to_json(override(TrainSettings(tiny_config), [change])))
+        preset.write_text(settings_to_json(override_settings(TrainSettings(tiny_config), [change])))
     with pytest.raises(ConfigError, match=rf"of another run \({what} differs\)"):
         evaluate(other, _quiet)
     # Equal settings at another path are the same run.

@@ -16,7 +16,7 @@ import torch
 from idol_deploy.config import IdolConfig, coco_r50, ovis_r50, ytvis19_r50
 from idol_deploy.data.loader import EndlessSampler, LoaderState, draw_sample, to_pair
 from idol_deploy.objective.batch import collate
-from idol_deploy.settings import TrainSettings, override, settings_to_json
+from idol_deploy.settings import TrainSettings, override_settings, settings_to_json
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph
 from idol_deploy.train.loop import Trained, Training, train
@@ -232,7 +232,7 @@ def test_every_format_trains_with_every_augmentation(
 def test_operator_trains_as_torch_alone(settings: TrainSettings, tmp_path: Path) -> None:
     told: dict[str, list[str]] = {"always": [], "never": []}
     for which, lines in told.items():
-        chosen = override(settings, [f"run.operator={which}", "train.iterations=3"])
+        chosen = override_settings(settings, [f"run.operator={which}", "train.iterations=3"])
         run(chosen, tmp_path / which, announce=lines.append)
     assert "deformable attention: its library" in told["always"]
     assert "deformable attention: torch alone (run.operator=never)" in told["never"]
@@ -281,7 +281,7 @@ def test_whatever_trains_is_evaluated(settings: TrainSettings, tmp_path: Path, s
 @pytest.mark.parametrize("everywhere", [False, True], ids=["published", "global"])
 def test_two_processes_equal_one(uneven: TrainSettings, tmp_path: Path, everywhere: bool) -> None:
     """Published: the mean of what each does with its share; with the global normaliser: one with the whole batch."""
-    settings = override(uneven, [f"loss.global_normaliser={everywhere}", "train.iterations=2"])
+    settings = override_settings(uneven, [f"loss.global_normaliser={everywhere}", "train.iterations=2"])
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     assert script(tmp_path, settings, tmp_path / "two", launcher=launcher) == 0
     two = entries(tmp_path / "two")

@@ -10,7 +10,7 @@ import torch
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.objective.batch import Batch
-from idol_deploy.settings import TrainSettings, override
+from idol_deploy.settings import TrainSettings, override_settings
 from idol_deploy.train.data import open_training_data
 from idol_deploy.train.graph import build_graph, prepare_graph
 from idol_deploy.train.processes import Processes
@@ -58,8 +58,8 @@ def test_precisions_and_recomputing_change_little_or_nothing(
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 @pytest.mark.usefixtures("operator_built")
 def test_compiled_steps_equal_eager_ones(uneven: TrainSettings) -> None:
-    uneven = override(uneven, ["train.clip_norm=0.01", "run.operator=always"])
-    eager, compiled = (steps(override(uneven, [f"run.compile={on}"]))[0] for on in (False, True))
+    uneven = override_settings(uneven, ["train.clip_norm=0.01", "run.operator=always"])
+    eager, compiled = (steps(override_settings(uneven, [f"run.compile={on}"]))[0] for on in (False, True))
     for ours, theirs in zip(compiled, eager, strict=True):
         assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
@@ -94,9 +94,12 @@ def test_accumulated_gradient_is_the_mean(settings: TrainSettings) -> None:
 def test_global_normaliser_makes_accumulated_batches_one(uneven: TrainSettings) -> None:
     # The first step alone: a match may tip after it.
     whole, parts, published = (
-        steps(override(uneven, [f"loss.global_normaliser={everywhere}", f"run.accumulate={accumulate}"]), 1)[
-            0
-        ][0]
+        steps(
+            override_settings(
+                uneven, [f"loss.global_normaliser={everywhere}", f"run.accumulate={accumulate}"]
+            ),
+            1,
+        )[0][0]
         for everywhere, accumulate in ((True, 1), (True, 2), (False, 2))
     )
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
@@ -109,7 +112,7 @@ def test_counting_ahead_drops_the_same_units(settings: TrainSettings) -> None:
     after = []
     for everywhere in (False, True):
         changes = [f"loss.global_normaliser={everywhere}", "run.accumulate=2", "run.precision=bf16"]
-        (report,), stepper = steps(override(settings, changes), 1)
+        (report,), stepper = steps(override_settings(settings, changes), 1)
         after.append(torch.get_rng_state())
     # Generators stand where they would without the counting.
     assert torch.equal(*after)

@@ -177,8 +177,8 @@ def test_every_tensor_of_a_resnet_has_its_place() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("ovis_swin_l", {}, "of a ResNet, but the backbone of ovis_swin_l is a Swin transformer"),
-        ("ytvis19_r101", {}, r"has nothing for the backbone's res4\.6\.conv1\.weight"),
+        ("ovis_swin_l", {}, "of a ResNet, but ovis_swin_l has a swin backbone"),
+        ("ytvis19_r101", {}, r"has no tensor for the backbone's res4\.6\.conv1\.weight"),
         ("ytvis19_r50", {"layer3.6.conv1.weight": torch.ones(1)}, r"layer3\.6\.conv1\.weight has no place"),
         (
             "ytvis19_r50",

@@ -8,8 +8,7 @@ import pytest
 
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.objective.config import LossConfig
-from idol_deploy.settings import TrainSettings
-from idol_deploy.settings import override as override_settings
+from idol_deploy.settings import TrainSettings, override_settings
 from idol_deploy.studies.ablation.rows import ROWS, TRAININGS
 from idol_runtime.config import AssociationConfig, override_stream
 
