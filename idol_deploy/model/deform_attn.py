@@ -1,10 +1,9 @@
 """Multi-scale deformable attention (Zhu et al. 2021; docs/idol.md §3.2).
 
 Letters: N images, Q queries, S tokens of all L levels, M heads of D channels, P points per head and level.
-Three layers, innermost first: `ms_deform_attn` samples and mixes; `deformable_attention` turns raw
-projections into locations and weights first; the module projects. Locations are (x, y) in shares of the
-padded map. Raw projections come as the kernel takes them: one row per query, its offsets [M, L, P, 2], then
-its logits [M, L * P].
+There are three levels. `ms_deform_attn` samples and mixes; `deformable_attention` first turns raw projections into
+locations and weights; the module computes the projections. Locations are (x, y) in shares of the padded map. Raw
+projections have the kernel's layout: one row per query, its offsets [M, L, P, 2], then its logits [M, L * P].
 """
 
 import math
@@ -27,16 +26,16 @@ def ms_deform_attn(
     locations: Tensor,  # [N, Q, M, L, P, 2]
     weights: Tensor,  # [N, Q, M, L, P]
 ) -> Tensor:
-    """Weighted sum of bilinear samples, zero outside the maps.
+    """Compute weighted sums of bilinear samples; samples outside the maps are zero.
 
     Args:
-        value: what is sampled, all levels one after the other.
-        shapes: (h, w) per level.
-        locations: (x, y) in [0, 1] per level; 0 and 1 are the outer edges of the border cells.
-        weights: of the L * P samples.
+        value: sampled values, all levels one after the other.
+        shapes: (h, w) of each level.
+        locations: (x, y) of the samples; 0 and 1 are the outer edges of the border cells.
+        weights: weights of the L * P samples.
 
     Returns:
-        [N, Q, M * D].
+        The sums, [N, Q, M * D].
     """
     N, _, M, D = value.shape
     Q, P = locations.shape[1], locations.shape[4]
@@ -57,17 +56,17 @@ def deformable_attention(
     merged: Tensor,  # [N, Q, M * L * P * 3]
     reference: Tensor,  # [N or 1, Q, L, 2 or 4]
 ) -> Tensor:
-    """Deformable attention from raw projections.
+    """Compute deformable attention from raw projections.
 
     Args:
-        value: what is sampled, all levels one after the other.
-        shapes: (h, w) per level.
-        merged: raw offsets, in cells around a reference point or in 1 / (2 P) of a reference box's sides; then
-            raw logits, for a softmax over the L * P samples.
-        reference: points (x, y), or boxes cxcywh, in shares of the padded map.
+        value: sampled values, all levels one after the other.
+        shapes: (h, w) of each level.
+        merged: raw offsets, then raw logits. Offsets are in cells around a reference point, or in 1 / (2 P) of the
+            sides of a reference box. Logits are for a softmax over the L * P samples.
+        reference: reference points (x, y) or boxes cxcywh, in shares of the padded map.
 
     Returns:
-        [N, Q, M * D].
+        The attention's output, [N, Q, M * D].
     """
     M, L = value.shape[2], len(shapes)
     N, Q, samples = merged.shape[0], merged.shape[1], merged.shape[2] // 3
@@ -88,8 +87,7 @@ class DeformableAttention(nn.Module):
     """Attention of each query to a few learnt points of every level.
 
     Attributes:
-        core: the arithmetic between the projections; `deformable_attention`, or an operator that agrees
-            with it.
+        core: function between the projections: `deformable_attention` or the compiled operator.
     """
 
     def __init__(self, dim: int, levels: int, heads: int, points: int) -> None:
@@ -110,10 +108,10 @@ class DeformableAttention(nn.Module):
         shapes: Shapes,
         padding: Tensor | None,  # [N or 1, S]
     ) -> Tensor:
-        """Attends to `tokens`, whose padded ones count as zero.
+        """Attend to `tokens`; padded tokens count as zero.
 
         Returns:
-            [N, Q, C].
+            The attention's output, [N, Q, C].
         """
         value = self.value_proj(tokens)
         if padding is not None:
@@ -124,9 +122,9 @@ class DeformableAttention(nn.Module):
         return projected
 
     def _project(self, query: Tensor) -> Tensor:
-        """Offsets and logits, [N, Q, M * L * P * 3], by one product: the row that the kernel reads at once.
+        """Compute offsets and logits as one product, [N, Q, M * L * P * 3]: the kernel reads one row per query.
 
-        In fp32 under bf16 autocast, since a bf16 offset steps 1/16 cell at 8 cells.
+        Under bf16 autocast this is fp32, because a bf16 offset of 8 cells has steps of 1/16 cell.
         """
         parts = (self.sampling_offsets, self.attention_weights)
         weight, bias = (torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias"))
@@ -137,7 +135,7 @@ class DeformableAttention(nn.Module):
             return F.linear(query.float(), weight.float(), bias.float())
 
     def _reset(self) -> None:
-        """At first, head h looks in direction h, its point p at distance p, all with equal weight."""
+        """Initialise head h to look in direction h, its point p at distance p, all with equal weight."""
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)

@@ -1,10 +1,10 @@
-"""The deformable attention as an operator of PyTorch: `idol_deploy::deform_attn`, answered by the built libraries.
+"""The deformable attention as a PyTorch operator, `idol_deploy::deform_attn`, computed by the compiled libraries.
 
-`deform_attn` takes the place of `deform_attn.deformable_attention`, on a CPU and on CUDA devices, with gradients; it
-can be traced, compiled and exported. Values are float32, float16 or bfloat16; locations, softmax, sums and gradients
-are fp32 throughout. Letters as in `idol_deploy.model.deform_attn`.
+`deform_attn` replaces `deform_attn.deformable_attention` on a CPU and on CUDA devices, with gradients. It can be
+traced, compiled and exported. Values are float32, float16 or bfloat16; locations, softmax, sums and gradients are
+always fp32. Letters as in `idol_deploy.model.deform_attn`.
 
-A network keeps the pure form until it is told otherwise:
+A network uses plain PyTorch until the operator is chosen:
 
     use_operator(model)
 """
@@ -35,17 +35,17 @@ def deform_attn(
     merged: Tensor,  # [N, Q, M * L * P * 3]
     reference: Tensor,  # [N or 1, Q, L, 2 or 4]
 ) -> Tensor:
-    """`deform_attn.deformable_attention` by the kernel; an `AttentionCore`.
+    """Compute `deform_attn.deformable_attention` with the compiled kernel; an `AttentionCore`.
 
-    Under autocast, too: projections become float32, unless they and the values are float16, and references always.
-    Gradients come in the types of the inputs. On a CUDA device, the last bits of value's differ from call to call.
+    References become float32, and so do the projections unless they and the values are float16. Gradients have the
+    types of the inputs. On a CUDA device, the last bits of the gradient of `value` differ from call to call.
 
     Returns:
-        [N, Q, M * D], of value's type.
+        The attention's output, [N, Q, M * D], of the type of `value`.
 
     Raises:
-        PluginError: the library for these tensors' device is not built, or does not take the types or shapes; in a
-            second derivative, which the operator has not.
+        PluginError: the library for this device is not built or does not accept the types or shapes, or a second
+            derivative is requested, which does not exist.
     """
     if merged.dtype != value.dtype or value.dtype != torch.float16:
         merged = merged.float()
@@ -54,35 +54,35 @@ def deform_attn(
 
 
 def operator_problem(device: torch.device | str = "cpu") -> str | None:
-    """Why `deform_attn` cannot be called with tensors of this device; None if it can. Nothing is ever built."""
+    """Explain why `deform_attn` cannot run on this device; None if it can. Nothing is built."""
     return _problem(torch.device(device).type)
 
 
 def best_core(device: torch.device | str = "cpu") -> AttentionCore:
-    """The operator where its library for this device is built and loads; the pure form elsewhere, which is logged."""
+    """Return the operator if its library for this device loads, else plain PyTorch; the reason is logged."""
     problem = operator_problem(device)
     if problem is None:
         return deform_attn
-    _log.info("the deformable attention is computed by torch itself: %s", problem)
+    _log.info("deformable attention: plain PyTorch (%s)", problem)
     return deformable_attention
 
 
 def use_core(model: nn.Module, core: AttentionCore) -> None:
-    """Gives every deformable attention of a network this core."""
+    """Set the core of every deformable attention in a network."""
     for module in model.modules():
         if isinstance(module, DeformableAttention):
             module.core = core
 
 
 def use_operator(model: nn.Module, *, required: bool = False) -> AttentionCore:
-    """Gives every deformable attention of a network the best core for the device that its parameters are on.
+    """Set the best core for the device of a network's parameters.
 
     Args:
-        model: changed in place.
-        required: raise rather than keep the pure form.
+        model: network, changed in place.
+        required: raise an error instead of using plain PyTorch.
 
     Returns:
-        The core: `deform_attn`, or `deform_attn.deformable_attention`.
+        The core: `deform_attn` or `deform_attn.deformable_attention`.
 
     Raises:
         PluginError: the operator is required, and its library is not built or does not load.
@@ -122,10 +122,10 @@ def _levels(shapes: Sequence[int]) -> Shapes:
     return tuple(zip(shapes[::2], shapes[1::2], strict=True))
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    """As the kernels read it: without gaps, from a multiple of 16 bytes on."""
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+def _dense(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors in the layout of the kernels: contiguous, aligned to 16 bytes."""
+    tensors = [tensor.contiguous() for tensor in tensors]
+    return [tensor if tensor.data_ptr() % 16 == 0 else tensor.clone() for tensor in tensors]
 
 
 def _describe(tensor: Tensor) -> DeviceArray:
@@ -136,26 +136,17 @@ def _empty_out(value: Tensor, merged: Tensor) -> Tensor:
     return value.new_empty((merged.shape[0], merged.shape[1], value.shape[2] * value.shape[3]))
 
 
-@torch.library.custom_op("idol_deploy::deform_attn", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("idol_deploy::deform_attn", mutates_args=(), device_types=("cpu", "cuda"))
 def _forward(value: Tensor, shapes: Sequence[int], merged: Tensor, reference: Tensor) -> Tensor:
-    held = [_dense(tensor) for tensor in (value, merged, reference)]
+    inputs = _dense((value, merged, reference))  # kept alive while the kernel runs
     out = _empty_out(value, merged)
-    of_value, of_merged, of_reference = map(_describe, held)
-    threads = torch.get_num_threads()
-    _cpu_library().fused(of_value, _levels(shapes), of_merged, of_reference, _describe(out), threads=threads)
-    return out
-
-
-@_forward.register_kernel("cuda")
-def _forward_cuda(value: Tensor, shapes: Sequence[int], merged: Tensor, reference: Tensor) -> Tensor:
-    held = [_dense(tensor) for tensor in (value, merged, reference)]
-    out = _empty_out(value, merged)
-    of_value, of_merged, of_reference = map(_describe, held)
+    of_value, of_merged, of_reference, of_out = map(_describe, (*inputs, out))
+    arguments = (of_value, _levels(shapes), of_merged, of_reference, of_out)
+    if value.device.type == "cpu":
+        _cpu_library().fused(*arguments, threads=torch.get_num_threads())
+        return out
     with torch.cuda.device(value.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        _cuda_library().deformable_attention(
-            of_value, _levels(shapes), of_merged, of_reference, _describe(out), stream
-        )
+        _cuda_library().deformable_attention(*arguments, torch.cuda.current_stream().cuda_stream)
     return out
 
 
@@ -164,49 +155,31 @@ def _forward_fake(value: Tensor, shapes: Sequence[int], merged: Tensor, referenc
     return _empty_out(value, merged)
 
 
-@torch.library.custom_op("idol_deploy::deform_attn_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("idol_deploy::deform_attn_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _backward(
     grad: Tensor,
     value: Tensor,
     shapes: Sequence[int],
     merged: Tensor,
     reference: Tensor,
-    wanted: Sequence[bool],  # of value, merged and reference
+    needed: Sequence[bool],  # of value, merged and reference
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in float32; empty where not wanted."""
-    held = [_dense(tensor) for tensor in (grad, value, merged, reference)]
-    found = _empty_gradients(held[1:], wanted)
-    arrays = [_describe(tensor) for tensor in found]
-    of_grad, of_value, of_merged, of_reference = map(_describe, held)
-    _cpu_library().fused_backward(
-        *(of_grad, of_value, _levels(shapes), of_merged, of_reference),
-        [array if is_wanted else None for array, is_wanted in zip(arrays, wanted, strict=True)],
-        threads=torch.get_num_threads(),
-    )
-    return found
-
-
-@_backward.register_kernel("cuda")
-def _backward_cuda(
-    grad: Tensor,
-    value: Tensor,
-    shapes: Sequence[int],
-    merged: Tensor,
-    reference: Tensor,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    _warn_of_atomics()
-    held = [_dense(tensor) for tensor in (grad, value, merged, reference)]
-    found = _empty_gradients(held[1:], wanted)
-    arrays = [_describe(tensor) for tensor in found]
-    of_grad, of_value, of_merged, of_reference = map(_describe, held)
+    """Compute gradients in float32; a gradient that is not needed is empty."""
+    inputs = _dense((grad, value, merged, reference))  # kept alive while the kernel runs
+    gradients: tuple[Tensor, Tensor, Tensor] = _backward_fake(grad, value, shapes, merged, reference, needed)
+    outputs = [
+        _describe(gradient) if is_needed else None
+        for gradient, is_needed in zip(gradients, needed, strict=True)
+    ]
+    of_grad, of_value, of_merged, of_reference = map(_describe, inputs)
+    arguments = (of_grad, of_value, _levels(shapes), of_merged, of_reference, outputs)
+    if value.device.type == "cpu":
+        _cpu_library().fused_backward(*arguments, threads=torch.get_num_threads())
+        return gradients
+    _check_determinism()
     with torch.cuda.device(value.device):
-        _cuda_library().deformable_attention_backward(
-            *(of_grad, of_value, _levels(shapes), of_merged, of_reference),
-            [array if is_wanted else None for array, is_wanted in zip(arrays, wanted, strict=True)],
-            torch.cuda.current_stream().cuda_stream,
-        )
-    return found
+        _cuda_library().deformable_attention_backward(*arguments, torch.cuda.current_stream().cuda_stream)
+    return gradients
 
 
 @_backward.register_fake
@@ -216,24 +189,21 @@ def _backward_fake(
     shapes: Sequence[int],
     merged: Tensor,
     reference: Tensor,
-    wanted: Sequence[bool],
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty_gradients((value, merged, reference), wanted)
+    of_value, of_merged, of_reference = (
+        tensor.new_empty(tensor.shape if is_needed else (0,), dtype=torch.float32)
+        for tensor, is_needed in zip((value, merged, reference), needed, strict=True)
+    )
+    return of_value, of_merged, of_reference
 
 
-def _empty_gradients(inputs: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    found = [
-        tensor.new_empty(tensor.shape if is_wanted else (0,), dtype=torch.float32)
-        for tensor, is_wanted in zip(inputs, wanted, strict=True)
-    ]
-    return found[0], found[1], found[2]
-
-
-def _warn_of_atomics() -> None:
+def _check_determinism() -> None:
+    """Warn or raise, as torch is configured, because the CUDA gradient adds with atomics."""
     if not torch.are_deterministic_algorithms_enabled():
         return
     message = (
-        "the deformable attention's gradient on a CUDA device adds in no certain order; allow it with "
+        "the gradient of the deformable attention on a CUDA device is summed in no certain order; allow it with "
         "torch.use_deterministic_algorithms(True, warn_only=True)"
     )
     if not torch.is_deterministic_algorithms_warn_only_enabled():
@@ -241,7 +211,7 @@ def _warn_of_atomics() -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor], output: Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor], output: Tensor) -> None:
     value, shapes, merged, reference = inputs
     ctx.save_for_backward(value, merged, reference)
     ctx.shapes = shapes
@@ -249,21 +219,21 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor], output
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, merged, reference = ctx.saved_tensors
-    needs = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
-    found = _backward(grad, value, ctx.shapes, merged, reference, needs)
+    needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+    gradients = _backward(grad, value, ctx.shapes, merged, reference, needed)
     of_value, of_merged, of_reference = (
         gradient.to(tensor.dtype) if is_needed else None
-        for gradient, tensor, is_needed in zip(found, (value, merged, reference), needs, strict=True)
+        for gradient, tensor, is_needed in zip(gradients, (value, merged, reference), needed, strict=True)
     )
     return of_value, None, of_merged, of_reference
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
     raise PluginError(
-        "the deformable attention's operator has no second derivative; use the pure form: "
+        "the deformable attention's operator has no second derivative; use plain PyTorch: "
         "use_core(model, deformable_attention)"
     )
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_save_inputs)
 _backward.register_autograd(_refuse)

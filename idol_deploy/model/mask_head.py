@@ -1,4 +1,4 @@
-"""Masks: features shared by an image, and one tiny network per query (Tian et al. 2020; docs/idol.md §3.4).
+"""Mask head: features shared by an image, and one small network per query (Tian et al. 2020; docs/idol.md §3.4).
 
 Letters: N images, n queries, C channels, h x w cells of stride 8.
 """
@@ -20,9 +20,9 @@ MASK_PARAMETERS = sum(_WEIGHTS) + sum(_BIASES)
 
 
 def aligned_bilinear(x: Tensor) -> Tensor:
-    """Doubles the sides of [..., h, w]; odd rows and columns copy, even ones average their neighbours.
+    """Double the sides of [..., h, w]; odd rows and columns are copies, even ones averages of their neighbours.
 
-    Row 2i + 1 of the result is row i of x, row 2i lies between rows i - 1 and i; row 0 repeats the border.
+    Row 2i + 1 of the result is row i of x, row 2i the mean of rows i - 1 and i; row 0 repeats the border.
     """
     return _double(_double(x, -1), -2)
 
@@ -34,9 +34,9 @@ def _double(x: Tensor, dim: int) -> Tensor:
 
 
 class MaskHead(nn.Module):
-    """Mask features of an image, and masks of its queries from them.
+    """The mask features of an image, and the masks of its queries.
 
-    The names of the five convolutions are the published ones; `dcn` is a plain convolution all the same.
+    The five convolutions have their published names; `dcn` is a plain convolution nevertheless.
     """
 
     def __init__(self, dim: int) -> None:
@@ -48,14 +48,14 @@ class MaskHead(nn.Module):
         self.lay2 = _conv(dim // 4, MASK_CHANNELS)
 
     def features(self, memory: Tensor, geometry: Geometry) -> Tensor:
-        """Mask features [N, 8, h, w] (stride 8) from the encoder's memory [N, S, C]."""
+        """Compute mask features [N, 8, h, w] (stride 8) from the encoder output [N, S, C]."""
         sizes = [h * w for h, w in geometry.shapes]
         levels = zip(torch.split(memory, sizes, 1), geometry.shapes, strict=True)
         maps = [part.transpose(1, 2).reshape(part.shape[0], -1, h, w) for part, (h, w) in levels]
         return self.fuse(maps[0], maps[1], maps[2])
 
     def fuse(self, stride8: Tensor, stride16: Tensor, stride32: Tensor) -> Tensor:
-        """Mask features [N, 8, h, w] from three maps [N, C, ...], coarse to fine."""
+        """Compute mask features [N, 8, h, w] from three maps [N, C, ...], coarse to fine."""
         x = F.relu(self.lay3(stride32))
         x = F.relu(self.lay4(stride16 + F.interpolate(x, size=stride16.shape[-2:], mode="nearest")))
         x = F.relu(self.dcn(stride8 + F.interpolate(x, size=stride8.shape[-2:], mode="nearest")))
@@ -68,15 +68,15 @@ class MaskHead(nn.Module):
         params: Tensor,  # [N, n, 169]
         reference_px: Tensor,  # [N, n, 2]
     ) -> Tensor:
-        """Mask logits of queries.
+        """Compute the mask logits of queries.
 
         Args:
-            features: of the images.
-            params: each query's network: 10 -> 8 -> 8 -> 1 channels, relu between.
+            features: mask features of the images.
+            params: parameters of each query's network: 10 -> 8 -> 8 -> 1 channels with relu between.
             reference_px: (x, y) of each query's reference point, in pixels of the network's input.
 
         Returns:
-            [N, n, 2 h, 2 w], stride 4, padding included.
+            Mask logits [N, n, 2 h, 2 w] of stride 4, padding included.
         """
         N, _, h, w = features.shape
         n = params.shape[1]
@@ -84,7 +84,7 @@ class MaskHead(nn.Module):
         w1 = w1.reshape(N, n, MASK_CHANNELS, MASK_CHANNELS + 2)
         w2 = w2.reshape(N, n, MASK_CHANNELS, MASK_CHANNELS)
         relative = reference_px[..., None] - _centres(h, w, reference_px)  # [N, n, 2, h*w]
-        # The features are the same for every query: one product for all, before the relative coordinates.
+        # All queries share the features: one product serves them all; the relative coordinates are added after it.
         shared = w1[..., 2:].flatten(1, 2) @ features.flatten(2)
         x = shared.reshape(N, n, MASK_CHANNELS, h * w) + w1[..., :2] @ relative
         x = F.relu(x + b1[..., None])
@@ -94,7 +94,7 @@ class MaskHead(nn.Module):
 
 
 def _centres(height: int, width: int, like: Tensor) -> Tensor:
-    """[2, height * width]: (x, y) of the cells' centres, in pixels of the network's input."""
+    """Return (x, y) [2, height * width] of the cells' centres, in pixels of the network's input."""
     x = torch.arange(width, dtype=like.dtype, device=like.device) * _STRIDE + _STRIDE // 2
     y = torch.arange(height, dtype=like.dtype, device=like.device) * _STRIDE + _STRIDE // 2
     return torch.stack((x.repeat(height), y.repeat_interleave(width)))

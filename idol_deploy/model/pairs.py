@@ -1,4 +1,4 @@
-"""The network on pairs of frames: an adapter around it that keeps what the losses of all decoder layers need.
+"""An adapter that runs the network on pairs of frames and returns the outputs that the losses need.
 
 Letters: N pairs, L decoder layers, Q queries, K classes, C channels, H x W padded pixels, h x w cells of stride 8.
 """
@@ -17,18 +17,18 @@ __all__ = ["PairOutput", "forward_pairs", "normalise"]
 
 @dataclass(frozen=True)
 class PairOutput:
-    """What the network says of key frames, layer by layer, and of reference frames in the end.
+    """Network outputs of the key frames, for every decoder layer, and of the reference frames, for the last layer.
 
     Attributes:
-        logits: [L, N, Q, K] on the key frames.
-        boxes: cxcywh [L, N, Q, 4] on the key frames, in shares of the un-padded frame.
-        states: [L, N, Q, C] of the queries on the key frames.
-        origins: (x, y) [L, N, Q, 2], the reference point that entered each layer, in the same shares; each mask's
-            origin. Has a gradient at layer 0 only.
-        mask_features: [N, 8, h, w] of the key frames.
-        reference_logits: [N, Q, K] of the last layer on the reference frames, without gradient.
-        reference_boxes: [N, Q, 4], likewise.
-        reference_states: [N, Q, C] of the last layer on the reference frames.
+        logits: class logits [L, N, Q, K] of the key frames.
+        boxes: cxcywh [L, N, Q, 4] of the key frames, in shares of the un-padded frame.
+        states: query states [L, N, Q, C] of the key frames.
+        origins: (x, y) [L, N, Q, 2] of each mask's origin: the reference point that entered the layer, in shares of
+            the un-padded frame. Only layer 0 has a gradient.
+        mask_features: mask features [N, 8, h, w] of the key frames.
+        reference_logits: class logits [N, Q, K] of the reference frames, last layer, without gradient.
+        reference_boxes: cxcywh [N, Q, 4] of the reference frames, last layer, without gradient.
+        reference_states: query states [N, Q, C] of the reference frames, last layer.
     """
 
     logits: Tensor
@@ -46,7 +46,7 @@ def normalise(
     images: Tensor,  # [M, 3, H, W] uint8
     padding_mask: Tensor,  # [M, H, W] bool
 ) -> Tensor:
-    """Float frames [M, 3, H, W] as the network takes them, zero where padded."""
+    """Normalise frames to the network's input, float [M, 3, H, W], zero where padded."""
     preprocessing = model.config.preprocessing
     mean, std = (
         torch.tensor(values, device=images.device)[:, None, None]
@@ -62,10 +62,10 @@ def forward_pairs(
     *,
     both_directions: bool = False,
 ) -> PairOutput:
-    """Runs key and reference frames, in the order key, reference, key, ...
+    """Run the network on N pairs of frames, in the order key, reference, key, reference, ...
 
-    All go through the backbone together, and through the transformer in two calls, as published; in one where every
-    frame is the key frame of a pair, of which there are 2 N then, and its partner the reference frame.
+    All frames pass the backbone together, and the transformer in two calls, as published. With `both_directions`,
+    every frame is the key frame of one pair and the reference frame of another (2 N pairs), in one call.
     """
     sources = model.neck(model.backbone(images))
     if both_directions:
@@ -92,12 +92,12 @@ def forward_pairs(
 def _transform(
     model: Idol, sources: tuple[Tensor, ...], padding_mask: Tensor, which: slice
 ) -> tuple[Tensor, DecoderOutput, Geometry]:
-    """Encodes and decodes some of the images."""
+    """Encode and decode the selected images."""
     geometry = build_geometry(padding_mask[which], model.config.model.hidden_dim)
     memory = model.transformer.encode(tuple(source[which] for source in sources), geometry)
     return memory, model.transformer.decode(memory, geometry), geometry
 
 
 def _partners(values: Tensor) -> Tensor:
-    """[2 N, ...] with the two of each pair exchanged."""
+    """Exchange the two frames of each pair in [2 N, ...]."""
     return values.reshape(-1, 2, *values.shape[1:]).flip(1).flatten(0, 1)

@@ -1,7 +1,7 @@
-"""Deformable transformer with iterative box refinement (Zhu et al. 2021; docs/idol.md §3.2, §3.3).
+"""The deformable transformer with iterative box refinement (Zhu et al. 2021; docs/idol.md §3.2, §3.3).
 
 Letters: N images, S tokens of all L levels, Q queries, C channels, K decoder layers.
-Boxes are cxcywh, references (x, y) or cxcywh; all are shares of the un-padded image.
+Boxes are cxcywh, references (x, y) or cxcywh; all are in shares of the un-padded image.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from idol_deploy.model.config import ModelConfig
 from idol_deploy.model.deform_attn import DeformableAttention
 from idol_deploy.model.geometry import Geometry
-from idol_deploy.model.mlp import Mlp
+from idol_deploy.model.heads import Mlp
 
 __all__ = [
     "Decoder",
@@ -28,13 +28,13 @@ __all__ = [
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)) for x in [0, 1], both x and 1 - x held at eps or above."""
+    """Return log(x / (1 - x)) for x in [0, 1], with x and 1 - x clamped to at least eps."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention among queries, positions added to what is compared but not to what is mixed."""
+    """Multi-head attention among queries; positions are added to queries and keys, not to values."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """Mixes x [N, Q, C]; `position` broadcasts to it."""
+        """Map x [N, Q, C] to the same shape; `position` broadcasts to it."""
         N, Q, C = x.shape
         compare, mix = self.in_proj_weight[: 2 * C], self.in_proj_weight[2 * C :]
         q, k = F.linear(x + position, compare, self.in_proj_bias[: 2 * C]).chunk(2, -1)
@@ -61,7 +61,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention over all tokens, then a feed-forward block; normalised after each sum."""
+    """Deformable self-attention over all tokens, then a feed-forward block; each sum is normalised."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class EncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, tokens: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
-        """Keeps the shape of tokens [N, S, C]."""
+        """Map tokens [N, S, C] to the same shape."""
         attended = self.self_attn(
             tokens + position, geometry.encoder_reference, tokens, geometry.shapes, geometry.padding
         )
@@ -106,7 +106,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, queries: Tensor, position: Tensor, reference: Tensor, memory: Tensor, geometry: Geometry
     ) -> Tensor:
-        """Keeps the shape of queries [N, Q, C]; `reference` is [N or 1, Q, L, 2 or 4], padded shares."""
+        """Map queries [N, Q, C] to the same shape; `reference` [N or 1, Q, L, 2 or 4] is in shares of the padded map."""
         queries = self.norm2(queries + self.dropout(self.self_attn(queries, position)))
         attended = self.cross_attn(queries + position, reference, memory, geometry.shapes, geometry.padding)
         queries = self.norm1(queries + self.dropout(attended))
@@ -116,14 +116,14 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The encoder's layers, one after the other."""
+    """The encoder layers in sequence."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
 
     def forward(self, tokens: Tensor, position: Tensor, geometry: Geometry) -> Tensor:
-        """Keeps the shape of tokens [N, S, C]."""
+        """Map tokens [N, S, C] to the same shape."""
         for layer in self.layers:
             tokens = layer(tokens, position, geometry)
         return tokens
@@ -131,14 +131,13 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What each of the K decoder layers saw and said.
+    """Inputs and outputs of the K decoder layers.
 
     Attributes:
-        states: [K, N, Q, C] query states after each layer.
-        references: K tensors, the reference that entered each layer, without gradient but for the first:
-            [N, Q, 2] points at layer 0, [N, Q, 4] boxes after it.
-        boxes: [K, N, Q, 4] boxes predicted after each layer; the reference that leaves layer k is boxes[k],
-            detached.
+        states: query states [K, N, Q, C] after each layer.
+        references: the K references that entered the layers: points [N, Q, 2] at layer 0, boxes [N, Q, 4] after it.
+            Only the first has a gradient.
+        boxes: boxes [K, N, Q, 4] predicted after each layer; detached, they are the next layer's references.
     """
 
     states: Tensor
@@ -147,7 +146,7 @@ class DecoderOutput:
 
 
 class Decoder(nn.Module):
-    """The decoder's layers, each followed by its own refinement of the boxes."""
+    """The decoder layers, each followed by its own refinement of the boxes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -157,20 +156,20 @@ class Decoder(nn.Module):
         for refine in refinements:
             nn.init.zeros_(refine.linears[-1].weight)
             nn.init.zeros_(refine.linears[-1].bias)
-        # The first boxes are small, sigmoid(-2) of the image, around their reference points.
+        # Initial boxes: sides of sigmoid(-2) of the image, centred on the reference points.
         nn.init.constant_(refinements[0].linears[-1].bias[2:], -2.0)
 
     def forward(
         self, queries: Tensor, position: Tensor, reference: Tensor, memory: Tensor, geometry: Geometry
     ) -> DecoderOutput:
-        """Decodes.
+        """Run all layers.
 
         Args:
             queries: initial states [N, Q, C].
-            position: of the queries, [Q, C].
+            position: position embeddings of the queries, [Q, C].
             reference: initial points [N, Q, 2].
-            memory: the encoder's output [N, S, C].
-            geometry: of the memory.
+            memory: encoder output [N, S, C].
+            geometry: geometry of the memory.
         """
         states, references, boxes = [], [], []
         for layer, refine in zip(self.layers, self.bbox_embed, strict=True):
@@ -185,7 +184,7 @@ class Decoder(nn.Module):
 
 
 def _refined(delta: Tensor, reference: Tensor) -> Tensor:
-    """Boxes [N, Q, 4] from raw corrections [N, Q, 4] of points or boxes [N, Q, 2 or 4]."""
+    """Apply raw corrections [N, Q, 4] to points or boxes [N, Q, 2 or 4]."""
     logits = F.pad(inverse_sigmoid(reference), (0, 4 - reference.shape[-1]))
     return (delta + logits).sigmoid()
 
@@ -199,7 +198,7 @@ class Transformer(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.level_embed = nn.Parameter(torch.empty(config.levels, dim))
-        # Position in the first half, initial state in the second.
+        # The first half is the position, the second half the initial state.
         self.query_embed = nn.Embedding(config.queries, 2 * dim)
         self.reference_points = nn.Linear(dim, 2)
         nn.init.normal_(self.level_embed)
@@ -207,14 +206,14 @@ class Transformer(nn.Module):
         nn.init.zeros_(self.reference_points.bias)
 
     def encode(self, sources: tuple[Tensor, ...], geometry: Geometry) -> Tensor:
-        """Tokens of all levels after the encoder.
+        """Encode the tokens of all levels.
 
         Args:
-            sources: projected feature maps [N, C, h, w] per level.
-            geometry: of the maps; of N images, or of one image for all.
+            sources: projected feature maps [N, C, h, w], one per level.
+            geometry: geometry of N images, or of one image for all.
 
         Returns:
-            memory [N, S, C], padded tokens included.
+            The memory [N, S, C], padded tokens included.
         """
         tokens = torch.cat([source.flatten(2).transpose(1, 2) for source in sources], 1)
         levels = [
@@ -224,7 +223,7 @@ class Transformer(nn.Module):
         return encoded
 
     def decode(self, memory: Tensor, geometry: Geometry) -> DecoderOutput:
-        """Decodes every query against the memory [N, S, C]."""
+        """Decode every query against the memory [N, S, C]."""
         N = memory.shape[0]
         position, state = self.query_embed.weight.chunk(2, -1)
         reference = self._points(position)
@@ -234,9 +233,10 @@ class Transformer(nn.Module):
         return output
 
     def _points(self, position: Tensor) -> Tensor:
-        """Where the queries [Q, C] begin, [Q, 2].
+        """Compute the initial reference points [Q, 2] of the queries [Q, C].
 
-        In fp32 under autocast as well: bf16 steps 5 pixels of 1333, and layer 0's masks are drawn around these points.
+        This is fp32 under autocast as well: bf16 has steps of 5 pixels at 1333, and these points are the origins of
+        layer 0's masks.
         """
         device = position.device.type
         if torch.is_autocast_enabled(device):

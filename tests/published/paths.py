@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from idol_deploy.model.geometry import Geometry, build_geometry, padding_mask
+from idol_deploy.model.geometry import Geometry, build_geometry, padding_mask, sine_position
 from idol_deploy.model.idol import Idol
-from idol_deploy.model.position import sine_position
 from idol_export.graph.adapter import STAGES, ExportGraph
 from idol_export.verify.parity import torch_stages
 from idol_runtime.backends.onnxruntime import run_session

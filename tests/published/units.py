@@ -9,8 +9,8 @@ import torch
 
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.model.deform_attn import ms_deform_attn
+from idol_deploy.model.geometry import sine_position
 from idol_deploy.model.mask_head import MaskHead, aligned_bilinear
-from idol_deploy.model.position import sine_position
 from idol_deploy.model.transformer import inverse_sigmoid
 from idol_deploy.weights.reference import make_video, reference_tensor
 from idol_export.verify.parity import relative_error

@@ -1,13 +1,17 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from idol_deploy.model.geometry import build_geometry, level_shapes
+from idol_deploy.model.geometry import build_geometry, level_shapes, sine_position
+
+RelativeError = Callable[[npt.ArrayLike, npt.ArrayLike], float]
 
 
 def _padding(height: int, width: int, padded: tuple[int, int]) -> Tensor:
@@ -57,3 +61,25 @@ def test_sides_are_rounded_up(height: int, width: int) -> None:
     for stride, (h, w) in zip((8, 16, 32, 64), level_shapes(height, width), strict=True):
         assert (h - 1) * stride < height <= h * stride
         assert (w - 1) * stride < width <= w * stride
+
+
+def test_the_position_code_agrees_with_the_published_one(
+    reference: Path, relative_error: RelativeError
+) -> None:
+    unit = np.load(reference / "unit_pos.npz")
+    assert relative_error(sine_position(torch.from_numpy(unit["mask"])), unit["pos"]) < 1e-6
+
+
+def test_padding_does_not_change_the_code_of_the_image() -> None:
+    bare = torch.zeros(1, 5, 7, dtype=torch.bool)
+    padded = torch.ones(1, 8, 9, dtype=torch.bool)
+    padded[:, :5, :7] = False
+    torch.testing.assert_close(sine_position(padded)[..., :5, :7], sine_position(bare), rtol=0, atol=1e-6)
+
+
+def test_the_first_half_is_y_and_the_second_x() -> None:
+    code = sine_position(torch.zeros(1, 6, 4, dtype=torch.bool), channels=64)
+    assert code.shape == (1, 64, 6, 4)
+    y, x = code[0, :32], code[0, 32:]
+    assert torch.equal(y, y[..., :1].expand_as(y))
+    assert torch.equal(x, x[:, :1].expand_as(x))
