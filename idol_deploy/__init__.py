@@ -1,10 +1,10 @@
-"""Train, evaluate and read IDOL in PyTorch: network, presets, checkpoints and reference weights.
+"""The IDOL network in PyTorch: training, evaluation, presets and checkpoints.
 
     from idol_deploy import load_checkpoint, preset
 
     model = load_checkpoint("ytvis19_r50.pth", preset("ytvis19_r50"))
 
-Names are loaded when first used: importing this package does not import torch.
+Names are imported at first use: importing this package does not import torch.
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Idol", "IdolConfig", "__version__", "load_checkpoint", "preset", "save_checkpoint"]
 
-_HOMES = {
+_MODULES = {
     "Idol": "idol_deploy.model.idol",
     "IdolConfig": "idol_deploy.config",
     "load_checkpoint": "idol_deploy.weights.checkpoint",
@@ -26,7 +26,7 @@ _HOMES = {
     "save_checkpoint": "idol_deploy.weights.checkpoint",
 }
 
-# Type checkers must not see this: they would believe any name to exist.
+# Hidden from type checkers, which would otherwise accept any name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
@@ -34,10 +34,10 @@ if not TYPE_CHECKING:
             from importlib.metadata import version
 
             value = version("idol-deploy")
-        elif name in _HOMES:
+        elif name in _MODULES:
             from importlib import import_module
 
-            value = getattr(import_module(_HOMES[name]), name)
+            value = getattr(import_module(_MODULES[name]), name)
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value

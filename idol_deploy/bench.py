@@ -1,4 +1,4 @@
-"""PyTorch as rows of the benchmark: the network as published, and what `torch.compile` makes of it."""
+"""Benchmark rows of PyTorch: eager and with `torch.compile`."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,15 +16,15 @@ __all__ = ["TorchRow", "torch_rows"]
 
 @dataclass(frozen=True)
 class TorchRow:
-    """How a row of PyTorch is opened, in the process that runs it.
+    """Settings of a PyTorch row; the process that measures the row opens it.
 
     Attributes:
-        bundle: whose weights and preprocessing these must be.
-        weights: checkpoint.
-        config: of the network.
+        bundle: bundle whose weights and preprocessing the row must match.
+        weights: checkpoint of the network.
+        config: configuration of the network.
         device: `cpu`, `cuda` or `cuda:N`.
-        threads: CPU threads; None: as many as PyTorch likes.
-        compiled: all but the geometry through `torch.compile`, in one graph, weights frozen.
+        threads: number of CPU threads; None for PyTorch's default.
+        compiled: compile the network without its geometry with `torch.compile`, as one graph with frozen weights.
     """
 
     bundle: Path
@@ -35,10 +35,10 @@ class TorchRow:
     compiled: bool = False
 
     def open(self) -> Backend:
-        """The network in inference mode, with its attention in plain grid_sample form, never our operator.
+        """Open the network with its deformable attention in plain PyTorch, not as compiled operator.
 
         Raises:
-            CheckpointError: the file is not of this network, or not what the bundle was made of.
+            CheckpointError: the checkpoint does not fit, or the bundle was exported from other weights.
             ConfigError: PyTorch cannot use the device.
         """
         torch = import_optional("torch", "torch", "export", "measuring PyTorch")
@@ -56,8 +56,8 @@ class TorchRow:
             model = with_half_weights(model)
         if weights_hash(published_state(model)) != manifest.weights_sha256:
             raise CheckpointError(
-                f"{self.weights} does not hold the weights that {self.bundle} was exported from; give those, or leave "
-                "--weights out"
+                f"{self.weights} does not hold the weights that {self.bundle} was exported from; pass these, or omit "
+                "--weights"
             )
         model.config = replace(model.config, preprocessing=manifest.stream.preprocessing)
         if self.compiled:
@@ -78,7 +78,7 @@ def torch_rows(
     threads: int | None = None,
     compiled: bool = False,
 ) -> list[BenchRow]:
-    """PyTorch eager, and `torch.compile` where it is asked for; arguments as of `TorchRow`."""
+    """Return the rows of eager PyTorch and, with `compiled`, of `torch.compile`; arguments as in `TorchRow`."""
     eager = TorchRow(bundle, weights, config, device, threads)
     rows = [BenchRow("pytorch, eager", eager.open, required=True)]
     if compiled:

@@ -1,7 +1,7 @@
-"""Typed configuration of a network, its training and its inference, and the published presets.
+"""Configuration of a network, its training and its inference, and the presets (docs/idol.md §1). Imports no torch.
 
-A preset is a plain function that returns an `IdolConfig`; everything is a frozen dataclass, so a variant is
-`dataclasses.replace(ytvis19_r50(), ...)`. Nothing here imports torch. Values: docs/idol.md §1.
+A preset is a function that returns an `IdolConfig`. All configurations are frozen dataclasses, so a variant is
+`dataclasses.replace(ytvis19_r50(), ...)`.
 """
 
 import difflib
@@ -51,39 +51,37 @@ class TrainConfig:
     """Training hyper-parameters (docs/idol.md §1, §5).
 
     Attributes:
-        initial_weights: checkpoint that the run is meant to start from; "" where none is given.
-        min_sizes: short sides to choose from, in pixels.
-        max_size: bound on the long side, in pixels.
-        same_size: the frames of a pair share their short side (`choice_by_clip`; else `choice`).
-        same_flip: the frames of a pair share their horizontal flip (`flip_by_clip`; else `horizontal`).
-        crop_range: bounds of a random crop's sides, in pixels.
-        crop_short_sides: short sides before a crop, in pixels; of still images alone.
-        crop_probability: share of pairs (of still images: of frames) that are cropped.
-        flip_probability: share that is flipped.
-        frames: frames per sample.
-        frame_range: the second frame lies at most this many frames from the first.
-        batch_pairs: frame pairs per iteration, over all devices.
+        initial_weights: file name of the checkpoint that the run normally starts from; "" for none.
+        min_sizes: short sides of frames to choose from, in pixels.
+        max_size: largest long side, in pixels.
+        same_size: use the same short side for both frames of a pair (published: `choice_by_clip`; else `choice`).
+        same_flip: flip both frames of a pair or neither (published: `flip_by_clip`; else `horizontal`).
+        crop_range: smallest and largest side of a random crop, in pixels.
+        crop_short_sides: short sides before a crop to choose from, in pixels; still images only.
+        crop_probability: share of pairs (of frames for still images) that are cropped.
+        flip_probability: share of pairs or frames that are flipped.
+        frames: number of frames per sample.
+        frame_range: largest distance between the frames of a pair.
+        batch_pairs: number of frame pairs per iteration, over all processes and accumulated batches.
         lr: learning rate of AdamW.
-        backbone_lr_factor: multiplies `lr` for the backbone.
-        sampling_lr_factor: multiplies `lr` for sampling offsets and reference points (Deformable DETR: 0.1).
-        betas: of AdamW.
-        eps: of AdamW.
-        weight_decay: of AdamW, on every parameter.
-        clip_norm: bound on the gradient norm of the whole model.
-        schedule: the learning rate falls in `steps`, or by half a cosine to 0 at the end.
+        backbone_lr_factor: factor of `lr` for the backbone.
+        sampling_lr_factor: factor of `lr` for sampling offsets and reference points (Deformable DETR: 0.1).
+        betas: betas of AdamW.
+        eps: epsilon of AdamW.
+        weight_decay: weight decay of AdamW, on every parameter.
+        clip_norm: largest gradient norm of the whole model; larger gradients are scaled down to it.
+        schedule: decay of the learning rate: `steps`, or half a `cosine` that reaches 0 at the end.
         steps: iterations after which the learning rate is multiplied by `gamma`.
-        gamma: see `steps`.
-        iterations: length of the run.
+        gamma: factor of the learning rate at each of `steps`.
+        iterations: number of iterations.
         warmup_iterations: iterations of linear warm-up from `warmup_factor`.
-        warmup_factor: 1.0 means no warm-up.
-        checkpoint_period: iterations between checkpoints.
+        warmup_factor: factor of the learning rate at the start of the warm-up; 1.0 means no warm-up.
+        checkpoint_period: iterations between snapshots.
         still_images: make pairs of two augmentations of one image (the COCO stage).
         drop_empty: leave out frames without annotations.
-        both_directions: learn from the second frame of a pair as from the first: what twice the pairs would teach, with
-            as many frames through the network.
-        fresh_embedding: draw the embedding head anew, whatever the weights to start from have: what it learns then
-            owes nothing to how it was trained before.
-        loss: weights of the losses, and how the embedding is trained.
+        both_directions: supervise both frames of a pair: the loss of twice the pairs from the same number of frames.
+        fresh_embedding: initialise the embedding head at random, also if the initial weights contain one.
+        loss: weights of the losses and training of the embedding.
     """
 
     initial_weights: str = "cocopretrain_R50.pth"
@@ -128,15 +126,15 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class IdolConfig:
-    """Everything that makes one IDOL: network, classes, input, association and training.
+    """Configuration of an IDOL network: model, classes, preprocessing, association and training.
 
     Attributes:
-        name: the preset's name, or one of your own.
-        model: the network.
-        classes: class names; index = the network's class index.
-        preprocessing: from a source frame to the network's input.
-        association: from queries to tracks.
-        video: from tracks to a video's results.
+        name: name of the preset, or any other name.
+        model: settings of the network.
+        classes: class names in the order of the network's class indices.
+        preprocessing: settings from a source frame to the network's input.
+        association: settings from queries to tracks.
+        video: settings from tracks to the results of a video.
         train: training hyper-parameters.
     """
 
@@ -150,12 +148,12 @@ class IdolConfig:
 
     def __post_init__(self) -> None:
         if not self.classes:
-            raise ConfigError("a configuration needs at least one class name")
+            raise ConfigError("classes is empty; name at least one class")
         require_distinct(self.classes)
 
     @property
     def stream(self) -> StreamConfig:
-        """What the runtime needs of this configuration; the part of it that a bundle carries."""
+        """The part of the configuration that the runtime needs and a bundle stores."""
         dataset_ids = COCO_IDS if self.classes == COCO else range(1, len(self.classes) + 1)
         categories = tuple(map(Category, self.classes, dataset_ids))
         return StreamConfig(categories, self.preprocessing, self.association, self.video)
@@ -196,7 +194,7 @@ def ytvis19_swin_l() -> IdolConfig:
 
 
 def ytvis21_r50() -> IdolConfig:
-    """YouTube-VIS 2021, ResNet-50; differs from 2019 in its classes alone."""
+    """YouTube-VIS 2021, ResNet-50; only the classes differ from 2019."""
     return replace(ytvis19_r50(), name="ytvis21_r50", classes=YTVIS_2021)
 
 
@@ -211,7 +209,7 @@ def ytvis21_swin_l() -> IdolConfig:
 
 
 def ovis_r50() -> IdolConfig:
-    """Occluded VIS, ResNet-50: larger frames, stricter mask NMS and new-track threshold."""
+    """Occluded VIS, ResNet-50: larger frames, stricter mask NMS and a higher new-track threshold."""
     return IdolConfig(
         name="ovis_r50",
         model=_R50,
@@ -228,7 +226,7 @@ def ovis_swin_l() -> IdolConfig:
 
 
 def coco_r50() -> IdolConfig:
-    """The pre-training stage on pairs made of COCO images, ResNet-50."""
+    """COCO, ResNet-50: the pre-training stage on pairs of crops of still images."""
     train = TrainConfig(
         initial_weights="",
         max_size=1333,
@@ -251,12 +249,12 @@ def coco_r50() -> IdolConfig:
 
 
 def coco_r101() -> IdolConfig:
-    """The COCO stage, ResNet-101; no settings were published, so those of ResNet-50."""
+    """COCO, ResNet-101; no settings were published, so these are those of ResNet-50."""
     return replace(coco_r50(), name="coco_r101", model=_R101)
 
 
 def coco_swin_l() -> IdolConfig:
-    """The COCO stage, Swin-L."""
+    """COCO, Swin-L."""
     base = coco_r50()
     return replace(
         base,
@@ -272,7 +270,7 @@ def coco_swin_l() -> IdolConfig:
 def edge_ytvis19() -> IdolConfig:
     """YouTube-VIS 2019 for small devices: MobileNetV2, 4.4 M parameters, frames of 240 pixels; not published.
 
-    Few queries, most of which find something: the OVIS thresholds keep their doubles out.
+    It has the thresholds of OVIS: most of its few queries find an instance, so duplicates must be suppressed.
     """
     train = TrainConfig(
         initial_weights="mobilenet_v2.pt",
@@ -299,19 +297,19 @@ def edge_ytvis19() -> IdolConfig:
 
 
 def edge_ytvis21() -> IdolConfig:
-    """YouTube-VIS 2021 for small devices; differs from 2019 in its classes alone."""
+    """YouTube-VIS 2021 for small devices; only the classes differ from 2019."""
     return replace(edge_ytvis19(), name="edge_ytvis21", classes=YTVIS_2021)
 
 
 def edge_ovis() -> IdolConfig:
-    """Occluded VIS for small devices; differs from YouTube-VIS in its classes alone."""
+    """Occluded VIS for small devices; only the classes differ from YouTube-VIS."""
     return replace(edge_ytvis19(), name="edge_ovis", classes=OVIS)
 
 
 def edge_synth() -> IdolConfig:
-    """The videos of `idol-deploy synth`, 160x256, seen at one and a half times their size: two cores can train it.
+    """The videos of `idol-deploy synth` (160x256, enlarged by 1.5) for small devices; two CPU cores can train it.
 
-    `scripts/train-model` begins with less than half of these pixels.
+    `scripts/train-model` starts with fewer than half of these pixels.
     """
     base = edge_ytvis19()
     return replace(
@@ -341,15 +339,15 @@ PRESETS: Mapping[str, Callable[[], IdolConfig]] = MappingProxyType(
 
 
 def preset(name: str, test_size: Literal["published", "360p"] = "published") -> IdolConfig:
-    """The preset of this name.
+    """Return the configuration of a preset.
 
     Args:
-        name: a key of `PRESETS`, such as `ytvis19_r50`.
-        test_size: `published`, the released configuration's; `360p`, the short side of 360 pixels that the
-            paper reports with.
+        name: key of `PRESETS`, such as `ytvis19_r50`.
+        test_size: `published` for the size of the released configuration, or `360p` for the short side of 360 pixels
+            of the paper's results.
 
     Raises:
-        ConfigError: no such preset or test size; names the nearest.
+        ConfigError: the preset or the test size does not exist; the message names the nearest preset.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), PRESETS, n=1, cutoff=0.0)[0]

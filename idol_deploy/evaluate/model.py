@@ -135,8 +135,8 @@ def load_model(weights: Path | None, config: IdolConfig, device: str) -> "Idol":
         ConfigError: PyTorch cannot use the device.
     """
     torch = import_optional("torch", "torch", "train", "running a checkpoint")
+    from idol_deploy.backend import torch_device
     from idol_deploy.model.idol import Idol
-    from idol_deploy.torch_device import torch_device
     from idol_deploy.weights.checkpoint import load_checkpoint
 
     target = torch_device(device)

@@ -1,3 +1,3 @@
-"""The network, one file per box of the figure."""
+"""The network: backbones, neck, transformer, heads and mask head."""
 
 __all__: list[str] = []

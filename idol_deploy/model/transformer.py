@@ -106,7 +106,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, queries: Tensor, position: Tensor, reference: Tensor, memory: Tensor, geometry: Geometry
     ) -> Tensor:
-        """Map queries [N, Q, C] to the same shape; `reference` [N or 1, Q, L, 2 or 4] is in shares of the padded map."""
+        """Map queries [N, Q, C] to the same shape; `reference` is [N or 1, Q, L, 2 or 4], shares of the padded map."""
         queries = self.norm2(queries + self.dropout(self.self_attn(queries, position)))
         attended = self.cross_attn(queries + position, reference, memory, geometry.shapes, geometry.padding)
         queries = self.norm1(queries + self.dropout(attended))

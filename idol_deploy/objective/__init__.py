@@ -1,3 +1,3 @@
-"""The training objective: batches, matching, losses, contrast."""
+"""The training objective: batches, matching and losses."""
 
 __all__: list[str] = []

@@ -1,7 +1,7 @@
-"""A training batch: frame pairs of one padded size, and what is annotated on them, padded as well.
+"""A training batch: frame pairs and their annotations, padded to one size.
 
 Letters: N pairs, n instances of one pair, G the largest n of the batch and at least 1, H x W padded pixels. A pair is
-a key frame, whose instances are detected, and a reference frame, on which they are found again (docs/idol.md §5.1).
+a key frame, whose instances are detected, and a reference frame, on which they are re-identified (docs/idol.md §5.1).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _MASK_STRIDE = 4
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames and the instances of either.
+    """Two resized frames and their instances.
 
     Attributes:
-        key: uint8 [3, h, w] RGB, resized.
-        reference: uint8 [3, h', w'] RGB, resized.
-        labels: int64 [n], classes of the network.
-        key_boxes: [n, 4] xyxy pixels of the key frame; any value where absent.
-        reference_boxes: [n, 4] xyxy pixels of the reference frame; any value where absent.
-        masks: bool [n, h, w] on the key frame.
-        on_key: bool [n], the instance is on the key frame; if not, nothing is learnt from it.
-        on_reference: bool [n], it is on the reference frame; if not, its embedding is not compared.
-        identities: int64 [n], for an identity head; `UNKNOWN` where it has none.
-        reference_masks: bool [n, h', w'] on the reference frame; None: only the key frame can be learnt from.
+        key: key frame, uint8 RGB [3, h, w].
+        reference: reference frame, uint8 RGB [3, h', w'].
+        labels: class indices of the network, int64 [n].
+        key_boxes: boxes on the key frame, xyxy [n, 4] in pixels; any value for an absent instance.
+        reference_boxes: boxes on the reference frame, xyxy [n, 4] in pixels; any value for an absent instance.
+        masks: masks on the key frame, bool [n, h, w].
+        on_key: instances present on the key frame, bool [n]; the others are left out of the batch.
+        on_reference: instances present on the reference frame, bool [n]; the embeddings of the others are not compared.
+        identities: identities for an identity head, int64 [n]; `UNKNOWN` for an instance without one.
+        reference_masks: masks on the reference frame, bool [n, h', w']; None if only the key frame is supervised.
     """
 
     key: Tensor
@@ -52,7 +52,7 @@ class Pair:
     reference_masks: Tensor | None = None
 
     def swapped(self) -> Pair:
-        """The same pair with key and reference frame exchanged."""
+        """Return the same pair with key and reference frame exchanged."""
         assert self.reference_masks is not None
         return Pair(
             key=self.reference,
@@ -70,17 +70,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Targets:
-    """Annotations of N pairs. Boxes are cxcywh, in shares of the frame without its padding.
+    """Annotations of N pairs. Boxes are cxcywh in shares of the frame without its padding.
 
     Attributes:
-        labels: int64 [N, G].
-        boxes: [N, G, 4] on the key frames.
-        masks: bool [N, G, H / 4, W / 4] on the key frames, of every fourth pixel.
-        exists: bool [N, G], False for padding.
-        reference_boxes: [N, G, 4] on the reference frames.
-        on_reference: bool [N, G], the instance exists, and is on the reference frame.
-        identities: int64 [N, G], `UNKNOWN` for padding.
-        pixels: [N, 2] (width, height) of the key frames without padding.
+        labels: class indices, int64 [N, G].
+        boxes: boxes [N, G, 4] on the key frames.
+        masks: masks on the key frames at every fourth pixel, bool [N, G, H / 4, W / 4].
+        exists: real instances, bool [N, G]; False for padding.
+        reference_boxes: boxes [N, G, 4] on the reference frames.
+        on_reference: real instances that are present on the reference frame, bool [N, G].
+        identities: identities, int64 [N, G]; `UNKNOWN` for padding.
+        pixels: (width, height) [N, 2] of the key frames without padding.
     """
 
     labels: Tensor
@@ -95,13 +95,13 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step takes.
+    """The input of a training step.
 
     Attributes:
         images: uint8 [2 N, 3, H, W] in the order key, reference, key, ...; zero-padded at the right and bottom.
         padding_mask: bool [2 N, H, W], True at padded pixels.
-        targets: of the N pairs; or, supervised in both directions, of each and then of the same pair swapped, so that
-            every image is the key frame of one.
+        targets: annotations of the N pairs; for supervision in both directions, of 2 N pairs: each pair is followed by
+            the same pair swapped, so that every image is a key frame.
     """
 
     images: Tensor
@@ -110,15 +110,15 @@ class Batch:
 
     @property
     def both_directions(self) -> bool:
-        """Whether every image is a key frame."""
+        """True if every image is a key frame."""
         return self.targets.labels.shape[0] == self.images.shape[0]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on a device."""
+        """Return the batch on a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory, from which copies to a CUDA device run beside everything else."""
+        """Return the batch in page-locked memory, from which copies to a CUDA device are asynchronous."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -127,14 +127,14 @@ class Batch:
 
 
 def collate(pairs: Sequence[Pair], preprocessing: Preprocessing, *, both_directions: bool = False) -> Batch:
-    """Joins pairs of any sizes: frames are padded to the largest, then to what the network needs.
+    """Join pairs of any sizes: all frames are padded to the largest, then to the multiple that the network needs.
 
     Instances that are not on the key frame are left out.
 
     Args:
-        pairs: at least one.
-        preprocessing: says to what multiple frames are padded.
-        both_directions: learn from reference frames as from key frames; all pairs have masks on them.
+        pairs: at least one pair.
+        preprocessing: settings with the multiple that frames are padded to.
+        both_directions: supervise reference frames like key frames; every pair then needs `reference_masks`.
     """
     frames = [frame for pair in pairs for frame in (pair.key, pair.reference)]
     height, width = preprocessing.padded_size(
@@ -150,12 +150,12 @@ def collate(pairs: Sequence[Pair], preprocessing: Preprocessing, *, both_directi
 
 
 def _targets(pairs: Sequence[Pair], height: int, width: int) -> Targets:
-    kept = [pair.on_key for pair in pairs]
-    instances = max(1, *(int(on_key.sum()) for on_key in kept))
+    present = [pair.on_key for pair in pairs]
+    instances = max(1, *(int(on_key.sum()) for on_key in present))
 
     def join(values: list[Tensor], padding: float = 0) -> Tensor:
-        """[N, G, ...] of N times [n, ...]."""
-        chosen = [value[on_key] for value, on_key in zip(values, kept, strict=True)]
+        """Pad N tensors [n, ...] to [N, G, ...]."""
+        chosen = [value[on_key] for value, on_key in zip(values, present, strict=True)]
         joined = pad_sequence(chosen, batch_first=True, padding_value=padding)
         missing = instances - joined.shape[1]
         return F.pad(joined, (0, 0) * (joined.ndim - 2) + (0, missing), value=padding)
@@ -168,7 +168,7 @@ def _targets(pairs: Sequence[Pair], height: int, width: int) -> Targets:
         labels=join([pair.labels for pair in pairs]),
         boxes=join([_shares(pair.key_boxes, pair.key) for pair in pairs]),
         masks=join(masks),
-        exists=join(kept),
+        exists=join(present),
         reference_boxes=join([_shares(pair.reference_boxes, pair.reference) for pair in pairs]),
         on_reference=join([pair.on_reference for pair in pairs]),
         identities=join([pair.identities for pair in pairs], UNKNOWN),
@@ -185,5 +185,5 @@ def _pixels(frame: Tensor) -> Tensor:
 
 
 def _shares(boxes: Tensor, frame: Tensor) -> Tensor:
-    """Boxes as cxcywh in shares of the frame, of xyxy in its pixels."""
+    """Convert boxes from xyxy in pixels of the frame to cxcywh in shares of it."""
     return to_cxcywh(boxes.float() / _pixels(frame).repeat(2))

@@ -1,6 +1,6 @@
-"""Boxes as tensors: from centre form to corners, and how much they overlap.
+"""Conversions and overlaps of boxes.
 
-Letters: N images, n and m boxes. Any unit will do, as long as it is the same for both sides.
+Letters: N images, n and m boxes. Both sides of an overlap must have the same unit.
 """
 
 import torch
@@ -8,17 +8,17 @@ from torch import Tensor
 
 __all__ = ["giou_loss", "pairwise_iou", "to_cxcywh", "to_xyxy"]
 
-_EPS = 1e-7  # in GIoU's divisions, as published
+_EPS = 1e-7  # in the divisions of GIoU, as published
 
 
 def to_xyxy(boxes: Tensor) -> Tensor:
-    """Corners [..., 4] of cxcywh boxes [..., 4]."""
+    """Convert cxcywh boxes [..., 4] to corners."""
     centre, half = boxes[..., :2], 0.5 * boxes[..., 2:]
     return torch.cat((centre - half, centre + half), -1)
 
 
 def to_cxcywh(boxes: Tensor) -> Tensor:
-    """Centres and sides [..., 4] of xyxy boxes [..., 4]."""
+    """Convert xyxy boxes [..., 4] to centres and sides."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((low + high) / 2, high - low), -1)
 
@@ -27,10 +27,10 @@ def pairwise_iou(
     a: Tensor,  # [N, n, 4] xyxy
     b: Tensor,  # [N, m, 4] xyxy
 ) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU (Rezatofighi et al. 2019) of every pair of boxes of one image.
+    """Compute IoU and generalised IoU (Rezatofighi et al. 2019) of all pairs of boxes of each image.
 
     Returns:
-        IoU [N, n, m], 0 where both boxes are empty, and GIoU [N, n, m].
+        IoU [N, n, m], 0 if both boxes are empty, and GIoU [N, n, m].
     """
     a, b = a[:, :, None], b[:, None]
     inter = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]), clamp=True)
@@ -44,7 +44,7 @@ def giou_loss(
     a: Tensor,  # [..., 4] xyxy
     b: Tensor,  # [..., 4] xyxy
 ) -> Tensor:
-    """1 - GIoU [...] of boxes one by one; finite, with its gradient, for empty boxes too."""
+    """Compute 1 - GIoU [...] of corresponding boxes; it and its gradient are finite for empty boxes too."""
     inter = _area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]), clamp=True)
     union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - inter
     hull = _area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))

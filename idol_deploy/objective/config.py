@@ -1,4 +1,4 @@
-"""Typed settings of the training losses (docs/idol.md §5.3, §5.4). Imports no torch."""
+"""Settings of the training losses (docs/idol.md §5.3, §5.4). Imports no torch."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -10,25 +10,25 @@ __all__ = ["LossConfig"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the losses weigh, and how the embedding is trained.
+    """Weights of the losses, and the training of the embedding.
 
     Attributes:
-        ce_weight: of the class loss (sigmoid focal).
-        bbox_weight: of the L1 distance of cxcywh boxes.
-        giou_weight: of 1 - GIoU.
-        mask_weight: of the masks' focal loss.
-        dice_weight: of the masks' dice loss.
-        reid_weight: of the contrastive loss, or of the identity head's cross-entropy.
-        reid_aux_weight: of the auxiliary cosine loss.
-        deep_supervision: every decoder layer is held to its classes, boxes and masks; else the last alone.
+        ce_weight: weight of the class loss (sigmoid focal loss).
+        bbox_weight: weight of the L1 distance of cxcywh boxes.
+        giou_weight: weight of 1 - GIoU.
+        mask_weight: weight of the masks' focal loss.
+        dice_weight: weight of the masks' dice loss.
+        reid_weight: weight of the contrastive loss, or of the identity head's cross-entropy.
+        reid_aux_weight: weight of the auxiliary cosine loss.
+        deep_supervision: compute class, box and mask losses for every decoder layer instead of the last only.
         embedding: `contrastive`, or `id_head`: the paper's baseline, a classifier over training identities.
-        selection: how positives and negatives are chosen: `transport`, as simOTA does, or `iou` thresholds.
-        iou_positive: queries that overlap an instance by more are positives, where `selection` is `iou`.
-        iou_negative: queries that overlap it by less are negatives, where `selection` is `iou`.
-        global_normaliser: divide by what all processes and accumulated batches found, so that they equal one with the
-            whole batch; the published code divides by what each found.
-        masks_at_once: masks decoded together, over the batch; more of them are decoded again for the gradient. Bounds
-            memory, changes nothing else.
+        selection: choice of positives and negatives: `transport` (simOTA) or `iou` (thresholds).
+        iou_positive: IoU above which a query is a positive of an instance, for `selection` `iou`.
+        iou_negative: IoU below which a query is a negative of an instance, for `selection` `iou`.
+        global_normaliser: divide losses by the matches of all processes and accumulated batches, which equals one
+            process with the whole batch; as published, each divides by its own.
+        masks_at_once: number of masks of a batch that are decoded together. If there are more, all are decoded a second
+            time for the gradient. A higher value needs more memory and less time; losses do not change.
     """
 
     ce_weight: float = 2.0

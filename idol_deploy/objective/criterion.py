@@ -1,7 +1,7 @@
 """The training objective: assignment at every decoder layer, all losses, their normalisers and weights.
 
-Letters: L decoder layers, N pairs, G instances (padded), Q queries. Names of losses are the published ones: those of
-layer k of L carry the suffix `_k`, those of the last layer none. Source: docs/idol.md §5.2 to §5.4.
+Letters: L decoder layers, N pairs, G instances (padded), Q queries. Losses have their published names: those of layer k
+end in `_k`, those of the last layer have no suffix. Source: docs/idol.md §5.2 to §5.4.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,6 @@ from idol_deploy.objective.config import LossConfig
 from idol_deploy.objective.contrast import (
     Sampler,
     Selection,
-    Similarity,
     compare,
     contrastive_loss,
     cosine_loss,
@@ -34,20 +33,20 @@ from idol_deploy.objective.matcher import Assignment, match
 
 __all__ = ["Criterion", "Losses", "Normaliser", "count_everywhere", "count_here"]
 
-# From how many there are, [n], to what their losses are divided by, [n].
+# From counts, [n], to the divisors of their losses, [n].
 Normaliser: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def count_here(counts: Tensor) -> Tensor:
-    """The published normaliser: what this process found, at least 1."""
+    """Return the counts of this process, at least 1: the published normaliser."""
     return counts.clamp(min=1)
 
 
 def count_everywhere(counts: Tensor) -> Tensor:
-    """The mean over all processes of what they found, of at least 1 in all.
+    """Return the mean of the counts over all processes; their sum is at least 1.
 
-    Processes whose gradients are averaged then do what one would with the whole batch. Without torch.distributed,
-    the same as `count_here`.
+    Averaged gradients then equal those of one process with the whole batch. Without torch.distributed, this is
+    `count_here`.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return count_here(counts)
@@ -58,13 +57,13 @@ def count_everywhere(counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of one batch.
+    """Losses of one batch in this process.
 
     Attributes:
-        parts: each loss by its published name, before its weight; scalars, which have a gradient.
-        total: their weighted sum.
-        matched: [L] matched queries of each layer, in this process.
-        items: instances whose embeddings were trained, in this process.
+        parts: scalar losses by published name, before their weights; they have a gradient.
+        total: weighted sum of the losses.
+        matched: number of matched queries of each layer, [L].
+        items: number of instances whose embeddings are trained.
     """
 
     parts: dict[str, Tensor]
@@ -74,25 +73,25 @@ class Losses:
 
 
 class Criterion(nn.Module):
-    """From what the network said of pairs of frames to their losses.
+    """The losses of the network's outputs on pairs of frames.
 
     Attributes:
-        config: weights and choices.
-        id_head: the identity head; None where the embedding is trained by contrast.
-        sampler: of the auxiliary loss's negatives.
-        normaliser: of all losses.
+        config: weights and options.
+        id_head: identity head; None if the embedding is trained with the contrastive loss.
+        sampler: function that draws the negatives of the auxiliary cosine loss.
+        normaliser: function from counts to the divisors of the losses.
     """
 
     def __init__(self, config: LossConfig, dim: int, identities: int = 0) -> None:
-        """Builds what the losses train besides the network.
+        """Build the identity head if the settings have one.
 
         Args:
-            config: weights and choices.
-            dim: channels of the embedding.
-            identities: of the training set; needed by the identity head alone.
+            config: weights and options.
+            dim: number of channels of the embedding.
+            identities: number of identities in the training set; only the identity head needs it.
 
         Raises:
-            ConfigError: an identity head without identities.
+            ConfigError: an identity head is configured, and there are no identities.
         """
         super().__init__()
         self.config = config
@@ -101,21 +100,21 @@ class Criterion(nn.Module):
         self.normaliser: Normaliser = count_everywhere if config.global_normaliser else count_here
 
     def forward(self, model: Idol, output: PairOutput, targets: Targets) -> Losses:
-        """All losses.
+        """Compute all losses.
 
         Args:
-            model: its heads are run on the matched queries.
-            output: what the network said.
-            targets: what is annotated.
+            model: network whose heads run on the matched queries.
+            output: outputs of the network.
+            targets: annotations.
         """
         if not self.config.deep_supervision:
             output = _last_layer(output)
         layers, pairs = output.logits.shape[:2]
-        found = _match_layers(output, targets)
-        matched, instance = (values.reshape(layers, pairs, -1) for values in (found.matched, found.instance))
+        every = _match_layers(output, targets)
+        matched, instance = (values.reshape(layers, pairs, -1) for values in (every.matched, every.instance))
         sums = _detection_sums(output, targets, matched, instance)
         sums |= self._mask_sums(model, output, targets, matched, instance)
-        last = Assignment(*(getattr(found, field.name)[-pairs:] for field in fields(Assignment)))
+        last = Assignment(*(getattr(every, field.name)[-pairs:] for field in fields(Assignment)))
         embedding, items = self._embedding_sums(model, output, targets, last)
         matched_count = matched.flatten(1).sum(1)
         divisors = self.normaliser(torch.cat((matched_count, items[None])).float())
@@ -132,7 +131,7 @@ class Criterion(nn.Module):
     def _mask_sums(
         self, model: Idol, output: PairOutput, targets: Targets, matched: Tensor, instance: Tensor
     ) -> dict[str, Tensor]:
-        """Sums [L] of the mask losses; mask parameters are computed for matched queries alone."""
+        """Sum the mask losses per layer, [L]; only matched queries get mask parameters."""
         chosen = gather_matched(matched)
         focal, dice = mask_losses(
             model.mask_head,
@@ -150,21 +149,22 @@ class Criterion(nn.Module):
         return sums
 
     def _embedding_sums(
-        self, model: Idol, output: PairOutput, targets: Targets, found: Assignment
+        self, model: Idol, output: PairOutput, targets: Targets, assignment: Assignment
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Sums of the embedding's losses, scalars by name, and the number of items."""
+        """Sum the embedding losses; return scalars by name and the number of compared instances."""
         states = output.states[-1]
-        index = found.best_query[..., None].expand(-1, -1, states.shape[-1])
+        index = assignment.best_query[..., None].expand(-1, -1, states.shape[-1])
         key = model.heads.embedding(states.gather(1, index))
         reference = model.heads.embedding(output.reference_states)
         selection = self.select(output, targets)
         if self.id_head is not None:
-            return self._identity_sums(self.id_head, key, reference, selection, targets, found.found)
-        similarity = compare(key, reference, selection, found.found, self.sampler)
-        return _contrast_sums(similarity), similarity.items.sum()
+            return self._identity_sums(self.id_head, key, reference, selection, targets, assignment.found)
+        similarity = compare(key, reference, selection, assignment.found, self.sampler)
+        sums = {"loss_reid": contrastive_loss(similarity), "loss_reid_aux": cosine_loss(similarity)}
+        return sums, similarity.items.sum()
 
     def select(self, output: PairOutput, targets: Targets) -> Selection:
-        """The queries of the reference frames that each instance is compared with."""
+        """Select the positive and negative queries of the reference frames."""
         boxes, exists = output.reference_boxes, targets.on_reference
         if self.config.selection == "iou":
             above, below = self.config.iou_positive, self.config.iou_negative
@@ -181,7 +181,7 @@ class Criterion(nn.Module):
         targets: Targets,
         found: Tensor,  # [N, G]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Cross-entropy of each instance's best query on the key frame and of its positives on the other."""
+        """Sum the cross-entropy of each instance's best query on the key frame and its positives on the other."""
         owner = selection.positive.int().argmax(1)
         embeddings = torch.cat((key, reference), 1)
         identities = torch.cat((targets.identities, targets.identities.gather(1, owner)), 1)
@@ -196,7 +196,7 @@ def _last_layer(output: PairOutput) -> PairOutput:
 
 
 def _match_layers(output: PairOutput, targets: Targets) -> Assignment:
-    """Every layer's assignment, layers and pairs as one axis [L * N, ...]."""
+    """Assign queries in every layer; layers and pairs form one axis [L * N, ...]."""
     layers = output.logits.shape[0]
     repeated = (
         values.expand(layers, *values.shape).flatten(0, 1)
@@ -208,7 +208,7 @@ def _match_layers(output: PairOutput, targets: Targets) -> Assignment:
 def _detection_sums(
     output: PairOutput, targets: Targets, matched: Tensor, instance: Tensor
 ) -> dict[str, Tensor]:
-    """Sums [L] of class and box losses."""
+    """Sum class and box losses per layer, [L]."""
     layers = matched.shape[0]
     labels = targets.labels.expand(layers, -1, -1).gather(2, instance)
     boxes = targets.boxes.expand(layers, -1, -1, -1).gather(2, instance[..., None].expand(-1, -1, -1, 4))
@@ -216,12 +216,8 @@ def _detection_sums(
     return {"ce": class_loss(output.logits, labels, matched), "bbox": distance, "giou": overlap}
 
 
-def _contrast_sums(similarity: Similarity) -> dict[str, Tensor]:
-    return {"loss_reid": contrastive_loss(similarity), "loss_reid_aux": cosine_loss(similarity)}
-
-
 def _named(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From [L] per kind to scalars by published name, the last layer first."""
+    """Split [L] per kind into scalars by published name, the last layer first."""
     layers = len(next(iter(losses.values())))
     names = ["", *(f"_{layer}" for layer in range(layers - 1))]
     order = [layers - 1, *range(layers - 1)]

@@ -1,7 +1,7 @@
-"""The paper's baseline for the embedding: a linear classifier over the identities of the training set.
+"""The identity head, the paper's baseline for the embedding: a linear classifier over the training identities.
 
-It is trained on the very embedding that association uses, in place of the contrastive loss, and thrown away after.
-Letters: C channels of the embedding, I identities.
+It replaces the contrastive loss in training and is not part of the exported network. Letters: C channels of the
+embedding, I identities.
 """
 
 import torch
@@ -12,11 +12,11 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["UNKNOWN", "IdHead"]
 
-UNKNOWN = -1  # an instance that is no identity of the training set
+UNKNOWN = -1  # an instance without an identity of the training set
 
 
 class IdHead(nn.Module):
-    """Embeddings [..., C] to logits [..., I]."""
+    """A linear classifier from embeddings [..., C] to logits [..., I]."""
 
     def __init__(self, dim: int, identities: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class IdHead(nn.Module):
         self.classify = nn.Linear(dim, identities)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Logits [..., I] of embeddings [..., C]."""
+        """Map embeddings [..., C] to logits [..., I]."""
         logits: Tensor = self.classify(embeddings)
         return logits
 
@@ -38,8 +38,8 @@ class IdHead(nn.Module):
         identities: Tensor,  # [...] int64
         counted: Tensor,  # [...] bool
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies of those that count and are known, a scalar; and how many there are."""
+        """Sum the cross-entropy over the counted embeddings of known identity; return the scalar and their number."""
         counted = counted & (identities != UNKNOWN)
-        wanted = identities.where(counted, torch.zeros_like(identities)).flatten()
-        entropy = F.cross_entropy(self(embeddings).float().flatten(0, -2), wanted, reduction="none")
+        targets = identities.where(counted, torch.zeros_like(identities)).flatten()
+        entropy = F.cross_entropy(self(embeddings).float().flatten(0, -2), targets, reduction="none")
         return entropy.where(counted.flatten(), 0.0).sum(), counted.sum()

@@ -1,7 +1,7 @@
-"""Losses of classes, boxes and masks, not yet divided by the number of matched queries (docs/idol.md §5.3).
+"""Losses of classes, boxes and masks, before the division by the number of matched queries (docs/idol.md §5.3).
 
-Letters: L decoder layers, N images, Q queries, K classes, n masks of h x w pixels. All are float32, whatever the
-inputs, and finite with finite gradients for any finite logits.
+Letters: L decoder layers, N images, Q queries, K classes, masks of h x w pixels. All losses are float32. They and their
+gradients are finite for any finite logits.
 """
 
 from torch import Tensor
@@ -16,11 +16,11 @@ _GAMMA = 2
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid focal loss (Lin et al. 2017), alpha 0.25 and gamma 2, element by element.
+    """Compute the elementwise sigmoid focal loss (Lin et al. 2017) with alpha 0.25 and gamma 2.
 
     Args:
-        logits: [...].
-        targets: [...], 0 or 1.
+        logits: logits [...].
+        targets: targets [...], 0 or 1.
     """
     logits, targets = logits.float(), targets.float()
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -35,7 +35,7 @@ def class_loss(
     labels: Tensor,  # [L, N, Q] int64
     matched: Tensor,  # [L, N, Q] bool
 ) -> Tensor:
-    """Sum [L] of the focal loss over all queries and classes; a query that is not matched is of no class."""
+    """Sum the focal loss over all queries and classes, [L]; an unmatched query has no class."""
     targets = F.one_hot(labels, logits.shape[-1]) * matched[..., None]
     return focal_loss(logits, targets).flatten(1).sum(1)
 
@@ -45,7 +45,7 @@ def box_losses(
     targets: Tensor,  # [L, N, Q, 4] cxcywh
     matched: Tensor,  # [L, N, Q] bool
 ) -> tuple[Tensor, Tensor]:
-    """Sums over matched queries of the L1 distance, [L], and of 1 - GIoU, [L]."""
+    """Sum the L1 distance, [L], and 1 - GIoU, [L], over the matched queries."""
     boxes, targets = boxes.float(), targets.float()
     distance = (boxes - targets).abs().sum(-1)
     overlap = giou_loss(to_xyxy(boxes), to_xyxy(targets))
@@ -57,7 +57,7 @@ def mask_focal_loss(
     logits: Tensor,  # [..., h, w]
     targets: Tensor,  # [..., h, w]
 ) -> Tensor:
-    """Mean [...] of the focal loss over each mask's pixels."""
+    """Average the focal loss over the pixels of each mask, [...]."""
     return focal_loss(logits, targets).mean((-2, -1))
 
 
@@ -65,7 +65,7 @@ def dice_loss(
     logits: Tensor,  # [..., h, w]
     targets: Tensor,  # [..., h, w]
 ) -> Tensor:
-    """1 - (2 Σ p m + 1) / (Σ p + Σ m + 1) of each mask, [...]; p are probabilities, m the targets."""
+    """Compute 1 - (2 Σ p m + 1) / (Σ p + Σ m + 1) of each mask, [...], with probabilities p and targets m."""
     score, targets = logits.float().sigmoid(), targets.float()
     common = (score * targets).sum((-2, -1))
     total = score.sum((-2, -1)) + targets.sum((-2, -1))

@@ -1,8 +1,8 @@
-"""Mask losses of the matched queries, of all decoder layers at once and in bounded memory.
+"""Mask losses of the matched queries of all decoder layers, in bounded memory.
 
-Each matched query decodes its mask by its own small network, as a batched matrix product. Many masks do not fit: they
-are decoded a few at a time and, where there is more than one such chunk, once more for the gradient. Letters: L layers,
-N images, Q queries, G instances, h x w cells of stride 8, n matched queries of all layers of one image (padded).
+The small networks of all matched queries run as batched matrix products. Many masks do not fit into memory: they are
+decoded in chunks and, if there is more than one chunk, a second time for the gradient. Letters: L layers, N images,
+Q queries, G instances, h x w cells of stride 8, n matched queries of all layers of one image (padded).
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ __all__ = ["Matched", "gather_matched", "mask_losses"]
 
 @dataclass(frozen=True)
 class Matched:
-    """The matched queries of each image, those of all layers side by side.
+    """The matched queries of each image, concatenated over the layers.
 
     Attributes:
-        index: int64 [N, n], layer * Q + query.
-        layer: int64 [N, n].
-        counted: bool [N, n], False for padding.
+        index: layer * Q + query, int64 [N, n].
+        layer: layer of the query, int64 [N, n].
+        counted: real queries, bool [N, n]; False for padding.
     """
 
     index: Tensor
@@ -32,14 +32,14 @@ class Matched:
     counted: Tensor
 
     def take(self, values: Tensor) -> Tensor:
-        """Of [L, N, Q, ...], those of the matched queries: [N, n, ...]."""
+        """Gather the values of the matched queries: [L, N, Q, ...] to [N, n, ...]."""
         flat = values.transpose(0, 1).flatten(1, 2)
         index = self.index.reshape(*self.index.shape, *(1,) * (flat.ndim - 2))
         return flat.gather(1, index.expand(-1, -1, *flat.shape[2:]))
 
 
 def gather_matched(matched: Tensor) -> Matched:
-    """Finds the matched among [L, N, Q]; n is at least 1, so that there is something to have a gradient."""
+    """Collect the matched queries of [L, N, Q]; n is at least 1, so that the loss always has a gradient."""
     queries = matched.shape[-1]
     flat = matched.transpose(0, 1).flatten(1)
     count = flat.sum(1)
@@ -58,34 +58,35 @@ def mask_losses(
     masks: Tensor,  # [N, G, 2 h, 2 w] bool
     at_once: int,
 ) -> tuple[Tensor, Tensor]:
-    """Focal and dice loss, each [N, n], of each matched query's mask against that of its instance.
+    """Compute focal and dice loss, each [N, n], between the masks of matched queries and of their instances.
 
     Args:
-        head: decodes.
-        features: of the images.
-        params: each query's network.
+        head: mask head that decodes the masks.
+        features: mask features of the images.
+        params: parameters of each query's mask network.
         reference_px: (x, y) of each mask's origin, in pixels of the key frame.
-        instance: whose mask is wanted.
-        masks: of the instances.
-        at_once: masks held in memory at once, over the batch.
+        instance: index of each query's instance.
+        masks: masks of the instances.
+        at_once: number of masks of the batch in memory at once.
     """
 
-    def some(
+    def chunk_losses(
         features: Tensor, params: Tensor, reference_px: Tensor, instance: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Positions in pixels reach a thousand; half precision would blur them.
+        # Positions reach a thousand pixels; half precision would round them.
         with torch.autocast(features.device.type, enabled=False):
             logits = head.decode(features, params, reference_px)
-        wanted = masks.gather(1, instance[..., None, None].expand(-1, -1, *masks.shape[2:]))
-        return mask_focal_loss(logits, wanted), dice_loss(logits, wanted)
+        targets = masks.gather(1, instance[..., None, None].expand(-1, -1, *masks.shape[2:]))
+        return mask_focal_loss(logits, targets), dice_loss(logits, targets)
 
     features, params, reference_px = features.float(), params.float(), reference_px.float()
     width = max(1, at_once // features.shape[0])
-    parted = (torch.split(part, width, 1) for part in (params, reference_px, instance))
-    chunks = list(zip(*parted, strict=True))
+    split = (torch.split(values, width, 1) for values in (params, reference_px, instance))
+    chunks = list(zip(*split, strict=True))
     if len(chunks) == 1:
-        return some(features, params, reference_px, instance)
-    parts = [
-        checkpoint(some, features, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks
+        return chunk_losses(features, params, reference_px, instance)
+    losses = [
+        checkpoint(chunk_losses, features, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in chunks
     ]
-    return torch.cat([focal for focal, _ in parts], 1), torch.cat([dice for _, dice in parts], 1)
+    return torch.cat([focal for focal, _ in losses], 1), torch.cat([dice for _, dice in losses], 1)

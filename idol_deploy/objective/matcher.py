@@ -1,8 +1,8 @@
-"""Which queries answer for which instance: simOTA, one instance to many queries (Ge et al. 2021; docs/idol.md §5.2).
+"""Assignment of queries to instances: simOTA, one instance to many queries (Ge et al. 2021; docs/idol.md §5.2).
 
-All images of a batch, all decoder layers and all instances are assigned at once: instances are padded to the largest
-number of any image, and `exists` says which are real. Letters: N images (times layers), G instances, Q queries,
-K classes. Boxes are cxcywh, in shares of the un-padded image. Nothing here has a gradient.
+All images of a batch, decoder layers and instances are assigned at once. Instances are padded to the largest number of
+any image; `exists` marks the real ones. Letters: N images (times layers), G instances, Q queries, K classes. Boxes are
+cxcywh in shares of the un-padded image. No function here has a gradient.
 """
 
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ __all__ = ["Assignment", "dynamic_k", "match", "pairwise_cost"]
 
 _ALPHA = 0.25
 _GIOU_WEIGHT = 3.0
-_OFF_CENTRE = 100.0  # added where a query's centre is not in the box and near its centre
-_NOWHERE = 10_000.0  # added where it is in and near no instance at all
-_TAKEN = 100_000.0  # added to queries that have an instance while another instance has none
-_RADIUS = 2.5 / 32  # how near counts as near, per axis, in shares of the image
-_IMPOSSIBLE = 1e9  # in place of a cost that is no number
+_OFF_CENTRE = 100.0  # added unless the query's centre is in the instance's box and near its centre
+_NOWHERE = 10_000.0  # added if the query's centre is in or near no instance
+_ASSIGNED = 100_000.0  # added to assigned queries while an instance has no query
+_RADIUS = 2.5 / 32  # largest distance that is near, per axis, in shares of the image
+_IMPOSSIBLE = 1e9  # replaces a cost that is NaN
 _CANDIDATES = 10
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who answers for whom.
+    """Assignment of queries and instances.
 
     Attributes:
-        matched: bool [N, Q], the query has an instance.
-        instance: int64 [N, Q], which one; 0 where it has none.
-        best_query: int64 [N, G], the cheapest query of each instance; 0 where it has none.
-        found: bool [N, G], the instance has a query. False only for padding, and where there are too few queries.
+        matched: queries with an instance, bool [N, Q].
+        instance: instance of each query, int64 [N, Q]; 0 for an unmatched query.
+        best_query: query of lowest cost of each instance, int64 [N, G]; 0 for an instance without a query.
+        found: instances with a query, bool [N, G]. False only for padding, and if there are too few queries.
     """
 
     matched: Tensor
@@ -50,7 +50,7 @@ def match(
     instance_boxes: Tensor,  # [N, G, 4]
     exists: Tensor,  # [N, G] bool
 ) -> Assignment:
-    """Assigns queries to instances; G and Q must be at least 1."""
+    """Assign queries to instances; G and Q must be at least 1."""
     cost, iou = pairwise_cost(logits, boxes, labels, instance_boxes, exists)
     pairs, cost = dynamic_k(cost, iou, exists, _CANDIDATES)
     return Assignment(
@@ -69,10 +69,10 @@ def pairwise_cost(
     instance_boxes: Tensor,  # [N, G, 4]
     exists: Tensor,  # [N, G] bool
 ) -> tuple[Tensor, Tensor]:
-    """What it costs to give each instance each query.
+    """Compute the cost of assigning each query to each instance.
 
     Returns:
-        cost [N, G, Q], infinite for instances that do not exist; IoU [N, G, Q]. Both float32.
+        The cost [N, G, Q], infinite for padding, and IoU [N, G, Q]. Both are float32.
     """
     boxes, instance_boxes = boxes.float(), instance_boxes.float()
     Q = boxes.shape[1]
@@ -83,13 +83,13 @@ def pairwise_cost(
     inside, near = _centred(boxes, instance_boxes)
     somewhere = ((inside | near) & exists[..., None]).any(1, keepdim=True)
     cost = positive - negative - _GIOU_WEIGHT * giou + _OFF_CENTRE * ~(inside & near) + _NOWHERE * ~somewhere
-    # A network that has diverged must fail in its loss, which names itself, and not loop here.
+    # A diverged network must fail in its loss, whose error names it, and not loop forever here.
     cost = cost.nan_to_num(_IMPOSSIBLE).masked_fill(~exists[..., None], torch.inf)
     return cost, iou.nan_to_num(0.0)
 
 
 def _centred(boxes: Tensor, instance_boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Bool [N, G, Q] twice: the query's centre lies in the instance's box; near its centre, on both axes."""
+    """Return two bool [N, G, Q]: the query's centre is in the instance's box; it is near the box's centre."""
     centre = boxes[:, None, :, :2]
     corners = to_xyxy(instance_boxes)[:, :, None]
     middle = instance_boxes[:, :, None, :2]
@@ -105,36 +105,35 @@ def dynamic_k(
     exists: Tensor,  # [N, G] bool
     candidates: int,
 ) -> tuple[Tensor, Tensor]:
-    """Gives each instance as many of its cheapest queries as its `candidates` largest IoUs sum to.
+    """Assign to each instance its k cheapest queries, where k is the sum of its `candidates` largest IoUs.
 
-    A query that several instances want goes to the one for which it costs least. An instance that is left with none
-    takes the cheapest query that nobody has; the published code then settles once more those queries, and only those,
-    that several wanted at first, and leaves the costs that it raised on the way. Equal costs: the lower query first.
+    A query of several instances goes to the instance of lowest cost. An instance without a query then takes the
+    cheapest unassigned query. As published, only the queries that several instances shared at first are then resolved
+    once more, and the costs stay raised. Of equal costs, the lower query comes first.
 
     Returns:
-        pairs: bool [N, G, Q].
-        cost: [N, G, Q] as raised on the way; a second call of the published code starts from it.
+        The assignment, bool [N, G, Q], and the raised costs [N, G, Q], which the second published call starts from.
     """
     Q = cost.shape[-1]
     count = iou.topk(min(candidates, Q), -1).values.sum(-1).int().clamp(min=1)
     rank = cost.argsort(dim=-1, stable=True).argsort(-1)
     pairs = (rank < count[..., None]) & exists[..., None]
-    crowded = pairs.sum(1) > 1
-    pairs = _settle(pairs, cost, crowded)
+    contested = pairs.sum(1) > 1
+    pairs = _resolve(pairs, cost, contested)
     missing = exists & ~pairs.any(-1)
     while bool(missing.any()):
-        concerned = missing.any(-1, keepdim=True)
-        cost = cost + _TAKEN * (pairs.any(1) & concerned)[:, None]
+        incomplete = missing.any(-1, keepdim=True)
+        cost = cost + _ASSIGNED * (pairs.any(1) & incomplete)[:, None]
         pairs = pairs | (F.one_hot(cost.argmin(-1), Q).bool() & missing[..., None])
-        shared = (pairs.sum(1) > 1).any(-1, keepdim=True) & concerned
-        pairs = _settle(pairs, cost, crowded & shared)
-        # Where every query is taken, waiting for a free one has no end.
+        shared = (pairs.sum(1) > 1).any(-1, keepdim=True) & incomplete
+        pairs = _resolve(pairs, cost, contested & shared)
+        # If every query is assigned, an instance without one stays without.
         free = ~pairs.any(1).all(-1, keepdim=True)
         missing = exists & ~pairs.any(-1) & free
     return pairs, cost
 
 
-def _settle(pairs: Tensor, cost: Tensor, queries: Tensor) -> Tensor:
-    """Leaves these queries [N, Q] to the instance for which they cost least."""
+def _resolve(pairs: Tensor, cost: Tensor, queries: Tensor) -> Tensor:
+    """Leave these queries [N, Q] to the instance of lowest cost."""
     cheapest = F.one_hot(cost.argmin(1), cost.shape[1]).transpose(1, 2).bool()
     return torch.where(queries[:, None], cheapest, pairs)

@@ -1,3 +1,3 @@
-"""Training: settings, optimiser, one step, checkpoints, log, and the loop that joins them; see `docs/training.md`."""
+"""Training: data, graph, optimiser, one step, snapshots, log, and the loop that joins them; see `docs/training.md`."""
 
 __all__: list[str] = []

@@ -1,27 +1,37 @@
-"""The training set of a run and the part that is held out, from its settings."""
+"""The data of a training run: its training set, the held-out videos, and the evaluation on them."""
 
+import contextlib
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from idol_deploy.backend import TorchBackend
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.holdout import holdout
 from idol_deploy.data.pairs import VideoPairs, open_pairs
 from idol_deploy.data.samples import PairSource
 from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
-from idol_deploy.evaluate.inference import require_frames
+from idol_deploy.evaluate.average_precision import metric_of, score
+from idol_deploy.evaluate.inference import Work, require_frames, run_videos
+from idol_deploy.evaluate.predictions import read_predictions
+from idol_deploy.model.idol import Idol
 from idol_deploy.settings import TrainSettings
+from idol_deploy.train.processes import Processes
 from idol_runtime.errors import ConfigError
+from idol_runtime.pipeline import Pipeline
 
-__all__ = ["TrainingData", "category_names", "open_training_data"]
+__all__ = ["TrainingData", "category_names", "evaluate_holdout", "open_training_data"]
 
 
-class TrainingData(msgspec.Struct, frozen=True):
-    """What a run reads.
+@dataclass(frozen=True)
+class TrainingData:
+    """The data that a run reads.
 
     Attributes:
-        pairs: to train with.
-        held_out: to evaluate on; None where nothing is held out.
+        pairs: source of the training pairs.
+        held_out: videos to evaluate on; None if no videos are held out.
     """
 
     pairs: PairSource
@@ -37,21 +47,21 @@ class _Categories(msgspec.Struct):
 
 
 def category_names(annotations: Path) -> tuple[str, ...]:
-    """The classes of an annotation file, in its order.
+    """Return the class names of an annotation file, in its order.
 
     Raises:
-        DataError: no such file, or it does not say.
+        DataError: the file does not exist or has no categories.
     """
     file: _Categories = load_json(annotations, _Categories, "annotation file")
     return tuple(category.name for category in file.categories)
 
 
 def open_training_data(settings: TrainSettings) -> TrainingData:
-    """Reads the annotations, and holds out what the settings say.
+    """Read the annotations, and hold out the share of videos that the settings ask for.
 
     Raises:
-        ConfigError: still images cannot be held out.
-        DataError: see `open_pairs`.
+        ConfigError: the settings evaluate without a holdout, or hold out still images.
+        DataError: the annotations cannot be used; see `open_pairs`.
         SourceError: a frame that is to be evaluated is missing.
         MissingDependencyError: pycocotools is not installed.
     """
@@ -59,15 +69,56 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
     if data.holdout is None:
         if settings.run.evaluate_period:
             raise ConfigError(
-                "run.evaluate_period needs videos to evaluate on; hold some out with data.holdout=0"
+                "run.evaluate_period needs held-out videos to evaluate on; set data.holdout=0 as well"
             )
         return TrainingData(open_pairs(data.annotations, data.frames, network, strict=data.strict))
     if network.train.still_images:
-        raise ConfigError("data.holdout splits videos, and these are still images; leave it out")
+        raise ConfigError(
+            f"data.holdout splits videos, but {network.name} trains on still images; remove data.holdout"
+        )
     log = FaultLog(data.strict)
     dataset = read_dataset(data.annotations, log, allow_empty=False)
-    kept, held_out = holdout(dataset, data.holdout, data.holdout_share)
+    training, held_out = holdout(dataset, data.holdout, data.holdout_share)
     if settings.run.evaluate_period:
         require_frames(held_out.videos, Path(data.frames))
-    pairs = VideoPairs(kept, data.frames, network.classes, network.train, log)
+    pairs = VideoPairs(training, data.frames, network.classes, network.train, log)
     return TrainingData(pairs, held_out)
+
+
+def evaluate_holdout(
+    model: Idol, held_out: VisDataset, frames: Path, folder: Path, iteration: int, processes: Processes
+) -> dict[str, float]:
+    """Evaluate a network on the held-out videos, shared among the processes.
+
+    Args:
+        model: network; its training mode is restored afterwards.
+        held_out: held-out videos.
+        frames: folder of their frames.
+        folder: folder for the results file `results-ITERATION.json`.
+        iteration: number of iterations done.
+        processes: the training processes; each of them calls this function.
+
+    Returns:
+        The summary of the data set's own metric, the same in every process.
+
+    Raises:
+        SourceError: a frame cannot be read.
+        OutputError: the results cannot be written.
+    """
+    results = folder / f"results-{iteration:08d}.json"
+    if processes.first:
+        # Parts of a run that was killed during this evaluation: its weights may differ in the last bits.
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(results.with_name(results.name + ".parts"))
+    processes.gather(None)  # a barrier: no process writes into the folder before it is removed
+    training = model.training
+    try:
+        work = Work(held_out, frames, results, {"iteration": iteration}, processes.shard)
+        run_videos(work, lambda: Pipeline(TorchBackend(model), model.config.stream))
+    finally:
+        model.train(training)
+    summary: dict[str, float] = {}
+    if processes.first:
+        summary = score(held_out, read_predictions(results, held_out), metric_of(held_out)).summary
+    scores: dict[str, float] = processes.gather(summary)[0]
+    return scores

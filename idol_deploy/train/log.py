@@ -1,4 +1,4 @@
-"""What a training run tells: a file of JSON lines, TensorBoard's files, and for people a bar with the time left."""
+"""The log of a training run: a file of JSON lines, TensorBoard files, and a progress bar or lines on the console."""
 
 import json
 import math
@@ -16,7 +16,7 @@ __all__ = ["JsonLines", "Progress", "TensorBoard", "record"]
 
 
 def record(iteration: int, report: StepReport, faults: int) -> dict[str, Any]:
-    """The JSON object of an iteration; times are in seconds, losses without their weights but for `loss`."""
+    """Return the log entry of an iteration; times are in seconds, `losses` are before their weights."""
     return {
         "iteration": iteration,
         "loss": report.total,
@@ -33,18 +33,18 @@ def record(iteration: int, report: StepReport, faults: int) -> dict[str, Any]:
 
 
 class JsonLines:
-    """A file of one JSON object per line, each written out at once."""
+    """A file of one JSON object per line, written without a buffer."""
 
     def __init__(self, path: Path, after: int) -> None:
-        """Opens it, without what it says of iterations after `after`: they are about to be done again.
+        """Open the file and drop the entries of iterations after `after`, which the run repeats.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         self._path = path
         end = _end_of(path, after) if path.is_file() else 0
         try:
-            # Without a buffer, which would try to write once more when it is closed.
+            # Unbuffered: closing must not try to write again after a failure.
             self._file = path.open("r+b" if end else "wb", buffering=0)
             if end:
                 self._file.truncate(end)
@@ -53,10 +53,10 @@ class JsonLines:
             raise self._cannot(error) from error
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Adds an object.
+        """Append an entry.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         try:
             line = memoryview(json.dumps(entry).encode() + b"\n")
@@ -66,7 +66,7 @@ class JsonLines:
             raise self._cannot(error) from error
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _cannot(self, error: OSError) -> OutputError:
@@ -76,7 +76,7 @@ class JsonLines:
 
 
 def _end_of(path: Path, after: int) -> int:
-    """Bytes of the lines up to an iteration; a line that was cut off ends it."""
+    """Return the size in bytes of the complete lines up to an iteration."""
     end = 0
     with path.open("rb") as file:
         for line in file:
@@ -91,14 +91,14 @@ def _end_of(path: Path, after: int) -> int:
 
 
 class TensorBoard:
-    """The same numbers for TensorBoard."""
+    """A writer of the same numbers to TensorBoard files."""
 
     def __init__(self, folder: Path, after: int) -> None:
-        """Opens it.
+        """Open the writer.
 
         Args:
-            folder: where its files go.
-            after: what earlier files say of later iterations is void.
+            folder: folder of the TensorBoard files.
+            after: last iteration to keep; entries of later iterations in earlier files are void.
 
         Raises:
             MissingDependencyError: tensorboard is not installed.
@@ -109,7 +109,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder), purge_step=after + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Adds what is a number, and what is in groups of numbers."""
+        """Append the numbers of an entry, and those in its groups."""
         iteration = entry["iteration"]
         for name, value in entry.items():
             for key, number in value.items() if isinstance(value, dict) else [("", value)]:
@@ -117,18 +117,18 @@ class TensorBoard:
                     self._writer.add_scalar(f"{name}/{key}".rstrip("/"), float(number), iteration)
 
     def close(self) -> None:
-        """Closes its files."""
+        """Close the files."""
         self._writer.close()
 
 
 class Progress:
-    """How far it is, the loss, the rate, the speed, what share of it was waited for data, and the time left.
+    """The progress on the console: loss, learning rate, speed, share of time spent waiting for data, and time left.
 
-    A bar on a terminal, where tqdm is installed; elsewhere a line every few iterations.
+    A terminal with tqdm shows a bar; anything else gets a line every `period` iterations.
     """
 
     def __init__(self, announce: Callable[[str], None], iterations: int, period: int, done: int = 0) -> None:
-        """Begins after `done` of the iterations; numbers are means over `period` of them."""
+        """Start after `done` of the iterations; numbers are means over `period` iterations."""
         self._announce = announce
         self._iterations = iterations
         self._period = period
@@ -137,48 +137,50 @@ class Progress:
         self._bar = _bar(iterations, done)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Takes the object of an iteration, and tells from time to time."""
+        """Add the entry of an iteration, and update the bar or print a line if it is due."""
         if "loss" not in entry:
             return
         self._entries.append(entry)
         done = entry["iteration"]
         if self._bar is not None:
             self._entries = self._entries[-self._period :]
-            taken = sum(sum(entry["seconds"].values()) for entry in self._entries)
-            self._bar.set_postfix_str(self._state(taken), refresh=False)
+            seconds = sum(sum(entry["seconds"].values()) for entry in self._entries)
+            self._bar.set_postfix_str(self._state(seconds), refresh=False)
             self._bar.update()
             return
         if done % self._period and done != self._iterations:
             return
         now = time.perf_counter()
-        taken = now - self._since
-        each = taken / len(self._entries)
+        seconds = now - self._since
+        each = seconds / len(self._entries)
         self._announce(
-            f"iteration {done} of {self._iterations}: {self._state(taken)}, {each:.2f} s each, "
+            f"iteration {done} of {self._iterations}: {self._state(seconds)}, {each:.2f} s each, "
             f"{_clock(each * (self._iterations - done))} left"
         )
         self._since, self._entries = now, []
 
-    def tell(self, what: str) -> None:
-        """Announces something else; on a terminal, in a line above the bar that stays."""
+    def announce(self, message: str) -> None:
+        """Print a message; on a terminal, above the bar."""
         if self._bar is None:
-            self._announce(what)
+            self._announce(message)
         else:
-            self._bar.write(what, file=sys.stderr)
+            self._bar.write(message, file=sys.stderr)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Close the bar; its last state remains on the terminal."""
         if self._bar is not None:
             self._bar.close()
 
-    def _state(self, taken: float) -> str:
+    def _state(self, seconds: float) -> str:
         loss = sum(entry["loss"] for entry in self._entries) / len(self._entries)
         waited = sum(entry["seconds"]["data"] for entry in self._entries)
-        return f"loss {loss:.3f}, lr {self._entries[-1]['lr']:.1e}, {waited / max(taken, 1e-9):.0%} for data"
+        return (
+            f"loss {loss:.3f}, lr {self._entries[-1]['lr']:.1e}, {waited / max(seconds, 1e-9):.0%} for data"
+        )
 
 
 def _bar(iterations: int, done: int) -> Any:
-    """None where there is no terminal or no tqdm."""
+    """Return a bar, or None without a terminal or tqdm."""
     try:
         from tqdm import tqdm
     except ImportError:

@@ -1,10 +1,10 @@
-"""A training run from its first iteration, or from where it stopped, to its last.
+"""A training run, from its first iteration or from a snapshot to its last iteration.
 
     with joined("cpu") as processes:
         train(Training(settings, Path("out")), processes, print)
 
-Interrupted by Ctrl-C or SIGTERM, it finishes the iteration, writes a snapshot and stops; killed, it goes on from the
-last snapshot as if nothing had happened, to the last bit on a CPU.
+After Ctrl-C or SIGTERM, a run finishes the iteration, writes a snapshot and stops. A killed run can be resumed from its
+last snapshot; on a CPU, its final weights are the same to the last bit as without the interruption.
 """
 
 import contextlib
@@ -19,15 +19,13 @@ from typing import Any, Protocol
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.evaluate.inference import missed_categories
 from idol_deploy.objective.batch import Batch
-from idol_deploy.objective.training_graph import TrainingGraph
 from idol_deploy.settings import TrainSettings
-from idol_deploy.train.data import TrainingData, open_training_data
-from idol_deploy.train.graph import build_graph, prepare_graph
+from idol_deploy.train.data import TrainingData, evaluate_holdout, open_training_data
+from idol_deploy.train.graph import TrainingGraph, build_graph, prepare_graph
 from idol_deploy.train.log import JsonLines, Progress, TensorBoard, record
 from idol_deploy.train.optimiser import restore_state
 from idol_deploy.train.processes import Processes
-from idol_deploy.train.rng_state import chance_state, restore_chance, seed_chance
-from idol_deploy.train.score import evaluate_holdout
+from idol_deploy.train.rng_state import restore_rng, rng_state, seed_rng
 from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
 from idol_deploy.train.step import Stepper
 from idol_deploy.weights.layout import published_names, published_state
@@ -41,13 +39,13 @@ Announce = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, and where it goes.
+    """A training task.
 
     Attributes:
-        settings: of the run.
-        output: the folder that gets settings, log and weights.
-        weights: a checkpoint to start from; None: fresh weights.
-        resume: a snapshot in `output` to go on from, in place of `weights`.
+        settings: settings of the run.
+        output: folder for settings, log, snapshots and weights.
+        weights: checkpoint to start from; None for random initialisation.
+        resume: snapshot in `output` to continue from, instead of `weights`.
     """
 
     settings: TrainSettings
@@ -58,13 +56,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it.
+    """The result of a training run.
 
     Attributes:
-        iterations: how many are done.
-        interrupted: it was asked to stop before the end.
-        best: highest AP on the videos held out; None where there was no evaluation.
-        outputs: weights that were written.
+        iterations: number of iterations done.
+        interrupted: True if the run was asked to stop before its end.
+        best: highest AP on the held-out videos; None without an evaluation.
+        outputs: weight files of the run.
     """
 
     iterations: int
@@ -74,26 +72,24 @@ class Trained:
 
 
 def train(task: Training, processes: Processes, announce: Announce) -> Trained:
-    """Trains.
+    """Run a training task.
 
     Args:
-        task: what to train.
-        processes: that train together; each calls this.
-        announce: told what is going on; of the first process.
+        task: settings, output folder and start of the run.
+        processes: the training processes; each of them calls this function.
+        announce: function that prints a message; only the first process uses it.
 
     Raises:
-        ConfigError: settings that do not go together.
-        DataError: annotations or frames that cannot be used.
-        CheckpointError: weights or a snapshot that do not fit.
-        OutputError: something cannot be written; the last snapshot is as it was.
-        TrainingError: a loss or gradient is no number; likewise.
-        PluginError: the operator is insisted on, and not built.
+        ConfigError: settings contradict each other.
+        DataError: annotations or frames cannot be used.
+        CheckpointError: weights or a snapshot do not fit.
+        OutputError: a file cannot be written; the last snapshot is unchanged.
+        TrainingError: a loss or gradient is not finite, or another process is lost; the last snapshot is unchanged.
+        PluginError: the operator is required, and not built.
         MissingDependencyError: pycocotools or tensorboard is not installed.
     """
-    if not processes.first:
-        announce = _silent
-    run = _Run(task, processes, announce)
-    with _asked_to_stop() as stop:
+    run = _Run(task, processes, announce if processes.first else lambda message: None)
+    with _stop_requests() as stop:
         return run.go(stop)
 
 
@@ -118,7 +114,7 @@ class _Run:
         self._graph.to(processes.device)
         prepare_graph(self._graph, settings, announce)
         self._stepper = Stepper(self._graph, settings, processes)
-        seed_chance(settings.run.seed, processes.shard.rank)
+        seed_rng(settings.run.seed, processes.shard.rank)
         if snapshot is not None:
             self._restore(snapshot)
         self._loader = PairLoader(
@@ -155,7 +151,7 @@ class _Run:
                 if stopped or self._due(train.checkpoint_period):
                     self._save()
             for line in self._loader.log.summary():
-                self._announce(f"passed over: {line}")
+                self._announce(f"skipped: {line}")
         if not stopped and self._processes.first:
             self._folder.write_weights(self._folder.final, self._graph.model, self._settings)
             outputs.append(self._folder.final)
@@ -167,8 +163,8 @@ class _Run:
         data = open_training_data(self._settings)
         for line in data.pairs.log.summary():
             self._announce(f"left out: {line}")
-        what = "images" if self._settings.network.train.still_images else "videos"
-        self._announce(f"training with {len(data.pairs)} {what}")
+        kind = "images" if self._settings.network.train.still_images else "videos"
+        self._announce(f"training with {len(data.pairs)} {kind}")
         if data.held_out is not None and self._settings.run.evaluate_period:
             for line in missed_categories(self._settings.network.stream.categories, data.held_out):
                 self._announce(f"evaluating: {line}")
@@ -186,7 +182,7 @@ class _Run:
         iterations = self._settings.network.train.iterations
         progress = Progress(self._announce, iterations, run.log_period, self._iteration)
         resources.callback(progress.close)
-        self._announce = progress.tell
+        self._announce = progress.announce
         return [*listeners, progress]
 
     def _due(self, period: int) -> bool:
@@ -210,7 +206,7 @@ class _Run:
                 self._folder.write_weights(self._folder.best, model, self._settings)
 
     def _save(self) -> None:
-        chance = self._processes.gather(chance_state(self._processes.device))
+        rng_states = self._processes.gather(rng_state(self._processes.device))
         if not self._processes.first:
             return
         path = self._folder.write(
@@ -222,7 +218,7 @@ class _Run:
                 optimiser=self._stepper.optimiser.state_dict(),
                 scaler=self._stepper.scaler.state_dict(),
                 loader=self._loader.state,
-                chance=chance,
+                rng_states=rng_states,
                 best=self._best,
             )
         )
@@ -234,14 +230,14 @@ class _Run:
         if snapshot.scaler:
             self._stepper.scaler.load_state_dict(snapshot.scaler)
         shard, device = self._processes.shard, self._processes.device
-        if len(snapshot.chance) == shard.count:
-            restore_chance(snapshot.chance[shard.rank], device)
+        if len(snapshot.rng_states) == shard.count:
+            restore_rng(snapshot.rng_states[shard.rank], device)
         else:
             self._announce(
-                f"the run had {len(snapshot.chance)} processes and has {shard.count} now: other units are dropped "
-                "than would have been"
+                f"note: the run had {len(snapshot.rng_states)} processes and has {shard.count} now; dropout is seeded "
+                "anew"
             )
-            seed_chance(snapshot.iteration, shard.rank)
+            seed_rng(snapshot.iteration, shard.rank)
 
 
 def _load_weights(graph: TrainingGraph, snapshot: Snapshot) -> None:
@@ -251,24 +247,20 @@ def _load_weights(graph: TrainingGraph, snapshot: Snapshot) -> None:
         graph.criterion.load_state_dict(dict(snapshot.criterion))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
-            "the snapshot is of another network or training set; resume it with the settings and data that it "
-            "began with"
+            "the snapshot belongs to another network or training set; resume it with the settings and data of its "
+            "start"
         ) from error
 
 
-def _silent(what: str) -> None:
-    """In place of the first process's announcements."""
-
-
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM came; a second Ctrl-C is not waited for."""
-    asked = threading.Event()
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether Ctrl-C or SIGTERM was received; a second Ctrl-C ends the run at once."""
+    requested = threading.Event()
 
-    def ask(number: int, frame: types.FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
+    def request(number: int, frame: types.FrameType | None) -> None:
+        if requested.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    with handling(ask, signal.SIGINT, signal.SIGTERM):
-        yield asked.is_set
+    with handling(request, signal.SIGINT, signal.SIGTERM):
+        yield requested.is_set

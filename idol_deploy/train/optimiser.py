@@ -1,6 +1,6 @@
-"""AdamW with rates for backbone, sampling and the rest, and their schedule (docs/idol.md §5.5).
+"""AdamW with learning rates for backbone, sampling and the rest, and their schedule (docs/idol.md §5.5).
 
-The schedule is a function of the iteration, so that a run which is resumed has nothing of it to restore.
+The schedule is a function of the iteration, so a resumed run restores no state of it.
 """
 
 import bisect
@@ -18,9 +18,9 @@ __all__ = ["build_optimiser", "parameter_groups", "rate_factor", "restore_state"
 
 
 def parameter_groups(module: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """What trains, in a group for each rate, the first one in `initial_lr`; those of the backbone come first.
+    """Group the trainable parameters by learning rate, the backbone's first; `initial_lr` is the unscheduled rate.
 
-    Frozen parameters are in none; one with "backbone" in its name belongs to the backbone, as published.
+    As published, every parameter with "backbone" in its name belongs to the backbone.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -37,7 +37,7 @@ def _factor(name: str, train: TrainConfig) -> float:
 
 
 def build_optimiser(module: nn.Module, train: TrainConfig) -> Optimizer:
-    """AdamW over `parameter_groups`; weight decay on everything, as published."""
+    """Build AdamW over `parameter_groups`, with weight decay on every parameter, as published."""
     return AdamW(
         parameter_groups(module, train),
         betas=train.betas,
@@ -48,10 +48,10 @@ def build_optimiser(module: nn.Module, train: TrainConfig) -> Optimizer:
 
 
 def restore_state(optimiser: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Takes the moments over from an optimiser's `state_dict`; rates and all other settings stay this one's.
+    """Restore the moments from an optimiser's `state_dict`; rates and all other settings are not restored.
 
     Raises:
-        CheckpointError: its groups are of other parameters.
+        CheckpointError: the saved groups contain other parameters.
     """
     try:
         groups = [
@@ -61,17 +61,17 @@ def restore_state(optimiser: Optimizer, saved: Mapping[str, Any]) -> None:
         optimiser.load_state_dict({"state": saved["state"], "param_groups": groups})
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
-            "the snapshot's optimiser has other groups of parameters; leave train.backbone_lr_factor, "
-            "train.sampling_lr_factor and what is frozen as they were, or begin anew from the snapshot's weights with "
-            "--weights"
+            "the snapshot's optimiser has other parameter groups; keep train.backbone_lr_factor, "
+            "train.sampling_lr_factor and the frozen stages unchanged, or start a new run from the snapshot's weights "
+            "with --weights"
         ) from error
 
 
 def rate_factor(iteration: int, train: TrainConfig) -> float:
-    """What the rates are multiplied by in this iteration, the first being 0.
+    """Return the factor of all learning rates in this iteration, counted from 0.
 
-    Linear warm-up, and `gamma` for each of `steps` that lies behind or half a cosine, which would reach 0 after the
-    last iteration.
+    After a linear warm-up, the factor is `gamma` for each of the passed `steps`, or half a cosine that reaches 0 at the
+    end of the run.
     """
     if train.schedule == "cosine":
         factor = (1 + math.cos(math.pi * min(iteration / train.iterations, 1.0))) / 2
@@ -84,7 +84,7 @@ def rate_factor(iteration: int, train: TrainConfig) -> float:
 
 
 def set_rates(optimiser: Optimizer, iteration: int, train: TrainConfig) -> float:
-    """Gives each group its rate for this iteration; returns that of the rest, which is not the backbone."""
+    """Set the rate of each group for this iteration; return the rate of parameters without a factor of their own."""
     factor = rate_factor(iteration, train)
     for group in optimiser.param_groups:
         group["lr"] = group["initial_lr"] * factor

@@ -1,7 +1,7 @@
-"""The processes that train together: one by itself, or those that torchrun starts on one machine or many.
+"""The training processes: a single one, or those that torchrun starts on one or several machines.
 
-When one of them is killed, the others end with an error: at once where its connections close, and after ten minutes
-where it is silent. A network that is cut says nothing.
+If one of them is killed, the others end with an error: at once if its connections close, or after ten minutes without
+a sign of it, for example if a network cable is cut.
 """
 
 import contextlib
@@ -15,28 +15,28 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from idol_deploy.backend import torch_device
 from idol_deploy.evaluate.shards import Shard
-from idol_deploy.torch_device import torch_device
 from idol_runtime.errors import ConfigError, TrainingError
 
 __all__ = ["Processes", "joined"]
 
-# For all to start, and then within an iteration, in which one may compile or write a snapshot.
+# Bound on the start, and on the wait within an iteration while another process compiles or writes a snapshot.
 _PATIENCE = datetime.timedelta(minutes=10)
-# The others wait while one scores the holdout.
+# Bound on the wait while one process scores the holdout.
 _LONG_PATIENCE = datetime.timedelta(hours=1)
-# What torch's errors say when another process is gone; not all of them have a type of their own.
-_GONE = re.compile(r"gloo|NCCL|peer|socket|connection|timed? ?out", re.IGNORECASE)
+# Words in torch's errors about a lost process; some of these errors have no type of their own.
+_LOST = re.compile(r"gloo|NCCL|peer|socket|connection|timed? ?out", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """This process among the training processes.
 
     Attributes:
-        shard: which it is.
-        device: its own.
-        patient: for what may take the first process long; None: as everything else.
+        shard: rank of this process and number of processes.
+        device: device of this process.
+        patient: process group with a long timeout, for work of the first process alone; None for a single process.
     """
 
     shard: Shard
@@ -45,23 +45,23 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes what is written once."""
+        """True for the process that writes the files and the console output."""
         return self.shard.rank == 0
 
     @property
     def several(self) -> bool:
-        """Whether there are others."""
+        """True if several processes train together."""
         return self.shard.count > 1
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes, in place."""
+        """Replace the values by their mean over all processes, and return them."""
         if self.several:
             dist.all_reduce(values)
             values /= self.shard.count
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in order; what it is made of must pickle."""
+        """Return the values of all processes in order of rank; they must be picklable."""
         if not self.several:
             return [value]
         values = [None] * self.shard.count
@@ -71,19 +71,21 @@ class Processes:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Joins the processes that torchrun started: through NCCL on CUDA devices, through Gloo on CPUs.
+    """Join the processes that torchrun started, with NCCL on CUDA devices and Gloo on CPUs.
 
     Args:
-        device: `cpu`, `cuda` (of several processes, each takes its own) or `cuda:N`.
+        device: `cpu`, `cuda:N`, or `cuda`: each of several processes then uses the device of its local rank.
 
     Raises:
-        ConfigError: there is no such device, or the others cannot be reached.
-        TrainingError: another process ended, or is silent.
+        ConfigError: the device does not exist, or the other processes cannot be reached.
+        TrainingError: another process ended or does not respond.
     """
     shard = Shard.from_environment()
     if device == "cuda" and shard.count > 1:
         device = f"cuda:{shard.local_rank}"
-    chosen = _usable(device)
+    chosen = torch_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if shard.count == 1:
         yield Processes(shard, chosen)
         return
@@ -95,23 +97,16 @@ def joined(device: str) -> Iterator[Processes]:
     try:
         yield Processes(shard, chosen, dist.new_group(timeout=_LONG_PATIENCE, backend="gloo"))
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not _GONE.search(str(error)):
+        if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
         raise TrainingError(
-            f"process {shard.rank} of {shard.count} lost the others: {_reason(error)}; if none of them tells why, one "
-            "was killed, as happens when memory is full; continue all with --resume"
+            f"process {shard.rank} of {shard.count} lost the others: {_reason(error)}; if none of them reports "
+            "an error, one was killed, for example because memory is full; continue all with --resume"
         ) from error
     finally:
         dist.destroy_process_group()
 
 
 def _reason(error: RuntimeError) -> str:
-    """The first sentence, without the place in torch's sources."""
+    """Return the first sentence of the error, without its source location."""
     return re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).partition(". ")[0]
-
-
-def _usable(device: str) -> torch.device:
-    chosen = torch_device(device)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    return chosen

@@ -1,4 +1,4 @@
-"""The generators that a training step draws from, as values that can be kept: torch's, numpy's and Python's."""
+"""The states of the random number generators of a training step: those of torch, numpy and Python."""
 
 import random
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["chance_state", "restore_chance", "seed_chance"]
+__all__ = ["restore_rng", "rng_state", "seed_rng"]
 
 
-def seed_chance(seed: int, rank: int) -> None:
-    """Seeds all generators, differently in each process: they must not drop the same units."""
+def seed_rng(seed: int, rank: int) -> None:
+    """Seed all generators, differently in each process, so that their dropout differs."""
     words = np.random.SeedSequence([seed, rank]).generate_state(3)
     torch.manual_seed(int(words[0]))
-    np.random.seed(int(words[1]))  # noqa: NPY002 - the global one is the one that others may use
+    np.random.seed(int(words[1]))  # noqa: NPY002 - other code uses the global generator
     random.seed(int(words[2]))
 
 
-def chance_state(device: torch.device) -> dict[str, Any]:
-    """The states of all generators, made of tensors, numbers and strings alone."""
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of all generators as tensors, numbers and strings."""
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     state = {
         "torch": torch.get_rng_state(),
@@ -30,8 +30,8 @@ def chance_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def restore_chance(state: dict[str, Any], device: torch.device) -> None:
-    """Goes on where `chance_state` was asked."""
+def restore_rng(state: dict[str, Any], device: torch.device) -> None:
+    """Restore the states that `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002

@@ -1,6 +1,6 @@
-"""Checkpoints of a running training: all that it needs to go on, in one file that is whole or absent.
+"""Snapshots of a training run: one file with everything that `--resume` needs.
 
-A snapshot is also a checkpoint as every other command takes it: its weights are under the published keys.
+A snapshot is also a checkpoint for every other command: it holds the weights under the published keys.
 """
 
 import os
@@ -30,17 +30,17 @@ _NAME = re.compile(r"iteration-(\d+)\.pt")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training run between two iterations.
+    """The state of a training run between two iterations.
 
     Attributes:
-        settings: of the run.
-        iteration: how many are done.
-        model: the network's tensors under published keys.
-        criterion: what is trained beside the network.
-        optimiser: its state.
-        scaler: of fp16; empty without.
-        loader: where the data stands.
-        chance: each process's generators.
+        settings: settings of the run.
+        iteration: number of iterations done.
+        model: tensors of the network under published keys.
+        criterion: state of the criterion, whose identity head is trained too.
+        optimiser: state of the optimiser.
+        scaler: state of the fp16 scaler; empty in other precisions.
+        loader: position in the data.
+        rng_states: random generator states of each process.
         best: highest AP so far; None before the first evaluation.
     """
 
@@ -51,12 +51,12 @@ class Snapshot:
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
     loader: LoaderState
-    chance: list[dict[str, Any]]
+    rng_states: list[dict[str, Any]]
     best: float | None = None
 
 
 class _Contents(msgspec.Struct):
-    """A `Snapshot` in its file."""
+    """The contents of a snapshot file."""
 
     settings: str
     iteration: int
@@ -65,32 +65,32 @@ class _Contents(msgspec.Struct):
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
     loader: LoaderState
-    chance: list[dict[str, Any]]
     best: float | None
+    rng_states: list[dict[str, Any]] = msgspec.field(name="chance")
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Reads a snapshot; runs no code from it.
+    """Read a snapshot; no code in the file runs.
 
     Raises:
-        CheckpointError: no such file, broken, or no snapshot of this version.
-        DataError: the settings in it are another version's.
+        CheckpointError: the file does not exist, is broken, or is not a snapshot of this version.
+        DataError: its settings are those of another version.
     """
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    except Exception as error:  # torch's unpickler raises whatever a broken file makes it meet
+    except Exception as error:  # torch's unpickler can raise any error on a broken file
         raise CheckpointError(_broken(path)) from error
     if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
         raise CheckpointError(
-            f"{path} is no snapshot of a training run; start from its weights with --weights"
+            f"{path} is not a snapshot of a training run; start from its weights with --weights"
         )
     version = contents.get("format_version")
     if version != _FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has snapshot format {version}, this version reads {_FORMAT_VERSION}; go on with the version that "
-            "wrote it"
+            f"{path} has snapshot format {version}, this version reads {_FORMAT_VERSION}; resume with the version "
+            "that wrote it"
         )
     try:
         stored = msgspec.convert(contents, _Contents)
@@ -101,11 +101,11 @@ def read_snapshot(path: Path) -> Snapshot:
 
 
 def _broken(path: Path) -> str:
-    return f"{path} is broken or no snapshot; remove it, and --resume takes the one before it"
+    return f"{path} is broken or not a snapshot; remove it, and --resume takes the one before it"
 
 
 class SnapshotFolder:
-    """What a training run leaves: its settings, its last snapshots, and the weights that were best."""
+    """The output folder of a training run: settings, log, last snapshots, best and final weights."""
 
     def __init__(self, path: Path, keep_last: int) -> None:
         self.path = path
@@ -113,62 +113,62 @@ class SnapshotFolder:
 
     @property
     def log(self) -> Path:
-        """The file of one JSON object per iteration."""
+        """Path of the log, one JSON object per line."""
         return self.path / "log.jsonl"
 
     @property
     def best(self) -> Path:
-        """The weights of the highest AP."""
+        """Path of the weights with the highest AP."""
         return self.path / "best.safetensors"
 
     @property
     def final(self) -> Path:
-        """The weights in the end."""
+        """Path of the weights after the last iteration."""
         return self.path / "final.safetensors"
 
     def snapshots(self) -> list[Path]:
-        """All snapshots, the newest last."""
-        found = [path for path in self.path.glob("iteration-*.pt") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
+        """Return the paths of all snapshots, the newest last."""
+        paths = [path for path in self.path.glob("iteration-*.pt") if _NAME.fullmatch(path.name)]
+        return sorted(paths, key=lambda path: int(path.stem.partition("-")[2]))
 
     def newest(self) -> Path:
-        """The snapshot to go on from.
+        """Return the path of the newest snapshot.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: the folder has no snapshot.
         """
-        found = self.snapshots()
-        if not found:
-            raise CheckpointError(f"there is no snapshot in {self.path} to resume; leave --resume out")
-        return found[-1]
+        snapshots = self.snapshots()
+        if not snapshots:
+            raise CheckpointError(f"there is no snapshot in {self.path} to resume; start without --resume")
+        return snapshots[-1]
 
     def begin(self, settings: TrainSettings, *, resumed: bool) -> None:
-        """Makes the folder, and writes the settings into it.
+        """Create the folder and write the settings.
 
         Raises:
-            OutputError: it cannot be written, or holds another run.
+            OutputError: the folder cannot be written, or holds another run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"cannot make {self.path}: {error.strerror or error}; choose another place"
+                f"cannot make {self.path}: {error.strerror or error}; choose another folder"
             ) from error
-        # A log alone is of a run that was killed before its first snapshot: there is nothing to go on from.
+        # A log without snapshots belongs to a run that was killed before its first snapshot: nothing can be resumed.
         if not resumed and (self.snapshots() or self.final.exists() or self.best.exists()):
             raise OutputError(
-                f"{self.path} holds a training run; continue it with --resume, or choose another"
+                f"{self.path} holds a training run; continue it with --resume, or choose another folder"
             )
-        for leftover in self.path.glob(".iteration-*.pt"):  # of a run that was killed while it wrote
+        for leftover in self.path.glob(".iteration-*.pt"):  # of a run that was killed during a write
             leftover.unlink(missing_ok=True)
         with replacing(self.path / "settings.json") as temporary:
             temporary.write_text(settings_to_json(settings), encoding="utf-8")
 
     def write(self, snapshot: Snapshot) -> Path:
-        """Adds a snapshot, then removes those before the last few.
+        """Write a snapshot, then remove all but the last `keep_last`.
 
         Raises:
-            OutputError: it cannot be written; those before it stay as they are.
+            OutputError: the snapshot cannot be written; earlier ones are unchanged.
         """
         path = self.path / f"iteration-{snapshot.iteration:08d}.pt"
         contents = {
@@ -181,16 +181,16 @@ class SnapshotFolder:
             "optimiser": snapshot.optimiser,
             "scaler": snapshot.scaler,
             "loader": {"seed": snapshot.loader.seed, "position": snapshot.loader.position},
-            "chance": snapshot.chance,
+            "chance": snapshot.rng_states,
             "best": snapshot.best,
         }
         try:
             with replacing(path) as temporary, temporary.open("wb") as stream:
                 torch.save(contents, stream)
                 stream.flush()
-                # Renamed before its contents are on the disk, it could be empty after a power cut.
+                # Otherwise a power cut after the rename could leave an empty file.
                 os.fsync(stream.fileno())
-        except RuntimeError as error:  # torch's, of a disk that is full
+        except RuntimeError as error:  # from torch, if the disk is full
             raise OutputError(
                 f"cannot write {path}: {str(error).splitlines()[0]}; free some space, then continue with --resume"
             ) from error
@@ -199,9 +199,9 @@ class SnapshotFolder:
         return path
 
     def write_weights(self, path: Path, model: Idol, settings: TrainSettings) -> None:
-        """Writes the weights alone, for every other command.
+        """Write the weights without the training state.
 
         Raises:
-            OutputError: they cannot be written.
+            OutputError: the file cannot be written.
         """
         save_checkpoint(path, model, settings.network)

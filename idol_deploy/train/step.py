@@ -1,7 +1,4 @@
-"""One training step: batches in, weights changed; precision, accumulation, other processes, clipping.
-
-Source: docs/idol.md §5.5.
-"""
+"""One training step: precision, accumulation, several processes, clipping and the update (docs/idol.md §5.5)."""
 
 import contextlib
 import math
@@ -15,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from idol_deploy.objective.batch import Batch
 from idol_deploy.objective.criterion import Losses, count_everywhere, count_here
-from idol_deploy.objective.training_graph import TrainingGraph
 from idol_deploy.settings import TrainSettings
+from idol_deploy.train.graph import TrainingGraph
 from idol_deploy.train.optimiser import build_optimiser, set_rates
 from idol_deploy.train.processes import Processes
 from idol_runtime.errors import TrainingError
@@ -24,25 +21,24 @@ from idol_runtime.errors import TrainingError
 __all__ = ["StepReport", "Stepper"]
 
 _TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_MOST_SKIPPED = (
-    50  # steps in a row; fp16's scale halves at each, and would have reached 1 from 2**16 long ago
-)
+# Steps in a row. Each halves the fp16 scale, so 16 of them lower it from 2**16 to 1.
+_MAX_SKIPPED = 50
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step saw, the mean over processes and accumulated batches.
+    """Results of a step, as means over processes and accumulated batches.
 
     Attributes:
-        losses: by published name, without weights.
-        total: their weighted sum.
-        matched: matched queries of the last layer.
-        items: instances whose embeddings were trained.
-        grad_norm: of the whole model, before clipping; infinite in a step that fp16 skips.
-        skipped: the gradient left fp16's range, so the weights stayed as they are and its scale was lowered.
-        rate: learning rate of all but the backbone.
-        seconds: of this process: `data`, `forward`, `backward`, `step`.
-        stop: some process was asked to stop.
+        losses: losses by published name, before their weights.
+        total: weighted sum of the losses.
+        matched: number of matched queries in the last layer.
+        items: number of instances whose embeddings were trained.
+        grad_norm: gradient norm of the whole model before clipping; infinite in a step that fp16 skips.
+        skipped: True if the gradient exceeded fp16's range: the weights are unchanged, and the scale is lowered.
+        rate: learning rate of all parameters outside the backbone.
+        seconds: seconds of this process by phase: `data`, `forward`, `backward`, `step`.
+        stop: True if any process was asked to stop.
     """
 
     losses: dict[str, float]
@@ -57,25 +53,25 @@ class StepReport:
 
 
 class Stepper:
-    """Trains a graph step by step.
+    """A trainer that updates a graph step by step.
 
     Attributes:
-        optimiser: AdamW.
-        scaler: of fp16 gradients; does nothing in other precisions.
+        optimiser: AdamW over the graph's parameters.
+        scaler: scaler of fp16 gradients; inactive in other precisions.
     """
 
     def __init__(self, graph: TrainingGraph, settings: TrainSettings, processes: Processes) -> None:
         self._train = settings.network.train
         self._accumulate = settings.run.accumulate
-        # Of one batch, the criterion divides by what all processes found by itself.
-        self._counts_ahead = self._accumulate > 1 and self._train.loss.global_normaliser
+        # For a single batch, the criterion itself divides by the counts of all processes.
+        self._counts_first = self._accumulate > 1 and self._train.loss.global_normaliser
         self._type = _TYPES[settings.run.precision]
         self._processes = processes
         self._parameters = [parameter for parameter in graph.parameters() if parameter.requires_grad]
-        self._alone = graph
+        self._local = graph
         self._graph: nn.Module = graph
         if processes.several:
-            # Swin's first output, and all but the last layer's heads without deep supervision, have no gradient.
+            # Some parameters have no gradient: Swin's first norm, and inner heads without deep supervision.
             self._graph = DistributedDataParallel(graph, find_unused_parameters=True)
         self.optimiser = build_optimiser(graph, self._train)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self._type is torch.float16)
@@ -84,29 +80,29 @@ class Stepper:
     def step(
         self, batches: Iterator[Batch], iteration: int, stop: Callable[[], bool] = lambda: False
     ) -> StepReport:
-        """One step.
+        """Run one step.
 
         Args:
-            batches: as many are taken as are accumulated.
-            iteration: how many steps were done before.
-            stop: whether this process was asked to stop, which all are told.
+            batches: source of the batches; the step takes `run.accumulate` of them.
+            iteration: number of steps done before.
+            stop: function that returns whether this process was asked to stop.
 
         Raises:
-            TrainingError: a loss or gradient is no number; the weights are those of before.
+            TrainingError: a loss or gradient is not finite; the weights are unchanged.
         """
         rate = set_rates(self.optimiser, iteration, self._train)
         watch = _Watch(self._processes.device)
         self.optimiser.zero_grad(set_to_none=True)
-        seen: list[tuple[list[str], Tensor]] = []
-        given: Iterable[Batch] = (self._next(batches, watch) for _ in range(self._accumulate))
-        if self._counts_ahead:
-            given = list(given)
-            self._count_ahead(given)
+        results: list[tuple[list[str], Tensor]] = []
+        step_batches: Iterable[Batch] = (self._next(batches, watch) for _ in range(self._accumulate))
+        if self._counts_first:
+            step_batches = list(step_batches)
+            self._share_counts(step_batches)
             watch.stop("forward")
-        for number, batch in enumerate(given, 1):
-            seen.append(self._differentiate(batch, watch, last=number == self._accumulate))
-        names = seen[0][0]
-        values = torch.stack([values for _, values in seen]).mean(0)
+        for number, batch in enumerate(step_batches, 1):
+            results.append(self._differentiate(batch, watch, last=number == self._accumulate))
+        names = results[0][0]
+        values = torch.stack([values for _, values in results]).mean(0)
         values = torch.cat((values, values.new_tensor([float(stop())])))
         *losses, total, matched, items, stopped = self._processes.mean(values).tolist()
         report = dict(zip(names, losses, strict=True))
@@ -130,17 +126,17 @@ class Stepper:
         watch.stop("data")
         return batch
 
-    def _count_ahead(self, batches: Sequence[Batch]) -> None:
-        """Lets the losses be divided by what all these batches match, which a pass without gradients finds.
+    def _share_counts(self, batches: Sequence[Batch]) -> None:
+        """Set the normaliser to the counts of all these batches, found by a forward pass without gradients.
 
-        It drops the same units as the pass that follows.
+        This pass has the same dropout as the pass that follows.
         """
-        device, criterion = self._processes.device, self._alone.criterion
+        device, criterion = self._processes.device, self._local.criterion
         criterion.normaliser = count_here
         counts = []
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad(), self._cast():
             for batch in batches:
-                losses: Losses = self._alone(batch)
+                losses: Losses = self._local(batch)
                 counts.append(torch.cat((losses.matched, losses.items[None])))
         divisors = count_everywhere(torch.stack(counts).sum(0).float()) / len(batches)
         criterion.normaliser = lambda _: divisors
@@ -149,28 +145,27 @@ class Stepper:
         return torch.autocast(self._processes.device.type, self._type, enabled=self._type is not None)
 
     def _differentiate(self, batch: Batch, watch: "_Watch", *, last: bool) -> tuple[list[str], Tensor]:
-        """Adds a batch's share to the gradient; the names of its losses, and what the report says of it."""
-        alone = contextlib.nullcontext()
+        """Add a batch's share to the gradient; return the names of its losses and the values of the report."""
+        sync = contextlib.nullcontext()
         if isinstance(self._graph, DistributedDataParallel) and not last:
-            alone = self._graph.no_sync()  # type: ignore[assignment]
-        with alone:
+            sync = self._graph.no_sync()  # type: ignore[assignment]
+        with sync:
             with self._cast():
                 losses: Losses = self._graph(batch)
             watch.stop("forward")
             self.scaler.scale(losses.total / self._accumulate).backward()  # type: ignore[no-untyped-call]
             watch.stop("backward")
-        counts = (losses.matched[-1], losses.items)
-        told = [*losses.parts.values(), losses.total, *counts]
-        return list(losses.parts), torch.stack([value.detach().float() for value in told])
+        values = [*losses.parts.values(), losses.total, losses.matched[-1], losses.items]
+        return list(losses.parts), torch.stack([value.detach().float() for value in values])
 
     def _update(self, iteration: int) -> float:
-        """Clips and applies the gradient; its norm, infinite where fp16 skipped the step."""
+        """Clip and apply the gradient; return its norm, infinite if fp16 skips the step."""
         self.scaler.unscale_(self.optimiser)
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self._train.clip_norm))
         if not self.scaler.is_enabled():
             self._refuse(iteration, {"the gradient's norm": norm})
         self._skipped = 0 if math.isfinite(norm) else self._skipped + 1
-        if self._skipped > _MOST_SKIPPED:
+        if self._skipped > _MAX_SKIPPED:
             self._refuse(iteration, {"the gradient's norm, whatever the scale,": norm})
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -178,17 +173,17 @@ class Stepper:
 
     @staticmethod
     def _refuse(iteration: int, values: dict[str, float]) -> None:
-        """Ends the run at the first value that is no number, before it reaches the weights."""
+        """Raise an error for the first value that is not finite, before it reaches the weights."""
         for name, value in values.items():
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"iteration {iteration + 1}: {name} is {value}; the last snapshot is as it was: continue it with "
-                    "--resume and a lower train.lr, or run.precision=fp32"
+                    f"iteration {iteration + 1}: {name} is {value}; the last snapshot is unchanged: continue it with "
+                    "--resume and a lower train.lr, or with run.precision=fp32"
                 )
 
 
 class _Watch:
-    """Seconds by phase. A device is waited for: its queue must not make the next phase look slow."""
+    """A stopwatch of seconds by phase. It synchronises a device, so that queued work counts in its own phase."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

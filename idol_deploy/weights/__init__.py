@@ -1,3 +1,3 @@
-"""Weight files: checkpoints, their layouts, ImageNet backbones, reproducible reference weights."""
+"""Weight files: checkpoints and their layout, ImageNet weights, reference weights."""
 
 __all__: list[str] = []

@@ -1,7 +1,7 @@
-"""Reads and writes checkpoints: published IDOL files, and safetensors in the same layout.
+"""Reading and writing of checkpoints: published IDOL files, and safetensors in the same layout.
 
-Reading never runs code from the file, converts half precision to float32, and is strict: every tensor must be
-there, fit and be finite. A file of another network is named by the presets that it does fit.
+Reading runs no code from the file, converts half precision to float32, and is strict: every tensor must be present, of
+the right shape and finite. The error for a file of another network names the presets that it fits.
 """
 
 import importlib.metadata
@@ -57,19 +57,19 @@ _CLASS_HEADS = "detr.detr.class_embed."
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint file holds.
+    """The contents of a checkpoint file.
 
     Attributes:
         kind: `torch` or `safetensors`.
-        presets: presets whose network the weights fit; several, where only class names differ.
-        imagenet: the network whose ImageNet weights these are, which training can begin from.
-        classes: number of classes, None when it has no class head.
-        tensors: number of weights, each counted once.
-        parameters: number of values in them.
-        size: of the file, in bytes.
-        sha256: of the file.
-        weights: `weights_hash` of the weights, the same in either kind of file.
-        metadata: what the file says of itself; empty for torch files.
+        presets: presets whose network the weights fit; several presets can differ in class names only.
+        imagenet: network of the ImageNet weights that the file holds, such as `MobileNetV2`; else None.
+        classes: number of classes; None without a class head.
+        tensors: number of weight tensors; shared tensors count once.
+        parameters: number of values in the weight tensors.
+        size: size of the file in bytes.
+        sha256: SHA-256 of the file.
+        weights: `weights_hash` of the weights, which does not depend on the kind of file.
+        metadata: metadata of a safetensors file; empty for torch files.
     """
 
     kind: str
@@ -85,51 +85,51 @@ class CheckpointInfo:
 
 
 def load_checkpoint(path: _Path, config: IdolConfig) -> Idol:
-    """The network of `config` with the weights of a file, in evaluation mode, float32, on the CPU.
+    """Load a network in evaluation mode, in float32, on the CPU.
 
     Args:
-        path: a published checkpoint (`{"model": ...}` or the bare dictionary), or safetensors in that layout.
-        config: the network that the file must fit.
+        path: path of a published checkpoint (`{"model": ...}` or the bare dictionary), or of safetensors in its layout.
+        config: configuration of the network that the file must fit.
 
     Raises:
-        CheckpointError: no such file; not a checkpoint; truncated; holds pickled code; keys missing, unknown
-            or of the wrong shape; shared tensors that differ; values that are not finite.
+        CheckpointError: the file does not exist, is not a checkpoint, is truncated or holds pickled code; keys are
+            missing, unknown or of the wrong shape; shared tensors differ; or values are not finite.
     """
     path = Path(path)
     return _filled(_merge_aliases(read_tensors(path).state, path), config, path).eval()
 
 
 def start_from(path: _Path, config: IdolConfig) -> tuple[Idol, tuple[str, ...]]:
-    """A network to train, with what a file has of its weights; the rest is drawn from torch's generator.
+    """Build a network to train from the weights of a file.
 
-    Class heads of another number of classes are not taken, and a file may hold the backbone alone, also as ImageNet's
-    weights are distributed (`idol_deploy.weights.imagenet`). Besides, the file must fit, as for `load_checkpoint`. With
-    `train.fresh_embedding`, its embedding head is not taken either.
+    The file must fit as for `load_checkpoint`, with three exceptions. Class heads of another number of classes are not
+    read; with `train.fresh_embedding`, neither is the embedding head. A file may hold a backbone only, also in the
+    layout of ImageNet weights (`idol_deploy.weights.imagenet`). The remaining weights come from torch's generator.
 
     Returns:
-        The network in training mode, and the published keys that are not from the file.
+        The network in training mode, and the published keys with random weights.
 
     Raises:
-        CheckpointError: as `load_checkpoint`.
+        CheckpointError: the file cannot be read or does not fit; see `load_checkpoint`.
     """
     path = Path(path)
     stored = read_tensors(path).state
-    of_imagenet = imagenet_network(stored) is not None
-    state = imagenet_backbone(stored, config, path) if of_imagenet else _merge_aliases(stored, path)
+    is_imagenet = imagenet_network(stored) is not None
+    state = imagenet_backbone(stored, config, path) if is_imagenet else _merge_aliases(stored, path)
     if config.train.fresh_embedding:
         state = {key: tensor for key, tensor in state.items() if not key.startswith(EMBEDDING)}
-    drawn = published_state(Idol(config))
-    heads = {key for key in drawn if key.startswith(_CLASS_HEADS) and key in state}
-    fresh = {key for key in heads if state[key].shape != drawn[key].shape}
-    missing = drawn.keys() - state.keys() - position_indices(config).keys()
+    random = published_state(Idol(config))
+    heads = {key for key in random if key.startswith(_CLASS_HEADS) and key in state}
+    fresh = {key for key in heads if state[key].shape != random[key].shape}
+    missing = random.keys() - state.keys() - position_indices(config).keys()
     if not any(key.startswith(BACKBONE) for key in missing):
         fresh |= missing
-    state.update((key, drawn[key]) for key in fresh)
-    return _filled(state, config, path).train(), tuple(key for key in drawn if key in fresh)
+    state.update((key, random[key]) for key in fresh)
+    return _filled(state, config, path).train(), tuple(key for key in random if key in fresh)
 
 
 def _filled(state: dict[str, Tensor], config: IdolConfig, path: Path) -> Idol:
-    """The network with these tensors, once they are found to fit."""
+    """Check that the tensors fit, and build the network with them."""
     _check_keys(state, config, path)
     _check_position_indices(state, config, path)
     state.update(position_indices(config))
@@ -143,12 +143,12 @@ def _filled(state: dict[str, Tensor], config: IdolConfig, path: Path) -> Idol:
 def save_checkpoint(
     path: _Path, model: Idol, config: IdolConfig, *, store: Literal["fp32", "fp16"] = "fp32"
 ) -> None:
-    """Writes safetensors in the published key layout, shared tensors once; replaces the file at once or not.
+    """Write safetensors in the published key layout, with shared tensors once. The file is replaced atomically.
 
     Args:
-        path: where to.
-        model: the network.
-        config: its configuration.
+        path: path of the file to write.
+        model: network to save.
+        config: configuration of the network.
         store: `fp16` rounds matrices and kernels (`idol_deploy.weights.half`) and halves the file.
 
     Raises:
@@ -180,10 +180,10 @@ def save_checkpoint(
 
 
 def inspect_checkpoint(path: _Path) -> CheckpointInfo:
-    """Describes a checkpoint without building a network.
+    """Describe a checkpoint file.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, truncated, or pickled code.
+        CheckpointError: the file does not exist, is not a checkpoint, is truncated, or holds pickled code.
     """
     path = Path(path)
     file = read_tensors(path)
@@ -205,15 +205,15 @@ def inspect_checkpoint(path: _Path) -> CheckpointInfo:
 
 
 def _merge_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Each shared tensor once, under its canonical key; two copies must agree."""
+    """Merge the two copies of each shared tensor under its canonical key; they must be equal."""
     merged: dict[str, Tensor] = {}
     for key, tensor in state.items():
         first = merged.setdefault(canonical_name(key), tensor)
         if first is not tensor and not _equal(first, tensor):
             name = canonical_name(key)
             raise CheckpointError(
-                f"{path}: {name} and {alias_of(name)} are one shared tensor, but their values differ; the "
-                "file was edited or belongs to another network"
+                f"{path}: {name} and {alias_of(name)} are one shared tensor, but their values differ; use "
+                "the unedited file of this network"
             )
     return merged
 
@@ -221,7 +221,7 @@ def _merge_aliases(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]
 def _equal(first: Tensor, second: Tensor) -> bool:
     if first.shape != second.shape:
         return False
-    # NaN counts as equal here: its own check names it better.
+    # NaN counts as equal here: its own check reports it later.
     return bool(torch.isclose(first.double(), second.double(), 0, 0, equal_nan=True).all())
 
 
@@ -230,60 +230,53 @@ def _shapes(state: Mapping[str, Tensor]) -> KeyTable:
 
 
 def _check_keys(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> None:
-    wanted, found = key_table(config), _shapes(state)
-    missing = [key for key in wanted if key not in found and not is_position_index(key)]
-    unknown = [key for key in found if key not in wanted]
-    misshapen = [
-        f"{key} {list(found[key])} instead of {list(shape)}"
-        for key, shape in wanted.items()
-        if found.get(key, shape) != shape
-    ]
-    if not (missing or unknown or misshapen):
-        return
-    faults = [
-        f"{what}: {listing(keys)}"
-        for what, keys in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen))
-        if keys
-    ]
-    raise CheckpointError(f"{path} does not fit {config.name}: {_advice(found)}; {'; '.join(faults)}")
+    expected, stored = key_table(config), _shapes(state)
+    faults = {
+        "missing": [key for key in expected if key not in stored and not is_position_index(key)],
+        "unknown": [key for key in stored if key not in expected],
+        "misshapen": [
+            f"{key} {list(stored[key])} instead of {list(shape)}"
+            for key, shape in expected.items()
+            if stored.get(key, shape) != shape
+        ],
+    }
+    texts = [f"{fault}: {listing(keys)}" for fault, keys in faults.items() if keys]
+    if texts:
+        raise CheckpointError(f"{path} does not fit {config.name}: {_advice(stored)}; {'; '.join(texts)}")
 
 
-def _advice(found: KeyTable) -> str:
-    fitting = fitting_presets(found)
+def _advice(stored: KeyTable) -> str:
+    def distance(name: str) -> int:
+        return len(set(key_table(PRESETS[name]()).items()) ^ set(stored.items()))
+
+    fitting = fitting_presets(stored)
     if fitting:
         return f"this file fits preset {' or '.join(fitting)}"
-    network = imagenet_network(found)
+    network = imagenet_network(stored)
     if network is not None:
-        return f"it holds ImageNet weights of a {network}, from which `idol-deploy train --weights` begins"
-    return f"it fits no preset, the nearest is {_nearest(found)}"
-
-
-def _nearest(found: KeyTable) -> str:
-    def distance(name: str) -> int:
-        return len(set(key_table(PRESETS[name]()).items()) ^ set(found.items()))
-
-    return min(PRESETS, key=distance)
+        return f"it holds ImageNet weights of a {network}; use them with `idol-deploy train --weights`"
+    return f"it fits no preset, the nearest is {min(PRESETS, key=distance)}"
 
 
 def _check_position_indices(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> None:
     for key, index in position_indices(config).items():
         if key in state and not torch.equal(state[key].long(), index):
             raise CheckpointError(
-                f"{path}: {key} is not that of a window of {index.shape[0]} tokens; the file was edited"
+                f"{path}: {key} does not belong to a window of {index.shape[0]} tokens; use the unedited file"
             )
 
 
 def _as_weight(key: str, tensor: Tensor, path: Path) -> Tensor:
-    """A copy that does not depend on the file: float32, or the integers of a position index."""
+    """Copy a tensor out of the file as float32; the integers of a position index stay as they are."""
     if is_position_index(key):
         return tensor
     if not tensor.is_floating_point():
-        raise CheckpointError(f"{path}: {key} holds {tensor.dtype}, not floating-point weights")
+        raise CheckpointError(f"{path}: {key} holds {tensor.dtype}; pass a file of floating-point weights")
     weight = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not bool(weight.isfinite().all()):
         bad = int((~weight.isfinite()).sum())
         raise CheckpointError(
-            f"{path}: {key} has {bad} values that are not finite; its training diverged, or the "
-            "file is damaged"
+            f"{path}: {key} has {bad} values that are not finite; use an earlier checkpoint of its training, or "
+            "download the file again"
         )
     return weight

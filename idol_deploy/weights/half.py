@@ -1,6 +1,6 @@
-"""Weights that fp16 holds exactly: rounded once, in the network, so that whatever is made of it has the same values.
+"""Networks with weights of fp16 precision: they are rounded once, so that every file made of them has the same values.
 
-Matrices and kernels are rounded. Vectors (biases, norms, statistics), a hundredth of the bytes, stay as they are.
+Matrices and kernels are rounded. Vectors (biases, norms, statistics) stay in fp32; they are 1% of the bytes.
 """
 
 import copy
@@ -14,20 +14,20 @@ from idol_runtime.errors import CheckpointError
 
 __all__ = ["is_stored_half", "with_half_weights"]
 
-# Rounding a value to 11 bits changes it by 5e-4 of itself at most; more is lost only where fp16's range ends.
-_LOST = 1e-3
+# Rounding to 11 bits changes a value by at most 5e-4 of itself; a larger change means that it is outside fp16's range.
+_MAX_CHANGE = 1e-3
 
 
 def is_stored_half(tensor: Tensor) -> bool:
-    """Whether a weight is one of those that are stored in 16 bits."""
+    """Return True if a weight is stored in 16 bits."""
     return tensor.is_floating_point() and tensor.ndim >= 2
 
 
 def with_half_weights(model: Idol) -> Idol:
-    """A copy of the network whose matrices and kernels have values of fp16, in float32; of itself, the same again.
+    """Copy a network and round the copy's matrices and kernels to fp16 values, stored as float32.
 
     Raises:
-        CheckpointError: fp16 cannot hold a weight: it is too large, or all of it too small.
+        CheckpointError: fp16 cannot hold a weight: a value is too large, or all values are too small.
     """
     rounded = copy.deepcopy(model)
     names = published_names(rounded)
@@ -42,9 +42,9 @@ def _rounded(name: str, tensor: Tensor) -> Tensor:
     half = tensor.half().float()
     if not bool(half.isfinite().all()):
         raise CheckpointError(
-            f"{name} holds {float(tensor.abs().max()):.3g}, beyond the 65504 of fp16; store these weights in fp32"
+            f"{name} has a value of {float(tensor.abs().max()):.3g}, above fp16's 65504; store these weights in fp32"
         )
-    if float((half - tensor).norm()) > _LOST * float(tensor.norm()):
+    if float((half - tensor).norm()) > _MAX_CHANGE * float(tensor.norm()):
         raise CheckpointError(
             f"{name} is too small for fp16 (its largest value is {float(tensor.abs().max()):.3g}); store these "
             "weights in fp32"

@@ -1,8 +1,8 @@
-"""The published checkpoint layout: its key names, its doubled tensors, its tables per preset.
+"""The published checkpoint layout: key names, tensors stored twice, and shapes per configuration.
 
-A published checkpoint stores the decoder's box heads twice, under `transformer.decoder.bbox_embed` and under
-`detr.bbox_embed` (docs/idol.md §6). The second name is the canonical one here. Swin's integer
-`relative_position_index` buffers follow from the window's size: part of the layout, not of the weights.
+A published checkpoint stores the decoder's box heads twice, as `transformer.decoder.bbox_embed` and as
+`detr.bbox_embed` (docs/idol.md §6); the second name is the canonical key here. Swin's integer
+`relative_position_index` buffers follow from the window size, so they do not count as weights.
 """
 
 import functools
@@ -35,11 +35,11 @@ __all__ = [
 
 KeyTable = Mapping[str, tuple[int, ...]]
 
-# Of every published key of a backbone.
+# Prefixes of the published keys of the backbone and of the embedding head.
 BACKBONE = "detr.detr.backbone.0.backbone."
 EMBEDDING = "detr.reid_embed_head."
 
-# Our prefix -> published prefix; the first that fits decides.
+# (prefix here, published prefix); the first that matches applies.
 _PREFIXES = (
     ("backbone.", BACKBONE),
     ("neck.projections.", "detr.detr.input_proj."),
@@ -63,32 +63,32 @@ def _published_name(name: str) -> str:
 
 
 def canonical_name(key: str) -> str:
-    """The one name of a published key that may be the second name of a shared tensor."""
+    """Return the canonical key of a published key, which may be the second name of a shared tensor."""
     return _CANONICAL + key[len(_ALIAS) :] if key.startswith(_ALIAS) else key
 
 
 def alias_of(key: str) -> str | None:
-    """The second published name of a canonical key, if its tensor is stored twice."""
+    """Return the second published name of a canonical key; None if its tensor is stored once."""
     return _ALIAS + key[len(_CANONICAL) :] if key.startswith(_CANONICAL) else None
 
 
 def is_position_index(key: str) -> bool:
-    """Whether the key names one of Swin's integer buffers."""
+    """Return True if the key names one of Swin's integer buffers."""
     return key.endswith(".relative_position_index")
 
 
 def published_names(model: nn.Module) -> dict[str, str]:
-    """Our state-dict key -> canonical published key, for every tensor of an `Idol`."""
+    """Return state-dict key -> canonical published key for every tensor of an `Idol`."""
     return {name: _published_name(name) for name in model.state_dict()}
 
 
 def published_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors under their canonical published keys, each once."""
+    """Return the model's tensors under their canonical published keys."""
     return {_published_name(name): tensor for name, tensor in model.state_dict().items()}
 
 
 def key_table(config: IdolConfig) -> KeyTable:
-    """Canonical published key -> shape, for the network of a configuration; allocates no weights."""
+    """Return canonical published key -> shape for a configuration; no weights are allocated."""
     return _key_table(config.model, len(config.classes))
 
 
@@ -101,7 +101,7 @@ def _key_table(model: ModelConfig, classes: int) -> KeyTable:
 
 
 def position_indices(config: IdolConfig) -> dict[str, Tensor]:
-    """Swin's integer buffers, by canonical published key; empty for other backbones."""
+    """Return Swin's integer buffers by canonical published key; empty for other backbones."""
     backbone = config.model.backbone
     if not isinstance(backbone, SwinConfig):
         return {}
@@ -110,7 +110,7 @@ def position_indices(config: IdolConfig) -> dict[str, Tensor]:
 
 
 def fitting_presets(shapes: KeyTable) -> tuple[str, ...]:
-    """Presets whose weights have exactly these canonical keys and shapes; position indices are optional."""
+    """Return the presets with exactly these canonical keys and shapes; position indices are optional."""
     weights = {key: shape for key, shape in shapes.items() if not is_position_index(key)}
 
     def fits(name: str) -> bool:
@@ -121,10 +121,10 @@ def fitting_presets(shapes: KeyTable) -> tuple[str, ...]:
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights, the same whatever file holds them.
+    """Compute a SHA-256 of weights that does not depend on the kind of file.
 
-    Over the sorted canonical keys, each with its shape and its values as little-endian float32; second names
-    of shared tensors and integer buffers do not count.
+    It covers the sorted canonical keys, each with its shape and its values as little-endian float32. Second names of
+    shared tensors and integer buffers are excluded.
 
     Args:
         state: tensors under published keys.

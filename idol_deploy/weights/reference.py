@@ -1,8 +1,8 @@
-"""Weights and videos that anyone can regenerate, for parity without a weight file.
+"""Reference weights and videos that can be regenerated anywhere, for parity checks without a weight file.
 
-Every tensor follows from its published key alone (the rule "W1"), every video from its size and a seed, so
-that implementations can be compared by arrays of numbers. The values keep activations in range and make masks
-blobs around their reference points; they detect nothing meaningful.
+Every tensor is determined by its published key (the rule "W1"), and every video by its size and a seed, so that
+implementations can be compared by their arrays. The values keep activations in range, and masks are blobs around their
+reference points; the detections are meaningless.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _he(_: str, shape: _Shape) -> tuple[_Value, _Value]:
 
 
 def _offsets_bias(_: str, __: _Shape) -> tuple[_Value, _Value]:
-    """Deformable DETR's own start: head h looks in direction h, its point p at distance p."""
+    """Return the initial offsets of Deformable DETR: head h looks in direction h, its point p at distance p."""
     angle = np.arange(8) * (2 * np.pi / 8)
     direction = np.stack([np.cos(angle), np.sin(angle)], -1)
     direction = direction / np.abs(direction).max(-1, keepdims=True)
@@ -83,7 +83,7 @@ def _box_output(key: str, shape: _Shape) -> tuple[_Value, _Value]:
 
 
 def _controller_bias(_: str, __: _Shape) -> tuple[_Value, _Value]:
-    """A mask network that is positive in an octagon around the query's reference point."""
+    """Return the biases of a mask network that is positive in an octagon around the query's reference point."""
     side = np.arange(8)
     offset = np.zeros(169)
     offset[10 * side] = np.cos(2 * np.pi * side / 8) / 32
@@ -108,14 +108,14 @@ def _is_embed_weight(key: str, _: _Shape) -> bool:
     return "reid_embed_head.layers." in key and key.endswith("weight")
 
 
-# (which tensors, their offset and scale); the first rule that fits decides.
+# (condition on key and shape, offset and scale); the first rule that matches applies.
 _RULES: tuple[_Rule, ...] = (
     (_in_backbone(".conv3.norm.weight"), _fixed(0.03, offset=0.3)),
     (_in_backbone(".norm.weight"), _fixed(0.1, offset=1.0)),
     (_in_backbone(".norm.bias"), _fixed(0.1)),
     (_ends(".running_mean"), _fixed(0.1)),
     (_ends(".running_var"), _fixed(0.1, offset=1.0)),
-    # MobileNet's linear layers: with He's gain, its residuals would drive relu6 to its end.
+    # MobileNet's linear layers: with He's gain, its residuals would saturate relu6.
     (_ends(".expand.weight", ".project.weight"), _by_fan(1.0)),
     (lambda key, shape: "backbone.0." in key and len(shape) == 4, _he),
     (_ends("sampling_offsets.bias"), _offsets_bias),
@@ -140,11 +140,11 @@ _RULES: tuple[_Rule, ...] = (
 
 
 def reference_tensor(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """The reference weights of one published key: offset + scale * noise, seeded by the key's CRC-32.
+    """Return the reference weights of a published key: offset + scale * noise, seeded by the key's CRC-32.
 
     Args:
-        key: a published key; both names of a shared tensor give the same values.
-        shape: its shape.
+        key: published key; both names of a shared tensor give the same values.
+        shape: shape of the tensor.
     """
     if key.startswith(_ALIAS):
         key = _CANONICAL + key[len(_ALIAS) :]
@@ -152,14 +152,14 @@ def reference_tensor(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32
     if key.endswith(".running_var"):
         noise = np.abs(noise)
     if _is_embed_weight(key, shape):
-        # Rows of mean zero: embeddings then differ by instance instead of sharing one large direction.
+        # Rows have mean zero: embeddings then differ by instance instead of sharing one large direction.
         noise = noise - noise.mean(axis=1, keepdims=True)
     offset, scale = next(spread for fits, spread in _RULES if fits(key, shape))(key, shape)
     return (offset + scale * noise).astype(np.float32)
 
 
 def reference_state(config: IdolConfig) -> dict[str, Tensor]:
-    """The reference weights of a configuration's network in the published layout, second names included."""
+    """Return the reference weights of a configuration in the published layout, second names included."""
     import torch
 
     from idol_deploy.weights.layout import alias_of, is_position_index, key_table, position_indices
@@ -176,7 +176,7 @@ def reference_state(config: IdolConfig) -> dict[str, Tensor]:
 
 
 def reference_model(config: IdolConfig) -> Idol:
-    """The network of a configuration with its reference weights, in evaluation mode."""
+    """Build the network of a configuration with its reference weights, in evaluation mode."""
     import torch
 
     from idol_deploy.model.idol import Idol
@@ -190,23 +190,23 @@ def reference_model(config: IdolConfig) -> Idol:
 
 
 def write_reference_checkpoint(path: str | os.PathLike[str], config: IdolConfig) -> None:
-    """Writes the reference weights as a published checkpoint, `{"model": ...}`."""
+    """Write the reference weights as a published checkpoint, `{"model": ...}`."""
     import torch
 
     torch.save({"model": reference_state(config)}, Path(path))
 
 
 def make_video(frames: int, height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
-    """A video of six textured ellipses that drift, cover each other and vanish for a frame at a time.
+    """Make a video of six textured ellipses that drift, cover each other and vanish for single frames.
 
     Args:
-        frames: how many.
-        height: in pixels.
-        width: in pixels.
-        seed: of every draw.
+        frames: number of frames.
+        height: height in pixels.
+        width: width in pixels.
+        seed: seed of all random values.
 
     Returns:
-        RGB uint8 [frames, 3, height, width].
+        The video, RGB uint8 [frames, 3, height, width].
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     base = rng.integers(0, 64, (3, height, width))

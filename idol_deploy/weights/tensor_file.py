@@ -1,4 +1,4 @@
-"""Named tensors from a file, never running code from it: torch checkpoints and safetensors."""
+"""Readers of named tensors from torch checkpoints and safetensors; no code in a file runs."""
 
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -16,18 +16,18 @@ __all__ = ["FORMAT", "FORMAT_VERSION", "TensorFile", "listing", "read_tensors"]
 FORMAT = "idol-deploy checkpoint"
 FORMAT_VERSION = "1"
 _SHOWN = 8
-# How files of torch before 1.6 begin: a pickle of a number that torch chose.
+# First bytes of a torch file from before version 1.6: the pickle of a magic number.
 _OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9"
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         kind: `torch` or `safetensors`.
-        state: the tensors under their names, as stored.
-        metadata: what the file says of itself; empty for torch files.
+        state: tensors by name, as stored.
+        metadata: metadata of a safetensors file; empty for torch files.
     """
 
     kind: str
@@ -36,23 +36,23 @@ class TensorFile:
 
 
 def listing(names: Iterable[str]) -> str:
-    """The first few names and how many there are."""
+    """Return the first names and their number as text."""
     names = list(names)
     more = ", …" if len(names) > _SHOWN else ""
     return f"{', '.join(names[:_SHOWN])}{more} ({len(names)} in all)"
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """The tensors of a file: safetensors, or torch's with a dictionary, bare or under "model".
+    """Read safetensors, or a torch file with a dictionary of tensors, bare or under "model".
 
     Raises:
-        CheckpointError: no such file, not such a file, truncated, or pickled code.
+        CheckpointError: the file does not exist, is of another kind, is truncated, or holds pickled code.
     """
     try:
         with path.open("rb") as stream:
             head = stream.read(9)
     except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it") from None
+        raise CheckpointError(f"{path} is a folder; pass the checkpoint file in it") from None
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"cannot read checkpoint {path}: {reason}; check the path") from error
@@ -68,7 +68,7 @@ def _read_safetensors(path: Path) -> TensorFile:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is a broken or truncated safetensors file ({error}); fetch it again"
+            f"{path} is a broken or truncated safetensors file ({error}); download it again"
         ) from error
     if metadata.get("format") == FORMAT and metadata.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
@@ -84,48 +84,50 @@ def _unpickle(path: Path, head: bytes) -> object:
         _check_archive(path)
     elif head != _OLD_TORCH:
         kind = "a plain pickle, which could run code" if head[:1] == b"\x80" else "not a checkpoint"
-        raise CheckpointError(f"{path} is {kind}; give a published IDOL .pth or a .safetensors file")
+        raise CheckpointError(f"{path} is {kind}; pass a published IDOL .pth or a .safetensors file")
     try:
         contents: object = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # torch's unpickler raises whatever a broken file makes it meet
+    except Exception as error:  # torch's unpickler can raise any error on a broken file
         if "eights only" not in str(error) and "weights_only" not in str(error):
             raise CheckpointError(_broken(path)) from error
         raise CheckpointError(
-            f"{path} holds pickled code beside its tensors, which is not run; if you trust its origin, load "
-            'it with torch yourself and save {"model": state_dict} alone'
+            f"{path} holds pickled code besides tensors; if you trust its origin, load it with torch and save "
+            'only {"model": state_dict}'
         ) from error
     return contents
 
 
 def _check_archive(path: Path) -> None:
-    """Whether a zip file is a torch checkpoint, by the names of its members."""
+    """Check by the names of its members that a zip file is a torch checkpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.rpartition("/")[2] for name in archive.namelist()}
-    except Exception as error:  # as does zipfile: UnicodeDecodeError, NotImplementedError, ...
+    except Exception as error:  # zipfile can raise UnicodeDecodeError, NotImplementedError, ...
         raise CheckpointError(_broken(path)) from error
     if "data.pkl" not in members or "constants.pkl" in members:
-        kind = "a TorchScript program" if "constants.pkl" in members else "a zip file, but no checkpoint"
-        raise CheckpointError(f"{path} is {kind}; give a published IDOL .pth or a .safetensors file")
+        kind = "a TorchScript program" if "constants.pkl" in members else "a zip file, but not a checkpoint"
+        raise CheckpointError(f"{path} is {kind}; pass a published IDOL .pth or a .safetensors file")
 
 
 def _broken(path: Path) -> str:
-    return f"{path} is broken or truncated ({path.stat().st_size} bytes); fetch it again and compare its size"
+    return (
+        f"{path} is broken or truncated ({path.stat().st_size} bytes); download it again and compare its size"
+    )
 
 
 def _tensors(contents: object, path: Path) -> dict[str, Tensor]:
-    """The dictionary of tensors in a torch file, bare or under "model"."""
+    """Return the dictionary of tensors in a torch file, bare or under "model"."""
     if isinstance(contents, Mapping) and isinstance(contents.get("model"), Mapping):
         contents = contents["model"]
     if not isinstance(contents, Mapping) or not contents:
         raise CheckpointError(
-            f"{path} holds no state dictionary ({type(contents).__name__} instead); save the weights as "
+            f"{path} holds no state dictionary, but a {type(contents).__name__}; save the weights as "
             '{"model": model.state_dict()}'
         )
-    strangers = [key for key, value in contents.items() if not isinstance(key, str) or not _is_dense(value)]
-    if strangers:
+    invalid = [key for key, value in contents.items() if not isinstance(key, str) or not _is_dense(value)]
+    if invalid:
         raise CheckpointError(
-            f"{path}: {listing(map(str, strangers))} not plain tensors under names; save "
+            f"{path} holds entries that are not plain named tensors: {listing(map(str, invalid))}; save "
             '{"model": model.state_dict()}'
         )
     return dict(contents)

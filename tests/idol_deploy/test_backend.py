@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
-from idol_deploy.backend import TorchBackend
+from idol_deploy.backend import TorchBackend, torch_device
 from idol_deploy.config import ytvis19_r50
 from idol_deploy.weights.reference import make_video
 from idol_runtime.backends.base import Backend
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
 from idol_runtime.config import Preprocessing, StreamConfig
+from idol_runtime.errors import ConfigError
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.tracking.association import NO_TRACK
 from idol_runtime.tracking.results import FrameResult, VideoResult
@@ -135,3 +137,20 @@ def test_the_exported_network_tracks_alike(toy: Toy, fit: bool) -> None:
             assert (ours.masks != theirs.masks).sum() <= 1e-3 * theirs.masks.sum()
             seen |= set(ours.ids.tolist())
         assert len(seen) >= 2
+
+
+def test_a_processor_works() -> None:
+    assert torch_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:x", ""])
+def test_what_is_no_device_is_told_in_one_sentence(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"^PyTorch cannot use device {device}; use cpu, cuda or cuda:N$"):
+        torch_device(device)
+
+
+def test_a_device_that_is_not_here_is_told_with_the_reason() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^PyTorch cannot use device cuda:99: .+; use another, such as cpu$"
+    ):
+        torch_device("cuda:99")

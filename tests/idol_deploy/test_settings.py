@@ -44,7 +44,7 @@ def test_changes_reach_their_section() -> None:
     ("change", "message"),
     [
         ("lr=1", "write SECTION.KEY=VALUE"),
-        ("nothing.lr=1", "SECTION being one of model, backbone"),
+        ("nothing.lr=1", "a section of model, backbone"),
         ("train.speed=1", "unknown key 'speed'; choose one of initial_weights"),
         ("model.backbone=resnet", "unknown key 'backbone'"),
         ("train.lr=fast", "lr takes a number"),

@@ -22,7 +22,7 @@ from idol_deploy.objective.contrast import (
 )
 from idol_deploy.objective.criterion import Criterion
 from idol_deploy.objective.matcher import match
-from idol_deploy.objective.training_graph import TrainingGraph
+from idol_deploy.train.graph import TrainingGraph
 from idol_deploy.weights.layout import canonical_name, published_names
 from idol_deploy.weights.reference import reference_model
 from idol_export.verify.parity import relative_error

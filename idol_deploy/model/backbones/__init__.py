@@ -1,3 +1,3 @@
-"""Backbones of the network."""
+"""Backbones of the network; `config.py` lists them."""
 
 __all__: list[str] = []

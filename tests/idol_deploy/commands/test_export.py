@@ -78,7 +78,7 @@ def test_a_truncated_checkpoint(
     cut.write_bytes(data[: int(kept * len(data))])
     message = refused(*_export(weights=cut, output=tmp_path / "o.idol"))
     assert "cut.pth" in message
-    assert "fetch it again" in message or "give a published IDOL .pth" in message
+    assert "download it again" in message or "pass a published IDOL .pth" in message
 
 
 class _Evil:

@@ -33,4 +33,4 @@ def test_weights_and_their_licence(idol: Command, tmp_path: Path, monkeypatch: p
 
 def test_unknown_weights_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     told = refused("fetch-weights", "resnet50", "-o", tmp_path / "weights.pt")
-    assert "no weights 'resnet50' are known; there are mobilenet_v2" in told
+    assert "unknown weights: 'resnet50'; available are mobilenet_v2" in told

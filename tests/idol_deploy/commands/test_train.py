@@ -72,7 +72,7 @@ def test_train_writes_weights_and_goes_on(
     ("more", "fix"),
     [
         (["--set", "train.speed=1"], "unknown key 'speed'"),
-        (["--set", "run.evaluate_period=1"], "hold some out with data.holdout=0"),
+        (["--set", "run.evaluate_period=1"], "set data.holdout=0 as well"),
         (["--set", "run.accumulate=2"], "set train.batch_pairs to a multiple of 2"),
         (["--weights", "gone.pth"], "gone.pth: No such file or directory; check the path"),
         (["--annotations", "gone.json"], "gone.json: No such file or directory; check the path"),

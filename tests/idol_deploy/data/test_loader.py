@@ -223,7 +223,7 @@ def test_the_losses_take_what_is_loaded(
 ) -> None:
     from idol_deploy.model.idol import Idol
     from idol_deploy.objective.criterion import Criterion
-    from idol_deploy.objective.training_graph import TrainingGraph
+    from idol_deploy.train.graph import TrainingGraph
 
     made, config = shapes
     config = replace(config, model=tiny_config.model)

@@ -66,7 +66,7 @@ def test_terminal_shows_a_bar_and_keeps_what_is_told(monkeypatch: pytest.MonkeyP
     for iteration in range(11, 21):
         seconds = {"data": 0.25, "forward": 0.75}
         progress.write({"iteration": iteration, "loss": float(iteration), "lr": 1e-4, "seconds": seconds})
-    progress.tell("wrote a snapshot")
+    progress.announce("wrote a snapshot")
     progress.close()
     shown = terminal.getvalue()
     assert "10/20 [" in shown

@@ -150,7 +150,7 @@ def test_loss_that_is_no_number_stops_and_keeps_the_snapshot(
         return step(self, *args, **options)
 
     monkeypatch.setattr(Stepper, "step", spoilt)
-    with pytest.raises(TrainingError, match=r"iteration 3: loss_\w+ is nan; the last snapshot is as it was"):
+    with pytest.raises(TrainingError, match=r"iteration 3: loss_\w+ is nan; the last snapshot is unchanged"):
         run(settings, tmp_path / "out")
     monkeypatch.undo()
     assert run(settings, tmp_path / "out", resume=True).iterations == 4
@@ -221,7 +221,7 @@ def test_every_format_trains_with_every_augmentation(
     assert all(math.isfinite(entry["loss"]) and entry["matched"] > 0 for entry in steps)
     assert any(entry["items"] > 0 for entry in steps)
     assert steps[-1]["faults"] == 0
-    assert not any(line.startswith(("left out", "passed over")) for line in told)
+    assert not any(line.startswith(("left out", "skipped")) for line in told)
     scores = [entry["scores"] for entry in entries(tmp_path / "out") if "scores" in entry]
     assert ["AP_occ_heavy" in found for found in scores] == (
         [] if small.still_images else [preset is ovis_r50]
@@ -234,8 +234,8 @@ def test_operator_trains_as_torch_alone(settings: TrainSettings, tmp_path: Path)
     for which, lines in told.items():
         chosen = override_settings(settings, [f"run.operator={which}", "train.iterations=3"])
         run(chosen, tmp_path / which, announce=lines.append)
-    assert "deformable attention: its library" in told["always"]
-    assert "deformable attention: torch alone (run.operator=never)" in told["never"]
+    assert "deformable attention: compiled operator" in told["always"]
+    assert "deformable attention: plain PyTorch (run.operator=never)" in told["never"]
     ours, theirs = entries(tmp_path / "always"), entries(tmp_path / "never")
     assert ours[0]["losses"] == pytest.approx(theirs[0]["losses"], rel=1e-5)
     # AdamW's first steps are as long for a gradient that is rounding alone as for any other.

@@ -139,6 +139,6 @@ def test_state_of_other_groups_is_refused(broken: bool) -> None:
         del saved["param_groups"][0]["params"]
     train = TrainConfig() if broken else replace(TrainConfig(), backbone_lr_factor=1.0)
     with pytest.raises(
-        CheckpointError, match=r"train\.backbone_lr_factor, .* begin anew from .* with --weights"
+        CheckpointError, match=r"train\.backbone_lr_factor, .* start a new run from .* with --weights"
     ):
         restore_state(build_optimiser(module, train), saved)

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import torch
 
-from idol_deploy.train.rng_state import chance_state, restore_chance, seed_chance
+from idol_deploy.train.rng_state import restore_rng, rng_state, seed_rng
 
 CPU = torch.device("cpu")
 
@@ -15,19 +15,19 @@ def draw() -> tuple[float, float, float, float]:
 
 
 def test_generators_go_on_after_a_file() -> None:
-    seed_chance(5, 0)
+    seed_rng(5, 0)
     draw()
     file = io.BytesIO()
-    torch.save(chance_state(CPU), file)
+    torch.save(rng_state(CPU), file)
     wanted = [draw() for _ in range(3)]
-    seed_chance(6, 0)
+    seed_rng(6, 0)
     file.seek(0)
-    restore_chance(torch.load(file, weights_only=True), CPU)
+    restore_rng(torch.load(file, weights_only=True), CPU)
     assert [draw() for _ in range(3)] == wanted
 
 
 def test_processes_draw_differently() -> None:
-    seed_chance(5, 0)
+    seed_rng(5, 0)
     first = draw()
-    seed_chance(5, 1)
+    seed_rng(5, 1)
     assert not set(first) & set(draw())

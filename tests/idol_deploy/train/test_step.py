@@ -116,7 +116,7 @@ def test_counting_ahead_drops_the_same_units(settings: TrainSettings) -> None:
         after.append(torch.get_rng_state())
     # Generators stand where they would without the counting.
     assert torch.equal(*after)
-    counted = stepper._alone.criterion.normaliser(torch.zeros(()))
+    counted = stepper._local.criterion.normaliser(torch.zeros(()))
     assert counted[-2:].tolist() == [report.matched, report.items]
 
 

@@ -248,7 +248,7 @@ def _torchscript() -> bytes:
     [
         (b"", "is not a checkpoint"),
         (b"<!DOCTYPE html><html>not found</html>", "is not a checkpoint"),
-        (_npz(), "is a zip file, but no checkpoint"),
+        (_npz(), "is a zip file, but not a checkpoint"),
         (_torchscript(), "is a TorchScript program"),
         (pickle.dumps({"model": {"a": 1}}), "is a plain pickle"),
         (pickle.dumps({"model": {"a": 1}}, protocol=2), "is a plain pickle"),
@@ -275,7 +275,7 @@ def test_values_other_than_tensors_are_named(
     value: object, tmp_path: Path, tiny_config: IdolConfig, state: dict[str, Tensor]
 ) -> None:
     message = _refusal(_save(tmp_path / "model.pth", {**state, "epoch": value}), tiny_config)
-    assert "epoch (1 in all) not plain tensors" in message
+    assert "not plain named tensors: epoch (1 in all); save" in message
 
 
 def test_missing_unknown_and_misshapen_keys_are_listed(
@@ -338,7 +338,7 @@ def test_an_edited_position_index_is_refused(
 ) -> None:
     key = next(iter(position_indices(tiny_config)))
     state[key] = state[key].flip(0)
-    assert f"{key} is not that of a window of 16 tokens" in _refusal(
+    assert f"{key} does not belong to a window of 16 tokens" in _refusal(
         _save(tmp_path / "model.pth", state), tiny_config
     )
 

@@ -36,7 +36,7 @@ def test_rounding_again_changes_nothing(tiny: Idol) -> None:
     assert all(torch.equal(tensor, again[name]) for name, tensor in once.state_dict().items())
 
 
-@pytest.mark.parametrize(("scale", "why"), [(1e7, "beyond the 65504 of fp16"), (1e-9, "too small for fp16")])
+@pytest.mark.parametrize(("scale", "why"), [(1e7, "above fp16's 65504"), (1e-9, "too small for fp16")])
 def test_a_weight_that_fp16_cannot_hold_is_named(tiny: Idol, scale: float, why: str) -> None:
     model = deepcopy(tiny)
     with torch.no_grad():

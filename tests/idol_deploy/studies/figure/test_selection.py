@@ -18,10 +18,10 @@ from idol_deploy.objective.batch import collate
 from idol_deploy.objective.config import LossConfig
 from idol_deploy.objective.contrast import Selection
 from idol_deploy.objective.criterion import Criterion
-from idol_deploy.objective.training_graph import TrainingGraph
 from idol_deploy.studies.figure.annotated import read_video_frame
 from idol_deploy.studies.figure.selection import choose, draw_selection
 from idol_deploy.studies.figure.sheet import colour_of
+from idol_deploy.train.graph import TrainingGraph
 from idol_runtime.errors import ConfigError
 from moving_shapes import MadeDataset
 
