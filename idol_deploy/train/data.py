@@ -14,7 +14,7 @@ from idol_deploy.data.pairs import VideoPairs, open_pairs
 from idol_deploy.data.samples import PairSource
 from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
 from idol_deploy.evaluate.average_precision import metric_of, score
-from idol_deploy.evaluate.inference import Work, require_frames, run_videos
+from idol_deploy.evaluate.inference import InferenceTask, require_frames, run_videos
 from idol_deploy.evaluate.predictions import read_predictions
 from idol_deploy.model.idol import Idol
 from idol_deploy.settings import TrainSettings
@@ -113,8 +113,8 @@ def evaluate_holdout(
     processes.gather(None)  # a barrier: no process writes into the folder before it is removed
     training = model.training
     try:
-        work = Work(held_out, frames, results, {"iteration": iteration}, processes.shard)
-        run_videos(work, lambda: Pipeline(TorchBackend(model), model.config.stream))
+        task = InferenceTask(held_out, frames, results, {"iteration": iteration}, processes.shard)
+        run_videos(task, lambda: Pipeline(TorchBackend(model), model.config.stream))
     finally:
         model.train(training)
     summary: dict[str, float] = {}
