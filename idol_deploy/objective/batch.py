@@ -7,7 +7,7 @@ a key frame, whose instances are detected, and a reference frame, on which they 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -54,16 +54,15 @@ class Pair:
     def swapped(self) -> Pair:
         """Return the same pair with key and reference frame exchanged."""
         assert self.reference_masks is not None
-        return Pair(
+        return replace(
+            self,
             key=self.reference,
             reference=self.key,
-            labels=self.labels,
             key_boxes=self.reference_boxes,
             reference_boxes=self.key_boxes,
             masks=self.reference_masks,
             on_key=self.on_reference,
             on_reference=self.on_key,
-            identities=self.identities,
             reference_masks=self.masks,
         )
 

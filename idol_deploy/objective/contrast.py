@@ -5,7 +5,6 @@ other queries are ignored. All images and instances are computed at once. Letter
 `objective.matcher`), Q queries, C channels of the embedding. Source: docs/idol.md §5.3, §5.4.
 """
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,7 +17,6 @@ from idol_deploy.objective.boxes import pairwise_iou, to_xyxy
 from idol_deploy.objective.matcher import dynamic_k, pairwise_cost
 
 __all__ = [
-    "PublishedSampler",
     "Sampler",
     "Selection",
     "Similarity",
@@ -87,24 +85,6 @@ def sample_uniformly(negative: Tensor, count: Tensor) -> Tensor:
     """Draw without replacement from torch's generator of the tensor's device; a `Sampler`."""
     draws = torch.rand(negative.shape, device=negative.device).masked_fill(~negative, 2.0)
     return (draws.argsort(-1).argsort(-1) < count[..., None]) & negative
-
-
-class PublishedSampler:
-    """A `Sampler` with the draws of the published code after `random.seed`; slow, for comparisons."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self._generator = random.Random(seed)  # noqa: S311
-
-    def __call__(self, negative: Tensor, count: Tensor) -> Tensor:
-        """Draw negatives [N, G, Q], instance by instance."""
-        drawn = torch.zeros(negative.shape, dtype=torch.bool, device=negative.device)
-        for row, available, number in zip(
-            drawn.flatten(0, 1), negative.flatten(0, 1), count.flatten().tolist(), strict=True
-        ):
-            (queries,) = available.nonzero(as_tuple=True)
-            chosen = self._generator.sample(range(len(queries)), number)
-            row[queries[chosen]] = True
-        return drawn
 
 
 @dataclass(frozen=True)

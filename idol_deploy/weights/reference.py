@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ __all__ = [
 
 _Shape: TypeAlias = tuple[int, ...]
 _Value: TypeAlias = "float | npt.NDArray[np.float64]"
-_Rule: TypeAlias = "tuple[Callable[[str, _Shape], bool], Callable[[str, _Shape], tuple[_Value, _Value]]]"
+_Rule: TypeAlias = "tuple[str, Callable[[str, _Shape], tuple[_Value, _Value]]]"
 
 _ALIAS = "detr.detr.transformer.decoder.bbox_embed."
 _CANONICAL = "detr.detr.bbox_embed."
@@ -41,14 +42,6 @@ _CANONICAL = "detr.detr.bbox_embed."
 
 def _fan(shape: _Shape) -> int:
     return math.prod(shape[1:])
-
-
-def _ends(*suffixes: str) -> Callable[[str, _Shape], bool]:
-    return lambda key, _: key.endswith(suffixes)
-
-
-def _in_backbone(suffix: str) -> Callable[[str, _Shape], bool]:
-    return lambda key, _: "backbone.0." in key and key.endswith(suffix)
 
 
 def _fixed(scale: float, offset: float = 0.0) -> Callable[[str, _Shape], tuple[_Value, _Value]]:
@@ -100,42 +93,35 @@ def _controller_weight(_: str, shape: _Shape) -> tuple[_Value, _Value]:
     return 0.0, scale
 
 
-def _embed_weight(key: str, shape: _Shape) -> tuple[_Value, _Value]:
-    return 0.0, (2.0 if ".layers.2." in key else 1.0) / math.sqrt(_fan(shape))
-
-
-def _is_embed_weight(key: str, _: _Shape) -> bool:
-    return "reid_embed_head.layers." in key and key.endswith("weight")
-
-
-# (condition on key and shape, offset and scale); the first rule that matches applies.
+# (regular expression of "key:dimensions", offset and scale); the first rule that matches applies.
 _RULES: tuple[_Rule, ...] = (
-    (_in_backbone(".conv3.norm.weight"), _fixed(0.03, offset=0.3)),
-    (_in_backbone(".norm.weight"), _fixed(0.1, offset=1.0)),
-    (_in_backbone(".norm.bias"), _fixed(0.1)),
-    (_ends(".running_mean"), _fixed(0.1)),
-    (_ends(".running_var"), _fixed(0.1, offset=1.0)),
+    (r"backbone\.0\..*\.conv3\.norm\.weight:", _fixed(0.03, offset=0.3)),
+    (r"backbone\.0\..*\.norm\.weight:", _fixed(0.1, offset=1.0)),
+    (r"backbone\.0\..*\.norm\.bias:", _fixed(0.1)),
+    (r"\.running_mean:", _fixed(0.1)),
+    (r"\.running_var:", _fixed(0.1, offset=1.0)),
     # MobileNet's linear layers: with He's gain, its residuals would saturate relu6.
-    (_ends(".expand.weight", ".project.weight"), _by_fan(1.0)),
-    (lambda key, shape: "backbone.0." in key and len(shape) == 4, _he),
-    (_ends("sampling_offsets.bias"), _offsets_bias),
-    (_ends("sampling_offsets.weight"), _by_fan(0.5)),
-    (_ends("level_embed", "query_embed.weight"), _fixed(1.0)),
-    (_ends("transformer.reference_points.weight"), _by_fan(1.5)),
-    (lambda key, _: "detr.detr.class_embed." in key, _class_embed),
-    (lambda key, _: _CANONICAL in key and ".layers.2." in key, _box_output),
-    (_ends("controller.layers.2.bias"), _controller_bias),
-    (_ends("controller.layers.2.weight"), _controller_weight),
-    (lambda key, shape: "mask_head." in key and len(shape) == 4, _he),
-    (_is_embed_weight, _embed_weight),
-    (_ends("self_attn.out_proj.weight"), _by_fan(0.1)),
-    (_ends("_attn.output_proj.weight"), _by_fan(0.4)),
-    (lambda key, _: "transformer." in key and key.endswith("linear2.weight"), _by_fan(0.4)),
-    (lambda key, _: "decoder.layers." in key and ".norm" in key and key.endswith("bias"), _fixed(0.03)),
-    (_ends("relative_position_bias_table"), _fixed(0.2)),
-    (lambda key, shape: key.endswith(".weight") and len(shape) == 1, _fixed(0.1, offset=1.0)),
-    (_ends("bias"), _fixed(0.1)),
-    (lambda _, __: True, _by_fan(1.0)),
+    (r"\.(expand|project)\.weight:", _by_fan(1.0)),
+    (r"backbone\.0\..*:4", _he),
+    (r"sampling_offsets\.bias:", _offsets_bias),
+    (r"sampling_offsets\.weight:", _by_fan(0.5)),
+    (r"(level_embed|query_embed\.weight):", _fixed(1.0)),
+    (r"transformer\.reference_points\.weight:", _by_fan(1.5)),
+    (r"detr\.detr\.class_embed\.", _class_embed),
+    (r"detr\.detr\.bbox_embed\..*\.layers\.2\.", _box_output),
+    (r"controller\.layers\.2\.bias:", _controller_bias),
+    (r"controller\.layers\.2\.weight:", _controller_weight),
+    (r"mask_head\..*:4", _he),
+    (r"reid_embed_head\.layers\.2\.weight:", _by_fan(2.0)),
+    (r"reid_embed_head\.layers\..*weight:", _by_fan(1.0)),
+    (r"self_attn\.out_proj\.weight:", _by_fan(0.1)),
+    (r"_attn\.output_proj\.weight:", _by_fan(0.4)),
+    (r"transformer\..*linear2\.weight:", _by_fan(0.4)),
+    (r"decoder\.layers\..*\.norm.*bias:", _fixed(0.03)),
+    (r"relative_position_bias_table:", _fixed(0.2)),
+    (r"\.weight:1", _fixed(0.1, offset=1.0)),
+    (r"bias:", _fixed(0.1)),
+    (r"", _by_fan(1.0)),
 )
 
 
@@ -151,10 +137,11 @@ def reference_tensor(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32
     noise = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
     if key.endswith(".running_var"):
         noise = np.abs(noise)
-    if _is_embed_weight(key, shape):
+    if "reid_embed_head.layers." in key and key.endswith("weight"):
         # Rows have mean zero: embeddings then differ by instance instead of sharing one large direction.
         noise = noise - noise.mean(axis=1, keepdims=True)
-    offset, scale = next(spread for fits, spread in _RULES if fits(key, shape))(key, shape)
+    text = f"{key}:{len(shape)}"
+    offset, scale = next(spread for rule, spread in _RULES if re.search(rule, text))(key, shape)
     return (offset + scale * noise).astype(np.float32)
 
 

@@ -3,6 +3,7 @@
 Letters: N images or pairs, G instances (padded), Q queries.
 """
 
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -13,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from idol_deploy.config import IdolConfig, ytvis19_r50
 from idol_deploy.objective.batch import Batch, Pair, collate
 from idol_deploy.objective.contrast import (
-    PublishedSampler,
     Similarity,
     compare,
     contrastive_loss,
@@ -29,7 +29,7 @@ from idol_export.verify.parity import relative_error
 from published.arrays import Array
 from published.parity import ParityRow
 
-__all__ = ["compare_matcher", "compare_selection", "compare_training", "training_batch"]
+__all__ = ["PublishedSampler", "compare_matcher", "compare_selection", "compare_training", "training_batch"]
 
 Arrays = Mapping[str, Array]
 
@@ -86,6 +86,24 @@ def compare_selection(unit: Arrays) -> Iterator[ParityRow]:
             for i in range(count)
         ]
         yield ParityRow("pos_neg", "torch", what, max(errors), _LOSS, count)
+
+
+class PublishedSampler:
+    """A `Sampler` with the draws of the published code after `random.seed`."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._generator = random.Random(seed)
+
+    def __call__(self, negative: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """Draw negatives [N, G, Q], instance by instance."""
+        drawn = torch.zeros(negative.shape, dtype=torch.bool, device=negative.device)
+        for row, available, number in zip(
+            drawn.flatten(0, 1), negative.flatten(0, 1), count.flatten().tolist(), strict=True
+        ):
+            (queries,) = available.nonzero(as_tuple=True)
+            chosen = self._generator.sample(range(len(queries)), number)
+            row[queries[chosen]] = True
+        return drawn
 
 
 class _PerPair:

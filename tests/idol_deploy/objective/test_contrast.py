@@ -12,7 +12,6 @@ from torch import Tensor
 
 from idol_deploy.objective import contrast
 from idol_deploy.objective.contrast import (
-    PublishedSampler,
     Selection,
     compare,
     contrastive_loss,
@@ -21,6 +20,7 @@ from idol_deploy.objective.contrast import (
     select_by_iou,
     select_by_transport,
 )
+from published.training import PublishedSampler
 
 Losses = tuple[float, float]
 
