@@ -37,7 +37,7 @@ class ModelConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.hidden_dim % self.heads or self.hidden_dim % 32:
+        if self.heads < 1 or self.hidden_dim % self.heads or self.hidden_dim % 32:
             raise ConfigError(
                 f"hidden_dim must be a multiple of 32 and of heads ({self.heads}), got {self.hidden_dim}"
             )

@@ -171,19 +171,15 @@ class SnapshotFolder:
             OutputError: the snapshot cannot be written; earlier ones are unchanged.
         """
         path = self.path / f"iteration-{snapshot.iteration:08d}.pt"
-        contents = {
+        contents = vars(snapshot) | {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
             "settings": settings_to_json(snapshot.settings),
-            "iteration": snapshot.iteration,
             "model": dict(snapshot.model),
             "criterion": dict(snapshot.criterion),
-            "optimiser": snapshot.optimiser,
-            "scaler": snapshot.scaler,
-            "loader": {"seed": snapshot.loader.seed, "position": snapshot.loader.position},
-            "chance": snapshot.rng_states,
-            "best": snapshot.best,
+            "loader": msgspec.to_builtins(snapshot.loader),
         }
+        contents["chance"] = contents.pop("rng_states")
         try:
             with replacing(path) as temporary, temporary.open("wb") as stream:
                 torch.save(contents, stream)

@@ -7,7 +7,6 @@ the right shape and finite. The error for a file of another network names the pr
 import importlib.metadata
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,7 @@ from idol_deploy.weights.layout import (
 )
 from idol_deploy.weights.tensor_file import FORMAT, FORMAT_VERSION, listing, read_tensors
 from idol_runtime.errors import CheckpointError, OutputError
-from idol_runtime.files import file_digest
+from idol_runtime.files import file_digest, replacing
 
 __all__ = [
     "CheckpointInfo",
@@ -169,14 +168,10 @@ def save_checkpoint(
         "package_version": importlib.metadata.version("idol-deploy"),
     }
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
+        with replacing(path) as temporary:
             save_file(state, temporary, metadata=metadata)
-            os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"cannot write {path}: {error}; choose a writable folder with free space"
-        ) from error
+    except SafetensorError as error:
+        raise OutputError(f"cannot write {path}: {error}; free some space on the disk") from error
 
 
 def inspect_checkpoint(path: _Path) -> CheckpointInfo:

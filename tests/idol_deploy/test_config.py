@@ -139,7 +139,9 @@ def test_configurations_are_values() -> None:
         lambda: MobileNetConfig(frozen_stages=-1),
         lambda: TrainConfig(schedule="linear"),  # type: ignore[arg-type]
         lambda: SwinConfig(heads=(5, 6, 7, 8)),
+        lambda: SwinConfig(heads=(0, 6, 7, 8)),
         lambda: SwinConfig(drop_path=1.0),
+        lambda: ModelConfig(heads=0),
         lambda: ModelConfig(hidden_dim=100),
         lambda: ModelConfig(levels=3),
         lambda: ModelConfig(queries=0),

@@ -86,7 +86,8 @@ class SwinConfig(BackboneConfig):
     kind: Literal["swin"] = "swin"
 
     def __post_init__(self) -> None:
-        if any(channels % heads for channels, heads in zip(self.channels, self.heads, strict=True)):
+        pairs = zip(self.channels, self.heads, strict=True)
+        if any(heads < 1 or channels % heads for channels, heads in pairs):
             raise ConfigError(f"Swin heads {self.heads} must divide its channels {self.channels}")
         if not 0.0 <= self.drop_path < 1.0:
             raise ConfigError(f"drop_path must lie in [0, 1), got {self.drop_path}")

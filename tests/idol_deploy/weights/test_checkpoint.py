@@ -146,7 +146,7 @@ def test_saving_replaces_the_file_whole_or_not_at_all(
 
 
 def test_saving_into_no_folder_says_so(tmp_path: Path, tiny: Idol, tiny_config: IdolConfig) -> None:
-    with pytest.raises(OutputError, match="writable folder"):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         save_checkpoint(tmp_path / "absent" / "tiny.safetensors", tiny, tiny_config)
 
 
