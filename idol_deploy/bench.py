@@ -64,8 +64,8 @@ class TorchRow:
             import torch._inductor.config as inductor
 
             inductor.freezing = True
-            compiled = torch.compile(model.answer, fullgraph=True, dynamic=False)
-            model.answer = compiled  # type: ignore[method-assign]
+            compiled = torch.compile(model.forward_with_geometry, fullgraph=True, dynamic=False)
+            model.forward_with_geometry = compiled  # type: ignore[method-assign]
         return TorchBackend(model, manifest.network_size)
 
 

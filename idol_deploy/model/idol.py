@@ -94,9 +94,9 @@ class Idol(nn.Module):
             images: float [N, 3, H, W], normalised, then zero-padded at the right and bottom.
             padding_mask: bool [N, H, W], True at padded pixels.
         """
-        return self.answer(images, build_geometry(padding_mask, self.config.model.hidden_dim))
+        return self.forward_with_geometry(images, build_geometry(padding_mask, self.config.model.hidden_dim))
 
-    def answer(self, images: Tensor, geometry: Geometry) -> IdolOutput:
+    def forward_with_geometry(self, images: Tensor, geometry: Geometry) -> IdolOutput:
         """Run the network with a given geometry; unlike `forward`, this can be traced as one graph.
 
         Args:

@@ -112,7 +112,7 @@ def compare(
     key: Tensor,  # [N, G, C]
     reference: Tensor,  # [N, Q, C]
     selection: Selection,
-    found: Tensor,  # [N, G] bool
+    assigned: Tensor,  # [N, G] bool
     sampler: Sampler = sample_uniformly,
 ) -> Similarity:
     """Compare embeddings, in float32 even under autocast, because the products are large.
@@ -121,10 +121,10 @@ def compare(
         key: embedding of each instance's best query on the key frame.
         reference: embeddings of all queries on the reference frame.
         selection: positives and negatives. An instance without positives is not compared.
-        found: instances that have a query on the key frame.
+        assigned: instances that have a query on the key frame.
         sampler: function that draws the negatives of the cosine loss.
     """
-    items = found & selection.positive.any(-1)
+    items = assigned & selection.positive.any(-1)
     positive, negative = (mask & items[..., None] for mask in (selection.positive, selection.negative))
     number = torch.minimum(_NEGATIVES_PER_POSITIVE * positive.sum(-1), negative.sum(-1))
     with torch.autocast(key.device.type, enabled=False):

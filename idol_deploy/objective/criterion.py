@@ -158,8 +158,8 @@ class Criterion(nn.Module):
         reference = model.heads.embedding(output.reference_states)
         selection = self.select(output, targets)
         if self.id_head is not None:
-            return self._identity_sums(self.id_head, key, reference, selection, targets, assignment.found)
-        similarity = compare(key, reference, selection, assignment.found, self.sampler)
+            return self._identity_sums(self.id_head, key, reference, selection, targets, assignment.assigned)
+        similarity = compare(key, reference, selection, assignment.assigned, self.sampler)
         sums = {"loss_reid": contrastive_loss(similarity), "loss_reid_aux": cosine_loss(similarity)}
         return sums, similarity.items.sum()
 
@@ -179,13 +179,13 @@ class Criterion(nn.Module):
         reference: Tensor,  # [N, Q, C]
         selection: Selection,
         targets: Targets,
-        found: Tensor,  # [N, G]
+        assigned: Tensor,  # [N, G]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Sum the cross-entropy of each instance's best query on the key frame and its positives on the other."""
         owner = selection.positive.int().argmax(1)
         embeddings = torch.cat((key, reference), 1)
         identities = torch.cat((targets.identities, targets.identities.gather(1, owner)), 1)
-        loss, items = head.loss(embeddings, identities, torch.cat((found, selection.positive.any(1)), 1))
+        loss, items = head.loss(embeddings, identities, torch.cat((assigned, selection.positive.any(1)), 1))
         return {"loss_id": loss}, items
 
 

@@ -33,13 +33,13 @@ class Assignment:
         matched: queries with an instance, bool [N, Q].
         instance: instance of each query, int64 [N, Q]; 0 for an unmatched query.
         best_query: query of lowest cost of each instance, int64 [N, G]; 0 for an instance without a query.
-        found: instances with a query, bool [N, G]. False only for padding, and if there are too few queries.
+        assigned: instances with a query, bool [N, G]. False only for padding, and if there are too few queries.
     """
 
     matched: Tensor
     instance: Tensor
     best_query: Tensor
-    found: Tensor
+    assigned: Tensor
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def match(
         matched=pairs.any(1),
         instance=pairs.int().argmax(1),
         best_query=cost.masked_fill(~pairs, torch.inf).argmin(-1),
-        found=pairs.any(-1),
+        assigned=pairs.any(-1),
     )
 
 

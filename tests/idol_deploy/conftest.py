@@ -1,4 +1,4 @@
-"""Networks, one full-size with the reference weights and a tiny one for everything else; and running the command."""
+"""Fixtures: a full-size network with the reference weights, a tiny network, and the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model(published: Path) -> Idol:
-    """The network of `published`; read only."""
+    """The network of `published`; tests must not change it."""
     from idol_deploy.weights.checkpoint import load_checkpoint
 
     return load_checkpoint(published, ytvis19_r50())
@@ -42,7 +42,7 @@ def model(published: Path) -> Idol:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> IdolConfig:
-    """A network of every part, small enough to build in a moment."""
+    """The configuration of a tiny network with every part."""
     backbone = SwinConfig(embed_dim=8, depths=(1, 2, 1, 1), heads=(1, 1, 2, 2), window=4, drop_path=0.2)
     network = ModelConfig(
         backbone, hidden_dim=32, queries=7, heads=2, ffn_dim=16, encoder_layers=2, decoder_layers=3
@@ -63,7 +63,7 @@ def tiny(tiny_config: IdolConfig) -> Idol:
 
 @pytest.fixture(scope="session")
 def make_pair() -> Callable[..., Pair]:
-    """Two frames of a generated video, and this many random boxes as instances, their masks filled."""
+    """Function that makes two frames of a generated video with random boxes as instances and filled boxes as masks."""
     import torch
 
     from idol_deploy.objective.batch import Pair
@@ -88,7 +88,7 @@ def make_pair() -> Callable[..., Pair]:
 
 
 class Done(NamedTuple):
-    """What a command left behind."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -102,7 +102,7 @@ Unchanged = Callable[..., contextlib.AbstractContextManager[None]]
 
 @pytest.fixture
 def idol(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process."""
+    """Function that runs the command in this process."""
 
     def run(*arguments: object) -> Done:
         capfd.readouterr()
@@ -117,7 +117,7 @@ def idol(capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def unchanged(tmp_path: Path) -> Unchanged:
-    """Asserts that nothing in `tmp_path` changes, but for `beyond`."""
+    """Context manager that asserts that nothing in `tmp_path` changes except `beyond`."""
 
     @contextlib.contextmanager
     def check(beyond: Path | None = None) -> Iterator[None]:
@@ -135,7 +135,7 @@ def _contents(folder: Path, beyond: Path | None = None) -> dict[Path, bytes | No
 
 @pytest.fixture
 def refused(idol: Command, unchanged: Unchanged) -> Callable[..., str]:
-    """The one line of a command that fails and leaves `tmp_path` as it was, but for `beyond`."""
+    """Function that runs a failing command and returns its one error line; only `beyond` may change in `tmp_path`."""
 
     def run(*arguments: object, beyond: Path | None = None) -> str:
         with unchanged(beyond):
@@ -155,12 +155,12 @@ def _heed_interrupts() -> None:
 
 @pytest.fixture
 def start() -> Start:
-    """Starts the command in a process of its own."""
+    """Function that starts the command in a process of its own."""
 
     def run(*arguments: object, **options: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "error", "-m", "idol_deploy.cli", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # A shell's background job ignores Ctrl-C, and so would its children.
+        # A background job of a shell ignores Ctrl-C, and so would its children.
         return subprocess.Popen(command, **pipes, **options, preexec_fn=_heed_interrupts)
 
     return run
@@ -168,7 +168,7 @@ def start() -> Start:
 
 @pytest.fixture(scope="session")
 def flipped() -> Callable[[bytes, int], Iterator[bytes]]:
-    """A file's bytes so many times, each with another bit changed, drawn at random but the same each time."""
+    """Function that yields copies of a file's bytes, each with another bit flipped, the same in every run."""
 
     def flip(whole: bytes, times: int) -> Iterator[bytes]:
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The PyTorch network behind `Pipeline.step`: the published whole-video result, one frame at a time."""
+"""PyTorch behind `Pipeline.step`: the published result of a video, one frame at a time."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_its_reference_points_are_in_pixels(toy: Toy) -> None:
 
 @pytest.mark.parametrize("fit", [False, True])
 def test_the_exported_network_tracks_alike(toy: Toy, fit: bool) -> None:
-    """Ids, classes, scores and masks of a bundle are those of PyTorch; also for frames of another shape."""
+    """A bundle gives PyTorch's ids, classes, scores and masks, also for frames of another shape."""
     size = (80, 80) if fit else toy.size
     backend = TorchBackend(toy.model, toy.size if fit else None)
     with Pipeline.open(toy.path, fit=fit) as exported:

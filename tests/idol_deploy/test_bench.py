@@ -1,4 +1,4 @@
-"""PyTorch's rows of the benchmark: the right weights, in the plain form, or none."""
+"""PyTorch's rows of the benchmark: the bundle's weights and plain attention, or an error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_eager_answers_the_golden_frame(toy: Toy, weights: Path) -> None:
     backend = row.open()
     with Bundle.open(toy.path) as bundle:
         assert max(stage.error for stage in compare_golden(backend, bundle.golden_frame())) < 1e-5
-        # Of which the golden frame need not be.
+        # The golden frame may have another size.
         assert backend.network_size == bundle.manifest.network_size
 
 
@@ -73,7 +73,7 @@ def test_all_of_the_network_is_compiled_in_one_graph(
 
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **how: compile_(model, backend=capture, **how))
-    # Its own undoing: pytest's would leave the configuration without the field.
+    # config.patch restores the setting; monkeypatch would delete it.
     with torch._inductor.config.patch(freezing=False), Bundle.open(toy.path) as bundle:
         backend = TorchRow(toy.path, weights, toy.config, compiled=True).open()
         assert max(stage.error for stage in compare_golden(backend, bundle.golden_frame())) < 1e-5

@@ -16,7 +16,7 @@ RelativeError = Callable[[npt.ArrayLike, npt.ArrayLike], float]
 
 
 def _by_hand(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The definition, one sample at a time, in float64."""
+    """Compute the definition, one sample at a time, in float64."""
     N, _, M, D = value.shape
     Q = locations.shape[1]
     out = torch.zeros(N, Q, M, D, dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_points_move_by_cells_and_boxes_by_their_sides() -> None:
     offsets = torch.tensor([[[1.0, 0.0, 0.0, 1.0]]])
     logits = torch.zeros(1, 1, 2)
     centre = torch.tensor([2.5 / 8, 1.5 / 4]).reshape(1, 1, 1, 2)
-    # One cell to the right is 11, one cell down is 18.
+    # The cell to the right is 11, the cell below is 18.
     assert deformable_attention(
         value, shapes, torch.cat((offsets, logits), -1), centre
     ).item() == pytest.approx(14.5)

@@ -1,4 +1,4 @@
-"""The operator against the pure form and its autograd, and wherever PyTorch may put it."""
+"""The operator against plain PyTorch and its autograd, and under tracing, compilation and checkpointing."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ built = pytest.mark.usefixtures("_built")
 def _inputs(
     box: bool = False, images: int = N, seed: int = 0, device: str = "cpu"
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """value, merged and reference."""
+    """Return value, merged and reference."""
     random = torch.Generator().manual_seed(seed)
     value = torch.randn(N, S, M, D, generator=random)
     merged = 2 * torch.randn(N, Q, 3 * M * L * P, generator=random)
@@ -54,7 +54,7 @@ def _inputs(
 
 
 def _gradients(core: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The answer, and the gradients of value, merged and reference."""
+    """Return the output and the gradients of value, merged and reference."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     out = core(leaves[0], SHAPES, leaves[1], leaves[2])
     return out.detach(), torch.autograd.grad(out, leaves, grad.to(out.dtype))
@@ -63,7 +63,7 @@ def _gradients(core: Any, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Ten
 def _compare(
     relative_error: RelativeError, smooth: Callable[..., Any], inputs: tuple[Tensor, ...], tolerance: float
 ) -> None:
-    """The operator with the pure form in float64, given the same rounded inputs."""
+    """Compare the operator with plain PyTorch in float64 on the same rounded inputs."""
     on_host = [tensor.detach().cpu() for tensor in inputs]
     kept = torch.from_numpy(smooth(SHAPES, on_host[1].double(), on_host[2], M))
     grad = kept[..., None] * torch.randn(N, Q, M * D, generator=torch.Generator().manual_seed(9))
@@ -183,7 +183,7 @@ def test_under_autocast(relative_error: RelativeError, dtype: torch.dtype) -> No
     with torch.autocast("cpu", dtype):
         out = attention(query, reference, tokens, SHAPES, None)
     assert out.dtype == dtype
-    # Three projections in a row are rounded, too.
+    # The three projections are rounded as well.
     assert relative_error(out.detach().float(), expected.detach()) <= 3 * TOLERANCES[dtype]
     out.float().sum().backward()
     for parameter in attention.parameters():

@@ -40,7 +40,7 @@ def test_masks_agree_with_the_published_ones(reference: Path) -> None:
 
 
 def test_the_last_level_s_mask_comes_from_stride_8() -> None:
-    # Row 72 is padded, and is row 9 of stride 8; stride 64 has 2 rows of the 10, so it looks at row 5 ...
+    # Row 72 is padded, and is row 9 of stride 8; stride 64 has 2 rows of the 10, so it samples row 5 ...
     geometry = build_geometry(_padding(70, 96, (80, 96)))
     assert geometry.shapes[3] == (2, 2)
     assert geometry.padding is not None

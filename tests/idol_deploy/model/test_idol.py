@@ -18,7 +18,7 @@ from idol_deploy.weights.reference import make_video
 RelativeError = Callable[[npt.ArrayLike, npt.ArrayLike], float]
 Arrays = dict[str, npt.NDArray[np.float32]]
 
-# Rounding of float32 sums alone, in another order: measured 2e-7 to 2e-6.
+# Rounding of float32 sums in another order: measured 2e-7 to 2e-6.
 TOLERANCE = 1e-5
 
 
@@ -187,7 +187,7 @@ def test_padding_does_not_change_what_is_seen(pad: Run, model: Idol) -> None:
 def test_a_tiny_network_trains_in_every_part(tiny: Idol, tiny_config: IdolConfig) -> None:
     torch.manual_seed(0)
     for parameter in tiny.parameters():
-        # Zero weights at the start hide gradients behind them.
+        # Initial weights of zero would hide the gradients behind them.
         torch.nn.init.normal_(parameter, std=0.2)
     output = tiny.train()(torch.randn(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.bool))
     assert output.logits.shape == (2, tiny_config.model.queries, 2)

@@ -17,7 +17,7 @@ def test_masks_agree_with_the_published_ones(reference: Path, relative_error: Re
     }
     head = MaskHead(256)
     counts: list[int] = unit["num_insts"].tolist()
-    # The published function takes the queries of all images in a row.
+    # The published function takes the concatenated queries of all images.
     masks = [
         head.decode(features[None], params, points)[0]
         for features, params, points in zip(

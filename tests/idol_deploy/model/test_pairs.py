@@ -42,7 +42,7 @@ def test_only_training_drops_out(tiny: Idol, make_pair: Callable[..., Pair]) -> 
     images = normalise(tiny, batch.images, batch.padding_mask)
     for training in (False, True):
         tiny.train(training)
-        # The backbone drops paths of its own.
+        # The backbone has stochastic depth.
         tiny.backbone.eval()
         with torch.no_grad():
             first, second = (forward_pairs(tiny, images, batch.padding_mask) for _ in range(2))

@@ -97,14 +97,14 @@ def test_dropout_is_for_training_only() -> None:
 def test_every_parameter_is_trained_by_boxes_and_states() -> None:
     transformer = Transformer(replace(SMALL, dropout=0.0))
     for parameter in transformer.parameters():
-        # Zero weights at the start hide gradients behind them.
+        # Initial weights of zero would hide the gradients behind them.
         torch.nn.init.normal_(parameter, std=0.1)
     geometry = _geometry()
     output = transformer.decode(transformer.encode(_sources(1), geometry), geometry)
     (output.boxes.sum() + output.states.square().sum()).backward()
     for name, parameter in transformer.named_parameters():
         assert parameter.grad is not None, name
-        # Softmax is blind to a constant that all keys share.
+        # Softmax does not depend on a constant that all keys share.
         if not name.endswith("in_proj_bias"):
             assert parameter.grad.any(), name
 

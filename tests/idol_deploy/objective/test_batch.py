@@ -10,7 +10,7 @@ from idol_runtime.config import Preprocessing
 
 def test_pairs_of_other_sizes_and_counts(make_pair: Callable[..., Pair]) -> None:
     first, second = make_pair(3, 0, (60, 90)), make_pair(1, 1, (40, 100))
-    # The first instance is on the reference frame alone, the second on the key frame alone.
+    # The first instance is on the reference frame only, the second on the key frame only.
     first = replace(
         first, on_key=torch.tensor([False, True, True]), on_reference=torch.tensor([True, False, True])
     )

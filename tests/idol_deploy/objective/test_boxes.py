@@ -14,7 +14,7 @@ _CORNER = st.integers(0, 8).map(lambda eighth: eighth / 8)
 
 @st.composite
 def _boxes(draw: st.DrawFn) -> Tensor:
-    """[n, 4] xyxy."""
+    """Boxes [n, 4], xyxy."""
     n = draw(st.integers(1, 5))
     corners = [sorted(draw(st.tuples(_CORNER, _CORNER))) for _ in range(2 * n)]
     flat = torch.tensor(corners).reshape(n, 2, 2)
@@ -22,7 +22,7 @@ def _boxes(draw: st.DrawFn) -> Tensor:
 
 
 def _giou(a: list[float], b: list[float]) -> float:
-    """Of two boxes, by its definition; what is divided by nothing is zero."""
+    """Compute IoU and GIoU of two boxes by definition; a division by zero gives zero."""
     inter = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
     hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
@@ -34,7 +34,7 @@ def test_overlaps_are_those_of_the_definition(a: Tensor, b: Tensor) -> None:
     iou, giou = pairwise_iou(a[None], b[None])
     np.testing.assert_allclose(iou[0], box_iou(a.numpy(), b.numpy()), atol=1e-6)
     wanted = [[_giou(one, other) for other in b.tolist()] for one in a.tolist()]
-    # An eighth by an eighth is the smallest area, so that the published 1e-7 moves nothing by more than this.
+    # The smallest area is an eighth by an eighth, which bounds the effect of the published 1e-7.
     np.testing.assert_allclose(giou[0], wanted, atol=1e-5)
     n = min(len(a), len(b))
     np.testing.assert_allclose(giou_loss(a[:n], b[:n]), 1 - giou[0].diagonal()[:n], atol=1e-5)

@@ -30,7 +30,7 @@ def _take_all(negative: Tensor, _: Tensor) -> Tensor:
 
 
 def _plain(key: Tensor, reference: Tensor, selection: Selection, found: Tensor, sampled: Tensor) -> Losses:
-    """Both losses, item by item in float64."""
+    """Compute both losses, item by item, in float64."""
     reid = aux = 0.0
     for n, g in np.ndindex(*found.shape):
         positive, negative = (
@@ -68,7 +68,7 @@ def test_a_batch_is_compared_as_item_by_item(seed: int, queries: int, instances:
 def test_negatives_are_drawn_ten_to_a_positive_without_replacement(
     sampler: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
-    # Transposed, as selections are.
+    # Transposed, like real selections.
     negative = (torch.rand(60, 3, 2, generator=torch.Generator().manual_seed(0)) < 0.6).transpose(0, 2)
     count = torch.tensor([[0, 1, 10], [10, 20, 0]]).minimum(negative.sum(-1))
     drawn = sampler(negative, count)

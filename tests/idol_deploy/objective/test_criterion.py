@@ -35,7 +35,7 @@ def _run(model: Idol, pairs: list[Pair], config: LossConfig | None = None) -> Lo
 
 
 def _one(output: PairOutput, targets: Targets, pair: int) -> tuple[PairOutput, Targets]:
-    """One pair of a batch, by itself."""
+    """Return one pair of a batch as a batch."""
     at = slice(pair, pair + 1)
     values = {field.name: getattr(output, field.name) for field in fields(PairOutput)}
     cut = {name: value[:, at] if name in _LAYERED else value[at] for name, value in values.items()}
@@ -58,7 +58,7 @@ def test_shards_of_a_batch_with_the_global_normaliser_are_the_batch(
 
     criterion.normaliser = remember
     whole = criterion(tiny, output, batch.targets)
-    # What two processes do, each having been told the sum of both.
+    # Two processes, each with the counts of both.
     criterion.normaliser = lambda _: totals[0].clamp(min=1) / 2
     shards = [criterion(tiny, *_one(output, batch.targets, i)) for i in range(2)]
     torch.testing.assert_close((shards[0].total + shards[1].total) / 2, whole.total)
@@ -71,7 +71,7 @@ def test_the_global_count_is_the_mean_of_the_processes(monkeypatch: pytest.Monke
     counts = torch.tensor([3.0, 0.0])
     assert count_everywhere(counts).tolist() == [3, 1]
     assert Criterion(LossConfig(global_normaliser=True), 32).normaliser is count_everywhere
-    # Another process, which found 5 and 0.
+    # Another process with counts 5 and 0.
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", lambda total: total.add_(torch.tensor([5.0, 0.0])))
@@ -114,7 +114,7 @@ def test_any_number_of_instances_has_finite_gradients(
         )
         assert int(losses.items) == 0
     missing = {name for name, parameter in tiny.named_parameters() if parameter.grad is None}
-    # Every parameter takes part whatever is seen, as processes that average gradients need it.
+    # Every parameter must take part in every batch, because processes average gradients.
     assert missing == {"backbone.norm0.weight", "backbone.norm0.bias"}
     assert all(p.grad.isfinite().all() for p in tiny.parameters() if p.grad is not None)
 
@@ -139,7 +139,7 @@ def test_the_identity_head_replaces_the_contrast(tiny: Idol, make_pair: MakePair
     assert not [name for name in losses.parts if "reid" in name]
     positive = criterion.select(output, batch.targets).positive[0]
     owners = [[g for g in range(3) if positive[g, q]] for q in range(positive.shape[1])]
-    # A query that shows two counts for the first.
+    # A query of two instances counts for the first.
     assert int(losses.items) == 2 + sum(bool(showing) and showing[0] != 1 for showing in owners)
     losses.total.backward()
     assert criterion.id_head is not None

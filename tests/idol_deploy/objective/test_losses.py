@@ -31,7 +31,7 @@ def test_classes_and_boxes_as_query_by_query() -> None:
 
 
 def _giou(one: list[float], other: list[float]) -> float:
-    """Of two cxcywh boxes, axis by axis."""
+    """Compute the IoU of two cxcywh boxes, axis by axis."""
     inter = hull = 1.0
     for axis in (0, 1):
         low = [box[axis] - box[axis + 2] / 2 for box in (one, other)]

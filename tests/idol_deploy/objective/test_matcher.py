@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def _plain(cost: Floats, iou: Floats, candidates: int) -> tuple[Bools, Floats]:
-    """`dynamic_k` of one image [G, Q], instance by instance."""
+    """Compute `dynamic_k` of one image [G, Q], instance by instance."""
     G, Q = cost.shape
     cost, pairs = cost.copy(), np.zeros((G, Q), np.bool_)
     for g in range(G):
@@ -43,13 +43,13 @@ def _plain(cost: Floats, iou: Floats, candidates: int) -> tuple[Bools, Floats]:
     return pairs, cost
 
 
-# Few, so that many are equal; and some become so when float32 rounds them 100,000 higher.
+# Few values, so that many are equal; others become equal when float32 rounds them at 100,000 above.
 _COST = st.sampled_from([0.0, 2**-10, 1.0, 1.0 + 2**-10, 2.0, 3.0])
 
 
 @st.composite
 def _images(draw: st.DrawFn) -> tuple[list[Floats], list[Floats]]:
-    """Costs and IoUs, [G, Q] each, of some images."""
+    """Costs and IoUs, [G, Q] each, of several images."""
     queries, most = draw(st.integers(1, 9)), draw(st.integers(1, 6))
     costs, ious = [], []
     for _ in range(draw(st.integers(1, 3))):
@@ -84,7 +84,7 @@ def test_a_padded_batch_is_assigned_as_image_by_image(
 
 
 def test_costs_that_were_raised_stay_so() -> None:
-    # Both want query 0; the second must take query 1, and query 0 is dearer ever after.
+    # Query 0 is cheapest for both; the second must take query 1, and the cost of query 0 stays raised.
     cost = torch.tensor([[[0.0, 5.0, 6.0], [1.0, 2.0, 9.0]]])
     pairs, after = dynamic_k(cost, torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), 10)
     assert pairs.int().tolist() == [[[1, 0, 0], [0, 1, 0]]]
@@ -94,7 +94,7 @@ def test_costs_that_were_raised_stay_so() -> None:
 def _plain_cost(
     score: Floats, boxes: Floats, labels: list[int], instances: Floats
 ) -> npt.NDArray[np.float64]:
-    """`pairwise_cost` of one image, [G, Q], pair by pair."""
+    """Compute `pairwise_cost` of one image, [G, Q], pair by pair."""
     cost = np.zeros((len(instances), len(boxes)))
     radius = 2.5 / 32
     fits = np.zeros((2, *cost.shape), np.bool_)
@@ -118,7 +118,7 @@ def _plain_cost(
 
 def test_costs_are_those_of_the_definition() -> None:
     rng = np.random.default_rng(3)
-    # Not so sure of anything that float32 rounds 1 - p away.
+    # Scores below 1, so that float32 does not round 1 - p to 0.
     logits = rng.normal(0, 1.5, (2, 40, 5)).astype(np.float32)
     boxes, instances = (rng.uniform(0.1, 0.6, (2, n, 4)).astype(np.float32) for n in (40, 6))
     labels, count = rng.integers(0, 5, (2, 6)), (6, 2)
@@ -144,7 +144,7 @@ def test_published_images_as_one_batch(reference: Path) -> None:
         for name in names
     ]
     found = match(*padded, exists)
-    assert torch.equal(found.found, exists)
+    assert torch.equal(found.assigned, exists)
     for i in range(3):
         np.testing.assert_array_equal(found.matched[i], unit[f"selected_query_mask{i}"])
         np.testing.assert_array_equal(found.instance[i, found.matched[i]], unit[f"gt_of_selected{i}"])
@@ -165,4 +165,4 @@ def test_without_instances_nothing_is_matched() -> None:
         torch.zeros(2, 3, 4), torch.rand(2, 3, 4), torch.zeros(2, 1).long(), torch.zeros(2, 1, 4), empty
     )
     assert not found.matched.any()
-    assert not found.found.any()
+    assert not found.assigned.any()

@@ -26,7 +26,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> MadeDataset:
 
 @pytest.fixture
 def uneven(tmp_path: Path, settings: TrainSettings) -> TrainSettings:
-    """Whole frames of three videos with one, two and three instances, and no chance but that of the order."""
+    """Full frames of three videos with one, two and three instances; only their order is random."""
     made = make_videos(tmp_path / "uneven", videos=3, frames=4, size=(48, 64), shapes=3)
     contents = json.loads(made.annotations.read_text())
     left = {1: 1, 2: 2, 3: 3}
@@ -38,7 +38,7 @@ def uneven(tmp_path: Path, settings: TrainSettings) -> TrainSettings:
     made.annotations.write_text(json.dumps(contents | {"annotations": kept}))
     backbone = replace(settings.network.model.backbone, drop_path=0.0)
     model = replace(settings.network.model, backbone=backbone, dropout=0.0)
-    # One size of all frames, and a gradient as it is.
+    # All frames have one size, and the gradient is not clipped.
     train = replace(settings.network.train, crop_probability=0.0, clip_norm=1e9)
     data = replace(settings.data, annotations=str(made.annotations), frames=str(made.frames))
     return replace(settings, network=replace(settings.network, model=model, train=train), data=data)
@@ -46,7 +46,7 @@ def uneven(tmp_path: Path, settings: TrainSettings) -> TrainSettings:
 
 @pytest.fixture
 def settings(tiny_config: IdolConfig, shapes: MadeDataset) -> TrainSettings:
-    """Four iterations of two pairs, on one size of frame, a snapshot after each second."""
+    """Four iterations of two pairs, frames of one size, a snapshot after every second iteration."""
     train = replace(
         tiny_config.train,
         min_sizes=(48,),
@@ -63,7 +63,7 @@ def settings(tiny_config: IdolConfig, shapes: MadeDataset) -> TrainSettings:
 
 @pytest.fixture
 def operator_built(libraries: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The attention's operator finds its library."""
+    """Make the compiled attention available."""
     from idol_deploy.model import deform_op
 
     def forget() -> None:

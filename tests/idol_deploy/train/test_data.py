@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def held(settings: TrainSettings) -> TrainSettings:
-    """One of three videos is held out."""
+    """Settings that hold one of three videos out."""
     return replace(settings, data=replace(settings.data, holdout=0))
 
 

@@ -31,11 +31,11 @@ def test_operator_that_is_not_built_is_told_or_insisted_on(
 ) -> None:
     for module in (deform_op, graph_module):
         monkeypatch.setattr(module, "operator_problem", lambda device: "it is not built; build it")
-    graph, told = build_graph(settings, 0, None, print), []
-    prepare_graph(graph, settings, told.append)
-    assert told == ["deformable attention: plain PyTorch (it is not built; build it)"]
+    graph, messages = build_graph(settings, 0, None, print), []
+    prepare_graph(graph, settings, messages.append)
+    assert messages == ["deformable attention: plain PyTorch (it is not built; build it)"]
     with pytest.raises(PluginError, match="it is not built; build it"):
-        prepare_graph(graph, override_settings(settings, ["run.operator=always"]), told.append)
+        prepare_graph(graph, override_settings(settings, ["run.operator=always"]), messages.append)
 
 
 def test_recomputed_layers_keep_their_names(settings: TrainSettings) -> None:
@@ -49,9 +49,9 @@ def test_recomputed_layers_keep_their_names(settings: TrainSettings) -> None:
 
 
 def test_a_fresh_edge_network_says_what_it_lacks_and_recomputes_its_blocks() -> None:
-    told: list[str] = []
-    graph = build_graph(TrainSettings(preset("edge_ytvis19")), 0, None, told.append)
-    assert [line.partition(";")[0] for line in told] == [
+    messages: list[str] = []
+    graph = build_graph(TrainSettings(preset("edge_ytvis19")), 0, None, messages.append)
+    assert [line.partition(";")[0] for line in messages] == [
         "training from random weights",
         "the backbone's frozen stages have random weights",
     ]
@@ -79,7 +79,7 @@ def test_steps_lower_the_loss_of_one_batch(tiny: Idol, make_pair: Callable[..., 
 def test_both_directions_teach_what_swapped_pairs_would(
     tiny: Idol, make_pair: Callable[..., Pair], relative_error: Callable[[Tensor, Tensor], float]
 ) -> None:
-    """Losses and gradients of every pair and the same pair swapped, from half as many frames."""
+    """Losses and gradients equal those of each pair and its swapped copy, from half as many frames."""
     pairs = [make_pair(3), make_pair(2, 1, (50, 90))]
     pairs[0] = replace(
         pairs[0],
@@ -124,7 +124,7 @@ def test_a_cuda_device_finds_the_same_losses_and_gradients(
         losses.total.backward()
         gradients = [parameter.grad.cpu() for parameter in tiny.parameters() if parameter.grad is not None]
         found.append((torch.stack(list(losses.parts.values())).detach().cpu(), gradients))
-    # Another order of float32 sums. A bias before a normalisation has a gradient of nothing but rounding.
+    # The float32 sums have another order. The gradient of a bias before a normalisation is rounding only.
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-5)
     for ours, wanted in zip(found[1][1], found[0][1], strict=True):
         assert (ours - wanted).norm() <= 1e-2 * wanted.norm() + 1e-4

@@ -40,18 +40,18 @@ def test_full_disk_is_told() -> None:
 
 
 def test_progress_tells_the_time_left() -> None:
-    told: list[str] = []
-    progress = Progress(told.append, iterations=100, period=10)
+    messages: list[str] = []
+    progress = Progress(messages.append, iterations=100, period=10)
     for iteration in range(1, 21):
         progress.write(
             {"iteration": iteration, "loss": float(iteration), "lr": 1e-4, "seconds": {"data": 0.0}}
         )
         progress.write({"iteration": iteration, "scores": {"AP": 0.5}})
-    assert [line.split(",")[0] for line in told] == [
+    assert [line.split(",")[0] for line in messages] == [
         "iteration 10 of 100: loss 5.500",
         "iteration 20 of 100: loss 15.500",
     ]
-    assert told[-1].endswith("0:00:00 left")
+    assert messages[-1].endswith("0:00:00 left")
 
 
 class Terminal(io.StringIO):
@@ -60,9 +60,9 @@ class Terminal(io.StringIO):
 
 
 def test_terminal_shows_a_bar_and_keeps_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal, told = Terminal(), []
+    terminal, messages = Terminal(), []
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress(told.append, iterations=20, period=2, done=10)
+    progress = Progress(messages.append, iterations=20, period=2, done=10)
     for iteration in range(11, 21):
         seconds = {"data": 0.25, "forward": 0.75}
         progress.write({"iteration": iteration, "loss": float(iteration), "lr": 1e-4, "seconds": seconds})
@@ -74,7 +74,7 @@ def test_terminal_shows_a_bar_and_keeps_what_is_told(monkeypatch: pytest.MonkeyP
     last = shown.rstrip("\n").rpartition("\r")[2]
     assert "20/20 [" in last
     assert last.rstrip().endswith(", loss 19.500, lr 1.0e-04, 25% for data]")
-    assert not told
+    assert not messages
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
         reason="TensorBoard is not installed: pip install 'idol-deploy[tensorboard]'",
         exc_type=ImportError,
     )
-    # Stopped after its fifth iteration, with a snapshot of the third.
+    # A run that stopped after its fifth iteration, with a snapshot of the third.
     for after, last in ((0, 5), (3, 6)):
         board = TensorBoard(tmp_path, after)
         for iteration in range(after + 1, last + 1):

@@ -52,7 +52,7 @@ def run(settings: TrainSettings, output: Path, *, resume: bool = False, announce
 
 
 def entries(output: Path) -> list[dict[str, Any]]:
-    """The log without times."""
+    """Return the log without its times."""
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
@@ -81,7 +81,7 @@ def test_both_directions_reach_the_batches(settings: TrainSettings, tmp_path: Pa
 
 
 def test_killed_and_resumed_ends_with_the_same_bits(settings: TrainSettings, tmp_path: Path) -> None:
-    # Dropout is on: the generators must go on, too.
+    # Dropout is on: the generators must be restored as well.
     assert settings.network.model.dropout > 0
     run(settings, tmp_path / "whole")
     cut = tmp_path / "cut"
@@ -131,7 +131,7 @@ def test_stopped_run_leaves_a_snapshot(settings: TrainSettings, tmp_path: Path) 
             signal.raise_signal(signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    # Asked to during the first iteration, it finishes the second: the processes must agree on which is the last.
+    # A request during the first iteration takes effect after the second: the processes must agree on the last one.
     trained = run(changed(settings, checkpoint_period=100), tmp_path / "out", announce=announce)
     assert (trained.iterations, trained.interrupted, trained.outputs) == (2, True, ())
     assert SnapshotFolder(tmp_path / "out", 1).newest().name == "iteration-00000002.pt"
@@ -164,11 +164,11 @@ def test_broken_frame_is_counted_and_passed_over(
     for path in (frames / "0002").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     settings = replace(settings, data=replace(settings.data, frames=str(frames)))
-    told: list[str] = []
-    run(settings, tmp_path / "out", announce=told.append)
+    messages: list[str] = []
+    run(settings, tmp_path / "out", announce=messages.append)
     last = entries(tmp_path / "out")[-1]
     assert last["faults"] > 0
-    assert any("unreadable image" in line and "video 2" in line for line in told)
+    assert any("unreadable image" in line and "video 2" in line for line in messages)
     with pytest.raises(DataError, match="video 2, frame"):
         run(replace(settings, data=replace(settings.data, strict=True)), tmp_path / "strict")
 
@@ -196,7 +196,7 @@ def test_every_format_trains_with_every_augmentation(
     workers: int,
 ) -> None:
     made = make(tmp_path / "data", size=(60, 80), shapes=3)
-    # The preset's own recipe, at a tenth of its sizes.
+    # The recipe of the preset at a tenth of its sizes.
     published = preset().train
     small = replace(
         published,
@@ -215,13 +215,13 @@ def test_every_format_trains_with_every_augmentation(
         data = replace(data, holdout=0, holdout_share=0.3)
     run_config = replace(settings.run, evaluate_period=0 if small.still_images else 3)
     settings = TrainSettings(replace(settings.network, train=small), data, run_config)
-    told: list[str] = []
-    assert run(settings, tmp_path / "out", announce=told.append).iterations == 3
+    messages: list[str] = []
+    assert run(settings, tmp_path / "out", announce=messages.append).iterations == 3
     steps = [entry for entry in entries(tmp_path / "out") if "loss" in entry]
     assert all(math.isfinite(entry["loss"]) and entry["matched"] > 0 for entry in steps)
     assert any(entry["items"] > 0 for entry in steps)
     assert steps[-1]["faults"] == 0
-    assert not any(line.startswith(("left out", "skipped")) for line in told)
+    assert not any(line.startswith(("left out", "skipped")) for line in messages)
     scores = [entry["scores"] for entry in entries(tmp_path / "out") if "scores" in entry]
     assert ["AP_occ_heavy" in found for found in scores] == (
         [] if small.still_images else [preset is ovis_r50]
@@ -230,15 +230,15 @@ def test_every_format_trains_with_every_augmentation(
 
 @pytest.mark.usefixtures("operator_built")
 def test_operator_trains_as_torch_alone(settings: TrainSettings, tmp_path: Path) -> None:
-    told: dict[str, list[str]] = {"always": [], "never": []}
-    for which, lines in told.items():
+    messages: dict[str, list[str]] = {"always": [], "never": []}
+    for which, lines in messages.items():
         chosen = override_settings(settings, [f"run.operator={which}", "train.iterations=3"])
         run(chosen, tmp_path / which, announce=lines.append)
-    assert "deformable attention: compiled operator" in told["always"]
-    assert "deformable attention: plain PyTorch (run.operator=never)" in told["never"]
+    assert "deformable attention: compiled operator" in messages["always"]
+    assert "deformable attention: plain PyTorch (run.operator=never)" in messages["never"]
     ours, theirs = entries(tmp_path / "always"), entries(tmp_path / "never")
     assert ours[0]["losses"] == pytest.approx(theirs[0]["losses"], rel=1e-5)
-    # AdamW's first steps are as long for a gradient that is rounding alone as for any other.
+    # AdamW's first steps have the same length for a gradient of rounding errors as for any other.
     for name, tolerance in (("loss", 1e-3), ("grad_norm", 1e-2)):
         assert [entry[name] for entry in ours] == pytest.approx(
             [entry[name] for entry in theirs], rel=tolerance
@@ -273,14 +273,14 @@ def test_whatever_trains_is_evaluated(settings: TrainSettings, tmp_path: Path, s
         data=replace(settings.data, annotations=str(annotations), holdout=0),
         run=replace(settings.run, evaluate_period=2),
     )
-    told: list[str] = []
-    assert run(settings, tmp_path / "out", announce=told.append).best is not None
-    assert any("1 of 4 categories are no class of the model (emu)" in line for line in told)
+    messages: list[str] = []
+    assert run(settings, tmp_path / "out", announce=messages.append).best is not None
+    assert any("1 of 4 categories are no class of the model (emu)" in line for line in messages)
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["published", "global"])
 def test_two_processes_equal_one(uneven: TrainSettings, tmp_path: Path, everywhere: bool) -> None:
-    """Published: the mean of what each does with its share; with the global normaliser: one with the whole batch."""
+    """As published, the mean of the processes' losses; with the global normaliser, those of the whole batch."""
     settings = override_settings(uneven, [f"loss.global_normaliser={everywhere}", "train.iterations=2"])
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     assert script(tmp_path, settings, tmp_path / "two", launcher=launcher) == 0
@@ -297,7 +297,7 @@ def test_two_processes_equal_one(uneven: TrainSettings, tmp_path: Path, everywhe
 
 
 def _mean_of_shares(settings: TrainSettings) -> tuple[float, float]:
-    """Loss and gradient norm of the first iteration's pairs, each by itself."""
+    """Compute loss and gradient norm of each pair of the first iteration."""
     pairs = open_training_data(settings).pairs
     graph = build_graph(settings, 0, None, print)
     draws = next(iter(EndlessSampler(len(pairs), LoaderState(0), 2)))

@@ -1,4 +1,4 @@
-"""Two videos learnt by heart, by the commands that a user gives: what no test of a part can show, that they learn."""
+"""Overfitting of two videos with a user's commands: the test that training, tracking and scoring learn together."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command
 
 TRAINING = Path(__file__).parents[3] / "docs" / "training.md"
-# From nothing, and every frame as it is.
+# Random initialisation, and no augmentation.
 BY_HEART = (
     *("backbone.frozen_stages=0", "train.backbone_lr_factor=1"),
     *("train.crop_probability=0", "train.flip_probability=0", "train.batch_pairs=2"),
 )
-# The shapes' size, and a network that two cores train in minutes.
+# The size of the shapes, and a network that two cores train in minutes.
 SMALL = (
     *("train.min_sizes=120", "preprocessing.short_side=120", "train.iterations=400"),
     *("model.encoder_layers=2", "model.decoder_layers=2", "model.hidden_dim=64", "model.ffn_dim=128"),
@@ -35,7 +35,7 @@ def _set(settings: Sequence[str]) -> list[str]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """A second thread gains little on tensors this small; on a busy machine, waiting for it takes many times longer."""
+    """A second thread gains little on such small tensors, and waiting for it on a busy machine takes far longer."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,9 +46,9 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 def test_two_videos_are_learnt_by_heart(idol: Command, tmp_path: Path) -> None:
     pytest.importorskip("trackeval", reason="TrackEval is not installed: pip install 'idol-deploy[evaluate]'")
-    # One has three discs of one colour, the other shapes that hide each other.
+    # One video has three discs of one colour, the other has shapes that hide each other.
     made, output, scores = make_videos(tmp_path / "shapes"), tmp_path / "run", tmp_path / "scores.json"
-    # Plain PyTorch, since a library that is built here or not would change the bits.
+    # Plain PyTorch, because the compiled operator would change the bits.
     settings = (*BY_HEART, *SMALL, "data.workers=0", "run.operator=never")
     data = ["--annotations", made.annotations, "--frames", made.frames]
     trained = idol("train", "--preset", "edge_ytvis19", "--own-classes", *data, "-o", output, *_set(settings))

@@ -11,7 +11,7 @@ import pytest
 from idol_deploy.train.processes import joined
 from idol_runtime.errors import ConfigError
 
-# Each process knows of the others, and nobody watches over them as torchrun does.
+# The processes find each other without torchrun, which would end all of them.
 SCRIPT = """
 import datetime, os, signal, sys
 import torch
@@ -62,7 +62,7 @@ def free_port() -> int:
     return port
 
 
-# Whoever is stopped is silent; both must start within the same patience, on a busy machine too.
+# A stopped process sends nothing; both must start within the timeout, also on a busy machine.
 @pytest.mark.parametrize(
     ("how", "lost", "patience"),
     [("killed", 0, 100), ("killed", 1, 100), pytest.param("stopped", 1, 15, marks=pytest.mark.slow)],
@@ -73,20 +73,20 @@ def test_a_process_that_is_gone_ends_the_others(how: str, lost: int, patience: i
         started(lost, port, how, lost, patience) as gone,
         started(1 - lost, port, how, lost, patience) as left,
     ):
-        told, _ = left.communicate(timeout=120)
-    assert left.returncode == 2, told
-    assert f"TrainingError process {1 - lost} of 2 lost the others: " in told
-    assert "continue all with --resume" in told
-    assert ".cc:" not in told.partition("TrainingError")[2]
+        output, _ = left.communicate(timeout=120)
+    assert left.returncode == 2, output
+    assert f"TrainingError process {1 - lost} of 2 lost the others: " in output
+    assert "continue all with --resume" in output
+    assert ".cc:" not in output.partition("TrainingError")[2]
     assert gone.returncode == -signal.SIGKILL
 
 
 def test_processes_that_never_come_are_not_awaited_for_ever() -> None:
     with started(0, free_port(), "killed", 1, 2) as alone:
-        told, _ = alone.communicate(timeout=120)
-    assert alone.returncode == 2, told
-    assert "ConfigError cannot reach the other processes: " in told
-    assert "start them with torchrun" in told
+        output, _ = alone.communicate(timeout=120)
+    assert alone.returncode == 2, output
+    assert "ConfigError cannot reach the other processes: " in output
+    assert "start them with torchrun" in output
 
 
 def test_device_that_is_not_here_is_named() -> None:

@@ -56,7 +56,7 @@ def test_last_few_are_kept_by_number(snapshot: Snapshot, tmp_path: Path) -> None
 def test_full_disk_leaves_the_last_snapshot(snapshot: Snapshot, tmp_path: Path) -> None:
     folder = SnapshotFolder(tmp_path, 1)
     before = folder.write(snapshot)
-    # No file may grow beyond the limit: what the system says of a full disk, with another number.
+    # A file size limit: the same error as a full disk, with another number.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, limits[1]))
     try:

@@ -92,7 +92,7 @@ def test_accumulated_gradient_is_the_mean(settings: TrainSettings) -> None:
 
 
 def test_global_normaliser_makes_accumulated_batches_one(uneven: TrainSettings) -> None:
-    # The first step alone: a match may tip after it.
+    # The first step only: a match may change after it.
     whole, parts, published = (
         steps(
             override_settings(
@@ -114,7 +114,7 @@ def test_counting_ahead_drops_the_same_units(settings: TrainSettings) -> None:
         changes = [f"loss.global_normaliser={everywhere}", "run.accumulate=2", "run.precision=bf16"]
         (report,), stepper = steps(override_settings(settings, changes), 1)
         after.append(torch.get_rng_state())
-    # Generators stand where they would without the counting.
+    # The generators are in the same state as without the counting.
     assert torch.equal(*after)
     counted = stepper._local.criterion.normaliser(torch.zeros(()))
     assert counted[-2:].tolist() == [report.matched, report.items]
@@ -150,7 +150,7 @@ def test_fp16_skips_steps_until_its_scale_fits(settings: TrainSettings) -> None:
     stepper, data = Stepper(graph, settings, ALONE), batches(settings)
     before = copy.deepcopy(graph.state_dict())
     report = stepper.step(data, 0)
-    # Gradients of an untrained network times 2**16 leave fp16's range.
+    # Gradients of an untrained network times 2**16 exceed fp16's range.
     assert report.total == pytest.approx(plain.total, rel=0.01)
     assert report.skipped
     assert report.grad_norm == math.inf
@@ -158,6 +158,6 @@ def test_fp16_skips_steps_until_its_scale_fits(settings: TrainSettings) -> None:
     assert stepper.scaler.get_scale() == 2.0**15
     later = [stepper.step(data, i) for i in range(1, 12)]
     first = next(report for report in later if not report.skipped)
-    # Of other frames, but not of another scale.
+    # The gradients differ, their scale does not.
     assert plain.grad_norm / 10 < first.grad_norm < 10 * plain.grad_norm
     assert any(not torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())

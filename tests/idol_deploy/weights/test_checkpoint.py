@@ -33,7 +33,7 @@ CLASS_BIAS = "detr.detr.class_embed.0.bias"
 
 @pytest.fixture
 def state(tiny: Idol) -> dict[str, Tensor]:
-    """The tiny network's published state, shared tensors twice."""
+    """The published state of the tiny network, with shared tensors twice."""
     once = {key: tensor.clone() for key, tensor in published_state(tiny).items()}
     return {**once, **{alias: t for key, t in once.items() if (alias := alias_of(key)) is not None}}
 
@@ -235,7 +235,7 @@ def _npz() -> bytes:
 
 
 def _torchscript() -> bytes:
-    """The members that tell a TorchScript archive from a checkpoint."""
+    """Return a zip file with the members that distinguish a TorchScript archive from a checkpoint."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("model/data.pkl", b"")
@@ -292,7 +292,7 @@ def test_missing_unknown_and_misshapen_keys_are_listed(
 
 
 def _hollow(config: IdolConfig) -> dict[str, Tensor]:
-    """Tensors of the right shapes that take no space."""
+    """Return tensors of the right shapes that take no memory."""
     return {key: torch.zeros(()).expand(shape) for key, shape in key_table(config).items()}
 
 

@@ -1,4 +1,4 @@
-"""Weights of fp16: what is rounded, what stays, and what is refused."""
+"""Weights of fp16: rounded, unchanged and refused tensors."""
 
 from __future__ import annotations
 

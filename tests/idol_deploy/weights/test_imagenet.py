@@ -36,7 +36,7 @@ def _conv_norm(state: State, conv: str, norm: str, shape: tuple[int, ...]) -> No
 
 
 def _mobilenet(nested: bool) -> State:
-    """As torchvision names its tensors (`nested`), or as the paper's first ports to PyTorch do."""
+    """Return weights with the names of torchvision (`nested`) or of the paper's first ports to PyTorch."""
     torch.manual_seed(0)
     state: State = {}
     _conv_norm(state, "features.0.0", "features.0.1", (32, 3, 3, 3))
@@ -56,7 +56,7 @@ def _mobilenet(nested: bool) -> State:
 
 
 def _classified(state: State, x: Tensor) -> list[Tensor]:
-    """What the original computes: res2 to res5, of frames normalised as ImageNet's."""
+    """Compute res2 to res5 as the original does, from frames with ImageNet's normalisation."""
     convs = [key.removesuffix(".weight") for key, value in state.items() if value.ndim == 4]
     norms = [key.removesuffix(".running_mean") for key in state if key.endswith("running_mean")]
     layers = iter(zip(convs, norms, strict=True))
@@ -106,7 +106,7 @@ def test_mobilenet_computes_what_it_did_on_imagenet(
 
 
 def test_another_normalisation_is_made_up_for() -> None:
-    """The first convolution's outputs are the same; without its padding, which stands for the mean colour."""
+    """The first convolution's outputs are equal, except for its padding, which is the mean colour."""
     state, config = _mobilenet(nested=True), preset("edge_ytvis19")
     other = replace(config.preprocessing, mean=(0.0, 10.0, 20.0), std=(1.0, 2.0, 255.0))
     rgb = torch.randint(0, 256, (1, 3, 9, 9)).double()
@@ -120,7 +120,7 @@ def test_another_normalisation_is_made_up_for() -> None:
 
 
 def _resnet(depth: int) -> State:
-    """Torchvision's names and shapes; every value is the tensor's number."""
+    """Return tensors with torchvision's names and shapes; every value is the tensor's number."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def add(conv: str, norm: str, shape: tuple[int, ...]) -> None:

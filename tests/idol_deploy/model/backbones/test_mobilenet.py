@@ -17,7 +17,7 @@ def test_an_inverted_residual_is_three_convolutions() -> None:
     x = torch.randn(2, 4, 7, 5)
 
     def one(name: str, x: Tensor) -> Tensor:
-        """The convolution by its definition: a product with every 1x1 or 3x3 patch, zero outside."""
+        """Compute a convolution by its definition: a product with every 1x1 or 3x3 patch, zero outside."""
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         side = weight.shape[-1]
         patches = F.unfold(x, side, padding=side // 2).reshape(2, x.shape[1], side * side, 35)
@@ -39,7 +39,7 @@ def test_a_block_that_changes_its_size_has_no_residual() -> None:
 
 
 def test_the_published_number_of_parameters() -> None:
-    """MobileNetV2's 3,504,872 without its classifier and last convolution, and with one value per channel for two."""
+    """MobileNetV2 has 3,504,872 parameters; subtract classifier and last convolution, and half of the normalisation."""
     with torch.device("meta"):
         sizes = {name: p.numel() for name, p in MobileNet(MobileNetConfig()).named_parameters()}
     biases = sum(size for name, size in sizes.items() if name.endswith("bias"))
