@@ -1,4 +1,5 @@
 import contextlib
+import json
 import resource
 import subprocess
 import sys
@@ -135,6 +136,15 @@ def test_a_snapshot_whose_contents_do_not_fit_is_broken(
     torch.save({key: kept for key, kept in whole.items() if key != "format_version"}, path)
     with pytest.raises(CheckpointError, match="has snapshot format None"):
         read_snapshot(path)
+
+
+def test_a_snapshot_from_before_the_backbone_s_tag_is_read(snapshot: Snapshot, tmp_path: Path) -> None:
+    path = SnapshotFolder(tmp_path, 1).write(snapshot)
+    contents = torch.load(path, weights_only=True)
+    settings = json.loads(contents["settings"])
+    del settings["network"]["model"]["backbone"]["kind"]
+    torch.save(contents | {"settings": json.dumps(settings)}, path)
+    assert read_snapshot(path).settings == snapshot.settings
 
 
 def test_flipped_bits_are_a_broken_snapshot(snapshot: Snapshot, tmp_path: Path, flipped: Flipped) -> None:
