@@ -92,7 +92,7 @@ class Trainer:
         with (
             timed(criterion_module, "_match_layers", times),
             timed(Criterion, "_embedding_sums", times),
-            timed(self.stepper._alone.criterion, "forward", times),
+            timed(self.stepper._local.criterion, "forward", times),
         ):
             report: StepReport = self.stepper.step(batches, self.iteration)
         self.iteration += 1

@@ -12,6 +12,7 @@ import signal
 import threading
 import types
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,7 +140,7 @@ class _Run:
         stopped = False
         with contextlib.ExitStack() as resources:
             listeners = self._listeners(resources) if self._processes.first else []
-            batches: Iterator[Batch] = resources.enter_context(contextlib.closing(iter(self._loader)))  # type: ignore[type-var]
+            batches: Iterator[Batch] = resources.enter_context(closing(iter(self._loader)))  # type: ignore[type-var]
             while self._iteration < train.iterations and not stopped:
                 report = self._stepper.step(batches, self._iteration, stop)
                 self._iteration += 1
@@ -171,19 +172,17 @@ class _Run:
         return data
 
     def _listeners(self, resources: contextlib.ExitStack) -> list[_Listener]:
-        run = self._settings.run
-        log = JsonLines(self._folder.log, after=self._iteration)
-        resources.callback(log.close)
-        listeners: list[_Listener] = [log]
+        run, done = self._settings.run, self._iteration
+        listeners: list[_Listener] = [
+            resources.enter_context(closing(JsonLines(self._folder.log, after=done)))
+        ]
         if run.tensorboard:
-            board = TensorBoard(self._folder.path / "tensorboard", after=self._iteration)
-            resources.callback(board.close)
-            listeners.append(board)
+            board = TensorBoard(self._folder.path / "tensorboard", after=done)
+            listeners.append(resources.enter_context(closing(board)))
         iterations = self._settings.network.train.iterations
-        progress = Progress(self._announce, iterations, run.log_period, self._iteration)
-        resources.callback(progress.close)
+        progress = Progress(self._announce, iterations, run.log_period, done)
         self._announce = progress.announce
-        return [*listeners, progress]
+        return [*listeners, resources.enter_context(closing(progress))]
 
     def _due(self, period: int) -> bool:
         return self._iteration % period == 0 or self._iteration == self._settings.network.train.iterations
