@@ -113,6 +113,10 @@ def _torch_free() -> list[str]:
     ]
 
 
+def test_torch_free_modules_exist() -> None:
+    assert set(MODULES) >= TORCH_FREE
+
+
 @pytest.mark.parametrize("name", _torch_free())
 def test_module_does_not_import_torch_on_load(name: str) -> None:
     imported = {entry.partition(".")[0] for entry in _imported_on_load(ast.parse(MODULES[name].read_text()))}
