@@ -95,7 +95,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """All settings of a training run. With the same data and machine, they determine its result.
+    """Settings of a training run. With the same data and machine, they determine its result.
 
     Attributes:
         network: network, classes, augmentation, optimiser, schedule and losses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -25,7 +26,6 @@ from idol_export.graph.weights import part_weights
 from idol_export.precision.base import ReduceOptions
 from idol_export.precision.registry import PRECISIONS
 from idol_export.verify.parity import FP32_TOLERANCES
-from idol_runtime.backends import onnxruntime as backend
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import (
     BackendError,
@@ -321,7 +321,7 @@ def test_no_onnx_runtime_is_told_before_the_work(
 def test_two_onnx_runtimes_are_told_before_the_work(
     toy: Toy, tmp_path: Path, traced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "_is_installed", lambda distribution: True)
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: [object()])
     error = _refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size), BackendError)
     assert "pip uninstall onnxruntime onnxruntime-gpu" in str(error)
     assert not traced

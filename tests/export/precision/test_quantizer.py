@@ -184,7 +184,7 @@ def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
     np.testing.assert_array_equal(found, 2**14 * np.rint(64 * 127 * 127 / 2**14))
 
 
-def test_each_dialect_has_its_integers() -> None:
+def test_each_target_has_its_integers() -> None:
     """`ort`: unsigned activations, sums of two weights at most 128; `trt`: signed, zero point 0, no dynamic range."""
     for target, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("trt", {TensorProto.INT8}, 127)):
         editor = Editor(_quantized(target))  # type: ignore[arg-type]

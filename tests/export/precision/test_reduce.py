@@ -188,7 +188,7 @@ def test_too_little_to_compare_is_no_agreement(
         exported(tmp_path / "toy.idol", "int8-ort", keep=PARTS)
 
 
-def test_the_other_dialect_is_refused(tmp_path: Path, exported: Callable[..., Exported]) -> None:
+def test_the_other_target_is_refused(tmp_path: Path, exported: Callable[..., Exported]) -> None:
     out = tmp_path / "toy.idol"
     exported(out, "int8-trt", "bf16", keep=PARTS, unverified=True, store="fp16")
     for graph in ("int8-trt", "bf16"):
@@ -198,7 +198,7 @@ def test_the_other_dialect_is_refused(tmp_path: Path, exported: Callable[..., Ex
         Pipeline.open(out, graph="fp16")
 
 
-def test_a_canary_off_by_more_than_the_graph_may_be_is_refused(
+def test_a_golden_frame_off_by_more_than_the_graph_may_be_is_refused(
     tmp_path: Path, exported: Callable[..., Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "toy.idol"
