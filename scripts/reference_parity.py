@@ -53,9 +53,7 @@ def main() -> int:
         return 2
     failed = [row for row in rows if not row.passed]
     near_ties = sum(row.near_ties for row in rows)
-    print(
-        f"\n{len(rows) - len(failed)} of {len(rows)} stages passed; {near_ties} near-ties, counted separately"
-    )
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} stages hold, {near_ties} near-ties counted apart")
     return 1 if failed or not rows else 0
 
 
@@ -63,7 +61,7 @@ def _videos(options: argparse.Namespace) -> Iterator[ParityRow]:
     folder = ReferenceFolder(options.folder)
     if not options.tag:
         for name in folder.empty_tags:
-            print(f"{name}: skipped, it has no arrays of a video")
+            print(f"{name}: no arrays of a whole video here, not compared")
     if not (options.tag or folder.tags):
         raise IdolError(f"no ref_*.npz in {options.folder} for the videos of its meta.json; copy them there")
     # Read every tag first: comparing takes minutes.
