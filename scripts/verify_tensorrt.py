@@ -151,7 +151,7 @@ def _verify_bundle(steps: Steps, bundle: Path, work: Path, dry_run: bool) -> Non
     steps.run(f"tracks {name}", [*CHECKS, "tracks", path], needs=build)
     steps.run(f"refuse {name}", [*CHECKS, "refusals", path], needs=build)
     if built:
-        # Some releases are known to compute the portable graph wrongly; the result is recorded and is no failure.
+        # Some releases compute the portable graph wrongly: record a failed build as refused, not as a failure.
         scratch = ["--into", str(work / "portable")]
         steps.run(f"build {name}, portable", [*IDOL, "build", path, "--graph", "portable", *scratch])
         if steps.done[-1]["status"] == "failed":
@@ -222,7 +222,7 @@ def main() -> int:
     missing = [str(bundle) for bundle in bundles if not bundle.is_file()]
     if missing or not bundles:
         print(
-            f"[verify-tensorrt] there is no bundle {' '.join(missing)}; export one and pass its path",
+            f"[verify-tensorrt] bundle not found: {' '.join(missing) or 'models/*/*.idol'}; export one and pass it",
             file=sys.stderr,
         )
         return 2

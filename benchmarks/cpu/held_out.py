@@ -109,7 +109,7 @@ def subset(results: TrackResults, dataset: VisDataset) -> TrackResults:
 
 
 def summarise(scores: Mapping[int, Scores]) -> dict[str, Any]:
-    """Return each method's mean and deviation by set, and those of its difference to TWS; one IoU threshold only."""
+    """Return by set the mean and deviation of each method and of TWS minus it; of IoU only the best threshold."""
     summary: dict[str, Any] = {}
     for name in next(iter(scores.values())):
         by_method = {method: [scores[seed][name][method] for seed in scores] for method in METHODS}

@@ -51,7 +51,7 @@ LIMITS_MS = {"host": 12.0, "crowd": 1.0}
 
 
 def network_output(seed: int) -> NetworkOutput:
-    """Return outputs of ten rough diamonds in a grid that move with the seed, and six duplicate queries."""
+    """Return network outputs: ten rough diamonds in a grid, displaced by the seed, and six duplicate queries."""
     rng = np.random.default_rng(0)
     embeddings = rng.standard_normal((QUERIES, WIDTH), np.float32)
     logits = (

@@ -18,10 +18,10 @@ from benchmarks.machine import machine_facts
 __all__ = ["Options", "Report", "Save", "device_facts", "interleaved_ms", "say", "time_us"]
 
 Report: TypeAlias = dict[str, Any]
-# Writes the report as it is, so that a section that is stopped keeps its results.
+# Writes the unfinished report, so that the results of an interrupted section are not lost.
 Save: TypeAlias = Callable[[], None]
 
-MEASURED_S = 0.4  # time limit of one measurement, once it has the requested repetitions
+MEASURED_S = 0.4  # after the requested repetitions, a measurement continues up to this time
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def interleaved_ms(calls: Mapping[str, Callable[[], object]], options: Options) 
 
 
 def time_us(calls: Sequence[Callable[[], object]], options: Options) -> Report:
-    """Return the mean microseconds of one of the calls, over replays of a CUDA graph that makes them all in turn.
+    """Return the microseconds per call, from replays of one CUDA graph of all calls in turn.
 
     On a CPU it uses the wall clock.
     """

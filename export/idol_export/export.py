@@ -119,6 +119,8 @@ def export(
 ) -> Exported:
     """Export a network, verify it against PyTorch, and write a bundle; on any failure no file is left behind.
 
+    Paths, sizes and sources are checked before the network is traced.
+
     Args:
         model: network to export.
         config: configuration of the network; its stream part goes into the bundle.
@@ -127,7 +129,7 @@ def export(
         announce: called with the name of each step.
 
     Raises:
-        OutputError: `out` cannot be written; raised before any work, as the next six errors are.
+        OutputError: `out` cannot be written.
         MissingDependencyError: ONNX Runtime is not installed.
         ConfigError: the network input is too small.
         CheckpointError: fp16 cannot hold a weight.
@@ -176,7 +178,7 @@ class _Task:
 class _Graphs:
     """The fp32 graphs, the weights that they share, and the own part of each graph.
 
-    `reason` is empty unless the graph with our operator could not be made.
+    `reason` is the reason why the graph with our operator could not be made; empty otherwise.
     """
 
     candidates: list[Candidate]
@@ -232,7 +234,7 @@ def _trace(task: _Task) -> _Graphs:
     for name, network, libraries in networks:
         task.announce(f"tracing the network at {_text(task.network_size)}, {name} graph")
         adapter = ExportGraph(network, task.network_size)
-        # Identities are verified one frame at a time, so that a batch of one is the default.
+        # Identities are verified one frame at a time, so the default batch size is one.
         probe = probe_to_onnx(adapter, dynamic_batch=task.options.dynamic_batch, opset=task.options.opset)
         candidates.append(Candidate(name, probe, _stored(shipped(probe), task), libraries))
     weights, parts = part_weights([candidate.graph for candidate in candidates])

@@ -198,7 +198,7 @@ def _check_stored(
 ) -> EngineInfo | str:
     """Return the stored engine's description if it can be reused, else the reason why not (empty: none is stored)."""
     if not path.is_file():
-        # The newest engine of another device or for another batch explains why this one is built.
+        # Report how the newest engine of another device or another batch differs from the requested one.
         for other in engines_of(bundle, key.graph, path.parent):
             with contextlib.suppress(BackendError):
                 if mismatch := describe_mismatch(read_info(other).key, key):
@@ -237,7 +237,7 @@ def _verify(backend: TensorRTBackend, bundle: Bundle, key: EngineKey) -> tuple[S
             fix = (
                 "check the plugin with: python -m idol_plugins.trt.conformance"
                 if key.plugin_sha256
-                else "build from the graph with our operator, which is what --graph plugin does"
+                else "build the graph with our operator: --graph plugin"
             )
             raise ParityError(
                 stage.stage,
@@ -263,7 +263,7 @@ def _check_target(path: Path, graph: bytes) -> None:
     """Check, before minutes of building, that the engine can be written."""
     writable_target(path)
     free = shutil.disk_usage(path.parent).free
-    if free < len(graph) // 4:  # an engine has all weights, at best 8 bits for 32
+    if free < len(graph) // 4:  # an engine contains all weights, each in at least 8 bits instead of 32
         raise OutputError(
             f"cannot write {path}: the disk is full; free {len(graph) / 2**20:.0f} MiB, or choose another --into"
         )

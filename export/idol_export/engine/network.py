@@ -117,12 +117,12 @@ def _configure(config: trt.IBuilderConfig, key: EngineKey, workspace: int | None
     import tensorrt as trt
 
     if hasattr(trt.BuilderFlag, "TF32"):
-        # On by default, it would round the inputs of fp32 products to 10 bits; the graph defines the types.
+        # TF32 is on by default and rounds the inputs of fp32 products to 10 bits; the graph defines the types.
         config.clear_flag(trt.BuilderFlag.TF32)
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     if hasattr(config, "profiling_verbosity"):
-        # The list of layers needs it; it costs no time.
+        # The list of layers needs this setting, which costs no time.
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if key.version_compat:
         if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
@@ -153,7 +153,7 @@ def _add_profile(
 
 
 def _read_timing(config: trt.IBuilderConfig, path: Path) -> None:
-    """Use the cache of earlier builds; start an empty one if it cannot be read, is broken or of another device."""
+    """Use the timing cache of earlier builds, or an empty one if that is unreadable, broken or of another device."""
     contents = [b""]
     with contextlib.suppress(OSError):
         contents.insert(0, path.read_bytes())
@@ -164,7 +164,7 @@ def _read_timing(config: trt.IBuilderConfig, path: Path) -> None:
 
 
 def _write_timing(config: trt.IBuilderConfig, path: Path) -> str:
-    """Store the cache and return the reason if that fails, which must not lose the plan; empty on success."""
+    """Store the timing cache; return an empty text, or the reason of a failure, which must not lose the plan."""
     cache = config.get_timing_cache()
     if cache is None:
         return ""
