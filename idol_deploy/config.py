@@ -1,14 +1,13 @@
 """Configuration of a network, its training and its inference, and the presets (docs/idol.md §1). Imports no torch.
 
-A preset is a function that returns an `IdolConfig`. All configurations are frozen dataclasses, so a variant is
-`dataclasses.replace(ytvis19_r50(), ...)`.
+All configurations are frozen dataclasses, so a variant is `dataclasses.replace(preset("ytvis19_r50"), ...)`.
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from idol_deploy.data.categories import COCO, COCO_IDS, OVIS, SYNTH, YTVIS_2019, YTVIS_2021, require_distinct
 from idol_deploy.model.backbones.config import BackboneConfig, MobileNetConfig, ResNetConfig, SwinConfig
@@ -27,22 +26,7 @@ __all__ = [
     "ResNetConfig",
     "SwinConfig",
     "TrainConfig",
-    "coco_r101",
-    "coco_r50",
-    "coco_swin_l",
-    "edge_ovis",
-    "edge_synth",
-    "edge_ytvis19",
-    "edge_ytvis21",
-    "ovis_r50",
-    "ovis_swin_l",
     "preset",
-    "ytvis19_r101",
-    "ytvis19_r50",
-    "ytvis19_swin_l",
-    "ytvis21_r101",
-    "ytvis21_r50",
-    "ytvis21_swin_l",
 ]
 
 
@@ -159,75 +143,35 @@ class IdolConfig:
         return StreamConfig(categories, self.preprocessing, self.association, self.video)
 
 
-_R50 = ModelConfig(backbone=ResNetConfig(depth=50))
+def _like(
+    base: IdolConfig, name: str, train: Mapping[str, Any] = MappingProxyType({}), **changes: Any
+) -> IdolConfig:
+    return replace(base, name=name, train=replace(base.train, **train), **changes)
+
+
 _R101 = ModelConfig(backbone=ResNetConfig(depth=101))
 _SWIN_L = ModelConfig(backbone=SwinConfig())
-_EDGE = ModelConfig(
-    backbone=MobileNetConfig(),
-    hidden_dim=128,
-    queries=60,
-    ffn_dim=512,
-    encoder_layers=3,
-    decoder_layers=3,
-    dropout=0.0,
+_FROM_R101 = {"initial_weights": "cocopretrain_R101.pth"}
+_FROM_SWIN_L = {"initial_weights": "cocopretrain_SWINL.pth"}
+# Stricter mask NMS and a higher new-track threshold.
+_STRICT = AssociationConfig(mask_nms_iou=0.3, new_track_score=0.3)
+_YTVIS = IdolConfig(name="ytvis19_r50", model=ModelConfig(), classes=YTVIS_2019)
+# Occluded VIS: larger frames.
+_OVIS = _like(
+    _YTVIS,
+    "ovis_r50",
+    {"min_sizes": tuple(range(480, 801, 32)), "max_size": 1333, "batch_pairs": 16},
+    classes=OVIS,
+    preprocessing=Preprocessing(short_side=720),
+    association=_STRICT,
 )
-_OVIS_SIZES = tuple(range(480, 801, 32))
-
-
-def _start(config: IdolConfig, weights: str) -> IdolConfig:
-    return replace(config, train=replace(config.train, initial_weights=weights))
-
-
-def ytvis19_r50() -> IdolConfig:
-    """YouTube-VIS 2019, ResNet-50."""
-    return IdolConfig(name="ytvis19_r50", model=_R50, classes=YTVIS_2019)
-
-
-def ytvis19_r101() -> IdolConfig:
-    """YouTube-VIS 2019, ResNet-101."""
-    return _start(replace(ytvis19_r50(), name="ytvis19_r101", model=_R101), "cocopretrain_R101.pth")
-
-
-def ytvis19_swin_l() -> IdolConfig:
-    """YouTube-VIS 2019, Swin-L."""
-    return _start(replace(ytvis19_r50(), name="ytvis19_swin_l", model=_SWIN_L), "cocopretrain_SWINL.pth")
-
-
-def ytvis21_r50() -> IdolConfig:
-    """YouTube-VIS 2021, ResNet-50; only the classes differ from 2019."""
-    return replace(ytvis19_r50(), name="ytvis21_r50", classes=YTVIS_2021)
-
-
-def ytvis21_r101() -> IdolConfig:
-    """YouTube-VIS 2021, ResNet-101."""
-    return replace(ytvis19_r101(), name="ytvis21_r101", classes=YTVIS_2021)
-
-
-def ytvis21_swin_l() -> IdolConfig:
-    """YouTube-VIS 2021, Swin-L."""
-    return replace(ytvis19_swin_l(), name="ytvis21_swin_l", classes=YTVIS_2021)
-
-
-def ovis_r50() -> IdolConfig:
-    """Occluded VIS, ResNet-50: larger frames, stricter mask NMS and a higher new-track threshold."""
-    return IdolConfig(
-        name="ovis_r50",
-        model=_R50,
-        classes=OVIS,
-        preprocessing=Preprocessing(short_side=720),
-        association=AssociationConfig(mask_nms_iou=0.3, new_track_score=0.3),
-        train=TrainConfig(min_sizes=_OVIS_SIZES, max_size=1333, batch_pairs=16),
-    )
-
-
-def ovis_swin_l() -> IdolConfig:
-    """Occluded VIS, Swin-L."""
-    return _start(replace(ovis_r50(), name="ovis_swin_l", model=_SWIN_L), "cocopretrain_SWINL.pth")
-
-
-def coco_r50() -> IdolConfig:
-    """COCO, ResNet-50: the pre-training stage on pairs of crops of still images."""
-    train = TrainConfig(
+# The pre-training stage on pairs of crops of still images.
+_COCO = IdolConfig(
+    name="coco_r50",
+    model=ModelConfig(),
+    classes=COCO,
+    preprocessing=Preprocessing(short_side=640),
+    train=TrainConfig(
         initial_weights="",
         max_size=1333,
         same_size=False,
@@ -238,41 +182,25 @@ def coco_r50() -> IdolConfig:
         checkpoint_period=3700,
         still_images=True,
         drop_empty=True,
-    )
-    return IdolConfig(
-        name="coco_r50",
-        model=_R50,
-        classes=COCO,
-        preprocessing=Preprocessing(short_side=640),
-        train=train,
-    )
-
-
-def coco_r101() -> IdolConfig:
-    """COCO, ResNet-101; no settings were published, so these are those of ResNet-50."""
-    return replace(coco_r50(), name="coco_r101", model=_R101)
-
-
-def coco_swin_l() -> IdolConfig:
-    """COCO, Swin-L."""
-    base = coco_r50()
-    return replace(
-        base,
-        name="coco_swin_l",
-        model=_SWIN_L,
-        preprocessing=Preprocessing(short_side=800),
-        train=replace(
-            base.train, batch_pairs=16, steps=(59200, 118400), iterations=148000, checkpoint_period=2000
-        ),
-    )
-
-
-def edge_ytvis19() -> IdolConfig:
-    """YouTube-VIS 2019 for small devices: MobileNetV2, 4.4 M parameters, frames of 240 pixels; not published.
-
-    It has the thresholds of OVIS: most of its few queries find an instance, so duplicates must be suppressed.
-    """
-    train = TrainConfig(
+    ),
+)
+# For small devices: MobileNetV2, 4.4 M parameters, frames of 240 pixels; not published. It has the thresholds of OVIS:
+# most of its few queries find an instance, so duplicates must be suppressed.
+_EDGE = IdolConfig(
+    name="edge_ytvis19",
+    model=ModelConfig(
+        backbone=MobileNetConfig(),
+        hidden_dim=128,
+        queries=60,
+        ffn_dim=512,
+        encoder_layers=3,
+        decoder_layers=3,
+        dropout=0.0,
+    ),
+    classes=YTVIS_2019,
+    preprocessing=Preprocessing(short_side=240, max_side=448),
+    association=_STRICT,
+    train=TrainConfig(
         initial_weights="mobilenet_v2.pt",
         min_sizes=tuple(range(192, 289, 16)),
         max_size=512,
@@ -285,57 +213,37 @@ def edge_ytvis19() -> IdolConfig:
         warmup_iterations=100,
         warmup_factor=0.0,
         both_directions=True,
-    )
-    return IdolConfig(
-        name="edge_ytvis19",
-        model=_EDGE,
-        classes=YTVIS_2019,
-        preprocessing=Preprocessing(short_side=240, max_side=448),
-        association=AssociationConfig(mask_nms_iou=0.3, new_track_score=0.3),
-        train=train,
-    )
-
-
-def edge_ytvis21() -> IdolConfig:
-    """YouTube-VIS 2021 for small devices; only the classes differ from 2019."""
-    return replace(edge_ytvis19(), name="edge_ytvis21", classes=YTVIS_2021)
-
-
-def edge_ovis() -> IdolConfig:
-    """Occluded VIS for small devices; only the classes differ from YouTube-VIS."""
-    return replace(edge_ytvis19(), name="edge_ovis", classes=OVIS)
-
-
-def edge_synth() -> IdolConfig:
-    """The videos of `idol-deploy synth` (160x256, enlarged by 1.5) for small devices; two CPU cores can train it.
-
-    `scripts/train-model` starts with fewer than half of these pixels.
-    """
-    base = edge_ytvis19()
-    return replace(
-        base,
-        name="edge_synth",
-        classes=SYNTH,
-        train=replace(
-            base.train,
-            min_sizes=(208, 224, 240, 256),
-            crop_range=(96, 160),
-            crop_probability=0.1,
-            batch_pairs=2,
-            lr=2e-4,
-            iterations=4200,
-        ),
-    )
-
-
-_BUILDERS = (
-    *(ytvis19_r50, ytvis19_r101, ytvis19_swin_l, ytvis21_r50, ytvis21_r101, ytvis21_swin_l),
-    *(ovis_r50, ovis_swin_l, coco_r50, coco_r101, coco_swin_l),
-    *(edge_ytvis19, edge_ytvis21, edge_ovis, edge_synth),
+    ),
 )
-PRESETS: Mapping[str, Callable[[], IdolConfig]] = MappingProxyType(
-    {builder.__name__: builder for builder in _BUILDERS}
+_COCO_SWIN_L = {"batch_pairs": 16, "steps": (59200, 118400), "iterations": 148000, "checkpoint_period": 2000}
+# For the videos of `idol-deploy synth` (160x256, enlarged by 1.5); two CPU cores can train it. `scripts/train-model`
+# starts with fewer than half of these pixels.
+_SYNTH = {
+    "min_sizes": (208, 224, 240, 256),
+    "crop_range": (96, 160),
+    "crop_probability": 0.1,
+    "batch_pairs": 2,
+    "lr": 2e-4,
+    "iterations": 4200,
+}
+_ALL = (
+    _YTVIS,
+    _like(_YTVIS, "ytvis19_r101", _FROM_R101, model=_R101),
+    _like(_YTVIS, "ytvis19_swin_l", _FROM_SWIN_L, model=_SWIN_L),
+    _like(_YTVIS, "ytvis21_r50", classes=YTVIS_2021),
+    _like(_YTVIS, "ytvis21_r101", _FROM_R101, classes=YTVIS_2021, model=_R101),
+    _like(_YTVIS, "ytvis21_swin_l", _FROM_SWIN_L, classes=YTVIS_2021, model=_SWIN_L),
+    _OVIS,
+    _like(_OVIS, "ovis_swin_l", _FROM_SWIN_L, model=_SWIN_L),
+    _COCO,
+    _like(_COCO, "coco_r101", model=_R101),  # no settings were published, so these are those of ResNet-50
+    _like(_COCO, "coco_swin_l", _COCO_SWIN_L, preprocessing=Preprocessing(short_side=800), model=_SWIN_L),
+    _EDGE,
+    _like(_EDGE, "edge_ytvis21", classes=YTVIS_2021),
+    _like(_EDGE, "edge_ovis", classes=OVIS),
+    _like(_EDGE, "edge_synth", _SYNTH, classes=SYNTH),
 )
+PRESETS: Mapping[str, IdolConfig] = MappingProxyType({config.name: config for config in _ALL})
 
 
 def preset(name: str, test_size: Literal["published", "360p"] = "published") -> IdolConfig:
@@ -352,7 +260,7 @@ def preset(name: str, test_size: Literal["published", "360p"] = "published") -> 
     if name not in PRESETS:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), PRESETS, n=1, cutoff=0.0)[0]
         raise ConfigError(f"no preset {name!r}; did you mean {near!r}? Presets: {', '.join(PRESETS)}")
-    config = PRESETS[name]()
+    config = PRESETS[name]
     if test_size == "published":
         return config
     if test_size == "360p":

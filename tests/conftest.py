@@ -166,13 +166,13 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """Swin with shifted windows, one encoder and one decoder layer, reference weights; tracks four objects."""
-    from idol_deploy.config import ModelConfig, SwinConfig, ytvis19_r50
+    from idol_deploy.config import ModelConfig, SwinConfig, preset
     from idol_deploy.weights.reference import reference_model
     from idol_export import export as module
 
     backbone = SwinConfig(embed_dim=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=4)
     network = ModelConfig(backbone, hidden_dim=64, queries=40, ffn_dim=64, encoder_layers=1, decoder_layers=1)
-    base = ytvis19_r50()
+    base = preset("ytvis19_r50")
     preprocessing = replace(base.preprocessing, short_side=None)
     config = replace(base, name="toy", model=network, preprocessing=preprocessing)
     model, path, size = reference_model(config), tmp_path_factory.mktemp("toy") / "toy.idol", (72, 104)

@@ -253,7 +253,7 @@ def test_cuda_outputs_match_the_cpu(load: Any) -> None:
     gpu = load("gpu.frames")
     torch.backends.cudnn.allow_tf32 = False
     with torch.inference_mode():
-        models = [gpu.reference_model(gpu.ytvis19_r50()).to(device) for device in ("cpu", "cuda")]
+        models = [gpu.reference_model(gpu.preset("ytvis19_r50")).to(device) for device in ("cpu", "cuda")]
         images = gpu.frame_of(models[0], (192, 320))
         expected, result = (
             gpu.Network(model, (192, 320), half=False)(images.to(device))

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import machine_facts, report_result
-from idol_deploy.config import IdolConfig, ytvis19_r50
+from idol_deploy.config import IdolConfig, preset
 from idol_deploy.data import pairs as pairs_module
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.loader import EndlessSampler, LoaderState, PairLoader, draw_sample, to_pair
@@ -146,7 +146,7 @@ def main() -> int:
 def measure(annotations: Path, frames: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Measure all numbers of workers, interleaved."""
     classes = tuple(category.name for category in read_dataset(annotations, FaultLog()).categories)
-    config = replace(ytvis19_r50(), classes=classes or SHAPES)
+    config = replace(preset("ytvis19_r50"), classes=classes or SHAPES)
     source = VideoPairs.open(annotations, frames, config)
     counts = [int(count) for count in args.workers.split(",")]
     speeds: dict[int, list[float]] = {count: [] for count in counts}

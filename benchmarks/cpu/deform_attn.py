@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine_facts, report_result
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes, deformable_attention
 from idol_deploy.model.geometry import build_geometry
 from idol_export.verify.parity import relative_error
@@ -59,7 +59,7 @@ def compare(
 
 def encoder_call(size: tuple[int, int]) -> tuple[Tensor, Shapes, Tensor, Tensor]:
     """Return the arguments of `deformable_attention` in an encoder layer."""
-    config = ytvis19_r50().model
+    config = preset("ytvis19_r50").model
     geometry = build_geometry(torch.zeros(1, *size, dtype=torch.bool), config.hidden_dim)
     M, L, P = config.heads, config.levels, config.points
     S = geometry.encoder_reference.shape[1]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cpu.deform_attn import Comparison, compare, encoder_call, report
-from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
+from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, preset
 from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
 from idol_deploy.model.deform_op import deform_attn, use_core, use_operator
 from idol_deploy.model.idol import Idol
@@ -39,7 +39,7 @@ def edge_config() -> IdolConfig:
     """Return the configuration of a small network of the same kind."""
     backbone = SwinConfig(embed_dim=48, depths=(2, 2, 2, 2), heads=(3, 6, 12, 24), window=7, drop_path=0.0)
     network = ModelConfig(backbone, queries=100, ffn_dim=512, encoder_layers=3, decoder_layers=3)
-    return replace(ytvis19_r50(), name="edge", model=network)
+    return replace(preset("ytvis19_r50"), name="edge", model=network)
 
 
 class NetworkStep:
@@ -109,7 +109,7 @@ def main() -> int:
     use_operator(torch.nn.Linear(1, 1), required=True)
     comparisons = [
         compare_network(edge_config(), (256, 448), args.rounds),
-        compare_network(ytvis19_r50(), (360, 640), args.rounds),
+        compare_network(preset("ytvis19_r50"), (360, 640), args.rounds),
     ]
     passed = all(network.ratio >= GOAL for network in comparisons)
     comparisons.append(compare_encoder_call(args.rounds))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes
 from idol_deploy.model.geometry import build_geometry
 from idol_plugins.cuda import CudaLibrary, DeviceArray
@@ -126,7 +126,7 @@ def network_call(
 
     Offsets are those of a freshly initialised network, plus noise of half a cell.
     """
-    config = ytvis19_r50().model
+    config = preset("ytvis19_r50").model
     M, L, P = config.heads, config.levels, config.points
     geometry = build_geometry(torch.zeros(1, *size, dtype=torch.bool), config.hidden_dim)
     S = geometry.encoder_reference.shape[1]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.common import Options, Report, Save, interleaved_ms, say
-from idol_deploy.config import IdolConfig, ytvis19_r50
+from idol_deploy.config import IdolConfig, preset
 from idol_deploy.model.deform_op import operator_problem, use_operator
 from idol_deploy.model.geometry import Geometry, build_geometry
 from idol_deploy.model.idol import Idol
@@ -92,7 +92,7 @@ def within_tolerance(report: Report, half: bool) -> bool:
 
 def network_config(options: Options) -> IdolConfig:
     """Return the published network's configuration; in a dry run with one layer of each kind."""
-    config = ytvis19_r50()
+    config = preset("ytvis19_r50")
     if not options.quick:
         return config
     return replace(config, model=replace(config.model, encoder_layers=1, decoder_layers=1))

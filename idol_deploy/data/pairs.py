@@ -1,6 +1,6 @@
 """Training pairs of videos and of still images (docs/idol.md §5.1).
 
-source = open_pairs("train.json", "train/JPEGImages", ytvis19_r50(), strict=False)
+source = open_pairs("train.json", "train/JPEGImages", preset("ytvis19_r50"), strict=False)
 source.load(0, numpy.random.default_rng(0))
 """
 

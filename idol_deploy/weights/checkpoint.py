@@ -242,7 +242,7 @@ def _check_keys(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> 
 
 def _advice(stored: KeyTable) -> str:
     def distance(name: str) -> int:
-        return len(set(key_table(PRESETS[name]()).items()) ^ set(stored.items()))
+        return len(set(key_table(PRESETS[name]).items()) ^ set(stored.items()))
 
     fitting = fitting_presets(stored)
     if fitting:

@@ -114,7 +114,7 @@ def fitting_presets(shapes: KeyTable) -> tuple[str, ...]:
     weights = {key: shape for key, shape in shapes.items() if not is_position_index(key)}
 
     def fits(name: str) -> bool:
-        table = key_table(PRESETS[name]())
+        table = key_table(PRESETS[name])
         return weights == {key: shape for key, shape in table.items() if not is_position_index(key)}
 
     return tuple(name for name in PRESETS if fits(name))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_deploy.weights.layout import published_state, weights_hash
 from idol_deploy.weights.reference import write_reference_checkpoint
@@ -159,7 +159,7 @@ def test_checkpoints_of_both_kinds(toy: Toy, tmp_path: Path) -> None:
 
 def test_a_published_checkpoint_names_its_preset(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    write_reference_checkpoint(path, ytvis19_r50())
+    write_reference_checkpoint(path, preset("ytvis19_r50"))
     assert "ytvis19_r50" in describe(path)["presets"]
 
 

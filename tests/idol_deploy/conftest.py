@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from idol_deploy.cli import main
-from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, ytvis19_r50
+from idol_deploy.config import IdolConfig, ModelConfig, SwinConfig, preset
 
 if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol
@@ -28,7 +28,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from idol_deploy.weights.reference import write_reference_checkpoint
 
     path = tmp_path_factory.mktemp("published") / "ytvis19_r50.pth"
-    write_reference_checkpoint(path, ytvis19_r50())
+    write_reference_checkpoint(path, preset("ytvis19_r50"))
     return path
 
 
@@ -37,7 +37,7 @@ def model(published: Path) -> Idol:
     """The network of `published`; tests must not change it."""
     from idol_deploy.weights.checkpoint import load_checkpoint
 
-    return load_checkpoint(published, ytvis19_r50())
+    return load_checkpoint(published, preset("ytvis19_r50"))
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def tiny_config() -> IdolConfig:
     network = ModelConfig(
         backbone, hidden_dim=32, queries=7, heads=2, ffn_dim=16, encoder_layers=2, decoder_layers=3
     )
-    return replace(ytvis19_r50(), name="tiny", model=network, classes=("cat", "dog"))
+    return replace(preset("ytvis19_r50"), name="tiny", model=network, classes=("cat", "dog"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from idol_deploy.backend import TorchBackend, torch_device
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.weights.reference import make_video
 from idol_runtime.backends.base import Backend
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
@@ -36,7 +36,7 @@ def final(reference: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def stream() -> StreamConfig:
-    config = ytvis19_r50().stream
+    config = preset("ytvis19_r50").stream
     return StreamConfig(config.categories, Preprocessing(short_side=None), config.association, config.video)
 
 

@@ -13,7 +13,6 @@ from idol_deploy.config import (
     SwinConfig,
     TrainConfig,
     preset,
-    ytvis19_r50,
 )
 from idol_runtime.config import AssociationConfig, Preprocessing, VideoConfig
 from idol_runtime.errors import ConfigError
@@ -125,10 +124,11 @@ def test_an_unknown_preset_names_the_nearest(wrong: str, near: str) -> None:
 
 
 def test_configurations_are_values() -> None:
-    assert ytvis19_r50() == ytvis19_r50()
-    assert hash(ytvis19_r50()) == hash(ytvis19_r50())
+    config = preset("ytvis19_r50")
+    assert replace(config) == config
+    assert hash(replace(config)) == hash(config)
     with pytest.raises(FrozenInstanceError):
-        ytvis19_r50().name = "other"  # type: ignore[misc]
+        config.name = "other"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from idol_runtime.errors import ConfigError, DataError
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_json_keeps_every_setting(name: str) -> None:
-    settings = override_settings(TrainSettings(PRESETS[name]()), ["data.holdout=3", "run.precision=bf16"])
+    settings = override_settings(TrainSettings(PRESETS[name]), ["data.holdout=3", "run.precision=bf16"])
     assert settings_from_json(settings_to_json(settings), "here") == settings
 
 
@@ -29,7 +29,7 @@ def test_changes_reach_their_section() -> None:
         "run.compile=true",
     ]
     settings = override_settings(
-        TrainSettings(PRESETS["ytvis19_r50"]()), [*changes, "backbone.depth=101", "data.holdout=none"]
+        TrainSettings(PRESETS["ytvis19_r50"]), [*changes, "backbone.depth=101", "data.holdout=none"]
     )
     assert settings.network.train.lr == 2e-4
     assert settings.network.train.steps == (10, 20)
@@ -56,11 +56,11 @@ def test_changes_reach_their_section() -> None:
 )
 def test_what_cannot_be_is_named(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        override_settings(TrainSettings(PRESETS["ytvis19_r50"]()), [change])
+        override_settings(TrainSettings(PRESETS["ytvis19_r50"]), [change])
 
 
 def test_settings_of_an_earlier_version_are_those_of_before() -> None:
-    settings = TrainSettings(PRESETS["edge_synth"]())
+    settings = TrainSettings(PRESETS["edge_synth"])
     contents = json.loads(settings_to_json(settings))
     del contents["network"]["train"]["fresh_embedding"]
     assert settings_from_json(json.dumps(contents), "settings.json") == settings
@@ -68,14 +68,14 @@ def test_settings_of_an_earlier_version_are_those_of_before() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_backbone_without_its_tag_is_recognised(name: str) -> None:
-    settings = TrainSettings(PRESETS[name]())
+    settings = TrainSettings(PRESETS[name])
     contents = json.loads(settings_to_json(settings))
     assert contents["network"]["model"]["backbone"].pop("kind") == settings.network.model.backbone.kind
     assert settings_from_json(json.dumps(contents), "settings.json") == settings
 
 
 def test_unknown_backbone_is_named() -> None:
-    contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_r50"]())))
+    contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_r50"])))
     contents["network"]["model"]["backbone"]["kind"] = "vgg"
     with pytest.raises(DataError, match="of kind resnet, swin, mobilenet, got 'vgg'"):
         settings_from_json(json.dumps(contents), "settings.json")
@@ -85,7 +85,7 @@ def test_unknown_backbone_is_named() -> None:
 
 
 def test_settings_of_a_later_version_are_refused() -> None:
-    contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_swin_l"]())))
+    contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_swin_l"])))
     contents["run"]["speed"] = 1
     with pytest.raises(DataError, match=r"does not know: run\.speed; upgrade idol-deploy"):
         settings_from_json(json.dumps(contents), "settings.json")
@@ -97,7 +97,7 @@ def test_settings_of_a_later_version_are_refused() -> None:
 
 
 def test_pairs_are_shared_equally() -> None:
-    settings = TrainSettings(PRESETS["ytvis19_r50"](), run=RunConfig(accumulate=2))
+    settings = TrainSettings(PRESETS["ytvis19_r50"], run=RunConfig(accumulate=2))
     assert settings.pairs_per_batch(4) == 4
     with pytest.raises(ConfigError, match="a multiple of 6"):
         settings.pairs_per_batch(3)

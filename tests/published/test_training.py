@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from published.arrays import Array, read_arrays
 from published.training import compare_matcher, compare_selection, training_batch
 
@@ -39,7 +39,7 @@ def test_a_changed_array_fails_its_row_alone(
 
 def test_the_training_batch_is_that_of_the_arrays(reference: Path) -> None:
     unit = read_arrays(reference / "unit_train.npz")
-    batch = training_batch(unit, ytvis19_r50())
+    batch = training_batch(unit, preset("ytvis19_r50"))
     assert batch.images.shape == (4, 3, 128, 192)
     assert torch.equal(batch.images[3], torch.from_numpy(unit["images1"][1]))
     identities = unit["gt_ids0"]

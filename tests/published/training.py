@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from idol_deploy.config import IdolConfig, ytvis19_r50
+from idol_deploy.config import IdolConfig, preset
 from idol_deploy.objective.batch import Batch, Pair, collate
 from idol_deploy.objective.contrast import (
     Similarity,
@@ -148,7 +148,7 @@ def _item_rows(unit: Arrays, similarity: Similarity, instances: list[Array]) -> 
 
 def compare_training(unit: Arrays) -> Iterator[ParityRow]:
     """Compare all losses and gradients of `unit_train`, a step without dropout; yield the rows."""
-    base = ytvis19_r50()
+    base = preset("ytvis19_r50")
     config = replace(base, model=replace(base.model, dropout=0.0))
     model = reference_model(config).train()
     criterion = Criterion(config.train.loss, config.model.hidden_dim)

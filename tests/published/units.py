@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.model.deform_attn import ms_deform_attn
 from idol_deploy.model.geometry import sine_position
 from idol_deploy.model.mask_head import MaskHead, aligned_bilinear
@@ -28,7 +28,7 @@ __all__ = ["TRACKER_SETTINGS", "compare_units"]
 
 _EXACT = 0.0
 _SINGLE = 1e-5  # largest relative error of one float32 module
-_YTVIS = ytvis19_r50().association
+_YTVIS = preset("ytvis19_r50").association
 TRACKER_SETTINGS: Mapping[str, AssociationConfig] = {
     "ytvis": _YTVIS,
     "ovis": replace(_YTVIS, mask_nms_iou=0.3, new_track_score=0.3),

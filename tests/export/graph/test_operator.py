@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from idol_deploy.config import ModelConfig, SwinConfig, ytvis19_r50
+from idol_deploy.config import ModelConfig, SwinConfig, preset
 
 onnx = pytest.importorskip("onnx", reason="export needs onnx")
 torch = pytest.importorskip("torch", reason="export needs torch")
@@ -28,7 +28,7 @@ def model() -> Idol:
         backbone, hidden_dim=32, queries=7, heads=2, ffn_dim=16, encoder_layers=2, decoder_layers=2
     )
     torch.manual_seed(0)
-    made = Idol(replace(ytvis19_r50(), name="tiny", model=network, classes=("cat", "dog"))).eval()
+    made = Idol(replace(preset("ytvis19_r50"), name="tiny", model=network, classes=("cat", "dog"))).eval()
     for name, parameter in made.named_parameters():
         if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
             torch.nn.init.normal_(parameter, std=0.2)  # zero in a fresh network

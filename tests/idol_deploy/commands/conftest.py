@@ -68,7 +68,7 @@ def toy_preset(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the toy network a preset, and replace its tracing by the stored graph."""
     from idol_export import export
 
-    monkeypatch.setattr(config_module, "PRESETS", {**PRESETS, "toy": lambda: toy.config})
+    monkeypatch.setattr(config_module, "PRESETS", {**PRESETS, "toy": toy.config})
     monkeypatch.setattr(export, "probe_to_onnx", lambda graph, **options: toy.probe)
 
 

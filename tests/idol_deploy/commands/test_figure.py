@@ -29,7 +29,7 @@ def tiny_preset(tiny_config: IdolConfig, monkeypatch: pytest.MonkeyPatch) -> str
     """The tiny network is a preset."""
     from idol_deploy import config as config_module
 
-    monkeypatch.setattr(config_module, "PRESETS", {**config_module.PRESETS, "tiny": lambda: tiny_config})
+    monkeypatch.setattr(config_module, "PRESETS", {**config_module.PRESETS, "tiny": tiny_config})
     return "tiny"
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_deploy.config import IdolConfig, coco_r50, ovis_r50, ytvis19_r50
+from idol_deploy.config import IdolConfig, preset
 from moving_shapes import SHAPES, MadeDataset, make_stills, make_videos
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMS = {"ytvis": ytvis19_r50, "ovis": ovis_r50, "coco": coco_r50}
+FORMS = {"ytvis": "ytvis19_r50", "ovis": "ovis_r50", "coco": "coco_r50"}
 
 
 @pytest.fixture(scope="session", params=FORMS)
@@ -22,7 +22,7 @@ def shapes(
 ) -> tuple[MadeDataset, IdolConfig]:
     """A data set in each format, with the published augmentation at half its size."""
     folder: Path = tmp_path_factory.mktemp(request.param)
-    config = replace(FORMS[request.param](), classes=("square", "Disc", "hexagon", "triangle"))
+    config = replace(preset(FORMS[request.param]), classes=("square", "Disc", "hexagon", "triangle"))
     train = config.train
     halved = replace(
         train,

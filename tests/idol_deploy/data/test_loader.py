@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.data import loader as loader_module
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.loader import Draw, EndlessSampler, LoaderState, PairLoader, draw_sample
@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
 ]
 
-SMALL = replace(ytvis19_r50(), classes=SHAPES)
+SMALL = replace(preset("ytvis19_r50"), classes=SHAPES)
 SMALL = replace(SMALL, train=replace(SMALL.train, min_sizes=(48, 64, 80), max_size=120, crop_range=(40, 60)))
 
 
@@ -276,12 +276,12 @@ def test_what_stops_a_job_leaves_the_workers_to_the_trainer(
 def test_a_program_ends_with_its_workers_alive(made: MadeDataset) -> None:
     program = f"""
 from pathlib import Path
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.data.pairs import VideoPairs
 from dataclasses import replace
 
-config = replace(ytvis19_r50(), classes={SHAPES!r})
+config = replace(preset("ytvis19_r50"), classes={SHAPES!r})
 source = VideoPairs.open(Path({str(made.annotations)!r}), Path({str(made.frames)!r}), config)
 batches = iter(PairLoader(source, config.preprocessing, pairs=1, state=LoaderState(1), workers=2))
 next(batches)

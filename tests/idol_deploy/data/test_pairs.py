@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idol_deploy.config import coco_r50, ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.data.faults import Fault
 from idol_deploy.data.pairs import StillPairs, VideoPairs, draw_frames, open_pairs
 from idol_deploy.data.samples import Sample
@@ -33,7 +33,7 @@ def _plain(config: IdolConfig) -> IdolConfig:
     return replace(config, classes=SHAPES, train=train)
 
 
-VIDEOS, STILLS = _plain(ytvis19_r50()), _plain(coco_r50())
+VIDEOS, STILLS = _plain(preset("ytvis19_r50")), _plain(preset("coco_r50"))
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_videos_number_their_instances_and_images_do_not(shapes: tuple[MadeDatas
 
 @pytest.mark.pseudo_ytvis
 def test_real_frames_read_without_a_complaint(pseudo_ytvis) -> None:
-    config = replace(ytvis19_r50(), classes=("person", "dog", "sports_ball", "car", "bed"))
+    config = replace(preset("ytvis19_r50"), classes=("person", "dog", "sports_ball", "car", "bed"))
     source = open_pairs(pseudo_ytvis / "instances.json", pseudo_ytvis / "JPEGImages", config, strict=True)
     assert (len(source), source.identities) == (9, 63)
     for index in range(len(source)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idol_deploy.config import ovis_r50, ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.data.transforms import (
     Crop,
     Flip,
@@ -18,7 +18,7 @@ from idol_deploy.data.transforms import (
 )
 from idol_runtime.preprocess import resize
 
-TRAIN = ytvis19_r50().train
+TRAIN = preset("ytvis19_r50").train
 
 
 def _shapes(height: int, width: int) -> np.ndarray:
@@ -81,7 +81,9 @@ def test_boxes_end_behind_the_last_pixel() -> None:
     assert boxes_of(np.zeros((0, 5, 5), bool)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("config", [ytvis19_r50(), ovis_r50()], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "config", [preset("ytvis19_r50"), preset("ovis_r50")], ids=lambda config: config.name
+)
 def test_a_clip_shares_size_and_flip_and_crops_each_frame(config) -> None:
     rng, size = np.random.default_rng(0), (720, 1280)
     shorts, kinds = Counter(), Counter()

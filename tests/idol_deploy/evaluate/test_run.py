@@ -53,7 +53,7 @@ def tiny_set(
     """A checkpoint, two videos, and no annotations, as the public validation sets are."""
     from idol_deploy.weights.checkpoint import save_checkpoint
 
-    monkeypatch.setattr(config_module, "PRESETS", {**PRESETS, "tiny": lambda: tiny_config})
+    monkeypatch.setattr(config_module, "PRESETS", {**PRESETS, "tiny": tiny_config})
     save_checkpoint(tmp_path / "tiny.safetensors", tiny, tiny_config)
     (tmp_path / "frames").mkdir()
     videos = []

@@ -9,7 +9,7 @@ from idol_runtime.errors import ConfigError
 
 def test_presets_have_the_published_weights() -> None:
     published = LossConfig()
-    assert all(build().train.loss == published for build in PRESETS.values())
+    assert all(config.train.loss == published for config in PRESETS.values())
     weights = (published.ce_weight, published.bbox_weight, published.giou_weight, published.mask_weight)
     assert weights == (2, 5, 2, 2)
     assert (published.dice_weight, published.reid_weight, published.reid_aux_weight) == (5, 2, 3)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from idol_deploy.config import TrainConfig, preset, ytvis19_r50
+from idol_deploy.config import TrainConfig, preset
 from idol_deploy.model.idol import Idol
 from idol_deploy.train.optimiser import build_optimiser, rate_factor, restore_state, set_rates
 from idol_runtime.errors import CheckpointError
@@ -11,7 +11,7 @@ from idol_runtime.errors import CheckpointError
 
 def test_backbone_learns_slower_and_its_first_stages_not_at_all() -> None:
     with torch.device("meta"):
-        model = Idol(ytvis19_r50())
+        model = Idol(preset("ytvis19_r50"))
     optimiser = build_optimiser(model, TrainConfig())
     backbone, rest = optimiser.param_groups
     assert (backbone["lr"], rest["lr"]) == (pytest.approx(1e-5), 1e-4)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from idol_deploy.config import IdolConfig, ovis_r50, preset, ytvis19_r50
+from idol_deploy.config import IdolConfig, preset
 from idol_deploy.model.idol import Idol
 from idol_deploy.weights.checkpoint import (
     inspect_checkpoint,
@@ -306,21 +306,21 @@ def _hollow(config: IdolConfig) -> dict[str, Tensor]:
 )
 def test_another_preset_s_file_is_recognised(stored: str, advice: str, tmp_path: Path) -> None:
     path = _save(tmp_path / "model.pth", {"model": _hollow(preset(stored))})
-    assert advice in _refusal(path, ytvis19_r50())
+    assert advice in _refusal(path, preset("ytvis19_r50"))
 
 
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     path = _save(tmp_path / "model.pth", {"model": _hollow(preset("ytvis19_r101"))})
-    message = _refusal(path, ytvis19_r50())
+    message = _refusal(path, preset("ytvis19_r50"))
     assert "unknown: detr.detr.backbone.0.backbone.res4.6." in message
     assert "(255 in all)" in message
     assert len(message) < 1500
 
 
 def test_the_nearest_preset_is_named_when_none_fits(tmp_path: Path) -> None:
-    state = _hollow(ovis_r50())
+    state = _hollow(preset("ovis_r50"))
     del state["detr.mask_head.dcn.bias"]
-    message = _refusal(_save(tmp_path / "model.pth", state), ytvis19_r50())
+    message = _refusal(_save(tmp_path / "model.pth", state), preset("ytvis19_r50"))
     assert "fits no preset, the nearest is ovis_r50" in message
 
 

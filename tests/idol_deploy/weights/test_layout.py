@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from idol_deploy.config import PRESETS, IdolConfig, preset, ytvis19_swin_l
+from idol_deploy.config import PRESETS, IdolConfig, preset
 from idol_deploy.model.idol import Idol
 from idol_deploy.weights.layout import (
     alias_of,
@@ -59,7 +59,7 @@ def test_presets_fit_when_their_shapes_do() -> None:
 
 
 def test_position_indices_are_optional_for_a_fit() -> None:
-    config = ytvis19_swin_l()
+    config = preset("ytvis19_swin_l")
     table = {key: shape for key, shape in key_table(config).items() if not is_position_index(key)}
     assert len(position_indices(config)) == len(key_table(config)) - len(table) == 24
     assert fitting_presets(table) == ("ytvis19_swin_l", "ytvis21_swin_l")

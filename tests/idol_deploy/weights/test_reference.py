@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from idol_deploy.config import IdolConfig, ytvis19_r50, ytvis19_swin_l
+from idol_deploy.config import preset
 from idol_deploy.weights.layout import is_position_index
 from idol_deploy.weights.reference import make_video, reference_state, reference_tensor
 
@@ -23,7 +23,7 @@ def test_the_video_is_the_one_that_the_published_code_saw(
     reference: Path, relative_error: RelativeError
 ) -> None:
     frames, height, width, seed = json.loads((reference / "meta.json").read_text())["small"]["video"]
-    config = ytvis19_r50().preprocessing
+    config = preset("ytvis19_r50").preprocessing
     video = make_video(frames, height, width, seed)
     assert video.shape == (frames, 3, height, width)
     assert video.dtype == np.uint8
@@ -57,21 +57,19 @@ def test_the_rule_is_pinned() -> None:
     assert _digest(make_video(3, 40, 56, seed=5)) == "0a7709a7b1f3992b"
 
 
-@pytest.mark.parametrize("build", [ytvis19_r50, ytvis19_swin_l])
-def test_the_state_is_a_whole_checkpoint(
-    build: Callable[[], IdolConfig], reference: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", ["ytvis19_r50", "ytvis19_swin_l"])
+def test_the_state_is_a_whole_checkpoint(name: str, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "idol_deploy.weights.reference.reference_tensor", lambda _, shape: np.zeros(shape, np.float32)
     )
-    name = {"ytvis19_r50": "", "ytvis19_swin_l": "_ytvis19_swinL"}[build().name]
-    keys = json.loads((reference / f"state_dict_keys{name}.json").read_text())["keys"]
-    state = reference_state(build())
+    suffix = {"ytvis19_r50": "", "ytvis19_swin_l": "_ytvis19_swinL"}[name]
+    keys = json.loads((reference / f"state_dict_keys{suffix}.json").read_text())["keys"]
+    state = reference_state(preset(name))
     dtypes = {"float32": torch.float32, "int64": torch.int64}
     assert {key: (tuple(t.shape), t.dtype) for key, t in state.items()} == {
         key: (tuple(shape), dtypes[dtype]) for key, shape, dtype in keys
     }
-    assert sum(map(is_position_index, state)) == (0 if name == "" else 24)
+    assert sum(map(is_position_index, state)) == (0 if suffix == "" else 24)
 
 
 def test_shared_tensors_have_two_names_and_one_value() -> None:

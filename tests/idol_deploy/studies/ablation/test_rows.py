@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from idol_deploy.config import ytvis19_r50
+from idol_deploy.config import preset
 from idol_deploy.objective.config import LossConfig
 from idol_deploy.settings import TrainSettings, override_settings
 from idol_deploy.studies.ablation.rows import ROWS, TRAININGS
@@ -27,13 +27,13 @@ def test_every_training_serves_a_row_and_every_row_has_a_training() -> None:
     ],
 )
 def test_trainings_differ_in_their_loss_alone(name: str, loss: LossConfig) -> None:
-    settings = TrainSettings(ytvis19_r50())
+    settings = TrainSettings(preset("ytvis19_r50"))
     network = replace(settings.network, train=replace(settings.network.train, loss=loss))
     assert override_settings(settings, TRAININGS[name]) == replace(settings, network=network)
 
 
 def test_the_rows_end_with_the_published_association() -> None:
-    stream = ytvis19_r50().stream
+    stream = preset("ytvis19_r50").stream
     changed = [override_stream(stream, row.association).association for row in ROWS]
     off = AssociationConfig(temporal="momentum", frame_weight=False)
     cues = replace(off, matching="multi_cue")
