@@ -1,7 +1,6 @@
 """Benchmark rows of PyTorch: eager and with `torch.compile`."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from idol_deploy.config import IdolConfig
@@ -69,18 +68,9 @@ class TorchRow:
         return TorchBackend(model, manifest.network_size)
 
 
-def torch_rows(
-    bundle: Path,
-    weights: Path,
-    config: IdolConfig,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    compiled: bool = False,
-) -> list[BenchRow]:
-    """Return the rows of eager PyTorch and, with `compiled`, of `torch.compile`; arguments as in `TorchRow`."""
-    eager = TorchRow(bundle, weights, config, device, threads)
-    rows = [BenchRow("pytorch, eager", eager.open, required=True)]
-    if compiled:
-        rows.append(BenchRow("pytorch, compile", partial(TorchRow.open, replace(eager, compiled=True))))
+def torch_rows(row: TorchRow) -> list[BenchRow]:
+    """Return a row of eager PyTorch and, if `compiled` is set, a row of `torch.compile`."""
+    rows = [BenchRow("pytorch, eager", replace(row, compiled=False).open, required=True)]
+    if row.compiled:
+        rows.append(BenchRow("pytorch, compile", row.open))
     return rows

@@ -88,14 +88,16 @@ def _rows(options: argparse.Namespace) -> "list[BenchRow]":
 
     rows = bundle_rows(options.bundle, options.device, options.threads)
     if options.weights is not None:
-        from idol_deploy.bench import torch_rows
+        from idol_deploy.bench import TorchRow, torch_rows
         from idol_deploy.settings import network_config
         from idol_runtime.bundle.bundle import Bundle
 
         with Bundle.open(options.bundle) as bundle:
             config = network_config(options.preset or bundle.manifest.preset)
-        choice = {"device": options.device, "threads": options.threads, "compiled": options.compile}
-        rows = [*torch_rows(options.bundle, options.weights, config, **choice), *rows]
+        pytorch = TorchRow(
+            options.bundle, options.weights, config, options.device, options.threads, options.compile
+        )
+        rows = [*torch_rows(pytorch), *rows]
     elif options.compile or options.preset:
         raise ConfigError("--compile and --preset apply to PyTorch only; pass --weights as well")
     if options.only:

@@ -24,7 +24,7 @@ from idol_plugins.cpu import CpuLibrary
 from idol_plugins.cuda import CudaLibrary
 from idol_plugins.errors import PluginError
 
-__all__ = ["best_core", "deform_attn", "operator_problem", "use_core", "use_operator"]
+__all__ = ["deform_attn", "operator_problem", "use_core", "use_operator"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,15 +58,6 @@ def operator_problem(device: torch.device | str = "cpu") -> str | None:
     return _problem(torch.device(device).type)
 
 
-def best_core(device: torch.device | str = "cpu") -> AttentionCore:
-    """Return the operator if its library for this device loads, else plain PyTorch; the reason is logged."""
-    problem = operator_problem(device)
-    if problem is None:
-        return deform_attn
-    _log.info("deformable attention: plain PyTorch (%s)", problem)
-    return deformable_attention
-
-
 def use_core(model: nn.Module, core: AttentionCore) -> None:
     """Set the core of every deformable attention in a network."""
     for module in model.modules():
@@ -75,7 +66,7 @@ def use_core(model: nn.Module, core: AttentionCore) -> None:
 
 
 def use_operator(model: nn.Module, *, required: bool = False) -> AttentionCore:
-    """Set the best core for the device of a network's parameters.
+    """Set the operator if its library for the device of a network's parameters loads, else plain PyTorch, and log why.
 
     Args:
         model: network, changed in place.
@@ -87,23 +78,18 @@ def use_operator(model: nn.Module, *, required: bool = False) -> AttentionCore:
     Raises:
         PluginError: the operator is required, and its library is not built or does not load.
     """
-    device = next(model.parameters()).device
-    problem = operator_problem(device)
-    if required and problem is not None:
-        raise PluginError(problem)
-    core = best_core(device)
+    core: AttentionCore = deform_attn
+    problem = operator_problem(next(model.parameters()).device)
+    if problem is not None:
+        if required:
+            raise PluginError(problem)
+        _log.info("deformable attention: plain PyTorch (%s)", problem)
+        core = deformable_attention
     use_core(model, core)
     return core
 
 
-@cache
-def _cpu_library() -> CpuLibrary:
-    return CpuLibrary()
-
-
-@cache
-def _cuda_library() -> CudaLibrary:
-    return CudaLibrary()
+_cpu_library, _cuda_library = cache(CpuLibrary), cache(CudaLibrary)
 
 
 @cache
@@ -150,9 +136,7 @@ def _forward(value: Tensor, shapes: Sequence[int], merged: Tensor, reference: Te
     return out
 
 
-@_forward.register_fake
-def _forward_fake(value: Tensor, shapes: Sequence[int], merged: Tensor, reference: Tensor) -> Tensor:
-    return _empty_out(value, merged)
+_forward.register_fake(lambda value, shapes, merged, reference: _empty_out(value, merged))
 
 
 @torch.library.custom_op("idol_deploy::deform_attn_backward", mutates_args=(), device_types=("cpu", "cuda"))

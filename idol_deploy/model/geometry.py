@@ -85,7 +85,9 @@ def build_geometry(padding_mask: Tensor, channels: int = 256) -> Geometry:
         channels: number of channels of the position code.
     """
     shapes = level_shapes(*padding_mask.shape[-2:])
-    masks = _level_masks(padding_mask, shapes)
+    masks = [_shrink(padding_mask, shape) for shape in shapes[:3]]
+    # Stride 64 has no backbone output: the published code shrinks the stride-8 mask, which rounds differently.
+    masks.append(_shrink(masks[0], shapes[3]))
     padding = torch.cat([mask.flatten(1) for mask in masks], 1)
     ratios = torch.stack([_valid_ratio(mask) for mask in masks], 1)
     centres = [_centres(mask, ratios[:, level]) for level, mask in enumerate(masks)]
@@ -97,12 +99,6 @@ def build_geometry(padding_mask: Tensor, channels: int = 256) -> Geometry:
         encoder_reference=torch.cat(centres, 1)[:, :, None] * ratios[:, None],
         valid_ratios=ratios,
     )
-
-
-def _level_masks(padding_mask: Tensor, shapes: tuple[tuple[int, int], ...]) -> list[Tensor]:
-    masks = [_shrink(padding_mask, shape) for shape in shapes[:3]]
-    # Stride 64 has no backbone output: the published code shrinks the stride-8 mask, which rounds differently.
-    return [*masks, _shrink(masks[0], shapes[3])]
 
 
 def _shrink(mask: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -5,7 +5,7 @@ end in `_k`, those of the last layer have no suffix. Source: docs/idol.md §5.2 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import torch
@@ -190,9 +190,8 @@ class Criterion(nn.Module):
 
 
 def _last_layer(output: PairOutput) -> PairOutput:
-    layered = {"logits", "boxes", "states", "origins"}
-    values = {field.name: getattr(output, field.name) for field in fields(PairOutput)}
-    return PairOutput(**{name: value[-1:] if name in layered else value for name, value in values.items()})
+    layered = ("logits", "boxes", "states", "origins")
+    return replace(output, **{name: getattr(output, name)[-1:] for name in layered})
 
 
 def _match_layers(output: PairOutput, targets: Targets) -> Assignment:
@@ -218,11 +217,9 @@ def _detection_sums(
 
 def _named(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Split [L] per kind into scalars by published name, the last layer first."""
-    layers = len(next(iter(losses.values())))
-    names = ["", *(f"_{layer}" for layer in range(layers - 1))]
-    order = [layers - 1, *range(layers - 1)]
+    last = len(next(iter(losses.values()))) - 1
     return {
-        f"loss_{kind}{suffix}": values[layer]
-        for suffix, layer in zip(names, order, strict=True)
+        f"loss_{kind}" + ("" if layer == last else f"_{layer}"): values[layer]
+        for layer in (last, *range(last))
         for kind, values in losses.items()
     }

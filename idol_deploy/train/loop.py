@@ -15,27 +15,28 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.evaluate.inference import missed_categories
 from idol_deploy.objective.batch import Batch
 from idol_deploy.settings import TrainSettings
 from idol_deploy.train.data import TrainingData, evaluate_holdout, open_training_data
-from idol_deploy.train.graph import TrainingGraph, build_graph, prepare_graph
+from idol_deploy.train.graph import Announce, TrainingGraph, build_graph, prepare_graph
 from idol_deploy.train.log import JsonLines, Progress, TensorBoard, record
 from idol_deploy.train.optimiser import restore_state
 from idol_deploy.train.processes import Processes
 from idol_deploy.train.rng_state import restore_rng, rng_state, seed_rng
 from idol_deploy.train.snapshots import Snapshot, SnapshotFolder, read_snapshot
 from idol_deploy.train.step import Stepper
+from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_deploy.weights.layout import published_names, published_state
 from idol_runtime.errors import CheckpointError
 from idol_runtime.signals import handling
 
 __all__ = ["Trained", "Training", "train"]
 
-Announce = Callable[[str], None]
+_Write = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,6 @@ def train(task: Training, processes: Processes, announce: Announce) -> Trained:
         return run.go(stop)
 
 
-class _Listener(Protocol):
-    def write(self, entry: dict[str, Any]) -> None: ...
-
-
 class _Run:
     def __init__(self, task: Training, processes: Processes, announce: Announce) -> None:
         settings = task.settings
@@ -139,22 +136,22 @@ class _Run:
         outputs: list[Path] = []
         stopped = False
         with contextlib.ExitStack() as resources:
-            listeners = self._listeners(resources) if self._processes.first else []
+            writers = self._writers(resources) if self._processes.first else []
             batches: Iterator[Batch] = resources.enter_context(closing(iter(self._loader)))  # type: ignore[type-var]
             while self._iteration < train.iterations and not stopped:
                 report = self._stepper.step(batches, self._iteration, stop)
                 self._iteration += 1
                 faults = sum(self._loader.log.counts.values())
-                for listener in listeners:
-                    listener.write(record(self._iteration, report, faults))
+                for write in writers:
+                    write(record(self._iteration, report, faults))
                 stopped = report.stop
-                self._evaluate(listeners)
+                self._evaluate(writers)
                 if stopped or self._due(train.checkpoint_period):
                     self._save()
             for line in self._loader.log.summary():
                 self._announce(f"skipped: {line}")
         if not stopped and self._processes.first:
-            self._folder.write_weights(self._folder.final, self._graph.model, self._settings)
+            save_checkpoint(self._folder.final, self._graph.model, self._settings.network)
             outputs.append(self._folder.final)
         if self._folder.best.exists():
             outputs.append(self._folder.best)
@@ -171,23 +168,23 @@ class _Run:
                 self._announce(f"evaluating: {line}")
         return data
 
-    def _listeners(self, resources: contextlib.ExitStack) -> list[_Listener]:
+    def _writers(self, resources: contextlib.ExitStack) -> list[_Write]:
         run, done = self._settings.run, self._iteration
-        listeners: list[_Listener] = [
-            resources.enter_context(closing(JsonLines(self._folder.log, after=done)))
+        writers: list[_Write] = [
+            resources.enter_context(closing(JsonLines(self._folder.log, after=done))).write
         ]
         if run.tensorboard:
             board = TensorBoard(self._folder.path / "tensorboard", after=done)
-            listeners.append(resources.enter_context(closing(board)))
+            writers.append(resources.enter_context(closing(board)).write)
         iterations = self._settings.network.train.iterations
         progress = Progress(self._announce, iterations, run.log_period, done)
         self._announce = progress.announce
-        return [*listeners, resources.enter_context(closing(progress))]
+        return [*writers, resources.enter_context(closing(progress)).write]
 
     def _due(self, period: int) -> bool:
         return self._iteration % period == 0 or self._iteration == self._settings.network.train.iterations
 
-    def _evaluate(self, listeners: list[_Listener]) -> None:
+    def _evaluate(self, writers: list[_Write]) -> None:
         period, held_out = self._settings.run.evaluate_period, self._data.held_out
         if not period or held_out is None or not self._due(period):
             return
@@ -196,13 +193,13 @@ class _Run:
         scores = evaluate_holdout(
             model, held_out, frames, self._folder.path, self._iteration, self._processes
         )
-        for listener in listeners:
-            listener.write({"iteration": self._iteration, "scores": scores})
+        for write in writers:
+            write({"iteration": self._iteration, "scores": scores})
         self._announce(f"iteration {self._iteration}: AP {scores['AP']:.3f}, AP50 {scores['AP50']:.3f}")
         if self._best is None or scores["AP"] > self._best:
             self._best = scores["AP"]
             if self._processes.first:
-                self._folder.write_weights(self._folder.best, model, self._settings)
+                save_checkpoint(self._folder.best, model, self._settings.network)
 
     def _save(self) -> None:
         rng_states = self._processes.gather(rng_state(self._processes.device))

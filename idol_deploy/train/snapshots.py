@@ -6,7 +6,6 @@ A snapshot is also a checkpoint for every other command: it holds the weights un
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ import torch
 from torch import Tensor
 
 from idol_deploy.data.loader import LoaderState
-from idol_deploy.model.idol import Idol
 from idol_deploy.settings import TrainSettings, settings_from_json, settings_to_json
-from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_runtime.errors import CheckpointError, OutputError
 from idol_runtime.files import replacing
 
@@ -28,8 +25,7 @@ _FORMAT_VERSION = 1
 _NAME = re.compile(r"iteration-(\d+)\.pt")
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """The state of a training run between two iterations.
 
     Attributes:
@@ -51,22 +47,8 @@ class Snapshot:
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
     loader: LoaderState
-    rng_states: list[dict[str, Any]]
-    best: float | None = None
-
-
-class _Contents(msgspec.Struct):
-    """The contents of a snapshot file."""
-
-    settings: str
-    iteration: int
-    model: dict[str, Tensor]
-    criterion: dict[str, Tensor]
-    optimiser: dict[str, Any]
-    scaler: dict[str, Any]
-    loader: LoaderState
-    best: float | None
     rng_states: list[dict[str, Any]] = msgspec.field(name="chance")
+    best: float | None
 
 
 def read_snapshot(path: Path) -> Snapshot:
@@ -92,12 +74,12 @@ def read_snapshot(path: Path) -> Snapshot:
             f"{path} has snapshot format {version}, this version reads {_FORMAT_VERSION}; resume with the version "
             "that wrote it"
         )
+    if isinstance(contents.get("settings"), str):
+        contents["settings"] = settings_from_json(contents["settings"], path)
     try:
-        stored = msgspec.convert(contents, _Contents)
+        return msgspec.convert(contents, Snapshot)
     except msgspec.ValidationError as error:
         raise CheckpointError(f"{_broken(path)} ({error})") from error
-    settings = settings_from_json(stored.settings, path)
-    return Snapshot(**{**msgspec.structs.asdict(stored), "settings": settings})
 
 
 def _broken(path: Path) -> str:
@@ -105,26 +87,21 @@ def _broken(path: Path) -> str:
 
 
 class SnapshotFolder:
-    """The output folder of a training run: settings, log, last snapshots, best and final weights."""
+    """The output folder of a training run: settings, log, last snapshots, best and final weights.
+
+    Attributes:
+        path: path of the folder.
+        log: path of the log, one JSON object per line.
+        best: path of the weights with the highest AP.
+        final: path of the weights after the last iteration.
+    """
 
     def __init__(self, path: Path, keep_last: int) -> None:
         self.path = path
+        self.log = path / "log.jsonl"
+        self.best = path / "best.safetensors"
+        self.final = path / "final.safetensors"
         self._keep_last = keep_last
-
-    @property
-    def log(self) -> Path:
-        """Path of the log, one JSON object per line."""
-        return self.path / "log.jsonl"
-
-    @property
-    def best(self) -> Path:
-        """Path of the weights with the highest AP."""
-        return self.path / "best.safetensors"
-
-    @property
-    def final(self) -> Path:
-        """Path of the weights after the last iteration."""
-        return self.path / "final.safetensors"
 
     def snapshots(self) -> list[Path]:
         """Return the paths of all snapshots, the newest last."""
@@ -171,7 +148,7 @@ class SnapshotFolder:
             OutputError: the snapshot cannot be written; earlier ones are unchanged.
         """
         path = self.path / f"iteration-{snapshot.iteration:08d}.pt"
-        contents = vars(snapshot) | {
+        contents = msgspec.structs.asdict(snapshot) | {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
             "settings": settings_to_json(snapshot.settings),
@@ -193,11 +170,3 @@ class SnapshotFolder:
         for old in self.snapshots()[: -self._keep_last]:
             old.unlink(missing_ok=True)
         return path
-
-    def write_weights(self, path: Path, model: Idol, settings: TrainSettings) -> None:
-        """Write the weights without the training state.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        save_checkpoint(path, model, settings.network)

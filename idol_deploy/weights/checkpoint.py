@@ -241,16 +241,14 @@ def _check_keys(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> 
 
 
 def _advice(stored: KeyTable) -> str:
-    def distance(name: str) -> int:
-        return len(set(key_table(PRESETS[name]).items()) ^ set(stored.items()))
-
     fitting = fitting_presets(stored)
     if fitting:
         return f"this file fits preset {' or '.join(fitting)}"
     network = imagenet_network(stored)
     if network is not None:
         return f"it holds ImageNet weights of a {network}; use them with `idol-deploy train --weights`"
-    return f"it fits no preset, the nearest is {min(PRESETS, key=distance)}"
+    nearest = min(PRESETS.values(), key=lambda config: len(key_table(config).items() ^ stored.items()))
+    return f"it fits no preset, the nearest is {nearest.name}"
 
 
 def _check_position_indices(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> None:

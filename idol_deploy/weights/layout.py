@@ -112,12 +112,11 @@ def position_indices(config: IdolConfig) -> dict[str, Tensor]:
 def fitting_presets(shapes: KeyTable) -> tuple[str, ...]:
     """Return the presets with exactly these canonical keys and shapes; position indices are optional."""
     weights = {key: shape for key, shape in shapes.items() if not is_position_index(key)}
-
-    def fits(name: str) -> bool:
-        table = key_table(PRESETS[name])
-        return weights == {key: shape for key, shape in table.items() if not is_position_index(key)}
-
-    return tuple(name for name in PRESETS if fits(name))
+    return tuple(
+        name
+        for name, config in PRESETS.items()
+        if weights == {key: shape for key, shape in key_table(config).items() if not is_position_index(key)}
+    )
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

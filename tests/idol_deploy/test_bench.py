@@ -28,7 +28,7 @@ def weights(toy: Toy, tmp_path: Path) -> Path:
 
 
 def test_eager_answers_the_golden_frame(toy: Toy, weights: Path) -> None:
-    (row,) = torch_rows(toy.path, weights, toy.config)
+    (row,) = torch_rows(TorchRow(toy.path, weights, toy.config))
     assert row.required
     backend = row.open()
     with Bundle.open(toy.path) as bundle:
@@ -53,7 +53,7 @@ def test_other_weights_are_refused(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_compiled_is_a_row_of_its_own(toy: Toy, weights: Path) -> None:
-    names = [row.name for row in torch_rows(toy.path, weights, toy.config, compiled=True)]
+    names = [row.name for row in torch_rows(TorchRow(toy.path, weights, toy.config, compiled=True))]
     assert names == ["pytorch, eager", "pytorch, compile"]
     assert np.unique(names).size == 2
 

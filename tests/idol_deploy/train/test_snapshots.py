@@ -4,11 +4,11 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from idol_deploy.data.loader import LoaderState
 from idol_deploy.model.idol import Idol
