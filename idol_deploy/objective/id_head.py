@@ -27,11 +27,6 @@ class IdHead(nn.Module):
             )
         self.classify = nn.Linear(dim, identities)
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Map embeddings [..., C] to logits [..., I]."""
-        logits: Tensor = self.classify(embeddings)
-        return logits
-
     def loss(
         self,
         embeddings: Tensor,  # [..., C]
@@ -41,5 +36,5 @@ class IdHead(nn.Module):
         """Sum the cross-entropy over the counted embeddings of known identity; return the scalar and their number."""
         counted = counted & (identities != UNKNOWN)
         targets = identities.where(counted, torch.zeros_like(identities)).flatten()
-        entropy = F.cross_entropy(self(embeddings).float().flatten(0, -2), targets, reduction="none")
+        entropy = F.cross_entropy(self.classify(embeddings).float().flatten(0, -2), targets, reduction="none")
         return entropy.where(counted.flatten(), 0.0).sum(), counted.sum()

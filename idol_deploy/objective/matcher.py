@@ -80,22 +80,16 @@ def pairwise_cost(
     positive = _ALPHA * (1 - score) ** 2 * -(score + 1e-8).log()
     negative = (1 - _ALPHA) * score**2 * -(1 - score + 1e-8).log()
     iou, giou = pairwise_iou(to_xyxy(instance_boxes), to_xyxy(boxes))
-    inside, near = _centred(boxes, instance_boxes)
+    centre, middle = boxes[:, None, :, :2], instance_boxes[:, :, None, :2]
+    corners = to_xyxy(instance_boxes)[:, :, None]
+    # The query's centre is in the instance's box; it is near the centre of that box.
+    inside = ((centre > corners[..., :2]) & (centre < corners[..., 2:])).all(-1)
+    near = ((centre > middle - _RADIUS) & (centre < middle + _RADIUS)).all(-1)
     somewhere = ((inside | near) & exists[..., None]).any(1, keepdim=True)
     cost = positive - negative - _GIOU_WEIGHT * giou + _OFF_CENTRE * ~(inside & near) + _NOWHERE * ~somewhere
     # A diverged network must fail in its loss, whose error names it, and not loop forever here.
     cost = cost.nan_to_num(_IMPOSSIBLE).masked_fill(~exists[..., None], torch.inf)
     return cost, iou.nan_to_num(0.0)
-
-
-def _centred(boxes: Tensor, instance_boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two bool [N, G, Q]: the query's centre is in the instance's box; it is near the box's centre."""
-    centre = boxes[:, None, :, :2]
-    corners = to_xyxy(instance_boxes)[:, :, None]
-    middle = instance_boxes[:, :, None, :2]
-    inside = (centre > corners[..., :2]) & (centre < corners[..., 2:])
-    near = (centre > middle - _RADIUS) & (centre < middle + _RADIUS)
-    return inside.all(-1), near.all(-1)
 
 
 @torch.no_grad()
