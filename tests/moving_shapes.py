@@ -1,7 +1,7 @@
 """Small data sets of moving shapes with exact masks and occlusion, for tests, benchmarks and first trials.
 
     made = make_videos("build/shapes", videos=4)
-    VideoPairs.open(made.annotations, made.frames, config)
+    open_pairs(made.annotations, made.frames, config)
 
 Discs, squares and triangles of one colour move across a textured ground, bounce off its edges and occlude each other.
 Equal arguments give equal files. `idol-deploy synth` draws harder videos.

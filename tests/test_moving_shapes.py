@@ -41,7 +41,7 @@ def test_the_readers_find_what_was_drawn(tmp_path: Path) -> None:
     clip = draw_clip(12, (90, 130), 4, seed=3 * 1_000_003 + 2)
     tracks = dataset.tracks(2)
     for track, masks in zip(tracks, clip.masks, strict=True):
-        np.testing.assert_array_equal(np.stack([track.mask(t) for t in range(12)]), masks)
+        np.testing.assert_array_equal(np.stack([track.masks.mask(t) for t in range(12)]), masks)
     assert {level for track in tracks for level in track.occlusion or ()} >= {0.0, 0.25}
     made = make_stills(tmp_path / "c", images=2, size=(90, 130))
     stills = read_coco(made.annotations, FaultLog(strict=True)).stills

@@ -29,8 +29,8 @@ from idol_deploy.config import IdolConfig, preset
 from idol_deploy.data import pairs as pairs_module
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.loader import EndlessSampler, LoaderState, PairLoader, draw_sample, to_pair
-from idol_deploy.data.pairs import VideoPairs
-from idol_deploy.data.samples import Sample
+from idol_deploy.data.pairs import open_pairs
+from idol_deploy.data.samples import PairSource, Sample
 from idol_deploy.data.transforms import View
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.objective.batch import Batch, collate
@@ -48,7 +48,7 @@ def digest(batch: Batch) -> str:
     return sha.hexdigest()
 
 
-def speed(source: VideoPairs, config: IdolConfig, workers: int, batches: int) -> tuple[float, list[str]]:
+def speed(source: PairSource, config: IdolConfig, workers: int, batches: int) -> tuple[float, list[str]]:
     """Return images per second after a first batch, and the digests of all batches."""
     loader = PairLoader(source, config.preprocessing, pairs=PAIRS, state=STATE, workers=workers)
     stream = iter(loader)
@@ -80,7 +80,7 @@ def timed(owner: Any, name: str, seconds: dict[str, float]) -> Iterator[None]:
         setattr(owner, name, function)
 
 
-def profile(source: VideoPairs, config: IdolConfig, batches: int) -> dict[str, float]:
+def profile(source: PairSource, config: IdolConfig, batches: int) -> dict[str, float]:
     """Return milliseconds per image in one process, by step."""
     seconds: dict[str, float] = {}
     names = {
@@ -147,7 +147,7 @@ def measure(annotations: Path, frames: Path, args: argparse.Namespace) -> dict[s
     """Measure all numbers of workers, interleaved."""
     classes = tuple(category.name for category in read_dataset(annotations, FaultLog()).categories)
     config = replace(preset("ytvis19_r50"), classes=classes or SHAPES)
-    source = VideoPairs.open(annotations, frames, config)
+    source = open_pairs(annotations, frames, config)
     counts = [int(count) for count in args.workers.split(",")]
     speeds: dict[int, list[float]] = {count: [] for count in counts}
     digests = set()

@@ -31,7 +31,8 @@ def holdout(dataset: VisDataset, seed: int, share: float = HOLDOUT_SHARE) -> tup
     """
     if not 0 < share < 1:
         raise ConfigError(f"the held-out share must be between 0 and 1, got {share}")
-    recordings = sorted({_recording(video) for video in dataset.videos}, key=lambda name: _rank(name, seed))
+    names = {_recording(video) for video in dataset.videos}
+    recordings = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     if len(recordings) < 2:
         raise DataError(
             f"{dataset.path} has only one recording, which cannot be split; give separate validation videos"
@@ -46,7 +47,3 @@ def holdout(dataset: VisDataset, seed: int, share: float = HOLDOUT_SHARE) -> tup
 def _recording(video: Video) -> str:
     folder = str(PurePosixPath(video.files[0]).parent)
     return f"video {video.id}" if folder == "." else folder
-
-
-def _rank(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()

@@ -4,7 +4,7 @@ source = open_pairs("train.json", "train/JPEGImages", preset("ytvis19_r50"), str
 source.load(0, numpy.random.default_rng(0))
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from idol_deploy.config import IdolConfig, TrainConfig
+from idol_deploy.config import IdolConfig
 from idol_deploy.data.categories import class_labels
 from idol_deploy.data.coco import CocoDataset, Still, read_coco
 from idol_deploy.data.faults import Fault, FaultLog, missing_files
@@ -25,7 +25,7 @@ __all__ = ["StillPairs", "VideoPairs", "draw_frames", "open_pairs", "still_frame
 
 
 def open_pairs(
-    annotations: str | Path, frames: str | Path, config: IdolConfig, *, strict: bool
+    annotations: str | Path, frames: str | Path, config: IdolConfig, *, strict: bool = False
 ) -> PairSource:
     """Open the training pairs of a data set.
 
@@ -39,8 +39,10 @@ def open_pairs(
         DataError: nothing is usable, or `strict` is set and something is not; the message names it.
         MissingDependencyError: pycocotools is not installed.
     """
-    kind = StillPairs if config.train.still_images else VideoPairs
-    return kind.open(annotations, frames, config, strict=strict)
+    log = FaultLog(strict)
+    if config.train.still_images:
+        return StillPairs(read_coco(annotations, log), frames, config, log)
+    return VideoPairs(read_dataset(annotations, log, allow_empty=False), frames, config, log)
 
 
 @dataclass(frozen=True)
@@ -69,22 +71,14 @@ class VideoPairs:
     with a single frame is paired with itself.
     """
 
-    def __init__(
-        self,
-        dataset: VisDataset,
-        frames: str | Path,
-        classes: Sequence[str],
-        train: TrainConfig,
-        log: FaultLog | None = None,
-    ) -> None:
+    def __init__(self, dataset: VisDataset, frames: str | Path, config: IdolConfig, log: FaultLog) -> None:
         """Check that the frames exist and select what is usable.
 
         Args:
             dataset: videos and their instances.
             frames: folder that the file names start from.
-            classes: class names of the network.
-            train: frame selection and augmentation.
-            log: receives what is left out (default: a new log that counts).
+            config: classes, frame selection and augmentation.
+            log: receives what is left out.
 
         Raises:
             DataError: no annotations, or no usable class, frame or instance; or a fault with a strict log.
@@ -93,23 +87,27 @@ class VideoPairs:
             raise DataError(
                 f"{dataset.path} has no annotations; train on a file that has them, such as train.json"
             )
-        self.log = log or FaultLog()
+        self.log = log
         self._root = Path(frames)
-        self._train = train
-        labels = class_labels(dataset.categories, classes, dataset.path)
+        self._train = config.train
+        labels = class_labels(dataset.categories, config.classes, dataset.path)
         names = {category.dataset_id: category.name for category in dataset.categories}
         missing = missing_files(self._root, (file for video in dataset.videos for file in video.files))
         self._clips: list[_Clip] = []
         self.identities = 0
         for video in dataset.videos:
-            usable = self._usable_frames(video, missing)
+            for frame, file in enumerate(video.files):
+                if file in missing:
+                    where = f"video {video.id}, frame {frame}"
+                    self.log.add(_missing_frame(self._root / file, where, "frame"))
+            usable = tuple(frame for frame, file in enumerate(video.files) if file not in missing)
             tracks = []
             for track in dataset.tracks(video.id):
                 if track.category_id not in labels:
                     self.log.add(_unlisted_class(dataset.path, track.id, names[track.category_id]))
                 elif not track.crowd:
                     tracks.append(track)
-            if usable and (tracks or not train.drop_empty):
+            if usable and (tracks or not config.train.drop_empty):
                 of_tracks = tuple(labels[track.category_id] for track in tracks)
                 self._clips.append(_Clip(video, usable, tuple(tracks), of_tracks, self.identities))
                 self.identities += len(tracks)
@@ -117,15 +115,6 @@ class VideoPairs:
             raise DataError(
                 "; ".join((f"{dataset.path}: no instance is left to train on", *self.log.summary()))
             )
-
-    @classmethod
-    def open(
-        cls, annotations: str | Path, frames: str | Path, config: IdolConfig, *, strict: bool = False
-    ) -> "VideoPairs":
-        """Read a YouTube-VIS or OVIS annotation file; arguments and errors as `open_pairs`."""
-        log = FaultLog(strict)
-        dataset = read_dataset(annotations, log, allow_empty=False)
-        return cls(dataset, frames, config.classes, config.train, log)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -164,62 +153,41 @@ class VideoPairs:
             chosen + clip.first_identity,
         )
 
-    def _usable_frames(self, video: Video, missing: set[str]) -> tuple[int, ...]:
-        for frame, file in enumerate(video.files):
-            if file in missing:
-                where = f"video {video.id}, frame {frame}"
-                self.log.add(_missing_frame(self._root / file, where, "frame"))
-        return tuple(frame for frame, file in enumerate(video.files) if file not in missing)
-
 
 class StillPairs:
     """Pairs of two augmentations of one image; every instance is paired with itself."""
 
     identities = 0
 
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        frames: str | Path,
-        classes: Sequence[str],
-        train: TrainConfig,
-        log: FaultLog | None = None,
-    ) -> None:
+    def __init__(self, dataset: CocoDataset, frames: str | Path, config: IdolConfig, log: FaultLog) -> None:
         """Check that the images exist and select what is usable.
 
         Args:
             dataset: images and their instances.
             frames: folder of the images.
-            classes: class names of the network.
-            train: augmentation, and whether images without instances are dropped.
-            log: receives what is left out (default: a new log that counts).
+            config: classes and augmentation; `train.drop_empty` drops images without instances.
+            log: receives what is left out.
 
         Raises:
             DataError: no usable class or image, or a fault with a strict log.
         """
-        self.log = log or FaultLog()
+        self.log = log
         self._root = Path(frames)
-        self._train = train
-        self._labels = class_labels(dataset.categories, classes, dataset.path)
+        self._train = config.train
+        self._labels = class_labels(dataset.categories, config.classes, dataset.path)
         missing = missing_files(self._root, (still.file for still in dataset.stills))
         names = {category.dataset_id: category.name for category in dataset.categories}
         self._stills: list[Still] = []
         for still in dataset.stills:
-            self._log_unlisted(dataset.path, still, names)
+            for number, category in zip(still.annotation_ids, still.category_ids.tolist(), strict=True):
+                if category not in self._labels:
+                    self.log.add(_unlisted_class(dataset.path, number, names[category]))
             if still.file in missing:
                 self.log.add(_missing_frame(self._root / still.file, f"image {still.id}", "image"))
-            elif not train.drop_empty or any(i in self._labels for i in still.category_ids.tolist()):
+            elif not config.train.drop_empty or any(i in self._labels for i in still.category_ids.tolist()):
                 self._stills.append(still)
         if not self._stills:
             raise DataError("; ".join((f"{dataset.path}: no image is left to train on", *self.log.summary())))
-
-    @classmethod
-    def open(
-        cls, annotations: str | Path, frames: str | Path, config: IdolConfig, *, strict: bool = False
-    ) -> "StillPairs":
-        """Read a COCO annotation file; arguments and errors as `open_pairs`."""
-        log = FaultLog(strict)
-        return cls(read_coco(annotations, log), frames, config.classes, config.train, log)
 
     def __len__(self) -> int:
         return len(self._stills)
@@ -248,11 +216,6 @@ class StillPairs:
         )
         identities = np.full(int(listed.sum()), NO_IDENTITY, np.int64)
         return Sample(f"image {still.id}", key, reference, labels[listed], identities)
-
-    def _log_unlisted(self, path: Path, still: Still, names: Mapping[int, str]) -> None:
-        for number, category in zip(still.annotation_ids, still.category_ids.tolist(), strict=True):
-            if category not in self._labels:
-                self.log.add(_unlisted_class(path, number, names[category]))
 
 
 def draw_frames(frames: Sequence[int], most: int, rng: np.random.Generator) -> tuple[int, int]:

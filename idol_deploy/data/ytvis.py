@@ -3,7 +3,7 @@
     dataset = read_dataset("train/instances.json")
     for video in dataset.videos:
         for track in dataset.tracks(video.id):
-            track.mask(track.frames[0])
+            track.masks.mask(track.masks.frames[0])
 
 Masks in the file are compressed or uncompressed run lengths, or polygons. In memory all are compressed.
 Letters: T frames of a video; H x W its height and width in pixels.
@@ -18,7 +18,6 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from idol_deploy.data.faults import Fault, FaultLog, unknown_id
 from idol_deploy.data.masks import Masks, Segmentation, compress
@@ -87,15 +86,6 @@ class Track:
     area: float
     crowd: bool = False
     occlusion: tuple[float | None, ...] | None = None
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        """Frames in which the instance is visible."""
-        return self.masks.frames
-
-    def mask(self, frame: int) -> NDArray[np.bool_]:
-        """Return the mask of a frame, [H, W] bool."""
-        return self.masks.mask(frame)
 
 
 @dataclass(frozen=True, eq=False)

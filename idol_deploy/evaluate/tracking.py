@@ -99,7 +99,7 @@ def _numbers(results: Mapping[str, Any]) -> dict[str, float]:
 
 def _sequence(truth: Sequence[Track], results: Sequence[Prediction], frames: int) -> dict[str, Any]:
     """Return one video and class in the format of TrackEval: ids from 0, and similarities [G, D] of each frame."""
-    instances = [track.masks for track in truth if track.frames]
+    instances = [track.masks for track in truth if track.masks.frames]
     tracks = [result.masks for result in results if result.masks.frames]
     ious = {frame: iou.T for frame, _, _, iou in frame_ious(tracks, instances)}
     instance_ids, track_ids = _visible(instances, frames), _visible(tracks, frames)

@@ -1,7 +1,7 @@
 """A synthetic data set on disk, in OVIS format.
 
     dataset = write_dataset("build/val", read_library(), synth_preset("standard"), "val", videos=60, seed=1, workers=2)
-    VideoPairs.open(dataset.annotations, dataset.frames, config)
+    open_pairs(dataset.annotations, dataset.frames, config)
 
 A folder holds `JPEGImages`, `instances.json`, `vanishing.json` (the videos in which an instance is absent for 3 to 9
 frames) and `dataset.json` (settings and statistics). Each video is decided by (seed, split, number) alone: the bytes do

@@ -81,7 +81,7 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
     training, held_out = holdout(dataset, data.holdout, data.holdout_share)
     if settings.run.evaluate_period:
         require_frames(held_out.videos, Path(data.frames))
-    pairs = VideoPairs(training, data.frames, network.classes, network.train, log)
+    pairs = VideoPairs(training, data.frames, network, log)
     return TrainingData(pairs, held_out)
 
 

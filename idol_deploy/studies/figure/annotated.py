@@ -46,7 +46,7 @@ def read_video_frame(
     visible = [track for track in tracks if track.masks.counts[frame] is not None]
     where = f"video {video}, frame {frame}"
     if not visible:
-        others = sorted({t for track in tracks for t in track.frames})
+        others = sorted({t for track in tracks for t in track.masks.frames})
         fix = f"choose one of the frames {list_some(others, _LISTED)}" if others else "choose another video"
         raise DataError(f"{where} has no instance of the network's classes; {fix}")
     image = read_frame(Path(frames), match.files[frame], match.size, where)

@@ -18,13 +18,13 @@ from idol_deploy.config import preset
 from idol_deploy.data import loader as loader_module
 from idol_deploy.data.faults import Fault, FaultLog
 from idol_deploy.data.loader import Draw, EndlessSampler, LoaderState, PairLoader, draw_sample
-from idol_deploy.data.pairs import VideoPairs, open_pairs
+from idol_deploy.data.pairs import open_pairs
 from idol_runtime.errors import ConfigError, DataError
 from moving_shapes import SHAPES, make_videos
 
 if TYPE_CHECKING:
     from idol_deploy.config import IdolConfig
-    from idol_deploy.data.samples import Sample
+    from idol_deploy.data.samples import PairSource, Sample
     from idol_deploy.objective.batch import Batch
     from moving_shapes import MadeDataset
 
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeDataset:
 
 
 def _loader(made: MadeDataset, state: LoaderState | None = None, **options: object) -> PairLoader:
-    source = VideoPairs.open(made.annotations, made.frames, SMALL, strict=True)
+    source = open_pairs(made.annotations, made.frames, SMALL, strict=True)
     state = state or LoaderState(seed=7)
     return PairLoader(source, SMALL.preprocessing, pairs=2, state=state, **options)  # type: ignore[arg-type]
 
@@ -153,7 +153,7 @@ class _Breaking:
 
     identities = 0
 
-    def __init__(self, source: VideoPairs, broken: set[int]) -> None:
+    def __init__(self, source: PairSource, broken: set[int]) -> None:
         self.log = FaultLog()
         self._source = source
         self._broken = broken
@@ -169,7 +169,7 @@ class _Breaking:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_replaced_by_the_next_sample_and_counted(made: MadeDataset, workers: int) -> None:
-    whole = VideoPairs.open(made.annotations, made.frames, SMALL)
+    whole = open_pairs(made.annotations, made.frames, SMALL)
     loader = PairLoader(
         _Breaking(whole, {1, 2}), SMALL.preprocessing, pairs=1, state=LoaderState(7), workers=workers
     )
@@ -183,14 +183,14 @@ def test_a_broken_image_is_replaced_by_the_next_sample_and_counted(made: MadeDat
     assert same == [index not in {1, 2} for _, index in _draw_order(whole)]
 
 
-def _draw_order(source: VideoPairs) -> list[tuple[int, int]]:
+def _draw_order(source: PairSource) -> list[tuple[int, int]]:
     sampler = EndlessSampler(len(source), LoaderState(7), 10)
     return [(draw.epoch, draw.index) for draw in next(iter(sampler))]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_strict_or_all_broken_is_refused_in_one_line(made: MadeDataset, workers: int) -> None:
-    whole = VideoPairs.open(made.annotations, made.frames, SMALL)
+    whole = open_pairs(made.annotations, made.frames, SMALL)
     state = LoaderState(7)
     strict = PairLoader(
         _Breaking(whole, {0, 1, 2, 3, 4}),
@@ -278,11 +278,11 @@ def test_a_program_ends_with_its_workers_alive(made: MadeDataset) -> None:
 from pathlib import Path
 from idol_deploy.config import preset
 from idol_deploy.data.loader import LoaderState, PairLoader
-from idol_deploy.data.pairs import VideoPairs
+from idol_deploy.data.pairs import open_pairs
 from dataclasses import replace
 
 config = replace(preset("ytvis19_r50"), classes={SHAPES!r})
-source = VideoPairs.open(Path({str(made.annotations)!r}), Path({str(made.frames)!r}), config)
+source = open_pairs(Path({str(made.annotations)!r}), Path({str(made.frames)!r}), config)
 batches = iter(PairLoader(source, config.preprocessing, pairs=1, state=LoaderState(1), workers=2))
 next(batches)
 raise KeyError("and what failed holds them")

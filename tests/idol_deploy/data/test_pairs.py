@@ -14,8 +14,8 @@ from PIL import Image
 
 from idol_deploy.config import preset
 from idol_deploy.data.faults import Fault
-from idol_deploy.data.pairs import StillPairs, VideoPairs, draw_frames, open_pairs
-from idol_deploy.data.samples import Sample
+from idol_deploy.data.pairs import draw_frames, open_pairs
+from idol_deploy.data.samples import PairSource, Sample
 from idol_runtime.errors import DataError
 from moving_shapes import SHAPES, draw_clip, make_stills, make_videos
 
@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _open(folder: Path, *, strict: bool = False) -> VideoPairs:
-    return VideoPairs.open(folder / "instances.json", folder / "JPEGImages", VIDEOS, strict=strict)
+def _open(folder: Path, *, strict: bool = False) -> PairSource:
+    return open_pairs(folder / "instances.json", folder / "JPEGImages", VIDEOS, strict=strict)
 
 
 def _change(folder: Path) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_a_video_without_frames_is_left_out(folder: Path) -> None:
 
 def test_the_wrong_folder_is_named(folder: Path) -> None:
     with pytest.raises(DataError, match=r"none of the 6 annotated frames is below .*; give the folder"):
-        VideoPairs.open(folder / "instances.json", folder, VIDEOS)
+        open_pairs(folder / "instances.json", folder, VIDEOS)
 
 
 def test_classes_that_are_not_in_the_list(folder: Path) -> None:
@@ -132,14 +132,14 @@ def test_classes_that_are_not_in_the_list(folder: Path) -> None:
         annotation["category_id"] = 3 if i == 1 else 1
     _save(folder, content)
     config = replace(VIDEOS, classes=("disc", "square"))
-    source = VideoPairs.open(folder / "instances.json", folder / "JPEGImages", config)
+    source = open_pairs(folder / "instances.json", folder / "JPEGImages", config)
     assert source.log.counts == {"class 'triangle' is not in the list": 1}
     assert "annotation 2: the network has no class 'triangle'" in source.log.summary()[0]
     assert source.identities == 5
     with pytest.raises(DataError, match="annotation 2: the network has no class 'triangle'; add it"):
-        VideoPairs.open(folder / "instances.json", folder / "JPEGImages", config, strict=True)
+        open_pairs(folder / "instances.json", folder / "JPEGImages", config, strict=True)
     with pytest.raises(DataError, match=r"none of its categories \(disc, square, triangle\) is a class"):
-        VideoPairs.open(folder / "instances.json", folder / "JPEGImages", replace(VIDEOS, classes=("cat",)))
+        open_pairs(folder / "instances.json", folder / "JPEGImages", replace(VIDEOS, classes=("cat",)))
 
 
 def test_faults_of_the_annotations_are_logged_with_the_rest(folder: Path) -> None:
@@ -173,7 +173,7 @@ def test_empty_videos_stay_unless_dropped(folder: Path) -> None:
     assert isinstance(sample, Sample)
     assert sample.key.masks.shape == (0, 60, 80)
     config = replace(VIDEOS, train=replace(VIDEOS.train, drop_empty=True))
-    assert len(VideoPairs.open(folder / "instances.json", folder / "JPEGImages", config)) == 1
+    assert len(open_pairs(folder / "instances.json", folder / "JPEGImages", config)) == 1
 
 
 @pytest.mark.parametrize("fault", ["cut", "text", "size", "deep"])
@@ -200,8 +200,8 @@ def stills(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _open_stills(stills: Path, *, strict: bool = False) -> StillPairs:
-    return StillPairs.open(stills / "instances.json", stills / "JPEGImages", STILLS, strict=strict)
+def _open_stills(stills: Path, *, strict: bool = False) -> PairSource:
+    return open_pairs(stills / "instances.json", stills / "JPEGImages", STILLS, strict=strict)
 
 
 def _edit_stills(stills: Path, **changes: Any) -> None:
@@ -247,7 +247,7 @@ def test_classes_of_images_that_are_not_in_the_list(stills: Path) -> None:
         annotation["category_id"] = 1 + (i == 0)
     path.write_text(json.dumps(content))
     config = replace(STILLS, classes=("cat", "disc"))
-    source = StillPairs.open(path, stills / "JPEGImages", config)
+    source = open_pairs(path, stills / "JPEGImages", config)
     assert source.log.counts == {"class 'square' is not in the list": 1}
     sample = source.load(0, np.random.default_rng(0))
     assert isinstance(sample, Sample)

@@ -62,13 +62,13 @@ def test_reads_every_form_of_mask(written: Callable[..., Path]) -> None:
     assert [(category.dataset_id, category.name) for category in dataset.categories] == [(5, "dog")]
     track, never = dataset.tracks(2)
     for frame in (0, 1, 2):
-        np.testing.assert_array_equal(track.mask(frame), _mask())
-    assert not track.mask(3).any()
-    assert track.frames == (0, 1, 2)
+        np.testing.assert_array_equal(track.masks.mask(frame), _mask())
+    assert not track.masks.mask(3).any()
+    assert track.masks.frames == (0, 1, 2)
     assert track.masks.counts[3:] == (None, None)
     assert track.masks.areas.tolist() == [6, 6, 6, 0, 0]
     assert (track.area, track.crowd, track.occlusion) == (15.0, True, (0.25, None, None, None, None))
-    assert (never.frames, never.area, never.crowd, never.occlusion) == ((), 0.0, False, None)
+    assert (never.masks.frames, never.area, never.crowd, never.occlusion) == ((), 0.0, False, None)
 
 
 def test_areas_are_of_the_masks_where_the_file_gives_none(written: Callable[..., Path]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from idol_deploy.config import preset
-from idol_deploy.data.pairs import VideoPairs
+from idol_deploy.data.pairs import open_pairs
 from idol_deploy.data.samples import Sample
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.synth import entries
@@ -46,7 +46,7 @@ def test_workers_change_no_byte_and_seeds_do(
 
 def test_the_readers_accept_it(dataset: SynthDataset, library: Library) -> None:
     config = replace(preset("ytvis19_r50"), classes=library.classes)
-    pairs = VideoPairs.open(dataset.annotations, dataset.frames, config, strict=True)
+    pairs = open_pairs(dataset.annotations, dataset.frames, config, strict=True)
     assert (len(pairs), pairs.identities) == (4, dataset.statistics["instances"])
     sample = pairs.load(0, np.random.default_rng(0))
     assert isinstance(sample, Sample)

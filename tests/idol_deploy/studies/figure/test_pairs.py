@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from idol_deploy.data.loader import LoaderState, PairLoader
-from idol_deploy.data.pairs import VideoPairs
+from idol_deploy.data.pairs import open_pairs
 from idol_deploy.objective.batch import Pair, collate
 from idol_deploy.settings import DataConfig, RunConfig, TrainSettings
 from idol_deploy.studies.figure.pairs import draw_pairs, draw_training_pairs, write_pairs
@@ -33,7 +33,7 @@ def settings(videos: MadeDataset, config: IdolConfig) -> TrainSettings:
 
 
 def test_pairs_are_those_of_training(settings: TrainSettings, videos: MadeDataset, tmp_path: Path) -> None:
-    source = VideoPairs.open(videos.annotations, videos.frames, settings.network)
+    source = open_pairs(videos.annotations, videos.frames, settings.network)
     loader = PairLoader(source, settings.network.preprocessing, pairs=2, state=LoaderState(5))
     for number, batch in enumerate(itertools.islice(loader, 2)):
         path = tmp_path / f"{number}.png"
