@@ -39,7 +39,6 @@ Metric = Literal["ytvis", "ovis"]
 IOU_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 LIMITS = (1, 10, 100)
 _RECALLS = np.linspace(0.0, 1.0, 101)
-_EVERY_AREA = 0.0, 1e10
 
 
 class Range(NamedTuple):
@@ -52,7 +51,7 @@ class Range(NamedTuple):
     """
 
     suffix: str
-    area: tuple[float, float] = _EVERY_AREA
+    area: tuple[float, float] = (0.0, 1e10)
     occlusion: tuple[float, float] = (0.0, 1.0)
 
 

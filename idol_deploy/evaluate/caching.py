@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend
-from idol_runtime.backends.base import BatchLimit
-from idol_runtime.bundle.bundle import GraphName
 from idol_runtime.tracking.detection import NetworkOutput
 
 __all__ = ["CachingBackend"]
@@ -23,34 +21,16 @@ class CachingBackend:
             backend: backend that runs the network; stays open.
             keep: number of the latest frames to store; None (default): all, about 100 kB each for an edge network.
         """
+        self.name, self.graph = backend.name, backend.graph
+        self.network_size, self.batch = backend.network_size, backend.batch
         self._backend = backend
         self._keep = keep
         self._outputs: dict[bytes, NetworkOutput] = {}
 
     @property
-    def name(self) -> str:
-        """Name of the wrapped backend."""
-        return self._backend.name
-
-    @property
-    def graph(self) -> GraphName | None:
-        """Graph of the wrapped backend."""
-        return self._backend.graph
-
-    @property
     def reason(self) -> str:
         """Reason for the choice of the wrapped backend."""
         return self._backend.reason
-
-    @property
-    def network_size(self) -> tuple[int, int] | None:
-        """Input size of the wrapped backend."""
-        return self._backend.network_size
-
-    @property
-    def batch(self) -> BatchLimit:
-        """Batch limit of the wrapped backend."""
-        return self._backend.batch
 
     def infer(
         self,

@@ -16,7 +16,7 @@ from idol_deploy.data.ytvis import Video, VisDataset, in_chunks, load_json
 from idol_runtime.errors import DataError
 from idol_runtime.files import replacing
 
-__all__ = ["Prediction", "by_cell", "group_by", "read_predictions", "write_submission"]
+__all__ = ["Prediction", "ResultEntry", "by_cell", "group_by", "read_predictions", "write_submission"]
 
 _ZIP32_LIMIT = 1 << 31
 
@@ -43,7 +43,9 @@ class Prediction:
     area: float
 
 
-class _Entry(msgspec.Struct):
+class ResultEntry(msgspec.Struct):
+    """An entry of a results file."""
+
     video_id: int
     category_id: int
     score: float
@@ -76,17 +78,20 @@ class _Reader:
         self._path = path
         self._dataset = dataset
         self._categories = {category.dataset_id for category in dataset.categories}
-        self._decoder = msgspec.json.Decoder(_Entry)
+        self._decoder = msgspec.json.Decoder(ResultEntry)
 
     def read(self, raws: Sequence[tuple[int, msgspec.Raw]]) -> list[Prediction]:
         entries = [self._entry(index, raw) for index, raw in raws]
         masks = compress([(entry.segmentations, video.size) for entry, video in entries])
-        return [
-            self._prediction(index, entry, instance)
-            for (index, _), (entry, _), instance in zip(raws, entries, masks, strict=True)
-        ]
+        predictions = []
+        for (index, _), (entry, _), instance in zip(raws, entries, masks, strict=True):
+            if isinstance(instance, DataError):
+                raise self._error(index, instance) from instance
+            area = int(instance.areas.sum()) / max(int(np.count_nonzero(instance.areas)), 1)
+            predictions.append(Prediction(entry.video_id, entry.category_id, entry.score, instance, area))
+        return predictions
 
-    def _entry(self, index: int, raw: msgspec.Raw) -> tuple[_Entry, Video]:
+    def _entry(self, index: int, raw: msgspec.Raw) -> tuple[ResultEntry, Video]:
         try:
             entry = self._decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -106,12 +111,6 @@ class _Reader:
         else:
             return entry, video
         raise self._error(index, why)
-
-    def _prediction(self, index: int, entry: _Entry, masks: Masks | DataError) -> Prediction:
-        if isinstance(masks, DataError):
-            raise self._error(index, masks) from masks
-        area = int(masks.areas.sum()) / max(int(np.count_nonzero(masks.areas)), 1)
-        return Prediction(entry.video_id, entry.category_id, entry.score, masks, area)
 
     def _error(self, index: int, why: object) -> DataError:
         return DataError(f"{self._path}: result number {index}: {why}")

@@ -56,7 +56,10 @@ def actor_layers(
     size = actor.size * actor.scale
     sides = np.stack([size * (1 - stretch) * side, size * (1 + stretch)], -1)
     linear = rotations(angle) * sides[:, None]
-    which = _walk(frames, len(pictures), int(rng.integers(len(pictures))))
+    # Pictures forwards and backwards: a walk need not end as it began.
+    period = max(2 * len(pictures) - 2, 1)
+    step = (np.arange(frames) + int(rng.integers(len(pictures)))) % period
+    which = np.minimum(step, period - step).astype(np.intp)
     body = _to_frame(scene.camera, linear, actor.path)
     shadow = _to_frame(scene.camera, linear, actor.path + size[:, None] * np.array([0.08, 0.1]))
     return (
@@ -82,10 +85,3 @@ def _facing(path: Array, mirrored: bool) -> Array:
     padded = np.concatenate([side[:1], side, side[-1:]])
     mean = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
     return np.where(np.abs(mean) < 0.5, 0.5 * side, side)
-
-
-def _walk(frames: int, pictures: int, start: int) -> NDArray[np.intp]:
-    """Return the picture of each frame, [T], forwards and backwards: a walk need not end as it began."""
-    period = max(2 * pictures - 2, 1)
-    step = (np.arange(frames) + start) % period
-    return np.minimum(step, period - step).astype(np.intp)

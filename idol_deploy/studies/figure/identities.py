@@ -29,7 +29,7 @@ from idol_runtime.tracking.rle import decode_rle
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Identities", "Truth", "draw_identities", "read_truth"]
+__all__ = ["Identities", "draw_identities", "read_truth"]
 
 _PANEL = 2.6  # inches
 _FILL = 0.42  # opacity of masks
@@ -54,28 +54,15 @@ class Identities:
     switches: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Annotations to compare both runs with.
-
-    Attributes:
-        dataset: data set of the annotations.
-        video: video of the data set that is the source.
-    """
-
-    dataset: VisDataset
-    video: Video
-
-
-def read_truth(gt: Path, video: str) -> Truth:
-    """Read the annotations of a video, chosen by its id or folder.
+def read_truth(gt: Path, video: str) -> tuple[VisDataset, Video]:
+    """Read the data set of annotations and find the video that is the source, by its id or folder.
 
     Raises:
         DataError: no such file or video.
         MissingDependencyError: pycocotools is not installed.
     """
     dataset = read_dataset(gt, FaultLog())
-    return Truth(dataset, find_video(dataset, video))
+    return dataset, find_video(dataset, video)
 
 
 def draw_identities(
@@ -86,7 +73,7 @@ def draw_identities(
     names: tuple[str, str],
     indices: Sequence[int] | None = None,
     count: int = 3,
-    truth: Truth | None = None,
+    truth: tuple[VisDataset, Video] | None = None,
     note: str = "",
 ) -> Identities:
     """Draw two runs of one video.
@@ -109,7 +96,7 @@ def draw_identities(
     """
     positions = _positions(frames, indices, count)
     shown = [frames[position] for position in positions]
-    instances, switches = (None, None) if truth is None else _match_truth(frames, truth)
+    instances, switches = (None, None) if truth is None else _match_truth(frames, *truth)
     of_shown = None if instances is None else [instances[position] for position in positions]
     changes = [find_changes(shown, run, of_shown) for run in (0, 1)]
     changed = [sum(int((c != NO_TRACK).sum()) for c in of_run) for of_run in changes]
@@ -153,14 +140,13 @@ def _positions(frames: Sequence[PairedFrame], indices: Sequence[int] | None, cou
 
 
 def _match_truth(
-    frames: Sequence[PairedFrame], truth: Truth
+    frames: Sequence[PairedFrame], dataset: VisDataset, video: Video
 ) -> tuple[list[NDArray[np.int64]], tuple[int, int]]:
     """Return the annotated instance of each detection of each frame, and the identity switches of each run."""
-    video = truth.video
     fix = "give the annotations of this video"
     if frames[-1].index >= len(video):
         raise DataError(
-            f"video {video.id} of {truth.dataset.path} has {len(video)} frames and the source more; {fix}"
+            f"video {video.id} of {dataset.path} has {len(video)} frames and the source more; {fix}"
         )
     other = {tuple(rle["size"]) for frame in frames for rle in frame.masks} - {video.size}
     if other:
@@ -169,7 +155,7 @@ def _match_truth(
             f"the source's frames are {size} and those of the annotated video {video.size[0]}x{video.size[1]}; {fix}"
         )
     indices = [frame.index for frame in frames]
-    annotated = [t.masks.at(indices) for t in truth.dataset.tracks(video.id) if not t.crowd]
+    annotated = [t.masks.at(indices) for t in dataset.tracks(video.id) if not t.crowd]
     instances = [np.full(len(frame.masks), NO_TRACK, np.int64) for frame in frames]
     switches = []
     for run in (1, 0):

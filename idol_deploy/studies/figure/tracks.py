@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.data.masks import Masks, RunLengths, Segmentation, compress
+from idol_deploy.evaluate.predictions import ResultEntry
 from idol_runtime.errors import DataError
 
 __all__ = ["ResultTrack", "ResultTracks", "checked_masks", "read_tracks"]
@@ -66,13 +67,6 @@ class _Frame(msgspec.Struct):
     instances: list[_Instance]
 
 
-class _Entry(msgspec.Struct):
-    video_id: int
-    score: float
-    category_id: int
-    segmentations: list[Segmentation]
-
-
 def read_tracks(
     path: Path, *, video_id: int | None = None, names: Mapping[int, str] | None = None
 ) -> ResultTracks:
@@ -91,7 +85,9 @@ def read_tracks(
     try:
         content = path.read_bytes()
         if content.lstrip().startswith(b"["):
-            return _from_results(path, msgspec.json.decode(content, type=list[_Entry]), video_id, names or {})
+            return _from_results(
+                path, msgspec.json.decode(content, type=list[ResultEntry]), video_id, names or {}
+            )
         return _from_lines(path, msgspec.json.Decoder(_Frame).decode_lines(content))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
@@ -123,7 +119,7 @@ def _from_lines(path: Path, frames: Sequence[_Frame]) -> ResultTracks:
 
 
 def _from_results(
-    path: Path, entries: Sequence[_Entry], video_id: int | None, names: Mapping[int, str]
+    path: Path, entries: Sequence[ResultEntry], video_id: int | None, names: Mapping[int, str]
 ) -> ResultTracks:
     videos = sorted({entry.video_id for entry in entries})
     if video_id is None and len(videos) > 1:
@@ -140,7 +136,7 @@ def _from_results(
             f"{path}: the results of video {chosen[0].video_id} differ in size or length; write them again"
         )
     (size,) = sizes
-    best: dict[tuple[bytes | None, ...], tuple[_Entry, Masks]] = {}
+    best: dict[tuple[bytes | None, ...], tuple[ResultEntry, Masks]] = {}
     for entry, masks in zip(
         chosen, checked_masks(path, [e.segmentations for e in chosen], size), strict=True
     ):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from idol_deploy.evaluate.caching import CachingBackend
+from idol_runtime.backends.base import BatchLimit
 from idol_runtime.tracking.detection import NetworkOutput
 
 
 class _Counting:
-    name, reason, network_size = "counting", "", None
+    name, graph, reason, network_size = "counting", None, "", None
+    batch = BatchLimit()
 
     def __init__(self) -> None:
         self.seen = 0
