@@ -37,7 +37,7 @@ def two() -> Iterator[None]:
 
 
 def test_one_inside_and_as_many_as_before_outside() -> None:
-    @one_blas_thread
+    @one_blas_thread()
     def fail() -> None:
         assert _threads() == {1}
         raise ZeroDivisionError
@@ -49,11 +49,11 @@ def test_one_inside_and_as_many_as_before_outside() -> None:
 def test_threads_that_overlap_leave_as_many_as_before() -> None:
     entered, left = threading.Event(), threading.Event()
 
-    @one_blas_thread
+    @one_blas_thread()
     def first() -> None:
         entered.wait(10)
 
-    @one_blas_thread
+    @one_blas_thread()
     def second() -> None:
         entered.set()
         assert left.wait(10)

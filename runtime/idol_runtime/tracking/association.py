@@ -175,7 +175,7 @@ class Tracker:
         self._next_id = 0
         self._frame = -1
 
-    @one_blas_thread
+    @one_blas_thread()
     def update(
         self,
         scores: Floats,  # [n]

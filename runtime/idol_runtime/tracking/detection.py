@@ -118,7 +118,7 @@ def decode_queries(output: NetworkOutput, query: Ints) -> Floats:  # [n] -> [n, 
     return decode_masks(output.mask_features, output.mask_params[query], output.mask_reference[query])
 
 
-@one_blas_thread
+@one_blas_thread()
 def detect(output: NetworkOutput, config: AssociationConfig) -> Detections:
     """Select queries by score and box NMS, decode their masks and apply mask NMS (docs/idol.md §4, steps 1 to 3)."""
     class_scores = sigmoid(output.logits)
