@@ -6,8 +6,9 @@ with Pipeline.open("model.idol") as pipeline:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ __all__ = [
     "compare_golden",
     "open_network",
 ]
+
+_Network = TypeVar("_Network", bound="LoadedNetwork")
 
 # fp32 backends agree with PyTorch to about 1e-6; a wrong GridSample or a wrong plugin is off by 1e-1 or more.
 GOLDEN_TOLERANCE = 1e-3
@@ -105,19 +108,32 @@ def check_golden_frame(
             )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class LoadedNetwork:
-    """A loaded network with the bundle's stream configuration.
+    """A loaded network with its stream configuration; a context manager.
 
     Attributes:
-        backend: inference backend; close it after use.
+        backend: inference backend; `close` closes it.
         config: preprocessing, thresholds and association.
+        fit: letterbox frames of other shapes than the network's; False: refuse them.
         note: caption for annotated videos.
     """
 
     backend: Backend
     config: StreamConfig
-    note: str
+    _: KW_ONLY
+    fit: bool = False
+    note: str = ""
+
+    def __enter__(self: _Network) -> _Network:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the backend."""
+        self.backend.close()
 
 
 def open_network(
@@ -156,29 +172,19 @@ def open_network(
         except BaseException:
             backend.close()
             raise
-        return LoadedNetwork(backend, config, bundle.manifest.note)
+        return LoadedNetwork(backend, config, note=bundle.manifest.note)
 
 
-class Pipeline:
-    """A network and a tracker for one stream of frames.
+@dataclass(eq=False, repr=False)
+class Pipeline(LoadedNetwork):
+    """A network and a tracker for one stream of frames; `Pipeline.open` makes one from a bundle.
 
-    Memory does not grow with the stream: the tracker stores the tracks of the last ten frames only.
+    Memory does not grow with the stream: the tracker stores the tracks of the last ten frames only. For the arguments
+    and attributes see `LoadedNetwork`.
     """
 
-    def __init__(self, backend: Backend, config: StreamConfig, *, fit: bool = False, note: str = "") -> None:
-        """Join a backend and a tracker; `Pipeline.open` does this from a bundle.
-
-        Args:
-            backend: inference backend; `close` closes it.
-            config: preprocessing, thresholds and association.
-            fit: letterbox frames of other shapes than the network's; False: refuse them.
-            note: caption for annotated videos.
-        """
-        self.backend = backend
-        self.config = config
-        self.fit = fit
-        self.note = note
-        self._stream = Stream(config, backend.network_size, fit=fit)
+    def __post_init__(self) -> None:
+        self._stream = Stream(self.config, self.backend.network_size, fit=self.fit)
 
     @classmethod
     def open(
@@ -208,16 +214,6 @@ class Pipeline:
         options = OpenOptions(backend, device, threads, graph)
         network = open_network(bundle, options, golden_check=golden_check, settings=settings)
         return cls(network.backend, network.config, fit=fit, note=network.note)
-
-    def __enter__(self) -> "Pipeline":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the backend."""
-        self.backend.close()
 
     def reset(self) -> None:
         """Start a new video: delete all tracks, and number identities and frames from 0."""

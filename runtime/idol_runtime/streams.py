@@ -9,16 +9,16 @@ only the network is shared, and frames whose outputs would depend on each other 
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from idol_runtime.backends import Backend, GraphChoice, OpenOptions
-from idol_runtime.config import StreamConfig
+from idol_runtime.backends import GraphChoice, OpenOptions
 from idol_runtime.errors import ConfigError, FrameError
-from idol_runtime.pipeline import open_network
+from idol_runtime.pipeline import LoadedNetwork, open_network
 from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import FrameResult
@@ -31,36 +31,26 @@ K = TypeVar("K", bound=Hashable)
 AT_ONCE = 4
 
 
-class Streams:
-    """A network with the state of several streams of frames.
+@dataclass(eq=False, repr=False)
+class Streams(LoadedNetwork):
+    """A network with the state of several streams of frames; `Streams.open` makes one from a bundle.
+
+    For the other arguments and attributes see `LoadedNetwork`.
 
     Attributes:
-        at_once: largest batch that is used, in frames.
+        at_once: largest batch in frames, as far as the backend allows; higher values need more memory.
         reason: why it is lower than requested; empty if it is not.
-        note: caption for annotated videos.
+
+    Raises:
+        ConfigError: `at_once` is lower than 1.
     """
 
-    def __init__(
-        self, backend: Backend, config: StreamConfig, *, fit: bool = False, at_once: int = AT_ONCE
-    ) -> None:
-        """Start without streams; `Streams.open` does this from a bundle.
+    at_once: int = AT_ONCE
 
-        Args:
-            backend: inference backend; `close` closes it.
-            config: preprocessing, thresholds and association.
-            fit: letterbox frames of other shapes than the network's; False: refuse them.
-            at_once: largest batch in frames, as far as the backend allows; higher values need more memory.
-
-        Raises:
-            ConfigError: `at_once` is lower than 1.
-        """
-        _check_at_once(at_once)
-        self.backend = backend
-        self.config = config
-        self.fit = fit
-        self.at_once = backend.batch.at_most(at_once)
-        self.reason = backend.batch.why if self.at_once < at_once else ""
-        self.note = ""
+    def __post_init__(self) -> None:
+        _check_at_once(self.at_once)
+        requested, self.at_once = self.at_once, self.backend.batch.at_most(self.at_once)
+        self.reason = self.backend.batch.why if self.at_once < requested else ""
         self._streams: dict[Hashable, Stream] = {}
 
     @classmethod
@@ -85,19 +75,7 @@ class Streams:
         _check_at_once(at_once)
         options = OpenOptions(backend, device, threads, graph)
         network = open_network(bundle, options, golden_check=golden_check, settings=settings, frames=at_once)
-        streams = cls(network.backend, network.config, fit=fit, at_once=at_once)
-        streams.note = network.note
-        return streams
-
-    def __enter__(self) -> "Streams":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the backend."""
-        self.backend.close()
+        return cls(network.backend, network.config, fit=fit, note=network.note, at_once=at_once)
 
     def join(self, name: Hashable) -> Stream:
         """Return the stream of this name; start it if it does not exist."""
