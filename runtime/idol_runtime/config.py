@@ -194,9 +194,8 @@ def override_stream(config: StreamConfig, settings: Sequence[str]) -> StreamConf
     Raises:
         ConfigError: a key is unknown, or a value has a wrong type or is out of range.
     """
-    from idol_runtime.field_text import (
-        read_setting,  # here: importing a configuration must not import msgspec
-    )
+    # Here, because importing a configuration must not import msgspec.
+    from idol_runtime.field_text import read_setting
 
     changed: dict[str, Any] = {"association": config.association, "video": config.video}
     for setting in settings:

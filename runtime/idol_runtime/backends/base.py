@@ -106,11 +106,9 @@ class Backend(Protocol):
 
     def infer(self, images: ImageBatch) -> list[NetworkOutput]:
         """Run the network and return one output per frame."""
-        ...
 
     def close(self) -> None:
         """Free all resources; the backend cannot be used afterwards."""
-        ...
 
 
 class BundleBackend(Backend, Protocol):
@@ -151,7 +149,6 @@ class BundleBackend(Backend, Protocol):
             PluginError: the operator's library is not built.
             BackendError: no graph can be loaded on the device.
         """
-        ...
 
 
 def check_threads(threads: int | None) -> None:

@@ -19,8 +19,6 @@ __all__ = ["Buffer", "CudaDevice", "device_index", "pci_bus_id"]
 
 _CAPABILITY = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _PCI = 50, 33, 34  # CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, _BUS_ID, _DEVICE_ID
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
-_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
@@ -113,7 +111,8 @@ class CudaDevice:
         self.driver = _driver_version(int(self._call("cuDriverGetVersion")))
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self.activate()
-        self._stream = self._call("cuStreamCreate", _NON_BLOCKING)
+        # 1 is CU_STREAM_NON_BLOCKING: does not wait for the default stream.
+        self._stream = self._call("cuStreamCreate", 1)
         self.stream = int(self._stream)
 
     def activate(self) -> None:
@@ -150,7 +149,8 @@ class CudaDevice:
         Raises:
             BackendError: the work cannot be recorded; the stream stays usable.
         """
-        self._call("cuStreamBeginCapture", self._stream, _THREAD_LOCAL)
+        # 1 is CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile.
+        self._call("cuStreamBeginCapture", self._stream, 1)
         try:
             work()
         except BaseException:

@@ -27,8 +27,6 @@ from idol_runtime.tracking.detection import NetworkOutput
 
 __all__ = ["DISABLED_OPTIMIZERS", "OnnxRuntimeBackend", "import_onnxruntime", "open_session", "run_session"]
 
-_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
-_ERRORS_ONLY = 3  # log level; the warnings about constant folding help no user
 # Optimizers of ONNX Runtime that make these graphs worse:
 DISABLED_OPTIMIZERS = [
     # It gives an fp32 convolution between two int8 ones 8-bit weights with one scale for all channels. That costs a
@@ -37,9 +35,7 @@ DISABLED_OPTIMIZERS = [
     # The fused addition and norm takes six times as long as the two operators, 5 to 10% of a frame.
     "SkipLayerNormFusion",
 ]
-# By default its threads spin between frames, on cores that decode masks.
 _NO_LIMIT = BatchLimit()
-_SETTINGS = {"session.force_spinning_stop": "1"}
 
 
 def import_onnxruntime() -> types.ModuleType:
@@ -49,8 +45,8 @@ def import_onnxruntime() -> types.ModuleType:
         MissingDependencyError: ONNX Runtime is not installed.
         BackendError: both of its distributions are installed; they overwrite each other's files.
     """
-    installed = [name for name in _DISTRIBUTIONS if any(importlib.metadata.distributions(name=name))]
-    if len(installed) > 1:
+    distributions = importlib.metadata.distributions
+    if any(distributions(name="onnxruntime")) and any(distributions(name="onnxruntime-gpu")):
         raise BackendError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; keep one: "
             "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'idol-deploy[cpu]' or 'idol-deploy[gpu]'"
@@ -88,11 +84,12 @@ def open_session(
     check_threads(threads)
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = 3  # errors only: the warnings about constant folding help no user
     if threads is not None:
         options.intra_op_num_threads = threads
-    for name, value in {**_SETTINGS, "session.disable_quant_qdq": "0" if integers else "1"}.items():
-        options.add_session_config_entry(name, value)
+    # By default its threads spin between frames, on cores that decode masks.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "0" if integers else "1")
     providers = _providers(runtime, device)
     for library in libraries:
         _register(options, library)

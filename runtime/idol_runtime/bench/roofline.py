@@ -18,7 +18,6 @@ __all__ = ["GraphCost", "Peaks", "count_cost", "measure_peaks"]
 
 _SIDE = 1024  # rows and columns of the matrices
 _COPY_BYTES = 2**27  # much larger than any cache
-_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -105,4 +104,4 @@ def measure_peaks() -> Peaks:
 
 
 def _fastest_s(run: Callable[[], object]) -> float:
-    return float(interleaved([run], _TRIES).min()) / 1e3
+    return float(interleaved([run], rounds=5).min()) / 1e3

@@ -14,11 +14,6 @@ from idol_runtime.optional import import_optional
 
 __all__ = ["Sensors"]
 
-_CPU_CLOCKS = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"  # kHz
-# On a Jetson: the GPU's clock in Hz, and power monitors with mV and mA by channel.
-_JETSON_CLOCKS = "sys/class/devfreq/*gpu*/cur_freq"
-_JETSON_POWER = "sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*"
-
 
 class Sensors:
     """The readable sensors of the machine and their samples.
@@ -38,13 +33,14 @@ class Sensors:
 
     def sample(self) -> None:
         """Read all sensors once."""
-        clocks = self._numbers(_CPU_CLOCKS)
+        clocks = self._numbers("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")  # kHz
         if clocks:
             self._samples["cpu_mhz"].append(float(np.mean(clocks)) / 1e3)
-        jetson = self._numbers(_JETSON_CLOCKS)
+        # On a Jetson: the GPU's clock in Hz, and power monitors with mV and mA by channel.
+        jetson = self._numbers("sys/class/devfreq/*gpu*/cur_freq")
         if jetson:
             self._samples["gpu_mhz"].append(max(jetson) / 1e6)
-        for monitor in self._root.glob(_JETSON_POWER):
+        for monitor in self._root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*"):
             self._sample_monitor(monitor)
         if self._gpu is not None:
             self._sample_gpu(*self._gpu)

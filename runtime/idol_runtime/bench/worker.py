@@ -36,7 +36,6 @@ T = TypeVar("T")
 
 # In the order of a frame; `copy` is the time between host and device, if the backend reports it.
 STAGES = ("decode", "preprocess", "copy", "network", "postprocess", "association", "draw")
-_DRIFT = 4  # pixels per frame, of the golden frame when there is no source
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,8 @@ def _frames(source: str | None, golden_frame: GoldenFrame) -> Iterator[Frame | N
     """Yield frames endlessly, with None where the source starts again."""
     index = 0
     while source is None:
-        yield Frame(index, index / 30, np.roll(golden_frame.frame, _DRIFT * index, axis=1))
+        drifting = np.roll(golden_frame.frame, 4 * index, axis=1)  # by four pixels per frame
+        yield Frame(index, index / 30, drifting)
         index += 1
     while True:
         with open_source(source) as opened:

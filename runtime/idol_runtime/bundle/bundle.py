@@ -264,7 +264,12 @@ class Bundle:
         return golden
 
     def _read_manifest(self) -> Manifest:
-        self._check_names()
+        names, known = self._file.names, set(_MAX_BYTES)
+        if len(set(names)) < len(names) or not known - _OPTIONAL <= set(names) <= known:
+            odd = sorted((set(names) - known) | (known - _OPTIONAL - set(names))) or sorted(names)
+            raise BundleError(
+                f"{self.path} is not an .idol bundle: unexpected or missing {odd[:5]}; {_BROKEN}"
+            )
         version, encoded = self._file.head(MANIFEST, _MAX_BYTES[MANIFEST])
         if version not in _READABLE:
             fix = "upgrade idol-deploy" if version > SCHEMA_VERSION else "export it again"
@@ -272,7 +277,7 @@ class Bundle:
                 f"{self.path} has bundle schema {version}, this idol-deploy reads {SCHEMA_VERSION}; {fix}"
             )
         manifest = _decode(encoded, Manifest, self.path)
-        if {MANIFEST, *manifest.members} != set(self._file.names):
+        if {MANIFEST, *manifest.members} != set(names):
             raise self._broken(f"the manifest lists {sorted(manifest.members)}")
         return manifest
 
@@ -296,14 +301,6 @@ class Bundle:
                     f"(failed: {', '.join(certificate.failures) or 'nothing tested'}); export it again"
                 )
         return certificates
-
-    def _check_names(self) -> None:
-        names, known = self._file.names, set(_MAX_BYTES)
-        if len(set(names)) < len(names) or not known - _OPTIONAL <= set(names) <= known:
-            odd = sorted((set(names) - known) | (known - _OPTIONAL - set(names))) or sorted(names)
-            raise BundleError(
-                f"{self.path} is not an .idol bundle: unexpected or missing {odd[:5]}; {_BROKEN}"
-            )
 
     def _broken(self, fault: str) -> BundleError:
         return BundleError(f"{self.path}: {fault}; {_BROKEN}")

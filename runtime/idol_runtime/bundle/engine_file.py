@@ -154,8 +154,9 @@ def describe_mismatch(built: EngineKey, here: EngineKey) -> str:
     ):
         if old != new:
             return f"it was built {difference} {old[:12] or 'none'}, this is {new[:12] or 'none'}"
+    newer, older = _numbers(here.tensorrt), _numbers(built.tensorrt)
     if built.tensorrt != here.tensorrt and not (
-        built.version_compat and _serves(here.tensorrt, built.tensorrt)
+        built.version_compat and newer[0] == older[0] and newer >= older
     ):
         return f"it was built with TensorRT {built.tensorrt}, this is {here.tensorrt}"
     if built.gpu != here.gpu and not (portable and _runs_on(built, here)):
@@ -163,11 +164,6 @@ def describe_mismatch(built: EngineKey, here: EngineKey) -> str:
     if built.driver != here.driver and not portable:
         return f"it was built with driver {built.driver}, this is {here.driver}"
     return ""
-
-
-def _serves(newer: str, older: str) -> bool:
-    a, b = _numbers(newer), _numbers(older)
-    return a[0] == b[0] and a >= b
 
 
 def _runs_on(built: EngineKey, here: EngineKey) -> bool:

@@ -13,8 +13,6 @@ from idol_runtime.sources.opening import source_label, source_paths
 
 __all__ = ["RunOptions", "RunSummary", "check_outputs", "for_each_source"]
 
-_PLACEHOLDERS = ("{source}", "{number}")
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -86,7 +84,7 @@ def for_each_source(template: RunOptions, sources: Sequence[Source]) -> list[Run
     """
     labels = [source_label(source) for source in sources]
     for path in template.paths if len(sources) > 1 else ():
-        if not any(placeholder in str(path) for placeholder in _PLACEHOLDERS):
+        if not any(placeholder in str(path) for placeholder in ("{source}", "{number}")):
             raise ConfigError(
                 f"{path} would be the output of {len(sources)} sources; write {{source}} or {{number}} in its name, as "
                 "in tracked_{source}.mp4"

@@ -21,7 +21,6 @@ __all__ = ["DrawableResult", "class_name", "draw"]
 
 _FILL = 0.42  # share of the track's colour in the area of its mask
 _SHADOW = (16, 16, 16)
-_CONTOUR_TOLERANCE = 0.8  # pixels by which a drawn contour may differ from its mask
 
 
 class DrawableResult(Protocol):
@@ -172,8 +171,9 @@ def _outline(cv2: Any, canvas: RGBImage, instance: _Instance, line: int, boxes: 
         traced, _ = cv2.findContours(
             instance.mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
         )
-        # Fewer, longer segments are drawn faster, and they hide the steps between pixels.
-        contours = [cv2.approxPolyDP(contour, _CONTOUR_TOLERANCE, True) for contour in traced]
+        # Fewer, longer segments are drawn faster, and they hide the steps between pixels; they may differ from the mask
+        # by 0.8 pixels.
+        contours = [cv2.approxPolyDP(contour, 0.8, True) for contour in traced]
         cv2.drawContours(canvas, contours, -1, _SHADOW, line + 2, cv2.LINE_AA)
         cv2.drawContours(canvas, contours, -1, instance.colour, line, cv2.LINE_AA)
     if boxes or instance.extent is None:

@@ -7,11 +7,8 @@ from numpy.typing import NDArray
 
 __all__ = ["id_colour", "text_colour"]
 
-_GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fill the circle of hues evenly
-_FIRST_HUE = 0.69  # id 0 is blue
 _LIGHTNESS = (0.70, 0.63, 0.76)  # ids of similar hue, 5 or 8 apart, differ in lightness
 _YELLOW = 1.92  # hue; screens show yellow vividly if it is light, and the opposite blue if it is dark
-_CHROMA = 0.19
 
 
 @lru_cache(maxsize=4096)
@@ -20,9 +17,10 @@ def id_colour(track_id: int) -> tuple[int, int, int]:
 
     From id to id, the hue turns by the golden angle in OKLCH, a colour space with perceptually even steps.
     """
-    hue = 2 * np.pi * ((_FIRST_HUE + track_id * _GOLDEN) % 1.0)
+    # Id 0 is blue; multiples of the golden ratio, modulo 1, fill the circle of hues evenly.
+    hue = 2 * np.pi * ((0.69 + track_id * 0.6180339887498949) % 1.0)
     lightness = _LIGHTNESS[track_id % len(_LIGHTNESS)] + 0.06 * np.cos(hue - _YELLOW)
-    chroma = _CHROMA
+    chroma = 0.19
     rgb = _oklch_to_linear(lightness, chroma, hue)
     while (rgb.min() < 0 or rgb.max() > 1) and chroma > 0.02:
         # Reduce the chroma of a colour that a screen cannot show: clipping would change the hue.

@@ -9,9 +9,6 @@ __all__ = ["Rectangle", "TagWriter"]
 
 Rectangle: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two exclusive
 
-_TEXT_SHARE = 0.026  # height of a capital letter, as a share of the frame's shorter side
-_TEXT_PIXELS = (10, 40)  # smallest and largest height in pixels
-
 
 def _overlap(a: Rectangle, b: Rectangle) -> int:
     """Return the number of pixels that two rectangles share."""
@@ -32,8 +29,8 @@ class TagWriter:
         self._cv2 = cv2
         self._canvas = canvas
         self._height, self._width = canvas.shape[:2]
-        smallest, largest = _TEXT_PIXELS
-        self._pixels: int = min(max(round(min(canvas.shape[:2]) * _TEXT_SHARE), smallest), largest)
+        # Height of a capital letter: a share of the frame's shorter side, from 10 to 40 pixels.
+        self._pixels: int = min(max(round(min(canvas.shape[:2]) * 0.026), 10), 40)
         self._font = cv2.FONT_HERSHEY_DUPLEX
         self._scale = cv2.getFontScaleFromHeight(self._font, self._pixels, 1)
         # Depth of letters below the line; the fonts of OpenCV 4 and OpenCV 5 differ.

@@ -17,8 +17,6 @@ __all__ = ["VideoSink"]
 
 # MPEG-4 part 2 is the one codec for all three containers that every OpenCV build on every platform can write.
 _CODECS = {".mp4": "mp4v", ".mkv": "mp4v", ".avi": "XVID"}
-# OpenCV does not report a full disk; stopping before it is full leaves room for the container's index.
-_MIN_FREE_BYTES = 16 * 2**20
 
 
 class VideoSink(FileSink):
@@ -83,7 +81,7 @@ class VideoSink(FileSink):
             raise OutputError(
                 f"cannot write {self.path}: its folder is gone ({error.strerror}); check that its disk is connected"
             ) from error
-        if free < _MIN_FREE_BYTES:
+        if free < 16 * 2**20:  # stopping before the disk is full leaves room for the container's index
             raise OutputError(f"cannot write {self.path}: the disk is full; free some space")
 
     def _finish(self) -> None:

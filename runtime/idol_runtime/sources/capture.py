@@ -15,9 +15,6 @@ from idol_runtime.sources.base import Reader
 
 __all__ = ["MAX_FPS", "CaptureReader"]
 
-# A container's frame count is an estimate: a file that ends this close to it is complete.
-_COUNT_TOLERANCE = 0.01
-_COUNT_TOLERANCE_FRAMES = 2
 # A source that states a higher rate states its time base instead: 90000 for RTSP. Also the limit for written videos.
 MAX_FPS = 1000.0
 
@@ -153,7 +150,8 @@ class CaptureReader(Reader):
         """Raise an error if the file ended well before its stated length."""
         if self.frame_count is None or not self._next:
             return
-        tolerance = max(_COUNT_TOLERANCE_FRAMES, _COUNT_TOLERANCE * self.frame_count)
+        # A container's frame count is an estimate: a file that ends this close to it is complete.
+        tolerance = max(2, 0.01 * self.frame_count)
         # With a variable frame rate the count is wrong but the time is right, so both must be short.
         time_short = not self.fps or (self.frame_count - tolerance) / self.fps > self.time_s + 1 / self.fps
         if self.frame_count - self._next > tolerance and time_short:

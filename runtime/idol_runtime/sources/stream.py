@@ -12,7 +12,6 @@ __all__ = ["STREAM_SCHEMES", "StreamReader", "redact"]
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt")
 # A lost stream is opened again after 1, 2, 4, 8 and 16 seconds, and is then given up.
 _RECONNECT_ATTEMPTS = 5
-_FIRST_DELAY_S = 1.0
 
 
 class StreamReader(CaptureReader):
@@ -64,7 +63,7 @@ class StreamReader(CaptureReader):
         if not self.live:
             return False
         for attempt in range(_RECONNECT_ATTEMPTS):
-            time.sleep(_FIRST_DELAY_S * 2**attempt)
+            time.sleep(2**attempt)
             self._capture.release()
             self._capture = self._open()
             if self._grab():

@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameResult", "SubmissionEntry", "VideoInstance", "VideoResult", "write_results"]
 
-# From the tenth frame on, tracks that were seen less than three times and not in the last two frames are dropped
-# (docs/idol.md §4, "Video result").
-_FIRST_PRUNED_FRAME = 9
-_SHORT = 3
 # Attributes of a FrameResult with one row per instance.
 _ROWS = ("ids", "labels", "scores", "class_scores", "boxes_xyxy", "mask_logits")
 
@@ -197,15 +193,14 @@ class VideoResult:
         for track_id, scores, rle in zip(result.ids.tolist(), result.class_scores, rles, strict=True):
             track = self._tracks.setdefault(track_id, _Track())
             track.add(self._frames, scores, rle)
-            (self._short.add if len(track.masks) < _SHORT else self._short.discard)(track_id)
-        if self._frames >= _FIRST_PRUNED_FRAME:
-            self._prune()
+            (self._short.add if len(track.masks) < 3 else self._short.discard)(track_id)
+        # From the tenth frame on, tracks that were seen less than three times and not in the last two frames are
+        # dropped (docs/idol.md §4, "Video result").
+        if self._frames >= 9:
+            for track_id in [i for i in self._short if self._tracks[i].last_seen < self._frames - 1]:
+                self._short.discard(track_id)
+                del self._tracks[track_id]
         self._frames += 1
-
-    def _prune(self) -> None:
-        for track_id in [i for i in self._short if self._tracks[i].last_seen < self._frames - 1]:
-            self._short.discard(track_id)
-            del self._tracks[track_id]
 
     @property
     def tracks(self) -> dict[int, Mapping[int, RLE]]:
