@@ -19,6 +19,7 @@ from idol_deploy.studies.figure.paired_runs import (
     find_changes,
     run_pair,
 )
+from idol_runtime.backends.base import BatchLimit
 from idol_runtime.config import AssociationConfig, Category, Preprocessing, StreamConfig, override_stream
 from idol_runtime.errors import ConfigError, SourceError
 from idol_runtime.pipeline import Pipeline
@@ -39,6 +40,7 @@ class Invented:
     """A network with outputs that differ per frame and stable embeddings per query; counts its calls."""
 
     name, reason, network_size = "invented", "", None
+    graph, batch = None, BatchLimit()
 
     def __init__(self) -> None:
         self.calls = 0
