@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import call_with, positive, steps
+from idol_deploy.commands.common import positive, steps
 
 if TYPE_CHECKING:
     from idol_export.engine.build import Built
@@ -71,7 +71,16 @@ def run(options: argparse.Namespace) -> int:
     if options.report:
         writable_target(options.report)
         refuse_replacing([options.report], [options.bundle])
-    build_options = call_with(BuildOptions, options, folder=options.into)
+    build_options = BuildOptions(
+        graph=options.graph,
+        device=options.device,
+        max_batch=options.max_batch,
+        workspace=options.workspace,
+        hardware_compat=options.hardware_compat,
+        version_compat=options.version_compat,
+        force=options.force,
+        folder=options.into,
+    )
     with steps() as announce, Bundle.open(options.bundle) as bundle:
         built = build(bundle, build_options, announce)
     layers = read_layers(built.path)

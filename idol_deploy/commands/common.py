@@ -2,11 +2,10 @@
 
 import argparse
 import contextlib
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from idol_runtime.errors import ConfigError
 
@@ -18,9 +17,7 @@ __all__ = [
     "INTERRUPTED",
     "add_association",
     "add_checkpoint",
-    "add_model",
     "add_training_data",
-    "call_with",
     "import_training",
     "model_choice",
     "new_settings",
@@ -29,8 +26,6 @@ __all__ = [
     "steps",
     "whole",
 ]
-
-_Result = TypeVar("_Result")
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 
@@ -94,36 +89,6 @@ def add_association(
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
-def add_model(parser: argparse.ArgumentParser, presets: str, device: str) -> None:
-    """Add the options of `model_choice`, except `--backend` and `--graph`.
-
-    Args:
-        parser: parser to add the options to.
-        presets: examples of presets, for the help.
-        device: help of `--device`.
-    """
-    add = parser.add_argument
-    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
-    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
-    add("--preset", help=f"preset of the checkpoint: {presets}")
-    fit = "letterbox frames of another shape than the bundle was exported for"
-    add("--fit", action="store_true", help=fit)
-    add("--device", default="cpu", help=device)
-    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
-
-
-def call_with(function: Callable[..., _Result], options: argparse.Namespace, **others: Any) -> _Result:
-    """Call a function, or build a dataclass, with the options that have the names of its parameters.
-
-    Args:
-        function: function or class to call.
-        options: parsed options; other options than parameters are left out.
-        others: arguments that are not options, or that replace the options of the same names.
-    """
-    names = inspect.signature(function).parameters.keys() - others.keys()
-    return function(**others, **{name: value for name, value in vars(options).items() if name in names})
-
-
 def model_choice(options: argparse.Namespace) -> "ModelChoice":
     """Build the model choice; a command without `--backend` and `--graph` uses their defaults.
 
@@ -132,7 +97,17 @@ def model_choice(options: argparse.Namespace) -> "ModelChoice":
     """
     from idol_deploy.evaluate.model import ModelChoice
 
-    return call_with(ModelChoice, options, settings=tuple(options.set))
+    return ModelChoice(
+        bundle=options.bundle,
+        weights=options.weights,
+        preset=options.preset,
+        backend=getattr(options, "backend", "auto"),
+        graph=getattr(options, "graph", "fp32"),
+        device=options.device,
+        threads=options.threads,
+        fit=options.fit,
+        settings=tuple(options.set),
+    )
 
 
 def add_training_data(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from idol_deploy.commands.common import add_association, add_model, call_with, model_choice, steps, whole
+from idol_deploy.commands.common import add_association, model_choice, positive, steps, whole
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--gt", required=True, type=Path, metavar="FILE", help="annotations: YouTube-VIS or OVIS JSON")
     add("--pred", type=Path, metavar="FILE", help="score this results file")
-    presets = "ytvis19_r50, ovis_swin_l, …, or settings.json of a run"
-    add_model(parser, presets, "run on cpu, cuda (one device per process) or cuda:N (default: cpu)")
+    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
+    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
+    add("--preset", help="preset of the checkpoint: ytvis19_r50, ovis_swin_l, …, or settings.json of a run")
     add("--frames", type=Path, metavar="DIR", help="folder that the file names in the annotations start from")
     add("--results", type=Path, metavar="FILE", help="write the results of the model to this file")
     add("--metric", default="ytvis", help="rules: ytvis, or ovis with scores by occlusion (default: ytvis)")
@@ -41,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the recordings in the holdout (default: 0.1)",
     )
     add(
+        "--fit",
+        action="store_true",
+        help="letterbox frames of another shape than the bundle was exported for",
+    )
+    add(
         "--backend",
         default="auto",
         help="backend of the bundle: auto, onnxruntime or tensorrt (default: auto)",
@@ -51,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="graph of the bundle: fp32 (plugin, else portable), plugin, portable, int8-ort, fp16, …, or auto: the "
         "fastest (default: fp32)",
     )
+    add("--device", default="cpu", help="run on cpu, cuda (one device per process) or cuda:N (default: cpu)")
+    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
     add_association(parser)
 
 
@@ -66,8 +74,20 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--ious needs a file for the matrices; give --json as well")
     if options.holdout_share is not None and options.holdout is None:
         raise ConfigError("--holdout-share needs a holdout; give --holdout SEED as well")
-    share = HOLDOUT_SHARE if options.holdout_share is None else options.holdout_share
-    task = call_with(Evaluation, options, model=model, seed=options.holdout, share=share)
+    task = Evaluation(
+        gt=options.gt,
+        pred=options.pred,
+        model=model,
+        frames=options.frames,
+        results=options.results,
+        metric=options.metric,
+        tracking=options.tracking,
+        ious=options.ious,
+        json=options.json,
+        submission=options.submission,
+        seed=options.holdout,
+        share=HOLDOUT_SHARE if options.holdout_share is None else options.holdout_share,
+    )
     with steps() as announce:
         result = evaluate(task, announce)
     if result.table:

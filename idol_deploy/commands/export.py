@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idol_deploy.commands.common import add_checkpoint, call_with, positive, size, steps
+from idol_deploy.commands.common import add_checkpoint, positive, size, steps
 from idol_runtime.errors import ConfigError
 
 if TYPE_CHECKING:
+    from idol_export.export import ExportOptions
     from idol_export.precision.base import Precision
 
 __all__ = ["add_arguments", "run"]
@@ -83,24 +84,13 @@ def run(options: argparse.Namespace) -> int:
         import_optional(package, package, "export", "exporting")
 
     from idol_deploy.weights.checkpoint import load_checkpoint
-    from idol_export.export import ExportOptions, export
-    from idol_export.graph.tracing import DEFAULT_OPSET
-    from idol_export.precision.base import ReduceOptions
+    from idol_export.export import export
 
-    reduce = call_with(
-        ReduceOptions,
-        options,
-        precisions=_precisions(options),
-        keep=tuple(options.keep),
-        auto=None if options.auto is None else options.auto / 100,
-        annotation_frames=options.frames,
-    )
-    opset = options.opset or DEFAULT_OPSET
-    request = call_with(ExportOptions, options, opset=opset, verify_source=options.verify, reduce=reduce)
+    export_options = _export_options(options)
     with steps() as announce:
         announce(f"reading {options.weights}")
         model = load_checkpoint(options.weights, config)
-        exported = export(model, config, options.output, request, announce)
+        exported = export(model, config, options.output, export_options, announce)
     _print_parity(exported.certificates)
     _print_precisions(exported.certificates)
     if exported.reason:
@@ -109,6 +99,33 @@ def run(options: argparse.Namespace) -> int:
     network = "x".join(map(str, exported.manifest.network_size))
     print(f"wrote {options.output} ({size:.0f} MiB, network input {network})")
     return 0
+
+
+def _export_options(options: argparse.Namespace) -> "ExportOptions":
+    from idol_export.export import ExportOptions
+    from idol_export.graph.tracing import DEFAULT_OPSET
+    from idol_export.precision.base import ReduceOptions
+
+    return ExportOptions(
+        frame_size=options.frame_size,
+        portable=options.portable,
+        dynamic_batch=options.dynamic_batch,
+        opset=options.opset or DEFAULT_OPSET,
+        verify_source=options.verify,
+        verify_frames=options.verify_frames,
+        note=options.note,
+        store=options.store,
+        reduce=ReduceOptions(
+            precisions=_precisions(options),
+            calibrate=options.calibrate,
+            calibrate_frames=options.calibrate_frames,
+            keep=tuple(options.keep),
+            auto=None if options.auto is None else options.auto / 100,
+            annotations=options.annotations,
+            annotation_frames=options.frames,
+            unverified=options.unverified,
+        ),
+    )
 
 
 def _precisions(options: argparse.Namespace) -> "tuple[Precision, ...]":

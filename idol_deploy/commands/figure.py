@@ -6,7 +6,6 @@ from typing import Any
 
 from idol_deploy.commands.common import (
     add_association,
-    add_model,
     add_training_data,
     import_training,
     model_choice,
@@ -92,7 +91,9 @@ def _add_identities(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(command=_identities)
     add = parser.add_argument
-    add_model(parser, _PRESET, _DEVICE)
+    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
+    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
+    add("--preset", help=f"preset of the checkpoint: {_PRESET}")
     add("--source", required=True, help="video file, image folder or 'glob*' to track")
     add(
         "--frames",
@@ -105,6 +106,13 @@ def _add_identities(parser: argparse.ArgumentParser) -> None:
     add("--video", metavar="NAME", help="video of --gt that is the source, by its id or folder")
     add("--stride", type=positive, default=1, metavar="N", help="take every N-th frame (default: 1)")
     add("--max-frames", type=positive, metavar="N", help="stop after N frames (default: no limit)")
+    add(
+        "--fit",
+        action="store_true",
+        help="letterbox frames of another shape than the bundle was exported for",
+    )
+    add("--device", default="cpu", help=_DEVICE)
+    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
     add_association(parser, "change a setting of both runs: association.temporal=paper, …")
     add(
         "--against",

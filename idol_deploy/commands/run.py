@@ -3,10 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import INTERRUPTED, add_association, call_with, positive
+from idol_deploy.commands.common import INTERRUPTED, add_association, positive
 from idol_runtime.errors import ConfigError
 from idol_runtime.sinks.opening import SINKS, requested_outputs
+
+if TYPE_CHECKING:
+    from idol_runtime.run.options import RunSummary
 
 __all__ = ["add_arguments", "run"]
 
@@ -97,15 +101,42 @@ def run(options: argparse.Namespace) -> int:
     if not outputs:
         *names, last = (f"--{kind.name}" for kind in SINKS)
         raise ConfigError(f"nothing to write; give {', '.join(names)} or {last}")
-    template = call_with(RunOptions, options, source="", outputs=outputs)
+    template = RunOptions(
+        source="",
+        outputs=outputs,
+        boxes=options.boxes,
+        score=options.score,
+        latest=options.latest,
+        stride=options.stride,
+        max_frames=options.max_frames,
+        video_id=options.video_id,
+    )
     run_options = for_each_source(template, options.source)
     check_outputs(run_options, options.bundle)
-    at_once = min(options.at_once, len(run_options))
-    with call_with(Streams.open, options, settings=options.set, at_once=at_once) as streams:
+    with Streams.open(
+        options.bundle,
+        backend=options.backend,
+        device=options.device,
+        threads=options.threads,
+        graph=options.graph,
+        golden_check=options.golden_check,
+        fit=options.fit,
+        settings=options.set,
+        at_once=min(options.at_once, len(run_options)),
+    ) as streams:
         backend = streams.backend.name
         for reason in filter(None, (streams.backend.reason, streams.reason)):
             print(f"note: {reason}")
         summaries = run(streams, run_options)
+    _print_summaries(summaries, backend)
+    # Closing a window is a normal end of the run.
+    interactive = any(output.sink.interactive for output in outputs)
+    if any(summary.interrupted for summary in summaries) and not interactive:
+        return INTERRUPTED
+    return 2 if any(summary.error for summary in summaries) else 0
+
+
+def _print_summaries(summaries: "list[RunSummary]", backend: str) -> None:
     if len(summaries) > 1:
         for summary in summaries:
             print(f"{summary.source}: {summary.frames} frames, {summary.tracks} tracks")
@@ -117,8 +148,3 @@ def run(options: argparse.Namespace) -> int:
     for summary in summaries:
         if summary.error is not None:
             print(f"idol-deploy: error: {summary.source} ended early: {summary.error}", file=sys.stderr)
-    # Closing a window is a normal end of the run.
-    interactive = any(output.sink.interactive for output in outputs)
-    if any(summary.interrupted for summary in summaries) and not interactive:
-        return INTERRUPTED
-    return 2 if any(summary.error for summary in summaries) else 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from idol_deploy.commands.common import call_with, positive, size, whole
+from idol_deploy.commands.common import positive, size, whole
 
 __all__ = ["add_arguments", "run"]
 
@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
     config = override_synth(config, options.set)
     classes = [name.strip() for name in options.classes.split(",") if name.strip()]
     library = read_library(options.cutouts, shipped=not options.only_cutouts, classes=classes)
-    dataset = call_with(write_dataset, options, folder=options.output, library=library, config=config)
+    counts = {"videos": options.videos, "seed": options.seed, "workers": options.workers}
+    dataset = write_dataset(options.output, library, config, options.split, **counts, preset=options.preset)
     _print_statistics(dataset.statistics)
     for path in (dataset.annotations, dataset.vanishing):
         if path is not None:
