@@ -97,7 +97,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in _COMMANDS.items():
         module = importlib.import_module(f"idol_deploy.commands.{name.replace('-', '_')}")
-        module.add_arguments(commands.add_parser(name, help=summary))
+        command = commands.add_parser(name, help=summary)
+        if hasattr(module, "run"):  # figure and plugins have subcommands instead
+            command.set_defaults(command=module.run)
+        module.add_arguments(command)
     return parser
 
 

@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the five rows of the paper's Table 1 for every seed. An interrupted run continues with the same arguments, "
         "also with more seeds or rows. Under torchrun the processes share each training and each scoring."
     )
-    parser.set_defaults(command=run)
     add = parser.add_argument
     add(
         "-o",

@@ -21,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Time every stage of a bundle in every installed backend. All rows run on the same frames, interleaved, each "
         "in its own process."
     )
-    parser.set_defaults(command=run)
     add = parser.add_argument
     add("bundle", type=Path, help="time this .idol file")
     source = (

@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and store it where run finds it. A stored engine that passes is reused. Needs no PyTorch and no ONNX "
         "Runtime."
     )
-    parser.set_defaults(command=run)
     add = parser.add_argument
     add("bundle", type=Path, help="bundle, an .idol file")
     add(

@@ -17,6 +17,7 @@ __all__ = [
     "INTERRUPTED",
     "add_association",
     "add_checkpoint",
+    "add_model",
     "add_training_data",
     "import_training",
     "model_choice",
@@ -87,6 +88,19 @@ def add_association(
 ) -> None:
     """Add `--set KEY=VALUE` for thresholds and association, with this help text."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def add_model(parser: argparse.ArgumentParser, *settings: str) -> None:
+    """Add the options that `model_choice` needs; `settings` is the help text of `--set`, as in `add_association`."""
+    add = parser.add_argument
+    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
+    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
+    add("--preset", help="preset of the checkpoint: ytvis19_r50, ovis_swin_l, …, or settings.json of a run")
+    fit = "letterbox frames of another shape than the bundle was exported for"
+    add("--fit", action="store_true", help=fit)
+    add("--device", default="cpu", help="run on cpu, cuda (one device per process) or cuda:N (default: cpu)")
+    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
+    add_association(parser, *settings)
 
 
 def model_choice(options: argparse.Namespace) -> "ModelChoice":

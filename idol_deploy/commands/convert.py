@@ -11,7 +11,6 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `idol-deploy convert`."""
     parser.description = "Write the weights of a checkpoint or a training snapshot as safetensors."
-    parser.set_defaults(command=run)
     add_checkpoint(parser)
     output = "write the weights to FILE: .safetensors"
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help=output)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from idol_deploy.commands.common import add_association, model_choice, positive, steps, whole
+from idol_deploy.commands.common import add_model, model_choice, steps, whole
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -15,13 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Score a results file, or run a model over a data set and score its results, by the rules of YouTube-VIS and "
         "OVIS. Under torchrun the processes share the videos. An interrupted run continues where it stopped."
     )
-    parser.set_defaults(command=run)
     add = parser.add_argument
     add("--gt", required=True, type=Path, metavar="FILE", help="annotations: YouTube-VIS or OVIS JSON")
     add("--pred", type=Path, metavar="FILE", help="score this results file")
-    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
-    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
-    add("--preset", help="preset of the checkpoint: ytvis19_r50, ovis_swin_l, …, or settings.json of a run")
+    add_model(parser)
     add("--frames", type=Path, metavar="DIR", help="folder that the file names in the annotations start from")
     add("--results", type=Path, metavar="FILE", help="write the results of the model to this file")
     add("--metric", default="ytvis", help="rules: ytvis, or ovis with scores by occlusion (default: ytvis)")
@@ -42,11 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the recordings in the holdout (default: 0.1)",
     )
     add(
-        "--fit",
-        action="store_true",
-        help="letterbox frames of another shape than the bundle was exported for",
-    )
-    add(
         "--backend",
         default="auto",
         help="backend of the bundle: auto, onnxruntime or tensorrt (default: auto)",
@@ -57,9 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="graph of the bundle: fp32 (plugin, else portable), plugin, portable, int8-ort, fp16, …, or auto: the "
         "fastest (default: fp32)",
     )
-    add("--device", default="cpu", help="run on cpu, cuda (one device per process) or cuda:N (default: cpu)")
-    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
-    add_association(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Export a checkpoint to ONNX, compare every stage and the track ids with PyTorch, and write a verified .idol "
         "bundle. If a stage is out of tolerance, the command names the stage and writes no file."
     )
-    parser.set_defaults(command=run)
     add = parser.add_argument
     add_checkpoint(parser)
     frame_size = "set the size of the source's frames: 720x1280"

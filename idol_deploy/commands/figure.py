@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from idol_deploy.commands.common import (
-    add_association,
+    add_model,
     add_training_data,
     import_training,
     model_choice,
@@ -21,7 +21,6 @@ __all__ = ["add_arguments"]
 _PRESET = "ytvis19_r50, ovis_swin_l, coco_r50, …, or settings.json of a run"
 _ANNOTATIONS = "annotations: YouTube-VIS, OVIS or COCO JSON"
 _SET = "change a setting, as in train: train.max_size=640, loss.iou_positive=0.6, …"
-_DEVICE = "run on cpu, cuda or cuda:N (default: cpu)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +79,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw only the queries of instance N (default: all)",
     )
-    add("--device", default="cpu", help=_DEVICE)
+    add("--device", default="cpu", help="run on cpu, cuda or cuda:N (default: cpu)")
     _add_output(parser)
 
 
@@ -91,9 +90,7 @@ def _add_identities(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(command=_identities)
     add = parser.add_argument
-    add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
-    add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
-    add("--preset", help=f"preset of the checkpoint: {_PRESET}")
+    add_model(parser, "change a setting of both runs: association.temporal=paper, …")
     add("--source", required=True, help="video file, image folder or 'glob*' to track")
     add(
         "--frames",
@@ -106,14 +103,6 @@ def _add_identities(parser: argparse.ArgumentParser) -> None:
     add("--video", metavar="NAME", help="video of --gt that is the source, by its id or folder")
     add("--stride", type=positive, default=1, metavar="N", help="take every N-th frame (default: 1)")
     add("--max-frames", type=positive, metavar="N", help="stop after N frames (default: no limit)")
-    add(
-        "--fit",
-        action="store_true",
-        help="letterbox frames of another shape than the bundle was exported for",
-    )
-    add("--device", default="cpu", help=_DEVICE)
-    add("--threads", type=positive, metavar="N", help="use N CPU threads (default: choice of the backend)")
-    add_association(parser, "change a setting of both runs: association.temporal=paper, …")
     add(
         "--against",
         action="append",

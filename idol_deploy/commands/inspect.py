@@ -12,7 +12,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Describe a file: preset, classes, sizes, hashes, and the certificates of a bundle's graphs."
     )
-    parser.set_defaults(command=run)
     parser.add_argument("file", type=Path, help="describe this checkpoint, ONNX file or bundle")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

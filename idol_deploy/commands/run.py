@@ -18,7 +18,6 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `idol-deploy run`."""
     parser.description = "Track instances through videos with an exported bundle. Needs no PyTorch."
-    parser.set_defaults(command=run)
     add = parser.add_argument
     add("bundle", type=Path, help="exported bundle (.idol file)")
     add(

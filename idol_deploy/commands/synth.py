@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "some frames and return, with exact masks. The same arguments give the same bytes with any number of workers. "
         "No identity is in both a val set and a train set. Needs no PyTorch."
     )
-    parser.set_defaults(command=run)
     add = parser.add_argument
     output = "write the data set to DIR, a new or empty folder"
     add("-o", "--output", required=True, type=Path, metavar="DIR", help=output)

@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the pairs of each iteration. Ctrl-C finishes the iteration and writes a snapshot; --resume continues from the "
         "last one."
     )
-    parser.set_defaults(command=run)
     add = parser.add_argument
     output = "write settings, log and weights to DIR"
     add("-o", "--output", required=True, type=Path, metavar="DIR", help=output)
