@@ -6,18 +6,12 @@ from numpy.typing import NDArray
 
 from idol_export.precision.editor import Editor
 
-__all__ = ["fold_norms", "folded"]
+__all__ = ["folded"]
 
 
 def folded(graph: bytes) -> bytes:
-    """Return the graph with its norms folded."""
+    """Return the graph with each `Conv`, `Mul`, `Add` of constants per channel folded into one `Conv` with a bias."""
     editor = Editor(graph)
-    fold_norms(editor)
-    return editor.to_bytes()
-
-
-def fold_norms(editor: Editor) -> None:
-    """Fold each `Conv`, `Mul`, `Add` with constants of one value per channel into one `Conv` with a bias."""
     for conv in [node for node in editor.graph.node if node.op_type == "Conv"]:
         while (norm := _channel_norm(editor, conv)) is not None:
             node, values = norm
@@ -32,6 +26,7 @@ def fold_norms(editor: Editor) -> None:
             conv.input.append(editor.add_constant(f"{name}_bias", bias))
             conv.output[0] = name
             editor.remove([node])
+    return editor.to_bytes()
 
 
 def _channel_norm(editor: Editor, conv: onnx.NodeProto) -> tuple[onnx.NodeProto, NDArray[np.float32]] | None:

@@ -149,7 +149,6 @@ def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> byte
         for name in node.output:
             if name and editor.is_float(name):
                 made[name] = _FLOAT if node.name in islands else kind
-    outputs = {value.name for value in editor.graph.output}
     casts: dict[tuple[str, int], str] = {}
     for node in list(editor.graph.node):
         target_type = _FLOAT if node.name in islands else kind
@@ -163,12 +162,12 @@ def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> byte
             for attribute in node.attribute:
                 if attribute.name == "to" and attribute.i == _FLOAT:
                     attribute.i = kind
-    for name in outputs:
+    for name in editor.outputs:
         if made.get(name) == kind:
             _rename(editor, name, f"{name}_half")
             editor.add_node("Cast", [f"{name}_half"], [name], to=_FLOAT)
     for value in editor.graph.value_info:
-        if made.get(value.name) == kind and value.name not in outputs:
+        if made.get(value.name) == kind and value.name not in editor.outputs:
             value.type.tensor_type.elem_type = kind
     return editor.to_bytes()
 

@@ -50,15 +50,6 @@ class Observed:
     covariances: Mapping[Patches, NDArray[np.float32]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Names of a value's scale and zero point in the graph, and the scale itself."""
-
-    scale: str
-    zero: str
-    value: np.float32
-
-
 def candidates(editor: Editor) -> dict[str, float]:
     """Return the names of the nodes that can compute in int8, with their shares of all multiplications (0 to 1).
 
@@ -116,7 +107,7 @@ def quantize(editor: Editor, chosen: Iterable[str], observed: Mapping[str, Obser
     """Make nodes compute in int8.
 
     Args:
-        editor: graph to change; `fold_norms` has folded constants into its convolutions.
+        editor: graph to change; `folded` has folded constants into its convolutions.
         chosen: names among `candidates`.
         observed: statistics of `observed_values` by name.
         target: quantization target.
@@ -124,7 +115,7 @@ def quantize(editor: Editor, chosen: Iterable[str], observed: Mapping[str, Obser
     nodes = _nodes(editor, chosen)
     values = _static_values(editor, nodes, target)
     readers = {name: list(editor.consumers[name]) for name in values}
-    scales = {name: _scale(editor, name, observed[name], target) for name in values}
+    scales = {name: _add_scale(editor, name, observed[name], target) for name in values}
     for node in nodes:
         if node.op_type == "Conv" or target == "trt":
             _quantize_static(editor, node, scales[node.input[0]], observed[node.input[0]], target)
@@ -134,7 +125,11 @@ def quantize(editor: Editor, chosen: Iterable[str], observed: Mapping[str, Obser
     for name in values:
         # For `trt` only int8 nodes read the rounded value; for `ort` all nodes do, so that it is stored once.
         chosen_readers = [node for node in readers[name] if target == "ort" or node.name in integer]
-        editor.redirect(name, _add_round_trip(editor, name, scales[name]), chosen_readers)
+        # Runtimes fuse the second node with the readers.
+        scale = [f"{name}_scale", f"{name}_zero"]
+        editor.add_node("QuantizeLinear", [name, *scale], [f"{name}_int8"])
+        editor.add_node("DequantizeLinear", [f"{name}_int8", *scale], [f"{name}_rounded"])
+        editor.redirect(name, f"{name}_rounded", chosen_readers)
     editor.refresh()
 
 
@@ -159,33 +154,25 @@ def _residuals(editor: Editor, integer: set[str]) -> list[onnx.NodeProto]:
     return additions
 
 
-def _scale(editor: Editor, name: str, observed: Observed, target: Target) -> _Scale:
+def _add_scale(editor: Editor, name: str, observed: Observed, target: Target) -> np.float32:
+    """Add the scale and the zero point of a value, NAME_scale and NAME_zero; return the scale."""
     low, high = min(observed.low, 0.0), max(observed.high, 0.0)
     if target == "trt":
         scale, zero = np.float32(max(-low, high, 1e-8) / 127), np.array(0, np.int8)
     else:
         scale = np.float32(max(high - low, 1e-8) / 255)
         zero = np.array(np.clip(round(-low / float(scale)), 0, 255), np.uint8)
-    return _Scale(
-        editor.add_constant(f"{name}_scale", np.array(scale)),
-        editor.add_constant(f"{name}_zero", zero),
-        scale,
-    )
-
-
-def _add_round_trip(editor: Editor, name: str, scale: _Scale) -> str:
-    """Quantize and dequantize a value; runtimes fuse the second node with the readers."""
-    editor.add_node("QuantizeLinear", [name, scale.scale, scale.zero], [f"{name}_int8"])
-    editor.add_node("DequantizeLinear", [f"{name}_int8", scale.scale, scale.zero], [f"{name}_rounded"])
-    return f"{name}_rounded"
+    editor.add_constant(f"{name}_scale", np.array(scale))
+    editor.add_constant(f"{name}_zero", zero)
+    return scale
 
 
 def _quantize_static(
-    editor: Editor, node: onnx.NodeProto, scale: _Scale, observed: Observed, target: Target
+    editor: Editor, node: onnx.NodeProto, scale: np.float32, observed: Observed, target: Target
 ) -> None:
     """Quantize the weights of a convolution or product and, for `ort`, its bias."""
     bias = editor.constant(node.input[2]) if len(node.input) > 2 else None
-    least = None if bias is None else (np.abs(bias) / (scale.value * _BIAS_LIMIT)).astype(np.float32)
+    least = None if bias is None else (np.abs(bias) / (scale * _BIAS_LIMIT)).astype(np.float32)
     axis = 0 if node.op_type == "Conv" else 1
     rounded, scales = _quantize_weight(editor, node, axis, observed, paired=target == "ort", least=least)
     name = f"{node.output[0]}_weight"
@@ -193,7 +180,7 @@ def _quantize_static(
     editor.add_node("DequantizeLinear", parts, [f"{name}_rounded"], axis=axis)
     node.input[1] = f"{name}_rounded"
     if target == "ort" and len(node.input) > 2:
-        _quantize_bias(editor, node, scale.value * scales)
+        _quantize_bias(editor, node, scale * scales)
 
 
 def _quantize_weight(

@@ -1,7 +1,6 @@
 """Scores of a graph against annotations."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from idol_deploy.data.ytvis import read_dataset
@@ -12,23 +11,12 @@ from idol_deploy.evaluate.tracking import DETECTION_MEAN, score_tracking
 from idol_runtime.backends import Backend
 from idol_runtime.config import StreamConfig
 
-__all__ = ["GraphScores", "score_graph"]
+__all__ = ["score_graph"]
 
 
-@dataclass(frozen=True)
-class GraphScores:
-    """Scores of one graph.
-
-    Attributes:
-        ap: average precision, 0 to 1; a track is listed under each of its likely classes.
-        idf1: IDF1, 0 to 1; a track is listed under its most likely class.
-    """
-
-    ap: float
-    idf1: float
-
-
-def score_graph(annotations: Path, frames: Path, backend: Backend, stream: StreamConfig) -> GraphScores:
+def score_graph(
+    annotations: Path, frames: Path, backend: Backend, stream: StreamConfig
+) -> tuple[float, float]:
     """Run a graph on a data set and score its tracks.
 
     Args:
@@ -36,6 +24,10 @@ def score_graph(annotations: Path, frames: Path, backend: Backend, stream: Strea
         frames: folder of the frames that the annotation file names.
         backend: inference backend of the graph.
         stream: thresholds and association.
+
+    Returns:
+        AP, where a track is listed under each of its likely classes, and IDF1, where it is listed under its most likely
+        class; both 0 to 1.
 
     Raises:
         DataError: the annotations are broken, or a frame has another size than they give.
@@ -54,4 +46,4 @@ def score_graph(annotations: Path, frames: Path, backend: Backend, stream: Strea
         )
     assert results is not None, "one process runs all videos"
     ap = score(dataset, results.ranked, metric_of(dataset)).summary["AP"]
-    return GraphScores(ap, score_tracking(dataset, results.tracked)[DETECTION_MEAN]["IDF1"])
+    return ap, score_tracking(dataset, results.tracked)[DETECTION_MEAN]["IDF1"]

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from idol_deploy.model.idol import Idol
-from idol_export.verify.annotation_scores import GraphScores, score_graph
+from idol_export.verify.annotation_scores import score_graph
 from idol_export.verify.clips import Clip, clips_of_dataset, synthetic_clips, video_clip
 from idol_export.verify.id_agreement import PackedFrame, TrackComparison
 from idol_export.verify.parity import Candidate
@@ -74,8 +74,8 @@ class ReferenceGraph:
         """Score a graph on the annotations; return None without annotations."""
         if self.annotations is None:
             return None
-        ours, fp32 = self._scores(candidate), self._fp32_scores
-        return AnnotationScores(ours.ap, fp32.ap, ours.idf1, fp32.idf1, _SCORE_LOSS, self.annotations.name)
+        (ap, idf1), (fp32_ap, fp32_idf1) = self._scores(candidate), self._fp32_scores
+        return AnnotationScores(ap, fp32_ap, idf1, fp32_idf1, _SCORE_LOSS, self.annotations.name)
 
     @cached_property
     def _tracks(self) -> list[list[PackedFrame]]:
@@ -87,10 +87,10 @@ class ReferenceGraph:
         return clips
 
     @cached_property
-    def _fp32_scores(self) -> GraphScores:
+    def _fp32_scores(self) -> tuple[float, float]:
         return self._scores(self.candidate)
 
-    def _scores(self, candidate: Candidate) -> GraphScores:
+    def _scores(self, candidate: Candidate) -> tuple[float, float]:
         assert self.annotations is not None
         assert self.annotation_frames is not None
         return score_graph(self.annotations, self.annotation_frames, self._backend(candidate), self.stream)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from idol_export.precision.calibration import observe, open_values
 from idol_export.precision.editor import Editor
-from idol_export.precision.folding import fold_norms
+from idol_export.precision.folding import folded
 from idol_export.precision.quantizer import Target, candidates, observed_patches, observed_values, quantize
 from idol_runtime.backends.onnxruntime import import_onnxruntime, open_session, run_session
 
@@ -64,9 +64,7 @@ def _graph() -> bytes:
 
 
 def _folded() -> Editor:
-    editor = Editor(_graph())
-    fold_norms(editor)
-    return editor
+    return Editor(folded(_graph()))
 
 
 def _run(graph: bytes, optimised: Path | None = None) -> list[np.ndarray]:
