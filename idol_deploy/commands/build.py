@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     from idol_export.engine.build import BuildOptions, build, count_layers
     from idol_runtime.bundle.bundle import Bundle
     from idol_runtime.bundle.engine_file import read_layers
-    from idol_runtime.files import refuse_replacing, replacing, writable_target
+    from idol_runtime.files import refuse_replacing, writable_target, write_text
 
     if options.report:
         writable_target(options.report)
@@ -93,8 +93,7 @@ def run(options: argparse.Namespace) -> int:
             "layer_types": count_layers(layers),
             "layers": _parse(layers),
         }
-        with replacing(options.report) as temporary:
-            temporary.write_text(json.dumps(report, indent=2) + "\n")
+        write_text(options.report, json.dumps(report, indent=2) + "\n")
         print(f"wrote {options.report}")
     return 0
 

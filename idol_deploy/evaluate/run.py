@@ -19,7 +19,7 @@ from idol_deploy.evaluate.report import document, table
 from idol_deploy.evaluate.shards import Shard
 from idol_deploy.evaluate.tracking import load_trackeval, score_tracking
 from idol_runtime.errors import ConfigError, DataError
-from idol_runtime.files import file_digest, refuse_replacing, replacing, require_suffix, writable_target
+from idol_runtime.files import file_digest, refuse_replacing, require_suffix, writable_target, write_text
 from idol_runtime.optional import import_optional
 from idol_runtime.pipeline import Pipeline
 
@@ -173,8 +173,7 @@ def _score(
     returns = score_reappearance(dataset, predictions) if task.tracking else None
     if task.json is not None:
         text = json.dumps(document(scores, tracking, returns, backend), indent=1, ensure_ascii=False)
-        with replacing(task.json) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(task.json, text + "\n")
     return table(scores, tracking, returns)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from idol_runtime.errors import BackendError, ConfigError, OutputError
-from idol_runtime.files import replacing
+from idol_runtime.files import write_text
 
 __all__ = ["PartsFolder", "Shard"]
 
@@ -98,8 +98,7 @@ class PartsFolder:
             for kind in (_FAILED, self._done):
                 self._marker(kind).unlink(missing_ok=True)
             if not self._has_parts():
-                with replacing(path / _IDENTITY) as temporary:
-                    temporary.write_text(self._identity)
+                write_text(path / _IDENTITY, self._identity)
             sign = self._marker(_ALIVE)
             sign.write_text("")
             self._started = sign.stat().st_mtime  # by the clock of the file system
@@ -135,11 +134,8 @@ class PartsFolder:
         """Report the failure of this process, and remove the folder if it has no parts and no other user."""
         if not isinstance(error, KeyboardInterrupt):
             # Written at once: the first process may read it at any time.
-            with (
-                contextlib.suppress(OSError, OutputError),
-                replacing(self._marker(_FAILED)) as file,
-            ):
-                file.write_text(str(error))
+            with contextlib.suppress(OSError, OutputError):
+                write_text(self._marker(_FAILED), str(error))
         if self._shard.count == 1 and not self._has_parts():
             self.remove()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from idol_deploy.data.loader import LoaderState
 from idol_deploy.settings import TrainSettings, settings_from_json, settings_to_json
 from idol_runtime.errors import CheckpointError, OutputError
-from idol_runtime.files import replacing
+from idol_runtime.files import replacing, write_text
 
 __all__ = ["Snapshot", "SnapshotFolder", "read_snapshot"]
 
@@ -138,8 +138,7 @@ class SnapshotFolder:
             )
         for leftover in self.path.glob(".iteration-*.pt"):  # of a run that was killed during a write
             leftover.unlink(missing_ok=True)
-        with replacing(self.path / "settings.json") as temporary:
-            temporary.write_text(settings_to_json(settings), encoding="utf-8")
+        write_text(self.path / "settings.json", settings_to_json(settings))
 
     def write(self, snapshot: Snapshot) -> Path:
         """Write a snapshot, then remove all but the last `keep_last`.

@@ -8,11 +8,9 @@ reference points; the detections are meaningless.
 from __future__ import annotations
 
 import math
-import os
 import re
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -29,7 +27,6 @@ __all__ = [
     "reference_model",
     "reference_state",
     "reference_tensor",
-    "write_reference_checkpoint",
 ]
 
 _Shape: TypeAlias = tuple[int, ...]
@@ -174,13 +171,6 @@ def reference_model(config: IdolConfig) -> Idol:
         model = Idol(config)
     model.load_state_dict({name: state[key] for name, key in published_names(model).items()}, assign=True)
     return model.eval()
-
-
-def write_reference_checkpoint(path: str | os.PathLike[str], config: IdolConfig) -> None:
-    """Write the reference weights as a published checkpoint, `{"model": ...}`."""
-    import torch
-
-    torch.save({"model": reference_state(config)}, Path(path))
 
 
 def make_video(frames: int, height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:

@@ -11,6 +11,8 @@ Names are loaded at their first use, so that importing this package is fast.
 
 from typing import TYPE_CHECKING
 
+from idol_runtime.optional import lazy_names
+
 if TYPE_CHECKING:
     from idol_runtime.config import AssociationConfig, Preprocessing, StreamConfig, VideoConfig
     from idol_runtime.errors import IdolError
@@ -34,32 +36,15 @@ __all__ = [
     "write_results",
 ]
 
-_MODULES = {
-    "config": ("AssociationConfig", "Preprocessing", "StreamConfig", "VideoConfig"),
-    "errors": ("IdolError",),
-    "pipeline": ("Pipeline",),
-    "streams": ("Streams",),
-    "tracking.results": ("FrameResult", "VideoResult", "write_results"),
-}
-_MODULE_OF = {name: f"idol_runtime.{module}" for module, names in _MODULES.items() for name in names}
-
 # Hidden from type checkers, which would otherwise accept any name.
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        if name == "__version__":
-            from importlib.metadata import version
-
-            value = version("idol-deploy")
-        elif name in _MODULE_OF:
-            from importlib import import_module
-
-            value = getattr(import_module(_MODULE_OF[name]), name)
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy_names(
+        globals(),
+        {
+            "idol_runtime.config": ("AssociationConfig", "Preprocessing", "StreamConfig", "VideoConfig"),
+            "idol_runtime.errors": ("IdolError",),
+            "idol_runtime.pipeline": ("Pipeline",),
+            "idol_runtime.streams": ("Streams",),
+            "idol_runtime.tracking.results": ("FrameResult", "VideoResult", "write_results"),
+        },
+    )

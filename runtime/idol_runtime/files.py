@@ -9,7 +9,7 @@ from pathlib import Path
 
 from idol_runtime.errors import ConfigError, OutputError
 
-__all__ = ["file_digest", "refuse_replacing", "replacing", "require_suffix", "writable_target"]
+__all__ = ["file_digest", "refuse_replacing", "replacing", "require_suffix", "writable_target", "write_text"]
 
 _BLOCK = 2**20
 
@@ -99,6 +99,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as UTF-8, as `replacing` does.
+
+    Raises:
+        OutputError: the file cannot be written, or the disk is full.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def require_suffix(path: str | Path, content: str, *suffixes: str) -> str:

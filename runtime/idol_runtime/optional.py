@@ -1,12 +1,13 @@
-"""Import of optional packages by the functions that need them."""
+"""Imports at first use: of optional packages, and of the names of a package."""
 
 import importlib
 import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idol_runtime.errors import IdolError, MissingDependencyError
 
-__all__ = ["import_optional", "load_cv2"]
+__all__ = ["import_optional", "lazy_names", "load_cv2"]
 
 
 def import_optional(module: str, package: str, extra: str, purpose: str) -> Any:
@@ -36,6 +37,32 @@ def import_optional(module: str, package: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         hint = "; without a screen, install opencv-python-headless in its place" if module == "cv2" else ""
         raise IdolError(f"{purpose} needs {package}, which cannot be loaded: {error}{hint}") from error
+
+
+def lazy_names(
+    namespace: dict[str, Any], modules: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return the functions `__getattr__` and `__dir__` of a package whose names are imported at first use.
+
+    Args:
+        namespace: `globals()` of the package; imported names, and `__version__`, are stored there.
+        modules: names by module.
+    """
+    module_of = {name: module for module, names in modules.items() for name in names}
+
+    def load(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: object = version("idol-deploy")
+        elif name in module_of:
+            value = getattr(importlib.import_module(module_of[name]), name)
+        else:
+            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
+        namespace[name] = value
+        return value
+
+    return load, lambda: sorted({*namespace, *namespace["__all__"]})
 
 
 def load_cv2(purpose: str) -> Any:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+import torch
 
 from idol_deploy.config import preset
 from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_deploy.weights.layout import published_state, weights_hash
-from idol_deploy.weights.reference import write_reference_checkpoint
+from idol_deploy.weights.reference import reference_state
 from idol_export.inspection import describe
 from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Bundle, write_bundle
 from idol_runtime.bundle.certificates import (
@@ -145,7 +146,7 @@ def test_an_onnx_file(toy: Toy, tmp_path: Path) -> None:
 
 def test_checkpoints_of_both_kinds(toy: Toy, tmp_path: Path) -> None:
     published, ours = tmp_path / "toy.pth", tmp_path / "toy.safetensors"
-    write_reference_checkpoint(published, toy.config)
+    torch.save({"model": reference_state(toy.config)}, published)
     save_checkpoint(ours, toy.model, toy.config)
     first, second = describe(published), describe(ours)
     assert (first["kind"], second["kind"]) == ("checkpoint (torch)", "checkpoint (safetensors)")
@@ -159,7 +160,7 @@ def test_checkpoints_of_both_kinds(toy: Toy, tmp_path: Path) -> None:
 
 def test_a_published_checkpoint_names_its_preset(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    write_reference_checkpoint(path, preset("ytvis19_r50"))
+    torch.save({"model": reference_state(preset("ytvis19_r50"))}, path)
     assert "ytvis19_r50" in describe(path)["presets"]
 
 

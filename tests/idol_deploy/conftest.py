@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published `ytvis19_r50` checkpoint with the reference weights."""
-    from idol_deploy.weights.reference import write_reference_checkpoint
+    import torch
+
+    from idol_deploy.weights.reference import reference_state
 
     path = tmp_path_factory.mktemp("published") / "ytvis19_r50.pth"
-    write_reference_checkpoint(path, preset("ytvis19_r50"))
+    torch.save({"model": reference_state(preset("ytvis19_r50"))}, path)
     return path
 
 

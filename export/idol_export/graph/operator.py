@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import Tensor
 
-from idol_deploy.model.deform_attn import DeformableAttention, Shapes
+from idol_deploy.model.deform_attn import Shapes
+from idol_deploy.model.deform_op import use_core
 from idol_deploy.model.idol import Idol
 from idol_plugins.ort import DOMAIN, OPERATOR, VERSION
 from idol_plugins.trt import NODE_ATTRIBUTES
@@ -36,7 +37,5 @@ def with_fused_attention(model: Idol) -> Idol:
     """Return a copy of the network with `fused_node` as its attention core; it shares all parameters."""
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     fused = copy.deepcopy(model, shared)
-    for module in fused.modules():
-        if isinstance(module, DeformableAttention):
-            module.core = fused_node
+    use_core(fused, fused_node)
     return fused

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -132,20 +133,14 @@ class Editor:
 def _sorted(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Return the nodes in topological order."""
     makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
-    inputs = [{makers[name] for name in node.input if name in makers} for node in nodes]
-    readers: dict[int, list[int]] = defaultdict(list)
-    for index, needed in enumerate(inputs):
-        for maker in needed:
-            readers[maker].append(index)
-    missing = [len(needed) for needed in inputs]
-    ready = [index for index, count in enumerate(missing) if not count]
-    order = []
+    sorter = TopologicalSorter[int](dict.fromkeys(range(len(nodes)), ()))
+    for index, node in enumerate(nodes):
+        sorter.add(index, *(makers[name] for name in node.input if name in makers))
+    sorter.prepare()
+    order, ready = [], list(sorter.get_ready())
     while ready:  # the last ready node first, which calibration's random sampling depends on
         index = ready.pop()
         order.append(nodes[index])
-        for reader in readers[index]:
-            missing[reader] -= 1
-            if not missing[reader]:
-                ready.append(reader)
-    assert len(order) == len(nodes), "a graph has no cycles"
+        sorter.done(index)
+        ready += sorter.get_ready()
     return order

@@ -26,7 +26,7 @@ from idol_deploy.train.snapshots import SnapshotFolder
 from idol_deploy.weights.checkpoint import load_checkpoint
 from idol_runtime.config import override_stream
 from idol_runtime.errors import ConfigError, DataError, OutputError
-from idol_runtime.files import replacing
+from idol_runtime.files import write_text
 
 __all__ = ["Ablation", "AblationResult", "ablate"]
 
@@ -139,7 +139,7 @@ def _claim_output(task: Ablation) -> None:
         "weights": None if task.weights is None else str(task.weights),
     }
     if not path.is_file():
-        _write(path, _to_json(contents))
+        write_text(path, _to_json(contents))
     elif path.read_text(encoding="utf-8") != _to_json(contents):
         raise ConfigError(f"{task.output} has an ablation with other settings; choose another folder")
 
@@ -184,7 +184,7 @@ def _score_rows(
         )
         if results is not None:
             cell = {"row": row.name, "seed": seed, "scores": association_scores(dataset, results)}
-            _write(task.cell(seed, row), _to_json(cell))
+            write_text(task.cell(seed, row), _to_json(cell))
         processes.gather(None)
 
 
@@ -200,15 +200,10 @@ def _write_table(task: Ablation, processes: Processes, *, interrupted: bool) -> 
     summary = summarise(cells)
     text = markdown(summary)
     outputs = task.output / "ablation.json", task.output / "ablation.md"
-    _write(outputs[0], _to_json({"columns": COLUMNS, "rows": summary, "cells": cells}))
-    _write(outputs[1], text)
+    write_text(outputs[0], _to_json({"columns": COLUMNS, "rows": summary, "cells": cells}))
+    write_text(outputs[1], text)
     return AblationResult(text, interrupted, outputs)
 
 
 def _to_json(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

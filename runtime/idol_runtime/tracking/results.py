@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from idol_runtime.config import Category, VideoConfig
 from idol_runtime.errors import ConfigError
-from idol_runtime.files import replacing
+from idol_runtime.files import write_text
 from idol_runtime.optional import import_optional
 from idol_runtime.preprocess import Placement
 from idol_runtime.tracking.association import NO_TRACK
@@ -245,5 +245,4 @@ def write_results(path: str | Path, entries: Iterable[SubmissionEntry]) -> None:
         OutputError: the file cannot be written.
     """
     listing: list[Any] = list(entries)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(listing, separators=(",", ":")))
+    write_text(path, json.dumps(listing, separators=(",", ":")))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
 
 from idol_deploy import config as config_module
 from idol_deploy.config import PRESETS
-from idol_deploy.weights.reference import write_reference_checkpoint
+from idol_deploy.weights.reference import reference_state
 from idol_runtime.optional import load_cv2
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def toy_preset(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def toy_weights(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "toy.pth"
-    write_reference_checkpoint(path, toy.config)
+    torch.save({"model": reference_state(toy.config)}, path)
     return path
 
 
