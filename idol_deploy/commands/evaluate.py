@@ -56,9 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from idol_deploy.data.holdout import HOLDOUT_SHARE
     from idol_deploy.evaluate.run import Evaluation, evaluate
 
-    model = None
-    if options.bundle or options.weights or options.preset:
-        model = model_choice(options)
+    model = model_choice(options) if options.bundle or options.weights or options.preset else None
     if options.ious and not options.json:
         raise ConfigError("--ious needs a file for the matrices; give --json as well")
     if options.holdout_share is not None and options.holdout is None:

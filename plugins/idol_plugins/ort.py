@@ -101,5 +101,4 @@ def _one_node_graph(case: Case) -> bytes:
             out = Cast <to = {TensorProto.FLOAT}> (mixed)
         }}
     """)
-    data: bytes = model.SerializeToString()
-    return data
+    return bytes(model.SerializeToString())

@@ -88,8 +88,7 @@ def _checked(model: onnx.ModelProto) -> bytes:
     if model.ByteSize() >= _LIMIT:
         raise ConfigError("the network does not fit one ONNX file of 2 GiB; choose a smaller backbone")
     onnx.checker.check_model(model, full_check=True)
-    data: bytes = model.SerializeToString()
-    return data
+    return bytes(model.SerializeToString())
 
 
 @contextlib.contextmanager

@@ -40,8 +40,7 @@ def in_half_precision(graph: bytes) -> bytes:
     del model.graph.node[:]
     model.graph.node.extend([*casts, *nodes])
     onnx.checker.check_model(model, full_check=True)
-    stored: bytes = model.SerializeToString()
-    return stored
+    return bytes(model.SerializeToString())
 
 
 def part_weights(graphs: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
@@ -78,8 +77,7 @@ def without_shared(graph: bytes, weights: bytes) -> bytes:
     if not used or sum(shared[name] for name in used) < _LEAST_SHARE * sum(shared.values()):
         return graph
     _remove(model.graph, used)
-    part: bytes = model.SerializeToString()
-    return part
+    return bytes(model.SerializeToString())
 
 
 def _name(tensor: onnx.TensorProto) -> str:

@@ -1,7 +1,7 @@
 """An editable ONNX graph with maps of producers, consumers, constants and shapes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -87,17 +87,12 @@ class Editor:
             self.tensors[name] = tensor
         return name
 
-    def add_node(
-        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", **attributes: Any
-    ) -> onnx.NodeProto:
+    def add_node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         """Add a node, named after its operator and first output."""
-        node = onnx.helper.make_node(
-            kind, inputs, outputs, f"{kind}_{outputs[0]}", domain=domain, **attributes
-        )
-        self.graph.node.append(node)
-        return node
+        name = f"{kind}_{outputs[0]}"
+        self.graph.node.append(onnx.helper.make_node(kind, inputs, outputs, name, **attributes))
 
-    def redirect(self, old: str, new: str, readers: Sequence[onnx.NodeProto]) -> None:
+    def redirect(self, old: str, new: str, readers: Iterable[onnx.NodeProto]) -> None:
         """Make these nodes read another value."""
         for node in readers:
             for index, name in enumerate(node.input):
@@ -110,11 +105,6 @@ class Editor:
             self.graph.node.remove(node)  # in place, so that references to other nodes stay valid
         self.refresh()
 
-    def need_domain(self, domain: str, version: int) -> None:
-        """Declare an operator set unless it is declared."""
-        if domain not in {opset.domain for opset in self.model.opset_import}:
-            self.model.opset_import.append(onnx.helper.make_opsetid(domain, version))
-
     def to_bytes(self) -> bytes:
         """Return the ONNX file, with nodes in topological order and without unused constants."""
         model = onnx.ModelProto()
@@ -126,8 +116,7 @@ class Editor:
         graph.initializer.extend(tensor for tensor in self.graph.initializer if tensor.name in read)
         made = {name for node in graph.node for name in node.output}
         graph.value_info.extend(value for value in self.graph.value_info if value.name in made)
-        data: bytes = model.SerializeToString()
-        return data
+        return bytes(model.SerializeToString())
 
 
 def _sorted(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

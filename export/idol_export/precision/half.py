@@ -164,7 +164,9 @@ def to_half(graph: bytes, islands: Collection[str], half: Half = "fp16") -> byte
                     attribute.i = kind
     for name in editor.outputs:
         if made.get(name) == kind:
-            _rename(editor, name, f"{name}_half")
+            maker = editor.producers[name]
+            maker.output[list(maker.output).index(name)] = f"{name}_half"
+            editor.redirect(name, f"{name}_half", editor.graph.node)
             editor.add_node("Cast", [f"{name}_half"], [name], to=_FLOAT)
     for value in editor.graph.value_info:
         if made.get(value.name) == kind and value.name not in editor.outputs:
@@ -218,12 +220,3 @@ def _cast(editor: Editor, casts: dict[tuple[str, int], str], name: str, target_t
         casts[name, target_type] = f"{name}_as_{'fp32' if target_type == _FLOAT else 'half'}"
         editor.add_node("Cast", [name], [casts[name, target_type]], to=target_type)
     return casts[name, target_type]
-
-
-def _rename(editor: Editor, old: str, new: str) -> None:
-    """Rename a value in the node that computes it and in all nodes that read it."""
-    for node in editor.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                if name == old:
-                    names[index] = new

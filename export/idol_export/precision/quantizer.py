@@ -256,7 +256,8 @@ def _quantize_dynamic(editor: Editor, node: onnx.NodeProto, observed: Observed) 
         inputs += ["", add.input[index]]
         node.output[0] = add.output[0]
         editor.remove([add])
-    editor.need_domain("com.microsoft", 1)
     node.op_type, node.domain = "DynamicQuantizeMatMul", "com.microsoft"
+    if node.domain not in {opset.domain for opset in editor.model.opset_import}:
+        editor.model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))
     del node.input[:]
     node.input.extend(inputs)
