@@ -7,19 +7,19 @@ is the one in the system's own sources, else Debian's.
 """
 
 import argparse
-import re
+import contextlib
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, header_folder
 
-__all__ = ["Archive", "archives", "fetch_onnxruntime", "main"]
+__all__ = ["archives", "fetch_onnxruntime", "main"]
 
 _PACKAGE = "libonnxruntime-dev"
 _RELEASE = "trixie"  # Debian 13, the first release with the package
@@ -27,25 +27,6 @@ _ARCHIVE = "http://deb.debian.org/debian"
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _SECONDS = 240  # time limit of each apt command
 _ADVICE = f"give their folder with {ONNXRUNTIME.option}, or install {_PACKAGE} of a distribution that has it"
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A package archive.
-
-    Attributes:
-        uri: Address of the archive.
-        options: Options of a source line, for example `signed-by=…`.
-    """
-
-    uri: str
-    options: str
-
-    @property
-    def line(self) -> str:
-        """Source line for the release that has the headers."""
-        options = f"[{self.options}] " if self.options else ""
-        return f"deb {options}{self.uri} {_RELEASE} main\n"
 
 
 def fetch_onnxruntime(into: Path | None = None) -> Path:
@@ -71,7 +52,7 @@ def fetch_onnxruntime(into: Path | None = None) -> Path:
             try:
                 unpacked = _unpack(archive, Path(work))
             except PluginError as error:
-                failures.append(f"{archive.uri}: {error}")
+                failures.append(f"{archive}: {error}")
                 continue
             into = header_folder(ONNXRUNTIME) if into is None else into
             try:
@@ -82,71 +63,26 @@ def fetch_onnxruntime(into: Path | None = None) -> Path:
     raise PluginError(f"ONNX Runtime's headers cannot be fetched ({'; '.join(failures)}); {_ADVICE}")
 
 
-def archives(etc: Path = Path("/etc")) -> list[Archive]:
-    """Return the archives of the system's own Debian release, then Debian's.
-
-    Args:
-        etc: Folder of the system's settings.
-    """
-    keys = f"signed-by={_KEYS}" if Path(_KEYS).is_file() else ""
-    codename = _codename(etc)
-    own = [
-        Archive(uri.rstrip("/"), _options(fields) or keys)
-        for fields in _sources(etc / "apt")
-        if "deb" in fields.get("types", "").split()
-        and fields.get("enabled", "yes").lower() != "no"
-        # The suite excludes security updates and third-party archives.
-        and codename in fields.get("suites", "").split()
-        and "main" in fields.get("components", "").split()
-        for uri in fields.get("uris", "").split()
-    ]
-    return list(dict.fromkeys([*own, Archive(_ARCHIVE, keys)]))
+def archives() -> list[str]:
+    """Return the addresses of the system's own Debian archives, as apt knows them, then Debian's."""
+    own = []
+    with contextlib.suppress(OSError, PluginError):  # another system
+        release = platform.freedesktop_os_release()
+        if release["ID"] == "debian":
+            # The suite excludes security updates and third-party archives.
+            main = ("Created-By: Packages", f"Release: {release.get('VERSION_CODENAME')}", "Component: main")
+            own = _run(
+                ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI)", *main]
+            ).split()
+    return list(dict.fromkeys(uri.rstrip("/") for uri in (*own, _ARCHIVE)))
 
 
-def _codename(etc: Path) -> str:
-    """Return the code name of a Debian release; empty on any other system."""
-    try:
-        release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', (etc / "os-release").read_text(), re.MULTILINE))
-    except OSError:
-        return ""
-    return release.get("VERSION_CODENAME", "") if release.get("ID") == "debian" else ""
-
-
-def _sources(apt: Path) -> Iterator[dict[str, str]]:
-    """Yield the fields of every apt source, in the names of the deb822 format."""
-    parts = apt / "sources.list.d"
-    for path in [apt / "sources.list", *sorted(parts.glob("*.list")), *sorted(parts.glob("*.sources"))]:
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        if path.suffix == ".sources":
-            text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
-            for stanza in re.split(r"\n\s*\n", text):
-                fields = re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE)
-                yield {key.lower(): " ".join(value.split()) for key, value in fields}
-            continue
-        for line in text.splitlines():
-            if match := re.match(r"\s*deb\s+(?:\[(.*?)\]\s*)?(\S+)\s+(\S+)\s+([^#]*)", line):
-                options, uri, suite, components = match.groups(default="")
-                given = dict(option.split("=", 1) for option in options.split() if "=" in option)
-                yield given | {"types": "deb", "uris": uri, "suites": suite, "components": components}
-
-
-def _options(fields: Mapping[str, str]) -> str:
-    """Return the trust options. A key inside the file does not fit a source line, and the system has it anyway."""
-    keys = fields.get("signed-by", "")
-    options = [f"signed-by={keys}"] if keys.startswith("/") else []
-    if fields.get("trusted", "").lower() == "yes":
-        options.append("trusted=yes")
-    return " ".join(options)
-
-
-def _unpack(archive: Archive, work: Path) -> Path:
+def _unpack(archive: str, work: Path) -> Path:
     """Download and unpack the package; return the folder of its headers."""
     (work / "lists" / "partial").mkdir(parents=True)
     (work / "cache" / "archives" / "partial").mkdir(parents=True)
-    (work / "sources.list").write_text(archive.line)
+    keys = f"[signed-by={_KEYS}] " if Path(_KEYS).is_file() else ""
+    (work / "sources.list").write_text(f"deb {keys}{archive} {_RELEASE} main\n")
     settings = {
         "Dir::Etc::sourcelist": work / "sources.list",
         "Dir::Etc::sourceparts": "-",
@@ -172,7 +108,8 @@ def _unpack(archive: Archive, work: Path) -> Path:
     return headers[0].parent
 
 
-def _run(command: Sequence[str], work: Path) -> None:
+def _run(command: Sequence[str], work: Path | None = None) -> str:
+    """Run a command in a folder and return its output."""
     try:
         done = subprocess.run(  # noqa: S603 - our own command
             command, cwd=work, capture_output=True, text=True, timeout=_SECONDS, check=False
@@ -183,6 +120,7 @@ def _run(command: Sequence[str], work: Path) -> None:
         lines = done.stderr.splitlines()
         errors = [line for line in lines if line.startswith("E:")] or lines or [f"status {done.returncode}"]
         raise PluginError(" ".join(errors[0].split()))
+    return done.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """The archives that headers are fetched from; `make test` tests the download itself."""
 
+import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,7 +10,6 @@ import pytest
 from idol_plugins.errors import PluginError
 from idol_plugins.fetch import archives, fetch_onnxruntime, main
 
-DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_CODENAME=bookworm\n'
 STANZAS = """\
 Types: deb
 # http://snapshot.example/debian/20250520T000000Z
@@ -43,33 +44,36 @@ deb http://bare.example/debian bookworm non-free
 """
 
 
-@pytest.fixture
-def etc(tmp_path: Path) -> Path:
-    """The settings of a Debian 12 with sources in both formats."""
-    parts = tmp_path / "apt" / "sources.list.d"
-    parts.mkdir(parents=True)
-    (tmp_path / "os-release").write_text(DEBIAN)
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="there is no apt here")
+def test_the_systems_own_archives_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archives of a Debian 12 with sources in both formats."""
+    parts = tmp_path / "sources.list.d"
+    parts.mkdir()
     (parts / "debian.sources").write_text(STANZAS)
-    (tmp_path / "apt" / "sources.list").write_text(LINES)
-    return tmp_path
-
-
-def test_the_systems_own_archives_come_first(etc: Path) -> None:
-    *own, last = archives(etc)
-    assert [archive.uri for archive in own] == [
+    (tmp_path / "sources.list").write_text(LINES)
+    (tmp_path / "apt.conf").write_text(f'Dir::Etc "{tmp_path}"; Dir::State "{tmp_path}"; Dir::Etc::parts "";')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    debian = {"ID": "debian", "VERSION_CODENAME": "bookworm"}
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: debian)
+    assert archives() == [
         "http://inside.example/debian",
         "http://mirror.example/debian",
         "https://second.example/deb",
+        "http://deb.debian.org/debian",
     ]
-    assert own[0].line == "deb [trusted=yes] http://inside.example/debian trixie main\n"
-    assert own[1].line == "deb [signed-by=/keys/mirror.gpg] http://mirror.example/debian trixie main\n"
-    assert last.uri == "http://deb.debian.org/debian"
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: debian | {"ID": "ubuntu"})
+    assert archives() == ["http://deb.debian.org/debian"]
 
 
-def test_on_another_system_debians_archive_is_used(etc: Path, tmp_path: Path) -> None:
-    (etc / "os-release").write_text("ID=ubuntu\nVERSION_CODENAME=bookworm\n")
-    assert [archive.uri for archive in archives(etc)] == ["http://deb.debian.org/debian"]
-    assert len(archives(tmp_path / "nothing")) == 1
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_on_another_system_debians_archive_is_used(
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    def unknown() -> None:
+        raise error
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", unknown)
+    assert archives() == ["http://deb.debian.org/debian"]
 
 
 def _tools(folder: Path, monkeypatch: pytest.MonkeyPatch, apt: str) -> None:
