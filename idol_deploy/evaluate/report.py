@@ -101,10 +101,5 @@ def _tracking_cells(values: Mapping[str, float]) -> list[Any]:
 
 
 def _row(title: str, cells: list[Any]) -> str:
-    return f"{title[:20]:20}" + "".join(f"{_cell(cell):>10}" for cell in cells)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return "-" if value < 0 else f"{100 * value:.2f}"
+    texts = [cell if isinstance(cell, str) else "-" if cell < 0 else f"{100 * cell:.2f}" for cell in cells]
+    return f"{title[:20]:20}" + "".join(f"{text:>10}" for text in texts)

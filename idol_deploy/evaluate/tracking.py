@@ -49,7 +49,8 @@ def score_tracking(dataset: VisDataset, predictions: Sequence[Prediction]) -> di
         MissingDependencyError: TrackEval or pycocotools is not installed.
     """
     require_annotations(dataset)
-    metrics = _metrics()
+    kinds, config = load_trackeval().metrics, {"THRESHOLD": 0.5, "PRINT_CONFIG": False}
+    metrics = {"HOTA": kinds.HOTA(), "Identity": kinds.Identity(config), "CLEAR": kinds.CLEAR(config)}
     results = group_by(predictions, lambda prediction: (prediction.video_id, prediction.category_id))
     by_class: dict[str, dict[str, Any]] = {}
     for category in dataset.categories:
@@ -83,12 +84,6 @@ def load_trackeval() -> Any:
     """
     with contextlib.redirect_stdout(io.StringIO()):
         return import_optional("trackeval", "trackeval", "evaluate", "HOTA, IDF1 and identity switches")
-
-
-def _metrics() -> dict[str, Any]:
-    metrics = load_trackeval().metrics
-    config = {"THRESHOLD": 0.5, "PRINT_CONFIG": False}
-    return {"HOTA": metrics.HOTA(), "Identity": metrics.Identity(config), "CLEAR": metrics.CLEAR(config)}
 
 
 def _numbers(results: Mapping[str, Any]) -> dict[str, float]:

@@ -108,7 +108,8 @@ class Criterion(nn.Module):
             targets: annotations.
         """
         if not self.config.deep_supervision:
-            output = _last_layer(output)
+            layered = ("logits", "boxes", "states", "origins")
+            output = replace(output, **{name: getattr(output, name)[-1:] for name in layered})
         layers, pairs = output.logits.shape[:2]
         every = _match_layers(output, targets)
         matched, instance = (values.reshape(layers, pairs, -1) for values in (every.matched, every.instance))
@@ -187,11 +188,6 @@ class Criterion(nn.Module):
         identities = torch.cat((targets.identities, targets.identities.gather(1, owner)), 1)
         loss, items = head.loss(embeddings, identities, torch.cat((assigned, selection.positive.any(1)), 1))
         return {"loss_id": loss}, items
-
-
-def _last_layer(output: PairOutput) -> PairOutput:
-    layered = ("logits", "boxes", "states", "origins")
-    return replace(output, **{name: getattr(output, name)[-1:] for name in layered})
 
 
 def _match_layers(output: PairOutput, targets: Targets) -> Assignment:

@@ -120,17 +120,13 @@ def _draw(task: Task, videos: int, workers: int) -> Iterator[VideoEntries]:
 
 def _in_processes(draw: partial[VideoEntries], videos: int, workers: int) -> Iterator[VideoEntries]:
     context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
-    pool = ProcessPoolExecutor(min(workers, videos), context, _use_one_thread)
+    pool = ProcessPoolExecutor(min(workers, videos), context, opencv().setNumThreads, (1,))
     try:
         yield from pool.map(draw, range(videos))
     except BrokenProcessPool as error:
         raise IdolError("a process that draws videos was killed; take fewer workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _use_one_thread() -> None:
-    opencv().setNumThreads(1)
 
 
 def _write_json(

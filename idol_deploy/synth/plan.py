@@ -203,10 +203,9 @@ class _Planner:
 
     def _in_front(self, actor: Actor) -> list[Occluder]:
         """Return the occluders that are in front of an actor and whose centres are within the frame."""
-        return [one for one in self.occluders if one.depth > actor.depth and self._shown(one, actor.free)]
-
-    def _shown(self, occluder: Occluder, t: int) -> bool:
-        return bool((np.abs(self.camera.to_frame(t, occluder.place)) < self.half - 0.05).all())
+        nearer = [one for one in self.occluders if one.depth > actor.depth]
+        places = [np.abs(self.camera.to_frame(actor.free, one.place)) for one in nearer]
+        return [one for one, place in zip(nearer, places, strict=True) if (place < self.half - 0.05).all()]
 
     def _leave(self, actor: Actor) -> bool:
         """Go beyond the nearest edge of the frame, and return over it at another place."""

@@ -5,8 +5,11 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from idol_deploy.train.step import StepReport
 from idol_runtime.errors import OutputError
@@ -124,7 +127,7 @@ class TensorBoard:
 class Progress:
     """The progress on the console: loss, learning rate, speed, share of time spent waiting for data, and time left.
 
-    A terminal with tqdm shows a bar; anything else gets a line every `period` iterations.
+    A terminal shows a bar; anything else gets a line every `period` iterations.
     """
 
     def __init__(self, announce: Callable[[str], None], iterations: int, period: int, done: int = 0) -> None:
@@ -134,7 +137,7 @@ class Progress:
         self._period = period
         self._since = time.perf_counter()
         self._entries: list[dict[str, Any]] = []
-        self._bar = _bar(iterations, done)
+        self._bar = tqdm(total=iterations, initial=done, desc="training", dynamic_ncols=True, disable=None)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Add the entry of an iteration, and update the bar or print a line if it is due."""
@@ -142,7 +145,7 @@ class Progress:
             return
         self._entries.append(entry)
         done = entry["iteration"]
-        if self._bar is not None:
+        if not self._bar.disable:
             self._entries = self._entries[-self._period :]
             seconds = sum(sum(entry["seconds"].values()) for entry in self._entries)
             self._bar.set_postfix_str(self._state(seconds), refresh=False)
@@ -155,21 +158,20 @@ class Progress:
         each = seconds / len(self._entries)
         self._announce(
             f"iteration {done} of {self._iterations}: {self._state(seconds)}, {each:.2f} s each, "
-            f"{_clock(each * (self._iterations - done))} left"
+            f"{timedelta(seconds=round(each * (self._iterations - done)))} left"
         )
         self._since, self._entries = now, []
 
     def announce(self, message: str) -> None:
         """Print a message; on a terminal, above the bar."""
-        if self._bar is None:
+        if self._bar.disable:
             self._announce(message)
         else:
             self._bar.write(message, file=sys.stderr)
 
     def close(self) -> None:
         """Close the bar; its last state remains on the terminal."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def _state(self, seconds: float) -> str:
         loss = sum(entry["loss"] for entry in self._entries) / len(self._entries)
@@ -177,19 +179,3 @@ class Progress:
         return (
             f"loss {loss:.3f}, lr {self._entries[-1]['lr']:.1e}, {waited / max(seconds, 1e-9):.0%} for data"
         )
-
-
-def _bar(iterations: int, done: int) -> Any:
-    """Return a bar, or None without a terminal or tqdm."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    bar = tqdm(total=iterations, initial=done, desc="training", dynamic_ncols=True, disable=None)
-    return None if bar.disable else bar
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -99,14 +99,11 @@ def joined(device: str) -> Iterator[Processes]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
+        # The first sentence, without the location in the source code.
+        reason = re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).partition(". ")[0]
         raise TrainingError(
-            f"process {shard.rank} of {shard.count} lost the others: {_reason(error)}; if none of them reports "
+            f"process {shard.rank} of {shard.count} lost the others: {reason}; if none of them reports "
             "an error, one was killed, for example because memory is full; continue all with --resume"
         ) from error
     finally:
         dist.destroy_process_group()
-
-
-def _reason(error: RuntimeError) -> str:
-    """Return the first sentence of the error, without its source location."""
-    return re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).partition(". ")[0]

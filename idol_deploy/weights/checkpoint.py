@@ -37,7 +37,7 @@ from idol_deploy.weights.layout import (
 )
 from idol_deploy.weights.tensor_file import FORMAT, FORMAT_VERSION, listing, read_tensors
 from idol_runtime.errors import CheckpointError, OutputError
-from idol_runtime.files import file_digest, replacing
+from idol_runtime.files import replacing
 
 __all__ = [
     "CheckpointInfo",
@@ -65,8 +65,6 @@ class CheckpointInfo:
         classes: number of classes; None without a class head.
         tensors: number of weight tensors; shared tensors count once.
         parameters: number of values in the weight tensors.
-        size: size of the file in bytes.
-        sha256: SHA-256 of the file.
         weights: `weights_hash` of the weights, which does not depend on the kind of file.
         metadata: metadata of a safetensors file; empty for torch files.
     """
@@ -77,8 +75,6 @@ class CheckpointInfo:
     classes: int | None
     tensors: int
     parameters: int
-    size: int
-    sha256: str
     weights: str
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -192,8 +188,6 @@ def inspect_checkpoint(path: _Path) -> CheckpointInfo:
         classes=None if head is None or head.ndim == 0 else head.shape[0],
         tensors=len(weights),
         parameters=sum(tensor.numel() for tensor in weights.values()),
-        size=path.stat().st_size,
-        sha256=file_digest(path),
         weights=weights_hash(weights),
         metadata=file.metadata,
     )

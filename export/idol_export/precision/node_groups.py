@@ -1,7 +1,7 @@
 """Groups of nodes that switch to a reduced precision together."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import onnx
 
@@ -72,7 +72,8 @@ def linear_values(editor: Editor) -> set[str]:
             values[name] = None
     for name in reversed(list(values)):
         readers = editor.consumers[name]
-        if not any(_is_pointwise(editor, node, name) or _is_sum(node, values) for node in readers):
+        sums = [node for node in readers if node.op_type == "Add" and node.output[0] in values]
+        if not sums and not any(_is_pointwise(editor, node, name) for node in readers):
             del values[name]
     return set(values)
 
@@ -85,10 +86,6 @@ def _is_fixed(editor: Editor, node: onnx.NodeProto) -> bool:
         and all(name in editor.tensors for name in weights)
         and len(editor.tensors[weights[0]].dims) == 4
     )
-
-
-def _is_sum(node: onnx.NodeProto, values: Mapping[str, None]) -> bool:
-    return node.op_type == "Add" and node.output[0] in values
 
 
 def _is_pointwise(editor: Editor, node: onnx.NodeProto, name: str) -> bool:

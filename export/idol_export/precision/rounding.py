@@ -36,7 +36,9 @@ def integers(
     """
     rows = np.moveaxis(weight, axis, 0)
     flat = rows.reshape(len(rows), -1)
-    orders = _orders(rows.shape[1:]) if paired else []
+    places = np.arange(flat.shape[1]).reshape(rows.shape[1:])
+    # Runtimes sum over one channel's weights with the channels first or last.
+    orders = [places.reshape(-1), np.moveaxis(places, 0, -1).reshape(-1)] if paired else []
     scale = np.abs(flat).max(axis=1)
     for order in orders:
         # The limit is 128 and not 127: rounding adds up to half a step to each of the two.
@@ -51,12 +53,6 @@ def integers(
     nearest = np.clip(np.rint(steps), -_LIMIT, _LIMIT)
     rounded = nearest if covariance is None else _compensated(steps, covariance, orders)
     return np.moveaxis(rounded.astype(np.int8).reshape(rows.shape), 0, axis), scale
-
-
-def _orders(shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
-    """Return the orders in which runtimes sum over one channel's weights: channels first or last."""
-    places = np.arange(np.prod(shape)).reshape(shape)
-    return [places.reshape(-1), np.moveaxis(places, 0, -1).reshape(-1)]
 
 
 def _compensated(

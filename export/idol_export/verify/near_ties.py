@@ -119,10 +119,11 @@ class Matching:
         """Return whether detection i can have received its track."""
         row = int(self._rows[i])
         if self._config.matching == "multi_cue":
-            competitors = [k for k in range(len(self._rows)) if k != i and self._prefers_only(k, row)]
+            preferred = [self._preferred(k) for k in range(len(self._rows))]
+            competitors = [k for k, own in enumerate(preferred) if k != i and own[row + 1] and own.sum() == 1]
             beaten = any(self._cues[k, row + 1] > self._cues[i, row + 1] + self._near for k in competitors)
             twice = (self._rows == row).sum() > 1
-            return bool(self._preferred(i)[row + 1] and not beaten and not twice)
+            return bool(preferred[i][row + 1] and not beaten and not twice)
         lower, upper, free = self._values(i)
         others = np.where(np.arange(len(lower)) == row, -np.inf, lower).max()
         return bool(free[row] and upper[row] > self._config.match_score and upper[row] >= others)
@@ -142,10 +143,6 @@ class Matching:
     def _preferred(self, i: int) -> Bools:
         cues = self._cues[i]
         return np.asarray(cues >= cues.max() - 2 * self._near)
-
-    def _prefers_only(self, k: int, row: int) -> bool:
-        preferred = self._preferred(k)
-        return bool(preferred[row + 1] and preferred.sum() == 1)
 
     def _lost(self, i: int, row: int) -> bool:
         winners = np.flatnonzero(self._rows == row)

@@ -4,7 +4,7 @@ A colour is an identity of its row. An instance with a changed identity has a bo
 identity; with annotations also an instance with an identity that belonged to another.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,7 +101,9 @@ def draw_identities(
     changes = [find_changes(shown, run, of_shown) for run in (0, 1)]
     changed = [sum(int((c != NO_TRACK).sum()) for c in of_run) for of_run in changes]
     identities = [len(_ids(frames, run)) for run in (0, 1)]
-    pictures = _pictures(source, [frame.index for frame in shown])
+    numbers = {frame.index for frame in shown}
+    with open_source(source, max_frames=max(numbers) + 1) as opened:
+        pictures = [frame.image for frame in opened if frame.index in numbers]
     panel = _PANEL * pictures[0].shape[0] / pictures[0].shape[1]
     with sheet(path, (_PANEL * len(shown), 2 * panel + 0.9)) as figure:
         grid = figure.subplots(2, len(shown), squeeze=False)
@@ -178,12 +180,6 @@ def _mask(frame: PairedFrame, run: int, identity: int) -> RunLengths | None:
         height, width = frame.masks[i]["size"]
         return RunLengths((height, width), frame.masks[i]["counts"])
     return None
-
-
-def _pictures(source: str, indices: Iterable[int]) -> list[RGBImage]:
-    chosen = set(indices)
-    with open_source(source, max_frames=max(chosen) + 1) as frames:
-        return [frame.image for frame in frames if frame.index in chosen]
 
 
 def _draw_frame(

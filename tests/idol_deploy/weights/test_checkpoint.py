@@ -1,5 +1,4 @@
 import contextlib
-import hashlib
 import io
 import os
 import pickle
@@ -164,8 +163,6 @@ def test_inspection_of_a_published_file(published: Path, model: Idol) -> None:
     assert info.classes == 40
     assert info.tensors == 619 - 36
     assert info.parameters == sum(tensor.numel() for tensor in model.state_dict().values())
-    assert info.size == published.stat().st_size
-    assert info.sha256 == hashlib.sha256(published.read_bytes()).hexdigest()
     assert info.metadata == {}
 
 
