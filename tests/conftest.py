@@ -274,14 +274,14 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _FAKES = Path(__file__).parent / "fakes"
-_FAKED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver")
+_FAKED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver", "pycuda", "pycuda.driver")
 
 
 @pytest.fixture
 def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., ModuleType]]:
     """Function that loads the fake TensorRT of a release, with a new device and an empty folder for engines.
 
-    After the test, all memory and streams of the device must have been released.
+    After the test, all memory and streams of the device must have been released, and no context be current.
     """
     from idol_runtime.backends import tensorrt_api
 
@@ -310,6 +310,7 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
         cached.cache_clear()
     for device in devices:
         assert not any(device.alive()), f"not released on the device: {device.alive()}"
+        assert not device.stack, f"current contexts: {device.stack}"
 
 
 def _tried(kind: str) -> str:

@@ -1,7 +1,8 @@
 """NVIDIA's driver API under one set of names: through cuda-python if it is installed, else through ctypes.
 
 Both classes take the arguments of the C function without its output parameter, and return that parameter. cuda-python
-follows changes of the driver; ctypes needs no package, as on a Jetson. PyCUDA has no stream capture.
+follows changes of the driver; ctypes needs no package, as on a Jetson. Both work in a context of PyCUDA, whose own
+functions are not called, because it has none for CUDA graphs.
 """
 
 import ctypes
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 
 from idol_plugins.errors import PluginError
 
-__all__ = ["CtypesDriver", "Driver", "PythonDriver", "open_driver"]
+__all__ = ["CtypesDriver", "Driver", "Memcpy2D", "PythonDriver", "open_driver"]
 
 _NAME_BYTES = 256
 _NO_DRIVER = "there is no CUDA driver here; install NVIDIA's"
@@ -25,6 +26,10 @@ _CALLS: dict[str, tuple[str, tuple[Any, ...], Any, int]] = {
     "cuDevicePrimaryCtxRetain": ("cuDevicePrimaryCtxRetain", (c_int,), c_void_p, 0),
     "cuDevicePrimaryCtxRelease": ("cuDevicePrimaryCtxRelease_v2", (c_int,), None, 0),
     "cuCtxSetCurrent": ("cuCtxSetCurrent", (c_void_p,), None, 0),
+    "cuCtxGetCurrent": ("cuCtxGetCurrent", (), c_void_p, 0),
+    "cuCtxGetDevice": ("cuCtxGetDevice", (), c_int, 0),
+    "cuCtxPushCurrent": ("cuCtxPushCurrent_v2", (c_void_p,), None, 0),
+    "cuCtxPopCurrent": ("cuCtxPopCurrent_v2", (), c_void_p, 0),
     "cuCtxSynchronize": ("cuCtxSynchronize", (), None, 0),
     "cuMemAlloc": ("cuMemAlloc_v2", (c_size_t,), c_uint64, 0),
     "cuMemFree": ("cuMemFree_v2", (c_uint64,), None, 0),
@@ -34,8 +39,10 @@ _CALLS: dict[str, tuple[str, tuple[Any, ...], Any, int]] = {
     "cuMemcpyDtoH": ("cuMemcpyDtoH_v2", (c_void_p, c_uint64, c_size_t), None, 0),
     "cuMemcpyHtoDAsync": ("cuMemcpyHtoDAsync_v2", (c_uint64, c_void_p, c_size_t, c_void_p), None, 0),
     "cuMemcpyDtoHAsync": ("cuMemcpyDtoHAsync_v2", (c_void_p, c_uint64, c_size_t, c_void_p), None, 0),
+    "cuMemcpy2DAsync": ("cuMemcpy2DAsync_v2", (c_void_p, c_void_p), None, 0),
     "cuStreamCreate": ("cuStreamCreate", (c_uint,), c_void_p, 0),
     "cuStreamDestroy": ("cuStreamDestroy_v2", (c_void_p,), None, 0),
+    "cuStreamGetCtx": ("cuStreamGetCtx", (c_void_p,), c_void_p, 1),
     "cuStreamSynchronize": ("cuStreamSynchronize", (c_void_p,), None, 0),
     "cuStreamBeginCapture": ("cuStreamBeginCapture_v2", (c_void_p, c_int), None, 0),
     "cuStreamEndCapture": ("cuStreamEndCapture", (c_void_p,), c_void_p, 1),
@@ -44,11 +51,32 @@ _CALLS: dict[str, tuple[str, tuple[Any, ...], Any, int]] = {
     "cuGraphExecDestroy": ("cuGraphExecDestroy", (c_void_p,), None, 0),
     "cuGraphDestroy": ("cuGraphDestroy", (c_void_p,), None, 0),
 }
-# Arguments that cuda-python takes as enumerations: position and type.
-_ENUMERATIONS = {
+# Arguments for which cuda-python has types of its own, made from a value or an address: position and type.
+_TYPES = {
     "cuDeviceGetAttribute": (0, "CUdevice_attribute"),
+    "cuMemcpy2DAsync": (0, "CUDA_MEMCPY2D"),
     "cuStreamBeginCapture": (1, "CUstreamCaptureMode"),
 }
+
+
+class _Place(ctypes.Structure):
+    """One side of a `Memcpy2D`; `memory_type` 2 is CU_MEMORYTYPE_DEVICE."""
+
+    _fields_ = (
+        ("x_bytes", c_size_t),
+        ("y", c_size_t),
+        ("memory_type", c_int),
+        ("host", c_void_p),
+        ("device", c_uint64),
+        ("array", c_void_p),
+        ("pitch", c_size_t),
+    )
+
+
+class Memcpy2D(ctypes.Structure):
+    """The argument of `cuMemcpy2DAsync`, which takes its address: a copy of `height` rows of `width_bytes`."""
+
+    _fields_ = (("source", _Place), ("target", _Place), ("width_bytes", c_size_t), ("height", c_size_t))
 
 
 Driver: TypeAlias = "CtypesDriver | PythonDriver"
@@ -87,7 +115,11 @@ class CtypesDriver:
         out = kind() if kind is not None else None
         if out is not None:
             converted.insert(place, ctypes.byref(out))
-        self._check(name, getattr(self._library, symbol)(*converted))
+        try:
+            function = getattr(self._library, symbol)
+        except AttributeError as error:
+            raise _missing(name) from error
+        self._check(name, function(*converted))
         return None if out is None else out.value
 
     def device_name(self, device: Any) -> str:
@@ -111,14 +143,14 @@ class PythonDriver:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function and return its output parameter, or None if it has none."""
-        if name in _ENUMERATIONS:
-            place, kind = _ENUMERATIONS[name]
-            enumeration = getattr(self._module, kind)
-            arguments = (*arguments[:place], enumeration(arguments[place]), *arguments[place + 1 :])
+        if name in _TYPES:
+            place, kind = _TYPES[name]
+            converted = getattr(self._module, kind)(arguments[place])
+            arguments = (*arguments[:place], converted, *arguments[place + 1 :])
         try:
             status, *out = getattr(self._module, name)(*arguments)
         except RuntimeError as error:  # cuda-python loads the driver at the first call
-            raise PluginError(_NO_DRIVER) from error
+            raise (_missing(name) if "unction" in str(error) else PluginError(_NO_DRIVER)) from error
         if int(status):
             raise _failure(name, int(status), str(getattr(status, "name", "")))
         return out[0] if out else None
@@ -127,6 +159,10 @@ class PythonDriver:
         """Return the name of a device."""
         name = self.call("cuDeviceGetName", _NAME_BYTES, device)
         return bytes(name).partition(b"\0")[0].decode()
+
+
+def _missing(name: str) -> PluginError:
+    return PluginError(f"the CUDA driver has no {name}; install a newer driver (CUDA 12 or later)")
 
 
 def _failure(name: str, status: int, error_name: str) -> PluginError:

@@ -8,14 +8,16 @@ with Pipeline.open("model.idol") as pipeline:
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, GraphChoice, OpenOptions, open_backend
+from idol_runtime.backends.base import DeviceBackend
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame, StageError
 from idol_runtime.config import StreamConfig, override_stream
+from idol_runtime.device_frames import DeviceFrame, refuse
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
 from idol_runtime.sources.opening import open_source
@@ -135,6 +137,17 @@ class LoadedNetwork:
         """Release the backend."""
         self.backend.close()
 
+    def _new_stream(self) -> Stream:
+        take = getattr(self.backend, "take", refuse)  # of a `DeviceBackend`
+        return Stream(self.config, self.backend.network_size, fit=self.fit, take=take)
+
+    def _run(self, frames: Sequence[Prepared | DeviceFrame]) -> list[NetworkOutput]:
+        """Run the network on a batch, which lies on the host or on the GPU."""
+        images = [frame.image for frame in frames if isinstance(frame, Prepared)]
+        if not images:
+            return cast(DeviceBackend, self.backend).infer(cast(Sequence[DeviceFrame], frames))
+        return self.backend.infer(np.stack(images) if images[1:] else images[0][None])
+
 
 def open_network(
     path: str | Path,
@@ -184,7 +197,7 @@ class Pipeline(LoadedNetwork):
     """
 
     def __post_init__(self) -> None:
-        self._stream = Stream(self.config, self.backend.network_size, fit=self.fit)
+        self._stream = self._new_stream()
 
     @classmethod
     def open(
@@ -198,6 +211,7 @@ class Pipeline(LoadedNetwork):
         golden_check: bool = True,
         fit: bool = False,
         settings: Sequence[str] = (),
+        stream: object = None,
     ) -> "Pipeline":
         """Open a bundle; see `open_network` for the checks and errors.
 
@@ -210,8 +224,9 @@ class Pipeline(LoadedNetwork):
             golden_check: run the golden frame before the first step.
             fit: letterbox frames of other shapes than the network's; False: refuse them.
             settings: changes to thresholds and association, such as `association.match_score=0.4`.
+            stream: CUDA stream of the application for TensorRT; see `OpenOptions`.
         """
-        options = OpenOptions(backend, device, threads, graph)
+        options = OpenOptions(backend, device, threads, graph, stream)
         network = open_network(bundle, options, golden_check=golden_check, settings=settings)
         return cls(network.backend, network.config, fit=fit, note=network.note)
 
@@ -223,14 +238,15 @@ class Pipeline(LoadedNetwork):
         """Process the next frame of the stream.
 
         Args:
-            frame: [H, W, 3] uint8, RGB.
+            frame: [H, W, 3] uint8, RGB. With TensorRT also an array on the GPU of the network's size, with DLPack or
+                `__cuda_array_interface__` (CuPy, PyTorch, Numba, PyCUDA); boxes are in its pixels.
 
         Raises:
             FrameError: the frame has a wrong type or depth, a size that the network does not accept, or another size
                 than the previous frames.
             BackendError: the inference engine failed.
         """
-        return self.track(self._stream.peek(frame))
+        return self._track(self._stream.peek(frame))
 
     def prepare(self, frame: object) -> Prepared:
         """Check and resize the next frame: the first half of `step`, which may run in another thread than `track`.
@@ -246,7 +262,10 @@ class Pipeline(LoadedNetwork):
         Raises:
             BackendError: the inference engine failed.
         """
-        return self._stream.track(prepared, self.backend.infer(prepared.image[None])[0])
+        return self._track(prepared)
+
+    def _track(self, frame: Prepared | DeviceFrame) -> FrameResult:
+        return self._stream.track(frame, self._run([frame])[0])
 
     def stream(
         self, source: str | int | Path, *, stride: int = 1, max_frames: int | None = None

@@ -1,11 +1,13 @@
 """The state of one stream of frames: its frame size, its frame count and its tracks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.config import StreamConfig
+from idol_runtime.device_frames import DeviceFrame, on_device, refuse
 from idol_runtime.errors import FrameError
 from idol_runtime.frames import check_frame
 from idol_runtime.preprocess import Placement, letterbox, resize
@@ -33,7 +35,12 @@ class Stream:
     """The steps before and after the network for the frames of one video or camera."""
 
     def __init__(
-        self, config: StreamConfig, network_size: tuple[int, int] | None, *, fit: bool = False
+        self,
+        config: StreamConfig,
+        network_size: tuple[int, int] | None,
+        *,
+        fit: bool = False,
+        take: Callable[[object, str], DeviceFrame] = refuse,
     ) -> None:
         """Start a stream.
 
@@ -41,10 +48,12 @@ class Stream:
             config: preprocessing, thresholds and association.
             network_size: (h, w) of the network's frames in pixels; None: any size.
             fit: letterbox frames of other shapes than the network's; False: refuse them.
+            take: takes a frame on the GPU, from the frame and its name in messages; see `DeviceBackend`.
         """
         self.config = config
         self._network_size = network_size
         self._fit = fit
+        self._take = take
         self._tracker = Tracker(config.association)
         self.reset()
 
@@ -54,8 +63,8 @@ class Stream:
         self._index = self._prepared = 0
         self._frame_size: tuple[int, int] | None = None
 
-    def peek(self, frame: object) -> Prepared:
-        """Check and resize the next frame without changing the stream.
+    def peek(self, frame: object) -> Prepared | DeviceFrame:
+        """Check and resize the next frame without changing the stream; a frame on the GPU has the network's size.
 
         Raises:
             FrameError: the frame has a wrong type or depth, a size that the network does not accept, or another size
@@ -72,14 +81,18 @@ class Stream:
             FrameError: the frame cannot be processed; see `peek`.
         """
         number = max(self._prepared, self._index)
-        prepared = self._place(frame, number)
+        if on_device(frame):
+            raise FrameError(
+                f"frame {number} lies on the GPU, where it may change; pass it to step() instead"
+            )
+        prepared = self._resized(frame, number)
         self._frame_size = prepared.placement.frame  # after the check: a refused frame must not set the size
         self._prepared = number + 1
         if np.may_share_memory(prepared.image, frame):
             return replace(prepared, image=prepared.image.copy())
         return prepared
 
-    def track(self, prepared: Prepared, output: NetworkOutput) -> FrameResult:
+    def track(self, prepared: Prepared | DeviceFrame, output: NetworkOutput) -> FrameResult:
         """Return the tracked instances of a prepared frame; call it in the order of `prepare`.
 
         Args:
@@ -97,14 +110,24 @@ class Stream:
         self._index += 1
         return result
 
-    def _place(self, frame: object, number: int) -> Prepared:
-        image = check_frame(frame, name=f"frame {number}")
-        size = (image.shape[0], image.shape[1])
+    def _place(self, frame: object, number: int) -> Prepared | DeviceFrame:
+        if not on_device(frame):
+            return self._resized(frame, number)
+        taken = self._take(frame, f"frame {number}")
+        self._check_size(taken.size, number)
+        return taken
+
+    def _check_size(self, size: tuple[int, int], number: int) -> None:
         if self._frame_size not in (None, size):
             raise FrameError(
                 f"frame {number} is {size[0]}x{size[1]}, the previous frames are "
                 f"{self._frame_size[0]}x{self._frame_size[1]}; call reset() before another video"
             )
+
+    def _resized(self, frame: object, number: int) -> Prepared:
+        image = check_frame(frame, name=f"frame {number}")
+        size = (image.shape[0], image.shape[1])
+        self._check_size(size, number)
         resized = self.config.preprocessing.network_size(*size)
         target = self._network_size or resized
         if resized == target:

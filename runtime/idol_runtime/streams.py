@@ -14,9 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from idol_runtime.backends import GraphChoice, OpenOptions
+from idol_runtime.device_frames import DeviceFrame
 from idol_runtime.errors import ConfigError, FrameError
 from idol_runtime.pipeline import LoadedNetwork, open_network
 from idol_runtime.stream import Prepared, Stream
@@ -66,6 +65,7 @@ class Streams(LoadedNetwork):
         fit: bool = False,
         settings: Sequence[str] = (),
         at_once: int = AT_ONCE,
+        stream: object = None,
     ) -> "Streams":
         """Open a bundle; see `open_network` for the checks and errors.
 
@@ -73,13 +73,13 @@ class Streams(LoadedNetwork):
         allows; `reason` explains a lower value.
         """
         _check_at_once(at_once)
-        options = OpenOptions(backend, device, threads, graph)
+        options = OpenOptions(backend, device, threads, graph, stream)
         network = open_network(bundle, options, golden_check=golden_check, settings=settings, frames=at_once)
         return cls(network.backend, network.config, fit=fit, note=network.note, at_once=at_once)
 
     def join(self, name: Hashable) -> Stream:
         """Return the stream of this name; start it if it does not exist."""
-        return self._streams.setdefault(name, self._new())
+        return self._streams.setdefault(name, self._new_stream())
 
     def reset(self, name: Hashable) -> None:
         """Delete a stream, because it has ended or its next frame starts another video."""
@@ -89,13 +89,13 @@ class Streams(LoadedNetwork):
         """Process the next frame of some streams, existing or new. An error changes no stream.
 
         Args:
-            frames: frame of each stream by its name, [H, W, 3] uint8, RGB; each stream has its own size.
+            frames: frame of each stream by its name, as in `Pipeline.step`; each stream has its own size.
 
         Raises:
             FrameError: a frame cannot be processed; the message names the stream.
             BackendError: the inference engine failed.
         """
-        streams = {name: self._streams.get(name) or self._new() for name in frames}
+        streams = {name: self._streams.get(name) or self._new_stream() for name in frames}
         results = self._track(streams, {name: _peek(name, streams[name], frames[name]) for name in frames})
         for name, stream in streams.items():
             self._streams[name] = stream
@@ -112,23 +112,21 @@ class Streams(LoadedNetwork):
         """
         return self._track({name: self._streams[name] for name in prepared}, prepared)
 
-    def _new(self) -> Stream:
-        return Stream(self.config, self.backend.network_size, fit=self.fit)
-
-    def _track(self, streams: Mapping[K, Stream], prepared: Mapping[K, Prepared]) -> dict[K, FrameResult]:
+    def _track(
+        self, streams: Mapping[K, Stream], prepared: Mapping[K, Prepared | DeviceFrame]
+    ) -> dict[K, FrameResult]:
         outputs = list(self._infer([prepared[name] for name in streams]))  # before any stream changes
         return {
             name: stream.track(prepared[name], output)
             for (name, stream), output in zip(streams.items(), outputs, strict=True)
         }
 
-    def _infer(self, prepared: Sequence[Prepared]) -> Iterator[NetworkOutput]:
-        """Yield the network's output for each frame; a batch holds consecutive frames of one size."""
-        for _, group in groupby(prepared, lambda frame: frame.image.shape):
-            images = [frame.image for frame in group]
-            for start in range(0, len(images), self.at_once):
-                batch = images[start : start + self.at_once]
-                yield from self.backend.infer(np.stack(batch) if batch[1:] else batch[0][None])
+    def _infer(self, prepared: Sequence[Prepared | DeviceFrame]) -> Iterator[NetworkOutput]:
+        """Yield the network's output for each frame; a batch holds consecutive frames of one size and place."""
+        for _, group in groupby(prepared, lambda frame: (type(frame), frame.placement.network)):
+            frames = list(group)
+            for start in range(0, len(frames), self.at_once):
+                yield from self._run(frames[start : start + self.at_once])
 
 
 def _check_at_once(count: int) -> None:
@@ -136,7 +134,7 @@ def _check_at_once(count: int) -> None:
         raise ConfigError(f"at_once must be at least 1, got {count}")
 
 
-def _peek(name: Hashable, stream: Stream, frame: object) -> Prepared:
+def _peek(name: Hashable, stream: Stream, frame: object) -> Prepared | DeviceFrame:
     try:
         return stream.peek(frame)
     except FrameError as error:

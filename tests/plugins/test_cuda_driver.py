@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from idol_plugins import cuda_driver
-from idol_plugins.cuda_driver import CtypesDriver, Driver, PythonDriver, open_driver
+from idol_plugins.cuda_driver import CtypesDriver, Driver, Memcpy2D, PythonDriver, open_driver
 from idol_plugins.errors import PluginError
 from idol_plugins.memory import CudaMemory
 
@@ -23,14 +23,19 @@ RETURNS = {
     "cuDeviceGet": (0, ctypes.c_int),
     "cuDeviceGetAttribute": (0, ctypes.c_int),
     "cuDevicePrimaryCtxRetain": (0, ctypes.c_void_p),
+    "cuCtxGetCurrent": (0, ctypes.c_void_p),
+    "cuCtxGetDevice": (0, ctypes.c_int),
+    "cuCtxPopCurrent_v2": (0, ctypes.c_void_p),
+    "cuStreamGetCtx": (1, ctypes.c_void_p),
     "cuMemAlloc_v2": (0, ctypes.c_uint64),
     "cuMemHostAlloc": (0, ctypes.c_void_p),
     "cuStreamCreate": (0, ctypes.c_void_p),
     "cuStreamEndCapture": (1, ctypes.c_void_p),
     "cuGraphInstantiateWithFlags": (0, ctypes.c_void_p),
 }
-ENUMERATIONS = {
+TYPES = {
     "cuDeviceGetAttribute": (0, "CUdevice_attribute"),
+    "cuMemcpy2DAsync": (0, "CUDA_MEMCPY2D"),
     "cuStreamBeginCapture": (1, "CUstreamCaptureMode"),
 }
 
@@ -51,9 +56,9 @@ class Library:
                 out = arguments.pop(place)._obj
                 assert type(out) is kind, symbol
             values = [getattr(value, "value", value) or 0 for value in arguments]
-            if name in ENUMERATIONS:
-                at, enumeration = ENUMERATIONS[name]
-                values[at] = getattr(self.driver, enumeration)(values[at])
+            if name in TYPES:
+                at, own = TYPES[name]
+                values[at] = getattr(self.driver, own)(values[at])
             status, *result = getattr(self.driver, name)(*values)
             if out is not None and result[0] is not None:
                 out.value = int(result[0])
@@ -98,10 +103,16 @@ def test_every_call_arrives(driver: Driver, fake: ModuleType) -> None:
     device = call("cuDeviceGet", 0)
     assert driver.device_name(device) == "Fake Orin"
     assert [call("cuDeviceGetAttribute", number, device) for number in (75, 76)] == [8, 7]
-    call("cuCtxSetCurrent", call("cuDevicePrimaryCtxRetain", device))
+    assert not int(call("cuCtxGetCurrent") or 0)
+    context = int(call("cuDevicePrimaryCtxRetain", device))
+    call("cuCtxPushCurrent", context)
+    assert int(call("cuCtxPopCurrent")) == context
+    call("cuCtxSetCurrent", context)
+    assert (int(call("cuCtxGetCurrent")), int(call("cuCtxGetDevice"))) == (context, 0)
     there, here = int(call("cuMemAlloc", 8)), int(call("cuMemHostAlloc", 8, 0))
     (ctypes.c_uint8 * 8).from_address(here)[:] = range(8)
     stream = call("cuStreamCreate", 1)
+    assert int(call("cuStreamGetCtx", stream)) == context
     call("cuStreamBeginCapture", stream, 1)
     call("cuMemcpyHtoDAsync", there, here, 8, stream)
     graph = call("cuStreamEndCapture", stream)
@@ -118,6 +129,14 @@ def test_every_call_arrives(driver: Driver, fake: ModuleType) -> None:
     call("cuMemcpyDtoHAsync", here, there, 8, stream)
     call("cuCtxSynchronize")
     assert list((ctypes.c_uint8 * 8).from_address(here)) == 8 * [7]
+    call("cuMemcpyHtoD", there, ctypes.addressof(back), 8)
+    rows = Memcpy2D(width_bytes=1, height=2)  # bytes 1 and 4 to the last two
+    rows.source.memory_type = rows.target.memory_type = 2
+    rows.source.device, rows.source.pitch, rows.target.device, rows.target.pitch = there + 1, 3, there + 6, 1
+    call("cuMemcpy2DAsync", ctypes.addressof(rows), stream)
+    call("cuStreamSynchronize", stream)
+    call("cuMemcpyDtoH", ctypes.addressof(back), there, 8)
+    assert list(back) == [0, 1, 2, 3, 4, 5, 1, 4]
     call("cuStreamDestroy", stream)
     call("cuMemFree", there)
     call("cuMemFreeHost", here)
@@ -148,6 +167,22 @@ def test_cuda_python_without_a_driver(fake: ModuleType, monkeypatch: pytest.Monk
         open_driver()
 
 
+def test_a_driver_without_a_function_is_too_old(
+    driver: Driver, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> None:
+        raise (AttributeError if isinstance(driver, CtypesDriver) else RuntimeError)(
+            'Function "cuGraphInstantiate" not found'
+        )
+
+    if isinstance(driver, CtypesDriver):
+        monkeypatch.setattr(Library, "__getattr__", missing)
+    else:
+        monkeypatch.setattr(fake, "cuGraphInstantiate", missing)
+    with pytest.raises(PluginError, match="has no cuGraphInstantiate; install a newer driver"):
+        driver.call("cuGraphInstantiate", 1, 0)
+
+
 def test_arrays_go_there_and_come_back_through_ctypes(fake: ModuleType) -> None:
     import numpy as np
 
@@ -170,7 +205,12 @@ def test_cuda_python_has_these_functions_with_these_parameters() -> None:
         signature = (getattr(real, name).__doc__ or "").strip().partition("\n")[0]
         parameters = signature.partition("(")[2].removesuffix(")")
         assert len([part for part in parameters.split(",") if part.strip()]) == len(types), signature
-    for name, (place, kind) in cuda_driver._ENUMERATIONS.items():
+    for name, (place, kind) in cuda_driver._TYPES.items():
         signature = (getattr(real, name).__doc__ or "").strip().partition("\n")[0]
         assert kind in signature.split(",")[place]
         assert hasattr(real, kind)
+    rows = Memcpy2D(width_bytes=2, height=3)
+    rows.source.device, rows.source.pitch, rows.target.memory_type, rows.target.pitch = 4, 5, 2, 6
+    read = real.CUDA_MEMCPY2D(ctypes.addressof(rows))
+    fields = read.WidthInBytes, read.Height, int(read.srcDevice), read.srcPitch, int(read.dstMemoryType)
+    assert (*fields, read.dstPitch) == (2, 3, 4, 5, 2, 6)

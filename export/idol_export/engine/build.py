@@ -135,10 +135,10 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
             announce(f"building again, because {stored}")
         data = bundle.graph(graph)
         _check_target(path, data)
-        device.activate()
         workspace = None if options.workspace is None else options.workspace * 2**20
         timing_cache = timing_cache_path(key, folder)
-        plan = build_plan(data, bundle.manifest, key, timing_cache, workspace, announce)
+        with device.active():
+            plan = build_plan(data, bundle.manifest, key, timing_cache, workspace, announce)
         announce("comparing the engine with PyTorch's golden outputs")
         info = _verify_and_store(plan, bundle, key, path, device)
         return Built(path, info, "; ".join(filter(None, (stored, plan.reason))), plan.warnings)

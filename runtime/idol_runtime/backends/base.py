@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from idol_runtime.bundle.bundle import GRAPHS, Bundle, GraphName
 from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.device_frames import DeviceFrame, DeviceFrames
 from idol_runtime.errors import BackendError, ConfigError
 from idol_runtime.tracking.detection import NetworkOutput
 
@@ -16,6 +17,7 @@ __all__ = [
     "Backend",
     "BatchLimit",
     "BundleBackend",
+    "DeviceBackend",
     "GraphChoice",
     "ImageBatch",
     "OpenOptions",
@@ -40,12 +42,15 @@ class OpenOptions:
         threads: number of CPU threads, 1 to 1024; None: the engine's default.
         graph: name of the bundle's graph; `fp32`: `plugin`, or `portable` where `plugin` cannot be loaded; `auto`:
             the fastest verified graph.
+        stream: CUDA stream of the application for TensorRT to run in, with its context; see `CudaDevice`. None: a
+            new stream. Other backends do not use it.
     """
 
     backend: str = "auto"
     device: str = "auto"
     threads: int | None = None
     graph: GraphChoice = "auto"
+    stream: object = None
 
     def __post_init__(self) -> None:
         """Check the device, the number of threads and the graph's name.
@@ -109,6 +114,16 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free all resources; the backend cannot be used afterwards."""
+
+
+class DeviceBackend(Backend, Protocol):
+    """A backend that also takes frames in the memory of its CUDA device."""
+
+    def take(self, frame: object, name: str) -> DeviceFrame:
+        """Take a frame for the next `infer`; `import_frame` has the arguments and errors."""
+
+    def infer(self, images: ImageBatch | DeviceFrames) -> list[NetworkOutput]:
+        """Run the network and return one output per frame."""
 
 
 class BundleBackend(Backend, Protocol):

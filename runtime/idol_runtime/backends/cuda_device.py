@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_plugins.cuda_driver import Driver, open_driver
+from idol_plugins.cuda_driver import Driver, Memcpy2D, open_driver
 from idol_plugins.errors import PluginError
-from idol_runtime.errors import BackendError
+from idol_runtime.errors import BackendError, ConfigError
 
 __all__ = ["Buffer", "CudaDevice", "device_index", "pci_bus_id"]
 
 _CAPABILITY = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _PCI = 50, 33, 34  # CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, _BUS_ID, _DEVICE_ID
+_DEFAULT_STREAMS = 0, 1  # the default stream and CU_STREAM_LEGACY
+_ANY_CONTEXT = 0, 1, 2  # these and CU_STREAM_PER_THREAD are of the current context
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
@@ -76,7 +78,11 @@ class Buffer:
 
 
 class CudaDevice:
-    """The primary context of a device, shared with TensorRT, and a separate stream.
+    """A context of a CUDA device, shared with TensorRT, and a stream in it.
+
+    The context is that of the given stream, else the calling thread's current context if it is of this device (one of
+    PyCUDA, for example), else the device's primary context, which PyTorch, CuPy and Numba use. A context or stream of
+    the application must stay valid until `close`. Every method leaves the calling thread's current context as it was.
 
     Attributes:
         index: CUDA's index of the device.
@@ -86,15 +92,22 @@ class CudaDevice:
         stream: address of the stream.
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self, index: int = 0, stream: object = None) -> None:
         """Open a device.
 
+        Args:
+            index: CUDA's index of the device.
+            stream: stream of the application, of cuda-python, PyCUDA, CuPy, Numba or PyTorch, or its address; None: a
+                new stream.
+
         Raises:
+            ConfigError: the stream is no stream, or of another device.
             BackendError: the driver or the device is missing.
         """
         self.index = index
         self._buffers: list[Buffer] = []
-        self._stream: Any = None
+        self._open = False
+        given = None if stream is None else _stream_address(stream)
         with _backend_errors():
             self._driver: Driver = open_driver()
         count = int(self._call("cuDeviceGetCount"))
@@ -109,15 +122,26 @@ class CudaDevice:
             str(self._call("cuDeviceGetAttribute", attribute, self._device)) for attribute in _CAPABILITY
         )
         self.driver = _driver_version(int(self._call("cuDriverGetVersion")))
-        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
-        self.activate()
-        # 1 is CU_STREAM_NON_BLOCKING: does not wait for the default stream.
-        self._stream = self._call("cuStreamCreate", 1)
+        bound = given is not None and given not in _ANY_CONTEXT
+        context = self._call("cuStreamGetCtx", given) if bound else self._call("cuCtxGetCurrent")
+        device = self._device_of(context)
+        if bound and device != index:
+            raise ConfigError(
+                f"the stream is of CUDA device {device}, the network runs on {index}; use device='cuda:{device}'"
+            )
+        self._primary, self._new_stream = device != index, given is None
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device) if self._primary else context
+        self._open = True
+        with self.active():
+            # 1 is CU_STREAM_NON_BLOCKING: does not wait for the default stream.
+            self._stream = self._call("cuStreamCreate", 1) if given is None else given
         self.stream = int(self._stream)
 
-    def activate(self) -> None:
-        """Make this the calling thread's device; CUDA has a current device per thread."""
-        self._call("cuCtxSetCurrent", self._context)
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Return a context in which the device is the calling thread's current one, as all other methods require."""
+        with self._pushed(self._context):
+            yield
 
     def buffer(self, size: int) -> Buffer:
         """Allocate `size` bytes on host and device, until `close`."""
@@ -135,6 +159,29 @@ class CudaDevice:
         """Queue a copy of the first `size` bytes to the device."""
         self._call("cuMemcpyHtoDAsync", buffer.device, buffer.host.ctypes.data, size, self._stream)
 
+    def copy_rows(self, target: int, source: int, pitch: int, rows: int, row_bytes: int) -> None:
+        """Queue a copy of rows within the device.
+
+        Args:
+            target: address to copy to; its rows follow each other without gaps.
+            source: address of the first row.
+            pitch: bytes from a row of the source to the next, at least `row_bytes`.
+            rows: number of rows.
+            row_bytes: bytes of a row.
+        """
+        copy = Memcpy2D(width_bytes=row_bytes, height=rows)
+        for place, address, step in ((copy.source, source, pitch), (copy.target, target, row_bytes)):
+            place.memory_type, place.device, place.pitch = 2, address, step  # 2 is CU_MEMORYTYPE_DEVICE
+        self._call("cuMemcpy2DAsync", ctypes.addressof(copy), self._stream)
+
+    def wait_for(self, stream: int | None) -> None:
+        """Wait for the work of another stream, or of all streams of the context (None)."""
+        with self.active():
+            if stream is None:
+                self._call("cuCtxSynchronize")
+            else:
+                self._call("cuStreamSynchronize", stream)
+
     def download(self, buffer: Buffer, size: int) -> None:
         """Queue a copy of the first `size` bytes from the device; it is complete after `synchronize`."""
         self._call("cuMemcpyDtoHAsync", buffer.host.ctypes.data, buffer.device, size, self._stream)
@@ -149,6 +196,10 @@ class CudaDevice:
         Raises:
             BackendError: the work cannot be recorded; the stream stays usable.
         """
+        if self.stream in _DEFAULT_STREAMS:
+            raise BackendError(
+                "CUDA does not record the default stream; pass another stream of the application"
+            )
         # 1 is CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile.
         self._call("cuStreamBeginCapture", self._stream, 1)
         try:
@@ -172,17 +223,34 @@ class CudaDevice:
 
     def close(self) -> None:
         """Free everything after all work is done; a second call does nothing."""
-        if self._stream is None:
+        if not self._open:
             return
-        self.activate()
-        self.synchronize()
-        while self._buffers:
-            buffer = self._buffers.pop()
-            self._call("cuMemFree", buffer.device)
-            self._call("cuMemFreeHost", buffer.host.ctypes.data)
-        self._call("cuStreamDestroy", self._stream)
-        self._stream = None
-        self._call("cuDevicePrimaryCtxRelease", self._device)
+        self._open = False
+        with self.active():
+            self.synchronize()
+            while self._buffers:
+                buffer = self._buffers.pop()
+                self._call("cuMemFree", buffer.device)
+                self._call("cuMemFreeHost", buffer.host.ctypes.data)
+            if self._new_stream:
+                self._call("cuStreamDestroy", self._stream)
+        if self._primary:
+            self._call("cuDevicePrimaryCtxRelease", self._device)
+
+    @contextlib.contextmanager
+    def _pushed(self, context: Any) -> Iterator[None]:
+        self._call("cuCtxPushCurrent", context)
+        try:
+            yield
+        finally:
+            self._call("cuCtxPopCurrent")
+
+    def _device_of(self, context: Any) -> int | None:
+        """Return the index of a context's device; None without a context."""
+        if not int(context or 0):
+            return None
+        with self._pushed(context):
+            return int(self._call("cuCtxGetDevice"))
 
     def _abandon(self) -> None:
         """End a failed recording, so that the stream accepts other work."""
@@ -196,6 +264,19 @@ class CudaDevice:
     def _call(self, name: str, *arguments: Any) -> Any:
         with _backend_errors():
             return self._driver.call(name, *arguments)
+
+
+def _stream_address(stream: object) -> int:
+    """Return the address of a stream: attribute `handle`, `ptr` or `cuda_stream`, or the number itself."""
+    address = stream
+    for name in ("handle", "ptr", "cuda_stream", "value"):  # Numba: `handle.value`
+        address = getattr(address, name, address)
+    try:
+        return int(address or 0)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"stream must be a CUDA stream, got {type(stream).__name__}; pass the stream of your library or its address"
+        ) from error
 
 
 def _driver_version(cuda: int) -> str:

@@ -18,6 +18,7 @@ from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, ten
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName, TensorInfo
 from idol_runtime.bundle.certificates import ReducedName
 from idol_runtime.bundle.engine_file import EngineKey, read_plan
+from idol_runtime.device_frames import DeviceFrame, DeviceFrames, import_frame
 from idol_runtime.errors import BackendError
 from idol_runtime.tracking.detection import NetworkOutput
 
@@ -46,8 +47,8 @@ class _Tensor:
 class TensorRTBackend:
     """A TensorRT engine with its context, and memory for its largest batch.
 
-    The second of two equal batch sizes in a row is recorded as one CUDA graph of copies and network: TensorRT needs an
-    ordinary run before the recording, and a recording holds for one batch size only.
+    The second of two equal batch sizes in a row is recorded as one CUDA graph of network and downloads: TensorRT needs
+    an ordinary run before the recording, and a recording holds for one batch size only.
     """
 
     title: ClassVar = "TensorRT"
@@ -82,14 +83,14 @@ class TensorRTBackend:
         self._recordable = True
         self._frames = 0
         try:
-            device.activate()
-            if key.plugin_sha256:
-                load_plugin(trt_library())
-            self._loaded = loaded = _load(plan, key)
-            _check_tensors(loaded.engine, (*manifest.inputs, *manifest.outputs), bundle.path)
-            self._input, *self._outputs = (
-                self._allocate(loaded, tensor) for tensor in (*manifest.inputs, *manifest.outputs)
-            )
+            with device.active():
+                if key.plugin_sha256:
+                    load_plugin(trt_library())
+                self._loaded = loaded = _load(plan, key)
+                _check_tensors(loaded.engine, (*manifest.inputs, *manifest.outputs), bundle.path)
+                self._input, *self._outputs = (
+                    self._allocate(loaded, tensor) for tensor in (*manifest.inputs, *manifest.outputs)
+                )
         except BaseException:
             self.close()
             raise
@@ -105,7 +106,7 @@ class TensorRTBackend:
             BackendError: the device does not exist, or no engine fits; the message gives the build command.
         """
         import_tensorrt()
-        cuda = CudaDevice(device_index(options.device))
+        cuda = CudaDevice(device_index(options.device), options.stream)
         try:
             path, info = choose_engine(bundle, graphs, cuda)
             try:
@@ -116,21 +117,33 @@ class TensorRTBackend:
             cuda.close()
             raise
 
-    def infer(self, images: ImageBatch) -> list[NetworkOutput]:
+    def take(self, frame: object, name: str) -> DeviceFrame:
+        """Take a frame on the GPU for the next `infer`; see `import_frame`."""
+        height, width, _ = self._input.shape
+        device = self._device
+        return import_frame(
+            frame, name, size=(height, width), device=device.index, stream=device.stream, wait=device.wait_for
+        )
+
+    def infer(self, images: ImageBatch | DeviceFrames) -> list[NetworkOutput]:
         """Run the network in batches that the engine takes, and return one output per frame.
+
+        Args:
+            images: frames of the host, or frames of `take`.
 
         Raises:
             BackendError: the frames have another size or type, or the device fails.
         """
         shape = self._input.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
+        if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.shape[1:] != shape):
             raise BackendError(
                 f"{self.name} takes uint8 frames of {'x'.join(map(str, shape))}, "
                 f"got {images.dtype} of {'x'.join(map(str, images.shape[1:]))}; resize them first"
             )
         outputs: list[NetworkOutput] = []
-        for start in range(0, len(images), self._max_frames):
-            outputs += self._run(images[start : start + self._max_frames])
+        with self._device.active():  # the caller may be another thread than the last one
+            for start in range(0, len(images), self._max_frames):
+                outputs += self._run(images[start : start + self._max_frames])
         return outputs
 
     def layers(self) -> str:
@@ -138,24 +151,26 @@ class TensorRTBackend:
         import tensorrt as trt
 
         assert self._loaded is not None, "closed"
-        inspector = self._loaded.engine.create_engine_inspector()
-        inspector.execution_context = self._loaded.context  # otherwise batch-dependent fields are missing
-        return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        with self._device.active():
+            inspector = self._loaded.engine.create_engine_inspector()
+            inspector.execution_context = self._loaded.context  # otherwise batch-dependent fields are missing
+            return inspector.get_engine_information(trt.LayerInformationFormat.JSON)
 
     def close(self) -> None:
         """Free the engine and all memory; a second call does nothing."""
-        self._drop_recording()
-        self._loaded = None
+        if self._loaded is not None:
+            with self._device.active():
+                self._drop_recording()
+                self._loaded = None
         self._device.close()
 
-    def _run(self, images: ImageBatch) -> list[NetworkOutput]:
+    def _run(self, images: ImageBatch | DeviceFrames) -> list[NetworkOutput]:
         frames = len(images)
-        self._device.activate()  # the caller may be another thread than the last one
-        self._input.view(frames)[...] = images
         if frames != self._frames:
             self._set_frames(frames)
         elif self._recording is None and self._recordable:
             self._record()
+        self._upload(images)
         if self._recording is not None:
             self._device.launch(self._recording)
         else:
@@ -169,6 +184,17 @@ class TensorRTBackend:
                 if tensor.name in OUTPUT_NAMES
             }
         )
+
+    def _upload(self, images: ImageBatch | DeviceFrames) -> None:
+        """Queue the copies of the frames to the engine's input."""
+        if isinstance(images, np.ndarray):
+            self._input.view(len(images))[...] = images
+            self._device.upload(self._input.buffer, images.nbytes)
+            return
+        height, width, channels = self._input.shape
+        for index, frame in enumerate(images):
+            target = self._input.buffer.device + index * height * width * channels
+            self._device.copy_rows(target, frame.pointer, frame.pitch, height, width * channels)
 
     def _set_frames(self, frames: int) -> None:
         assert self._loaded is not None, "closed"
@@ -194,7 +220,6 @@ class TensorRTBackend:
         assert self._loaded is not None, "closed"
         log = tensorrt_log()
         log.clear()
-        self._device.upload(self._input.buffer, self._input.view(self._frames).nbytes)
         if not self._loaded.context.execute_async_v3(self._device.stream):
             raise BackendError(f"{self.name} failed: {log.reason()}")
         for tensor in self._outputs:

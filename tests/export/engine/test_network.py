@@ -25,7 +25,8 @@ def plan_of(path: Path, cache: Path, lines: list[str] | None = None, **options: 
             key = required_key(bundle, "portable", device)
             graph = bundle.graph("portable")
             announce = [].append if lines is None else lines.append
-            return build_plan(graph, bundle.manifest, key, cache, announce=announce, **options)
+            with device.active():
+                return build_plan(graph, bundle.manifest, key, cache, announce=announce, **options)
         finally:
             device.close()
 

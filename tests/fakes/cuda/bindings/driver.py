@@ -1,13 +1,15 @@
 """A fake of cuda-python's driver bindings with one device, stricter than a real one.
 
 Addresses of device memory are invalid on the host, queued calls run only when a stream is waited for, and asynchronous
-copies require pinned memory. Tests inspect `device`.
+copies require pinned memory. Streams and memory are of the context in which they were made, and are refused in another.
+Tests inspect `device`.
 """
 
 import ctypes
 import enum
 import itertools
 import os
+import struct
 import threading
 
 
@@ -20,6 +22,7 @@ class CUresult(enum.IntEnum):
     CUDA_ERROR_INVALID_CONTEXT = 201
     CUDA_ERROR_INVALID_HANDLE = 400
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
+    CUDA_ERROR_CONTEXT_IS_DESTROYED = 709
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
 
@@ -36,6 +39,18 @@ class CUstreamCaptureMode(enum.IntEnum):
     CU_STREAM_CAPTURE_MODE_GLOBAL = 0
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
     CU_STREAM_CAPTURE_MODE_RELAXED = 2
+
+
+class CUDA_MEMCPY2D:  # noqa: N801
+    """Read the structure of cuda.h at an address: two places of seven fields, then width and height."""
+
+    def __init__(self, _ptr):
+        fields = struct.unpack("QQiQQQQ" * 2 + "QQ", ctypes.string_at(_ptr, 128))
+        self.source, self.target = (
+            dict(zip(("x", "y", "kind", "host", "device", "array", "pitch"), fields[i : i + 7], strict=True))
+            for i in (0, 7)
+        )
+        self.width, self.height = fields[14:]
 
 
 class _Handle(int):
@@ -60,14 +75,18 @@ class Device:
     def __init__(self):
         self.initialised = False
         self.retained = 0
-        self.current = threading.local()
+        self.contexts = set()
+        self.ordinals = {}  # context: index of its device, if that is not 0
+        self.current = threading.local()  # `stack`: handles of contexts, the current one last
+        self.made_in = {}  # address or stream: context
         self.memory = {}  # address: bytearray
         self.pinned = {}  # address: ctypes buffer
         self.streams = {}  # handle: queued calls
+        self.default = []  # queued calls of the default stream
         self.captures = {}  # stream: recorded calls, or None once invalidated
         self.graphs, self.executables = {}, {}
         self.calls = []
-        self._handles = itertools.count(1)
+        self._handles = itertools.count(16)
         self._addresses = itertools.count(0x7000_0000_0000, 2**36)
 
     def handle(self):
@@ -78,16 +97,44 @@ class Device:
         held = (self.memory, self.pinned, self.streams, self.graphs, self.executables)
         return [len(kind) for kind in held] + [self.retained]
 
+    @property
+    def stack(self):
+        """The calling thread's contexts, the current one last."""
+        return self.current.__dict__.setdefault("stack", [])
+
+    def make_context(self):
+        """Return a new context, as cuCtxCreate does; it is current."""
+        context = self.handle() + 0xC00
+        self.contexts.add(context)
+        self.stack.append(context)
+        return context
+
     def ready(self):
         if not self.initialised:
             raise DriverError(CUresult.CUDA_ERROR_NOT_INITIALIZED)
-        if not getattr(self.current, "context", 0):
+        if not self.stack:
             raise DriverError(CUresult.CUDA_ERROR_INVALID_CONTEXT)
+        if self.stack[-1] not in self.contexts:
+            raise DriverError(CUresult.CUDA_ERROR_CONTEXT_IS_DESTROYED)
+
+    def make(self, kind, handle, content):
+        """Add an object to the current context."""
+        self.ready()
+        kind[int(handle)] = content
+        self.made_in[int(handle)] = self.stack[-1]
+        return handle
+
+    def take(self, kind, handle, status=CUresult.CUDA_ERROR_INVALID_VALUE):
+        """Remove an object; its context must be current."""
+        self.ready()
+        if self.made_in.pop(int(handle), None) != self.stack[-1] or kind.pop(int(handle), None) is None:
+            raise DriverError(status)
 
     def at(self, address, size):
         """A view of device memory."""
         for base, memory in self.memory.items():
-            if base <= address and address + size <= base + len(memory):
+            mine = not self.stack or self.made_in[base] == self.stack[-1]
+            if mine and base <= address and address + size <= base + len(memory):
                 return memoryview(memory)[address - base : address - base + size]
         raise DriverError(CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
 
@@ -103,16 +150,25 @@ class Device:
 
     def queue(self, stream, call):
         """Queue a call in a stream, or record it during a capture."""
-        if int(stream) not in self.streams:
+        if int(stream) not in DEFAULT and self.made_in.get(int(stream)) != self.stack[-1]:
             raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)
         if self.capturing(stream):
             recorded = self.captures[int(stream)]
             if recorded is not None:
                 recorded.append(call)
         else:
-            self.streams[int(stream)].append(call)
+            self.queued(stream).append(call)
+
+    def queued(self, stream):
+        """The queued calls of a stream."""
+        if int(stream) in DEFAULT:
+            return self.default
+        if int(stream) not in self.streams:
+            raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)
+        return self.streams[int(stream)]
 
 
+DEFAULT = 0, 1
 device = Device()
 
 
@@ -168,24 +224,53 @@ def cuDeviceGetAttribute(attrib, dev) -> int:  # noqa: N802
 @_api
 def cuDevicePrimaryCtxRetain(dev) -> int:  # noqa: N802
     device.retained += 1
+    device.contexts.add(0xC0)
     return _Handle(0xC0)
 
 
 @_api
 def cuDevicePrimaryCtxRelease(dev) -> None:  # noqa: N802
     device.retained -= 1
+    if not device.retained:
+        device.contexts.discard(0xC0)
 
 
 @_api
 def cuCtxSetCurrent(ctx) -> None:  # noqa: N802
-    device.current.context = int(ctx)
+    device.stack[-1:] = [int(ctx)]
+
+
+@_api
+def cuCtxGetCurrent() -> int:  # noqa: N802
+    return _Handle(device.stack[-1] if device.stack else 0)
+
+
+@_api
+def cuCtxGetDevice() -> int:  # noqa: N802
+    device.ready()
+    return _Handle(device.ordinals.get(device.stack[-1], 0))
+
+
+@_api
+def cuCtxPushCurrent(ctx) -> None:  # noqa: N802
+    if int(ctx) not in device.contexts:
+        raise DriverError(CUresult.CUDA_ERROR_CONTEXT_IS_DESTROYED)
+    device.stack.append(int(ctx))
+
+
+@_api
+def cuCtxPopCurrent() -> int:  # noqa: N802
+    if not device.stack:
+        raise DriverError(CUresult.CUDA_ERROR_INVALID_CONTEXT)
+    return _Handle(device.stack.pop())
 
 
 @_api
 def cuCtxSynchronize() -> None:  # noqa: N802
     device.ready()
-    for stream in device.streams:
-        _drain(stream)
+    for stream in (0, *device.streams):
+        if stream in DEFAULT or device.made_in[stream] == device.stack[-1]:
+            _drain(stream)
 
 
 @_api
@@ -196,14 +281,13 @@ def cuMemAlloc(bytesize) -> int:  # noqa: N802
     if bytesize + sum(map(len, device.memory.values())) > device.memory_bytes:
         raise DriverError(CUresult.CUDA_ERROR_OUT_OF_MEMORY)
     address = next(device._addresses)
-    device.memory[address] = bytearray(b"\xff" * bytesize)  # NaN in every type
+    device.make(device.memory, address, bytearray(b"\xff" * bytesize))  # NaN in every type
     return _Handle(address)
 
 
 @_api
 def cuMemFree(dptr) -> None:  # noqa: N802
-    if device.memory.pop(int(dptr), None) is None:
-        raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
+    device.take(device.memory, dptr)
 
 
 @_api
@@ -256,23 +340,45 @@ def cuMemcpyDtoHAsync(dst, src, size, stream) -> None:  # noqa: N802
 
 
 @_api
-def cuStreamCreate(flags) -> int:  # noqa: N802
+def cuMemcpy2DAsync(copy, stream) -> None:  # noqa: N802
     device.ready()
-    handle = device.handle()
-    device.streams[int(handle)] = []
-    return handle
+    assert isinstance(copy, CUDA_MEMCPY2D), "cuda-python takes its own structure"
+    places = []
+    for place in (copy.source, copy.target):
+        assert (place["kind"], place["x"], place["y"], place["host"], place["array"]) == (2, 0, 0, 0, 0)
+        if not copy.width <= place["pitch"] < 2**31:
+            raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
+        starts = [place["device"] + row * place["pitch"] for row in range(copy.height)]
+        places.append([device.at(start, copy.width) for start in starts])
+
+    def rows():
+        for come, to in zip(*places, strict=True):
+            to[:] = come
+
+    device.queue(stream, rows)
+
+
+@_api
+def cuStreamCreate(flags) -> int:  # noqa: N802
+    return device.make(device.streams, device.handle(), [])
 
 
 @_api
 def cuStreamDestroy(stream) -> None:  # noqa: N802
-    if device.streams.pop(int(stream), None) is None:
+    device.take(device.streams, stream, CUresult.CUDA_ERROR_INVALID_HANDLE)
+
+
+@_api
+def cuStreamGetCtx(stream) -> int:  # noqa: N802
+    if int(stream) not in device.streams:
         raise DriverError(CUresult.CUDA_ERROR_INVALID_HANDLE)
+    return _Handle(device.made_in[int(stream)])
 
 
 def _drain(stream):
-    queued, device.streams[int(stream)] = device.streams[int(stream)], []
-    for call in queued:
-        call()
+    queued = device.queued(stream)
+    while queued:
+        queued.pop(0)()
 
 
 @_api
@@ -288,6 +394,8 @@ def cuStreamSynchronize(stream) -> None:  # noqa: N802
 def cuStreamBeginCapture(stream, mode) -> None:  # noqa: N802
     device.ready()
     assert isinstance(mode, CUstreamCaptureMode), "cuda-python takes an enumeration"
+    if int(stream) in DEFAULT:
+        raise DriverError(CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
     if device.capturing(stream):
         raise DriverError(CUresult.CUDA_ERROR_INVALID_VALUE)
     device.captures[int(stream)] = []
