@@ -293,7 +293,7 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
     monkeypatch.syspath_prepend(str(_FAKES))
     devices = []
 
-    def start(release: str = "10.13") -> ModuleType:
+    def start(release: str = "10.16") -> ModuleType:
         monkeypatch.setenv("FAKE_TENSORRT", release)
         for name in _FAKED:
             monkeypatch.delitem(sys.modules, name, raising=False)

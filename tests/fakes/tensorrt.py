@@ -25,16 +25,31 @@ _OPTIONAL = {
     "BuilderFlag.VERSION_COMPATIBLE",
     "IBuilderConfig.profiling_verbosity",
 }
-# Version, and the names of 10.13 that it lacks; `True`: every name that the stub marks as removed in 11.
+# Names of 10.13 that the binding of 10.3 lacks; that of 10.16 has them all.
+_NEW_AFTER_10_3 = """
+    Builder.build_engine_with_config Builder.build_serialized_network_to_stream BuilderFlag.DISTRIBUTIVE_INDEPENDENCE
+    BuilderFlag.EDITABLE_TIMING_CACHE BuilderFlag.FP4 BuilderFlag.MONITOR_MEMORY BuilderFlag.STRICT_NANS DataType.E8M0
+    DataType.FP4 HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY IBuilderConfig.l2_limit_for_tiling
+    IBuilderConfig.max_num_tactics IBuilderConfig.remote_auto_tuning_config IBuilderConfig.tiling_optimization_level
+    ICudaEngine.create_runtime_config IExecutionContext.get_runtime_config
+    IExecutionContext.unfused_tensors_debug_state INetworkDefinition.mark_unfused_tensors_as_debug_tensors
+    INetworkDefinition.unmark_unfused_tensors_as_debug_tensors IPluginRegistry.all_creators_recursive
+    ITimingCache.query ITimingCache.queryKeys ITimingCache.update
+    NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS NetworkDefinitionCreationFlag.PREFER_JIT_PYTHON_PLUGINS
+    OnnxParser.load_initializer OnnxParser.load_model_proto OnnxParser.parse_model_proto
+"""
+# Version, and the names of 10.13 that it lacks; `True`: every name that the stub marks as removed in 11. No binding of
+# 11.5 is published; its names are those of 11.4.
 _RELEASES = {
-    "10.3": ("10.3.0", {"HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY", "OnnxParser.load_model_proto"}),
-    "10.13": ("10.13.0.35", set()),
-    "11.4": ("11.4.1.2", {True, "NetworkDefinitionCreationFlag.STRONGLY_TYPED"}),
+    "10.3": ("10.3.0", set(_NEW_AFTER_10_3.split())),
+    "10.16": ("10.16.1.11", set()),
+    "11.5": ("11.5.0", {True}),
     "bare": ("10.99.0", _OPTIONAL),
     "8.6": ("8.6.1", set()),
 }
-_RELEASE = os.environ.get("FAKE_TENSORRT", "10.13")
+_RELEASE = os.environ.get("FAKE_TENSORRT", "10.16")
 __version__, _LACKS = _RELEASES[_RELEASE]
+_ELEVEN = __version__.startswith("11")
 
 wrong = None  # (output, factor)
 unrecordable = False
@@ -260,10 +275,9 @@ def _(self, logger):
 
 @_does_as("Builder.create_network")
 def _(self, flags=0):
-    kinds = NetworkDefinitionCreationFlag  # noqa: F821
-    strong = getattr(kinds, "STRONGLY_TYPED", None)
+    strong = NetworkDefinitionCreationFlag.STRONGLY_TYPED  # noqa: F821
     assert flags >> 4 == 0, "no such flag"
-    typed = strong is None or bool(flags & 1 << int(strong))
+    typed = _ELEVEN or bool(flags & 1 << int(strong))  # 11 ignores the flag: every network is typed
     return _new("INetworkDefinition", _typed=typed, _graph=None, _session=None)
 
 
@@ -279,9 +293,8 @@ class _Answers:
     def __init__(self, path):
         with np.load(path) as file:
             self._arrays = {name: file[name] for name in file.files}
-        self._image = SimpleNamespace(
-            name="image", type="tensor(uint8)", shape=self._arrays.pop("image").tolist()
-        )
+        shape = [side or "batch" for side in self._arrays.pop("image").tolist()]  # 0: any
+        self._image = SimpleNamespace(name="image", type="tensor(uint8)", shape=shape)
 
     def get_inputs(self):
         return [self._image]
@@ -290,8 +303,9 @@ class _Answers:
         kinds = self._arrays.items()
         return [SimpleNamespace(name=n, type="tensor(float)", shape=[1, *a.shape]) for n, a in kinds]
 
-    def run(self, names, _images):
-        return [self._arrays[name][None] for name in names]
+    def run(self, names, images):
+        (image,) = images.values()
+        return [np.repeat(self._arrays[name][None], len(image), axis=0) for name in names]
 
 
 def _session(graph):
@@ -495,7 +509,8 @@ def _(self, layout):
     assert layout.name == "JSON"
     layers = [{"Name": "conv", "LayerType": "CaskConvolution"}, {"Name": "attn", "LayerType": "PluginV3"}]
     detailed = self._engine._header["detailed"]
-    return json.dumps({"Layers": layers if detailed else [layer["Name"] for layer in layers], "Bindings": []})
+    tensors = "I/O Tensors" if _ELEVEN else "Bindings"
+    return json.dumps({"Layers": layers if detailed else [layer["Name"] for layer in layers], tensors: []})
 
 
 @_does_as("ICudaEngine.create_execution_context")

@@ -42,7 +42,7 @@ def make(path: Path, lines: list[str] | None = None, **options: Any) -> Any:
         return build(bundle, BuildOptions(**options), [].append if lines is None else lines.append)
 
 
-@pytest.mark.parametrize("release", ["10.3", "10.13", "11.4", "bare"])
+@pytest.mark.parametrize("release", ["10.3", "10.16", "11.5", "bare"])
 def test_an_engine_is_built_verified_stored_and_run(
     fake_tensorrt: Start, engine_bundle: Path, kit: Any, release: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_of_two_engines_the_faster_is_taken(fake_tensorrt: Start, engine_bundle:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("release", "it was built with TensorRT 10.13.0.35, this is 10.3.0"),
+        ("release", "it was built with TensorRT 10.16.1.11, this is 10.3.0"),
         ("driver", "it was built with driver 12.6"),
         ("gpu", "it was built on Fake Orin, this is Fake Thor"),
         ("plugin", "it was built with another build of the plugin"),
@@ -155,7 +155,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
         inject(trt, engine_bundle, path)
     if change == "plugin":
         (tmp_path / "plugins" / "libidol_deform_attn_trt.so").write_bytes(b"another build")
-    trt = fake_tensorrt("10.3" if change == "release" else "10.13")
+    trt = fake_tensorrt("10.3" if change == "release" else "10.16")
     if change == "driver":
         trt.driver.device.version = 12080
     if change == "gpu":
@@ -243,15 +243,15 @@ def test_batches(fake_tensorrt: Start, batch_bundle: Path, engine_bundle: Path, 
 def test_compatible_engines_run_where_their_options_allow(fake_tensorrt: Start, engine_bundle: Path) -> None:
     fake_tensorrt("10.3")
     make(engine_bundle, version_compat=True, hardware_compat="ampere_plus")
-    trt = fake_tensorrt("10.13")
+    trt = fake_tensorrt("10.16")
     trt.driver.device.name, trt.driver.device.capability = "Fake Thor", (11, 0)
     with Bundle.open(engine_bundle) as bundle:
         open_backend(bundle, OpenOptions("tensorrt")).close()
         trt.driver.device.capability = (7, 5)
         with pytest.raises(BackendError, match="built on Fake Orin, this is Fake Thor"):
             open_backend(bundle, OpenOptions("tensorrt"))
-        fake_tensorrt("11.4")
-        with pytest.raises(BackendError, match=r"built with TensorRT 10\.3\.0, this is 11\.4"):
+        fake_tensorrt("11.5")
+        with pytest.raises(BackendError, match=r"built with TensorRT 10\.3\.0, this is 11\.5"):
             open_backend(bundle, OpenOptions("tensorrt"))
 
 
@@ -354,7 +354,7 @@ def test_an_engine_is_stored_though_its_timing_cache_cannot_be(
 ) -> None:
     fake_tensorrt()
     engine_folder().mkdir()
-    (engine_folder() / "timing-10.13.0.35-fake-orin.cache").mkdir()
+    (engine_folder() / "timing-10.16.1.11-fake-orin.cache").mkdir()
     built = make(engine_bundle)
     assert engines() == [built.path]
     assert "the next build is not faster" in built.reason
@@ -371,7 +371,7 @@ def test_tensorrts_errors_become_one_sentence(
     ):
         make(engine_bundle)
     broken = kit.write(tmp_path / "broken.idol", members=kit.members(graph=b"no", plugin=b"graph"))
-    with pytest.raises(BackendError, match=r"TensorRT 10\.13\.0\.35 refuses the graph: ") as caught:
+    with pytest.raises(BackendError, match=r"TensorRT 10\.16\.1\.11 refuses the graph: ") as caught:
         make(broken)
     assert "\n" not in str(caught.value)
 

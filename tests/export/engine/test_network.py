@@ -88,13 +88,13 @@ def test_a_timing_cache_for_each_device_and_release(
     fake_tensorrt: Start, engine_bundle: Path, tmp_path: Path
 ) -> None:
     paths = set()
-    for release in ("10.3", "11.4"):
+    for release in ("10.3", "11.5"):
         fake_tensorrt(release)
         device = CudaDevice()
         with Bundle.open(engine_bundle) as bundle:
             paths.add(timing_cache_path(required_key(bundle, "portable", device), tmp_path).name)
         device.close()
-    assert paths == {"timing-10.3.0-fake-orin.cache", "timing-11.4.1.2-fake-orin.cache"}
+    assert paths == {"timing-10.3.0-fake-orin.cache", "timing-11.5.0-fake-orin.cache"}
 
 
 @pytest.mark.parametrize("fault", [BrokenPipeError(32, "Broken pipe"), KeyboardInterrupt(), SystemExit(3)])

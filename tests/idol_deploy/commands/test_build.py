@@ -26,7 +26,7 @@ def test_a_real_network_is_built_and_run(
     report = tmp_path / "report.json"
     done = idol("build", str(toy.path), "--graph", "portable", "--workspace", "512", "--report", str(report))
     assert done.status == 0, done.err
-    assert "against PyTorch on the golden frame, TensorRT 10.13.0.35 on Fake Orin" in done.out
+    assert "against PyTorch on the golden frame, TensorRT 10.16.1.11 on Fake Orin" in done.out
     assert "2 layers: 1 CaskConvolution, 1 PluginV3" in done.out
     assert done.out.count("pass") == 6
     said = json.loads(report.read_text())
@@ -46,7 +46,7 @@ def test_a_real_network_is_built_and_run(
         assert done.status == 0, done.err
         lines[backend] = out.read_text()
         taken = (
-            "tensorrt 10.13.0.35 (Fake Orin, portable graph, fp32)"
+            "tensorrt 10.16.1.11 (Fake Orin, portable graph, fp32)"
             if backend == "auto"
             else "onnxruntime (cpu"
         )

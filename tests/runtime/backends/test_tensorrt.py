@@ -1,21 +1,26 @@
 """Tests of an engine on a device: order of the queued work, and all errors. The fakes are in tests/fakes."""
 
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from device_arrays import DLPackArray, InterfaceArray
 from idol_runtime.backends import OpenOptions, open_backend
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.engine_choice import required_key
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.engine_file import ENGINE_SCHEMA, EngineInfo, engine_path, write_engine
 from idol_runtime.bundle.sealed_zip import sha256
-from idol_runtime.errors import BackendError, ConfigError, MissingDependencyError
+from idol_runtime.errors import BackendError, ConfigError, FrameError, MissingDependencyError
+from idol_runtime.pipeline import Pipeline
+from idol_runtime.streams import Streams
 
 Start = Callable[..., ModuleType]
 
@@ -33,14 +38,14 @@ def store(
 ) -> Callable[..., ModuleType]:
     """Start a TensorRT release whose networks return the golden outputs, and store an engine of it."""
     golden_frame = bundle.golden_frame()
-    np.savez(tmp_path / "answers.npz", image=[1, *golden_frame.frame.shape], **golden_frame.outputs)
+    np.savez(tmp_path / "answers.npz", image=[0, *golden_frame.frame.shape], **golden_frame.outputs)
     monkeypatch.setenv("FAKE_TENSORRT_ANSWERS", str(tmp_path / "answers.npz"))
     (tmp_path / "engines").mkdir()
 
-    def start(release: str = "10.13", **header: Any) -> ModuleType:
+    def start(release: str = "10.16", batch: int = 1, **header: Any) -> ModuleType:
         trt = fake_tensorrt(release)
         device = CudaDevice()
-        key = required_key(bundle, "plugin", device)
+        key = msgspec.structs.replace(required_key(bundle, "plugin", device), batch=(1, batch, batch))
         device.close()
         trt.driver.device.calls.clear()
         header = {"version": trt.__version__, "portable": False, "profiles": [], "wrong": None} | header
@@ -84,6 +89,127 @@ def test_the_second_frame_is_recorded_and_the_third_only_launched(
     assert seen == [[*UPLOAD, *DOWNLOADS, "cuStreamSynchronize"], recorded + launched, launched, launched]
     backend.close()
     backend.close()
+
+
+def on_gpu(trt: ModuleType, kit: Any, seed: int, pitch: int) -> tuple[Any, np.ndarray]:
+    """Return the address of a frame in the primary context, whose rows are `pitch` bytes apart, and the frame."""
+    driver = trt.driver
+    image = np.random.default_rng(seed).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
+    driver.cuInit(0)
+    driver.cuCtxPushCurrent(driver.cuDevicePrimaryCtxRetain(0)[1])
+    pointer = int(driver.cuMemAlloc(pitch * len(image))[1])
+    for row, pixels in enumerate(image):
+        driver.device.at(pointer + row * pitch, pixels.nbytes)[:] = pixels.tobytes()
+    driver.cuCtxPopCurrent()
+    return pointer, image
+
+
+def free(trt: ModuleType, *pointers: int) -> None:
+    for pointer in pointers:
+        trt.driver.cuCtxPushCurrent(0xC0)
+        trt.driver.cuMemFree(pointer)
+        trt.driver.cuCtxPopCurrent()
+        trt.driver.cuDevicePrimaryCtxRelease(0)
+
+
+def network_input(trt: ModuleType, backend: Any, count: int, kit: Any) -> np.ndarray:
+    shape = (count, *kit.size, 3)
+    data = trt.driver.device.at(backend._input.buffer.device, int(np.prod(shape)))
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def test_frames_on_the_gpu_reach_the_network_without_the_host(store: Start, bundle: Bundle, kit: Any) -> None:
+    trt = store(batch=2)
+    device, pitch = trt.driver.device, 3 * kit.size[1]
+    pointers, images = zip(*(on_gpu(trt, kit, *case) for case in ((0, pitch), (1, pitch + 24))), strict=True)
+    with Streams.open(bundle.path, backend="tensorrt") as streams:
+        exports = [
+            DLPackArray(pointer, image.shape, strides=(step, 3, 1))
+            for pointer, image, step in zip(pointers, images, (pitch, pitch + 24), strict=True)
+        ]
+        for _ in range(3):  # plain, recorded, launched
+            device.calls.clear()
+            results = streams.step({"door": exports[0], "yard": exports[1], "host": images[0]})
+            assert device.calls.count("cuMemcpy2DAsync") == 2
+            assert device.calls.count("cuMemcpyHtoDAsync") == 1
+            assert np.array_equal(network_input(trt, streams.backend, 1, kit)[0], images[0])
+            assert len(results) == 3
+        with pytest.raises(
+            FrameError, match=r"stream yard: frame 3 is 16x23 on the GPU, the network takes 16x24"
+        ):
+            streams.step({"door": exports[0], "yard": DLPackArray(pointers[0], (16, 23, 3))})
+        batch = [streams.backend.take(array, "frame") for array in exports]
+        streams.backend.infer(batch)
+        assert np.array_equal(network_input(trt, streams.backend, 2, kit), images)
+        del batch
+        assert [array.deleted for array in exports] == [len(array.streams) for array in exports]
+        assert set(exports[0].streams) == {streams.backend._device.stream}
+        with pytest.raises(FrameError, match=r"frame 0 lies on the GPU, where it may change"):
+            streams.join("new").prepare(exports[0])
+    free(trt, *pointers)
+
+
+def test_a_producer_that_is_still_writing_is_waited_for(store: Start, bundle: Bundle, kit: Any) -> None:
+    trt = store()
+    driver, pitch = trt.driver, 3 * kit.size[1]
+    pointer, image = on_gpu(trt, kit, 0, pitch)
+    with Pipeline.open(bundle.path, backend="tensorrt") as pipeline:
+
+        def write(value: int) -> None:
+            def change() -> None:
+                driver.device.at(pointer, image.nbytes)[:] = bytes([value]) * image.nbytes
+
+            driver.device.queue(stream, change)
+
+        driver.cuCtxPushCurrent(0xC0)
+        stream = int(driver.cuStreamCreate(0)[1])
+        dlpack = DLPackArray(pointer, image.shape, wait=lambda ours: driver.device.queue(ours, drain))
+        drain = lambda: driver._drain(stream)  # noqa: E731
+        for value, frame in enumerate(
+            (
+                dlpack,
+                InterfaceArray(pointer, image.shape, stream=stream),
+                InterfaceArray(pointer, image.shape),
+            )
+        ):
+            write(value)
+            pipeline.step(frame)
+            assert np.all(network_input(trt, pipeline.backend, 1, kit) == value)
+        driver.cuStreamDestroy(stream)
+        driver.cuCtxPopCurrent()
+    free(trt, pointer)
+
+
+def test_an_application_of_pycuda(store: Start, bundle: Bundle, kit: Any) -> None:
+    """Its context holds the engine and its frames, and is current after every call, as before."""
+    trt = store()
+    device = trt.driver.device
+    pycuda = importlib.import_module("pycuda.driver")
+    pycuda.init()
+    context = pycuda.Device(0).make_context()
+    stream = pycuda.Stream()
+    image = np.random.default_rng(0).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
+    for given in (None, stream, SimpleNamespace(handle=0)):
+        frame = pycuda.GPUArray(image, pitch=128)
+        with Pipeline.open(bundle.path, backend="tensorrt", stream=given) as pipeline:
+            for each in 3 * (frame,):
+                pipeline.step(each)
+                assert device.stack == [context.handle]
+                assert np.array_equal(network_input(trt, pipeline.backend, 1, kit)[0], image)
+            with pytest.raises(FrameError, match="on the GPU, the network takes"):
+                pipeline.step(InterfaceArray(frame.gpudata, (8, 8, 3)))
+            device.memory.pop(frame.gpudata)  # as a producer that frees too early
+            with pytest.raises(BackendError, match="ILLEGAL_ADDRESS"):
+                pipeline.step(frame)
+            assert device.stack == [context.handle]
+            recorded = given is None or given is stream
+            assert ("does not record the default stream" in pipeline.backend.reason) is not recorded
+        assert device.stack == [context.handle]
+        assert not device.retained
+    with pytest.raises(BackendError, match="no engine"):
+        open_backend(bundle, OpenOptions("tensorrt", graph="portable"))
+    stream.free()
+    context.detach()
 
 
 def test_answers_stay_when_the_next_frame_comes(store: Start, bundle: Bundle, kit: Any) -> None:
@@ -156,7 +282,7 @@ def test_a_plan_of_another_release_is_refused_though_its_file_claims_otherwise(
     store: Start, bundle: Bundle
 ) -> None:
     store(version="10.7.0")
-    refusal = r"TensorRT 10\.13\.0\.35 refuses the engine: expecting library version .*; build it again: idol-deploy"
+    refusal = r"TensorRT 10\.16\.1\.11 refuses the engine: expecting library version .*; build it again: idol-deploy"
     with pytest.raises(BackendError, match=refusal):
         open_backend(bundle, OpenOptions("tensorrt"))
 
