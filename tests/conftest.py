@@ -274,7 +274,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _FAKES = Path(__file__).parent / "fakes"
-_FAKED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver", "pycuda", "pycuda.driver")
+_FAKED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.driver", "libcuda", "pycuda", "pycuda.driver")
 
 
 @pytest.fixture

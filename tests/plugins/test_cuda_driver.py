@@ -3,7 +3,6 @@
 import ctypes
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,75 +15,19 @@ from idol_plugins.errors import PluginError
 from idol_plugins.memory import CudaMemory
 
 FAKES = Path(__file__).parents[1] / "fakes"
-# As in cuda.h: position of the output parameter, and the type that it points to.
-RETURNS = {
-    "cuDriverGetVersion": (0, ctypes.c_int),
-    "cuDeviceGetCount": (0, ctypes.c_int),
-    "cuDeviceGet": (0, ctypes.c_int),
-    "cuDeviceGetAttribute": (0, ctypes.c_int),
-    "cuDevicePrimaryCtxRetain": (0, ctypes.c_void_p),
-    "cuCtxGetCurrent": (0, ctypes.c_void_p),
-    "cuCtxGetDevice": (0, ctypes.c_int),
-    "cuCtxPopCurrent_v2": (0, ctypes.c_void_p),
-    "cuStreamGetCtx": (1, ctypes.c_void_p),
-    "cuMemAlloc_v2": (0, ctypes.c_uint64),
-    "cuMemHostAlloc": (0, ctypes.c_void_p),
-    "cuStreamCreate": (0, ctypes.c_void_p),
-    "cuStreamEndCapture": (1, ctypes.c_void_p),
-    "cuGraphInstantiateWithFlags": (0, ctypes.c_void_p),
-}
-TYPES = {
-    "cuDeviceGetAttribute": (0, "CUdevice_attribute"),
-    "cuMemcpy2DAsync": (0, "CUDA_MEMCPY2D"),
-    "cuStreamBeginCapture": (1, "CUstreamCaptureMode"),
-}
-
-
-class Library:
-    """`libcuda.so.1` as ctypes loads it, with the fake's device."""
-
-    def __init__(self, driver: ModuleType) -> None:
-        self.driver = driver
-
-    def __getattr__(self, symbol: str) -> Callable[..., int]:
-        name = symbol.removesuffix("_v2").removesuffix("WithFlags")
-        place, kind = RETURNS.get(symbol, (None, None))
-
-        def call(*given: Any) -> int:
-            arguments, out = list(given), None
-            if place is not None:
-                out = arguments.pop(place)._obj
-                assert type(out) is kind, symbol
-            values = [getattr(value, "value", value) or 0 for value in arguments]
-            if name in TYPES:
-                at, own = TYPES[name]
-                values[at] = getattr(self.driver, own)(values[at])
-            status, *result = getattr(self.driver, name)(*values)
-            if out is not None and result[0] is not None:
-                out.value = int(result[0])
-            return int(status)
-
-        return call
-
-    def cuDeviceGetName(self, name: Any, length: int, device: Any) -> int:  # noqa: N802
-        name.value = self.driver.device.name.encode()[: length - 1]
-        return 0
-
-    def cuGetErrorName(self, status: Any, name: Any) -> int:  # noqa: N802
-        name._obj.value = self.driver.CUresult(status.value).name.encode()
-        return 0
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    names = ("cuda", "cuda.bindings", "cuda.bindings.driver")
+    names = ("cuda", "cuda.bindings", "cuda.bindings.driver", "libcuda")
     monkeypatch.syspath_prepend(str(FAKES))
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module("cuda.bindings.driver")
+    library = importlib.import_module("libcuda")
     for name in names:
         monkeypatch.setitem(sys.modules, name, sys.modules[name])
-    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Library(module))
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", library.Library)
     return module
 
 
@@ -176,7 +119,7 @@ def test_a_driver_without_a_function_is_too_old(
         )
 
     if isinstance(driver, CtypesDriver):
-        monkeypatch.setattr(Library, "__getattr__", missing)
+        monkeypatch.setattr(type(driver._library), "__getattr__", missing)
     else:
         monkeypatch.setattr(fake, "cuGraphInstantiate", missing)
     with pytest.raises(PluginError, match="has no cuGraphInstantiate; install a newer driver"):

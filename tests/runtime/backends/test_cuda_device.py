@@ -1,6 +1,7 @@
 """Tests of memory, stream and recordings on a fake device."""
 
 import importlib
+import sys
 import threading
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -85,8 +86,15 @@ def use(device: CudaDevice) -> None:
     device.wait_for(device.stream)
 
 
-def test_a_context_of_pycuda_is_used_and_stays_as_it_was(fake_tensorrt: Start) -> None:
+@pytest.mark.parametrize("cuda_python", [True, False])
+def test_a_context_of_pycuda_is_used_and_stays_as_it_was(
+    fake_tensorrt: Start, monkeypatch: pytest.MonkeyPatch, cuda_python: bool
+) -> None:
     fake = fake_tensorrt().driver.device
+    if not cuda_python:
+        monkeypatch.setattr(cuda_driver.ctypes, "CDLL", importlib.import_module("libcuda").Library)
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    CudaDevice().close()  # while no context is current
     pycuda = importlib.import_module("pycuda.driver")
     pycuda.init()
     outer, inner = pycuda.Device(0).make_context(), pycuda.Device(0).make_context()
