@@ -124,9 +124,12 @@ def run(options: argparse.Namespace) -> int:
         at_once=min(options.at_once, len(run_options)),
     ) as streams:
         backend = streams.backend.name
-        for reason in filter(None, (streams.backend.reason, streams.reason)):
-            print(f"note: {reason}")
+        reason = streams.backend.reason
+        for note in filter(None, (reason, streams.reason)):
+            print(f"note: {note}")
         summaries = run(streams, run_options)
+        if streams.backend.reason != reason:  # the engine could not be recorded as a CUDA graph
+            print(f"note: {streams.backend.reason}")
     _print_summaries(summaries, backend)
     # Closing a window is a normal end of the run.
     interactive = any(output.sink.interactive for output in outputs)

@@ -10,6 +10,7 @@ import pytest
 
 from device_arrays import DLPackArray, InterfaceArray
 from idol_runtime.backends.base import BatchLimit
+from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.device_frames import import_frame, on_device, read_capsule
 from idol_runtime.errors import FrameError
 from idol_runtime.pipeline import Pipeline
@@ -155,3 +156,39 @@ def test_arrays_of_the_host_are_not_on_the_device() -> None:
     assert not on_device(np.zeros(SHAPE, np.uint8))
     assert not on_device(DLPackArray(64, SHAPE, device=(1, 0)))
     assert not on_device([1, 2])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("own_stream", [True, False])
+@pytest.mark.parametrize("protocol", ["dlpack", "interface"])
+def test_a_tensor_of_torch_is_copied_on_the_gpu(own_stream: bool, protocol: str) -> None:
+    """The copy comes after the producer's work, and torch goes on in its context."""
+    torch = pytest.importorskip("torch")
+    given = None if own_stream else torch.cuda.Stream()
+    device = CudaDevice(stream=given)
+    height, width = size = 720, 1000
+    rows = torch.zeros(height, 1280, 3, dtype=torch.uint8, device="cuda")
+    with device.active():
+        buffer = device.buffer(height * width * 3)
+    for value in (1, 2, 3):
+        torch.cuda._sleep(10_000_000)
+        rows[:] = (torch.arange(rows.numel(), device="cuda") * value).to(torch.uint8).view_as(rows)
+        array = rows[:, 7 : 7 + width]
+        given_frame = array if protocol == "dlpack" else InterfaceArray(**_interface(array))
+        frame = import_frame(
+            given_frame, "frame 0", size=size, device=0, stream=device.stream, wait=device.wait_for
+        )
+        with device.active():
+            device.copy_rows(buffer.device, frame.pointer, frame.pitch, height, width * 3)
+            graph = device.record(lambda: device.download(buffer, buffer.host.nbytes))
+            device.launch(graph)
+            device.synchronize()
+            device.forget(graph)
+        assert np.array_equal(buffer.view((*size, 3), np.uint8), array.cpu().numpy())
+    device.close()
+    assert int(rows.sum()) > 0
+
+
+def _interface(array: Any) -> dict[str, Any]:
+    interface = dict(array.__cuda_array_interface__)
+    return {"pointer": interface.pop("data")[0], **interface}

@@ -106,7 +106,6 @@ class CudaDevice:
         """
         self.index = index
         self._buffers: list[Buffer] = []
-        self._open = False
         given = None if stream is None else _stream_address(stream)
         with _backend_errors():
             self._driver: Driver = open_driver()
