@@ -6,6 +6,7 @@ python -m idol_plugins.build [--into FOLDER] [--ort-include FOLDER] [--cuda [ARC
 
 import argparse
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -111,9 +112,13 @@ def _install(work: Path, into: Path) -> list[Path]:
         into.mkdir(parents=True, exist_ok=True)
         libraries = []
         for built in sorted(work.glob("libidol_*.[sd][oy]*")):
-            temporary = into / f".{built.name}.new"
-            shutil.copyfile(built, temporary)
-            libraries.append(temporary.replace(into / built.name))
+            # A name of its own, because another build may be running.
+            temporary = into / f".{built.name}-{secrets.token_hex(4)}"
+            try:
+                shutil.copyfile(built, temporary)
+                libraries.append(temporary.replace(into / built.name))
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         raise PluginError(
             f"{into} cannot be written: {error.strerror}; choose another folder with --into"

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,11 +29,16 @@ FOLDER_VARIABLE = "IDOL_PLUGINS"
 def user_cache() -> Path:
     """Return the project's cache folder: `idol_deploy` in `$XDG_CACHE_HOME`, else in `~/.cache`.
 
+    A relative `$XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification demands: the cache would depend on
+    the current folder, and libraries are loaded from it.
+
     Raises:
         PluginError: The user has no home folder, for example in a container with an unknown user id.
     """
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if not cache.is_absolute():
+            cache = Path.home() / ".cache"
     except RuntimeError as error:
         raise PluginError("the user has no home folder; set HOME or XDG_CACHE_HOME") from error
     return cache / "idol_deploy"
@@ -64,16 +70,30 @@ def find_library(library: str, folder: Path | None = None) -> Path:
         folder: Only folder to search; None: all of `library_folders()`.
 
     Raises:
-        PluginError: The library is in none of the folders.
+        PluginError: The library is in none of the folders, or in a cache that other users may write.
     """
     name = f"lib{library}.dylib" if sys.platform == "darwin" else f"lib{library}.so"
     folders = [folder] if folder is not None else list(library_folders())
     for candidate in folders:
         if (candidate / name).is_file():
+            if folder is None:
+                _check_owner(candidate / name)
             return candidate / name
     raise PluginError(
         f"{name} is not built: it is not in {', '.join(map(str, folders))}; build it with: {BUILD}"
     )
+
+
+def _check_owner(library: Path) -> None:
+    """Check that no other user may replace a library of the user's cache: loading it would run that user's code."""
+    if library.parent != build_folder() or not hasattr(os, "getuid"):
+        return
+    for path in (library.parent.parent, library.parent, library):
+        status = path.stat()
+        if status.st_uid not in (0, os.getuid()) or status.st_mode & stat.S_IWOTH:
+            raise PluginError(
+                f"{path} can be changed by other users, who could run code here; delete it, and build again: {BUILD}"
+            )
 
 
 def load_library(path: Path, *functions: str, version: int | None = None, build: str = BUILD) -> ctypes.CDLL:

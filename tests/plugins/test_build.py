@@ -13,7 +13,7 @@ from idol_plugins.errors import PluginError
 
 def test_builds_into_the_folder(libraries: Path) -> None:
     assert (libraries / "libidol_deform_attn_cpu.so").is_file()
-    assert not list(libraries.glob("*.new"))
+    assert not list(libraries.glob(".*"))
 
 
 def test_without_cmake_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -56,3 +56,24 @@ def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path:
         user_cache()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_cache() == tmp_path / "idol_deploy"
+
+
+def test_a_relative_cache_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "downloads")
+    assert user_cache() == tmp_path / ".cache" / "idol_deploy"
+
+
+@pytest.mark.parametrize("open_to_others", ["", "..", "libidol_x.so"])
+def test_a_cache_that_others_may_write_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, open_to_others: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    build_folder().mkdir(parents=True)
+    library = build_folder() / "libidol_x.so"
+    library.touch()
+    assert find_library("idol_x") == library
+    (build_folder() / open_to_others).chmod(0o777)
+    with pytest.raises(PluginError, match=r"can be changed by other users.*delete it, and build again"):
+        find_library("idol_x")
