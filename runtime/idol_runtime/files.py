@@ -90,10 +90,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         # Not with tempfile, whose files are private: applying the umask would need reading it, which sets it.
         temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         yield temporary
+        temporary.chmod(mode)  # a library may have made a private file in its place
         temporary.replace(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
