@@ -3,22 +3,19 @@
 Each subcommand is a module of `idol_deploy.commands` that imports its dependencies when it runs.
 
 Exit status: 0 success; 1 internal error or failed selftest; 2 an error that the user can fix (one line on stderr);
-130 interrupted by Ctrl-C or SIGTERM; 141 the reader of stdout has closed it.
+130 interrupted by Ctrl-C, SIGTERM or SIGHUP; 141 the reader of stdout has closed it.
 """
 
 import argparse
 import importlib
 import importlib.metadata
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 from idol_deploy.commands.common import INTERRUPTED
+from idol_deploy.console import StopRequest, standard_streams, stop_request
 from idol_runtime.errors import IdolError
-from idol_runtime.signals import handling
 
 __all__ = ["build_parser", "main"]
 
@@ -42,28 +39,48 @@ _BROKEN_PIPE = 128 + 13  # the status that a shell reports for SIGPIPE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    options = build_parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
+    with standard_streams() as output, stop_request() as stop:
+        try:
+            status = _run(arguments, stop)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, `head` for example, has closed the pipe
+            return _BROKEN_PIPE
+        if output is not None and output.failure is not None:
+            _print_error(f"cannot write standard output: {output.failure.strerror}; send it to another place")
+            return status or 2
+        return status
+
+
+def _run(arguments: Sequence[str] | None, stop: StopRequest) -> int:
+    """Run the command and return its exit status; every error but a broken pipe is reported here."""
+    status: int | None = None
     try:
-        with handling(_interrupt, signal.SIGTERM):
+        try:
+            options = build_parser().parse_args(arguments)
+            command: Callable[[argparse.Namespace], int] = options.command
             status = command(options)
-        sys.stdout.flush()
-    except IdolError as error:
-        print(f"idol-deploy: error: {error}", file=sys.stderr)
-        return 2
+        finally:
+            stop.closing = True
     except KeyboardInterrupt:
+        stop.received = True
+    except SystemExit as end:  # --help, --version and wrong arguments
+        return int(end.code or 0)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if not stop.received:  # otherwise the error may be a library's reaction to the signal
+            if not isinstance(error, IdolError):
+                raise
+            _print_error(str(error))
+            return 2
+    if status is None or (stop.received and status != INTERRUPTED):
         print("idol-deploy: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader, `head` for example, has closed the pipe. Without this, Python reports it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
     return status
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM like Ctrl-C, so that a stopped service or container finishes its files."""
-    raise KeyboardInterrupt
+def _print_error(message: str) -> None:
+    print(f"idol-deploy: error: {message}", file=sys.stderr)
 
 
 class _HelpFormatter(argparse.HelpFormatter):

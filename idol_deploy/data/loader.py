@@ -27,11 +27,11 @@ from idol_deploy.data.samples import PairSource, Sample
 from idol_deploy.objective.batch import Batch, Pair, collate
 from idol_runtime.config import Preprocessing
 from idol_runtime.errors import ConfigError, DataError
+from idol_runtime.signals import STOP_SIGNALS
 
 __all__ = ["Draw", "EndlessSampler", "LoaderState", "PairLoader", "draw_sample", "to_pair"]
 
 _MAX_TRIES = 100  # unreadable samples in a row that mean a lost disk rather than a broken file
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # A pair or batch, None if no sample could be read, and the faults of the skipped samples.
 _Item = tuple[Pair | None, tuple[Fault, ...]]
@@ -107,7 +107,7 @@ def _ignore_stop_signals(_: int) -> None:
 
     These signals reach every process of a job. A worker ends when the trainer ends it, or when the trainer is gone.
     """
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -119,7 +119,7 @@ def _starting_workers() -> Iterator[None]:
     ignore, and wait forever.
     """
     others = multiprocessing.active_children()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ from idol_deploy.train.step import Stepper
 from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_deploy.weights.layout import published_names, published_state
 from idol_runtime.errors import CheckpointError
-from idol_runtime.signals import handling
+from idol_runtime.signals import STOP_SIGNALS, handling
 
 __all__ = ["Trained", "Training", "train"]
 
@@ -250,7 +250,7 @@ def _load_weights(graph: TrainingGraph, snapshot: Snapshot) -> None:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C or SIGTERM was received; a second Ctrl-C ends the run at once."""
+    """Yield a function that returns whether a stop signal was received; a second Ctrl-C ends the run at once."""
     requested = threading.Event()
 
     def request(number: int, frame: types.FrameType | None) -> None:
@@ -258,5 +258,5 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         requested.set()
 
-    with handling(request, signal.SIGINT, signal.SIGTERM):
+    with handling(request, *STOP_SIGNALS):
         yield requested.is_set

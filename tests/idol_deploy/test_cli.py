@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idol_deploy.cli import build_parser
+from idol_deploy.commands import plugins
+from idol_runtime.errors import IdolError
+from idol_runtime.signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command
@@ -146,6 +150,66 @@ def test_wrong_arguments_are_reported_in_one_line(
     refused: Callable[..., str], arguments: list[str], fix: str
 ) -> None:
     assert fix in refused(*arguments)
+
+
+def _shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = line.replace("idol-deploy", f"{shlex.quote(sys.executable)} -m idol_deploy.cli")
+    return subprocess.run(["sh", "-c", command], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", ["--version", "--help", "plugins info", "inspect gone.idol", "bench"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_closed_and_full_streams_change_no_status(tmp_path: Path, command: str, closed: str) -> None:
+    usual, done = (_shell(f"idol-deploy {command} {streams}", tmp_path) for streams in ("", closed))
+    assert done.returncode == usual.returncode
+    assert (done.stdout, done.stderr) in {(usual.stdout, ""), ("", usual.stderr), ("", "")}
+
+
+@pytest.mark.parametrize("command", ["--version", "--help", "plugins info"])
+def test_a_full_stdout_is_an_error(tmp_path: Path, command: str) -> None:
+    done = _shell(f"idol-deploy {command} >/dev/full", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "idol-deploy: error: cannot write standard output: No space left on device; send it to another place\n"
+    )
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """Messages of this process and of C libraries would be written into it."""
+    script = (
+        "import os, sys; from idol_deploy import console\nwith console.standard_streams(): print(os.dup(0))"
+    )
+    done = _shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(script)} 2>&- <&-", tmp_path)
+    assert int(done.stdout) > 2
+
+
+def test_a_character_that_a_terminal_lacks_is_escaped(tmp_path: Path) -> None:
+    done = _shell("PYTHONIOENCODING=latin-1 idol-deploy evaluate --help", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "fp16, \\u2026" in done.stdout
+    done = _shell(
+        "PYTHONIOENCODING=latin-1 idol-deploy inspect $(printf 'snow\\342\\230\\203\\377')", tmp_path
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert r"snow\u2603\udcff" in done.stderr
+
+
+@pytest.mark.parametrize("error", [ImportError("numpy"), IdolError("onnxruntime is not installed"), None])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_that_a_library_swallows_is_an_interruption(
+    idol: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, error: Exception | None
+) -> None:
+    def command(_: argparse.Namespace) -> int:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            if error is not None:
+                raise error from None
+        return 0
+
+    monkeypatch.setattr(plugins, "_info", command)
+    done = idol("plugins", "info")
+    assert done == (130, "", "idol-deploy: interrupted\n")
 
 
 def test_a_closed_stdout_is_no_error() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from idol_runtime.signals import handling
+from idol_runtime.signals import STOP_SIGNALS, handling
 
 __all__ = ["Progress", "watched"]
 
@@ -105,8 +104,8 @@ def watched(config: Any, announce: Callable[[str], None]) -> Iterator[None]:
 
     monitor = Monitor()
     config.progress_monitor = monitor
-    # Ctrl-C only sets a flag: an exception inside TensorRT's callbacks would end the process.
-    with handling(cancel, signal.SIGINT):
+    # A stop signal only sets a flag: an exception inside TensorRT's callbacks would end the process.
+    with handling(cancel, *STOP_SIGNALS):
         yield
     if progress.fault is not None:
         raise progress.fault

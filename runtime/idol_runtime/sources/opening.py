@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from idol_runtime.errors import ConfigError, SourceError
+from idol_runtime.signals import interruptible
 from idol_runtime.sources.base import Reader, Source
 from idol_runtime.sources.camera import CameraReader
 from idol_runtime.sources.frame_source import FrameSource
@@ -42,7 +43,8 @@ def open_source(source: Source, *, stride: int = 1, max_frames: int | None = Non
         raise ConfigError(f"max_frames must be at least 1, got {max_frames}")
     if source == "":
         raise SourceError("the source is empty; give a path, a URL or a camera index")
-    return FrameSource(reader_kind(source)(source), stride=stride, max_frames=max_frames)
+    reader = interruptible(lambda: reader_kind(source)(source))
+    return FrameSource(reader, stride=stride, max_frames=max_frames)
 
 
 def reader_kind(source: Source) -> type[Reader]:
