@@ -1,7 +1,7 @@
 """Network streams and video URLs as a frame source."""
 
+import re
 import time
-from urllib.parse import urlsplit
 
 from idol_runtime.errors import SourceError
 from idol_runtime.sources.base import Source
@@ -12,6 +12,10 @@ __all__ = ["STREAM_SCHEMES", "StreamReader", "redact"]
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt")
 # A lost stream is opened again after 1, 2, 4, 8 and 16 seconds, and is then given up.
 _RECONNECT_ATTEMPTS = 5
+_MISTYPED = re.compile(rf"({'|'.join(STREAM_SCHEMES)}):/", re.IGNORECASE)
+_SECRET = re.compile(
+    r"\b(user(name)?|login|pass(word|wd)?|pwd|token|key|secret|auth)=.*", re.IGNORECASE | re.DOTALL
+)
 
 
 class StreamReader(CaptureReader):
@@ -35,6 +39,8 @@ class StreamReader(CaptureReader):
             SourceError: the scheme is unknown, or the stream cannot be opened or has no frame.
         """
         url = str(source)
+        if "://" not in url:
+            raise SourceError(f"cannot read {redact(url)}: two slashes follow the colon of a URL; write ://")
         if url.partition("://")[0].lower() not in STREAM_SCHEMES:
             raise SourceError(
                 f"cannot read {redact(url)}: unknown URL scheme; use one of {' '.join(STREAM_SCHEMES)}, "
@@ -44,17 +50,14 @@ class StreamReader(CaptureReader):
 
     @classmethod
     def accepts(cls, source: Source) -> bool:
-        """Return True for text that contains `://`."""
-        return isinstance(source, str) and "://" in source
+        """Return True for text that contains `://`, or a scheme of `STREAM_SCHEMES` and one slash."""
+        return isinstance(source, str) and ("://" in source or bool(_MISTYPED.match(source)))
 
     @classmethod
     def label(cls, source: Source) -> str:
-        """Return host and path of the URL, without user and query, which may be secret."""
-        try:
-            parts = urlsplit(str(source))
-        except ValueError:  # square brackets around something that is not an IPv6 address
-            return redact(str(source))
-        return f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+        """Return host and path of the URL, without what may be secret."""
+        address = redact(str(source)).partition(":")[2].rpartition("@")[2]
+        return address.partition("?")[0].replace("***", "").strip("/")
 
     def _is_live(self, count: float | None) -> bool:
         return count is None
@@ -75,13 +78,17 @@ class StreamReader(CaptureReader):
 
 
 def redact(url: str) -> str:
-    """Return a URL without user, password and query, which may be secret.
+    """Return a URL without what may be secret.
 
-    If an unescaped @ or ? makes the parts ambiguous, return only the scheme.
+    Leaves out user, password and query; a path from a word such as `password=` on, as some cameras have it; and the
+    stream key at the end of an RTMP path. If an unescaped @ or ? makes the parts ambiguous, returns only the scheme.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, slashes, rest = re.match(r"([^:]*)(:/*)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]
     user, at, place = rest.rpartition("@")
     if "@" in user or "?" in user:
-        return f"{scheme}://***"
+        return f"{scheme}{slashes}***"
     address, question, _ = place.partition("?")
-    return f"{scheme}://{'***@' * bool(at)}{address}{'?***' * bool(question)}"
+    address = _SECRET.sub("***", address)
+    if scheme.lower() in ("rtmp", "rtmps"):
+        address = re.sub(r"^([^/]*/+[^/]+/+).+", r"\1***", address)
+    return f"{scheme}{slashes}{'***@' * bool(at)}{address}{'?***' * bool(question)}"

@@ -98,7 +98,7 @@ def test_an_empty_name() -> None:
         ("12", "camera12"),
         ("rtsp://me:secret@10.0.0.5:554/live/1?key=hidden", "10.0.0.5_554_live_1"),
         ("http://cam.local/", "cam.local"),
-        ("rtsp://me:secret@[10.0.0.5/live?key=1", "rtsp_10.0.0.5_live"),
+        ("rtsp://me:secret@[10.0.0.5/live?key=1", "10.0.0.5_live"),
         ("Straße 5.mp4", "Straße_5"),
         ("...mp4", "source"),
         ("a\0b.mp4", "a_b"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from idol_runtime.errors import SourceError
 from idol_runtime.sources import stream
-from idol_runtime.sources.opening import open_source
+from idol_runtime.sources.opening import open_source, source_label
 from idol_runtime.sources.stream import redact
 from samples.captures import FakeCapture
 
@@ -60,10 +60,22 @@ def test_an_unknown_scheme() -> None:
         ("rtsp://user:hun?ter2@host/path", "rtsp://***"),
         ("rtsp://user:hun@ter2@host/path", "rtsp://***"),
         ("rtsp://user:hunter2@host/path?mail=me@home", "rtsp://***"),
+        ("rtsp:/user:hunter2@host/path", "rtsp:/***@host/path"),
+        ("rtsp://host/user=admin_password=hunter2_channel=1_stream=0.sdp", "rtsp://host/***"),
+        ("rtsp://host/ch1/Password=hunter2/main", "rtsp://host/ch1/***"),
+        ("rtmp://a.example.org/live2/hunter-2", "rtmp://a.example.org/live2/***"),
+        ("rtmps://a.example.org/x/y/hunter2", "rtmps://a.example.org/x/***"),
+        ("rtmp://a.example.org/live", "rtmp://a.example.org/live"),
     ],
 )
 def test_redaction(url: str, shown: str) -> None:
     assert redact(url) == shown
+    assert "hunter" not in source_label(url)
+
+
+def test_a_url_with_one_slash() -> None:
+    with pytest.raises(SourceError, match=r"rtsp:/\*\*\*@host/live: two slashes follow"):
+        open_source("rtsp:/user:hunter2@host/live")
 
 
 @given(st.text(alphabet="@?/:x", max_size=6), st.text(alphabet="@?/:x", max_size=6))
