@@ -179,6 +179,7 @@ def new_settings(options: argparse.Namespace) -> "TrainSettings":
     if options.global_normaliser:
         loss = replace(network.train.loss, global_normaliser=True)
         network = replace(network, train=replace(network.train, loss=loss))
-    frames = str(options.frames)
-    data = DataConfig(str(options.annotations), frames, strict=options.strict, holdout=options.holdout)
+    # Absolute, so that the run can be resumed from another folder.
+    annotations, frames = (str(path.absolute()) for path in (options.annotations, options.frames))
+    data = DataConfig(annotations, frames, strict=options.strict, holdout=options.holdout)
     return TrainSettings(network, data)

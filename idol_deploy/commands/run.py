@@ -144,9 +144,11 @@ def _print_summaries(summaries: "list[RunSummary]", backend: str) -> None:
             print(f"{summary.source}: {summary.frames} frames, {summary.tracks} tracks")
     frames, tracks = sum(s.frames for s in summaries), sum(s.tracks for s in summaries)
     print(f"{frames} frames, {tracks} tracks, {backend}")
-    for path in (path for summary in summaries for path in summary.paths):
-        if path.exists():
+    for summary in summaries:
+        for path in summary.paths:
             print(f"wrote {path}")
+        for note in summary.notes:
+            print(f"note: {note}")
     for summary in summaries:
         if summary.error is not None:
             print(f"idol-deploy: error: {summary.source} ended early: {summary.error}", file=sys.stderr)

@@ -5,8 +5,10 @@ with Pipeline.open("model.idol") as pipeline:
         print(result.index, result.ids, result.scores)
 """
 
+import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -126,6 +128,8 @@ class LoadedNetwork:
     _: KW_ONLY
     fit: bool = False
     note: str = ""
+    _closed: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __enter__(self: _Network) -> _Network:
         return self
@@ -134,8 +138,27 @@ class LoadedNetwork:
         self.close()
 
     def close(self) -> None:
-        """Release the backend."""
+        """Release the backend; may be called twice."""
+        self._closed = True
         self.backend.close()
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Refuse work after `close`, and work of two threads at once, whose frames would get mixed tracks.
+
+        Raises:
+            BackendError: the network is closed, or another thread uses it.
+        """
+        if self._closed:
+            raise BackendError("the network is closed; open the bundle again")
+        if not self._lock.acquire(blocking=False):
+            raise BackendError(
+                "two threads use one Pipeline or Streams at once; give each thread its own, or step them in turn"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _new_stream(self) -> Stream:
         take = getattr(self.backend, "take", refuse)  # of a `DeviceBackend`
@@ -198,6 +221,7 @@ class Pipeline(LoadedNetwork):
 
     def __post_init__(self) -> None:
         self._stream = self._new_stream()
+        self._source: object = None  # that `stream` reads at the moment
 
     @classmethod
     def open(
@@ -232,6 +256,7 @@ class Pipeline(LoadedNetwork):
 
     def reset(self) -> None:
         """Start a new video: delete all tracks, and number identities and frames from 0."""
+        self._source = None
         self._stream.reset()
 
     def step(self, frame: object) -> FrameResult:
@@ -265,7 +290,8 @@ class Pipeline(LoadedNetwork):
         return self._track(prepared)
 
     def _track(self, frame: Prepared | DeviceFrame) -> FrameResult:
-        return self._stream.track(frame, self._run([frame])[0])
+        with self._exclusive():
+            return self._stream.track(frame, self._run([frame])[0])
 
     def stream(
         self, source: str | int | Path, *, stride: int = 1, max_frames: int | None = None
@@ -280,8 +306,15 @@ class Pipeline(LoadedNetwork):
         Raises:
             SourceError: the source cannot be read.
             FrameError: a frame cannot be processed; see `step`.
+            BackendError: the pipeline was reset or got another source before the end.
         """
         self.reset()
         with open_source(source, stride=stride, max_frames=max_frames) as frames:
+            self._source = frames
             for frame in frames:
+                if self._source is not frames:
+                    raise BackendError(
+                        f"{frames.name} was being streamed when this pipeline was reset or got another source; open "
+                        "one Pipeline for each, or use Streams"
+                    )
                 yield self.step(frame.image)

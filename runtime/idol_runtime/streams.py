@@ -115,11 +115,12 @@ class Streams(LoadedNetwork):
     def _track(
         self, streams: Mapping[K, Stream], prepared: Mapping[K, Prepared | DeviceFrame]
     ) -> dict[K, FrameResult]:
-        outputs = list(self._infer([prepared[name] for name in streams]))  # before any stream changes
-        return {
-            name: stream.track(prepared[name], output)
-            for (name, stream), output in zip(streams.items(), outputs, strict=True)
-        }
+        with self._exclusive():
+            outputs = list(self._infer([prepared[name] for name in streams]))  # before any stream changes
+            return {
+                name: stream.track(prepared[name], output)
+                for (name, stream), output in zip(streams.items(), outputs, strict=True)
+            }
 
     def _infer(self, prepared: Sequence[Prepared | DeviceFrame]) -> Iterator[NetworkOutput]:
         """Yield the network's output for each frame; a batch holds consecutive frames of one size and place."""

@@ -1,8 +1,10 @@
 """Tests of the pipeline with a network that detects coloured squares: streams, sizes, errors, memory."""
 
 import gc
+import threading
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from idol_runtime.backends.base import BatchLimit
 from idol_runtime.config import Category, Preprocessing, StreamConfig
-from idol_runtime.errors import FrameError
+from idol_runtime.errors import BackendError, FrameError
 from idol_runtime.pipeline import Pipeline
+from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import FrameResult
 
@@ -29,6 +33,8 @@ class ColourBackend:
     """A backend with one query per colour: the bounds of its pixels, mask feature k, and a separate embedding."""
 
     name = "colours (numpy)"
+
+    batch = BatchLimit()
 
     def __init__(self, network_size: tuple[int, int] | None = None) -> None:
         self.network_size = network_size
@@ -191,6 +197,59 @@ def test_a_closed_pipeline_closes_its_backend() -> None:
     with pytest.raises(RuntimeError), Pipeline(backend, CONFIG):
         raise RuntimeError
     assert backend.closed
+
+
+def test_a_closed_pipeline_refuses_frames() -> None:
+    pipeline, streams = Pipeline(ColourBackend(), CONFIG), Streams(ColourBackend(), CONFIG)
+    for network in (pipeline, streams):
+        network.close()
+        network.close()
+    with pytest.raises(BackendError, match="is closed; open the bundle again"):
+        pipeline.step(scene(0))
+    with pytest.raises(BackendError, match="is closed; open the bundle again"):
+        streams.step({"a": scene(0)})
+
+
+@pytest.mark.parametrize("other", ["step", "stream"])
+def test_two_threads_do_not_mix_their_tracks(other: str) -> None:
+    backend, started, release = ColourBackend(), threading.Event(), threading.Event()
+    infer = backend.infer
+
+    def slow(images: np.ndarray) -> list[NetworkOutput]:
+        started.set()
+        assert release.wait(20)
+        return infer(images)
+
+    backend.infer = slow  # type: ignore[method-assign]
+    network = Pipeline(backend, CONFIG) if other == "step" else Streams(backend, CONFIG)
+    steps = [
+        lambda t=t: network.step(scene(t) if isinstance(network, Pipeline) else {t: scene(t)})  # type: ignore[misc]
+        for t in range(2)
+    ]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(steps[0])
+        assert started.wait(20)
+        with pytest.raises(BackendError, match="two threads use one Pipeline or Streams at once"):
+            steps[1]()
+        release.set()
+        assert first.result(20)
+    steps[1]()
+
+
+@pytest.mark.parametrize("restart", ["reset", "stream"])
+def test_a_stream_whose_pipeline_starts_again_is_refused(folder: Path, restart: str) -> None:
+    pipeline = Pipeline(ColourBackend(), CONFIG)
+    first = pipeline.stream(folder)
+    next(first)
+    if restart == "reset":
+        pipeline.reset()
+    else:
+        second = pipeline.stream(folder)
+        next(second)
+    with pytest.raises(BackendError, match="open one Pipeline for each, or use Streams"):
+        next(first)
+    if restart == "stream":
+        assert next(second).index == 1
 
 
 def test_another_frame_size_than_the_networks() -> None:

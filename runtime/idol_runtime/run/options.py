@@ -26,7 +26,7 @@ class RunOptions:
             as in the published procedure.
         latest: for a camera or stream, process the newest frame and drop frames that arrive while the network is busy.
         stride: process every stride-th frame; a higher value skips more frames.
-        max_frames: maximum number of frames to process; None for all.
+        max_frames: maximum number of frames to process, not counting dropped ones; None for all.
         video_id: video id of the entries in a results file.
     """
 
@@ -58,7 +58,8 @@ class RunSummary:
         frames: number of frames processed.
         tracks: number of identities seen.
         interrupted: True if the run was stopped by Ctrl-C or in a window.
-        paths: files and folders of the outputs.
+        paths: files and folders that were written completely.
+        notes: facts about the outputs that the user must know.
         error: error that ended this source; None if it was read to its end.
     """
 
@@ -67,6 +68,7 @@ class RunSummary:
     tracks: int = 0
     interrupted: bool = False
     paths: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
     error: IdolError | None = None
 
 

@@ -7,6 +7,7 @@ each queue holds a few frames at most. A source ends at its last frame or at its
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeAlias
 
 from idol_runtime.errors import ConfigError, IdolError
@@ -53,7 +54,12 @@ class SourceRunner:
         self._sinks: list[Sink] = []
         with contextlib.ExitStack() as stack:
             self._source = source = stack.enter_context(
-                open_source(options.source, stride=options.stride, max_frames=options.max_frames)
+                open_source(
+                    options.source,
+                    stride=options.stride,
+                    # With `latest`, dropped frames do not count.
+                    max_frames=None if options.latest else options.max_frames,
+                )
             )
             if options.latest and not source.live:
                 raise ConfigError(
@@ -73,7 +79,7 @@ class SourceRunner:
                 self._sinks.append(stack.enter_context(output.sink(output.target, context)))
             self._resources = stack.pop_all()
         self.live, self.active = source.live, True
-        self.summary = RunSummary(source.name, paths=options.paths)
+        self.summary = RunSummary(source.name)
 
     def __enter__(self) -> "SourceRunner":
         return self
@@ -93,7 +99,8 @@ class SourceRunner:
         # With `latest`, frames are resized only when they are taken, because some are dropped.
         frames: Iterable[Any] = self._source if latest else self._prepare(self._source)
         self._queue: BoundedQueue[Any] = enter(prefetch(frames, drop_oldest=latest, changed=changed))
-        self._frames: Iterator[tuple[Frame, Prepared]] = self._prepare(self._queue) if latest else self._queue
+        prepared = self._prepare(self._queue) if latest else self._queue
+        self._frames: Iterator[tuple[Frame, Prepared]] = islice(prepared, self._options.max_frames)
         self._bar = self._open_bar()
 
     @property
@@ -146,6 +153,10 @@ class SourceRunner:
         except IdolError as closing_error:
             error = error or closing_error
         self.summary.error = error if isinstance(error, IdolError) else None
+        self.summary.paths = tuple(
+            sink.path for sink in self._sinks if sink.complete and sink.path is not None
+        )
+        self.summary.notes = tuple(sink.note for sink in self._sinks if sink.note)
 
     def _prepare(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prepared]]:
         for frame in frames:

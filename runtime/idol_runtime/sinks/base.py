@@ -55,6 +55,9 @@ class Sink(ABC):
         context: facts about the source and its run.
         frames_written: number of frames written so far.
         stopped: True once the user has asked in this sink to end the run.
+        path: file or folder that is written; None if it is no path.
+        complete: True once all of the output is written.
+        note: fact about the output that the user must know; empty for none.
     """
 
     is_path = True
@@ -70,7 +73,9 @@ class Sink(ABC):
         """
         self.context = context
         self.frames_written = 0
-        self.stopped = False
+        self.stopped = self.complete = False
+        self.path: Path | None = None
+        self.note = ""
 
     @classmethod  # noqa: B027 - an optional check
     def check(cls, target: str) -> None:
@@ -87,6 +92,7 @@ class Sink(ABC):
         # An error of close() must not replace the first error.
         with contextlib.suppress(OutputError) if kind else contextlib.nullcontext():
             self.close()
+            self.complete = self.frames_written > 0
 
     @abstractmethod
     def write(self, frame: Frame, result: FrameResult) -> None:
@@ -113,7 +119,7 @@ class FileSink(Sink):
 
     def __init__(self, target: str | Path, context: SinkContext) -> None:
         super().__init__(target, context)
-        self.path = Path(target)
+        self.path: Path = Path(target)
         self._is_open = True
         self._pending = contextlib.ExitStack()
         self._temporary = self._pending.enter_context(replacing(target))

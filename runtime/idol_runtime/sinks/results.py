@@ -21,7 +21,7 @@ class ResultsSink(Sink):
 
     def __init__(self, target: str | Path, context: SinkContext) -> None:
         super().__init__(target, context)
-        self.path = writable_target(target)
+        self.path: Path = writable_target(target)
         self._video: VideoResult | None = VideoResult(context.config.video)
 
     def write(self, frame: Frame, result: FrameResult) -> None:

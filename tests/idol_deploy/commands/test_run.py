@@ -437,7 +437,6 @@ def test_bad_bundles(
         (["--results", "missing/a.json"], "create it first"),
         (["--masks", "missing/masks"], "create it first"),
         (["--masks", "taken.txt"], "give a folder"),
-        (["--masks", "pngs"], "empty it"),
         (["--jsonl", "a", "--results", "a"], "give each its own"),
         (["--jsonl", "a", "--results", "./pngs/../a"], "give each its own"),
         ([], "give --save, --jsonl, --results, --masks or --display"),

@@ -1,5 +1,6 @@
 """Runs of several sources: same results as alone, independent errors, and no waiting for cameras."""
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -138,6 +139,24 @@ def test_an_output_that_breaks_ends_its_source_alone(
     assert [count(folder) for folder in folders] == [[0, 1], [0, 1, 2, 3], list(range(6))]
 
 
+def test_only_complete_outputs_of_this_run_are_listed(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in folders:
+        out(folder).write_text("earlier")
+
+    def full(self: JsonlSink) -> None:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonlSink, "_finish", full)
+        summaries = run(Streams(GreyBackend(), CONFIG), options(folders[1:]))
+    assert [summary.paths for summary in summaries] == [(), ()]
+    assert out(folders[1]).read_text() == "earlier"
+    summaries = run(Streams(GreyBackend(), CONFIG), options(folders[1:]))
+    assert [summary.paths for summary in summaries] == [(out(folder),) for folder in folders[1:]]
+
+
 class Camera:
     """A camera that sends a frame whenever `go_on` is released."""
 
@@ -206,6 +225,24 @@ def test_files_do_not_wait_for_a_camera(folders: list[Path], monkeypatch: pytest
     thread.join(20)
     assert [s.frames for s in done] == [3, 9, 4]
     assert count(sources[0]) == [0, 1, 2]
+
+
+def test_dropped_frames_do_not_count_towards_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = (Frame(t, t / 30, np.full((32, 64, 3), 100, np.uint8)) for t in itertools.count())
+
+    class Fast(Camera):
+        def __iter__(self) -> Iterator[Frame]:
+            return frames
+
+    monkeypatch.setattr(
+        source_runner, "open_source", lambda _, **how: Fast() if how["max_frames"] is None else None
+    )
+    entry = RunOptions("camera", requested_outputs(jsonl=tmp_path / "a"), latest=True, max_frames=9)
+    (summary,) = run(Streams(GreyBackend(), CONFIG), [entry])
+    assert summary.frames == 9
+    assert next(frames).index > 9
 
 
 def test_ctrl_c_finishes_the_outputs_of_all(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

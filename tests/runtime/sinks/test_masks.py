@@ -26,24 +26,21 @@ def test_masks_hold_ids_with_the_higher_score_on_top(tmp_path: Path) -> None:
     np.testing.assert_array_equal(identities, expected)
 
 
-@pytest.mark.parametrize(("track", "fits"), [(65534, True), (65535, False)])
-def test_ids_beyond_16_bit(tmp_path: Path, track: int, fits: bool) -> None:
+@pytest.mark.parametrize(("track", "pixel"), [(65534, 65535), (65535, 1), (65536, 2)])
+def test_ids_beyond_16_bit_start_again(tmp_path: Path, track: int, pixel: int) -> None:
     sink = MaskSink(tmp_path, context())
-    if fits:
-        sink.write(frame(), result(ids=(0, track)))
-        with Image.open(tmp_path / "000000.png") as image:
-            assert np.array(image).max() == 65535
-    else:
-        with pytest.raises(OutputError, match="track id 65535 does not fit"):
-            sink.write(frame(), result(ids=(0, track)))
-        assert not list(tmp_path.iterdir())
+    sink.write(frame(), result(ids=(70, track)))
+    with Image.open(tmp_path / "000000.png") as image:
+        assert set(np.unique(np.array(image))) == {0, 71, pixel}
+    assert ("modulo 65535" in sink.note) == (track >= 65535)
 
 
 def test_masks_of_two_runs_do_not_mix(tmp_path: Path) -> None:
-    with MaskSink(tmp_path, context()) as sink:
-        sink.write(frame(), result())
-    with pytest.raises(OutputError, match="PNG files already"):
-        MaskSink(tmp_path, context())
+    for folder in ("masks", "masks-2", "masks-3"):
+        with MaskSink(tmp_path / "masks", context()) as sink:
+            sink.write(frame(), result())
+        assert sink.path == tmp_path / folder
+        assert (sink.complete, len(list(sink.path.iterdir()))) == (True, 1)
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
