@@ -60,7 +60,6 @@ SHORT = {
     "idol_deploy/commands/*.py": "one module per subcommand",
     "export/idol_export/precision/registry.py": "the list that a new precision joins",
     "runtime/idol_runtime/blas.py": "detection and association both import it",
-    "runtime/idol_runtime/signals.py": "the command line imports it without numpy",
     "runtime/idol_runtime/tracking/boxes.py": "detection and association both import it",
     "plugins/idol_plugins/errors.py": "root of the exception tree, which every module imports",
 }
