@@ -3,8 +3,8 @@
     with joined("cpu") as processes:
         train(Training(settings, Path("out")), processes, print)
 
-After Ctrl-C, SIGTERM or SIGHUP, a run finishes the iteration, writes a snapshot and stops. A killed run can be resumed from its
-last snapshot; on a CPU, its final weights are the same to the last bit as without the interruption.
+After Ctrl-C, SIGTERM or SIGHUP, a run finishes the iteration, writes a snapshot and stops. A killed run can be resumed
+from its last snapshot; on a CPU, its final weights are the same to the last bit as without the interruption.
 """
 
 import contextlib
