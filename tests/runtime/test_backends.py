@@ -284,14 +284,21 @@ def test_cuda_that_does_not_start_is_not_replaced_by_the_cpu(
     kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    providers: list[Any] = []
+
+    def start(*_: object, **options: Any) -> SimpleNamespace:
+        providers.extend(options["providers"])
+        return session
+
     fake = SimpleNamespace(
         SessionOptions=_session_options,
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-        InferenceSession=lambda *_, **__: session,
+        InferenceSession=start,
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     with pytest.raises(BackendError, match="could not start on cuda:1; check its driver"):
         open_session(kit.tiny_graph, "cuda:1")
+    assert providers[0] == ("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})
 
 
 def test_no_onnxruntime_names_the_extra(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
