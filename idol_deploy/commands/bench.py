@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `idol-deploy bench`."""
     parser.description = (
         "Time every stage of a bundle in every installed backend. All rows run on the same frames, interleaved, each "
-        "in its own process."
+        "in its own process. On a GPU or a Jetson, each row then runs alone for 4 s to measure power, energy per frame "
+        "and device memory."
     )
     add = parser.add_argument
     add("bundle", type=Path, help="time this .idol file")
@@ -27,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "time on a video file, image folder or 'glob*' (default: the golden frame, shifted in each frame)"
     )
     add("--source", help=source)
-    weights = "add rows for PyTorch; FILE is the checkpoint that the bundle was exported from"
+    weights = (
+        "add rows for PyTorch, on a GPU also with our operator and in fp16; FILE is the checkpoint that the bundle was "
+        "exported from"
+    )
     add("--weights", type=Path, metavar="FILE", help=weights)
     add("--preset", help="name the network of --weights (default: the bundle's preset)")
     compiled = "add a row for torch.compile; needs --weights and a C++ compiler"
@@ -37,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=positive, default=50, metavar="N", help="time each row on N frames")
     add("--warmup", type=positive, default=3, metavar="N", help="run each row on N frames before timing")
     add("--threads", type=positive, metavar="N", help="limit each row to N CPU threads")
-    add("--device", default="cpu", help="run on cpu, cuda or cuda:N")
+    add("--device", default="cpu", help="run all rows on cpu, cuda or cuda:N (default: cpu)")
     add("--fit", action="store_true", help="letterbox frames whose shape differs from the bundle's")
     add("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
     add("--markdown", type=Path, metavar="FILE", help="write tables to FILE")

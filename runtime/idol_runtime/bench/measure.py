@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from idol_runtime.bench.burst import idle_power, run_alone
 from idol_runtime.bench.roofline import GraphCost, Peaks, count_cost, measure_peaks
 from idol_runtime.bench.rows import BenchOptions, BenchRow
-from idol_runtime.bench.sensors import Sensors
+from idol_runtime.bench.sensors import Reading, Sensors
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import BackendError, IdolError, SourceError
@@ -53,12 +54,16 @@ def measure(
     _check_source(options)
     left_out: list[dict[str, str]] = []
     sensors = Sensors(options.device)
+    idle_w = idle_power(sensors)
+    memory: dict[str, float | None] = {}
     with contextlib.ExitStack() as stack:
         workers = []
         for row in rows:
             announce(f"opening {row.name}")
             try:
+                before = sensors.read()
                 workers.append(Worker(row, bundle, options))
+                memory[row.name] = _increase_mib(before, sensors.read())
             except IdolError as error:
                 if row.required:
                     raise
@@ -67,12 +72,20 @@ def measure(
                 stack.callback(workers[-1].close)
         announce(f"timing {options.frames} frames of {len(workers)} rows, interleaved")
         times = _time(workers, options, sensors, left_out)
+        bursts: dict[str, dict[str, Any]] = {}
+        if options.device != "cpu" or idle_w is not None:
+            announce("measuring power and device memory, one row at a time")
+            bursts = _run_alone(workers, sensors, memory, left_out)
         if not workers:
             raise BackendError(
                 f"no row could be measured: {left_out[-1]['why'] if left_out else 'no row was given'}"
             )
-        results = [_row(worker, times[worker.row.name], times[workers[0].row.name]) for worker in workers]
-    report = _facts(bundle, options) | {"clocks": sensors.report(), "rows": results, "left_out": left_out}
+        results = [
+            _row(worker, times[worker.row.name], times[workers[0].row.name])
+            | {"burst": bursts.get(worker.row.name)}
+            for worker in workers
+        ]
+    report = _facts(bundle, options, sensors) | {"rows": results, "left_out": left_out, "idle_w": idle_w}
     announce("counting the network's operations and measuring the machine's peaks")
     report["roofline"] = _roofline(bundle, options)
     floor = report["roofline"].get("floor_ms")
@@ -111,6 +124,32 @@ def _time(
     return times
 
 
+def _increase_mib(before: Reading, after: Reading) -> float | None:
+    """Return the increase of the device's used memory; None if it is unknown or has not increased."""
+    used = [reading.get("gpu_used_mib") for reading in (before, after)]
+    if used[0] is None or used[1] is None or used[1] <= used[0]:
+        return None
+    return used[1] - used[0]
+
+
+def _run_alone(
+    workers: list[Worker],
+    sensors: Sensors,
+    memory: Mapping[str, float | None],
+    left_out: list[dict[str, str]],
+) -> dict[str, dict[str, Any]]:
+    """Run a burst of every row; workers that fail are removed and added to `left_out`."""
+    bursts = {}
+    for worker in tuple(workers):
+        name = worker.row.name
+        try:
+            bursts[name] = run_alone(worker, sensors, memory[name])
+        except IdolError as error:
+            left_out.append({"row": name, "why": str(error)})
+            workers.remove(worker)
+    return bursts
+
+
 def _row(worker: Worker, times: _Times, reference: _Times) -> dict[str, Any]:
     """Return the results of one row; ratios are against the first row."""
     age = [sum(frame.values()) for frame in times]
@@ -139,7 +178,7 @@ def _row(worker: Worker, times: _Times, reference: _Times) -> dict[str, Any]:
     }
 
 
-def _facts(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
+def _facts(bundle: str | Path, options: BenchOptions, sensors: Sensors) -> dict[str, Any]:
     with Bundle.open(bundle) as opened:
         manifest = opened.manifest
     fields = ("preset", "frame_size", "network_size", "weights_sha256", "note")
@@ -153,7 +192,9 @@ def _facts(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
             "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            **sensors.facts(),
         },
+        "clocks": sensors.report(),
         "versions": {name: installed[name] for name in _PACKAGES if name in installed},
         "frames": options.frames,
         "threads": options.threads,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from idol_runtime.bench.report import Table, facts, label, notes, stage_table, summary_table
+from idol_runtime.bench.report import Table, burst_tables, facts, label, notes, stage_table, summary_table
 from idol_runtime.bench.worker import STAGES
 from idol_runtime.optional import import_optional
 
@@ -44,7 +44,7 @@ def as_page(report: Mapping[str, Any]) -> str:
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f'<p class="facts">{html.escape(facts(report))}</p>',
-        _table(summary_table(report)),
+        *map(_table, (summary_table(report), *burst_tables(report))),
         *(f'<p class="facts">{html.escape(note)}</p>' for note in notes(report)),
         *(f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for svg, text in figures),
         *(_table(stage_table(report, value)) for value in ("p50", "p90", "p95", "p99", "mean")),

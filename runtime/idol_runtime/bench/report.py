@@ -1,11 +1,29 @@
 """The tables of a benchmark report, for a terminal and in Markdown. docs/benchmark.md explains the columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idol_runtime.bench.worker import STAGES
 
-__all__ = ["as_markdown", "as_text", "facts", "label", "notes", "stage_table", "summary_table"]
+__all__ = [
+    "as_markdown",
+    "as_text",
+    "burst_tables",
+    "facts",
+    "label",
+    "notes",
+    "stage_table",
+    "summary_table",
+]
+
+# Key in a row's burst and format, by heading.
+_BURST_COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "device MiB": ("device_mib", "{:.0f}".format),
+    "W": ("watts", "{:.1f}".format),
+    "J/frame": ("joules_per_frame", "{:.3g}".format),
+    "GPU MHz": ("gpu_mhz", "{:.0f}".format),
+    "throttled": ("throttled", lambda reasons: ", ".join(reasons) or "no"),
+}
 
 Table = Sequence[Sequence[str]]  # a row of headings, then rows of cells
 _SPEED = 6  # number of columns of the summary about speed
@@ -16,13 +34,14 @@ def as_text(report: Mapping[str, Any]) -> str:
     summary = summary_table(report)
     speed: Table = [row[:_SPEED] for row in summary]
     rest: Table = [[row[0], *row[_SPEED:]] for row in summary]
-    parts = [facts(report), *map(_aligned, (speed, rest, stage_table(report, "p50"))), *notes(report)]
+    tables = (speed, rest, *burst_tables(report), stage_table(report, "p50"))
+    parts = [facts(report), *map(_aligned, tables), *notes(report)]
     return "\n\n".join(parts)
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """Return the report in Markdown: the summary, the statistics of every stage, and notes."""
-    parts = ["# Latency", facts(report), _piped(summary_table(report))]
+    parts = ["# Latency", facts(report), *map(_piped, (summary_table(report), *burst_tables(report)))]
     for value in ("p50", "p90", "p95", "p99", "mean"):
         parts += [f"## {value} by stage, ms", _piped(stage_table(report, value))]
     parts += notes(report)
@@ -55,6 +74,16 @@ def _summary(row: Mapping[str, Any], first: str) -> dict[str, str]:
     }
 
 
+def burst_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Return a table of memory, power and clock of every row, or no table if nothing of it was measured."""
+    rows = [(label(row), row["burst"]) for row in report["rows"] if row.get("burst")]
+    table = [["", *_BURST_COLUMNS]]
+    for name, burst in rows:
+        cells = ["-" if burst[key] is None else form(burst[key]) for key, form in _BURST_COLUMNS.values()]
+        table.append([name, *cells])
+    return [table] if rows else []
+
+
 def stage_table(report: Mapping[str, Any], value: str) -> Table:
     """Return a table of one statistic, such as `p95`, of every stage in milliseconds."""
     rows = report["rows"]
@@ -78,8 +107,16 @@ def facts(report: Mapping[str, Any]) -> str:
     size = "x".join(map(str, bundle["network_size"]))
     return (
         f"{bundle['preset']} at {size}, {report['frames']} frames of {report['source']}, interleaved, {limit}; "
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}"
+        f"{_device(machine)}{machine['cpu']}, {machine['cores']} cores, {machine['date']}"
     )
+
+
+def _device(machine: Mapping[str, Any]) -> str:
+    """Return the GPU or Jetson with driver, power limit and power mode, where known, and a comma."""
+    name = machine.get("gpu") or machine.get("board")
+    forms = {"driver": "driver {}", "power_limit_w": "power limit {:g} W", "power_mode": "power mode {}"}
+    details = [form.format(machine[key]) for key, form in forms.items() if key in machine]
+    return "".join(f"{part}, " for part in (name, *details) if part)
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -91,6 +128,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         if row["wrong"]
     ]
     lines += [f"left out {entry['row']}: {entry['why']}" for entry in report["left_out"]]
+    lines += _burst_notes(report)
     roofline = report["roofline"]
     if "why_not" in roofline:
         lines.append(f"no roofline: {roofline['why_not']}")
@@ -104,6 +142,22 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     for name, value in report["clocks"].items():
         lines.append(f"{name}: {value['median']:g} ({value['min']:g} to {value['max']:g})")
     return lines
+
+
+def _burst_notes(report: Mapping[str, Any]) -> list[str]:
+    """Return the source of the power, the idle power, and the reasons of missing values, each once."""
+    bursts = [row["burst"] for row in report["rows"] if row.get("burst")]
+    idle = f" of {report['idle_w']:.1f} W" if report.get("idle_w") else ""
+    lines = [
+        f"W and J/frame: {source} during whole frames of one row alone, with the idle power{idle}"
+        for source in dict.fromkeys(burst["power_source"] for burst in bursts)
+        if source is not None
+    ]
+    if any(burst["memory_source"] == "increase" for burst in bursts):
+        lines.append("device MiB: increase of the device's used memory, because NVML lists no processes here")
+    headings = {key: heading for heading, (key, _) in _BURST_COLUMNS.items()}
+    missing = (item for burst in bursts for item in burst["missing"].items())
+    return lines + [f"no {headings[key]}: {why}" for key, why in dict.fromkeys(missing)]
 
 
 def _aligned(table: Table) -> str:

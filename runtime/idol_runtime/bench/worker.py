@@ -8,7 +8,7 @@ import importlib.util
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -98,6 +98,31 @@ class Worker:
         times: dict[str, float] = self._receive(dict)
         return times
 
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def run(
+        self, seconds: float, period: float, sample: Callable[[], object] = lambda: None
+    ) -> tuple[int, float]:
+        """Process frames without pause for some seconds; return their number and the exact time.
+
+        Args:
+            seconds: time after which no frame begins; one frame runs in any case.
+            period: seconds between the calls of `sample`.
+            sample: function to call meanwhile, in this process.
+
+        Raises:
+            IdolError: a frame failed, or the process has ended.
+        """
+        self._request(seconds)
+        while not self._pipe.poll(period):
+            sample()
+        done: tuple[int, float] = self._receive(tuple)
+        return done
+
     def peak_mib(self) -> float:
         """Return the peak memory of the process in MiB; 0 if the system does not report it."""
         self._request("memory")
@@ -112,7 +137,7 @@ class Worker:
             self._process.join()
         self._pipe.close()
 
-    def _request(self, request: str) -> None:
+    def _request(self, request: str | float) -> None:
         with contextlib.suppress(OSError):  # `_receive` reports it
             self._pipe.send(request)
 
@@ -163,7 +188,10 @@ def _serve(pipe: Connection, row: BenchRow, bundle: str | Path, options: BenchOp
         frames = _frames(options.source, golden_frame)
         path = _TimedPath(backend, config, options.fit)
         while (request := pipe.recv()) != "end":
-            pipe.send(path.step(frames) if request == "step" else _peak_mib())
+            if request == "step":
+                pipe.send(path.step(frames))
+            else:
+                pipe.send(_peak_mib() if request == "memory" else path.run(frames, request))
     except IdolError as error:
         pipe.send(BackendError(str(error)))  # unlike other exceptions of the tree, always picklable
     except (EOFError, OSError, KeyboardInterrupt):
@@ -222,6 +250,15 @@ class _TimedPath:
             draw(frame.image, result)
         times.append(time.perf_counter())
         return self._by_stage(np.diff(times) * 1e3)
+
+    def run(self, frames: Iterator[Frame | None], seconds: float) -> tuple[int, float]:
+        """Process frames for some seconds; return their number and the exact time."""
+        start = now = time.perf_counter()
+        count = 0
+        while count == 0 or now - start < seconds:
+            self.step(frames)
+            count, now = count + 1, time.perf_counter()
+        return count, now - start
 
     def _by_stage(self, durations: NDArray[np.float64]) -> dict[str, float]:
         names = [stage for stage in STAGES if stage != "copy"]

@@ -1,6 +1,9 @@
-"""Fixtures: an invented report, and a bundle for worker processes."""
+"""Fixtures: an invented report, a bundle for worker processes, and NVIDIA's management library."""
 
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,3 +85,79 @@ def tiny_bundle(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.syspath_prepend(Path(__file__).parents[3])
     path: Path = kit.write(tmp_path / "tiny.idol")
     return path
+
+
+_OPTIONAL = {
+    "nvmlDeviceGetPowerUsage": 250_000,
+    "nvmlDeviceGetTemperature": 61,
+    "nvmlDeviceGetTotalEnergyConsumption": None,
+    "nvmlDeviceGetCurrentClocksEventReasons": 4,
+    "nvmlDeviceGetCurrentClocksThrottleReasons": 8,
+    "nvmlDeviceGetEnforcedPowerLimit": 300_000,
+    "nvmlDeviceGetName": "Fake GPU",
+    "nvmlSystemGetDriverVersion": "580.95",
+}
+
+
+class Nvml:
+    """A fake of NVIDIA's management library on a machine with two GPUs; it lists both, also those hidden from CUDA."""
+
+    NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
+
+    class NVMLError(Exception):
+        """The error of all functions."""
+
+    def __init__(self) -> None:
+        self.megahertz = {"00000000:01:00.0": 210, "00000000:41:00.0": 1980}
+        self.lost = False
+        self.lacks = set(_OPTIONAL)
+        self.millijoules = 1_000_000
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        """Start without an error."""
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        self.check()
+        return list(self.megahertz)[index]
+
+    def nvmlDeviceGetHandleByPciBusId(self, place: str) -> str:  # noqa: N802
+        self.check()
+        if place not in self.megahertz:
+            raise self.NVMLError("Not Found")
+        return place
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
+        assert kind == self.NVML_CLOCK_SM
+        return self.megahertz[handle]
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the function of a sensor that some devices lack."""
+        if name not in _OPTIONAL:
+            raise AttributeError(name)
+
+        def read(*_: object) -> object:
+            self.check()
+            if name in self.lacks:
+                raise self.NVMLError("Not Supported")
+            return self.millijoules if "Energy" in name else _OPTIONAL[name]
+
+        return read
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:  # noqa: N802
+        self.check()
+        used = {1: None, os.getpid(): 512 * 2**20}
+        return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in used.items()]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(used=3 * 2**20)
+
+    def check(self) -> None:
+        if self.lost:
+            raise self.NVMLError("GPU is lost")
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    library = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    return library

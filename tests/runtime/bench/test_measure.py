@@ -1,7 +1,7 @@
 """Tests of the order of rows, of rows that fail, and of the report, with fake rows."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from idol_runtime.bench import measure as module
 from idol_runtime.bench.measure import BenchOptions, measure
 from idol_runtime.bench.roofline import GraphCost, Peaks
 from idol_runtime.bench.rows import BenchRow
+from idol_runtime.bench.sensors import Sensors
 from idol_runtime.bench.worker import OpenReport
 from idol_runtime.errors import BackendError, ConfigError, IdolError
 
@@ -36,6 +37,17 @@ class Scripted:
         # The first frames are slow in all rows.
         warm = 100.0 if self._steps <= 2 else 1.0
         return {"preprocess": 1.0, "network": warm * float(self.row.name.split()[0])}
+
+    def run(self, seconds: float, period: float, sample: Callable[[], object] = lambda: None) -> Any:
+        TURNS.append(f"{self.row.name} alone")
+        if "tires" in self.row.name:
+            raise BackendError("its process ended")
+        sample()
+        return 10, 2.0
+
+    @property
+    def pid(self) -> int:
+        return 0
 
     def peak_mib(self) -> float:
         return 123.4
@@ -93,6 +105,46 @@ def test_a_row_that_was_asked_for_must_be_there(tiny_bundle: Path) -> None:
     with pytest.raises(BackendError, match="no such engine"):
         measure(tiny_bundle, [*rows("2 stays"), *rows("1 absent", required=True)], BenchOptions())
     assert CLOSED == ["2 stays"]
+
+
+class Board(Sensors):
+    """A board with one rail of 8 W."""
+
+    def read(self) -> dict[str, float]:
+        return {"vdd_in_w": 8.0}
+
+
+def test_power_is_measured_after_the_turns_where_there_is_a_sensor(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Sensors", Board)
+    report = measure(tiny_bundle, rows("1 a", "2 tires", "3 b"), BenchOptions(frames=1, warmup=0))
+    assert ["1 a", "2 tires", "3 b", *["1 a alone"] * 2, "2 tires alone", *["3 b alone"] * 2] == TURNS
+    assert [row["row"] for row in report["rows"]] == ["1 a", "3 b"]
+    assert report["left_out"] == [{"row": "2 tires", "why": "its process ended"}]
+    assert report["idle_w"] == 8
+    for row in report["rows"]:
+        assert (row["burst"]["watts"], row["burst"]["joules_per_frame"]) == (8, 1.6)
+
+
+def test_no_power_is_measured_without_a_sensor_on_a_cpu(tiny_bundle: Path) -> None:
+    report = measure(tiny_bundle, rows("1 a"), BenchOptions(frames=1, warmup=0))
+    assert TURNS == ["1 a"]
+    assert report["rows"][0]["burst"] is report["idle_w"] is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "increase"),
+    [
+        ({"gpu_used_mib": 100.0}, {"gpu_used_mib": 650.0}, 550.0),
+        ({"gpu_used_mib": 650.0}, {"gpu_used_mib": 650.0}, None),  # another process freed as much
+        ({}, {"gpu_used_mib": 650.0}, None),
+    ],
+)
+def test_increase_of_the_used_memory(
+    before: dict[str, float], after: dict[str, float], increase: float | None
+) -> None:
+    assert module._increase_mib(before, after) == increase
 
 
 @pytest.mark.parametrize("names", [("1 absent",), ("1 dies",), ()])

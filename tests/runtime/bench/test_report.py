@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from idol_runtime.bench.report import as_markdown, as_text, facts, stage_table, summary_table
+from idol_runtime.bench.report import as_markdown, as_text, burst_tables, facts, stage_table, summary_table
 
 
 def test_the_summary_compares_with_the_first_row(report: dict[str, Any]) -> None:
@@ -46,6 +46,47 @@ def test_columns_align_and_nothing_is_lost(report: dict[str, Any]) -> None:
         ]
     for heading in summary_table(report)[0]:
         assert heading in tables[0][0] + tables[1][0]
+
+
+def burst(**values: Any) -> dict[str, Any]:
+    measured = {"device_mib": 512.4, "watts": 250.0, "joules_per_frame": 2.0833, "gpu_mhz": 1980.0}
+    sources = {"memory_source": "process", "power_source": "gpu_energy_j"}
+    return {**measured, "throttled": [], **sources, "missing": {}} | values
+
+
+def test_power_and_memory_stand_in_a_table_of_their_own(report: dict[str, Any]) -> None:
+    missing = dict.fromkeys(("watts", "joules_per_frame"), "NVML: Not Supported")
+    report["idle_w"] = 62.0
+    report["rows"][0]["burst"] = burst(throttled=["power cap", "temperature"])
+    report["rows"][1]["burst"] = burst(
+        watts=None, joules_per_frame=None, power_source=None, missing=missing, memory_source="increase"
+    )
+    (table,) = burst_tables(report)
+    assert table == [
+        ["", "device MiB", "W", "J/frame", "GPU MHz", "throttled"],
+        ["eager", "512", "250.0", "2.08", "1980", "power cap, temperature"],
+        ["fast & right", "512", "-", "-", "1980", "no"],
+    ]
+    for text in (as_text(report), as_markdown(report)):
+        assert (
+            "J/frame: gpu_energy_j during whole frames of one row alone, with the idle power of 62.0 W"
+            in text
+        )
+        assert text.count("no J/frame: NVML: Not Supported") == 1
+        assert "device MiB: increase of the device's used memory" in text
+
+
+def test_the_device_is_named(report: dict[str, Any]) -> None:
+    report["machine"] |= {"gpu": "NVIDIA H100", "driver": "580.95", "power_limit_w": 700.0}
+    assert "; NVIDIA H100, driver 580.95, power limit 700 W, a processor, 2 cores" in facts(report)
+    report["machine"] = {
+        "board": "Jetson",
+        "power_mode": "2 (15W)",
+        "cpu": "aarch64",
+        "cores": 6,
+        "date": "-",
+    }
+    assert "; Jetson, power mode 2 (15W), aarch64, 6 cores" in facts(report)
 
 
 def test_one_thread_and_several(report: dict[str, Any]) -> None:

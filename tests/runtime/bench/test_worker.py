@@ -92,6 +92,18 @@ def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[BenchRow], Worker]
     assert worker.peak_mib() > 10
 
 
+def test_a_burst_is_sampled_while_it_runs(opened: Callable[[BenchRow], Worker], tiny_bundle: Path) -> None:
+    worker = opened(BenchRow("slow", partial(answering, str(tiny_bundle), 1.0, 0.02)))
+    samples: list[int] = []
+    frames, seconds = worker.run(0.3, 0.05, lambda: samples.append(worker.pid))
+    assert 0.3 <= seconds < 2
+    assert 1 <= frames <= seconds / 0.02
+    assert 1 <= len(samples) <= seconds / 0.05 + 1
+    assert worker.pid != os.getpid()
+    assert worker.run(0, 0.05)[0] == 1, "at least one frame"
+    assert set(worker.step()) >= {"network"}, "the process goes on"
+
+
 def test_a_wrong_answer_is_measured(opened: Callable[[BenchRow], Worker], tiny_bundle: Path) -> None:
     worker = opened(BenchRow("wrong", partial(answering, str(tiny_bundle), 1.5)))
     assert worker.opening.error == pytest.approx(0.5)
