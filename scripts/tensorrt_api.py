@@ -1,15 +1,13 @@
 """Generate typings/tensorrt.pyi: names and signatures of the part of TensorRT's Python package that this project uses.
 
-    scripts/tensorrt_api.py STUB NAMES > typings/tensorrt.pyi
+    scripts/tensorrt_api.py STUB [RELEASE=STUB...] > typings/tensorrt.pyi
 
-STUB is `tensorrt_bindings/tensorrt.pyi` of the package tensorrt-stubs, generated from the real binding; it is half a
-megabyte with docstrings, and type checkers reject parts of it. NAMES is the output of `scripts/tensorrt_api.py --names`
-with TensorRT-RTX's binding installed, which is of the generation of TensorRT 11: members that it lacks are marked. mypy
+A STUB is what pybind11-stubgen writes for the binding of a release (`scripts/test-tensorrt-api` makes it); it is half a
+megabyte with docstrings, and type checkers reject parts of it. Members that another RELEASE lacks are marked. mypy
 checks all calls against the result, and the tests' fake of TensorRT is built from it.
 """
 
 import ast
-import json
 import re
 import sys
 from pathlib import Path
@@ -53,7 +51,17 @@ MAY_BE_NONE = {
     "Runtime.deserialize_cuda_engine",
 }
 # Skips the methods that add layers, which would be most of the file.
-_SKIPPED = re.compile(r"^(add_(?!optimization_profile)|__(?!init__|buffer__|getitem__|len__|int__|iter__))")
+_SKIPPED = re.compile(r"^(add_(?!optimization_profile)|__(?!init__|getitem__|len__|int__|iter__))")
+# Arguments are written as what callers pass; since 10.14 the binding names their protocols.
+_SHORTER = {
+    "typing_extensions.Buffer": "Buffer",
+    "collections.abc.Buffer": "Buffer",
+    "collections.abc.Sequence": "list",
+    "typing.": "",
+    "SupportsInt": "int",
+    "SupportsFloat": "float",
+    "ErrorCodeTRT": "Any",
+}
 _PLAIN = {"int", "str", "bool", "float", "None", "bytes", "list", "tuple", "object"}
 
 
@@ -63,15 +71,15 @@ def _repaired(stub: str) -> str:
     lines = stub.split("\n")
     for index, line in enumerate(lines):
         if re.match(r"    def add_scale_nd\(", line):
-            lines[index] = line.replace("channel_axis: int)", "channel_axis: int = ...)")
+            lines[index] = line.replace(") -> IScaleLayer", " = ...) -> IScaleLayer")
     return "\n".join(lines)
 
 
 def _type(node: ast.expr | None) -> str:
     """Return an annotation, or `Any` if it uses a type that this file does not know."""
     text = "Any" if node is None else ast.unparse(node)
-    text = text.replace("typing_extensions.Buffer", "Buffer").replace("typing.", "")
-    text = text.replace("ErrorCodeTRT", "Any").replace("collections.abc.", "")
+    for long, short in _SHORTER.items():
+        text = text.replace(long, short)
     names = set(re.findall(r"[A-Za-z_][\w.]*", text))
     known = _PLAIN | {"Any", "Buffer", *CLASSES, "ILogger.Severity"}
     if not names or not names <= known or "..." in text:
@@ -104,8 +112,6 @@ def _method(owner: str, function: ast.FunctionDef, mark: str, overloaded: bool) 
     result = _type(function.returns)
     if f"{owner}.{function.name}" in MAY_BE_NONE:
         result += " | None"
-    if function.name == "__buffer__":
-        return ["    def __buffer__(self, flags: int, /) -> memoryview: ..."]
     return [*kept, f"    def {function.name}({_parameters(function)}) -> {result}: ...{mark}"]
 
 
@@ -115,80 +121,98 @@ def _hidden(function: ast.FunctionDef, owner: ast.ClassDef) -> bool:
     return function is not rivals[0] and ": Any" in _parameters(function)
 
 
-def _field(name: str, node: ast.AnnAssign, stub: list[str], mark: str) -> str | None:
-    value = re.search(r"# value = <\w+\.\w+: (\d+)>", stub[node.lineno - 1])
-    annotation = ast.unparse(node.annotation)
-    if annotation.startswith("typing.ClassVar"):
-        owner = annotation.removeprefix("typing.ClassVar[").removesuffix("]")
-        return f"    {name}: ClassVar[{owner}]  # {value[1]}{mark}" if value else None
-    return f"    {name}: {_type(node.annotation)}{'  # ' if mark else ''}{mark.lstrip(', ')}"
+def _field(name: str, annotation: ast.expr | None, line: str, mark: str) -> list[str]:
+    text = "" if annotation is None else ast.unparse(annotation)
+    if not text.startswith("typing.ClassVar"):
+        return [f"    {name}: {_type(annotation)}" + (f"  # {mark}" if mark else "")]
+    value = re.search(r"# value = <\w+\.\w+: (\d+)>", line)
+    owner = text.removeprefix("typing.ClassVar[").removesuffix("]")
+    return [f"    {name}: ClassVar[{owner}]  # {value[1]}{f', {mark}' if mark else ''}"] if value else []
 
 
-def _class(node: ast.ClassDef, stub: list[str], names: dict[str, list[str]], indent: str = "") -> list[str]:
+def _names(stub: str) -> set[str]:
+    """Return the functions and classes of a stub, and the classes' members as `Class.member`."""
+    names = set()
+    for node in ast.parse(_repaired(stub)).body:
+        name = getattr(node, "name", "")
+        members = node.body if isinstance(node, ast.ClassDef) else []
+        names |= {name, *(f"{name}.{_name(member)}" for member in members)}
+    return names
+
+
+def _name(item: ast.stmt) -> str:
+    return getattr(item, "name", "") or getattr(getattr(item, "target", None), "id", "")
+
+
+def _mark(name: str, releases: dict[str, set[str]]) -> str:
+    lacking = [release for release, names in releases.items() if name not in names]
+    return f"not in {', '.join(lacking)}" if lacking else ""
+
+
+def _class(node: ast.ClassDef, stub: list[str], releases: dict[str, set[str]]) -> list[str]:
     bases = ", ".join(base for base in map(ast.unparse, node.bases) if base in CLASSES)
+    mark = _mark(node.name, releases)
     lines = [f"class {node.name}({bases}):" if bases else f"class {node.name}:"]
-    members = names.get(node.name)
+    lines[0] += f"  # {mark}" if mark else ""
+    methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+    setters = {item.name for item in methods if _decorated(item, ".setter")}
     for item in node.body:
         if isinstance(item, ast.ClassDef):
-            lines += ["    " + line for line in _class(item, stub, names)]
+            lines += ["    " + line for line in _class(item, stub, {})]
             continue
-        name = (
-            item.name
-            if isinstance(item, ast.FunctionDef)
-            else getattr(getattr(item, "target", None), "id", "")
-        )
+        name = _name(item)
         if not name or _SKIPPED.match(name):
             continue
-        gone = members is not None and name not in members and not name.startswith("__")
-        if isinstance(item, ast.FunctionDef) and not _hidden(item, node):
-            setter = any(ast.unparse(decorator).endswith(".setter") for decorator in item.decorator_list)
-            if not setter:
-                rivals = [
-                    other
-                    for other in node.body
-                    if isinstance(other, ast.FunctionDef) and other.name == name and not _hidden(other, node)
-                ]
-                lines += _method(node.name, item, "  # not in 11" if gone else "", len(rivals) > 1)
-        elif isinstance(item, ast.AnnAssign):
-            line = _field(name, item, stub, ", not in 11" if gone else "")
-            lines += [line] if line else []
+        special = mark or name.startswith("__")
+        member_mark = "" if special else _mark(f"{node.name}.{name}", releases)
+        if isinstance(item, ast.AnnAssign):
+            lines += _field(name, item.annotation, stub[item.lineno - 1], member_mark)
+        elif isinstance(item, ast.FunctionDef) and name in setters:
+            if _decorated(item, "property"):
+                lines += _field(name, item.returns, "", member_mark)
+        elif isinstance(item, ast.FunctionDef) and not _hidden(item, node):
+            rivals = [other for other in methods if other.name == name and not _hidden(other, node)]
+            lines += _method(node.name, item, f"  # {member_mark}" if member_mark else "", len(rivals) > 1)
+    if node.name == "IHostMemory":  # Python shows the method only since 3.12
+        lines.append("    def __buffer__(self, flags: int, /) -> memoryview: ...")
     return [*lines, "    ..."] if len(lines) == 1 else lines
 
 
-def generate(stub: str, names: dict[str, list[str]]) -> str:
-    """Return the text of the file."""
+def _decorated(function: ast.FunctionDef, end: str) -> bool:
+    return any(ast.unparse(decorator).endswith(end) for decorator in function.decorator_list)
+
+
+def generate(stub: str, others: dict[str, str]) -> str:
+    """Return the text of the file.
+
+    Args:
+        stub: Stub of the release whose names and signatures the file gets.
+        others: Stubs of releases whose missing members are marked, by release.
+    """
+    releases = {release: _names(text) for release, text in others.items()}
     stub = _repaired(stub)
     lines = stub.split("\n")
+    nodes = {_name(node): node for node in ast.parse(stub).body}
     out = [
-        "# Made by scripts/tensorrt_api.py from tensorrt-stubs 10.13.0.35.1; a number is a member's value.",
+        "# Made by scripts/test-tensorrt-api from the bindings of TensorRT; a number is a member's value.",
         "from typing import Any, ClassVar, overload",
         "from typing_extensions import Buffer",
         "",
         "__version__: str",
     ]
-    for node in ast.parse(stub).body:
-        if isinstance(node, ast.ClassDef) and node.name in CLASSES:
-            out += ["", *_class(node, lines, names)]
-        elif isinstance(node, ast.FunctionDef) and node.name in FUNCTIONS:
-            mark = "" if node.name in names else "  # not in 11"
-            result = "IPluginRegistry" if node.name == "get_plugin_registry" else _type(node.returns)
-            out += ["", f"def {node.name}({_parameters(node)}) -> {result}: ...{mark}"]
+    for name in (*CLASSES, *FUNCTIONS):
+        node = nodes.get(name)
+        if isinstance(node, ast.ClassDef):
+            out += ["", *_class(node, lines, releases)]
+        elif isinstance(node, ast.FunctionDef):
+            result = "IPluginRegistry" if name == "get_plugin_registry" else _type(node.returns)
+            mark = _mark(name, releases)
+            out += ["", f"def {name}({_parameters(node)}) -> {result}: ...{f'  # {mark}' if mark else ''}"]
     return "\n".join(out) + "\n"
 
 
-def print_names() -> None:
-    """Print the classes of TensorRT-RTX's binding and their members."""
-    import tensorrt_rtx_bindings as binding
-
-    members = {name: getattr(binding, name) for name in dir(binding) if not name.startswith("_")}
-    print(
-        json.dumps({name: dir(value) if isinstance(value, type) else [] for name, value in members.items()})
-    )
-
-
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--names"]:
-        print_names()
-    else:
-        stub_file, names_file = sys.argv[1:]
-        sys.stdout.write(generate(Path(stub_file).read_text(), json.loads(Path(names_file).read_text())))
+    first, *rest = sys.argv[1:]
+    named = dict(argument.split("=", 1) for argument in rest)
+    texts = {release: Path(path).read_text() for release, path in named.items()}
+    sys.stdout.write(generate(Path(first).read_text(), texts))

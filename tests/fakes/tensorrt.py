@@ -25,30 +25,17 @@ _OPTIONAL = {
     "BuilderFlag.VERSION_COMPATIBLE",
     "IBuilderConfig.profiling_verbosity",
 }
-# Names of 10.13 that the binding of 10.3 lacks; that of 10.16 has them all.
-_NEW_AFTER_10_3 = """
-    Builder.build_engine_with_config Builder.build_serialized_network_to_stream BuilderFlag.DISTRIBUTIVE_INDEPENDENCE
-    BuilderFlag.EDITABLE_TIMING_CACHE BuilderFlag.FP4 BuilderFlag.MONITOR_MEMORY BuilderFlag.STRICT_NANS DataType.E8M0
-    DataType.FP4 HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY IBuilderConfig.l2_limit_for_tiling
-    IBuilderConfig.max_num_tactics IBuilderConfig.remote_auto_tuning_config IBuilderConfig.tiling_optimization_level
-    ICudaEngine.create_runtime_config IExecutionContext.get_runtime_config
-    IExecutionContext.unfused_tensors_debug_state INetworkDefinition.mark_unfused_tensors_as_debug_tensors
-    INetworkDefinition.unmark_unfused_tensors_as_debug_tensors IPluginRegistry.all_creators_recursive
-    ITimingCache.query ITimingCache.queryKeys ITimingCache.update
-    NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS NetworkDefinitionCreationFlag.PREFER_JIT_PYTHON_PLUGINS
-    OnnxParser.load_initializer OnnxParser.load_model_proto OnnxParser.parse_model_proto
-"""
-# Version, and the names of 10.13 that it lacks; `True`: every name that the stub marks as removed in 11. No binding of
-# 11.5 is published; its names are those of 11.4.
+# Version, the mark in the stub of the names of 10.16 that it lacks, and more such names. PyPI has no binding of 11.5;
+# its release notes name no change of the names of 11.4.
 _RELEASES = {
-    "10.3": ("10.3.0", set(_NEW_AFTER_10_3.split())),
-    "10.16": ("10.16.1.11", set()),
-    "11.5": ("11.5.0", {True}),
-    "bare": ("10.99.0", _OPTIONAL),
-    "8.6": ("8.6.1", set()),
+    "10.3": ("10.3.0", "10.3", set()),
+    "10.16": ("10.16.1.11", "", set()),
+    "11.5": ("11.5.0", "11", set()),
+    "bare": ("10.99.0", "", _OPTIONAL),
+    "8.6": ("8.6.1", "", set()),
 }
 _RELEASE = os.environ.get("FAKE_TENSORRT", "10.16")
-__version__, _LACKS = _RELEASES[_RELEASE]
+__version__, _MARK, _LACKS = _RELEASES[_RELEASE]
 _ELEVEN = __version__.startswith("11")
 
 wrong = None  # (output, factor)
@@ -169,13 +156,17 @@ def _method(owner, name, overloads):
     return call
 
 
+def _gone(name, line):
+    return name in _LACKS or (_MARK and _MARK in line.partition("not in ")[2].split(", "))
+
+
 def _make_class(node, lines, prefix=""):
     full = prefix + node.name
     body, members, fields, overloads = {}, {}, {}, {}
     for item in node.body:
         name = getattr(item, "name", None) or getattr(getattr(item, "target", None), "id", None)
         line = lines[item.lineno - 1] if name else ""
-        if not name or f"{full}.{name}" in _LACKS or (True in _LACKS and "not in 11" in line):
+        if not name or _gone(f"{full}.{name}", line):
             continue
         if isinstance(item, ast.ClassDef):
             body[name] = _make_class(item, lines, f"{full}.")
@@ -202,10 +193,7 @@ def _make_class(node, lines, prefix=""):
 def _load():
     lines = _STUB.read_text().split("\n")
     for node in ast.parse("\n".join(lines)).body:
-        gone = getattr(node, "name", "") in _LACKS or (
-            True in _LACKS and "not in 11" in lines[node.lineno - 1]
-        )
-        if gone:
+        if _gone(getattr(node, "name", ""), lines[node.lineno - 1]):
             continue
         if isinstance(node, ast.ClassDef):
             globals()[node.name] = _make_class(node, lines)
