@@ -33,6 +33,6 @@ wheel: ## build a wheel with the compiled libraries into dist/
 	@scripts/wheel
 
 clean: ## remove the environments, builds and caches
-	rm -rf .venv .venv-demo .venv-oldest .venv-tensorrt-rtx build dist
+	rm -rf .venv .venv-demo .venv-extras .venv-oldest .venv-tensorrt-rtx build dist
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name .git -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -23,7 +23,11 @@ then
     "$python" -m venv --system-site-packages "$venv"
     python=$PWD/$venv/bin/python
     extras=cpu
-    if ! "$python" -c 'import tensorrt' 2>/dev/null; then extras=cpu,tensorrt; fi
+    if [[ $(uname -r) == *tegra* ]]; then
+        extras=cpu,jetson
+    elif ! "$python" -c 'import tensorrt' 2>/dev/null; then
+        extras=cpu,tensorrt
+    fi
     if ! "$python" -m pip install ".[$extras]" >"$venv/install.log" 2>&1; then
         tail -n 20 "$venv/install.log" >&2
         say $name "the step that failed: installing; see above" >&2
