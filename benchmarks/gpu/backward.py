@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.gpu.attention import TYPES, Call, network_call
 from benchmarks.gpu.checks import TOLERANCES, short
 from benchmarks.gpu.common import Options, Report, Save, interleaved_ms, say
-from benchmarks.gpu.frames import Network, frame_of, network_config
+from benchmarks.gpu.network import Network, frame_of, network_config
 from idol_deploy.model.deform_attn import AttentionCore, deformable_attention
 from idol_deploy.model.deform_op import deform_attn, operator_problem, use_core
 from idol_deploy.weights.reference import reference_model
@@ -123,9 +123,9 @@ def check_network(size: tuple[int, int], options: Options) -> Report:
     images = frame_of(model, size).to(options.device)
     networks = {}
     for name, core in CORES.items():
-        networks[name] = Network(copy.deepcopy(model).to(options.device), size, half=False).eval()
+        networks[name] = Network(copy.deepcopy(model).to(options.device), size).eval()
         use_core(networks[name], core)
-    exact = Network(model.to(options.device), size, half=False).eval().double()
+    exact = Network(model.to(options.device), size).eval().double()
     expected = network_gradients(exact, images.double())
     errors = {
         name: relative_error(network_gradients(network, images), expected)

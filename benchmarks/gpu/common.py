@@ -1,6 +1,8 @@
 """Options, timing and device facts that the sections of the GPU benchmark share."""
 
 import importlib.metadata
+import importlib.util
+import math
 import os
 import shutil
 import subprocess
@@ -15,7 +17,20 @@ import torch
 
 from benchmarks.machine import machine_facts
 
-__all__ = ["Options", "Report", "Save", "device_facts", "interleaved_ms", "say", "time_us"]
+__all__ = [
+    "Options",
+    "Report",
+    "Save",
+    "capture",
+    "copy_speed",
+    "device_facts",
+    "interleaved_ms",
+    "missing",
+    "percentiles",
+    "repeated_ms",
+    "say",
+    "time_us",
+]
 
 Report: TypeAlias = dict[str, Any]
 # Writes the unfinished report, so that the results of an interrupted section are not lost.
@@ -32,11 +47,18 @@ class Options:
         device: `cuda`, or `cpu` for a dry run.
         quick: small sizes, few repetitions, no code generation.
         repeats: number of timed repetitions.
+        deadline: value of `time.monotonic()` at which the section is stopped.
     """
 
     device: str
     quick: bool
     repeats: int
+    deadline: float = math.inf
+
+    @property
+    def left_s(self) -> float:
+        """Number of seconds until the deadline."""
+        return self.deadline - time.monotonic()
 
 
 def say(text: str) -> None:
@@ -44,10 +66,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def missing(*modules: str) -> str | None:
+    """Explain which of these modules are not installed; None if all are."""
+    names = [module for module in modules if importlib.util.find_spec(module) is None]
+    if not names:
+        return None
+    return f"not installed: {', '.join(names)}; pip install them, or pack them: python -m benchmarks.gpu.pack"
+
+
 def percentiles(values: Sequence[float]) -> Report:
-    """Return the median and the 10th and 90th percentiles."""
-    low, middle, high = (round(float(np.percentile(values, share)), 3) for share in (10, 50, 90))
-    return {"median": middle, "p10": low, "p90": high}
+    """Return the median and the 10th, 90th and 99th percentiles."""
+    names = {"median": 50, "p10": 10, "p90": 90, "p99": 99}
+    return {name: round(float(np.percentile(values, share)), 3) for name, share in names.items()}
 
 
 def time_ms(call: Callable[[], object], device: str) -> float:
@@ -73,13 +103,8 @@ def interleaved_ms(calls: Mapping[str, Callable[[], object]], options: Options) 
     return {name: percentiles(values) for name, values in times.items()}
 
 
-def time_us(calls: Sequence[Callable[[], object]], options: Options) -> Report:
-    """Return the microseconds per call, from replays of one CUDA graph of all calls in turn.
-
-    On a CPU it uses the wall clock.
-    """
-    if options.device != "cuda":
-        return percentiles([_wall_clock_us(calls) for _ in range(options.repeats)])
+def capture(calls: Sequence[Callable[[], Any]]) -> tuple[torch.cuda.CUDAGraph, list[Any]]:
+    """Capture one CUDA graph of all calls in turn; return it with the calls' results, which a replay overwrites."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call, unused-ignore]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -88,16 +113,41 @@ def time_us(calls: Sequence[Callable[[], object]], options: Options) -> Report:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for call in calls:
-            call()
+        results = [call() for call in calls]
+    return graph, results
+
+
+def repeated_ms(call: Callable[[], object], options: Options) -> list[float]:
+    """Return the milliseconds of each of many calls after one that is not timed."""
     times: list[float] = []
-    graph.replay()
-    torch.cuda.synchronize()
+    call()
+    if options.device == "cuda":
+        torch.cuda.synchronize()
     while len(times) < options.repeats or (
-        sum(times) < MEASURED_S * 1e3 and len(times) < 4 * options.repeats
+        sum(times) < MEASURED_S * 1e3 and len(times) < 4 * options.repeats and not options.quick
     ):
-        times.append(time_ms(graph.replay, "cuda"))
-    return percentiles([1e3 * milliseconds / len(calls) for milliseconds in times])
+        times.append(time_ms(call, options.device))
+    return times
+
+
+def time_us(calls: Sequence[Callable[[], object]], options: Options) -> Report:
+    """Return the microseconds per call, from replays of one CUDA graph of all calls in turn.
+
+    On a CPU it uses the wall clock.
+    """
+    if options.device != "cuda":
+        return percentiles([_wall_clock_us(calls) for _ in range(options.repeats)])
+    graph, _ = capture(calls)
+    return percentiles([1e3 * ms / len(calls) for ms in repeated_ms(graph.replay, options)])
+
+
+def copy_speed(options: Options) -> float:
+    """Return the bytes per second of a large copy, reads and writes counted."""
+    count = 2**20 if options.quick else 2**30
+    source = torch.empty(count, dtype=torch.uint8, device=options.device).random_(0, 255)
+    target = torch.empty_like(source)
+    microseconds = time_us([lambda: target.copy_(source)], options)["median"]
+    return float(2 * count / microseconds * 1e6)
 
 
 def _wall_clock_us(calls: Sequence[Callable[[], object]]) -> float:

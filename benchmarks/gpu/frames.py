@@ -1,118 +1,149 @@
-"""Outputs, latency and memory of the network on a CUDA device.
+"""Latency, memory and outputs of the network on a CUDA device, by precision and implementation.
 
-Runs the published ytvis19_r50 network with reference weights on one frame at 384x640 and 736x1280: PyTorch eager and
-torch.compile, in fp32 with TF32 off and under fp16 autocast, with the published attention and, if it is built, with the
-compiled operator. The six outputs of every variant are compared with those of the CPU in fp32.
+Runs the published ytvis19_r50 network and the demo model's network, with reference weights: PyTorch eager, with the
+compiled operator, and torch.compile. Each runs in fp32, TF32, fp16 and bf16, call by call and as one CUDA graph. The six
+outputs of every variant are compared with those of the CPU in fp32.
 
-Fails if an fp32 variant exceeds the tolerance, if the norm of an fp16 variant's logits or embeddings differs by more
-than 10 %, or if a variant raises an error.
+The most valuable variants run first. Those that do not fit into the section's time are listed under `cut`.
+
+Fails if an fp32 variant exceeds the tolerance, if the norm of another variant's logits or embeddings differs by more than
+10 %, if a graph's outputs differ from the calls', or if a variant raises an error.
 """
 
-import copy
+import gc
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.gpu.common import Options, Report, Save, interleaved_ms, say
-from idol_deploy.config import IdolConfig, preset
-from idol_deploy.model.deform_op import operator_problem, use_operator
-from idol_deploy.model.geometry import Geometry, build_geometry
-from idol_deploy.model.idol import Idol
-from idol_deploy.weights.reference import make_video, reference_model
+from benchmarks.gpu.common import Options, Report, Save, capture, copy_speed, percentiles, repeated_ms, say
+from benchmarks.gpu.compiled import compiled
+from benchmarks.gpu.network import (
+    COMPILED_CASE,
+    COMPILED_KINDS,
+    KINDS,
+    NAMES,
+    Case,
+    Kind,
+    Network,
+    Outputs,
+    count_cost,
+    frames_of,
+    model_of,
+    prepared,
+)
+from idol_deploy.model.deform_op import operator_problem
+from idol_runtime.bench.roofline import GraphCost, Peaks
 
-__all__ = ["Network", "compare", "frame_of", "within_tolerance", "network_config", "run"]
+__all__ = ["Job", "compare", "jobs", "run", "within_tolerance"]
 
-NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
-SIZES = ((384, 640), (736, 1280))
-QUICK_SIZES = ((64, 96), (96, 64))
+R50, DEMO = "ytvis19_r50", "edge_synth"
 # fp32 sums on a GPU have another order: 1e-6 to 1e-5 after 60 layers. TF32 or a wrong kernel causes far more.
 TOLERANCE = 1e-3
 MAGNITUDE = 0.1
-OPERATOR = "_operator"  # suffix of the variants with the compiled operator
-
-Outputs: TypeAlias = tuple[Tensor, ...]
-Variant: TypeAlias = Callable[[Tensor], Outputs]
-
-
-class Network(nn.Module):
-    """The network at one size, with its geometry computed once as in the exported graph."""
-
-    def __init__(self, model: Idol, size: tuple[int, int], half: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.half_precision = half
-        device = next(model.parameters()).device
-        self.device_type = device.type
-        unpadded = torch.zeros(1, *size, dtype=torch.bool, device=device)
-        self.geometry: Geometry = build_geometry(unpadded, model.config.model.hidden_dim)
-
-    def forward(
-        self,
-        images: Tensor,  # [1, 3, H, W] normalised
-    ) -> Outputs:
-        """Return the six outputs."""
-        with torch.autocast(self.device_type, torch.float16, enabled=self.half_precision):
-            sources = self.model.neck(self.model.backbone(images))
-            memory = self.model.transformer.encode(sources, self.geometry)
-            decoder = self.model.transformer.decode(memory, self.geometry)
-            output = self.model.predict(memory, decoder, self.geometry)
-        return tuple(getattr(output, name) for name in NAMES)
+BASE = "eager fp32"
+# Seconds that must be left for a variant: autotuning of convolutions, or compiling what the cache lacks.
+NEEDED_S, COMPILE_S = 5.0, 25.0
 
 
-def frame_of(model: Idol, size: tuple[int, int]) -> Tensor:
-    """Return a synthetic frame, [1, 3, H, W], normalised."""
-    pixels = torch.from_numpy(make_video(1, *size, seed=0)).float()
-    settings = model.config.preprocessing
-    mean, std = (torch.tensor(v)[None, :, None, None] for v in (settings.mean, settings.std))
-    return (pixels - mean) / std
+@dataclass(frozen=True)
+class Job:
+    """One variant to measure.
+
+    Attributes:
+        case: network, size and batch.
+        mode: `eager`, `operator`, `compile` or `compile operator`.
+        kind: key of `KINDS`.
+    """
+
+    case: Case
+    mode: str
+    kind: str
+
+    @property
+    def variant(self) -> str:
+        """Mode and precision as text."""
+        return f"{self.mode} {self.kind}"
+
+
+def jobs(quick: bool) -> list[Job]:
+    """Return the variants, the most valuable first; `BASE` is the first of its case."""
+    compiled_case = COMPILED_CASE[quick]
+    if quick:
+        cases, batches = [compiled_case], [Case(DEMO, (60, 96), 2)]
+    else:
+        cases = [compiled_case, Case(DEMO, (240, 384)), Case(R50, (720, 1280))]
+        batches = [Case(case.preset, case.size, 4) for case in cases]
+
+    def both(cases: list[Case]) -> Iterator[Job]:
+        return (Job(case, mode, kind) for case in cases for kind in KINDS for mode in ("eager", "operator"))
+
+    return [
+        *both(cases),
+        *(Job(compiled_case, "compile", kind) for kind in COMPILED_KINDS),
+        *both(batches),
+        *(Job(compiled_case, "compile operator", kind) for kind in reversed(COMPILED_KINDS)),
+    ]
 
 
 def compare(outputs: Outputs, expected: Outputs) -> Report:
     """Return each output's relative error in the Euclidean norm and the ratio of the norms."""
     errors, ratios = {}, {}
     for name, a, b in zip(NAMES, outputs, expected, strict=True):
-        a, b = a.double().cpu(), b.double()
+        a, b = a.double().cpu(), b.double().cpu()
         errors[name] = float((a - b).norm() / b.norm())
         ratios[name] = float(a.norm() / b.norm())
     return {"relative_error": errors, "norm_ratio": ratios}
 
 
-def within_tolerance(report: Report, half: bool) -> bool:
-    """Return whether a comparison is within its tolerance; False for NaN."""
+def within_tolerance(report: Report, exact: bool) -> bool:
+    """Return whether a comparison is within its tolerance, that of fp32 if `exact`; False for NaN."""
     errors, ratios = report["relative_error"], report["norm_ratio"]
-    if half:
-        return all(abs(ratios[name] - 1) <= MAGNITUDE for name in ("logits", "embeddings"))
-    return all(error <= TOLERANCE for error in errors.values())
+    if exact:
+        return all(error <= TOLERANCE for error in errors.values())
+    return all(abs(ratios[name] - 1) <= MAGNITUDE for name in ("logits", "embeddings"))
 
 
-def network_config(options: Options) -> IdolConfig:
-    """Return the published network's configuration; in a dry run with one layer of each kind."""
-    config = preset("ytvis19_r50")
-    if not options.quick:
-        return config
-    return replace(config, model=replace(config.model, encoder_layers=1, decoder_layers=1))
+def measure_peaks(options: Options) -> dict[str, Peaks]:
+    """Measure the peaks of each precision: a large matrix product, and a large copy."""
+    side = 256 if options.quick else 8192
+    speed = copy_speed(options)
+    peaks = {}
+    for name, kind in KINDS.items():
+        left, right = torch.randn(2, side, side, device=options.device, dtype=kind.dtype)
+        with kind.active():
+            fastest_ms = min(repeated_ms(partial(torch.matmul, left, right), options))
+        peaks[name] = Peaks(2 * side**3 / fastest_ms * 1e3, speed)
+    return peaks
 
 
-def variants(models: dict[str, Idol], size: tuple[int, int], compiler: str) -> dict[str, Variant]:
-    """Return eager and compiled networks in fp32 and fp16, without and with the operator, by name."""
-    torch.compiler.reset()  # otherwise the second size counts as a recompilation of the first
-    networks: dict[str, Variant] = {}
-    for half in (False, True):
-        for suffix, model in models.items():
-            kind = ("fp16" if half else "fp32") + suffix
-            networks[f"eager_{kind}"] = Network(model, size, half).eval()
-            networks[f"compile_{kind}"] = torch.compile(
-                Network(model, size, half).eval(), fullgraph=True, dynamic=False, backend=compiler
-            )
-    return networks
+def floor_ms(cost: GraphCost, kind: Kind, peaks: Peaks) -> float:
+    """Return the lowest time of a frame; 16-bit types move half of the bytes."""
+    return peaks.floor_ms(GraphCost(cost.flops, cost.bytes // (2 if kind.half else 1)))
 
 
-def peak_mib(run: Variant, images: Tensor) -> float | None:
+def kernel_count(run: Any, images: Tensor) -> int | None:
+    """Return the number of kernels that a call launches; None where the profiler sees none."""
+    if images.device.type != "cuda":
+        return None
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        run(images)
+        torch.cuda.synchronize()
+    kernels = [
+        event
+        for event in profile.events() or []
+        if event.device_type == torch.autograd.DeviceType.CUDA
+        and not event.name.startswith(("Memcpy", "Memset"))
+    ]
+    return len(kernels) or None
+
+
+def peak_mib(run: Any, images: Tensor) -> float | None:
     """Return the peak memory of tensors in MiB during one call, weights included; None without a GPU."""
     if images.device.type != "cuda":
         return None
@@ -123,74 +154,119 @@ def peak_mib(run: Variant, images: Tensor) -> float | None:
     return round(torch.cuda.max_memory_allocated() / 2**20, 1)
 
 
-def check_size(
-    on_cpu: Idol, on_device: dict[str, Idol], size: tuple[int, int], compiler: str, options: Options
-) -> Report:
-    """Measure error, latency (interleaved) and memory of every variant at one size."""
-    say(f"{size[0]}x{size[1]}: reference on the CPU")
-    images = frame_of(on_cpu, size)
-    expected = Network(on_cpu, size, half=False)(images)
-    images = images.to(options.device)
-    report: dict[str, Report] = {}
-    ready: dict[str, Variant] = {}
-    for name, run_variant in variants(on_device, size, compiler).items():
-        say(f"{size[0]}x{size[1]}: {name}")
+class Bench:
+    """The state that the variants of a case share: model, frames, the CPU's outputs, cost and results."""
+
+    def __init__(self, case: Case, options: Options) -> None:
+        say(f"{case.name}: reference on the CPU")
+        self.case, self.options = case, options
+        self.model = model_of(case.preset, options)
+        self.images = frames_of(self.model, case)
+        network = Network(self.model, case.size)
+        self.expected: Outputs = network(self.images[-1:])
+        self.cost = count_cost(network, self.images)
+        self.images = self.images.to(options.device)
+        self.variants: dict[str, Report] = {}
+        self.report: Report = {
+            "network": case.preset,
+            "size": list(case.size),
+            "padded": list(self.model.config.preprocessing.padded_size(*case.size)),
+            "batch": case.batch,
+            "gflop": round(self.cost.flops / 1e9, 2),
+            "fp32_mb": round(self.cost.bytes / 1e6, 1),
+            "variants": self.variants,
+        }
+
+    def measure(self, job: Job, peaks: Peaks) -> None:
+        """Measure one variant and add it to the report."""
+        kind = KINDS[job.kind]
         try:
-            start = time.perf_counter()
-            outputs = run_variant(images)
-            report[name] = {
-                **compare(outputs, expected),
-                "first_call_s": round(time.perf_counter() - start, 2),
-            }
-            report[name]["passed"] = within_tolerance(report[name], "fp16" in name)
-            report[name]["peak_mib"] = peak_mib(run_variant, images)
-        except Exception as error:  # noqa: BLE001 - a failed compilation is a result and does not end the run
-            report[name] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
-            continue
-        ready[name] = run_variant
-    calls = {name: partial(network, images) for name, network in ready.items()}
-    for name, milliseconds in interleaved_ms(calls, options).items():
-        report[name]["ms"] = milliseconds
-    return {"size": list(size), "repeats": options.repeats, "variants": report, "gain": gains(report)}
+            with kind.active():
+                result = self._measure(job, kind)
+        except Exception as error:  # noqa: BLE001 - a variant that fails is a result and does not end the run
+            self.variants[job.variant] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
+            return
+        floor = floor_ms(self.cost, kind, peaks)
+        result["floor_ms"] = round(floor, 4)
+        result["over_floor"] = round(result["graph_ms"]["median"] / floor, 2)
+        base = result if job.variant == BASE else self.variants.get(BASE, {})
+        if "ms" in base:
+            for name in ("ms", "graph_ms"):
+                result[f"gain_{name}"] = round(base["ms"]["median"] / result[name]["median"], 2)
+        self.variants[job.variant] = result
 
-
-def gains(report: dict[str, Report]) -> dict[str, float]:
-    """Return the time without the operator divided by the time with it, by variant."""
-    ratios = {}
-    for name, variant in report.items():
-        ours = report.get(name + OPERATOR, {})
-        if "ms" in ours and "ms" in variant:
-            ratios[name] = round(variant["ms"]["median"] / ours["ms"]["median"], 2)
-    return ratios
+    def _measure(self, job: Job, kind: Kind) -> Report:
+        network = prepared(self.model, self.case, kind, self.options, operator="operator" in job.mode)
+        run = compiled(network, self.options) if "compile" in job.mode else network
+        start = time.perf_counter()
+        outputs = run(self.images)
+        result = compare(tuple(output[-1:] for output in outputs), self.expected)
+        result["first_call_s"] = round(time.perf_counter() - start, 2)
+        result["passed"] = within_tolerance(result, exact=kind == KINDS["fp32"])
+        result["peak_mib"] = peak_mib(run, self.images)
+        call = partial(run, self.images)
+        result["ms"] = percentiles(repeated_ms(call, self.options))
+        result["kernels"] = kernel_count(run, self.images)
+        if self.options.device == "cuda":
+            graph, (repeated,) = capture([call])
+            call = graph.replay
+            call()
+        else:
+            repeated = call()
+        errors = compare(repeated, outputs)["relative_error"]
+        result["graph_error"] = max(errors.values(), key=lambda error: (error != error, error))
+        result["passed"] &= result["graph_error"] <= TOLERANCE
+        result["graph_ms"] = percentiles(repeated_ms(call, self.options))
+        return result
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """Check every size, the smaller first."""
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    """Measure all variants that the time allows."""
     torch.backends.cudnn.benchmark = True
-    on_cpu = reference_model(network_config(options))
-    on_device = {"": copy.deepcopy(on_cpu).to(options.device)}
     problem = operator_problem(options.device)
-    if problem is None:
-        on_device[OPERATOR] = copy.deepcopy(on_cpu).to(options.device)
-        use_operator(on_device[OPERATOR], required=True)
-    compiler = "eager" if options.quick else "inductor"
-    report["network"] = "ytvis19_r50, reference weights, batch 1"
+    planned = jobs(options.quick)
+    if problem is not None:
+        planned = [job for job in planned if "operator" not in job.mode]
     report["operator"] = problem or "built"
     report["settings"] = {
-        "fp32": "TF32 off",
-        "fp16": "torch.autocast(float16); weights stay fp32",
-        "compile": f"torch.compile(fullgraph=True, dynamic=False, backend={compiler!r})",
-        "cudnn_benchmark": True,
-        "timing": f"{'CUDA events' if options.device == 'cuda' else 'wall clock'}, variants in turn",
+        "weights": "reference weights; the time does not depend on them",
+        "fp32": "TF32 off; as published",
+        "tf32, fp16, bf16": "channels last; fp16 and bf16: torch.autocast, convolutions stored in 16 bits, MobileNet fp32",
+        "compile": "torch.compile(fullgraph=True, dynamic=False)",
+        "timing": "CUDA events around one call or one replay" if options.device == "cuda" else "wall clock",
+        "gain": f"time of {BASE} divided by the variant's",
         "tolerance": TOLERANCE,
     }
-    report["sizes"] = []
+    report["cases"], report["cut"] = [], [f"{job.case.name}, {job.variant}" for job in planned]
     with torch.inference_mode():
-        for size in QUICK_SIZES if options.quick else SIZES:
-            report["sizes"].append(check_size(on_cpu, on_device, size, compiler, options))
+        peaks = measure_peaks(options)
+        report["tflops"] = {name: round(peak.flops / 1e12, 2) for name, peak in peaks.items()}
+        report["copy_tb_s"] = round(peaks["fp32"].bytes / 1e12, 4)
+        benches: dict[Case, Bench] = {}
+        for job in planned:
+            if options.left_s < (COMPILE_S if "compile" in job.mode else NEEDED_S):
+                continue
+            if job.case not in benches:
+                benches[job.case] = Bench(job.case, options)
+                report["cases"].append(benches[job.case].report)
+            benches[job.case].measure(job, peaks[job.kind])
+            report["cut"].remove(f"{job.case.name}, {job.variant}")
+            say(f"{job.case.name}, {job.variant}: {summary(benches[job.case].variants[job.variant])}")
             save()
-    report["passed"] = all(
-        variant["passed"] for size in report["sizes"] for variant in size["variants"].values()
+            gc.collect()  # a captured graph holds its memory until it is collected
+            if options.device == "cuda":
+                torch.cuda.empty_cache()
+    report["passed"] = bool(report["cases"]) and all(
+        variant["passed"] for case in report["cases"] for variant in case["variants"].values()
+    )
+
+
+def summary(result: Report) -> str:
+    """Return a variant's results as text."""
+    if "error" in result:
+        return f"FAILED {result['error']}"
+    return (
+        f"{result['ms']['median']:.2f} ms, graph {result['graph_ms']['median']:.2f} ms, "
+        f"{result.get('gain_graph_ms', '?')} times eager fp32, {result['over_floor']} floors"
+        f"{'' if result['passed'] else ' (FAILED)'}"
     )

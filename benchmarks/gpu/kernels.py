@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.gpu.attention import TYPES, Call, library_of, network_call, run_fused
 from benchmarks.gpu.checks import TOLERANCES, short
-from benchmarks.gpu.common import Options, Report, Save, say, time_us
+from benchmarks.gpu.common import Options, Report, Save, copy_speed, say, time_us
 from idol_deploy.model.deform_attn import ms_deform_attn
 from idol_plugins.cuda import CudaLibrary
 
@@ -25,15 +25,6 @@ SIZES = ((384, 640), (736, 1280))
 QUICK_SIZES = ((64, 96),)
 ROTATED = 256 * 2**20  # bytes of all input sets, five times the largest L2 cache
 MOST_SETS = 48
-
-
-def copy_speed(options: Options) -> float:
-    """Return the bytes per second of a large copy, reads and writes counted."""
-    count = 2**20 if options.quick else 2**30
-    source = torch.empty(count, dtype=torch.uint8, device=options.device).random_(0, 255)
-    target = torch.empty_like(source)
-    microseconds = time_us([lambda: target.copy_(source)], options)["median"]
-    return float(2 * count / microseconds * 1e6)
 
 
 class GridSample:
