@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from benchmarks.gpu.common import Options, Report, Save
 from idol_plugins.build import SOURCES, build, cuda_compiler
 from idol_plugins.errors import PluginError
-from idol_plugins.headers import TENSORRT, find_headers
+from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
 
 __all__ = ["run"]
 
@@ -38,7 +39,7 @@ def summarise(ptxas_report: str) -> Report:
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """Build the libraries, then the stock-style kernel on a CUDA device."""
+    """Build the libraries for this device and, on a CUDA device, the stock-style kernel beside them."""
     folder, cuda = Path(os.environ["IDOL_PLUGINS"]), options.device == "cuda"
     make = partial(
         build,
@@ -48,13 +49,20 @@ def run(options: Options, report: Report, save: Save) -> None:
         jobs=os.cpu_count() or 2,
     )
     report["passed"] = True
-    try:
-        libraries = make(tensorrt_include=find_headers(TENSORRT), tensorrt_host=not cuda)
-    except PluginError as error:
-        # The other sections do not need the TensorRT plugin, which these headers may not compile.
-        report["error"], report["passed"] = str(error)[-1500:], False
-        libraries = make()
+    with ThreadPoolExecutor(1) as pool:
+        folder.mkdir(parents=True, exist_ok=True)
+        stock = pool.submit(compile_stock) if cuda else None
+        try:
+            libraries = make(
+                ort_include=find_headers(ONNXRUNTIME),
+                tensorrt_include=find_headers(TENSORRT),
+                tensorrt_host=not cuda,
+            )
+        except PluginError as error:
+            # Most sections do not need the engines' adapters, which these headers may not compile.
+            report["error"], report["passed"] = str(error)[-1500:], False
+            libraries = make()
     report["libraries"] = [library.name for library in libraries]
     save()
-    if cuda:
-        report["compiled"] = {STOCK: summarise(compile_stock())}
+    if stock is not None:
+        report["compiled"] = {STOCK: summarise(stock.result())}

@@ -1,13 +1,13 @@
 """Latency, memory and outputs of the network on a CUDA device, by precision and implementation.
 
 Runs the published ytvis19_r50 network and the demo model's network, with reference weights: PyTorch eager, with the
-compiled operator, and torch.compile. Each runs in fp32, TF32, fp16 and bf16, call by call and as one CUDA graph. The six
-outputs of every variant are compared with those of the CPU in fp32.
+compiled operator, and torch.compile. Each runs in fp32, TF32, fp16 and bf16, call by call and as one CUDA graph. The
+six outputs of every variant are compared with those of the CPU in fp32.
 
 The most valuable variants run first. Those that do not fit into the section's time are listed under `cut`.
 
-Fails if an fp32 variant exceeds the tolerance, if the norm of another variant's logits or embeddings differs by more than
-10 %, if a graph's outputs differ from the calls', or if a variant raises an error.
+Fails if an fp32 variant exceeds the tolerance, if the norm of another variant's logits or embeddings differs by more
+than 10 %, if a graph's outputs differ from the calls', or if a variant raises an error.
 """
 
 import gc
@@ -231,7 +231,8 @@ def run(options: Options, report: Report, save: Save) -> None:
     report["settings"] = {
         "weights": "reference weights; the time does not depend on them",
         "fp32": "TF32 off; as published",
-        "tf32, fp16, bf16": "channels last; fp16 and bf16: torch.autocast, convolutions stored in 16 bits, MobileNet fp32",
+        "tf32": "channels last",
+        "fp16, bf16": "channels last, torch.autocast, convolutions stored in 16 bits, MobileNet in fp32",
         "compile": "torch.compile(fullgraph=True, dynamic=False)",
         "timing": "CUDA events around one call or one replay" if options.device == "cuda" else "wall clock",
         "gain": f"time of {BASE} divided by the variant's",

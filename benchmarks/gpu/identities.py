@@ -1,14 +1,13 @@
 """Identities of the bundled demo model in fp16 and bf16 against fp32, on the held-out synthetic clips.
 
 Runs the PyTorch network with the compiled operator (plain PyTorch where it is not built) and the runtime's tracker. Id
-agreement is the IDF1 of a run's tracks against those of fp32 on the same device; the fp32 run is compared with the CPU's.
-The network's outputs on the first frame are compared with those of the CPU in fp32.
+agreement is the IDF1 of a run's tracks against those of fp32 on the same device; that fp32 run is compared with the
+CPU's. The network's outputs on the first frame are compared with those of the CPU in fp32.
 
 Fails if fp16 or fp32 agrees with its reference by less than 99 %.
 """
 
-import itertools
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,27 +20,13 @@ if TYPE_CHECKING:
     from idol_deploy.model.idol import Idol
     from idol_export.verify.id_agreement import PackedFrame
 
-__all__ = ["PACKED", "clips", "run"]
+__all__ = ["run"]
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "edge_synth"
-PACKED = Path(__file__).parent / "packed"  # written by benchmarks.gpu.pack
 SIZE, NETWORK = (160, 256), (240, 384)
 CLIPS = 8
 GOAL = 0.99
-
-
-def clips(count: int) -> Iterator[Iterator["object"]]:
-    """Yield the first held-out clips: those that `benchmarks.gpu.pack` stored, else drawn here with OpenCV."""
-    from idol_export.verify.clips import clips_of_dataset, synthetic_clips
-
-    folder = PACKED / "clips"
-    drawn = (
-        clips_of_dataset(folder / "instances.json", folder / "JPEGImages")
-        if folder.is_dir()
-        else synthetic_clips(SIZE)
-    )
-    return itertools.islice(drawn, count)
 
 
 class Runner:
@@ -92,23 +77,21 @@ def agreement(reference: list[list["PackedFrame"]], other: list[list["PackedFram
 
 def run(options: Options, report: Report, save: Save) -> None:
     """Compare the identities of every precision."""
-    drawing = () if (PACKED / "clips").is_dir() else ("cv2", "pycocotools", "tqdm")
-    reason = missing("msgspec", "safetensors", "PIL", *drawing)
+    reason = missing("msgspec", "safetensors", "PIL", "cv2", "pycocotools", "tqdm")
     if reason is not None:
         report.update(passed=True, skipped=reason)
         return
     from idol_deploy.settings import network_config
     from idol_deploy.weights.checkpoint import load_checkpoint
+    from idol_export.verify.clips import synthetic_clips
 
     config = network_config(str(MODEL / "settings.json"))
     runners = {
         device: Runner(load_checkpoint(MODEL / "edge_synth.safetensors", config), device)
         for device in dict.fromkeys(("cpu", options.device))
     }
-    videos = [
-        list(itertools.islice(clip, 4 if options.quick else None))
-        for clip in clips(2 if options.quick else CLIPS)
-    ]
+    count, length = (2, 4) if options.quick else (CLIPS, None)
+    videos = [list(islice(clip, length)) for clip in islice(synthetic_clips(SIZE), count)]
     first = videos[0][0]
     report["clips"], report["frames"] = len(videos), sum(map(len, videos))
     expected = runners["cpu"].outputs(first, KINDS["fp32"])

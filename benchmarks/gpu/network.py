@@ -175,8 +175,8 @@ def keep_backbone(model: Idol) -> None:
 def prepared(model: Idol, case: Case, kind: Kind, options: Options, *, operator: bool = False) -> Network:
     """Return a copy of a network on the device in a precision, with torch's attention or the compiled operator.
 
-    Weights of convolutions are stored in the 16-bit type, so that no frame casts them. All types but fp32 use the memory
-    layout of tensor cores.
+    Weights of convolutions are stored in the 16-bit type, so that no frame casts them. All types but fp32 use the
+    memory layout of tensor cores.
     """
     model = copy.deepcopy(model).to(options.device)
     if operator:

@@ -307,10 +307,27 @@ def test_no_onnxruntime_names_the_extra(kit: Any, monkeypatch: pytest.MonkeyPatc
         open_session(kit.tiny_graph)
 
 
-def test_both_distributions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: [name])
+@needs_onnxruntime
+def test_both_distributions_in_one_folder_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folders = {"onnxruntime": tmp_path, "onnxruntime-gpu": tmp_path}
+    for name in folders:
+        (tmp_path / f"{name.replace('-', '_')}-1.0.dist-info").mkdir()
+
+    def distributions(name: str) -> Any:
+        return importlib.metadata.MetadataPathFinder.find_distributions(
+            importlib.metadata.DistributionFinder.Context(name=name, path=[str(folders[name])])
+        )
+
+    monkeypatch.setattr(importlib.metadata, "distributions", distributions)
     with pytest.raises(BackendError, match="both installed and overwrite each other; keep one: pip"):
         import_onnxruntime()
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "onnxruntime_gpu-1.0.dist-info").rename(other / "onnxruntime_gpu-1.0.dist-info")
+    folders["onnxruntime-gpu"] = other
+    assert import_onnxruntime() is sys.modules["onnxruntime"]
 
 
 @needs_onnxruntime

@@ -43,10 +43,13 @@ def import_onnxruntime() -> types.ModuleType:
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
-        BackendError: both of its distributions are installed; they overwrite each other's files.
+        BackendError: both of its distributions are installed in one folder; they overwrite each other's files.
     """
-    distributions = importlib.metadata.distributions
-    if any(distributions(name="onnxruntime")) and any(distributions(name="onnxruntime-gpu")):
+    cpu, gpu = (
+        {str(found.locate_file("onnxruntime")) for found in importlib.metadata.distributions(name=name)}
+        for name in ("onnxruntime", "onnxruntime-gpu")
+    )
+    if cpu & gpu:
         raise BackendError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; keep one: "
             "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'idol-deploy[cpu]' or 'idol-deploy[gpu]'"
