@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
-OURS = ("", "_operator")
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 
 
@@ -96,7 +95,7 @@ def test_the_committed_result_is_of_this_benchmark() -> None:
 def test_the_network_loads_where_only_torch_and_numpy_are() -> None:
     blocked = ("msgspec", "PIL", "cv2", "onnx", "onnxruntime", "pycocotools", "safetensors", "tqdm")
     sections = ", ".join(
-        f"benchmarks.gpu.{name}" for name in ("run", "backward", "build", "frames", "plugin", "tests")
+        f"benchmarks.gpu.{path.stem}" for path in sorted((BENCHMARKS / "gpu").glob("[!_]*.py"))
     )
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import {sections}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -116,34 +115,16 @@ def test_gpu_check_without_a_device(load: Any, monkeypatch: pytest.MonkeyPatch, 
 
 
 @needs_torch
-def test_tolerances_of_the_gpu_check(load: Any) -> None:
-    import torch
-
-    gpu = load("gpu.frames")
-    expected = tuple(torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(6))
-
-    def passes(scale: float, output: int, half: bool) -> bool:
-        changed = tuple(a * scale if i == output else a for i, a in enumerate(expected))
-        return bool(gpu.within_tolerance(gpu.compare(changed, expected), half))
-
-    assert all(passes(1 + 5e-4, i, half=False) for i in range(6))
-    assert not any(passes(1 + 2e-3, i, half=False) for i in range(6))
-    assert not any(passes(float("nan"), i, half=False) for i in range(6))
-    assert [passes(1.2, i, half=True) for i in range(6)] == [False, True, False, True, True, True]
-    assert not passes(float("nan"), 0, half=True)
-
-
-@needs_torch
 def test_a_failing_section_does_not_stop_the_others(tmp_path: Path) -> None:
     done = run(
-        *("gpu.run", "--device", "cpu", "--quick", "--only", "backward,plugin"),
+        *("gpu.run", "--device", "cpu", "--quick", "--only", "plugin,backward"),
         OUT=str(tmp_path),
         IDOL_PLUGINS=str(tmp_path / "empty"),
         TENSORRT_INCLUDE_DIR="",
     )
     assert done.returncode == 1, done.stderr
     result = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(result["sections"]) == ["backward", "plugin"]
+    assert list(result["sections"]) == ["plugin", "backward"]
     assert "backward" in result["failed"]
     assert "idol-deploy plugins build" in result["sections"]["backward"]["error"]
 
@@ -202,30 +183,6 @@ def test_gpu_check_detects_a_wrong_gradient(load: Any) -> None:
         assert max(errors[name] for name in ("out", "value", "reference")) <= 1e-5
 
 
-@needs_torch
-@pytest.mark.slow
-def test_gpu_check_dry_run(libraries: Path, tmp_path: Path) -> None:
-    done = run(
-        *("gpu.run", "--device", "cpu", "--quick", "--only", "backward,frames"),
-        OUT=str(tmp_path),
-        IDOL_PLUGINS=str(libraries),
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert json.loads((tmp_path / "gpu.json").read_text()) == result
-    assert result["passed"]
-    assert result["sections"]["backward"]["network"]["gain"] > 0
-    kinds = {
-        f"{mode}_{half}{ours}" for mode in ("eager", "compile") for half in ("fp32", "fp16") for ours in OURS
-    }
-    for size in result["sections"]["frames"]["sizes"]:
-        assert set(size["variants"]) == kinds
-        for variant in size["variants"].values():
-            assert variant["ms"]["median"] > 0
-            assert len(variant["relative_error"]) == 6
-    assert str(ROOT) not in done.stdout
-
-
 def test_gpu_table_of_the_readme_matches_the_result() -> None:
     result = json.loads((BENCHMARKS / "results" / "gpu_h100.json").read_text())
     assert set(result["failed"]) == {"candidates"}
@@ -243,24 +200,6 @@ def test_gpu_table_of_the_readme_matches_the_result() -> None:
             cells += [f"{gain[name]:.1f}" if gain[name] >= 2 else f"{gain[name]:.2f}" for name in gain]
             kind = f"{call['call']}, {call['types'][0].replace('float', 'fp')}"
             assert f"| {kind} | {' | '.join(cells)} |" in text
-
-
-@needs_torch
-@pytest.mark.gpu
-def test_cuda_outputs_match_the_cpu(load: Any) -> None:
-    import torch
-
-    gpu = load("gpu.frames")
-    torch.backends.cudnn.allow_tf32 = False
-    with torch.inference_mode():
-        models = [gpu.reference_model(gpu.preset("ytvis19_r50")).to(device) for device in ("cpu", "cuda")]
-        images = gpu.frame_of(models[0], (192, 320))
-        expected, result = (
-            gpu.Network(model, (192, 320), half=False)(images.to(device))
-            for model, device in zip(models, ("cpu", "cuda"), strict=True)
-        )
-    report = gpu.compare(result, expected)
-    assert gpu.within_tolerance(report, half=False), report
 
 
 @needs_torch

@@ -90,7 +90,7 @@ def run(options: Options, report: Report, save: Save) -> None:
         device: Runner(load_checkpoint(MODEL / "edge_synth.safetensors", config), device)
         for device in dict.fromkeys(("cpu", options.device))
     }
-    count, length = (2, 4) if options.quick else (CLIPS, None)
+    count, length = (1, 3) if options.quick else (CLIPS, None)
     videos = [list(islice(clip, length)) for clip in islice(synthetic_clips(SIZE), count)]
     first = videos[0][0]
     report["clips"], report["frames"] = len(videos), sum(map(len, videos))
