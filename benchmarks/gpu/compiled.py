@@ -13,9 +13,9 @@ import torch
 from benchmarks.gpu.common import Options, Report, Save, say
 from benchmarks.gpu.network import (
     COMPILED_CASE,
-    COMPILED_KINDS,
     KINDS,
     Network,
+    compiled_kinds,
     frames_of,
     model_of,
     prepared,
@@ -37,7 +37,7 @@ def run(options: Options, report: Report, save: Save) -> None:
     model = model_of(case.preset, options)
     images = frames_of(model, case).to(options.device)
     report["first_call_s"] = {}
-    for name in COMPILED_KINDS:
+    for name in compiled_kinds(options.quick):
         start = time.perf_counter()
         with KINDS[name].active(), torch.inference_mode():
             compiled(prepared(model, case, KINDS[name], options), options)(images)

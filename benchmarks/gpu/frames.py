@@ -12,7 +12,7 @@ than 10 %, if a graph's outputs differ from the calls', or if a variant raises a
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,13 +24,13 @@ from benchmarks.gpu.common import Options, Report, Save, capture, copy_speed, pe
 from benchmarks.gpu.compiled import compiled
 from benchmarks.gpu.network import (
     COMPILED_CASE,
-    COMPILED_KINDS,
     KINDS,
     NAMES,
     Case,
     Kind,
     Network,
     Outputs,
+    compiled_kinds,
     count_cost,
     frames_of,
     model_of,
@@ -79,14 +79,14 @@ def jobs(quick: bool) -> list[Job]:
         cases = [compiled_case, Case(DEMO, (240, 384)), Case(R50, (720, 1280))]
         batches = [Case(case.preset, case.size, 4) for case in cases]
 
-    def both(cases: list[Case]) -> Iterator[Job]:
-        return (Job(case, mode, kind) for case in cases for kind in KINDS for mode in ("eager", "operator"))
+    def both(cases: list[Case], kinds: Iterable[str] = KINDS) -> Iterator[Job]:
+        return (Job(case, mode, kind) for case in cases for kind in kinds for mode in ("eager", "operator"))
 
     return [
         *both(cases),
-        *(Job(compiled_case, "compile", kind) for kind in COMPILED_KINDS),
-        *both(batches),
-        *(Job(compiled_case, "compile operator", kind) for kind in reversed(COMPILED_KINDS)),
+        *(Job(compiled_case, "compile", kind) for kind in compiled_kinds(quick)),
+        *both(batches, ("fp32", "bf16") if quick else KINDS),
+        *(Job(compiled_case, "compile operator", kind) for kind in reversed(compiled_kinds(quick))),
     ]
 
 

@@ -27,13 +27,13 @@ from idol_runtime.bench.roofline import GraphCost
 
 __all__ = [
     "COMPILED_CASE",
-    "COMPILED_KINDS",
     "KINDS",
     "NAMES",
     "Case",
     "Kind",
     "Network",
     "Outputs",
+    "compiled_kinds",
     "count_cost",
     "frame_of",
     "frames_of",
@@ -107,7 +107,11 @@ class Case:
 
 # By `Options.quick`.
 COMPILED_CASE = (Case("ytvis19_r50", (360, 640)), Case("edge_synth", (60, 96)))
-COMPILED_KINDS = ("fp32", "fp16")
+
+
+def compiled_kinds(quick: bool) -> tuple[str, ...]:
+    """Return the precisions that are measured with `torch.compile`."""
+    return ("fp32",) if quick else ("fp32", "fp16")
 
 
 class Network(nn.Module):

@@ -70,7 +70,8 @@ def run(options: Options, report: Report, save: Save) -> None:
             report["graphs"][graph] = result
             save()
     runs: list[Callable[[], object]] = [partial(backend.infer, image) for backend in backends.values()]
-    times = interleaved(runs, rounds=max(2, 4 * options.repeats), warmup=5)
+    rounds, warmup = (2, 1) if options.quick else (4 * options.repeats, 5)
+    times = interleaved(runs, rounds, warmup)
     for graph, column in zip(backends, times.T, strict=True):
         report["graphs"][graph]["ms"] = summarise(column)
         say(f"ONNX Runtime ({options.device}), {graph} graph: {report['graphs'][graph]['ms']['p50']:.2f} ms")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["batches", "random_pair", "run"]
 
-PAIRS, STEPS, WARM_UP = 2, 50, 3
+PAIRS, STEPS = 2, 50
 NEEDED_S = 10.0  # seconds that must be left for a run
 SMALL = (96, 112, 128)  # short sides of the comparison with the CPU
 # (precision, operator), the most valuable run first.
@@ -146,13 +146,13 @@ def train(
     stepper, source = make_stepper(settings, options.device), batches(settings, short_sides)
     steps: list[Any] = []
     end = time.monotonic() + seconds
-    count = WARM_UP + 1 if options.quick else STEPS
-    while len(steps) < count and (len(steps) <= WARM_UP or time.monotonic() < end):
+    count, warm_up = (2, 1) if options.quick else (STEPS, 3)
+    while len(steps) < count and (len(steps) <= warm_up or time.monotonic() < end):
         steps.append(stepper.step(source, len(steps)))
     parts = ("forward", "backward", "step")
-    times = [1e3 * sum(step.seconds[part] for part in parts) for step in steps[WARM_UP:]]
+    times = [1e3 * sum(step.seconds[part] for part in parts) for step in steps[warm_up:]]
     means = {
-        part: sum(step.seconds[part] for step in steps[WARM_UP:]) / len(times) for part in ("data", *parts)
+        part: sum(step.seconds[part] for step in steps[warm_up:]) / len(times) for part in ("data", *parts)
     }
     return {
         "steps": len(steps),
