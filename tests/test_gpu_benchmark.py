@@ -130,6 +130,22 @@ def test_16_bit_networks_keep_mobilenet_in_fp32(load: Any) -> None:
 
 
 @needs_torch
+def test_attention_for_cuda_graphs_copies_nothing_from_the_host(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from idol_deploy.model.deform_attn import deformable_attention
+
+    call = load("attention").network_call((64, 96), False, (torch.float32,) * 2, 0, "cpu")
+    arguments = (call.value, call.shapes, call.merged, call.reference)
+    core, expected = load("network").recordable_core(call.shapes, "cpu"), deformable_attention(*arguments)
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
+    assert torch.equal(core(*arguments), expected)
+
+
+@needs_torch
 def test_random_pairs_of_the_training_benchmark(load: Any) -> None:
     import torch
 

@@ -19,7 +19,8 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.gpu.common import Options
 from idol_deploy.config import IdolConfig, preset
 from idol_deploy.model.backbones.mobilenet import MobileNet
-from idol_deploy.model.deform_op import use_operator
+from idol_deploy.model.deform_attn import AttentionCore, Shapes, deformable_attention
+from idol_deploy.model.deform_op import use_core, use_operator
 from idol_deploy.model.geometry import Geometry, build_geometry, padding_mask
 from idol_deploy.model.idol import Idol
 from idol_deploy.weights.reference import make_video, reference_model
@@ -41,6 +42,7 @@ __all__ = [
     "model_of",
     "network_config",
     "prepared",
+    "recordable_core",
 ]
 
 NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
@@ -183,8 +185,6 @@ def prepared(model: Idol, case: Case, kind: Kind, options: Options, *, operator:
     memory layout of tensor cores.
     """
     model = copy.deepcopy(model).to(options.device)
-    if operator:
-        use_operator(model, required=True)
     if kind.half or kind.tf32:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if kind.half:
@@ -193,7 +193,22 @@ def prepared(model: Idol, case: Case, kind: Kind, options: Options, *, operator:
         for module in model.modules():
             if isinstance(module, nn.Conv2d) and module not in skipped:
                 module.to(kind.dtype)
-    return Network(model, case.size, kind.dtype).eval()
+    network = Network(model, case.size, kind.dtype).eval()
+    if operator:
+        use_operator(model, required=True)
+    else:
+        use_core(model, recordable_core(network.geometry.shapes, options.device))
+    return network
+
+
+def recordable_core(shapes: Shapes, device: str) -> AttentionCore:
+    """Return torch's attention for maps of these sizes, with its constants on the device, for a CUDA graph."""
+    constant = torch.tensor([[w, h] for h, w in shapes], dtype=torch.float32, device=device)
+
+    def core(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor) -> Tensor:
+        return deformable_attention(value, shapes, merged, reference, constant.to(merged.dtype))
+
+    return core
 
 
 class _Counter(TorchDispatchMode):

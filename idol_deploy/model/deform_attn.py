@@ -55,6 +55,7 @@ def deformable_attention(
     shapes: Shapes,
     merged: Tensor,  # [N, Q, M * L * P * 3]
     reference: Tensor,  # [N or 1, Q, L, 2 or 4]
+    sides: Tensor | None = None,  # [L, 2]
 ) -> Tensor:
     """Compute deformable attention from raw projections.
 
@@ -64,6 +65,7 @@ def deformable_attention(
         merged: raw offsets, then raw logits. Offsets are in cells around a reference point, or in 1 / (2 P) of the
             sides of a reference box. Logits are for a softmax over the L * P samples.
         reference: reference points (x, y) or boxes cxcywh, in shares of the padded map.
+        sides: (w, h) of each level on the device; None: copied from `shapes`, which a CUDA graph cannot record.
 
     Returns:
         The attention's output, [N, Q, M * D].
@@ -76,7 +78,8 @@ def deformable_attention(
     weights = logits.reshape(N, Q, M, L * P).softmax(-1).reshape(N, Q, M, L, P)
     centre = reference[:, :, None, :, None, :2]
     if reference.shape[-1] == 2:
-        sides = offsets.new_tensor([[w, h] for h, w in shapes])
+        if sides is None:
+            sides = offsets.new_tensor([[w, h] for h, w in shapes])
         locations = centre + offsets / sides[:, None]
     else:
         locations = centre + offsets / P * reference[:, :, None, :, None, 2:] * 0.5
