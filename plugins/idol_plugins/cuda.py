@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 
 from idol_plugins.abi import DeviceArray, check, classic_call, fused_call, fused_grad_call
@@ -9,20 +10,34 @@ from idol_plugins.errors import PluginError
 from idol_plugins.libraries import BUILD, find_library, load_library
 from idol_plugins.reference import Shapes
 
-__all__ = ["CudaLibrary", "DeviceArray"]
+__all__ = ["CudaLibrary", "CudaVariant", "DeviceArray"]
 
 _CUDA_ERROR = 1000  # IDOL_CUDA_ERROR
-_ENTRIES = tuple(f"idol_deform_attn_cuda_{name}" for name in ("fused", "classic", "fused_backward"))
+_ENTRIES = tuple(f"idol_deform_attn_cuda_{name}" for name in ("fused_as", "classic_as", "fused_backward"))
+
+
+class CudaVariant(IntEnum):
+    """Kernels for heads of 32 channels, `idol_cuda_variant`; only benchmarks and tests choose one."""
+
+    AUTO = 0
+    GROUP = 1
+    CHANNEL = 2
+    WARP = 3
+    AHEAD = 4
+    AHEAD_2 = 5
+    PAIR = 6
+    LARGE_BLOCK = 7
 
 
 class CudaLibrary:
     """A loaded `libidol_deform_attn_cuda`; all methods are asynchronous in a CUDA stream."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, variant: CudaVariant = CudaVariant.AUTO) -> None:
         """Load the library.
 
         Args:
             path: Path of the library; None: the result of `find_library`.
+            variant: Kernel of the forward calls.
 
         Raises:
             PluginError: The library is not built or cannot be loaded.
@@ -30,8 +45,10 @@ class CudaLibrary:
         path = find_library("idol_deform_attn_cuda") if path is None else path
         library = load_library(path, *_ENTRIES, build=f"{BUILD} --cuda")
         self._fused, self._classic, self._backward = (library[name] for name in _ENTRIES)
-        for entry in (self._fused, self._classic, self._backward):
-            entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        for entry in (self._fused, self._classic):
+            entry.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
+        self._backward.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self._variant = variant
 
     def deformable_attention(
         self,
@@ -47,7 +64,8 @@ class CudaLibrary:
         Raises:
             PluginError: The types or shapes do not fit, or the launch fails.
         """
-        _check(self._fused(ctypes.byref(fused_call(value, shapes, merged, reference, out)), stream))
+        call = fused_call(value, shapes, merged, reference, out)
+        _check(self._fused(ctypes.byref(call), self._variant, stream))
 
     def deformable_attention_backward(
         self,
@@ -83,7 +101,8 @@ class CudaLibrary:
         Raises:
             PluginError: The types or shapes do not fit, or the launch fails.
         """
-        _check(self._classic(ctypes.byref(classic_call(value, shapes, locations, weights, out)), stream))
+        call = classic_call(value, shapes, locations, weights, out)
+        _check(self._classic(ctypes.byref(call), self._variant, stream))
 
 
 def _check(status: int) -> None:

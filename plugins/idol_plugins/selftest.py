@@ -13,7 +13,7 @@ import numpy as np
 from idol_plugins.abi import DeviceArray
 from idol_plugins.cases import TOLERANCES, Case, make_cases, pack, unpack
 from idol_plugins.cpu import CpuLibrary, Isa
-from idol_plugins.cuda import CudaLibrary
+from idol_plugins.cuda import CudaLibrary, CudaVariant
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
 from idol_plugins.image import ImageLibrary
@@ -165,12 +165,12 @@ def _cuda_status() -> Status:
 
 
 def _cuda_variants() -> list[Variant]:
-    library, memory = CudaLibrary(), CudaMemory()
+    memory = CudaMemory()
 
     def put(array: Array, dtype: str = "float32") -> DeviceArray:
         return DeviceArray(memory.put(pack(array, dtype)), array.shape, dtype)
 
-    def run(classic: bool, case: Case) -> Array:
+    def run(library: CudaLibrary, classic: bool, case: Case) -> Array:
         # Elements that the kernel does not write stay NaN.
         blank = np.full(case.output_shape, np.nan, np.float32)
         with memory.scope():
@@ -183,7 +183,13 @@ def _cuda_variants() -> list[Variant]:
                 library.deformable_attention(value, case.shapes, merged, reference, out)
             return unpack(memory.get(out.pointer, pack(blank, case.dtype)), case.dtype)
 
-    return [Variant("fused", partial(run, False)), Variant("classic", partial(run, True), classic=True)]
+    return [
+        Variant(
+            f"{variant.name.lower()} {form}", partial(run, CudaLibrary(variant=variant), classic), classic
+        )
+        for variant in CudaVariant
+        for form, classic in (("fused", False), ("classic", True))
+    ]
 
 
 def _trt_status() -> Status:

@@ -5,7 +5,9 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
+#include "half_types.h"
 #include "idol_deform_attn_cuda.h"
 #include "ms_deform_arith.h"
 
@@ -23,10 +25,8 @@ struct CudaCall {
   int32_t rows[IDOL_CUDA_MOST_LEVELS], columns[IDOL_CUDA_MOST_LEVELS], start[IDOL_CUDA_MOST_LEVELS];
 };
 
-__device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ void narrow(float x, float *to) { *to = x; }
 __device__ __forceinline__ void narrow(float x, __half *to) { *to = __float2half_rn(x); }
 __device__ __forceinline__ void narrow(float x, __nv_bfloat16 *to) { *to = __float2bfloat16_rn(x); }
 
@@ -85,9 +85,9 @@ template <class U> __device__ __forceinline__ Head<U> head_of(const CudaCall &ca
           call.reference + image * call.reference_stride + query * call.levels * call.reference_width, true};
 }
 
-// The weighted taps of one sample.
+// The taps of one sample.
 template <class U>
-__device__ __forceinline__ Corners<float> sample_of(const CudaCall &call, const Head<U> &head, int32_t s, float weight) {
+__device__ __forceinline__ Corners<float> corners_of(const CudaCall &call, const Head<U> &head, int32_t s) {
   const int32_t level = s / call.points;
   const float w = static_cast<float>(call.columns[level]), h = static_cast<float>(call.rows[level]);
   Axis across = location_axis(w), down = location_axis(h);
@@ -98,17 +98,19 @@ __device__ __forceinline__ Corners<float> sample_of(const CudaCall &call, const 
     across = offset_axis(r[0], box ? r[2] : 0.0f, box, w, points);
     down = offset_axis(r[1], box ? r[3] : 0.0f, box, h, points);
   }
-  Corners<float> found =
-      corners<float, int32_t>(across.base + across.scale * widen(head.pairs[2 * s]),
-                              down.base + down.scale * widen(head.pairs[2 * s + 1]), w, h, call.columns[level],
-                              call.rows[level], call.start[level]);
+  return corners<float, int32_t>(across.base + across.scale * widen(head.pairs[2 * s]),
+                                 down.base + down.scale * widen(head.pairs[2 * s + 1]), w, h, call.columns[level],
+                                 call.rows[level], call.start[level]);
+}
+
+// Multiplies the shares by the sample's weight, and sets the token of a corner that is not read to -1. A corner outside is
+// read only to propagate a weight that is not finite: 0 * infinity.
+__device__ __forceinline__ void weigh(Corners<float> &taps, float weight) {
   for (int corner = 0; corner < 4; ++corner) {
-    const float share = found.share[corner] * weight;
-    // Corners outside are not read, except to propagate a weight that is not finite: 0 * infinity.
-    found.token[corner] = found.inside[corner] || share != share ? found.token[corner] : -1;
-    found.share[corner] = share;
+    const float share = taps.share[corner] * weight;
+    taps.token[corner] = taps.inside[corner] || share != share ? taps.token[corner] : -1;
+    taps.share[corner] = share;
   }
-  return found;
 }
 
 template <class T, class U, int channels, int lanes>
@@ -129,7 +131,8 @@ __device__ __forceinline__ void sum_head(const CudaCall &call, const Head<U> &he
       const float raw = widen(head.weights[s]);
       const float weight = head.fused ? exp_nonpositive(raw - most) : raw;
       total += weight;
-      own = sample_of(call, head, s, weight);
+      own = corners_of(call, head, s);
+      weigh(own, weight);
     }
 #pragma unroll
     for (int source = 0; source < lanes; ++source) {

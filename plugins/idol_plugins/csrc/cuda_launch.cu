@@ -2,38 +2,52 @@
 #include "call_checks.h"
 #include "cuda_backward.cuh"
 #include "cuda_kernel.cuh"
+#include "cuda_variants.cuh"
+
+#ifndef IDOL_CUDA_MOST_BLOCKS  // a test sets few, so that the kernels loop
+#define IDOL_CUDA_MOST_BLOCKS (1 << 20)  // far below every device's limit
+#endif
 
 namespace {
 
-constexpr int kBlock = 128;
+constexpr int kBlock = 128, kLargeBlock = 512;
 
-constexpr int64_t kMostBlocks = 1 << 20;  // far below every device's limit; the kernels loop
-
-unsigned blocks_of(int64_t threads) {
-  const int64_t blocks = (threads + kBlock - 1) / kBlock;
-  return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
-}
-
-template <class T, class U, int channels, int lanes> cudaError_t launch_as(idol::CudaCall call, cudaStream_t stream) {
-  call.threads *= call.width / channels;
-  idol::deform_attn<T, U, channels, lanes><<<blocks_of(call.threads), kBlock, 0, stream>>>(call);
+template <class Call>
+cudaError_t launch_blocks(void (*kernel)(Call), const Call &call, int64_t threads, cudaStream_t stream, int block = kBlock) {
+  const int64_t blocks = (threads + block - 1) / block;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks < IDOL_CUDA_MOST_BLOCKS ? blocks : IDOL_CUDA_MOST_BLOCKS));
+  config.blockDim = dim3(static_cast<unsigned>(block));
+  config.stream = stream;
+  cudaLaunchKernelEx(&config, kernel, call);
   return cudaGetLastError();
 }
 
-template <class T, class U> cudaError_t launch(const idol::CudaCall &call, cudaStream_t stream) {
+// The kernels for heads of 32 channels, and the threads of a head; any other width has one kernel.
+template <class T, class U> cudaError_t launch(idol::CudaCall call, int32_t variant, cudaStream_t stream) {
   constexpr int channels = 16 / sizeof(T), lanes = 32 / channels;
-  if (call.width == 32) return launch_as<T, U, channels, lanes>(call, stream);
-  return launch_as<T, U, 1, 1>(call, stream);
+  using namespace idol;
+  const auto run = [&](void (*kernel)(CudaCall), int threads, int block = kBlock) {
+    call.threads *= threads;
+    return launch_blocks(kernel, call, call.threads, stream, block);
+  };
+  if (call.width != 32) return run(deform_attn<T, U, 1, 1>, call.width);
+  switch (variant) {
+    case IDOL_CUDA_CHANNEL: return run(deform_attn_team<T, U, 1, 1, 2>, 32);
+    case IDOL_CUDA_WARP: return run(deform_attn_team<T, U, channels, channels, sizeof(T) / 2>, 32);
+    case IDOL_CUDA_AHEAD: return run(deform_attn_team<T, U, channels, 1, 1>, lanes);
+    case IDOL_CUDA_AHEAD_2: return run(deform_attn_team<T, U, channels, 1, 2>, lanes);
+    case IDOL_CUDA_PAIR: return run(deform_attn_team<T, U, channels, 2, 1>, 2 * lanes);
+    case IDOL_CUDA_LARGE_BLOCK: return run(deform_attn_team<T, U, channels, 1, 1, kLargeBlock>, lanes, kLargeBlock);
+    default: return run(deform_attn<T, U, channels, lanes>, lanes);
+  }
 }
 
-template <class T, class U> cudaError_t launch(idol::CudaGradCall grad, cudaStream_t stream) {
+template <class T, class U> cudaError_t launch(idol::CudaGradCall grad, int32_t, cudaStream_t stream) {
   grad.call.threads *= idol::kGradLanes;
-  const unsigned blocks = blocks_of(grad.call.threads);
-  if (grad.call.width == 32)
-    idol::deform_attn_backward<T, U, 4><<<blocks, kBlock, 0, stream>>>(grad);
-  else
-    idol::deform_attn_backward<T, U, 1><<<blocks, kBlock, 0, stream>>>(grad);
-  return cudaGetLastError();
+  const bool wide = grad.call.width == 32;
+  return launch_blocks(wide ? idol::deform_attn_backward<T, U, 4> : idol::deform_attn_backward<T, U, 1>, grad,
+                       grad.call.threads, stream);
 }
 
 cudaError_t clear(float *array, int64_t count, cudaStream_t stream) {
@@ -72,12 +86,15 @@ idol::CudaCall describe(const idol_fused &of) {
 }
 
 // Selects the kernel by the types of value and merged.
-template <class Call> cudaError_t launch_typed(const idol_fused &of, const Call &call, cudaStream_t stream) {
-  if (of.type == IDOL_FLOAT32) return launch<float, float>(call, stream);
-  if (of.type == IDOL_BFLOAT16) return launch<__nv_bfloat16, float>(call, stream);
-  if (of.merged_type == IDOL_FLOAT16) return launch<__half, __half>(call, stream);
-  return launch<__half, float>(call, stream);
+template <class Call>
+cudaError_t launch_typed(int32_t type, int32_t merged_type, const Call &call, int32_t variant, cudaStream_t stream) {
+  if (type == IDOL_FLOAT32) return launch<float, float>(call, variant, stream);
+  if (type == IDOL_BFLOAT16) return launch<__nv_bfloat16, float>(call, variant, stream);
+  if (merged_type == IDOL_FLOAT16) return launch<__half, __half>(call, variant, stream);
+  return launch<__half, float>(call, variant, stream);
 }
+
+bool is_variant(int32_t variant) { return variant >= IDOL_CUDA_AUTO && variant <= IDOL_CUDA_LARGE_BLOCK; }
 
 int32_t status_of(cudaError_t error) {
   return error == cudaSuccess ? IDOL_OK : IDOL_CUDA_ERROR + static_cast<int32_t>(error);
@@ -85,11 +102,17 @@ int32_t status_of(cudaError_t error) {
 
 }  // namespace
 
-int32_t idol_deform_attn_cuda_fused(const idol_fused *call, void *stream) {
+int32_t idol_deform_attn_cuda_fused_as(const idol_fused *call, int32_t variant, void *stream) {
   if (const int32_t status = idol::check(call)) return status;
   if (!fits_device(call->sizes)) return IDOL_BAD_SHAPE;
+  if (!is_variant(variant)) return IDOL_BAD_ISA;
   if (idol::is_empty(call->sizes)) return IDOL_OK;  // a launch without blocks is an error
-  return status_of(launch_typed(*call, describe(*call), static_cast<cudaStream_t>(stream)));
+  auto *const on = static_cast<cudaStream_t>(stream);
+  return status_of(launch_typed(call->type, call->merged_type, describe(*call), variant, on));
+}
+
+int32_t idol_deform_attn_cuda_fused(const idol_fused *call, void *stream) {
+  return idol_deform_attn_cuda_fused_as(call, IDOL_CUDA_AUTO, stream);
 }
 
 int32_t idol_deform_attn_cuda_fused_backward(const idol_fused_grad *call, void *stream) {
@@ -105,18 +128,20 @@ int32_t idol_deform_attn_cuda_fused_backward(const idol_fused_grad *call, void *
   if (error != cudaSuccess || idol::is_empty(sizes)) return status_of(error);
   const idol::CudaGradCall work{describe(of), call->grad_out, call->grad_value, call->grad_merged,
                                 call->grad_reference};
-  return status_of(launch_typed(of, work, on));
+  return status_of(launch_typed(of.type, of.merged_type, work, IDOL_CUDA_AUTO, on));
 }
 
-int32_t idol_deform_attn_cuda_classic(const idol_classic *call, void *stream) {
+int32_t idol_deform_attn_cuda_classic_as(const idol_classic *call, int32_t variant, void *stream) {
   if (const int32_t status = idol::check(call)) return status;
   if (!fits_device(call->sizes)) return IDOL_BAD_SHAPE;
+  if (!is_variant(variant)) return IDOL_BAD_ISA;
   if (idol::is_empty(call->sizes)) return IDOL_OK;
   idol::CudaCall work = describe(call->sizes);
   work.value = call->value, work.out = call->out;
   work.locations = call->locations, work.weights = call->weights;
-  auto *const on = static_cast<cudaStream_t>(stream);
-  if (call->type == IDOL_FLOAT32) return status_of(launch<float, float>(work, on));
-  if (call->type == IDOL_BFLOAT16) return status_of(launch<__nv_bfloat16, float>(work, on));
-  return status_of(launch<__half, float>(work, on));
+  return status_of(launch_typed(call->type, IDOL_FLOAT32, work, variant, static_cast<cudaStream_t>(stream)));
+}
+
+int32_t idol_deform_attn_cuda_classic(const idol_classic *call, void *stream) {
+  return idol_deform_attn_cuda_classic_as(call, IDOL_CUDA_AUTO, stream);
 }
