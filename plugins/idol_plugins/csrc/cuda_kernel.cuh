@@ -103,14 +103,15 @@ __device__ __forceinline__ Corners<float> corners_of(const CudaCall &call, const
                                  call.rows[level], call.start[level]);
 }
 
-// Multiplies the shares by the sample's weight, and sets the token of a corner that is not read to -1. A corner outside is
-// read only to propagate a weight that is not finite: 0 * infinity.
-__device__ __forceinline__ void weigh(Corners<float> &taps, float weight) {
+// Returns the taps with their shares multiplied by the sample's weight, and -1 as the token of a corner that is not read. A
+// corner outside is read only to propagate a weight that is not finite: 0 * infinity.
+__device__ __forceinline__ Corners<float> weighted(Corners<float> taps, float weight) {
   for (int corner = 0; corner < 4; ++corner) {
     const float share = taps.share[corner] * weight;
     taps.token[corner] = taps.inside[corner] || share != share ? taps.token[corner] : -1;
     taps.share[corner] = share;
   }
+  return taps;
 }
 
 template <class T, class U, int channels, int lanes>
@@ -131,8 +132,7 @@ __device__ __forceinline__ void sum_head(const CudaCall &call, const Head<U> &he
       const float raw = widen(head.weights[s]);
       const float weight = head.fused ? exp_nonpositive(raw - most) : raw;
       total += weight;
-      own = corners_of(call, head, s);
-      weigh(own, weight);
+      own = weighted(corners_of(call, head, s), weight);
     }
 #pragma unroll
     for (int source = 0; source < lanes; ++source) {

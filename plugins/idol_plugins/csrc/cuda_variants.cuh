@@ -113,8 +113,7 @@ __device__ __forceinline__ void sum_by_team(const CudaCall &call, const Head<U> 
       weight = s < samples ? exp_nonpositive(weight - most) : 0.0f;
     }
     total += weight;
-    weigh(own, weight);
-    add_samples<T, channels, lanes, split, ahead>(own, samples - begin, mine, row, sum);
+    add_samples<T, channels, lanes, split, ahead>(weighted(own, weight), samples - begin, mine, row, sum);
   }
   const float scale = head.fused ? 1.0f / Lanes<team>::total(total) : 1.0f;
   const int first = lane * channels + add_groups<channels, lanes, split>(sum);
