@@ -139,10 +139,11 @@ def test_gpu_section_dry_run(
     load(f"gpu.{section}").run(load("gpu.common").Options("cpu", True, 2), report, lambda: None)
     assert report["passed"], report
     if section == "checks":
-        assert report["checks"] == 167
-        assert 0 < report["worst_share_of_tolerance"] < 1
+        assert [kernel["checks"] for kernel in report["kernels"].values()] == [167, 125]
+        assert all(0 < kernel["worst_share_of_tolerance"] < 1 for kernel in report["kernels"].values())
     if section == "kernels":
         assert all(call["gain"]["torch"] > 0 for call in report["calls"] if call["types"][0] == "float32")
+        assert [goal["goal"] for goal in report["goals"]] == ["time of fp32 / time"] * 2
 
 
 @needs_torch
@@ -158,9 +159,31 @@ def test_a_wrong_kernel_fails_the_gpu_checks(
             right(value, *others)
 
     library.deformable_attention = wrong
-    report = load("gpu.checks").check_library(library, load("gpu.common").Options("cpu", True, 2))
+    libraries = {"auto": load("gpu.attention").HostLibrary(), "group": library}
+    report = load("gpu.checks").check_libraries(libraries, load("gpu.common").Options("cpu", True, 2))
     assert not report["passed"]
-    assert {failed["case"].split(", ")[-1] for failed in report["failed"]} == {"bfloat16 of float32"}
+    failed = {(check["kernel"], check["case"].split(", ")[-1]) for check in report["failed"]}
+    assert failed == {("group", "bfloat16 of float32")}
+
+
+@needs_torch
+def test_goals_of_the_kernels(load: Any) -> None:
+    calls = [
+        {"call": f"{kind} at 2x2", "types": [dtype] * 2, "us": {"warp": us}, "winner": "warp", "gain": gain}
+        for kind, dtype, us, gain in (
+            ("encoder", "float32", 30.0, {"stock": 1.9, "gather": 0.61}),
+            ("encoder", "float16", 20.0, {"stock": 2.0, "gather": 0.59}),
+            ("decoder", "float32", 10.0, {"stock": 1.1, "gather": 9}),
+            ("decoder", "float16", 11.0, {"stock": 0.9, "gather": 9}),
+        )
+    ]
+    gpu, rest = load("gpu.kernels"), {"over_floor": 2, "failed": []}
+    goals = gpu.goals_of(calls)
+    assert [(goal["value"], goal["target"], goal["met"]) for goal in goals] == [
+        *((1.9, 2, False), (0.61, 0.6, True), (2.0, 2, True), (0.59, 0.6, False), (1.5, 1, True)),
+        *((1.1, 1, True), (0.9, 1, False), (0.91, 1, False)),
+    ]
+    assert [gpu.summary(call | rest, goals).count("MISSED") for call in calls] == [1, 1, 0, 2]
 
 
 @needs_torch

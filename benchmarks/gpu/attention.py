@@ -5,14 +5,15 @@ Letters as in `idol_deploy.model.deform_attn`.
 
 import ctypes
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from idol_deploy.config import preset
 from idol_deploy.model.deform_attn import DeformableAttention, Shapes
-from idol_deploy.model.geometry import build_geometry
-from idol_plugins.cuda import CudaLibrary, DeviceArray
+from idol_deploy.model.geometry import Geometry, build_geometry
+from idol_plugins.cuda import CudaLibrary, CudaVariant, DeviceArray
 from idol_plugins.libraries import find_library
 
 __all__ = [
@@ -20,7 +21,7 @@ __all__ = [
     "Call",
     "HostLibrary",
     "array_of",
-    "library_of",
+    "libraries_of",
     "network_call",
     "raw_call",
     "run_fused",
@@ -76,14 +77,19 @@ class HostLibrary(CudaLibrary):
     def __init__(self) -> None:
         library = ctypes.CDLL(str(find_library("idol_deform_attn_cpu")))
         names = ("fused", "classic", "fused_backward")
-        self._fused, self._classic, self._backward = (library[f"idol_deform_attn_{name}"] for name in names)
-        for entry in (self._fused, self._classic, self._backward):
+        fused, classic, self._backward = (library[f"idol_deform_attn_{name}"] for name in names)
+        for entry in (fused, classic, self._backward):
             entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+        self._fused = lambda call, variant, stream: fused(call, stream)
+        self._classic = lambda call, variant, stream: classic(call, stream)
+        self._variant = CudaVariant.AUTO
 
 
-def library_of(device: str) -> CudaLibrary:
-    """Return the kernel's library for a device."""
-    return CudaLibrary() if device == "cuda" else HostLibrary()
+def libraries_of(device: str) -> dict[str, CudaLibrary]:
+    """Return the library with each of its kernels by name, `auto` first; two names for the one kernel of a CPU."""
+    if device == "cuda":
+        return {variant.name.lower(): CudaLibrary(variant=variant) for variant in CudaVariant}
+    return {"auto": HostLibrary(), "group": HostLibrary()}
 
 
 def array_of(tensor: Tensor) -> DeviceArray:
@@ -119,6 +125,12 @@ def raw_call(
     )
 
 
+@cache
+def geometry_of(size: tuple[int, int], width: int) -> Geometry:
+    """Return the levels and reference points of a padded size (H, W)."""
+    return build_geometry(torch.zeros(1, *size, dtype=torch.bool), width)
+
+
 def network_call(
     size: tuple[int, int], decoder: bool, types: tuple[torch.dtype, ...], seed: int, device: str
 ) -> Call:
@@ -128,7 +140,7 @@ def network_call(
     """
     config = preset("ytvis19_r50").model
     M, L, P = config.heads, config.levels, config.points
-    geometry = build_geometry(torch.zeros(1, *size, dtype=torch.bool), config.hidden_dim)
+    geometry = geometry_of(size, config.hidden_dim)
     S = geometry.encoder_reference.shape[1]
     Q = config.queries if decoder else S
     random = torch.Generator(device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Build of the libraries that the other sections call, and of the stock-style kernel, into $IDOL_PLUGINS."""
+"""Build of the libraries that the other sections call, and of the kernels to compare with, into $IDOL_PLUGINS."""
 
 import os
 import subprocess
@@ -18,12 +18,12 @@ STOCK = "stock_deform_attn"
 
 
 def compile_stock() -> str:
-    """Compile the stock-style kernel for the installed device and return ptxas' report."""
-    source = Path(__file__).with_name(f"{STOCK}.cu")
+    """Compile the stock-style kernel and the gather for the installed device and return ptxas' report."""
+    sources = [str(Path(__file__).with_name(f"{name}.cu")) for name in (STOCK, "gather")]
     library = Path(os.environ["IDOL_PLUGINS"]) / f"lib{STOCK}.so"
     command = [cuda_compiler(), "-std=c++17", "-O3", "-arch=native", "-shared", "-Xcompiler=-fPIC"]
     command += ["-lineinfo", "-Werror", "all-warnings", "-Xptxas", "-v", f"-I{SOURCES}"]
-    command += [str(source), "-o", str(library)]
+    command += [*sources, "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{STOCK}: " + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))

@@ -1,24 +1,24 @@
-"""Checks of the kernel on a device against its numpy reference implementation in float64 on the same rounded inputs.
+"""Checks of every kernel on a device against the numpy reference implementation in float64 on the same rounded inputs.
 
 The output must have NaN and infinities where the reference has them, and the same numbers elsewhere. It is filled with
 NaN before each run.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.attention import TYPES, Call, array_of, library_of, raw_call, run_fused
+from benchmarks.gpu.attention import TYPES, Call, array_of, libraries_of, raw_call, run_fused
 from benchmarks.gpu.common import Options, Report, Save
 from idol_deploy.model.deform_attn import Shapes
 from idol_plugins import reference as numpy_reference
 from idol_plugins.cuda import CudaLibrary
 
-__all__ = ["TOLERANCES", "check_library", "disagreement", "run", "short"]
+__all__ = ["TOLERANCES", "check_libraries", "disagreement", "run", "short"]
 
 Size: TypeAlias = tuple[int, int, int, Shapes]  # heads, width, points, maps
 Numbers: TypeAlias = tuple[Tensor, Shapes, Tensor, Tensor, Tensor]  # value, maps, offsets, logits, reference
@@ -140,8 +140,11 @@ def check_fused(library: CudaLibrary, call: Call, expected: np.ndarray) -> float
     return disagreement(out.double().cpu().numpy(), expected)
 
 
-def check_classic(library: CudaLibrary, dtype: torch.dtype, size: Size, hostile: bool, device: str) -> float:
-    """Return the disagreement of the form that takes locations and weights."""
+@cache
+def classic_case(
+    dtype: torch.dtype, size: Size, hostile: bool
+) -> tuple[Tensor, Shapes, Tensor, Tensor, np.ndarray]:
+    """Return value, maps, locations and weights of a classic call, and the expected output."""
     value, shapes, offsets, logits, _ = draw(size, 2, 67, box=False, shared=False, seed=11)
     locations = 0.5 + 0.3 * offsets / 3
     weights = logits.reshape(offsets.shape[:-1]).softmax(-1)
@@ -154,6 +157,12 @@ def check_classic(library: CudaLibrary, dtype: torch.dtype, size: Size, hostile:
         expected = numpy_reference.ms_deform_attn(
             value.double().numpy(), shapes, locations.double().numpy(), weights.double().numpy()
         )
+    return value, shapes, locations, weights, expected
+
+
+def check_classic(library: CudaLibrary, dtype: torch.dtype, size: Size, hostile: bool, device: str) -> float:
+    """Return the disagreement of the form that takes locations and weights."""
+    value, shapes, locations, weights, expected = classic_case(dtype, size, hostile)
     inputs = [tensor.to(device).contiguous() for tensor in (value, locations, weights)]
     out = inputs[0].new_full(expected.shape, float("nan"))
     of_value, of_locations, of_weights, of_out = map(array_of, (*inputs, out))
@@ -177,9 +186,17 @@ def record(report: Report, name: str, error: Callable[[], float], tolerance: flo
         report["failed"].append({"case": name, "error": str(result), "tolerance": tolerance})
 
 
-def check_library(library: CudaLibrary, options: Options) -> Report:
-    """Check all cases; report the largest error as a share of its tolerance, and the failures."""
-    report: Report = {"checks": 0, "worst_share_of_tolerance": 0.0, "failed": []}
+def check_libraries(libraries: Mapping[str, CudaLibrary], options: Options) -> Report:
+    """Check all cases with each library; report the largest error as a share of its tolerance, and the failures."""
+    reports: dict[str, Report] = {
+        name: {"checks": 0, "worst_share_of_tolerance": 0.0, "failed": []} for name in libraries
+    }
+
+    def check(name: str, width: int, error: Callable[[CudaLibrary], float], tolerance: float) -> None:
+        # Heads of another width have one kernel.
+        for library in libraries if width == 32 else list(libraries)[:1]:
+            record(reports[library], name, partial(error, libraries[library]), tolerance)
+
     for name, numbers, types in cases(options.quick):
         call = raw_call(*numbers, types)
         sent = Call(
@@ -187,16 +204,20 @@ def check_library(library: CudaLibrary, options: Options) -> Report:
             *(call.reference.to(options.device), call.points),
         )
         full = f"{name}, {short(call.value.dtype)} of {short(call.merged.dtype)}"
-        error = partial(check_fused, library, sent, expected_of(call))
-        record(report, full, error, TOLERANCES[call.value.dtype])
+        error = partial(check_fused, call=sent, expected=expected_of(call))
+        check(full, call.value.shape[3], error, TOLERANCES[call.value.dtype])
     for dtype, tolerance in TOLERANCES.items():
         for size in SIZES:
             for wild in (False, True):
                 name = f"classic, {size[0]}x{size[1]}, {short(dtype)}{', hostile' if wild else ''}"
-                error = partial(check_classic, library, dtype, size, wild, options.device)
-                record(report, name, error, tolerance)
-    report["passed"] = not report["failed"]
-    return report
+                error = partial(check_classic, dtype=dtype, size=size, hostile=wild, device=options.device)
+                check(name, size[1], error, tolerance)
+    return {
+        "checks": sum(report["checks"] for report in reports.values()),
+        "failed": [{"kernel": name, **case} for name, report in reports.items() for case in report["failed"]],
+        "kernels": reports,
+        "passed": not any(report["failed"] for report in reports.values()),
+    }
 
 
 def short(dtype: torch.dtype) -> str:
@@ -205,6 +226,6 @@ def short(dtype: torch.dtype) -> str:
 
 
 def run(options: Options, report: Report, save: Save) -> None:
-    """Check the kernel's library."""
-    report.update(check_library(library_of(options.device), options))
+    """Check every kernel of the library."""
+    report.update(check_libraries(libraries_of(options.device), options))
     save()

@@ -1,30 +1,34 @@
-"""Speed of the kernel against its memory traffic, torch's grid_sample form, and a stock-style kernel.
+"""Speed of every kernel against its memory traffic, a gather, torch's grid_sample form, and a stock-style kernel.
 
 Times are of CUDA graphs with one call for each of several input sets, which together exceed the L2 cache; `warm` times
-use one set only. The floor is the time to move every array once at the speed of a large copy on the same device.
+use one set only. All implementations of a call are timed interleaved. The floor is the time to move every array once at
+the speed of a large copy. The gather reads as many random cells of value as the call has taps.
 """
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.attention import TYPES, Call, library_of, network_call, run_fused
+from benchmarks.gpu.attention import TYPES, Call, libraries_of, network_call, run_fused
 from benchmarks.gpu.checks import TOLERANCES, short
-from benchmarks.gpu.common import Options, Report, Save, copy_speed, say, time_us
+from benchmarks.gpu.common import Options, Report, Save, capture, copy_speed, interleaved_ms, say
 from idol_deploy.model.deform_attn import ms_deform_attn
 from idol_plugins.cuda import CudaLibrary
 
-__all__ = ["run"]
+__all__ = ["goals_of", "run"]
 
 SIZES = ((384, 640), (736, 1280))
 QUICK_SIZES = ((64, 96),)
 ROTATED = 256 * 2**20  # bytes of all input sets, five times the largest L2 cache
-MOST_SETS = 48
+MOST_SETS, WARM_CALLS, TORCH_SETS = 48, 8, 4  # torch's intermediate arrays are large
+
+Runs = Mapping[str, Sequence[Callable[[], object]]]
 
 
 class GridSample:
@@ -57,8 +61,8 @@ class GridSample:
 class Stock:
     """The stock-style kernel and the operations that precede it."""
 
-    def __init__(self, folder: Path, call: Call) -> None:
-        self._entry = ctypes.CDLL(str(folder / "libstock_deform_attn.so")).stock_deform_attn
+    def __init__(self, library: ctypes.CDLL, call: Call) -> None:
+        self._entry = library.stock_deform_attn
         self._entry.argtypes = (
             [ctypes.c_int32] + [ctypes.c_void_p] * 6 + [ctypes.c_int32] * 7 + [ctypes.c_void_p]
         )
@@ -91,6 +95,31 @@ class Stock:
         return self.alone((locations.contiguous(), weights.contiguous()))
 
 
+class Gather:
+    """Reads of random cells of a call's value, as many as the call has taps."""
+
+    def __init__(self, library: ctypes.CDLL, call: Call) -> None:
+        self._entry = library.gather_cells
+        self._entry.argtypes = (
+            *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int32, ctypes.c_int64),
+            *(ctypes.c_void_p, ctypes.c_void_p),
+        )
+        self._value, self._reads = call.value, 4 * call.samples // 8 * 8
+        lanes = call.value.shape[3] * call.value.element_size() // 16
+        self._shift = lanes.bit_length() - 1
+        self._out = call.value.new_empty(self._reads // 8 * lanes, dtype=torch.int32)
+
+    def __call__(self) -> None:
+        """Queue the reads in the current stream."""
+        cells = self._value[..., 0].numel()
+        stream = torch.cuda.current_stream().cuda_stream
+        status = self._entry(
+            self._value.data_ptr(), cells, self._shift, self._reads, self._out.data_ptr(), stream
+        )
+        if status:
+            raise RuntimeError(f"launch of the gather failed: CUDA error {status}")
+
+
 def relative_error(output: Tensor, expected: Tensor) -> float:
     """Return the relative error in the Euclidean norm."""
     return float((output.double() - expected).norm() / expected.norm())
@@ -102,10 +131,34 @@ def float64_output(call: Call) -> Tensor:
     return GridSample(wide)()
 
 
-def timed(make: Callable[[Call], Callable[[], object]], calls: list[Call], options: Options) -> Report:
-    """Time one implementation over all input sets, and over the first set only (`warm_us`)."""
-    runs = [make(call) for call in calls]
-    return {"us": time_us(runs, options), "warm_us": time_us(runs[:1] * min(8, len(runs)), options)}
+def times_of(runs: Runs, options: Options) -> dict[str, float]:
+    """Return the median microseconds per call of each implementation, timed interleaved."""
+
+    def in_order(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+        if options.device == "cuda":
+            return capture(calls)[0].replay
+        return lambda: [call() for call in calls]
+
+    times = interleaved_ms({name: in_order(calls) for name, calls in runs.items()}, options)
+    return {name: round(1e3 * times[name]["median"] / len(calls), 2) for name, calls in runs.items()}
+
+
+def others(calls: list[Call], expected: Tensor, report: Report, options: Options) -> dict[str, Any]:
+    """Return the implementations to compare with, and add their errors to the report."""
+    plain = calls[0].value.dtype == calls[0].merged.dtype
+    runs: dict[str, Any] = {}
+    if plain:
+        report["errors"]["torch"] = relative_error(GridSample(calls[0])(), expected)
+        runs["torch"] = [GridSample(call) for call in calls[:TORCH_SETS]]
+    if options.device == "cuda":
+        library = ctypes.CDLL(str(Path(os.environ["IDOL_PLUGINS"]) / "libstock_deform_attn.so"))
+        runs["gather"] = [Gather(library, call) for call in calls]
+        if plain:
+            stocks = [Stock(library, call) for call in calls]
+            report["errors"]["stock"] = relative_error(stocks[0].with_preparation(), expected)
+            runs["stock"] = [stock.alone for stock in stocks]
+            runs["stock with softmax"] = [stock.with_preparation for stock in stocks]
+    return runs
 
 
 def measure(
@@ -113,13 +166,14 @@ def measure(
     decoder: bool,
     types: tuple[torch.dtype, ...],
     speed: float,  # of a copy, bytes/s
-    library: CudaLibrary,
+    libraries: Mapping[str, CudaLibrary],
     options: Options,
 ) -> Report:
-    """Measure one kind of call in one pair of types with the kernel and the implementations it is compared with."""
+    """Measure one kind of call in one pair of types with every kernel and the implementations to compare with."""
     first = network_call(size, decoder, types, 0, options.device)
     sets = 2 if options.quick else max(4, min(MOST_SETS, -(-ROTATED // first.traffic)))
     calls = [first, *(network_call(size, decoder, types, seed, options.device) for seed in range(1, sets))]
+    outs = [call.empty_out() for call in calls]
     expected = float64_output(first)
     gathered = first.samples * 4 * first.value.shape[3] * first.value.element_size()
     report: Report = {
@@ -132,79 +186,85 @@ def measure(
         "floor_us": round(first.traffic / speed * 1e6, 2),
         "gathered_mb": round(gathered / 1e6, 2),
         "tolerance": TOLERANCES[types[0]],
-        "failed": [],
+        "errors": {},
     }
-    out = first.empty_out()
-    run_fused(library, first, out)
-    error = relative_error(out, expected)
-    kernel = timed(lambda call: partial(run_fused, library, call, call.empty_out()), calls, options)
-    median = kernel["us"]["median"]
-    report["libraries"] = {
-        "kernel": {
-            **kernel,
-            "relative_error": error,
-            "over_floor": round(median / report["floor_us"], 2),
-            "gathered_tb_s": round(gathered / median / 1e6, 2),
-        }
+    runs: dict[str, Any] = {}
+    for name, library in libraries.items():
+        run_fused(library, first, outs[0].fill_(float("nan")))
+        report["errors"][name] = relative_error(outs[0], expected)
+        runs[name] = [partial(run_fused, library, *pair) for pair in zip(calls, outs, strict=True)]
+    report["failed"] = [name for name in libraries if not report["errors"][name] <= report["tolerance"]]
+    runs |= others(calls, expected, report, options)
+    warm = {name: runs[name][:1] * WARM_CALLS for name in (*libraries, "gather", "stock") if name in runs}
+    report["us"], report["warm_us"] = times_of(runs, options), times_of(warm, options)
+    report["winner"] = min(libraries, key=report["us"].__getitem__)
+    best = report["us"][report["winner"]]
+    report["over_floor"] = round(best / report["floor_us"], 2)
+    report["gathered_tb_s"] = {
+        name: round(gathered / us / 1e6, 2)
+        for name, us in report["us"].items()
+        if name in (*libraries, "gather")
     }
-    if not error <= TOLERANCES[types[0]]:
-        report["failed"].append("kernel")
-    if types[0] == types[1]:
-        report |= measure_others(calls, expected, options)
-        report["gain"] = gains(report)
+    report["gain"] = {name: round(us / best, 2) for name, us in report["us"].items() if name not in libraries}
     return report
 
 
-def measure_others(calls: list[Call], expected: Tensor, options: Options) -> Report:
-    """Measure the stock-style kernel, and torch's form with few input sets since its intermediate arrays are large."""
-    torch_error = relative_error(GridSample(calls[0])(), expected)
-    report: Report = {"torch": {**timed(GridSample, calls[:4], options), "relative_error": torch_error}}
-    if options.device == "cuda":
-        stocks = [Stock(Path(os.environ["IDOL_PLUGINS"]), call) for call in calls]
-        by_call = {id(stock.call): stock for stock in stocks}
-        report["stock"] = {
-            "relative_error": relative_error(stocks[0].with_preparation(), expected),
-            "alone": timed(lambda call: by_call[id(call)].alone, calls, options),
-            "with_softmax_and_locations": timed(
-                lambda call: by_call[id(call)].with_preparation, calls, options
-            ),
-        }
-    return report
-
-
-def gains(report: Report) -> Report:
-    """Return the times of the other implementations divided by the kernel's."""
-    kernel = report["libraries"]["kernel"]["us"]["median"]
-    times = {"torch": report["torch"]["us"]["median"]}
-    if "stock" in report:
-        times["stock_alone"] = report["stock"]["alone"]["us"]["median"]
-        times["stock_whole"] = report["stock"]["with_softmax_and_locations"]["us"]["median"]
-    return {name: round(median / kernel, 2) for name, median in times.items()}
+def goals_of(calls: Sequence[Report]) -> list[Report]:
+    """Return the goals of the fastest kernels on a device: `value` must be at least `target`."""
+    goals = []
+    by_type = {(call["call"], *call["types"]): call["us"][call["winner"]] for call in calls}
+    for call in calls:
+        name, half = f"{call['call']}, {' of '.join(call['types'])}", ["float16"] * 2
+        encoder = call["call"].startswith("encoder")
+        found: list[tuple[str, float, float]] = []
+        if "stock" in call["gain"]:
+            found.append(
+                ("time of the stock-style kernel / time", call["gain"]["stock"], 2.0 if encoder else 1.0)
+            )
+        if encoder and "gather" in call["gain"]:
+            found.append(("speed / speed of the gather", call["gain"]["gather"], 0.6))
+        wide = by_type.get((call["call"], "float32", "float32"))
+        if wide is not None and call["types"] == half:
+            found.append(("time of fp32 / time", round(wide / call["us"][call["winner"]], 2), 1.0))
+        goals += [
+            {"call": name, "goal": goal, "value": value, "target": target, "met": value >= target}
+            for goal, value, target in found
+        ]
+    return goals
 
 
 def run(options: Options, report: Report, save: Save) -> None:
     """Measure every call in every pair of types, the encoder's first and large sizes before small ones."""
-    library = library_of(options.device)
+    libraries = {name: entry for name, entry in libraries_of(options.device).items() if name != "auto"}
     speed = copy_speed(options)
     report["copy_tb_s"] = round(speed / 1e12, 4)
-    report["calls"] = []
+    report["calls"], report["goals"] = [], []
     sizes = QUICK_SIZES if options.quick else SIZES
     for decoder in (False, True):
         for size in reversed(sizes):
             for types in TYPES:
-                call = measure(size, decoder, types, speed, library, options)
+                call = measure(size, decoder, types, speed, libraries, options)
                 report["calls"].append(call)
-                say(summary(call))
+                report["goals"] = goals_of(report["calls"])
+                say(summary(call, report["goals"]))
                 save()
     report["passed"] = not any(call["failed"] for call in report["calls"])
 
 
-def summary(call: Report) -> str:
-    """Return one call's results as text."""
-    kernel = call["libraries"]["kernel"]
-    return (
-        f"{call['call']}, {' of '.join(call['types'])}, floor {call['floor_us']} us, gain {call.get('gain', {})}\n"
-        f"  kernel {kernel['us']['median']:.2f} us, warm {kernel['warm_us']['median']:.2f}, "
-        f"{kernel['over_floor']:.2f} floors, {kernel['gathered_tb_s']:.2f} TB/s gathered, "
-        f"error {kernel['relative_error']:.1e}{' (too large)' if call['failed'] else ''}"
+def summary(call: Report, goals: Sequence[Report]) -> str:
+    """Return one call's results and goals as text."""
+    name = f"{call['call']}, {' of '.join(call['types'])}"
+    times = ", ".join(
+        f"{entry} {us:.1f}" for entry, us in sorted(call["us"].items(), key=lambda item: item[1])
     )
+    lines = [
+        f"{name}: {call['winner']} is the fastest kernel, {call['over_floor']} floors; us: {times}",
+        *(
+            f"  {'goal met' if goal['met'] else 'goal MISSED'}: {goal['goal']} {goal['value']}, goal {goal['target']}"
+            for goal in goals
+            if goal["call"] == name
+        ),
+    ]
+    if call["failed"]:
+        lines.append(f"  output too far from float64: {', '.join(call['failed'])}")
+    return "\n".join(lines)

@@ -294,6 +294,28 @@ def test_variants_are_those_of_the_header(emulated: Device) -> None:
         library.deformable_attention(value, SHAPES, merged, reference, on_device(out))
 
 
+def test_the_gather_of_the_benchmark_reads_every_cell_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "gather.so"
+    compile_for_cpu(FAKES.parents[2] / "benchmarks" / "gpu" / "gather.cu", path)
+    gather = ctypes.CDLL(str(path)).gather_cells
+    gather.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int32, ctypes.c_int64),
+        *(ctypes.c_void_p, ctypes.c_void_p),
+    )
+    memory = HostMemory()
+    for shift in (2, 3):
+        # Each cell adds its own power of two, so that a sum of 8 tells which cells were read.
+        cells = np.repeat(np.int32(1) << (4 * np.arange(7, dtype=np.int32)), 4 << shift)
+        out = np.zeros((40, 1 << shift), np.int32)
+        pointer = memory.put(out)
+        assert gather(memory.put(cells), 7, shift, 320, pointer, None) == 0
+        sums = memory.get(pointer, out)
+        assert (sums == sums[:, :1]).all(), "the lanes of a group read the same cell"
+        counts = sums[:, 0, None] // 4 >> 4 * np.arange(7) & 15
+        assert (counts.sum(1) == 8).all()
+        assert (counts.sum(0) > 20).all(), "every cell is as likely"
+
+
 @pytest.mark.parametrize(
     ("statement", "why"),
     [
