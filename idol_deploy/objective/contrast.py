@@ -143,10 +143,14 @@ def contrastive_loss(similarity: Similarity) -> Tensor:
 
 
 def cosine_loss(similarity: Similarity) -> Tensor:
-    """Sum over instances the mean of (cosine - label)², label 1 for positives and 0 for sampled negatives; a scalar."""
-    used = similarity.positive | similarity.sampled
-    error = (similarity.cosine - similarity.positive.float()).square().where(used, 0.0)
-    return (error.sum(-1) / used.sum(-1).clamp(min=1)).sum()
+    """Sum over instances the mean of (cosine - label)², label 1 for positives and 0 for sampled negatives; a scalar.
+
+    As published, a query that is both counts twice, once with each label.
+    """
+    cosine, positive, sampled = similarity.cosine, similarity.positive, similarity.sampled
+    error = (cosine - 1).square().where(positive, 0.0) + cosine.square().where(sampled, 0.0)
+    count = positive.sum(-1) + sampled.sum(-1)
+    return (error.sum(-1) / count.clamp(min=1)).sum()
 
 
 def _log_sum_exp(x: Tensor, mask: Tensor) -> Tensor:

@@ -55,13 +55,14 @@ def _plain(key: Tensor, reference: Tensor, selection: Selection, found: Tensor, 
 def test_a_batch_is_compared_as_item_by_item(seed: int, queries: int, instances: int) -> None:
     g = torch.Generator().manual_seed(seed)
     key, reference = (torch.randn(2, n, 6, generator=g) for n in (instances, queries))
-    roles = torch.randint(0, 3, (2, instances, queries), generator=g)
+    # As in the published selection, a query can be positive, negative, neither or both.
+    positive, negative = torch.rand(2, 2, instances, queries, generator=g) < 0.4
     found = torch.rand(2, instances, generator=g) < 0.7
-    similarity = compare(key, reference, Selection(roles == 0, roles == 1), found, _take_all)
-    reid, aux = _plain(key, reference, Selection(roles == 0, roles == 1), found, similarity.sampled)
+    similarity = compare(key, reference, Selection(positive, negative), found, _take_all)
+    reid, aux = _plain(key, reference, Selection(positive, negative), found, similarity.sampled)
     assert float(contrastive_loss(similarity)) == pytest.approx(reid, rel=1e-4, abs=1e-5)
     assert float(cosine_loss(similarity)) == pytest.approx(aux, rel=1e-4, abs=1e-6)
-    assert torch.equal(similarity.items, found & (roles == 0).any(-1))
+    assert torch.equal(similarity.items, found & positive.any(-1))
 
 
 @pytest.mark.parametrize("sampler", [sample_uniformly, PublishedSampler()])
