@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_deploy.data.faults import Fault, FaultLog, unknown_id
+from idol_deploy.data.faults import Fault, FaultLog, crowd, unknown_id
 from idol_deploy.data.masks import Masks, Segmentation, compress
 from idol_deploy.data.ytvis import CategoryEntry, in_chunks, load_json, require_unique
 from idol_runtime.config import Category
@@ -34,7 +34,7 @@ class Still:
         size: (H, W) in pixels.
         file: file name below the folder of images.
         annotation_ids: n ids in the annotation file.
-        category_ids: [n] category ids in the annotation file.
+        category_ids: n category ids in the annotation file.
         boxes_xyxy: [n, 4] annotated boxes in pixels, which may differ from the bounds of the masks.
         masks: n compressed masks, for `idol_deploy.data.rle`.
     """
@@ -43,7 +43,7 @@ class Still:
     size: tuple[int, int]
     file: str
     annotation_ids: tuple[int, ...]
-    category_ids: NDArray[np.int32]
+    category_ids: tuple[int, ...]
     boxes_xyxy: NDArray[np.float32]
     masks: tuple[bytes, ...]
 
@@ -104,8 +104,8 @@ def read_coco(path: str | Path, log: FaultLog) -> CocoDataset:
 
     Args:
         path: JSON file in the format of COCO instances.
-        log: receives the annotations that are left out: unknown image or category, box without area, missing or broken
-            mask.
+        log: receives the annotations that are left out: crowd, unknown image or category, box without area in the
+            image, missing, empty or broken mask.
 
     Raises:
         DataError: missing file, not JSON, another format, an image or category id used twice, or a fault with a strict
@@ -121,7 +121,7 @@ def read_coco(path: str | Path, log: FaultLog) -> CocoDataset:
     for instance in in_chunks(reader.read, list(enumerate(file.annotations))):
         if isinstance(instance, Fault):
             log.add(instance)
-        elif instance is not None:
+        else:
             instances[instance.head.image_id].append(instance)
     stills = tuple(_still(image, instances[image.id]) for image in file.images)
     return CocoDataset(path, stills, tuple(Category(entry.name, entry.id) for entry in file.categories))
@@ -135,8 +135,8 @@ class _AnnotationReader:
         self._heads = msgspec.json.Decoder(_Head)
         self._bodies = msgspec.json.Decoder(_Annotation)
 
-    def read(self, raws: Sequence[tuple[int, msgspec.Raw]]) -> list[_Instance | Fault | None]:
-        """Return the instance of each numbered annotation, or its fault; None for a crowd."""
+    def read(self, raws: Sequence[tuple[int, msgspec.Raw]]) -> list[_Instance | Fault]:
+        """Return the instance of each numbered annotation, or its fault."""
         entries = [self._decode(raw, index) for index, raw in raws]
         valid = [entry for entry in entries if isinstance(entry, tuple)]
         masks = iter(compress([([body.segmentation], self._sizes[head.image_id]) for head, body in valid]))
@@ -144,13 +144,13 @@ class _AnnotationReader:
             self._instance(*entry, next(masks)) if isinstance(entry, tuple) else entry for entry in entries
         ]
 
-    def _decode(self, raw: msgspec.Raw, index: int) -> tuple[_Head, _Annotation] | Fault | None:
+    def _decode(self, raw: msgspec.Raw, index: int) -> tuple[_Head, _Annotation] | Fault:
         where = f"{self._path}: annotation number {index}"
         try:
             head = self._heads.decode(raw)
-            if head.iscrowd:
-                return None
             where = f"{self._path}: annotation {head.id}"
+            if head.iscrowd:
+                return crowd(where)
             body = self._bodies.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Fault("fields missing or of another type", where, str(error))
@@ -158,9 +158,14 @@ class _AnnotationReader:
             return unknown_id("image", head.image_id, where)
         if body.category_id not in self._categories:
             return unknown_id("category", body.category_id, where)
-        left, top, width, height = body.bbox
-        if not (width > 0 and height > 0):
-            why = f"its box at ({left:g}, {top:g}) is {width:g} x {height:g}; remove the annotation"
+        if not body.segmentation:
+            why = "it has a box but no mask, which training needs; add its segmentation, or remove it"
+            return Fault("no mask", where, why)
+        height, width = self._sizes[head.image_id]
+        x1, y1, x2, y2 = _corners([body], (height, width))[0].tolist()
+        if not (x1 < x2 and y1 < y2):
+            box = "[{:g}, {:g}, {:g}, {:g}]".format(*body.bbox)
+            why = f"its box {box} has no area in the {height}x{width} image; correct it, or remove the annotation"
             return Fault("box without area", where, why)
         return head, body
 
@@ -175,15 +180,21 @@ class _AnnotationReader:
 
 
 def _still(image: _Image, instances: Sequence[_Instance]) -> Still:
-    corners = np.array([instance.body.bbox for instance in instances], np.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    limits = [image.width, image.height, image.width, image.height]
+    size = image.height, image.width
     return Still(
         image.id,
-        (image.height, image.width),
+        size,
         image.file_name,
         tuple(instance.head.id for instance in instances),
-        np.array([instance.body.category_id for instance in instances], np.int32),
-        corners.clip(0, limits).astype(np.float32),
+        tuple(instance.body.category_id for instance in instances),
+        _corners([instance.body for instance in instances], size),
         tuple(instance.mask for instance in instances),
     )
+
+
+def _corners(annotations: Sequence[_Annotation], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the boxes of n annotations, [n, 4] xyxy, clipped to the image (H, W)."""
+    corners = np.array([annotation.bbox for annotation in annotations], np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore"):
+        corners[:, 2:] += corners[:, :2]
+    return corners.clip(0, [*size[::-1], *size[::-1]]).astype(np.float32)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from idol_runtime.errors import DataError
 
-__all__ = ["Fault", "FaultLog", "missing_files", "unknown_id"]
+__all__ = ["Fault", "FaultLog", "crowd", "missing_files", "unknown_id"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,14 @@ class Fault:
         kind: key under which faults are counted, such as `missing frame`.
         where: video and frame, or annotation, that has the fault.
         detail: description of the fault and how to fix it.
+        expected: True for an item that sound data sets have too, such as a crowd; a strict log counts it (default:
+            False).
     """
 
     kind: str
     where: str
     detail: str
+    expected: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.detail}"
@@ -47,9 +50,9 @@ class FaultLog:
         """Count a fault.
 
         Raises:
-            DataError: the log is strict.
+            DataError: the log is strict, and the fault is not an expected one.
         """
-        if self.strict:
+        if self.strict and not fault.expected:
             raise DataError(str(fault))
         self.counts[fault.kind] += 1
         self.first.setdefault(fault.kind, fault)
@@ -69,6 +72,16 @@ def unknown_id(kind: str, number: int, where: str) -> Fault:
     """
     why = f"there is no {kind} {number}; add it or remove the annotation"
     return Fault(f"unknown {kind}", where, why)
+
+
+def crowd(where: str) -> Fault:
+    """Return the fault of a crowd, which the published training leaves out.
+
+    Args:
+        where: annotation of the crowd.
+    """
+    why = "it is a crowd, a group annotated as one; set its iscrowd to 0 if it is one object (a brush mask)"
+    return Fault("crowd", where, why, expected=True)
 
 
 def missing_files(root: Path, names: Iterable[str]) -> set[str]:

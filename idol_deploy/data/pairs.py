@@ -4,7 +4,7 @@ source = open_pairs("train.json", "train/JPEGImages", preset("ytvis19_r50"), str
 source.load(0, numpy.random.default_rng(0))
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from PIL import Image
 from idol_deploy.config import IdolConfig
 from idol_deploy.data.categories import class_labels
 from idol_deploy.data.coco import CocoDataset, Still, read_coco
-from idol_deploy.data.faults import Fault, FaultLog, missing_files
+from idol_deploy.data.faults import Fault, FaultLog, crowd, missing_files
 from idol_deploy.data.samples import NO_IDENTITY, AnnotatedFrame, PairSource, Sample, expand_masks, read_frame
 from idol_deploy.data.transforms import View, boxes_of, draw_still_views, draw_video_views
 from idol_deploy.data.ytvis import Track, Video, VisDataset, read_dataset
@@ -103,18 +103,25 @@ class VideoPairs:
             usable = tuple(frame for frame, file in enumerate(video.files) if file not in missing)
             tracks = []
             for track in dataset.tracks(video.id):
+                where = f"{dataset.path}: annotation {track.id}"
                 if track.category_id not in labels:
-                    self.log.add(_unlisted_class(dataset.path, track.id, names[track.category_id]))
-                elif not track.crowd:
+                    self.log.add(_unlisted_class(where, names[track.category_id]))
+                elif track.crowd:
+                    self.log.add(crowd(where))
+                elif not track.masks.areas[list(usable)].any():
+                    self.log.add(
+                        Fault("never seen", where, "the frames with its masks are missing; copy them")
+                    )
+                else:
                     tracks.append(track)
-            if usable and (tracks or not config.train.drop_empty):
+            if usable and not tracks and config.train.drop_empty:
+                self.log.add(_no_instance(f"video {video.id}", "video"))
+            elif usable:
                 of_tracks = tuple(labels[track.category_id] for track in tracks)
                 self._clips.append(_Clip(video, usable, tuple(tracks), of_tracks, self.identities))
                 self.identities += len(tracks)
-        if not self.identities:
-            raise DataError(
-                "; ".join((f"{dataset.path}: no instance is left to train on", *self.log.summary()))
-            )
+        self.labels = frozenset(label for clip in self._clips for label in clip.labels)
+        _require_instances(self.labels, dataset.path, self.log)
 
     def __len__(self) -> int:
         return len(self._clips)
@@ -169,7 +176,7 @@ class StillPairs:
             log: receives what is left out.
 
         Raises:
-            DataError: no usable class or image, or a fault with a strict log.
+            DataError: no usable class, image or instance, or a fault with a strict log.
         """
         self.log = log
         self._root = Path(frames)
@@ -179,15 +186,19 @@ class StillPairs:
         names = {category.dataset_id: category.name for category in dataset.categories}
         self._stills: list[Still] = []
         for still in dataset.stills:
-            for number, category in zip(still.annotation_ids, still.category_ids.tolist(), strict=True):
+            for number, category in zip(still.annotation_ids, still.category_ids, strict=True):
                 if category not in self._labels:
-                    self.log.add(_unlisted_class(dataset.path, number, names[category]))
+                    where = f"{dataset.path}: annotation {number}"
+                    self.log.add(_unlisted_class(where, names[category]))
             if still.file in missing:
                 self.log.add(_missing_frame(self._root / still.file, f"image {still.id}", "image"))
-            elif not config.train.drop_empty or any(i in self._labels for i in still.category_ids.tolist()):
+            elif config.train.drop_empty and self._labels.keys().isdisjoint(still.category_ids):
+                self.log.add(_no_instance(f"image {still.id}", "image"))
+            else:
                 self._stills.append(still)
-        if not self._stills:
-            raise DataError("; ".join((f"{dataset.path}: no image is left to train on", *self.log.summary())))
+        categories = {category for still in self._stills for category in still.category_ids}
+        self.labels = frozenset(label for i, label in self._labels.items() if i in categories)
+        _require_instances(self.labels, dataset.path, self.log)
 
     def __len__(self) -> int:
         return len(self._stills)
@@ -206,7 +217,7 @@ class StillPairs:
         image = read_frame(self._root, still.file, still.size, f"image {still.id}")
         if isinstance(image, Fault):
             return image
-        labels = np.array([self._labels.get(i, -1) for i in still.category_ids.tolist()], np.int64)
+        labels = np.array([self._labels.get(i, -1) for i in still.category_ids], np.int64)
         listed = labels >= 0
         counts = [counts for counts, keep in zip(still.masks, listed, strict=True) if keep]
         masks, boxes = expand_masks(counts, still.size), still.boxes_xyxy[listed]
@@ -250,6 +261,17 @@ def _missing_frame(file: Path, where: str, what: str) -> Fault:
     return Fault("missing frame", where, f"there is no {file}; copy it there, or remove the {what}")
 
 
-def _unlisted_class(path: Path, annotation: int, name: str) -> Fault:
+def _no_instance(where: str, what: str) -> Fault:
+    why = f"it has no instance to train on; set train.drop_empty=false to train on such a {what} too"
+    return Fault(f"{what} without instances", where, why, expected=True)
+
+
+def _unlisted_class(where: str, name: str) -> Fault:
     why = f"the network has no class {name!r}; add it to the classes, or remove the annotation"
-    return Fault(f"class {name!r} is not in the list", f"{path}: annotation {annotation}", why)
+    return Fault(f"class {name!r} is not in the list", where, why)
+
+
+def _require_instances(labels: Collection[int], path: Path, log: FaultLog) -> None:
+    if not labels:
+        reasons = log.summary() or ["it has no annotations; give a file that has them"]
+        raise DataError("; ".join((f"{path}: no instance is left to train on", *reasons)))

@@ -65,10 +65,12 @@ class PairSource(Protocol):
     Attributes:
         log: faults found when the source was opened.
         identities: number of numbered instances; 0 for still images.
+        labels: class labels of the usable instances.
     """
 
     log: FaultLog
     identities: int
+    labels: frozenset[int]
 
     def __len__(self) -> int: ...
 

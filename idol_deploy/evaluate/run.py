@@ -137,11 +137,20 @@ def evaluate(task: Evaluation, announce: Announce) -> EvaluationResult:
         notes = (*notes, "the data set has no annotations, so there is no score")
         return EvaluationResult(notes=notes, outputs=outputs)
     announce(f"reading {results}")
-    predictions = [result for result in read_predictions(results, whole) if dataset.video(result.video_id)]
+    every = read_predictions(results, whole)
+    predictions = [result for result in every if dataset.video(result.video_id)]
     announce("comparing masks")
     text = _score(task, dataset, predictions, backend)
-    instances = sum(len(dataset.tracks(video.id)) for video in dataset.videos)
-    counts = f"{len(dataset.videos)} videos, {instances} instances, {len(predictions)} results"
+    tracks = [track for video in dataset.videos for track in dataset.tracks(video.id)]
+    crowds = sum(track.crowd for track in tracks)
+    counts = f"{len(dataset.videos)} videos, {len(tracks)} instances, {len(predictions)} results"
+    if len(predictions) < len(every):
+        counts += f"; {len(every) - len(predictions)} results of other videos are left out"
+    if crowds:
+        counts += (
+            f"; {crowds} instances are crowds (iscrowd 1), which are not scored, as in the official evaluators; set "
+            "iscrowd to 0 if they are single objects"
+        )
     if task.json is not None:
         outputs = (*outputs, task.json)
     return EvaluationResult(text, (*notes, counts, *missed), outputs)

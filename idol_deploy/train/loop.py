@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from idol_deploy.data.categories import list_some
 from idol_deploy.data.loader import LoaderState, PairLoader
 from idol_deploy.evaluate.inference import missed_categories
 from idol_deploy.objective.batch import Batch
@@ -163,6 +164,13 @@ class _Run:
             self._announce(f"left out: {line}")
         kind = "images" if self._settings.network.train.still_images else "videos"
         self._announce(f"training with {len(data.pairs)} {kind}")
+        names = self._settings.network.classes
+        unused = [name for label, name in enumerate(names) if label not in data.pairs.labels]
+        if unused:
+            self._announce(
+                f"note: {len(unused)} of {len(names)} classes have no instance to train on ({list_some(unused)}); "
+                "if one is no class, such as the root of a tree of categories, remove its category from the annotations"
+            )
         if data.held_out is not None and self._settings.run.evaluate_period:
             for line in missed_categories(self._settings.network.stream.categories, data.held_out):
                 self._announce(f"evaluating: {line}")

@@ -69,7 +69,7 @@ def read_still(annotations: str | Path, frames: str | Path, config: IdolConfig, 
             f"{dataset.path} has no image {image!r}; {_suggest(image, [s.file for s in dataset.stills])}"
         )
     still = names[image]
-    classes = [labels.get(category) for category in still.category_ids.tolist()]
+    classes = [labels.get(category) for category in still.category_ids]
     listed = np.array([label is not None for label in classes], np.bool_)
     if not listed.any():
         raise DataError(f"image {image} has no instance of the network's classes; choose another")

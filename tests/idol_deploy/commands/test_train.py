@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,21 @@ def test_wrong_settings_are_reported_before_training_starts(
 ) -> None:
     arguments = _train(shapes, tmp_path / "run")
     assert fix in refused(*arguments, *more)
+
+
+@pytest.mark.usefixtures("toy_preset")
+def test_train_tells_what_it_leaves_out(idol: Command, shapes: MadeDataset, tmp_path: Path) -> None:
+    content = json.loads(shapes.annotations.read_text())
+    content["categories"].append({"id": 9, "name": "shapes"})
+    content["annotations"][0]["iscrowd"] = 1
+    changed = tmp_path / "crowd.json"
+    changed.write_text(json.dumps(content))
+    done = idol(*_train(replace(shapes, annotations=changed), tmp_path / "run"))
+    assert done.status == 0
+    assert f"left out: 1 x crowd, first {changed}: annotation 1: it is a crowd" in done.out
+    absent = len({a["category_id"] for a in content["annotations"][1:]})
+    assert f"note: {4 - absent} of 4 classes have no instance to train on" in done.out
+    assert "shapes); if one is no class" in done.out
 
 
 @pytest.mark.parametrize("missing", ["preset", "annotations", "frames"])

@@ -35,7 +35,10 @@ def test_polygons_boxes_and_crowds(tmp_path: Path, file: File) -> None:
         "bbox": [-3, 2, 30, 20],
     }
     second |= {"iscrowd": 1, "segmentation": "anything"}
-    still = read_coco(_write(tmp_path, file), FaultLog(strict=True)).stills[0]
+    log = FaultLog(strict=True)
+    still = read_coco(_write(tmp_path, file), log).stills[0]
+    assert dict(log.counts) == {"crowd": 1}
+    assert "annotation 2: it is a crowd" in log.summary()[0]
     assert still.annotation_ids == (1,)
     np.testing.assert_array_equal(still.boxes_xyxy, [[0, 2, 27, 22]])
     expected = np.zeros((40, 60), bool)
@@ -49,13 +52,17 @@ FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "image": ("unknown image", lambda a: a.update(image_id=77)),
     "category": ("unknown category", lambda a: a.update(category_id=77)),
     "flat box": ("box without area", lambda a: a.update(bbox=[3, 4, 5, 0])),
+    "far box": ("box without area", lambda a: a.update(bbox=[60, 4, 5, 5])),
+    "huge box": ("box without area", lambda a: a.update(bbox=[1e308, 4, 1e308, 5])),
     "size": ("broken mask", lambda a: a["segmentation"].update(size=[41, 60])),
     "garbage": ("broken mask", lambda a: a["segmentation"].update(counts="~~~~")),
     "short": ("broken mask", lambda a: a["segmentation"].update(counts="0100")),
     "point": ("broken mask", lambda a: a.update(segmentation=[[1, 2]])),
     "far": ("broken mask", lambda a: a.update(segmentation=[[0, 0, 1e30, 0, 5, 5]])),
-    "empty": ("empty mask", lambda a: a.update(segmentation=[])),
-    "null": ("empty mask", lambda a: a.update(segmentation=None)),
+    "box alone": ("no mask", lambda a: a.pop("segmentation")),
+    "no polygon": ("no mask", lambda a: a.update(segmentation=[])),
+    "null": ("no mask", lambda a: a.update(segmentation=None)),
+    "empty": ("empty mask", lambda a: a["segmentation"].update(counts=[40 * 60])),
 }
 
 

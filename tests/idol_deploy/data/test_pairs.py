@@ -20,6 +20,7 @@ from idol_runtime.errors import DataError
 from moving_shapes import SHAPES, draw_clip, make_stills, make_videos
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from idol_deploy.config import IdolConfig
@@ -96,12 +97,47 @@ def test_the_key_frame_comes_first_and_an_absent_instance_is_empty(folder: Path)
     assert kinds == set(itertools.combinations(range(3), 2))
 
 
-def test_a_crowd_is_left_out(folder: Path) -> None:
+def test_a_crowd_is_left_out_and_counted(folder: Path) -> None:
     content = _change(folder)
     content["annotations"][1]["iscrowd"] = 1
     _save(folder, content)
     source = _open(folder, strict=True)
     assert source.identities == 5
+    assert source.log.counts == {"crowd": 1}
+    assert "annotation 2: it is a crowd" in source.log.summary()[0]
+    assert "set its iscrowd to 0" in source.log.summary()[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda content: [a.update(iscrowd=1) for a in content["annotations"]],
+            "6 x crowd, first .*1: it is",
+        ),
+        (lambda content: content.update(annotations=[]), "it has no annotations; give a file"),
+        (
+            lambda content: [a.update(segmentations=[None] * 3) for a in content["annotations"]],
+            "6 x never seen",
+        ),
+    ],
+)
+def test_videos_without_instances_are_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    content = _change(folder)
+    change(content)
+    _save(folder, content)
+    with pytest.raises(DataError, match=f"no instance is left to train on; {reason}"):
+        _open(folder)
+
+
+def test_an_instance_on_missing_frames_alone_is_counted(folder: Path) -> None:
+    content = _change(folder)
+    content["annotations"][0]["segmentations"][1:] = [None, None]
+    _save(folder, content)
+    (folder / "JPEGImages" / "0001" / "00000.jpg").unlink()
+    assert _open(folder).log.counts == {"missing frame": 1, "never seen": 1}
 
 
 def test_missing_frames_are_counted_and_never_drawn(folder: Path) -> None:
@@ -173,7 +209,8 @@ def test_empty_videos_stay_unless_dropped(folder: Path) -> None:
     assert isinstance(sample, Sample)
     assert sample.key.masks.shape == (0, 60, 80)
     config = replace(VIDEOS, train=replace(VIDEOS.train, drop_empty=True))
-    assert len(open_pairs(folder / "instances.json", folder / "JPEGImages", config)) == 1
+    source = open_pairs(folder / "instances.json", folder / "JPEGImages", config, strict=True)
+    assert (len(source), source.log.counts) == (1, {"video without instances": 1})
 
 
 @pytest.mark.parametrize("fault", ["cut", "text", "size", "deep"])
@@ -224,7 +261,24 @@ def test_boxes_are_those_of_the_annotations(stills: Path) -> None:
 
 def test_images_with_crowds_alone_are_dropped(stills: Path) -> None:
     _edit_stills(stills, iscrowd=1)
-    assert len(_open_stills(stills, strict=True)) == 2
+    source = _open_stills(stills, strict=True)
+    assert len(source) == 2
+    assert source.log.counts == {"crowd": 3, "image without instances": 1}
+
+
+@pytest.mark.parametrize("drop_empty", [True, False])
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"segmentation": None}])
+def test_images_without_instances_are_refused(
+    stills: Path, change: dict[str, object], drop_empty: bool
+) -> None:
+    path = stills / "instances.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation.update(change)
+    path.write_text(json.dumps(content))
+    config = replace(STILLS, train=replace(STILLS.train, drop_empty=drop_empty))
+    with pytest.raises(DataError, match=r"no instance is left to train on; \d+ x (crowd|no mask), first "):
+        open_pairs(path, stills / "JPEGImages", config)
 
 
 def test_missing_and_broken_images(stills: Path) -> None:

@@ -43,7 +43,9 @@ def test_a_results_file(official: Path, tmp_path: Path) -> None:
 
 def test_the_videos_held_out_alone_count(official: Path) -> None:
     task = Evaluation(official / "gt.json", official / "pred.json", seed=3, share=0.4)
-    assert evaluate(task, _quiet).notes == ("2 videos, 18 instances, 30 results",)
+    assert evaluate(task, _quiet).notes == (
+        "2 videos, 18 instances, 30 results; 144 results of other videos are left out",
+    )
 
 
 @pytest.fixture
