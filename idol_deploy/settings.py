@@ -14,6 +14,7 @@ from idol_deploy.config import IdolConfig, preset
 from idol_deploy.model.backbones.config import BACKBONES, BackboneConfig
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.field_text import read_setting
+from idol_runtime.json_text import JSON_ERRORS, json_fault, to_utf8
 
 __all__ = [
     "DataConfig",
@@ -182,14 +183,14 @@ def settings_from_json(text: str | bytes, source: str | Path) -> TrainSettings:
         DataError: the text is not JSON, or has missing, unknown or invalid fields.
         ConfigError: a value is out of range.
     """
+    encoded = text.encode(errors="replace") if isinstance(text, str) else text
     try:
-        contents = msgspec.json.decode(text)
+        contents = msgspec.json.decode(to_utf8(encoded))
         settings = msgspec.convert(contents, TrainSettings, dec_hook=_backbone)
         unknown = list(_unknown(contents, msgspec.to_builtins(settings)))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{source} holds no training settings: {error}; pass a run's settings.json"
-        ) from error
+    except JSON_ERRORS as error:
+        fault = json_fault(error, encoded, "pass a run's settings.json")
+        raise DataError(f"{source} holds no training settings: {fault}") from error
     if unknown:
         raise DataError(
             f"{source} has settings that this version does not know: {', '.join(unknown)}; upgrade idol-deploy"

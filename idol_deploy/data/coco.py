@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from idol_deploy.data.faults import Fault, FaultLog, crowd, unknown_id
 from idol_deploy.data.masks import Masks, Segmentation, compress
-from idol_deploy.data.ytvis import CategoryEntry, in_chunks, load_json, require_unique
+from idol_deploy.data.ytvis import CategoryEntry, Id, Side, in_chunks, load_json, require_unique
 from idol_runtime.config import Category
 from idol_runtime.errors import DataError
+from idol_runtime.json_text import JSON_ERRORS
 
 __all__ = ["CocoDataset", "Still", "read_coco"]
 
@@ -67,22 +68,22 @@ class CocoDataset:
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: int
-    height: Annotated[int, msgspec.Meta(ge=1)]
-    width: Annotated[int, msgspec.Meta(ge=1)]
+    id: Id
+    height: Side
+    width: Side
     file_name: str
 
 
 class _Head(msgspec.Struct):
     """Fields read before the segmentation, since crowds may have a segmentation of another form."""
 
-    id: int
-    image_id: int
+    id: Id
+    image_id: Id
     iscrowd: int | bool = 0
 
 
 class _Annotation(msgspec.Struct):
-    category_id: int
+    category_id: Id
     bbox: tuple[float, float, float, float]
     segmentation: Segmentation = None
 
@@ -152,7 +153,7 @@ class _AnnotationReader:
             if head.iscrowd:
                 return crowd(where)
             body = self._bodies.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except JSON_ERRORS as error:
             return Fault("fields missing or of another type", where, str(error))
         if head.image_id not in self._sizes:
             return unknown_id("image", head.image_id, where)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from idol_runtime.errors import DataError
 
-__all__ = ["Fault", "FaultLog", "crowd", "missing_files", "unknown_id"]
+__all__ = ["Fault", "FaultLog", "crowd", "frame_path", "missing_files", "unknown_id"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,15 @@ def crowd(where: str) -> Fault:
     return Fault("crowd", where, why, expected=True)
 
 
+def frame_path(root: Path, name: str) -> Path:
+    """Return the file of a frame; backslashes in its name are separators if the file exists that way."""
+    path = root / name
+    if "\\" in name and not path.exists():
+        other = root / name.replace("\\", "/")
+        return other if other.exists() else path
+    return path
+
+
 def missing_files(root: Path, names: Iterable[str]) -> set[str]:
     """Return the names that do not exist below a folder.
 
@@ -92,7 +101,7 @@ def missing_files(root: Path, names: Iterable[str]) -> set[str]:
     Raises:
         DataError: none of the files exists, so `root` must be the wrong folder.
     """
-    paths = {name: os.path.split(os.path.join(root, name)) for name in names}
+    paths = {name: os.path.split(frame_path(root, name)) for name in names}
     listings = {folder: _list_folder(folder) for folder in {folder for folder, _ in paths.values()}}
     missing = {name for name, (folder, file) in paths.items() if file not in listings[folder]}
     if missing and len(missing) == len(paths):

@@ -45,5 +45,5 @@ def holdout(dataset: VisDataset, seed: int, share: float = HOLDOUT_SHARE) -> tup
 
 
 def _recording(video: Video) -> str:
-    folder = str(PurePosixPath(video.files[0]).parent)
+    folder = str(PurePosixPath(video.files[0].replace("\\", "/")).parent)
     return f"video {video.id}" if folder == "." else folder

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from idol_deploy.data.rle import expand_rle, measure_rles
 from idol_runtime.errors import DataError
 from idol_runtime.optional import import_optional
+from idol_runtime.tracking.rle import MAX_PIXELS
 
 __all__ = ["Masks", "RunLengths", "Segmentation", "compress"]
 
@@ -32,6 +33,9 @@ class RunLengths(msgspec.Struct):
 
 
 _FAR = 16  # times the longer side: limit of the points of a polygon
+_LONGEST = (
+    2**21
+)  # pixels: limit of the outline of the polygons of a mask; pycocotools needs 100 bytes for each
 
 Segmentation = RunLengths | list[list[float]] | None
 
@@ -109,6 +113,11 @@ def _checked(
 
 
 def _compressed(entries: Sequence[Segmentation], size: tuple[int, int]) -> list[bytes | None] | DataError:
+    height, width = size
+    if height * width > MAX_PIXELS:
+        return DataError(
+            f"frames of {height}x{width} are too large; at most {MAX_PIXELS} pixels are supported"
+        )
     try:
         return [_counts(entry, size, frame) if entry else None for frame, entry in enumerate(entries)]
     except DataError as error:
@@ -122,12 +131,16 @@ def _counts(entry: RunLengths | list[list[float]], size: tuple[int, int], frame:
             raise DataError(
                 f"frame {frame} has a polygon of less than three points; write at least three x, y pairs"
             )
-        # pycocotools rasterises every side pixel by pixel, which would take hours.
+        # pycocotools rasterises every side pixel by pixel, and counts with 32 bits.
         furthest = max(max(map(max, entry)), -min(map(min, entry)))
         if furthest > _FAR * max(height, width):
             raise DataError(
                 f"frame {frame} has a polygon with a point at {furthest:g} in {height}x{width} pixels; "
                 "write coordinates in pixels"
+            )
+        if furthest * sum(map(len, entry)) > _LONGEST and sum(map(_outline, entry)) > _LONGEST:
+            raise DataError(
+                f"frame {frame} has polygons with an outline of more than {_LONGEST} pixels; write run lengths"
             )
         coco = _coco()
         parts = coco.frPyObjects(entry, height, width)
@@ -143,6 +156,12 @@ def _counts(entry: RunLengths | list[list[float]], size: tuple[int, int], frame:
         raise _invalid(frame, sum(entry.counts), height, width)
     rle = {"size": [height, width], "counts": entry.counts}
     return bytes(_coco().frPyObjects(rle, height, width)["counts"])
+
+
+def _outline(polygon: Sequence[float]) -> float:
+    """Return the length of a polygon's outline in steps from pixel to pixel."""
+    points = np.array(polygon).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(1).sum())
 
 
 def _invalid(frame: int, pixels: int, height: int, width: int) -> DataError:

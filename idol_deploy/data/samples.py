@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from idol_deploy.data.faults import Fault, FaultLog
+from idol_deploy.data.faults import Fault, FaultLog, frame_path
 from idol_deploy.data.rle import expand_columns
 from idol_runtime.errors import FrameError, SourceError
 from idol_runtime.frames import RGBImage
@@ -87,14 +87,15 @@ def read_frame(root: Path, file: str, size: tuple[int, int], where: str) -> Imag
         size: annotated (H, W) in pixels.
         where: name of the frame in messages.
     """
+    path = frame_path(root, file)
     try:
-        image = open_image(root / file)
+        image = open_image(path)
     except (SourceError, FrameError) as error:
         return Fault("unreadable image", where, str(error))
     if image.size == size[::-1]:
         return image
     why = (
-        f"{root / file} is {image.height}x{image.width} (height x width) but its annotations say "
+        f"{path} is {image.height}x{image.width} (height x width) but its annotations say "
         f"{size[0]}x{size[1]}; correct one of them"
     )
     return Fault("image of another size", where, why)

@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from idol_deploy.data.faults import Fault, FaultLog, unknown_id
 from idol_deploy.data.masks import Masks, Segmentation, compress
 from idol_runtime.config import Category
 from idol_runtime.errors import DataError
+from idol_runtime.json_text import JSON_ERRORS, json_fault, to_utf8
 
 __all__ = [
     "OCCLUSION",
     "CategoryEntry",
+    "Id",
+    "Side",
     "Track",
     "Video",
     "VisDataset",
@@ -43,7 +45,9 @@ _CHUNK = 256
 _Raw = TypeVar("_Raw")
 _Parsed = TypeVar("_Parsed")
 
-_Side = Annotated[int, msgspec.Meta(ge=1)]
+# Ids fit into numpy's int64. The largest side is that of a JPEG; OpenCV and Pillow read none that is much larger.
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
 
 @dataclass(frozen=True)
@@ -124,9 +128,9 @@ class VisDataset:
 
 
 class _Video(msgspec.Struct):
-    id: int
-    height: _Side
-    width: _Side
+    id: Id
+    height: Side
+    width: Side
     file_names: Annotated[list[str], msgspec.Meta(min_length=1)]
     length: int | None = None
 
@@ -139,14 +143,14 @@ class CategoryEntry(msgspec.Struct):
         name: class name.
     """
 
-    id: int
+    id: Id
     name: str
 
 
 class _Annotation(msgspec.Struct):
-    id: int
-    video_id: int
-    category_id: int
+    id: Id
+    video_id: Id
+    category_id: Id
     segmentations: list[Segmentation]
     iscrowd: int | bool = 0
     areas: list[float | None] | None = None
@@ -199,7 +203,7 @@ def load_json(path: Path, kind: Any, what: str, form: str = "YouTube-VIS or OVIS
     """Read a JSON file as values of a type.
 
     Args:
-        path: JSON file.
+        path: JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         kind: type for msgspec.
         what: name of the file in messages.
         form: name of the expected format in messages.
@@ -208,15 +212,17 @@ def load_json(path: Path, kind: Any, what: str, form: str = "YouTube-VIS or OVIS
         DataError: missing file, not JSON, or other fields; the message names the place in the file.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        text = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {what} {path}: {error.strerror}; check the path") from error
+    try:
+        text = to_utf8(text)
+        return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise DataError(f"{path} is no {what}: {error}; give a file in the format of {form}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is not JSON: {error}; check that the file is complete, or copy it again"
-        ) from error
+    except JSON_ERRORS as error:
+        fix = "check that the file is complete, or copy it again"
+        raise DataError(f"{path} is not JSON: {json_fault(error, text, fix)}") from error
 
 
 def require_unique(path: Path, what: str, ids: Iterable[int]) -> None:
@@ -272,7 +278,7 @@ class _AnnotationReader:
     def _decode(self, raw: msgspec.Raw, index: int) -> _Annotation | Fault:
         try:
             entry = self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except JSON_ERRORS as error:
             where = f"{self._path}: annotation number {index}"
             return Fault("fields missing or of another type", where, str(error))
         video = self._videos.get(entry.video_id)
@@ -311,7 +317,7 @@ class _AnnotationReader:
             entry.video_id,
             entry.category_id,
             masks,
-            area=float(np.mean(areas)) if areas else 0.0,
+            area=sum(areas) / max(len(areas), 1),
             crowd=bool(entry.iscrowd),
             occlusion=None
             if levels is None

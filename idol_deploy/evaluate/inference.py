@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from idol_deploy.data.categories import class_labels, list_some
+from idol_deploy.data.faults import frame_path
 from idol_deploy.data.ytvis import Video, VisDataset
 from idol_deploy.evaluate.shards import PartsFolder, Shard
 from idol_runtime.config import Category
@@ -131,7 +132,7 @@ def require_frames(videos: Sequence[Video], frames: Path) -> None:
     """
     if not frames.is_dir():
         raise SourceError(f"the folder of frames {frames} does not exist; check --frames")
-    missing = [name for video in videos for name in video.files if not (frames / name).is_file()]
+    missing = [name for video in videos for name in video.files if not frame_path(frames, name).is_file()]
     if missing:
         more = f", and {len(missing) - 1} more frames are missing" if len(missing) > 1 else ""
         raise SourceError(
@@ -151,10 +152,11 @@ def _run_video(
     result = VideoResult(pipeline.config.video)
     for index, name in enumerate(video.files):
         parts.touch()
-        image = read_image(task.frames / name, index=index)
+        path = frame_path(task.frames, name)
+        image = read_image(path, index=index)
         if image.shape[:2] != video.size:
             raise DataError(
-                f"{task.frames / name} is {image.shape[0]}x{image.shape[1]} (height x width) but the annotations say "
+                f"{path} is {image.shape[0]}x{image.shape[1]} (height x width) but the annotations say "
                 f"{video.size[0]}x{video.size[1]} for video {video.id}; correct the annotations or the frame"
             )
         result.add(pipeline.step(image))

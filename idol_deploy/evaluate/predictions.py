@@ -12,9 +12,10 @@ import numpy as np
 
 from idol_deploy.data.categories import list_some
 from idol_deploy.data.masks import Masks, Segmentation, compress
-from idol_deploy.data.ytvis import Video, VisDataset, in_chunks, load_json
+from idol_deploy.data.ytvis import Id, Video, VisDataset, in_chunks, load_json
 from idol_runtime.errors import DataError
 from idol_runtime.files import replacing
+from idol_runtime.json_text import JSON_ERRORS
 
 __all__ = ["Prediction", "ResultEntry", "by_cell", "group_by", "read_predictions", "write_submission"]
 
@@ -46,8 +47,8 @@ class Prediction:
 class ResultEntry(msgspec.Struct):
     """An entry of a results file."""
 
-    video_id: int
-    category_id: int
+    video_id: Id
+    category_id: Id
     score: float
     segmentations: list[Segmentation]
 
@@ -94,7 +95,7 @@ class _Reader:
     def _entry(self, index: int, raw: msgspec.Raw) -> tuple[ResultEntry, Video]:
         try:
             entry = self._decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except JSON_ERRORS as error:
             raise self._error(index, error) from error
         where = self._dataset.path
         video = self._dataset.video(entry.video_id)

@@ -7,6 +7,17 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["ModelConfig"]
 
+# Largest sizes; far above those of any preset.
+_MOST = {
+    "hidden_dim": 4096,
+    "queries": 10_000,
+    "heads": 4096,
+    "ffn_dim": 65_536,
+    "encoder_layers": 100,
+    "decoder_layers": 100,
+    "points": 64,
+}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -37,14 +48,14 @@ class ModelConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.hidden_dim % self.heads or self.hidden_dim % 32:
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"model.{name} must lie between 1 and {most}, got {getattr(self, name)}")
+        if self.hidden_dim % self.heads or self.hidden_dim % 32:
             raise ConfigError(
                 f"hidden_dim must be a multiple of 32 and of heads ({self.heads}), got {self.hidden_dim}"
             )
         if self.levels != 4:
             raise ConfigError(f"levels must be 4 (strides 8, 16, 32, 64), got {self.levels}")
-        counts = (self.queries, self.ffn_dim, self.encoder_layers, self.decoder_layers, self.points)
-        if min(counts) < 1:
-            raise ConfigError("queries, ffn_dim, encoder_layers, decoder_layers and points must be positive")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")

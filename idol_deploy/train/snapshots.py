@@ -78,7 +78,7 @@ def read_snapshot(path: Path) -> Snapshot:
         contents["settings"] = settings_from_json(contents["settings"], path)
     try:
         return msgspec.convert(contents, Snapshot)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise CheckpointError(f"{_broken(path)} ({error})") from error
 
 

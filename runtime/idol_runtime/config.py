@@ -14,6 +14,8 @@ __all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "Vi
 
 # Every track allocates memory for this many embeddings at its first frame.
 _MAX_MEMORY = 1000
+# Largest sides in pixels: that of a JPEG; a larger `max_side` means no limit.
+_MAX_SIDES = {"short_side": 65_535, "max_side": 2**30, "size_divisor": 65_535}
 
 
 def _require_share(section: str, settings: object, *names: str) -> None:
@@ -121,10 +123,10 @@ class Preprocessing:
     size_divisor: int = 32
 
     def __post_init__(self) -> None:
-        if self.short_side is not None and self.short_side < 1:
-            raise ConfigError(f"short side must be positive, got {self.short_side}")
-        if self.max_side < 1 or self.size_divisor < 1:
-            raise ConfigError("max side and size divisor must be positive")
+        for name, most in _MAX_SIDES.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= most:
+                raise ConfigError(f"preprocessing.{name} must lie between 1 and {most}, got {value}")
         if not all(0 < value < math.inf for value in self.std):
             raise ConfigError(f"std must be positive, got {self.std}")
         if not all(map(math.isfinite, self.mean)):

@@ -1,5 +1,6 @@
 """Values of configuration fields from the command line."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -43,9 +44,13 @@ def read_setting(owner: object, key: str, text: str, setting: str) -> Any:
     elif text.lower() in ("none", "null") and type(None) in get_args(kind):
         value = None
     try:
-        return msgspec.convert(value, kind, strict=False)
+        converted: Any = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{setting}: {key} takes {_description(kind)}") from error
+    numbers = converted if isinstance(converted, tuple) else (converted,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        raise ConfigError(f"{setting}: {key} takes a finite number")
+    return converted
 
 
 def _description(kind: Any) -> str:

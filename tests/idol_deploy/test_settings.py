@@ -52,6 +52,11 @@ def test_changes_reach_their_section() -> None:
         ("run.accumulate=0", "accumulate must be at least 1"),
         ("train.clip_norm=0", "clip_norm must be above 0"),
         ("train.iterations=0", "iterations must be above 0"),
+        ("train.lr=nan", "lr takes a finite number"),
+        ("train.betas=0.9,inf", "betas takes a finite number"),
+        ("model.heads=0", r"model\.heads must lie between 1 and 4096, got 0"),
+        ("model.queries=1000000000000", r"model\.queries must lie between 1 and 10000"),
+        ("preprocessing.short_side=100000", r"preprocessing\.short_side must lie between 1 and 65535"),
     ],
 )
 def test_what_cannot_be_is_named(change: str, message: str) -> None:
@@ -94,6 +99,8 @@ def test_settings_of_a_later_version_are_refused() -> None:
         settings_from_json(json.dumps(contents), "settings.json")
     with pytest.raises(DataError, match="holds no training settings"):
         settings_from_json("{", "settings.json")
+    with pytest.raises(DataError, match=r"nested too deeply; pass a run's settings\.json"):
+        settings_from_json("[" * 100_000, "settings.json")
 
 
 def test_pairs_are_shared_equally() -> None:
@@ -104,3 +111,23 @@ def test_pairs_are_shared_equally() -> None:
     few = replace(settings.network.train, batch_pairs=1)
     with pytest.raises(ConfigError, match="a multiple of 2"):
         replace(settings, network=replace(settings.network, train=few)).pairs_per_batch(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed_dim": 0}, "embed_dim must lie between 1 and 1024"),
+        ({"window": 10**9}, "window between 1 and 64"),
+        ({"depths": (2, 2, 10**9, 2)}, "depths must lie between 1 and 100"),
+    ],
+)
+def test_sizes_of_a_backbone_are_bounded(changes: dict[str, object], message: str) -> None:
+    contents = json.loads(settings_to_json(TrainSettings(PRESETS["ovis_swin_l"])))
+    contents["network"]["model"]["backbone"] |= changes
+    with pytest.raises(ConfigError, match=message):
+        settings_from_json(json.dumps(contents), "settings.json")
+
+
+def test_settings_with_a_byte_order_mark() -> None:
+    settings = TrainSettings(PRESETS["edge_synth"])
+    assert settings_from_json(settings_to_json(settings).encode("utf-16"), "settings.json") == settings

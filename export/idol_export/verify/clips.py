@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from idol_deploy.data.faults import frame_path
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.synth.config import synth_preset
 from idol_deploy.synth.dataset import write_dataset
@@ -45,7 +46,7 @@ def spread_frames(source: str, count: int) -> Clip:
 def clips_of_dataset(annotations: Path, frames: Path) -> Iterator[Clip]:
     """Yield the videos of a data set, given its annotation file and its folder of frames."""
     for video in read_dataset(annotations).videos:
-        yield (read_image(frames / name) for name in video.files)
+        yield (read_image(frame_path(frames, name)) for name in video.files)
 
 
 def synthetic_clips(size: tuple[int, int]) -> Iterator[Clip]:

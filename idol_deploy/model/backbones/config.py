@@ -86,6 +86,13 @@ class SwinConfig(BackboneConfig):
     kind: Literal["swin"] = "swin"
 
     def __post_init__(self) -> None:
+        if not (1 <= self.embed_dim <= 1024 and 1 <= self.window <= 64):
+            raise ConfigError(
+                f"Swin's embed_dim must lie between 1 and 1024, its window between 1 and 64, got {self.embed_dim} and "
+                f"{self.window}"
+            )
+        if not all(1 <= depth <= 100 for depth in self.depths):
+            raise ConfigError(f"Swin's depths must lie between 1 and 100, got {self.depths}")
         pairs = zip(self.channels, self.heads, strict=True)
         if any(heads < 1 or channels % heads for channels, heads in pairs):
             raise ConfigError(f"Swin heads {self.heads} must divide its channels {self.channels}")

@@ -89,7 +89,7 @@ def find_video(dataset: VisDataset, name: str) -> Video:
     """
     if name.isdecimal() and (video := dataset.video(int(name))) is not None:
         return video
-    folders = [PurePosixPath(video.files[0]).parent for video in dataset.videos]
+    folders = [PurePosixPath(video.files[0].replace("\\", "/")).parent for video in dataset.videos]
     matches = [v for v, f in zip(dataset.videos, folders, strict=True) if name in (f.name, str(f))]
     if len(matches) == 1:
         return matches[0]

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.data.masks import Masks, RunLengths, Segmentation, compress
+from idol_deploy.data.ytvis import Id
 from idol_deploy.evaluate.predictions import ResultEntry
 from idol_runtime.errors import DataError
+from idol_runtime.json_text import JSON_ERRORS, json_fault, to_utf8
 
 __all__ = ["ResultTrack", "ResultTracks", "checked_masks", "read_tracks"]
 
@@ -54,15 +56,15 @@ class ResultTracks:
 
 
 class _Instance(msgspec.Struct):
-    id: int
-    label: int
+    id: Id
+    label: Id
     score: float
     mask: RunLengths
     name: str = msgspec.field(default="", name="class")
 
 
 class _Frame(msgspec.Struct):
-    frame: int
+    frame: Id
     size: tuple[int, int]
     instances: list[_Instance]
 
@@ -82,8 +84,9 @@ def read_tracks(
             of this video.
         MissingDependencyError: pycocotools is not installed.
     """
+    content = b""
     try:
-        content = path.read_bytes()
+        content = to_utf8(path.read_bytes())
         if content.lstrip().startswith(b"["):
             return _from_results(
                 path, msgspec.json.decode(content, type=list[ResultEntry]), video_id, names or {}
@@ -91,10 +94,9 @@ def read_tracks(
         return _from_lines(path, msgspec.json.Decoder(_Frame).decode_lines(content))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is no results file: {error}; give an output of run --jsonl or --results"
-        ) from error
+    except JSON_ERRORS as error:
+        fault = json_fault(error, content, "give an output of run --jsonl or --results")
+        raise DataError(f"{path} is no results file: {fault}") from error
 
 
 def _from_lines(path: Path, frames: Sequence[_Frame]) -> ResultTracks:

@@ -36,6 +36,7 @@ from idol_runtime.bundle.certificates import (
 from idol_runtime.bundle.sealed_zip import SealedZip, sha256, write_sealed
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BundleError, ConfigError
+from idol_runtime.json_text import JSON_ERRORS
 
 __all__ = [
     "GOLDEN_FRAME",
@@ -320,7 +321,7 @@ def _decode(data: bytes, kind: type[_T], path: Path) -> _T:
     try:
         value = msgspec.json.decode(data, type=kind)
         unknown = _unknown(msgspec.json.decode(data), msgspec.to_builtins(value))
-    except (msgspec.DecodeError, ConfigError, UnicodeDecodeError, RecursionError) as error:
+    except (*JSON_ERRORS, ConfigError) as error:
         raise BundleError(f"{path}: {what} is not valid ({error}); {_BROKEN}") from error
     if unknown is not None:
         raise BundleError(f"{path}: {what} is not valid (unknown field {unknown!r}); {_BROKEN}")

@@ -17,6 +17,7 @@ from idol_plugins.libraries import user_cache
 from idol_runtime.bundle.bundle import GRAPHS, WEIGHTS, Bundle, GraphName, StageError
 from idol_runtime.bundle.sealed_zip import SealedZip, sha256, write_sealed
 from idol_runtime.errors import BackendError, OutputError
+from idol_runtime.json_text import JSON_ERRORS
 
 __all__ = [
     "ENGINE_SCHEMA",
@@ -197,7 +198,7 @@ def read_info(path: Path) -> EngineInfo:
         raise BackendError(f"{path} has engine schema {version}, this idol-deploy reads {ENGINE_SCHEMA}")
     try:
         return msgspec.json.decode(encoded, type=EngineInfo)
-    except msgspec.DecodeError as error:
+    except JSON_ERRORS as error:
         raise BackendError(f"{path} is corrupted: {_INFO} is not valid ({error})") from error
 
 

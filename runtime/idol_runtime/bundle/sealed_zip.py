@@ -13,6 +13,7 @@ import msgspec
 
 from idol_runtime.errors import IdolError
 from idol_runtime.files import replacing
+from idol_runtime.json_text import JSON_ERRORS
 
 __all__ = ["SealedZip", "sha256", "write_sealed"]
 
@@ -76,7 +77,7 @@ class SealedZip:
             raise self._refuse(f"{name} was changed after it was written")
         try:
             return msgspec.json.decode(encoded, type=_Versioned).schema_version, encoded
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise self._refuse(f"{name} is not valid ({error})") from error
 
     def read(self, name: str, limit: int) -> bytes:

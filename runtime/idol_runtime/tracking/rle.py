@@ -15,8 +15,10 @@ from idol_runtime.errors import FrameError
 from idol_runtime.tracking.boxes import Bools, Ints
 from idol_runtime.tracking.crops import MaskCrop, crop_masks
 
-__all__ = ["RLE", "decode_rle", "encode_crops", "encode_rle", "encode_rles"]
+__all__ = ["MAX_PIXELS", "RLE", "decode_rle", "encode_crops", "encode_rle", "encode_rles"]
 
+# Limit of the size of a mask that is read; Pillow refuses images that are larger.
+MAX_PIXELS = 2**28
 # Magnitudes from which a number needs one more digit of five bits; the last one covers 2^35 pixels.
 _DIGIT_LIMITS = 16 * 32 ** np.arange(7)
 
@@ -126,7 +128,11 @@ def decode_rle(rle: Mapping[str, Any]) -> Bools:
         runs = _expand_runs(text)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FrameError(f"not a compressed RLE mask: {error}; write the mask with encode_rle") from error
-    if height < 1 or width < 1 or min(runs, default=-1) < 0 or sum(runs) != height * width:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise FrameError(
+            f"an RLE mask is {height}x{width}; it must have 1 to {MAX_PIXELS} pixels; write it with encode_rle"
+        )
+    if min(runs, default=-1) < 0 or sum(runs) != height * width:
         raise FrameError(
             f"runs of an RLE mask of {height}x{width} add up to {sum(runs)}; write the mask with encode_rle"
         )

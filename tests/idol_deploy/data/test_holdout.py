@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def test_recordings_stay_whole_and_the_order_of_the_file_is_nothing() -> None:
     assert {i // 10 for i in _ids(held)}.isdisjoint(i // 10 for i in _ids(rest))
     assert _ids(holdout(_dataset(20, turned=True), seed=3, share=0.25)[1]) == _ids(held)
     assert _ids(holdout(_dataset(20), seed=4, share=0.25)[1]) != _ids(held)
+    videos = [replace(v, files=(v.files[0].replace("/", "\\"),)) for v in _dataset(20).videos]
+    assert _ids(holdout(VisDataset(Path("gt.json"), tuple(videos), ()), seed=3, share=0.25)[1]) == _ids(held)
 
 
 def test_the_split_never_changes() -> None:

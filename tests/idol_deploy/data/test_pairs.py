@@ -162,6 +162,18 @@ def test_the_wrong_folder_is_named(folder: Path) -> None:
         open_pairs(folder / "instances.json", folder, VIDEOS)
 
 
+def test_backslashes_are_separators_of_files_that_exist(folder: Path) -> None:
+    content = _change(folder)
+    for video in content["videos"]:
+        video["file_names"] = [name.replace("/", "\\") for name in video["file_names"]]
+    _save(folder, content)
+    source = _open(folder, strict=True)
+    assert isinstance(source.load(0, np.random.default_rng(0)), Sample)
+    odd = folder / "JPEGImages" / content["videos"][0]["file_names"][0]
+    (folder / "JPEGImages" / "0001" / "00000.jpg").rename(odd)
+    assert _open(folder, strict=True).log.counts == {}
+
+
 def test_classes_that_are_not_in_the_list(folder: Path) -> None:
     content = _change(folder)
     for i, annotation in enumerate(content["annotations"]):

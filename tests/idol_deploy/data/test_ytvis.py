@@ -151,6 +151,15 @@ def test_an_instance_that_is_never_seen(written: Callable[..., Path]) -> None:
         ),
         (lambda contents: contents.pop("categories"), "missing required field `categories`"),
         (lambda contents: contents["videos"][0].update(width=0), r"at `\$.videos\[0\].width`"),
+        (
+            lambda contents: contents["videos"][0].update(width=2**33),
+            r"`int` <= 65535 - at `\$.videos\[0\].width`",
+        ),
+        (lambda contents: contents["videos"][0].update(id=2**63), r"at `\$.videos\[0\].id`"),
+        (
+            lambda contents: contents["videos"][0].update(id=float("nan")),
+            r"videos\[0\].id is NaN; write a finite",
+        ),
     ],
 )
 def test_a_broken_file_is_refused(
@@ -167,3 +176,54 @@ def test_no_file_and_half_a_file(written: Callable[..., Path], tmp_path: Path) -
     path.write_text(path.read_text()[:-40])
     with pytest.raises(DataError, match=r"is not JSON: .*copy it again"):
         read_dataset(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_other_encodings_are_read(written: Callable[..., Path], encoding: str) -> None:
+    path = written()
+    path.write_bytes(path.read_text().encode(encoding))
+    assert len(read_dataset(path).tracks(2)) == 2
+
+
+@pytest.mark.parametrize("place", ["file", "annotation", "mask"])
+def test_deep_values_are_refused(written: Callable[..., Path], place: str) -> None:
+    path, deep = (
+        written(lambda contents: contents.update(annotations=["DEEP"])),
+        "[" * 100_000 + "]" * 100_000,
+    )
+    annotation = '{"id": 7, "video_id": 2, "category_id": 5, "segmentations": [' + deep + "]}"
+    text = path.read_text().replace('"DEEP"', deep if place == "annotation" else annotation)
+    path.write_text('{"info": ' + deep + "}" if place == "file" else text)
+    with pytest.raises(DataError, match="nested too deeply"):
+        read_dataset(path)
+
+
+def test_ids_of_any_size(written: Callable[..., Path]) -> None:
+    def enlarge(contents: dict[str, Any]) -> None:
+        for entry in (*contents["videos"], *contents["categories"], *contents["annotations"]):
+            entry |= {key: entry[key] + 2**40 for key in ("id", "video_id", "category_id") if key in entry}
+
+    dataset = read_dataset(written(enlarge))
+    assert [track.id - 2**40 for track in dataset.tracks(2 + 2**40)] == [7, 9]
+    assert dataset.categories[0].dataset_id == 5 + 2**40
+
+
+@pytest.mark.parametrize(
+    ("size", "mask", "message"),
+    [
+        ((2**15, 2**15), [[1, 1, 5, 1, 5, 5]], "frames of 32768x32768 are too large"),
+        ((4, 65_535), [[0, 0, 2**20 + 1, 1, 5, 5]], "has a polygon with a point at 1.04858e\\+06"),
+        ((4, 65_535), [[0, 0, 2**19, 1] * 9], "polygons with an outline of more than 2097152 pixels"),
+        ((1, 4), {"size": [1, 4], "counts": [2**33, 4 - 2**33]}, "the mask of frame 0 covers 4 pixels"),
+        ((1, 4), {"size": [1, 4], "counts": [2**70]}, "the mask of frame 0 covers 1180591620717411303424"),
+    ],
+)
+def test_sizes_are_bounded(
+    written: Callable[..., Path], size: tuple[int, int], mask: object, message: str
+) -> None:
+    def change(contents: dict[str, Any]) -> None:
+        contents["videos"][0].update(height=size[0], width=size[1])
+        contents["annotations"] = [contents["annotations"][0] | {"segmentations": [mask, *[None] * 4]}]
+
+    with pytest.raises(DataError, match=message):
+        read_dataset(written(change))

@@ -3,6 +3,7 @@ import json
 import resource
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -154,3 +155,22 @@ def test_flipped_bits_are_a_broken_snapshot(snapshot: Snapshot, tmp_path: Path, 
         path.write_bytes(contents)
         with contextlib.suppress(IdolError):
             read_snapshot(path)
+
+
+def test_deep_values_are_refused(snapshot: Snapshot, tmp_path: Path) -> None:
+    path = SnapshotFolder(tmp_path, 1).write(snapshot)
+    contents = torch.load(path, weights_only=True)
+    torch.save(contents | {"settings": "[" * 100_000}, path)
+    with pytest.raises(IdolError, match="values are nested too deeply; pass a run's settings"):
+        read_snapshot(path)
+    torch.save(contents | {"chance": ["DEEP"]}, path)
+    # A pickle of nested lists, which Python's pickler cannot write.
+    with zipfile.ZipFile(path) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w") as changed:
+        for name, data in members.items():
+            text = b"X\x04\x00\x00\x00DEEP"
+            assert not name.endswith("data.pkl") or data.count(text) == 1
+            changed.writestr(name, data.replace(text, b"]" * 20_000 + b"a" * 19_999))
+    with pytest.raises(CheckpointError, match="is broken or not a snapshot"):
+        read_snapshot(path)

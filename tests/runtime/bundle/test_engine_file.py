@@ -165,3 +165,13 @@ def test_without_a_home_there_are_no_engines_and_none_can_be_stored(kit: Any, tm
         assert engines_of(bundle, "portable", tmp_path) == []
     with pytest.raises(OutputError, match="no home folder; set HOME or XDG_CACHE_HOME"):
         engine_folder()
+
+
+def test_a_description_that_is_not_utf8(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        head = archive.read("engine.json").replace(b'"graph"', b'"g\xa2aph"')
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("engine.json", head)
+        archive.comment = sha256(head).encode()
+    with pytest.raises(BackendError, match=r"engine\.json is not valid"):
+        read_info(path)
