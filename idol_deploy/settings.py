@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import msgspec
 
 from idol_deploy.config import IdolConfig, preset
+from idol_deploy.data.ytvis import class_names
 from idol_deploy.model.backbones.config import BACKBONES, BackboneConfig
 from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.field_text import read_setting
@@ -222,13 +223,19 @@ def _unknown(value: Mapping[str, Any], known: Mapping[str, Any], section: str = 
             yield from _unknown(inner, known[key], f"{section}{key}.")
 
 
-def network_config(name: str) -> IdolConfig:
+def network_config(name: str, classes: Path | None = None) -> IdolConfig:
     """Return the configuration of a preset, or of the `settings.json` of a training run.
 
+    Args:
+        name: name of the preset, or path of the settings.
+        classes: file of `class_names` that replace those of the configuration (default: none).
+
     Raises:
-        ConfigError: there is no such preset.
-        DataError: the file cannot be read, or holds no settings.
+        ConfigError: there is no such preset, or two classes have the same name.
+        DataError: a file cannot be read, or holds no settings or class names.
     """
+    if classes is not None:
+        return replace(network_config(name), classes=class_names(classes))
     if not name.endswith(".json"):
         return preset(name)
     try:

@@ -91,12 +91,15 @@ def _rows(options: argparse.Namespace) -> "list[BenchRow]":
 
     rows = bundle_rows(options.bundle, options.device, options.threads)
     if options.weights is not None:
+        from dataclasses import replace
+
         from idol_deploy.bench import TorchRow, torch_rows
         from idol_deploy.settings import network_config
         from idol_runtime.bundle.bundle import Bundle
 
         with Bundle.open(options.bundle) as bundle:
             config = network_config(options.preset or bundle.manifest.preset)
+            config = replace(config, classes=bundle.manifest.stream.class_names)
         pytorch = TorchRow(
             options.bundle, options.weights, config, options.device, options.threads, options.compile
         )

@@ -72,12 +72,13 @@ def steps() -> Iterator[Callable[[str], None]]:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add `--weights`, `--preset` and `--store`."""
+    """Add `--weights`, `--preset`, `--classes` and `--store`."""
     add = parser.add_argument
     weights = "read the weights from FILE: published .pth, .safetensors or a run's iteration-*.pt"
     add("--weights", required=True, type=Path, metavar="FILE", help=weights)
     preset = "name the network of the weights: ytvis19_r50, ovis_swin_l, …, or a run's settings.json"
     add("--preset", required=True, help=preset)
+    _add_classes(parser)
     store = "store the weights as fp32 or fp16; fp16 rounds matrices and kernels and halves the file"
     add("--store", choices=("fp32", "fp16"), default="fp32", help=store)
 
@@ -96,6 +97,7 @@ def add_model(parser: argparse.ArgumentParser, *settings: str) -> None:
     add("--bundle", type=Path, metavar="FILE", help="run this .idol file, without PyTorch")
     add("--weights", type=Path, metavar="FILE", help="run this checkpoint in PyTorch")
     add("--preset", help="preset of the checkpoint: ytvis19_r50, ovis_swin_l, …, or settings.json of a run")
+    _add_classes(parser)
     fit = "letterbox frames of another shape than the bundle was exported for"
     add("--fit", action="store_true", help=fit)
     add("--device", default="cpu", help="run on cpu, cuda (one device per process) or cuda:N (default: cpu)")
@@ -115,6 +117,7 @@ def model_choice(options: argparse.Namespace) -> "ModelChoice":
         bundle=options.bundle,
         weights=options.weights,
         preset=options.preset,
+        classes=options.classes,
         backend=getattr(options, "backend", "auto"),
         graph=getattr(options, "graph", "fp32"),
         device=options.device,
@@ -139,7 +142,7 @@ def add_training_data(
     add("--annotations", required=required, type=Path, metavar="FILE", help=annotations)
     frames = "read the annotated frames below DIR; the annotations name them relative to it"
     add("--frames", required=required, type=Path, metavar="DIR", help=frames)
-    own = "use the classes of --annotations instead of the preset's"
+    own = "use the classes of --annotations, in the order of their ids, instead of the preset's"
     add("--own-classes", action="store_true", help=own)
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help=settings)
     parser.set_defaults(global_normaliser=False, strict=False, holdout=None)
@@ -166,16 +169,13 @@ def new_settings(options: argparse.Namespace) -> "TrainSettings":
     from dataclasses import replace
 
     from idol_deploy.settings import DataConfig, TrainSettings, network_config
-    from idol_deploy.train.data import category_names
 
     for name in ("preset", "annotations", "frames"):
         if not getattr(options, name):
             raise ConfigError(
                 f"--{name} is missing; give it, or --resume to continue a run in {options.output}"
             )
-    network = network_config(options.preset)
-    if options.own_classes:
-        network = replace(network, classes=category_names(options.annotations))
+    network = network_config(options.preset, options.annotations if options.own_classes else None)
     if options.global_normaliser:
         loss = replace(network.train.loss, global_normaliser=True)
         network = replace(network, train=replace(network.train, loss=loss))
@@ -183,3 +183,12 @@ def new_settings(options: argparse.Namespace) -> "TrainSettings":
     annotations, frames = (str(path.absolute()) for path in (options.annotations, options.frames))
     data = DataConfig(annotations, frames, strict=options.strict, holdout=options.holdout)
     return TrainSettings(network, data)
+
+
+def _add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add `--classes`."""
+    classes = (
+        "read the class names of the weights from FILE: names.txt with one name per line, or the annotations of their "
+        "training (default: the preset's)"
+    )
+    parser.add_argument("--classes", type=Path, metavar="FILE", help=classes)

@@ -22,9 +22,9 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.files import refuse_replacing, require_suffix, writable_target
     from idol_runtime.optional import import_optional
 
-    config = network_config(options.preset)
+    config = network_config(options.preset, options.classes)
     writable_target(options.output)
-    refuse_replacing([options.output], [options.weights, options.preset])
+    refuse_replacing([options.output], [options.weights, options.preset, options.classes])
     require_suffix(options.output, "a file of weights", ".safetensors")
     import_optional("torch", "torch", "export", "reading a checkpoint")
     from idol_deploy.weights.checkpoint import load_checkpoint, save_checkpoint

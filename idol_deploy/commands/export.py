@@ -72,12 +72,14 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.optional import import_optional
     from idol_runtime.sources.opening import source_paths
 
-    config = network_config(options.preset)
+    config = network_config(options.preset, options.classes)
     if options.no_resize or options.short_side:
         config = replace(config, preprocessing=replace(config.preprocessing, short_side=options.short_side))
     writable_target(options.output)
     frames = [place for name in (options.verify, options.calibrate) if name for place in source_paths(name)]
-    refuse_replacing([options.output], [options.weights, options.preset, options.annotations, *frames])
+    refuse_replacing(
+        [options.output], [options.weights, options.preset, options.classes, options.annotations, *frames]
+    )
     require_suffix(options.output, "a bundle", ".idol")
     for package in ("torch", "onnx", "onnxscript"):
         import_optional(package, package, "export", "exporting")

@@ -28,6 +28,7 @@ __all__ = [
     "OCCLUSION",
     "CategoryEntry",
     "Id",
+    "class_names",
     "Side",
     "Track",
     "Video",
@@ -147,6 +148,10 @@ class CategoryEntry(msgspec.Struct):
     name: str
 
 
+class _Categories(msgspec.Struct):
+    categories: Annotated[list[CategoryEntry], msgspec.Meta(min_length=1)]
+
+
 class _Annotation(msgspec.Struct):
     id: Id
     video_id: Id
@@ -223,6 +228,31 @@ def load_json(path: Path, kind: Any, what: str, form: str = "YouTube-VIS or OVIS
     except JSON_ERRORS as error:
         fix = "check that the file is complete, or copy it again"
         raise DataError(f"{path} is not JSON: {json_fault(error, text, fix)}") from error
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """Read the class names of a network.
+
+    Args:
+        path: annotation file, whose categories are classes in the order of their ids as in the published code; or, if
+            the suffix is not `.json`, a text file with one name per line. Blank lines are ignored.
+
+    Raises:
+        DataError: the file cannot be read, or names no class.
+    """
+    if path.suffix.lower() == ".json":
+        file: _Categories = load_json(path, _Categories, "annotation file")
+        return tuple(entry.name for entry in sorted(file.categories, key=lambda entry: entry.id))
+    try:
+        lines = to_utf8(path.read_bytes()).decode().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read class names {path}: {error.strerror}; check the path") from error
+    except UnicodeError as error:
+        raise DataError(f"{path} is no text file: {error}; write one class name per line") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise DataError(f"{path} has no class names; write one per line")
+    return names
 
 
 def require_unique(path: Path, what: str, ids: Iterable[int]) -> None:

@@ -27,6 +27,7 @@ class ModelChoice:
         bundle: exported bundle; None for a checkpoint.
         weights: checkpoint to run in PyTorch; None for a bundle.
         preset: preset of the checkpoint, or `settings.json` of its training run.
+        classes: file of class names that replace the preset's (default: none).
         backend: backend of a bundle (default: `auto`).
         graph: graph of a bundle (default: `fp32`).
         device: `cpu` (default), `cuda` or `cuda:N`; with `cuda` each of several processes takes its own device.
@@ -38,6 +39,7 @@ class ModelChoice:
     bundle: Path | None = None
     weights: Path | None = None
     preset: str | None = None
+    classes: Path | None = None
     backend: str = "auto"
     graph: GraphChoice = "fp32"
     device: str = "cpu"
@@ -54,6 +56,10 @@ class ModelChoice:
             raise ConfigError(
                 "--weights and --preset go together; give both, the preset describes the weights"
             )
+        if self.classes is not None and self.weights is None:
+            raise ConfigError(
+                "--classes names the classes of a checkpoint; leave it out, a bundle has its own"
+            )
         check_threads(self.threads)
         if self.bundle is None and (self.backend, self.graph) != ("auto", "fp32"):
             raise ConfigError(
@@ -65,7 +71,7 @@ class ModelChoice:
         """Network configuration of the preset; None for a bundle."""
         from idol_deploy.settings import network_config
 
-        return None if self.preset is None else network_config(self.preset)
+        return None if self.preset is None else network_config(self.preset, self.classes)
 
     @property
     def file(self) -> Path:

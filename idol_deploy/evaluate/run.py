@@ -163,7 +163,7 @@ def _check_outputs(task: Evaluation) -> tuple[Path, ...]:
         raise ConfigError("two outputs have the same name; give each its own")
     for path in outputs:
         writable_target(path)
-    of_model = () if task.model is None else (task.model.file, task.model.preset)
+    of_model = () if task.model is None else (task.model.file, task.model.preset, task.model.classes)
     refuse_replacing(outputs, [task.gt, task.pred, *of_model])
     if task.submission is not None:
         require_suffix(task.submission, "an archive", ".zip")

@@ -5,14 +5,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from idol_deploy.backend import TorchBackend
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.holdout import holdout
 from idol_deploy.data.pairs import VideoPairs, open_pairs
 from idol_deploy.data.samples import PairSource
-from idol_deploy.data.ytvis import VisDataset, load_json, read_dataset
+from idol_deploy.data.ytvis import VisDataset, read_dataset
 from idol_deploy.evaluate.average_precision import metric_of, score
 from idol_deploy.evaluate.inference import InferenceTask, require_frames, run_videos
 from idol_deploy.evaluate.predictions import read_predictions
@@ -22,7 +20,7 @@ from idol_deploy.train.processes import Processes
 from idol_runtime.errors import ConfigError
 from idol_runtime.pipeline import Pipeline
 
-__all__ = ["TrainingData", "category_names", "evaluate_holdout", "open_training_data"]
+__all__ = ["TrainingData", "evaluate_holdout", "open_training_data"]
 
 
 @dataclass(frozen=True)
@@ -36,24 +34,6 @@ class TrainingData:
 
     pairs: PairSource
     held_out: VisDataset | None = None
-
-
-class _Category(msgspec.Struct):
-    name: str
-
-
-class _Categories(msgspec.Struct):
-    categories: list[_Category]
-
-
-def category_names(annotations: Path) -> tuple[str, ...]:
-    """Return the class names of an annotation file, in its order.
-
-    Raises:
-        DataError: the file does not exist or has no categories.
-    """
-    file: _Categories = load_json(annotations, _Categories, "annotation file")
-    return tuple(category.name for category in file.categories)
 
 
 def open_training_data(settings: TrainSettings) -> TrainingData:

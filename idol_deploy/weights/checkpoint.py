@@ -23,10 +23,13 @@ from idol_deploy.weights.half import is_stored_half, with_half_weights
 from idol_deploy.weights.imagenet import imagenet_backbone, imagenet_network
 from idol_deploy.weights.layout import (
     BACKBONE,
+    CLASS_HEADS,
     EMBEDDING,
     KeyTable,
     alias_of,
     canonical_name,
+    class_count,
+    fits,
     fitting_presets,
     is_position_index,
     key_table,
@@ -51,7 +54,10 @@ __all__ = [
 
 _Path: TypeAlias = "str | os.PathLike[str]"
 
-_CLASS_HEADS = "detr.detr.class_embed."
+_CLASSES_FIX = (
+    "pass their names with --classes FILE: names.txt, one name per line in the order of training, or the annotations "
+    "of the training"
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class CheckpointInfo:
 
     Attributes:
         kind: `torch` or `safetensors`.
-        presets: presets whose network the weights fit; several presets can differ in class names only.
+        presets: presets whose network the weights fit; several presets can differ in class names only. If none fits,
+            those that fit with another number of classes.
         imagenet: network of the ImageNet weights that the file holds, such as `MobileNetV2`; else None.
         classes: number of classes; None without a class head.
         tensors: number of weight tensors; shared tensors count once.
@@ -114,7 +121,7 @@ def start_from(path: _Path, config: IdolConfig) -> tuple[Idol, tuple[str, ...]]:
     if config.train.fresh_embedding:
         state = {key: tensor for key, tensor in state.items() if not key.startswith(EMBEDDING)}
     random = published_state(Idol(config))
-    heads = {key for key in random if key.startswith(_CLASS_HEADS) and key in state}
+    heads = {key for key in random if key.startswith(CLASS_HEADS) and key in state}
     fresh = {key for key in heads if state[key].shape != random[key].shape}
     missing = random.keys() - state.keys() - position_indices(config).keys()
     if not any(key.startswith(BACKBONE) for key in missing):
@@ -180,12 +187,11 @@ def inspect_checkpoint(path: _Path) -> CheckpointInfo:
     file = read_tensors(path)
     state = _merge_aliases(file.state, path)
     weights = {key: tensor for key, tensor in state.items() if not is_position_index(key)}
-    head = state.get("detr.detr.class_embed.0.weight")
     return CheckpointInfo(
         kind=file.kind,
-        presets=fitting_presets(_shapes(state)),
+        presets=fitting_presets(_shapes(state)) or fitting_presets(_shapes(state), any_classes=True),
         imagenet=imagenet_network(state),
-        classes=None if head is None or head.ndim == 0 else head.shape[0],
+        classes=class_count(_shapes(state)),
         tensors=len(weights),
         parameters=sum(tensor.numel() for tensor in weights.values()),
         weights=weights_hash(weights),
@@ -230,14 +236,28 @@ def _check_keys(state: Mapping[str, Tensor], config: IdolConfig, path: Path) -> 
         ],
     }
     texts = [f"{fault}: {listing(keys)}" for fault, keys in faults.items() if keys]
-    if texts:
-        raise CheckpointError(f"{path} does not fit {config.name}: {_advice(stored)}; {'; '.join(texts)}")
+    if not texts:
+        return
+    classes = class_count(stored)
+    if classes and fits(stored, key_table(config), any_classes=True):
+        fix = (
+            f"this file fits preset {' or '.join(fitting)}; else "
+            if (fitting := fitting_presets(stored))
+            else ""
+        )
+        raise CheckpointError(
+            f"{path} has {classes} classes, {config.name} has {len(config.classes)}; {fix}{_CLASSES_FIX}"
+        )
+    raise CheckpointError(f"{path} does not fit {config.name}: {_advice(stored)}; {'; '.join(texts)}")
 
 
 def _advice(stored: KeyTable) -> str:
     fitting = fitting_presets(stored)
     if fitting:
         return f"this file fits preset {' or '.join(fitting)}"
+    similar = fitting_presets(stored, any_classes=True)
+    if similar:
+        return f"with {class_count(stored)} classes, this file fits preset {similar[0]}; {_CLASSES_FIX}"
     network = imagenet_network(stored)
     if network is not None:
         return f"it holds ImageNet weights of a {network}; use them with `idol-deploy train --weights`"

@@ -20,10 +20,13 @@ from idol_deploy.model.idol import Idol
 
 __all__ = [
     "BACKBONE",
+    "CLASS_HEADS",
     "EMBEDDING",
     "KeyTable",
     "alias_of",
     "canonical_name",
+    "class_count",
+    "fits",
     "fitting_presets",
     "is_position_index",
     "key_table",
@@ -35,8 +38,9 @@ __all__ = [
 
 KeyTable = Mapping[str, tuple[int, ...]]
 
-# Prefixes of the published keys of the backbone and of the embedding head.
+# Prefixes of the published keys of the backbone, of the class heads and of the embedding head.
 BACKBONE = "detr.detr.backbone.0.backbone."
+CLASS_HEADS = "detr.detr.class_embed."
 EMBEDDING = "detr.reid_embed_head."
 
 # (prefix here, published prefix); the first that matches applies.
@@ -109,13 +113,36 @@ def position_indices(config: IdolConfig) -> dict[str, Tensor]:
     return {key: index.clone() for key in key_table(config) if is_position_index(key)}
 
 
-def fitting_presets(shapes: KeyTable) -> tuple[str, ...]:
-    """Return the presets with exactly these canonical keys and shapes; position indices are optional."""
-    weights = {key: shape for key, shape in shapes.items() if not is_position_index(key)}
+def class_count(shapes: KeyTable) -> int | None:
+    """Return the number of classes of a file's class heads; None without one."""
+    shape = shapes.get(f"{CLASS_HEADS}0.weight")
+    return shape[0] if shape else None
+
+
+def fits(shapes: KeyTable, table: KeyTable, *, any_classes: bool = False) -> bool:
+    """Return True if a file has the keys and shapes of a configuration; position indices are optional.
+
+    Args:
+        shapes: canonical keys and shapes of the file.
+        table: `key_table` of the configuration.
+        any_classes: leave out the number of classes from the comparison (default: False).
+    """
+
+    def compared(table: KeyTable) -> dict[str, tuple[int, ...]]:
+        return {
+            key: shape[1:] if any_classes and key.startswith(CLASS_HEADS) else shape
+            for key, shape in table.items()
+            if not is_position_index(key)
+        }
+
+    heads = {shape[:1] for key, shape in shapes.items() if key.startswith(CLASS_HEADS)}
+    return len(heads) == 1 and compared(shapes) == compared(table)
+
+
+def fitting_presets(shapes: KeyTable, *, any_classes: bool = False) -> tuple[str, ...]:
+    """Return the presets that a file `fits`."""
     return tuple(
-        name
-        for name, config in PRESETS.items()
-        if weights == {key: shape for key, shape in key_table(config).items() if not is_position_index(key)}
+        name for name, config in PRESETS.items() if fits(shapes, key_table(config), any_classes=any_classes)
     )
 
 

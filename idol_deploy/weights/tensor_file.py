@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,10 @@ __all__ = ["FORMAT", "FORMAT_VERSION", "TensorFile", "listing", "read_tensors"]
 FORMAT = "idol-deploy checkpoint"
 FORMAT_VERSION = "1"
 _SHOWN = 8
+_MOST_VALUES = 2**30  # of all tensors; Swin-L has 2^28
+# Keys of the weights in the files of other trainers, and prefixes that their wrappers of the network add to every name.
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "ema_state", "ema_state_dict", "model_ema", "ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 # First bytes of a torch file from before version 1.6: the pickle of a magic number.
 _OLD_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9"
 
@@ -43,7 +47,9 @@ def listing(names: Iterable[str]) -> str:
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """Read safetensors, or a torch file with a dictionary of tensors, bare or under "model".
+    """Read safetensors, or a torch file with a dictionary of tensors, bare or under one of `_WRAPPERS`.
+
+    The prefix of a wrapper such as DistributedDataParallel is removed from the names.
 
     Raises:
         CheckpointError: the file does not exist, is of another kind, is truncated, or holds pickled code.
@@ -56,9 +62,14 @@ def read_tensors(path: Path) -> TensorFile:
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"cannot read checkpoint {path}: {reason}; check the path") from error
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
-    return TensorFile("torch", _tensors(_unpickle(path, head), path))
+    safe = head[8:9] == b"{"
+    file = _read_safetensors(path) if safe else TensorFile("torch", _tensors(_unpickle(path, head), path))
+    values = sum(tensor.numel() for tensor in file.state.values())
+    if values > _MOST_VALUES:
+        raise CheckpointError(
+            f"{path} has {values} values, at most {_MOST_VALUES}; pass a checkpoint of IDOL"
+        )
+    return replace(file, state=_without_prefix(file.state))
 
 
 def _read_safetensors(path: Path) -> TensorFile:
@@ -116,9 +127,12 @@ def _broken(path: Path) -> str:
 
 
 def _tensors(contents: object, path: Path) -> dict[str, Tensor]:
-    """Return the dictionary of tensors in a torch file, bare or under "model"."""
-    if isinstance(contents, Mapping) and isinstance(contents.get("model"), Mapping):
-        contents = contents["model"]
+    """Return the dictionary of tensors in a torch file, bare or in wrappers."""
+    while isinstance(contents, Mapping):
+        inner = next((contents[key] for key in _WRAPPERS if isinstance(contents.get(key), Mapping)), None)
+        if inner is None:
+            break
+        contents = inner
     if not isinstance(contents, Mapping) or not contents:
         raise CheckpointError(
             f"{path} holds no state dictionary, but a {type(contents).__name__}; save the weights as "
@@ -131,6 +145,15 @@ def _tensors(contents: object, path: Path) -> dict[str, Tensor]:
             '{"model": model.state_dict()}'
         )
     return dict(contents)
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers from names that all have them, and the counter of an averaged model."""
+    names = [name for name in state if name != "n_averaged"]
+    for prefix in _PREFIXES:
+        if names and all(name.startswith(prefix) for name in names):
+            return _without_prefix({name.removeprefix(prefix): state[name] for name in names})
+    return state
 
 
 def _is_dense(value: object) -> bool:

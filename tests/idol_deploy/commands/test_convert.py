@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from idol_deploy.weights.checkpoint import inspect_checkpoint, load_checkpoint
 from idol_deploy.weights.half import with_half_weights
 from idol_deploy.weights.layout import published_state, weights_hash
+from idol_deploy.weights.reference import reference_state
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -55,3 +58,19 @@ def test_an_output_that_cannot_be_written_is_reported(
 ) -> None:
     options = "--weights", "not-looked-at.pth", "--preset", "edge_synth", "-o", tmp_path / name
     assert fix in refused("convert", *options)
+
+
+@pytest.mark.usefixtures("toy_preset")
+def test_a_network_of_own_classes(
+    idol: Command, refused: Callable[..., str], toy: Toy, tmp_path: Path
+) -> None:
+    config = replace(toy.config, classes=("cat", "dog", "owl", "eel", "ant"))
+    weights, target, names = tmp_path / "own.pth", tmp_path / "own.safetensors", tmp_path / "names.txt"
+    torch.save({"model": reference_state(config)}, weights)
+    command = "convert", "--weights", weights, "--preset", "toy", "-o", target
+    assert f"has 5 classes, {toy.config.name} has" in refused(*command)
+    names.write_text("cat\ndog\n")
+    assert "has 5 classes, " in refused(*command, "--classes", names)
+    names.write_text("\n".join(config.classes))
+    assert idol(*command, "--classes", names).status == 0
+    assert inspect_checkpoint(target).metadata["classes"] == '["cat", "dog", "owl", "eel", "ant"]'

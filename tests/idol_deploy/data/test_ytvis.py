@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from idol_deploy.data.faults import FaultLog
-from idol_deploy.data.ytvis import read_dataset
+from idol_deploy.data.ytvis import class_names, read_dataset
 from idol_runtime.errors import DataError
 from idol_runtime.tracking.rle import encode_rle
 
@@ -227,3 +227,31 @@ def test_sizes_are_bounded(
 
     with pytest.raises(DataError, match=message):
         read_dataset(written(change))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_class_names_of_a_text_and_of_annotations(tmp_path: Path, encoding: str) -> None:
+    text = tmp_path / "names.txt"
+    text.write_bytes("Straße\r\n\n traffic light \nowl".encode(encoding))
+    assert class_names(text) == ("Straße", "traffic light", "owl")
+    categories = [{"id": 7, "name": "owl"}, {"id": 3, "name": "cat"}]
+    annotations = tmp_path / "train.json"
+    annotations.write_bytes(json.dumps({"categories": categories}).encode(encoding))
+    assert class_names(annotations) == ("cat", "owl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("names.txt", b" \n", "has no class names; write one per line"),
+        ("names.txt", b"\xff\xfe\x00", "is no text file"),
+        ("train.json", b'{"categories": []}', "is no annotation file"),
+    ],
+)
+def test_files_without_class_names(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(DataError, match="check the path"):
+        class_names(path)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        class_names(path)

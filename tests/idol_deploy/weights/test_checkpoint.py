@@ -305,6 +305,61 @@ def test_another_preset_s_file_is_recognised(stored: str, advice: str, tmp_path:
     assert advice in _refusal(path, preset("ytvis19_r50"))
 
 
+@pytest.mark.parametrize(
+    ("stored", "into", "message"),
+    [
+        (
+            "ytvis19_r50",
+            "ytvis21_r50",
+            "has 3 classes, ytvis21_r50 has 40; pass their names with --classes FILE",
+        ),
+        (
+            "edge_ovis",
+            "ovis_r50",
+            "with 3 classes, this file fits preset edge_ytvis19; pass their names with",
+        ),
+    ],
+)
+def test_a_network_of_other_classes_asks_for_their_names(
+    tmp_path: Path, stored: str, into: str, message: str
+) -> None:
+    config = replace(preset(stored), classes=("cat", "dog", "owl"))
+    path = _save(tmp_path / "own.pth", {"model": _hollow(config)})
+    refusal = _refusal(path, preset(into))
+    assert message in refusal
+    assert ("misshapen" in refusal) == (stored == "edge_ovis")
+    assert inspect_checkpoint(path).classes == 3
+    assert stored in inspect_checkpoint(path).presets
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"ema_state": {f"module.{key}": tensor for key, tensor in state.items()}},
+        lambda state: {"model": {"state_dict": state}, "optimizer": {}},
+        lambda state: (
+            {f"module.model.{key}": t for key, t in state.items()} | {"n_averaged": torch.tensor(3)}
+        ),
+        lambda state: {"model": {f"_orig_mod.module.{key}": tensor for key, tensor in state.items()}},
+    ],
+)
+def test_wrappers_of_other_trainers_are_removed(
+    tmp_path: Path,
+    tiny: Idol,
+    tiny_config: IdolConfig,
+    state: dict[str, Tensor],
+    wrapped: Callable[[dict[str, Tensor]], object],
+) -> None:
+    path = _save(tmp_path / "model.pth", wrapped(state))
+    assert _equal(load_checkpoint(path, tiny_config), tiny)
+
+
+def test_a_file_that_claims_more_values_than_any_network(tmp_path: Path, tiny_config: IdolConfig) -> None:
+    path = _save(tmp_path / "model.pth", {"model": {"a": torch.zeros(()).expand(2**40)}})
+    assert "has 1099511627776 values, at most 1073741824" in _refusal(path, tiny_config)
+
+
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     path = _save(tmp_path / "model.pth", {"model": _hollow(preset("ytvis19_r101"))})
     message = _refusal(path, preset("ytvis19_r50"))
