@@ -123,5 +123,5 @@ def _print(built: "Built", layers: dict[str, int]) -> None:
 def _parse(layers: str) -> object:
     try:
         return json.loads(layers)
-    except ValueError:  # TensorRT does not specify the format
+    except (ValueError, RecursionError):  # TensorRT does not specify the format
         return layers

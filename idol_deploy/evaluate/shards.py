@@ -113,7 +113,7 @@ class PartsFolder:
             ConfigError: the parts are of another run.
         """
         path = self.path / _IDENTITY
-        text = path.read_text() if path.is_file() else ""
+        text = path.read_text(errors="replace") if path.is_file() else ""
         if text != self._identity:
             raise ConfigError(
                 f"{self.path} holds videos of another run ({_difference(text, self._identity)} differs); remove it, or "
@@ -185,7 +185,7 @@ def _difference(theirs: str, ours: str) -> str:
     """Return the keys with different values in two identities."""
     try:
         other = json.loads(theirs)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _IDENTITY
     keys = [k for k, v in json.loads(ours).items() if not isinstance(other, dict) or other.get(k) != v]
     return ", ".join(keys) or _IDENTITY

@@ -85,7 +85,7 @@ def _end_of(path: Path, after: int) -> int:
         for line in file:
             try:
                 done = json.loads(line)["iteration"] <= after
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
             if not done or not line.endswith(b"\n"):
                 break

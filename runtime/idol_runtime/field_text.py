@@ -45,7 +45,7 @@ def read_setting(owner: object, key: str, text: str, setting: str) -> Any:
         value = None
     try:
         converted: Any = msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:  # UnicodeError: bytes that are no UTF-8
         raise ConfigError(f"{setting}: {key} takes {_description(kind)}") from error
     numbers = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):

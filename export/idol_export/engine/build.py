@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -276,8 +275,8 @@ def count_layers(layers: str) -> dict[str, int]:
         layers: JSON of `IEngineInspector`; layers of an engine that was built without details are strings.
     """
     try:
-        items: Any = json.loads(layers)["Layers"]
-    except (ValueError, KeyError, TypeError):  # TensorRT does not specify the format
+        items = list(json.loads(layers)["Layers"])
+    except (ValueError, KeyError, TypeError, RecursionError):  # TensorRT does not specify the format
         return {}
     kinds = (str(item.get("LayerType", "unknown")) if isinstance(item, dict) else "unknown" for item in items)
     return dict(Counter(kinds).most_common())
