@@ -1,6 +1,7 @@
 """`idol-deploy figure`: pictures of training and tracking."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,7 @@ def _pairs(options: argparse.Namespace) -> int:
     with steps() as announce:
         announce(f"reading {options.annotations}")
         notes = draw_training_pairs(settings, options.output, pairs=options.pairs, start=options.start)
-    for note in notes:
-        print(f"note: left out: {note}")
+    _print_left_out(notes)
     print(f"wrote {options.output}")
     return 0
 
@@ -156,23 +156,25 @@ def _selection(options: argparse.Namespace) -> int:
 
     figure_target(options.output)
     import_training("drawing a selection")
+    from idol_deploy.data.faults import FaultLog
     from idol_deploy.evaluate.model import load_model
     from idol_deploy.studies.figure.annotated import read_still, read_video_frame
     from idol_deploy.studies.figure.selection import draw_selection
 
-    config = _settings(options).network
+    config, log = _settings(options).network, FaultLog()
     with steps() as announce:
         announce(f"reading {options.annotations}")
         if options.image is not None:
-            sample = read_still(options.annotations, options.frames, config, options.image)
+            sample = read_still(options.annotations, options.frames, config, options.image, log)
         else:
             sample = read_video_frame(
-                options.annotations, options.frames, config, options.video, options.frame
+                options.annotations, options.frames, config, options.video, options.frame, log
             )
         announce(f"running {options.weights or 'random weights'}")
         model = load_model(options.weights, config, options.device)
         note = config.name if options.weights else f"{config.name}, random weights"
         choices = draw_selection(model, sample, options.output, instance=options.instance, note=note)
+    _print_left_out(log.summary())
     shown = range(len(sample.labels)) if options.instance is None else [options.instance]
     for method, choice in choices.items():
         print(f"{method:10} {choice.counted(shown)}")
@@ -184,6 +186,7 @@ def _identities(options: argparse.Namespace) -> int:
     from idol_deploy.studies.figure.sheet import figure_target
 
     figure_target(options.output)
+    from idol_deploy.data.faults import FaultLog
     from idol_deploy.evaluate.model import open_pipeline
     from idol_deploy.studies.ablation.rows import WITHOUT_TWS
     from idol_deploy.studies.figure.identities import draw_identities, read_truth
@@ -196,7 +199,8 @@ def _identities(options: argparse.Namespace) -> int:
         raise ConfigError(
             "--gt and --video go together; give the annotations and the video of them that is the source"
         )
-    truth = None if options.gt is None else read_truth(options.gt, options.video)
+    log = FaultLog()
+    truth = None if options.gt is None else read_truth(options.gt, options.video, log)
     against = tuple(options.against or WITHOUT_TWS)
     names = (" ".join(options.set) or "as configured", " ".join(against))
     if options.against is None:
@@ -219,6 +223,7 @@ def _identities(options: argparse.Namespace) -> int:
             truth=truth,
             note=note,
         )
+    _print_left_out(log.summary())
     if not drawn.differ:
         print("note: both runs have the same identities in this video")
     for run, name in enumerate(names):
@@ -234,9 +239,15 @@ def _timeline(options: argparse.Namespace) -> int:
     drawn = draw_timeline(
         options.results, options.output, gt=options.gt, video=options.video, most=options.tracks
     )
+    _print_left_out(drawn.left_out)
     truth = f", {drawn.instances} annotated instances, {drawn.switches} switches" if options.gt else ""
     print(f"wrote {options.output}: {drawn.tracks} tracks{truth}")
     return 0
+
+
+def _print_left_out(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"note: left out: {line}")
 
 
 def _settings(options: argparse.Namespace) -> Any:

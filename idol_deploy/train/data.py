@@ -17,7 +17,7 @@ from idol_deploy.evaluate.predictions import read_predictions
 from idol_deploy.model.idol import Idol
 from idol_deploy.settings import TrainSettings
 from idol_deploy.train.processes import Processes
-from idol_runtime.errors import ConfigError
+from idol_runtime.errors import ConfigError, DataError
 from idol_runtime.pipeline import Pipeline
 
 __all__ = ["TrainingData", "evaluate_holdout", "open_training_data"]
@@ -41,7 +41,7 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
 
     Raises:
         ConfigError: the settings evaluate without a holdout, or hold out still images.
-        DataError: the annotations cannot be used; see `open_pairs`.
+        DataError: the annotations cannot be used (see `open_pairs`), or there is nothing to evaluate on.
         SourceError: a frame that is to be evaluated is missing.
         MissingDependencyError: pycocotools is not installed.
     """
@@ -61,6 +61,10 @@ def open_training_data(settings: TrainSettings) -> TrainingData:
     training, held_out = holdout(dataset, data.holdout, data.holdout_share)
     if settings.run.evaluate_period:
         require_frames(held_out.videos, Path(data.frames))
+        if all(track.crowd for video in held_out.videos for track in held_out.tracks(video.id)):
+            raise DataError(
+                f"{data.annotations}: the held-out videos have no instance to evaluate on; choose another data.holdout"
+            )
     pairs = VideoPairs(training, data.frames, network, log)
     return TrainingData(pairs, held_out)
 

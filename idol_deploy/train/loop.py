@@ -168,7 +168,7 @@ class _Run:
         unused = [name for label, name in enumerate(names) if label not in data.pairs.labels]
         if unused:
             self._announce(
-                f"note: {len(unused)} of {len(names)} classes have no instance to train on ({list_some(unused)}); "
+                f"note: {len(unused)} of {len(names)} classes have no instance to train on ({list_some(unused, 10)}); "
                 "if one is no class, such as the root of a tree of categories, remove its category from the annotations"
             )
         if data.held_out is not None and self._settings.run.evaluate_period:

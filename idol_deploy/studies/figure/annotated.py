@@ -9,20 +9,25 @@ import numpy as np
 from idol_deploy.config import IdolConfig
 from idol_deploy.data.categories import class_labels, list_some
 from idol_deploy.data.coco import read_coco
-from idol_deploy.data.faults import Fault, FaultLog
+from idol_deploy.data.faults import Fault, FaultLog, crowd
 from idol_deploy.data.pairs import still_frame, video_frame
 from idol_deploy.data.samples import NO_IDENTITY, AnnotatedFrame, Sample, expand_masks, read_frame
 from idol_deploy.data.transforms import Resize, Size, View
-from idol_deploy.data.ytvis import Video, VisDataset, read_dataset
+from idol_deploy.data.ytvis import Track, Video, VisDataset, read_dataset
 from idol_runtime.errors import DataError
 
-__all__ = ["find_video", "read_still", "read_video_frame"]
+__all__ = ["find_video", "read_still", "read_video_frame", "without_crowds"]
 
 _LISTED = 6  # videos, images or frames in a message
 
 
 def read_video_frame(
-    annotations: str | Path, frames: str | Path, config: IdolConfig, video: str, frame: int
+    annotations: str | Path,
+    frames: str | Path,
+    config: IdolConfig,
+    video: str,
+    frame: int,
+    log: FaultLog | None = None,
 ) -> Sample:
     """Read a frame of YouTube-VIS or OVIS.
 
@@ -32,17 +37,19 @@ def read_video_frame(
         config: classes and size.
         video: id of the video, or name of its folder.
         frame: index of the frame, from 0.
+        log: receives the annotations of the file that are left out, and the crowds of the video (default: a new log).
 
     Raises:
         DataError: no such video or frame, no instance of the network's classes in it, or an unreadable file.
         MissingDependencyError: pycocotools is not installed.
     """
-    dataset = read_dataset(annotations, FaultLog())
+    log = log or FaultLog()
+    dataset = read_dataset(annotations, log)
     labels = class_labels(dataset.categories, config.classes, dataset.path)
     match = find_video(dataset, video)
     if not 0 <= frame < len(match):
         raise DataError(f"video {video} has no frame {frame}; choose one of 0 to {len(match) - 1}")
-    tracks = [t for t in dataset.tracks(match.id) if t.category_id in labels and not t.crowd]
+    tracks = [track for track in without_crowds(dataset, match, log) if track.category_id in labels]
     visible = [track for track in tracks if track.masks.counts[frame] is not None]
     where = f"video {video}, frame {frame}"
     if not visible:
@@ -57,9 +64,11 @@ def read_video_frame(
     return _pair_with_itself(where, whole, [labels[track.category_id] for track in visible])
 
 
-def read_still(annotations: str | Path, frames: str | Path, config: IdolConfig, image: str) -> Sample:
+def read_still(
+    annotations: str | Path, frames: str | Path, config: IdolConfig, image: str, log: FaultLog | None = None
+) -> Sample:
     """Read an image of COCO by its id or file name; other arguments and errors as `read_video_frame`."""
-    dataset = read_coco(annotations, FaultLog())
+    dataset = read_coco(annotations, log or FaultLog())
     labels = class_labels(dataset.categories, config.classes, dataset.path)
     names = {
         name: s for s in dataset.stills for name in (Path(s.file).stem, Path(s.file).name, s.file, str(s.id))
@@ -79,6 +88,15 @@ def read_still(annotations: str | Path, frames: str | Path, config: IdolConfig, 
     masks = expand_masks([c for c, keep in zip(still.masks, listed, strict=True) if keep], still.size)
     whole = still_frame(pixels, _evaluation_view(still.size, config), masks, still.boxes_xyxy[listed])
     return _pair_with_itself(f"image {image}", whole, [label for label in classes if label is not None])
+
+
+def without_crowds(dataset: VisDataset, video: Video, log: FaultLog) -> list[Track]:
+    """Return the instances of a video; the log receives its crowds."""
+    tracks = dataset.tracks(video.id)
+    for track in tracks:
+        if track.crowd:
+            log.add(crowd(f"{dataset.path}: annotation {track.id}"))
+    return [track for track in tracks if not track.crowd]
 
 
 def find_video(dataset: VisDataset, name: str) -> Video:

@@ -16,7 +16,7 @@ from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.masks import RunLengths
 from idol_deploy.data.ytvis import Video, VisDataset, read_dataset
 from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks, count_switches
-from idol_deploy.studies.figure.annotated import find_video
+from idol_deploy.studies.figure.annotated import find_video, without_crowds
 from idol_deploy.studies.figure.paired_runs import TAKEN_OVER, PairedFrame, choose_frames, find_changes
 from idol_deploy.studies.figure.sheet import INK, colour_of, sheet
 from idol_deploy.studies.figure.tracks import checked_masks
@@ -54,15 +54,20 @@ class Identities:
     switches: tuple[int, int] | None = None
 
 
-def read_truth(gt: Path, video: str) -> tuple[VisDataset, Video]:
+def read_truth(gt: Path, video: str, log: FaultLog | None = None) -> tuple[VisDataset, Video]:
     """Read the data set of annotations and find the video that is the source, by its id or folder.
+
+    The log receives the annotations that are left out, and the crowds of the video.
 
     Raises:
         DataError: no such file or video.
         MissingDependencyError: pycocotools is not installed.
     """
-    dataset = read_dataset(gt, FaultLog())
-    return dataset, find_video(dataset, video)
+    log = log or FaultLog()
+    dataset = read_dataset(gt, log)
+    match = find_video(dataset, video)
+    without_crowds(dataset, match, log)
+    return dataset, match
 
 
 def draw_identities(

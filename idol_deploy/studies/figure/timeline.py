@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from idol_deploy.data.faults import FaultLog
 from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.evaluate.track_iou import UNASSIGNED, assign_tracks, count_switches
-from idol_deploy.studies.figure.annotated import find_video
+from idol_deploy.studies.figure.annotated import find_video, without_crowds
 from idol_deploy.studies.figure.sheet import PALE, colour_of, figure_target, sheet
 from idol_deploy.studies.figure.tracks import ResultTrack, ResultTracks, read_tracks
 from idol_runtime.errors import DataError
@@ -41,11 +41,13 @@ class Timeline:
         tracks: number of tracks in the file.
         instances: number of annotated instances; 0 without annotations.
         switches: number of identity switches; 0 without annotations.
+        left_out: number of annotations that are left out and the first of each kind, one line per kind.
     """
 
     tracks: int
     instances: int = 0
     switches: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,8 @@ def draw_timeline(
         ConfigError, OutputError, MissingDependencyError: the picture cannot be drawn or written.
     """
     figure_target(path)
-    results_of_video, truth = _read(results, gt, video)
+    log = FaultLog()
+    results_of_video, truth = _read(results, gt, video, log)
     tracks = results_of_video.tracks
     if not tracks:
         raise DataError(f"{results} has no tracks; run with a lower --score, or on a video with instances")
@@ -88,17 +91,20 @@ def draw_timeline(
         panels[-1].set_xlabel("frame")
     if truth is None:
         return Timeline(len(tracks))
-    return Timeline(len(tracks), len(truth.names), int(count_switches(truth.assigned).sum()))
+    switches = int(count_switches(truth.assigned).sum())
+    return Timeline(len(tracks), len(truth.names), switches, tuple(log.summary()))
 
 
-def _read(path: Path, gt: Path | None, video: str | None) -> tuple[ResultTracks, _Truth | None]:
+def _read(
+    path: Path, gt: Path | None, video: str | None, log: FaultLog
+) -> tuple[ResultTracks, _Truth | None]:
     if gt is None:
         if video is not None and not video.isdecimal():
             raise DataError(
                 f"--video {video} is a name, which needs annotations; give its id, or --gt as well"
             )
         return read_tracks(path, video_id=None if video is None else int(video)), None
-    dataset = read_dataset(gt, FaultLog())
+    dataset = read_dataset(gt, log)
     names = {category.dataset_id: category.name for category in dataset.categories}
     chosen = None if video is None else find_video(dataset, video)
     results = read_tracks(path, video_id=None if chosen is None else chosen.id, names=names)
@@ -113,7 +119,7 @@ def _read(path: Path, gt: Path | None, video: str | None) -> tuple[ResultTracks,
             f"has {len(chosen)} of {chosen.size[0]}x{chosen.size[1]}; give the results of this video"
         )
     frames = results.frames.tolist()
-    annotated = [(t, t.masks.at(frames)) for t in dataset.tracks(chosen.id) if not t.crowd]
+    annotated = [(t, t.masks.at(frames)) for t in without_crowds(dataset, chosen, log)]
     annotated = [(track, masks) for track, masks in annotated if masks.frames]
     instances = [masks for _, masks in annotated]
     visible = np.array([masks.areas > 0 for masks in instances], np.bool_).reshape(-1, len(frames))

@@ -52,3 +52,17 @@ def test_nothing_to_learn_is_refused_with_a_holdout_too(
         data = replace(held.data, annotations=str(annotations), holdout=holdout)
         with pytest.raises(DataError, match=message):
             open_training_data(replace(held, data=data))
+
+
+def test_held_out_videos_without_instances_are_refused(held: TrainSettings, tmp_path: Path) -> None:
+    held_out = open_training_data(held).held_out
+    assert held_out is not None
+    contents = json.loads(Path(held.data.annotations).read_text())
+    for track in contents["annotations"]:
+        track["iscrowd"] = int(track["video_id"] == held_out.videos[0].id)
+    annotations = tmp_path / "instances.json"
+    annotations.write_text(json.dumps(contents))
+    held = replace(held, data=replace(held.data, annotations=str(annotations)))
+    assert open_training_data(held).held_out is not None
+    with pytest.raises(DataError, match=r"have no instance to evaluate on; choose another data\.holdout"):
+        open_training_data(replace(held, run=replace(held.run, evaluate_period=2)))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from idol_deploy.data.faults import FaultLog
+from idol_deploy.studies.figure.identities import read_truth
 from idol_deploy.studies.figure.timeline import Timeline, draw_timeline
 from idol_runtime.errors import DataError
 from idol_runtime.tracking.rle import encode_rle
@@ -52,6 +54,23 @@ def test_tracks_beside_the_annotations(
     for text in ("thing #5", "5 tracks, the stronger the colour the higher the score", "50%", "100%", "0.50"):
         assert f">{text}</text>" in source
     assert "grey where none does; 3 switches (black)" in source
+
+
+def test_a_crowd_is_left_out_and_told(
+    videos: MadeDataset, masks: np.ndarray, tmp_path: Path, svg: Callable[..., str]
+) -> None:
+    found = results(tmp_path, masks, [[0, 0, 0, 0], [1, 1, 1, 1]], [0, 1, 2, 3])
+    content = json.loads(videos.annotations.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    gt = tmp_path / "crowd.json"
+    gt.write_text(json.dumps(content))
+    drawn: list[Timeline] = []
+    svg(lambda path: drawn.append(draw_timeline(found, path, gt=gt, video="1")))
+    assert drawn[0].instances == 2
+    assert [line[:27] for line in drawn[0].left_out] == [f"1 x crowd, first {gt}"[:27]]
+    log = FaultLog()
+    assert read_truth(gt, "1", log)[1].id == 1
+    assert log.counts == {"crowd": 1}
 
 
 def test_every_second_frame_and_the_longest_tracks(
