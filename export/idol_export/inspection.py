@@ -117,16 +117,17 @@ def _describe_tensors(tensors: Iterable[TensorInfo]) -> dict[str, str]:
 
 def _describe_onnx(path: Path) -> dict[str, object]:
     onnx = import_optional("onnx", "onnx", "export", "reading an ONNX file")
+    from idol_export.graph.tracing import describe_io
+
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:
-        raise BundleError(
-            f"invalid ONNX file: {path} ({str(error).splitlines()[0]}); export it again"
-        ) from error
-    from idol_export.graph.tracing import describe_io
-
-    inputs, outputs = describe_io(path.read_bytes())
+        inputs, outputs = describe_io(path.read_bytes())
+    except (
+        Exception
+    ) as error:  # onnx raises many kinds of error, also for a type of tensors that it does not know
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BundleError(f"invalid ONNX file: {path} ({reason}); export it again") from error
     operators = collections.Counter(
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph.node
     )

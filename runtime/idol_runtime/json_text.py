@@ -49,11 +49,11 @@ def _not_finite(text: bytes) -> str | None:
         path, value = pending.pop()
         if isinstance(value, _Constant):
             return f"{path.removeprefix('.') or 'its value'} is {value.name}"
-        items: Any = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        )
-        names = f"{path}.{{}}" if isinstance(value, dict) else f"{path}[{{}}]"
-        pending += reversed([(names.format(key), inner) for key, inner in items if _may_hold(inner)])
+        if isinstance(value, dict):
+            inner = [(f"{path}.{key}", value[key]) for key in value if _may_hold(value[key])]
+        else:
+            inner = [(f"{path}[{i}]", entry) for i, entry in enumerate(value) if _may_hold(entry)]
+        pending += reversed(inner)
     return None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import onnx
 import pytest
 import torch
 
@@ -142,6 +143,14 @@ def test_an_onnx_file(toy: Toy, tmp_path: Path) -> None:
     assert found["operators"]["GridSample"] > 0
     assert sum(found["operators"].values()) == found["nodes"]
     json.dumps(found)
+
+
+def test_a_tensor_type_of_a_later_onnx(tmp_path: Path) -> None:
+    model = onnx.load(Path(__file__).parents[1] / "data" / "tiny.onnx")
+    model.graph.output[0].type.tensor_type.elem_type = 64
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(BundleError, match=r"invalid ONNX file: .*odd\.onnx .*; export it again"):
+        describe(tmp_path / "odd.onnx")
 
 
 def test_checkpoints_of_both_kinds(toy: Toy, tmp_path: Path) -> None:

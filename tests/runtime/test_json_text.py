@@ -19,6 +19,7 @@ def test_every_encoding_is_read(encoding: str) -> None:
     [
         (b'{"a": [{"b": 1}, {"b": [null, NaN]}], "c": Infinity}', r"a[1].b[1] is NaN; write a finite"),
         (b"[1, -Infinity]", "[1] is -Infinity; write a finite number or null"),
+        (b'{"{}": {"}": NaN}}', "{}.} is NaN; write a finite number or null"),
         (b"NaN", "its value is NaN; write a finite number or null"),
         (b'{"NaN": 1', "Input data was truncated; copy it again"),
         (b"[" * 100_000, "its values are nested too deeply; copy it again"),
