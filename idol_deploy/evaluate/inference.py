@@ -109,19 +109,28 @@ def match_categories(classes: Sequence[Category], dataset: VisDataset) -> list[i
 
 
 def missed_categories(classes: Sequence[Category], dataset: VisDataset) -> tuple[str, ...]:
-    """Return a message on the categories that are no class of the model; empty if all are.
+    """Return messages on the categories that are no class of the model, and on the classes that are no category.
 
-    They remain in the scores, as on an evaluation server: AP is a mean over all categories with instances.
+    The categories remain in the scores, as on an evaluation server: AP is a mean over all categories with instances.
 
     Raises:
         ConfigError, DataError: see `class_labels`.
     """
     labels = class_labels(dataset.categories, [category.name for category in classes], dataset.path)
     unknown = [category.name for category in dataset.categories if category.dataset_id not in labels]
-    if not unknown:
-        return ()
-    many = f"{len(unknown)} of {len(dataset.categories)} categories"
-    return (f"{many} are no class of the model ({list_some(unknown, 5)}): their instances count as missed",)
+    surplus = [category.name for label, category in enumerate(classes) if label not in labels.values()]
+    messages = []
+    if unknown:
+        many = f"{len(unknown)} of {len(dataset.categories)} categories"
+        names = list_some(unknown, 5)
+        messages.append(f"{many} are no class of the model ({names}): their instances count as missed")
+    if surplus:
+        many = f"{len(surplus)} of {len(classes)} classes of the model"
+        names = list_some(surplus, 5)
+        messages.append(
+            f"{many} are no category of {dataset.path.name} ({names}): their results are left out"
+        )
+    return tuple(messages)
 
 
 def require_frames(videos: Sequence[Video], frames: Path) -> None:

@@ -100,6 +100,14 @@ def test_every_video_as_the_pipeline_alone_would(work: InferenceTask) -> None:
     assert not work.parts.exists()
 
 
+def test_backslashes_in_file_names_are_separators(work: InferenceTask) -> None:
+    videos = [
+        replace(v, files=tuple(name.replace("/", "\\") for name in v.files)) for v in work.dataset.videos
+    ]
+    assert run_videos(replace(work, dataset=replace(work.dataset, videos=tuple(videos))), Counting)
+    assert json.loads(work.results.read_text()) == _by_hand(work)
+
+
 def test_a_run_that_was_cut_off_goes_on(work: InferenceTask) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_videos(work, lambda: Counting(breaks_at=4))  # in the second video
@@ -283,11 +291,11 @@ def test_classes_and_categories_are_matched_as_training_matches_them(work: Infer
     classes = tuple(Category(name, i) for i, name in enumerate(("cat", "great_horned_owl", "DOG")))
     dataset = replace(work.dataset, categories=categories)
     assert match_categories(classes, dataset) == [None, 4, 2]
-    (message,) = missed_categories(classes, dataset)
-    assert message.startswith(
-        "1 of 3 categories are no class of the model (emu): their instances count as missed"
+    assert missed_categories(classes, dataset) == (
+        "1 of 3 categories are no class of the model (emu): their instances count as missed",
+        "1 of 3 classes of the model are no category of gt.json (cat): their results are left out",
     )
-    assert missed_categories(classes, work.dataset) == ()
+    assert missed_categories(classes[::2], work.dataset) == ()
     with pytest.raises(DataError, match=r"none of its categories \(emu\) is a class of the network"):
         match_categories(CLASSES, replace(work.dataset, categories=categories[:1]))
     with pytest.raises(DataError, match="'cat' and 'Cat' differ only in case"):
