@@ -1,16 +1,23 @@
-"""Users' files that failed once, as one table: each case, the command, and what it must say (`pytest -m cases`).
+"""Users' files that failed once, as one table: each case and what it must give (`pytest -m cases`).
 
-The files are in ../shared/cases or in the folder that IDOL_CASES names.
+The files are in ../shared/cases or in the folder that IDOL_CASES names. They are generated, see the README in their folder.
+Each kind of fault has its own tests in the folder of its code.
 """
 
+from __future__ import annotations
+
 import os
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from idol_deploy.cli import main
 from idol_runtime.bundle.engine_file import read_info
 from idol_runtime.errors import BackendError
+from idol_runtime.sources.opening import open_source
 from published.units import compare_units
 
 CASES = Path(os.environ.get("IDOL_CASES") or Path(__file__).parents[2] / "shared" / "cases")
@@ -92,3 +99,59 @@ def test_an_item_that_is_positive_and_negative() -> None:
 def test_an_engine_file_that_is_not_utf8() -> None:
     with pytest.raises(BackendError, match=r"is corrupted: engine\.json is not valid"):
         read_info(CASES / "parsers" / "crash-engine-UnicodeDecodeError-engine_file.py-204")
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a video case must give.
+
+    Attributes:
+        file: path in the folder of cases.
+        frames: number of frames.
+        last_s: time of the last frame.
+        note: part of the note that the reading ends with; empty for no note.
+    """
+
+    file: str
+    frames: int
+    last_s: float
+    note: str = ""
+
+
+VIDEOS = [
+    Video("video/clip.mp4", 40, 1.56),
+    Video("video/il_x264.mp4", 40, 1.56),
+    Video("video/cut_copy.mp4", 22, 0.84, "has 22 frames, its container states 28"),
+    Video("video/long_audio.mkv", 40, 1.56, "has 40 frames, its container states about 66"),
+    Video("video/njl.webm", 40, 1.293),
+    Video("video/plain.ts", 40, 1.56),
+    Video("video/anim.webp", 40, 1.56),
+    Video("video/hflip.mp4", 40, 1.56),
+]
+
+
+@pytest.mark.parametrize("case", VIDEOS, ids=lambda case: case.file)
+def test_a_video_gives_all_its_frames_at_their_times(case: Video, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("av")
+    with open_source(CASES / "video/clip.mp4") as source:
+        clip = [frame.image.astype(np.int16) for frame in source]
+    with open_source(CASES / case.file) as source:
+        frames = list(source)
+    assert len(frames) == case.frames
+    assert frames[-1].time_s == pytest.approx(case.last_s, abs=1e-3)
+    assert case.note in caplog.text
+    assert bool(case.note) == bool(caplog.text)
+    # All show the clip, some of them compressed again, mirrored, or from its middle on.
+    for frame in frames:
+        image = frame.image[:, ::-1] if "hflip" in case.file else frame.image
+        assert min(np.abs(picture - image).mean() for picture in clip) < 8
+
+
+def test_a_pipe_gives_all_frames(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    data = (CASES / "video/plain.ts").read_bytes()
+    threading.Thread(target=lambda: pipe.write_bytes(data), daemon=True).start()
+    with open_source(pipe) as source:
+        assert len(list(source)) == 40

@@ -43,7 +43,7 @@ from idol_runtime.bundle.bundle import (
     Manifest,
     write_bundle,
 )
-from idol_runtime.errors import ConfigError, FrameError
+from idol_runtime.errors import ConfigError, FrameError, SourceError
 from idol_runtime.files import replacing, writable_target
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.preprocess import resize
@@ -202,7 +202,10 @@ def _check_sources(task: _Task) -> None:
     for use, path in (("verify", options.verify_source), ("calibrate", options.reduce.calibrate)):
         if path is not None:
             with open_source(path) as source:
-                assert source.size is not None
+                if source.live:
+                    raise SourceError(
+                        f"--{use} reads {source.name} twice, and it is live; record it and pass the file"
+                    )
                 sizes.append((use, source.name, source.size))
     if options.reduce.annotations is not None:
         videos = read_dataset(options.reduce.annotations).videos

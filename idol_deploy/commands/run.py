@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         action="append",
-        help="video file, image folder, 'glob*' pattern, camera index, or rtsp/http URL; may be repeated",
+        help="video or image file, image folder, 'glob*' pattern, pipe, camera (0, /dev/video0), rtsp/http URL or "
+        "GStreamer pipeline; may be repeated",
     )
     for kind in SINKS:
         if kind.metavar:

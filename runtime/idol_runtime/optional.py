@@ -1,13 +1,12 @@
 """Imports at first use: of optional packages, and of the names of a package."""
 
 import importlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idol_runtime.errors import IdolError, MissingDependencyError
 
-__all__ = ["import_optional", "lazy_names", "load_cv2"]
+__all__ = ["import_optional", "lazy_names", "load_av", "load_cv2"]
 
 
 def import_optional(module: str, package: str, extra: str, purpose: str) -> Any:
@@ -65,14 +64,17 @@ def lazy_names(
     return load, lambda: sorted({*namespace, *namespace["__all__"]})
 
 
-def load_cv2(purpose: str) -> Any:
-    """Import OpenCV with FFmpeg's messages turned off.
+def load_av(purpose: str) -> Any:
+    """Import PyAV, the bindings of FFmpeg, which log nothing by default; arguments and errors as for `load_cv2`."""
+    import_optional("av.filter", "av", "video", purpose)
+    return import_optional("av", "av", "video", purpose)
 
-    FFmpeg's messages name neither the file nor a fix, and they show a stream's password. FFmpeg reads this setting when
-    the first video is opened. A value set by the user stays.
+
+def load_cv2(purpose: str) -> Any:
+    """Import OpenCV.
 
     Args:
-        purpose: purpose in the error message, such as `reading video`.
+        purpose: purpose in the error message, such as `drawing results`.
 
     Returns:
         The module `cv2`.
@@ -81,5 +83,4 @@ def load_cv2(purpose: str) -> Any:
         MissingDependencyError: OpenCV is not installed.
         IdolError: OpenCV is installed but cannot be loaded.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     return import_optional("cv2", "opencv-python", "video", purpose)

@@ -318,10 +318,18 @@ def test_no_onnx_runtime_is_told_before_the_work(
     assert not traced
 
 
+class Installed:
+    """An installed distribution."""
+
+    def locate_file(self, path: str) -> Path:
+        """Return the place of one of its files."""
+        return Path("/usr/lib/python3/dist-packages", path)
+
+
 def test_two_onnx_runtimes_are_told_before_the_work(
     toy: Toy, tmp_path: Path, traced: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: [object()])
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: [Installed()])
     error = _refused(toy, tmp_path / "toy.idol", ExportOptions(toy.size), BackendError)
     assert "pip uninstall onnxruntime onnxruntime-gpu" in str(error)
     assert not traced

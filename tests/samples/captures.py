@@ -1,6 +1,8 @@
 """Sample videos and images, and stand-ins for OpenCV captures."""
 
+import io
 import threading
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,20 @@ from PIL import Image
 from idol_runtime.frames import Frame
 from idol_runtime.sources.opening import open_source
 
-__all__ = ["HEIGHT", "WIDTH", "FakeCapture", "Hanging", "read_all", "shade", "write_images", "write_video"]
+__all__ = [
+    "HEIGHT",
+    "WIDTH",
+    "FakeCapture",
+    "Hanging",
+    "Pipe",
+    "read_all",
+    "shade",
+    "write_images",
+    "write_stream",
+    "write_video",
+]
 
+av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
 
 HEIGHT, WIDTH = 48, 64
@@ -38,6 +52,31 @@ def write_video(path: Path, frames: int = 30, fps: float = 25.0, noise: bool = F
     return path
 
 
+class Pipe:
+    """A file object that can only be read or written from front to back, like a pipe or a connection."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        buffer = io.BytesIO(data)
+        self.read, self.write, self.getvalue = buffer.read, buffer.write, buffer.getvalue
+
+
+def write_stream(
+    times_s: list[float], first_shade: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> bytes:
+    """Return an MPEG-4 video in Matroska without a stated length, with a frame at each of the times."""
+    pipe = Pipe()
+    with av.open(pipe, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, time_s in enumerate(times_s):
+            frame = av.VideoFrame.from_ndarray(np.full((*size, 3), shade(first_shade + i), np.uint8))
+            frame.pts, frame.time_base = round(1000 * time_s), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return pipe.getvalue()
+
+
 def write_images(folder: Path, names: list[str]) -> Path:
     folder.mkdir(exist_ok=True)
     for i, name in enumerate(names):
@@ -53,10 +92,8 @@ def read_all(source: Any, **options: Any) -> list[Frame]:
 class FakeCapture:
     """A stand-in for `cv2.VideoCapture`: frames of the given sizes, then the end."""
 
-    def __init__(
-        self, sizes: list[tuple[int, int]], count: float, fps: float = 25.0, clock: bool = True
-    ) -> None:
-        self.sizes, self.count, self.fps, self.clock = sizes, count, fps, clock
+    def __init__(self, sizes: list[tuple[int, int]], count: float = -1, fps: float = 25.0) -> None:
+        self.sizes, self.count, self.fps = sizes, count, fps
         self.position = 0
         self.released = False
 
@@ -64,13 +101,7 @@ class FakeCapture:
         return True
 
     def get(self, key: int) -> float:
-        stamp = 1000 * (self.position - 1) / self.fps if self.clock else 0.0
-        known = {
-            cv2.CAP_PROP_FPS: self.fps,
-            cv2.CAP_PROP_FRAME_COUNT: self.count,
-            cv2.CAP_PROP_POS_MSEC: stamp,
-        }
-        return known[key]
+        return {cv2.CAP_PROP_FPS: self.fps, cv2.CAP_PROP_FRAME_COUNT: self.count}[key]
 
     def set(self, key: int, value: float) -> bool:
         return False
@@ -79,7 +110,7 @@ class FakeCapture:
         self.position += 1
         return self.position <= len(self.sizes)
 
-    def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
+    def retrieve(self, buffer: NDArray[np.uint8] | None = None) -> tuple[bool, NDArray[np.uint8] | None]:
         height, width = self.sizes[self.position - 1]
         return (True, np.zeros((height, width, 3), np.uint8)) if height else (False, None)
 
@@ -91,7 +122,7 @@ class Hanging(FakeCapture):
     """A camera that sends nothing after its first frame until `go_on` is set."""
 
     def __init__(self) -> None:
-        super().__init__([(8, 8)] * 3, -1)
+        super().__init__([(8, 8)] * 3)
         self.hangs, self.go_on = threading.Event(), threading.Event()
 
     def grab(self) -> bool:

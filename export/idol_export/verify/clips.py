@@ -31,16 +31,27 @@ def video_clip(source: str, max_frames: int | None = None) -> Clip:
 
 
 def spread_frames(source: str, count: int) -> Clip:
-    """Yield `count` frames of a video, evenly spread if its length is known, else the first ones."""
+    """Yield `count` frames of a video, evenly spread if its length is known, else the first ones.
+
+    A container may state more frames than it has: then further frames are taken from between the first ones.
+    """
     with open_source(source) as frames:
         length = frames.frame_count or count
     stride = max(1, length // count)
     read = -(-length // stride)  # less than 2 * count
-    selected = {i * read // count for i in range(count)}
+    selected = {i * read // count * stride for i in range(count)}
+    present = set[int]()
     with open_source(source, stride=stride, max_frames=read) as frames:
-        for index, frame in enumerate(frames):
-            if index in selected:
+        for frame in frames:
+            present.add(frame.index)
+            if frame.index in selected:
                 yield frame.image
+    missing = len(selected - present)
+    others = sorted(set(range(max(present) + 1)) - selected)
+    if missing and others:
+        selected = {others[i * len(others) // missing] for i in range(missing)}
+        with open_source(source, max_frames=max(selected) + 1) as frames:
+            yield from (frame.image for frame in frames if frame.index in selected)
 
 
 def clips_of_dataset(annotations: Path, frames: Path) -> Iterator[Clip]:

@@ -15,7 +15,7 @@ from idol_runtime.frames import Frame
 from idol_runtime.run.options import RunOptions, RunSummary
 from idol_runtime.run.threads import BoundedQueue, WriterThread, prefetch
 from idol_runtime.sinks.base import Sink, SinkContext
-from idol_runtime.sources.images import NOMINAL_FPS
+from idol_runtime.sources.base import NOMINAL_FPS
 from idol_runtime.sources.opening import open_source
 from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.results import FrameResult

@@ -31,7 +31,9 @@ class SinkKind(NamedTuple):
 
 
 SINKS = [
-    SinkKind("save", "FILE", "write an annotated video (.mp4, .mkv or .avi)", "video:VideoSink"),
+    SinkKind(
+        "save", "FILE", "write an annotated video without sound (.mp4, .mkv or .avi)", "video:VideoSink"
+    ),
     SinkKind("jsonl", "FILE", "write one JSON object per frame, with masks as RLE", "jsonl:JsonlSink"),
     SinkKind("results", "FILE", "write results.json in the YouTube-VIS / OVIS format", "results:ResultsSink"),
     SinkKind("masks", "DIR", "write one 16-bit PNG per frame (id + 1; background 0)", "masks:MaskSink"),

@@ -2,15 +2,21 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from glob import has_magic
 from pathlib import Path
 from typing import TypeAlias
 
 from idol_runtime.frames import RGBImage
 
-__all__ = ["Reader", "Source", "local_path"]
+__all__ = ["MAX_FPS", "NOMINAL_FPS", "Reader", "Source", "local_path"]
 
-Source: TypeAlias = str | int | Path  # a path, a glob pattern, a camera index or a URL
+Source: TypeAlias = str | int | Path  # a path, a glob pattern, a camera index, a pipeline or a URL
+
+# A source that states a higher rate states its time base instead: 90000 for RTSP. Also the limit for written videos.
+MAX_FPS = 1000.0
+# Frame rate of sources that state none: for the times of image files, and for a video written from such a source.
+NOMINAL_FPS = 30.0
 
 
 class Reader(ABC):
@@ -26,6 +32,7 @@ class Reader(ABC):
         live: True for a source without an end of its own (a camera or a network stream).
         size: (height, width) of the first frame in pixels.
         time_s: time of the last frame read, in seconds.
+        notes: remarks on the source for the user, complete after the last frame.
     """
 
     name: str
@@ -34,6 +41,7 @@ class Reader(ABC):
     live = False
     size: tuple[int, int]
     time_s = 0.0
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def __init__(self, source: Source) -> None: ...

@@ -1,5 +1,6 @@
-"""Local cameras as a frame source."""
+"""Local cameras and GStreamer pipelines as a frame source."""
 
+import os
 import re
 from typing import Any
 
@@ -7,58 +8,118 @@ from idol_runtime.errors import SourceError
 from idol_runtime.sources.base import Source
 from idol_runtime.sources.capture import CaptureReader
 
-__all__ = ["CameraReader"]
+__all__ = ["CameraReader", "PipelineReader"]
 
 # Nine digits fit OpenCV's int; a longer number is a file name.
 _INDEX = re.compile(r"-?[0-9]{1,9}")
 _LAST_CAMERA = 10**9 - 1
+_DEVICE = re.compile(r"/dev/video[0-9]+")
 
 
 class CameraReader(CaptureReader):
-    """A camera of this machine, given by its index."""
+    """A camera of this machine, given by its index or, on Linux, by its device."""
 
     open_error = "cannot open {name}; check that it is plugged in (on Linux: ls /dev/video*) and not in use"
+    end_error = "{name} stopped sending at frame {index}; check its cable, and that no other program uses it"
     hint = "check that the camera is sending"
 
     def __init__(self, source: Source) -> None:
         """Open a camera.
 
         Args:
-            source: camera index, as a number or as text.
+            source: camera index, as a number or as text, or a path such as `/dev/video0` or a link to one.
 
         Raises:
             MissingDependencyError: OpenCV is not installed.
             SourceError: the index is out of range, or the camera cannot be opened or sends no frame.
         """
-        index = -1 if isinstance(source, bool) else int(str(source))
-        if not 0 <= index <= _LAST_CAMERA:
-            raise SourceError(
-                f"camera index out of range: {source}; a camera index lies between 0 and {_LAST_CAMERA}, "
-                "and the first camera is 0"
-            )
-        super().__init__(index, f"camera {index}")
+        self._device, self._index = _device(source), 0
+        if self._device is None:
+            self._index = -1 if isinstance(source, bool) else int(str(source))
+            if not 0 <= self._index <= _LAST_CAMERA:
+                raise SourceError(
+                    f"camera index out of range: {source}; a camera index lies between 0 and {_LAST_CAMERA}, "
+                    "and the first camera is 0"
+                )
+        super().__init__(f"camera {source}")
 
     @classmethod
     def accepts(cls, source: Source) -> bool:
-        """Return True for a whole number of up to nine digits."""
-        return isinstance(source, int) or (isinstance(source, str) and bool(_INDEX.fullmatch(source)))
+        """Return True for a video device, and for a whole number of up to nine digits that is no existing path."""
+        if isinstance(source, int) or _device(source):
+            return True
+        return isinstance(source, str) and bool(_INDEX.fullmatch(source)) and not os.path.lexists(source)
 
     @classmethod
     def label(cls, source: Source) -> str:
         """Return `camera` and the index."""
-        return f"camera{source}"
-
-    def _is_live(self, count: float | None) -> bool:
-        return True
-
-    def _reconnect(self) -> bool:
-        raise SourceError(
-            f"{self.name} stopped sending at frame {self._next}; check its cable, and that no other program uses it"
-        )
+        device = _device(source)
+        return f"camera{source}" if device is None else device.removeprefix("/dev/")
 
     def _open(self) -> Any:
-        capture = super()._open()
+        cv2 = self._cv2
+        target = (self._index, cv2.CAP_ANY) if self._device is None else (self._device, cv2.CAP_V4L2)
+        capture = cv2.VideoCapture(*target)
         if capture.isOpened():
             # Read the newest frame, not the oldest one in a queue; a driver without this setting ignores it.
             capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)
         return capture
+
+
+class PipelineReader(CaptureReader):
+    """A GStreamer pipeline that ends in `appsink`, such as that of a CSI camera; needs an OpenCV with GStreamer.
+
+    A pipeline that knows its length ends after its last frame; the end of any other one is an error.
+    """
+
+    open_error = (
+        "cannot open the pipeline {name}; check it with gst-launch-1.0, and that it ends in: "
+        "videoconvert ! video/x-raw,format=BGR ! appsink"
+    )
+    end_error = "the pipeline {name} stopped sending at frame {index}; check its source"
+    hint = "check the pipeline with gst-launch-1.0"
+
+    def __init__(self, source: Source) -> None:
+        """Open a pipeline.
+
+        Args:
+            source: text of the pipeline, with ` ! ` between its elements.
+
+        Raises:
+            MissingDependencyError: OpenCV is not installed.
+            SourceError: OpenCV is built without GStreamer, or the pipeline cannot be opened or sends no frame.
+        """
+        self._text = str(source)
+        super().__init__(self._text)
+
+    @classmethod
+    def accepts(cls, source: Source) -> bool:
+        """Return True for text with an exclamation mark between spaces that is no existing path."""
+        return isinstance(source, str) and " ! " in source and not os.path.lexists(source)
+
+    @classmethod
+    def label(cls, source: Source) -> str:
+        """Return the name of the first element."""
+        return str(source).split(maxsplit=1)[0]
+
+    def _open(self) -> Any:
+        if not re.search(r"GStreamer:\s+YES", self._cv2.getBuildInformation()):
+            raise SourceError(
+                f"cannot open the pipeline {self.name}: this OpenCV is built without GStreamer; use the system's "
+                "OpenCV (on a Jetson: python3 -m venv --system-site-packages, without opencv-python)"
+            )
+        return self._cv2.VideoCapture(self._text, self._cv2.CAP_GSTREAMER)
+
+    def _has_ended(self) -> bool:
+        return bool(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT) > 0)
+
+
+def _device(source: Source) -> str | None:
+    """Return the video device that a source is or links to; None for any other source."""
+    if isinstance(source, int):
+        return None
+    try:
+        path = os.path.realpath(source)
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
+        return None
+    return path if _DEVICE.fullmatch(path) else None

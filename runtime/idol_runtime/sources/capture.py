@@ -1,22 +1,21 @@
-"""The part that video files, cameras and network streams share: frames read with OpenCV."""
+"""The part that cameras and GStreamer pipelines share: frames read with OpenCV."""
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from idol_runtime.errors import SourceError
 from idol_runtime.frames import RGBImage
 from idol_runtime.optional import load_cv2
-from idol_runtime.sources.base import Reader
+from idol_runtime.sources.base import MAX_FPS, Reader
 
-__all__ = ["MAX_FPS", "CaptureReader"]
-
-# A source that states a higher rate states its time base instead: 90000 for RTSP. Also the limit for written videos.
-MAX_FPS = 1000.0
+__all__ = ["CaptureReader"]
 
 
 @contextmanager
@@ -32,24 +31,25 @@ def _quiet(cv2: Any) -> Iterator[None]:
 
 
 class CaptureReader(Reader):
-    """A source that OpenCV's `VideoCapture` opens; frames are upright (rotation metadata applied).
+    """A live source that OpenCV's `VideoCapture` opens.
 
-    `fps` is None if the source states no rate or one above `MAX_FPS`. `frame_count` is the container's estimate.
-    `time_s` is the container's timestamp, or the elapsed time for a live source.
+    `fps` is None if the source states no rate or one above `MAX_FPS`. `time_s` is the time since the first frame.
 
     Attributes:
         open_error: message for a source that cannot be opened, with the placeholder `{name}`.
+        end_error: message for a source that stops, with the placeholders `{name}` and `{index}`.
         hint: end of messages: what to check when frames are missing.
     """
 
     open_error: str
+    end_error: str
     hint: str
+    live = True
 
-    def __init__(self, target: str | int, name: str) -> None:
+    def __init__(self, name: str) -> None:
         """Open a source and decode its first frame.
 
         Args:
-            target: argument of `VideoCapture`.
             name: name of the source for messages, without passwords.
 
         Raises:
@@ -57,19 +57,15 @@ class CaptureReader(Reader):
             SourceError: the source cannot be opened or has no frame.
         """
         self.name = name
-        self._target = target
-        self._cv2 = load_cv2("reading video")
-        self._next = 0
-        self._capture = self._open()
+        self._cv2 = load_cv2("reading a camera")
+        self._next, self._started = 0, 0.0
+        self._buffer: NDArray[np.uint8] | None = None
+        with _quiet(self._cv2):
+            self._capture = self._open()
         if not self._capture.isOpened():
             raise SourceError(self.open_error.format(name=name))
-        self.fps = self._property(self._cv2.CAP_PROP_FPS)
-        count = self._property(self._cv2.CAP_PROP_FRAME_COUNT)
-        self.live = self._is_live(count)
-        if self.fps is not None and self.fps > MAX_FPS:
-            self.fps = count = None  # OpenCV computes the count from the rate
-        self.frame_count = None if self.live or count is None else round(count)
-        self._started = time.monotonic()
+        rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
+        self.fps = rate if math.isfinite(rate) and 0 < rate <= MAX_FPS else None
         self._first: RGBImage | None = self._decode()
         if self._first is None:
             self.close()
@@ -80,7 +76,7 @@ class CaptureReader(Reader):
         """Return the next frame, [H, W, 3] uint8 RGB; None at the end.
 
         Raises:
-            SourceError: the file is damaged or cut short, or the camera or stream is lost.
+            SourceError: the source stopped, or its frame is missing.
         """
         image, self._first = self._first, None
         return self._decode() if image is None else image
@@ -97,65 +93,46 @@ class CaptureReader(Reader):
         return self._advance()
 
     def close(self) -> None:
-        """Release the file, the camera or the connection."""
+        """Release the camera."""
         self._capture.release()
 
-    def _is_live(self, count: float | None) -> bool:
-        """Return True if a source with this frame count has no end of its own."""
-        return False
-
-    def _reconnect(self) -> bool:
-        """Grab the next frame after the source has stopped; return False if this is its end."""
-        return False
-
+    @abstractmethod
     def _open(self) -> Any:
-        with _quiet(self._cv2):
-            return self._cv2.VideoCapture(self._target)
+        """Return a `VideoCapture`."""
 
-    def _grab(self) -> bool:
-        with _quiet(self._cv2):
-            return bool(self._capture.isOpened() and self._capture.grab())
-
-    def _property(self, key: int) -> float | None:
-        value = float(self._capture.get(key))
-        return value if math.isfinite(value) and value > 0 else None
+    def _has_ended(self) -> bool:
+        """Return True if a source that gives no more frames is at its end."""
+        return False
 
     def _decode(self) -> RGBImage | None:
         if not self._advance():
             return None
-        with _quiet(self._cv2):
-            decoded, image = self._capture.retrieve()
-        if not decoded or image is None:
+        image = self._retrieve(0x55)
+        # OpenCV may report success without writing the picture: then two different fillings come back.
+        if image is not None and (image == 0x55).all():
+            again = self._retrieve(0xAA)
+            image = None if again is not None and (again == 0xAA).all() else again
+        if image is None:
             raise SourceError(f"{self.describe(self._next - 1)} cannot be decoded; {self.hint}")
         return np.asarray(self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
+    def _retrieve(self, filling: int) -> NDArray[np.uint8] | None:
+        """Return the grabbed frame [H, W, 3] in BGR, written over an array of one value; None after a failure."""
+        if self._buffer is not None:
+            self._buffer.fill(filling)
+        with _quiet(self._cv2):
+            decoded, self._buffer = self._capture.retrieve(self._buffer)
+        return self._buffer if decoded else None
+
     def _advance(self) -> bool:
-        if self._grab() or (self._next and self._reconnect()):
-            self._next += 1
-            self.time_s = self._clock()
-            return True
-        self._check_complete()
-        return False
-
-    def _clock(self) -> float:
-        if self.live:
-            return time.monotonic() - self._started
-        stamp = float(self._capture.get(self._cv2.CAP_PROP_POS_MSEC)) / 1000
-        if self._next == 1 or (math.isfinite(stamp) and stamp > self.time_s):
-            return stamp if math.isfinite(stamp) and stamp > 0 else 0.0
-        # Some containers have no timestamps.
-        return self.time_s + (1 / self.fps if self.fps else 0.0)
-
-    def _check_complete(self) -> None:
-        """Raise an error if the file ended well before its stated length."""
-        if self.frame_count is None or not self._next:
-            return
-        # A container's frame count is an estimate: a file that ends this close to it is complete.
-        tolerance = max(2, 0.01 * self.frame_count)
-        # With a variable frame rate the count is wrong but the time is right, so both must be short.
-        time_short = not self.fps or (self.frame_count - tolerance) / self.fps > self.time_s + 1 / self.fps
-        if self.frame_count - self._next > tolerance and time_short:
-            raise SourceError(
-                f"{self.name} ends at frame {self._next} of {self.frame_count}: the file is cut short or damaged; "
-                f"copy it again, or read the good part with max_frames={self._next}"
-            )
+        with _quiet(self._cv2):
+            grabbed = bool(self._capture.isOpened() and self._capture.grab())
+        if not grabbed:
+            if self._next and not self._has_ended():
+                raise SourceError(self.end_error.format(name=self.name, index=self._next))
+            return False
+        now = time.monotonic()
+        self._started = self._started or now
+        self._next += 1
+        self.time_s = now - self._started
+        return True

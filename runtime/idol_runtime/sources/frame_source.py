@@ -1,6 +1,8 @@
 """Frames of an open source with a stride, a limit and a check of their size."""
 
+import functools
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -12,6 +14,8 @@ from idol_runtime.sources.base import Reader
 __all__ = ["FrameSource"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class FrameSource:
@@ -73,7 +77,7 @@ class FrameSource:
         for number in itertools.count(1):
             image = self._call(self._reader.read, None)
             if image is None:
-                return
+                break
             if image.shape[:2] != self.size:
                 raise FrameError(
                     f"{self._reader.describe(index)} is {image.shape[0]}x{image.shape[1]} (height x width), but the "
@@ -81,9 +85,13 @@ class FrameSource:
                     "its own source"
                 )
             yield Frame(index, self._reader.time_s, image)
-            if number == self._max_frames or not self._call(self._skip, False):
+            if number == self._max_frames:
                 return
+            if not self._call(self._skip, False):
+                break
             index += self._stride
+        for note in self._reader.notes:
+            _tell(note)
 
     def _skip(self) -> bool:
         """Skip the frames that the stride leaves out."""
@@ -104,3 +112,9 @@ class FrameSource:
                 self._reader.close()
             finally:
                 self._reader_lock.release()
+
+
+@functools.cache
+def _tell(note: str) -> None:
+    """Log a note on a source, once for all readings of it; Python writes it to stderr unless the program handles it."""
+    _log.warning("note: %s", note)

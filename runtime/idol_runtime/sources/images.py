@@ -4,19 +4,26 @@ import glob
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from idol_runtime.errors import FrameError, SourceError
 from idol_runtime.frames import RGBImage
-from idol_runtime.sources.base import Reader, Source, local_path
+from idol_runtime.sources.base import NOMINAL_FPS, Reader, Source, local_path
 
-__all__ = ["NOMINAL_FPS", "ImageReader", "natural_key", "open_image", "read_image"]
+__all__ = [
+    "ImageReader",
+    "image_error",
+    "natural_key",
+    "open_image",
+    "picture_indices",
+    "read_image",
+    "to_rgb",
+]
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Image files have no frame rate: their frame times, and a video written from them, use this rate.
-NOMINAL_FPS = 30.0
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".apng")
 
 
 class ImageReader(Reader):
@@ -145,25 +152,58 @@ def open_image(path: Path, *, index: int | None = None) -> Image.Image:
         index: frame index for the error message; None to leave it out.
 
     Raises:
-        FrameError: the image has more than 8 bits per channel.
+        FrameError: the image has more than 8 bits per channel, or the file holds several pictures.
         SourceError: the file is missing, damaged, or no image.
     """
     where = f"{path} (frame {index})" if index is not None else str(path)
     try:
         with Image.open(path) as image:
-            mode = image.mode
-            pixels = None if mode in ("I", "F") or mode.startswith("I;") else _to_rgb(image)
+            count = len(picture_indices(image))
+            if count == 1:
+                return to_rgb(image, where)
+    except FrameError:
+        raise
     except Exception as error:  # decoders raise any exception type: struct.error, SyntaxError, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(f"cannot read image {where}: {reason}; replace or remove the file") from error
-    if pixels is None:
+        raise image_error(where, error) from error
+    raise FrameError(
+        f"image {where} holds {count} pictures; give the file itself as the source, or store each picture in a file"
+    )
+
+
+def image_error(where: str, error: Exception) -> SourceError:
+    """Return the error for an image that cannot be read, from that of its decoder."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return SourceError(f"cannot read image {where}: {reason}; replace or remove the file")
+
+
+def picture_indices(image: Image.Image) -> list[int]:
+    """Return the positions of the pictures in an image file that are frames.
+
+    The others are previews in a JPEG file (MPO), reduced copies and masks in a TIFF file, and the still picture of an
+    animated PNG.
+    """
+    indices = list(range(1 if image.format == "MPO" else getattr(image, "n_frames", 1)))
+    if len(indices) > 1 and image.format == "TIFF":
+        indices = [i for i in indices if not _is_reduced(image, i)]
+        image.seek(0)
+    return indices[1:] if image.info.get("default_image") else indices
+
+
+def _is_reduced(image: Any, index: int) -> bool:
+    image.seek(index)
+    return bool(image.tag_v2.get(254, 0) & 0b101)  # NewSubfileType: reduced copy, page, mask
+
+
+def to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """Return an open image upright and in RGB mode.
+
+    Raises:
+        FrameError: the image has more than 8 bits per channel.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise FrameError(
-            f"image {where} has more than 8 bits per channel (Pillow mode {mode}); convert it to 8 bit"
+            f"image {where} has more than 8 bits per channel (Pillow mode {image.mode}); convert it to 8 bit"
         )
-    return pixels
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "RGB":  # convert() would copy it

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from idol_runtime.errors import ConfigError, SourceError
 from idol_runtime.signals import interruptible
+from idol_runtime.sources.animation import AnimationReader
 from idol_runtime.sources.base import Reader, Source
-from idol_runtime.sources.camera import CameraReader
+from idol_runtime.sources.camera import CameraReader, PipelineReader
 from idol_runtime.sources.frame_source import FrameSource
 from idol_runtime.sources.images import ImageReader
 from idol_runtime.sources.stream import StreamReader
@@ -15,7 +16,14 @@ from idol_runtime.sources.video import VideoReader
 __all__ = ["KINDS", "open_source", "reader_kind", "source_label", "source_paths"]
 
 # Kinds in the order in which they are tried; VideoReader accepts everything and must be last.
-KINDS: list[type[Reader]] = [CameraReader, StreamReader, ImageReader, VideoReader]
+KINDS: list[type[Reader]] = [
+    CameraReader,
+    StreamReader,
+    PipelineReader,
+    AnimationReader,
+    ImageReader,
+    VideoReader,
+]
 
 
 def open_source(source: Source, *, stride: int = 1, max_frames: int | None = None) -> FrameSource:
@@ -26,8 +34,9 @@ def open_source(source: Source, *, stride: int = 1, max_frames: int | None = Non
                 ...
 
     Args:
-        source: a video or image file, a folder of images, a glob pattern of images, a camera index (`0` or `"0"`),
-            or a URL (`STREAM_SCHEMES`). Images are sorted in natural order: frame2 before frame10.
+        source: a video or image file, a folder of images, a glob pattern of images, a pipe, a camera (`0`, `"0"` or
+            `/dev/video0`), a URL (`STREAM_SCHEMES`), or a GStreamer pipeline. Text that is an existing path is a path.
+            Images are sorted in natural order: frame2 before frame10.
         stride: yield every stride-th frame; a higher value skips more frames.
         max_frames: maximum number of frames to yield; None for all.
 
@@ -35,7 +44,7 @@ def open_source(source: Source, *, stride: int = 1, max_frames: int | None = Non
         ConfigError: stride or max_frames is below 1.
         SourceError: the source is not found, cannot be read, or has no frames.
         FrameError: the first image has more than 8 bits per channel.
-        MissingDependencyError: OpenCV, which reads videos, cameras and streams, is not installed.
+        MissingDependencyError: PyAV, which reads videos and streams, or OpenCV, which reads cameras, is not installed.
     """
     if stride < 1:
         raise ConfigError(f"stride must be at least 1, got {stride}")

@@ -1,35 +1,46 @@
-"""Video files as a frame source."""
+"""Video files and pipes as a frame source."""
 
 import os
+import select
+import stat
 from pathlib import Path
+from typing import Any
 
 from idol_runtime.errors import SourceError
 from idol_runtime.sources.base import Source, local_path
-from idol_runtime.sources.capture import CaptureReader
+from idol_runtime.sources.container import SILENCE_S, ContainerReader
+from idol_runtime.sources.stated_size import stated_size
 
 __all__ = ["VideoReader"]
 
 
-class VideoReader(CaptureReader):
-    """A video file; any path that is no other kind of source, so that a missing file is reported as one."""
+class VideoReader(ContainerReader):
+    """A video file or a pipe; any path that is no other kind of source, so that a missing file is reported as one.
+
+    A pipe is read once and is `live`: other sources do not wait for it.
+    """
 
     hint = "check that a video player plays it"
-    open_error = "{name} is not a video that OpenCV can read, or is cut short; " + hint
+    open_error = "{name} is not a video that FFmpeg can read, or is cut short; " + hint
 
     def __init__(self, source: Source) -> None:
-        """Open a video file.
+        """Open a video file or a pipe.
 
         Args:
-            source: path of the file.
+            source: path of the file, of a named pipe, or `/dev/stdin`.
 
         Raises:
-            MissingDependencyError: OpenCV is not installed.
-            SourceError: the file does not exist, cannot be read, is empty, or is no video.
+            MissingDependencyError: PyAV is not installed.
+            SourceError: the file does not exist, cannot be read, is empty, or is no video; or the pipe sends nothing.
         """
-        path = local_path(source)
+        self._path = local_path(source)
+        self._pipe: _Pipe | None = None
         try:
-            with path.open("rb") as file:
-                empty = not file.read(1)
+            # Only a regular file may be opened to look at it: data taken out of a pipe would be lost.
+            status = self._path.stat()
+            self._regular = stat.S_ISREG(status.st_mode)
+            if self._regular:
+                self._path.open("rb").close()
         except FileNotFoundError as error:
             raise SourceError(f"{source} does not exist; check the path") from error
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
@@ -37,9 +48,12 @@ class VideoReader(CaptureReader):
             raise SourceError(
                 f"cannot read {source}: {reason}; check the path and its permissions"
             ) from error
-        if empty:
+        if not self._regular:
+            self.hint = "a pipe needs a format that is read from front to back, such as MPEG-TS or Matroska"
+            self.open_error = "{name} sends no video that FFmpeg can read; " + self.hint
+        elif not status.st_size:
             raise SourceError(f"{source} is an empty file (0 bytes); copy it again")
-        super().__init__(str(path), str(source))
+        super().__init__(str(source))
 
     @classmethod
     def accepts(cls, source: Source) -> bool:
@@ -52,3 +66,59 @@ class VideoReader(CaptureReader):
         path = local_path(source)
         # os.path.isfile, unlike Path.is_file, returns False for an impossible file name.
         return [path] if os.path.isfile(path) else []
+
+    def close(self) -> None:
+        """Release the file or the pipe."""
+        super().close()
+        if self._pipe is not None:
+            self._pipe.close()
+
+    def _open(self) -> Any:
+        if self._regular:
+            # An absolute path, because FFmpeg takes text before a colon for a protocol.
+            return self._av.open(f"file:{self._path.absolute()}", metadata_errors="replace")
+        self._pipe = _Pipe(self._path, self.name)
+        return self._av.open(self._pipe, metadata_errors="replace")
+
+    def _is_live(self, duration_s: float | None) -> bool:
+        return not self._regular
+
+    def _check_complete(self) -> None:
+        super()._check_complete()
+        if self._regular and stated_size(self._path) > self._path.stat().st_size:
+            raise self._cut_short()
+
+
+class _Pipe:
+    """A file object that reads a pipe and gives up when nothing arrives for `SILENCE_S` seconds."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._name = name
+        try:
+            # Non-blocking, because opening a pipe otherwise waits for its writer.
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise SourceError(
+                f"cannot read {name}: {error.strerror}; check that it is a file or a pipe"
+            ) from error
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLIN)
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes; none at the end.
+
+        Raises:
+            SourceError: nothing arrived in time.
+        """
+        try:
+            # Without a writer, a pipe that was never written to is not ready, while one that was is at its end.
+            ready = self._poll.poll(1000 * SILENCE_S)
+            if ready:
+                return os.read(self._file, size)
+        except KeyboardInterrupt as error:  # PyAV passes on only an Exception
+            raise SourceError(f"reading {self._name} was interrupted; start again") from error
+        raise SourceError(f"{self._name} sent nothing for {SILENCE_S:g} s; start its writer first")
+
+    def close(self) -> None:
+        """Close the pipe."""
+        os.close(self._file)

@@ -475,7 +475,7 @@ def test_bad_outputs_and_options_are_reported_before_the_first_frame(
     ("module", "flag", "name", "extra"),
     [
         ("cv2", "--save", "opencv-python", "video"),
-        ("cv2", "--jsonl", "opencv-python", "video"),
+        ("av", "--jsonl", "av", "video"),
         ("onnxruntime", "--masks", "onnxruntime", "cpu"),
     ],
 )
@@ -499,7 +499,7 @@ def test_run_names_a_missing_package(
 def test_masks_of_images_need_no_optional_package_but_the_engine(
     toy: Toy, images: Path, tmp_path: Path
 ) -> None:
-    blocked = ("torch", "onnx", "cv2", "pycocotools", "tqdm", "supervision", "safetensors")
+    blocked = ("torch", "onnx", "av", "cv2", "pycocotools", "tqdm", "supervision", "safetensors")
     arguments = ["run", str(toy.path), "--source", str(images), "--masks", str(tmp_path / "masks")]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"

@@ -19,7 +19,7 @@ from idol_runtime.run.options import RunOptions, RunSummary, for_each_source
 from idol_runtime.run.run import run
 from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.sinks.opening import requested_outputs
-from idol_runtime.sources.images import NOMINAL_FPS
+from idol_runtime.sources.opening import open_source
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
 
@@ -177,30 +177,17 @@ class Camera:
             yield Frame(t, float(t), np.full((32, 64, 3), 100, np.uint8))
 
 
-def test_a_source_that_states_its_time_base_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Network cameras can state 90000 frames per second, which no video can have."""
-    cv2 = pytest.importorskip("cv2")
+def test_a_saved_video_has_the_times_of_its_source(tmp_path: Path) -> None:
+    """As browsers record: times in milliseconds, and no frame rate."""
+    from samples.captures import write_stream
 
-    class TimeBase:
-        def __init__(self, *arguments: object) -> None:
-            self._capture = open_capture(*arguments)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._capture, name)
-
-        def get(self, key: int) -> float:
-            return 90_000.0 if key == cv2.CAP_PROP_FPS else self._capture.get(key)
-
-    open_capture = cv2.VideoCapture
-    source, saved = tmp_path / "a.avi", tmp_path / "b.avi"
-    writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*"XVID"), 25, (64, 32))
-    for _ in range(3):
-        writer.write(np.full((32, 64, 3), 100, np.uint8))
-    writer.release()
-    with monkeypatch.context() as patch:
-        patch.setattr(cv2, "VideoCapture", TimeBase)
-        (summary,) = run(Streams(GreyBackend(), CONFIG), [RunOptions(source, requested_outputs(save=saved))])
-    assert (summary.frames, cv2.VideoCapture(str(saved)).get(cv2.CAP_PROP_FPS)) == (3, NOMINAL_FPS)
+    source, saved, times = tmp_path / "a.mkv", tmp_path / "b.mp4", [0.0, 0.043, 0.067, 0.5, 2.0]
+    source.write_bytes(write_stream(times))
+    (summary,) = run(Streams(GreyBackend(), CONFIG), [RunOptions(source, requested_outputs(save=saved))])
+    assert (summary.frames, summary.paths) == (5, (saved,))
+    assert summary.notes == (f"{saved} is H.264, encoded by libx264",)
+    with open_source(saved) as video:
+        assert [frame.time_s for frame in video] == pytest.approx(times, abs=1e-4)
 
 
 def test_files_do_not_wait_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """Annotated videos: what they contain, and what is left after a failure."""
 
+import os
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from idol_runtime.errors import ConfigError, FrameError, OutputError
+from idol_runtime.frames import Frame
 from idol_runtime.sinks.video import VideoSink
+from idol_runtime.sources.opening import open_source
 from samples.results import SIZE, context, frame, nothing, result
 
+av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
 
 
@@ -35,12 +41,64 @@ def read_video(path: Path) -> tuple[float, list[NDArray[np.uint8]]]:
 def test_a_video_reads_back(tmp_path: Path, suffix: str, fps: float) -> None:
     with video_sink(tmp_path / f"out{suffix}", fps=fps, caption="untrained weights") as sink:
         for i in range(12):
-            sink.write(frame(i), result())
+            sink.write(replace(frame(i), time_s=5 + i / fps), result())
     rate, frames = read_video(tmp_path / f"out{suffix}")
     assert rate == pytest.approx(fps, abs=0.01)
     assert [image.shape for image in frames] == [(*SIZE, 3)] * 12
     blue, green, red = frames[5][25, 35]
     assert (int(blue), int(green), int(red)) != (128, 128, 128)
+
+
+@pytest.mark.parametrize(("suffix", "error_s"), [(".mp4", 1e-4), (".mkv", 1e-3), (".avi", 1 / 25)])
+def test_a_video_has_the_times_of_its_frames(tmp_path: Path, suffix: str, error_s: float) -> None:
+    times = [2.0, 2.04, 2.7, 2.73, 4.0, 4.0]
+    path = tmp_path / f"out{suffix}"
+    with video_sink(path, fps=25) as sink:
+        for i, time_s in enumerate(times):
+            sink.write(replace(frame(i), time_s=time_s), result())
+    with av.open(path) as container:
+        shown = [picture.time for picture in container.decode(video=0)]
+        duration_s = container.duration / av.time_base
+    times[-1] += 0 if suffix != ".avi" else 1 / 25  # two frames need two times
+    assert shown == pytest.approx([time_s - 2 for time_s in times], abs=error_s + 1e-6)
+    assert duration_s == pytest.approx(times[-1] - 2 + 1 / 25, abs=error_s + 2e-3)
+
+
+def test_colours_are_those_that_were_drawn(tmp_path: Path) -> None:
+    colours = np.repeat(
+        np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250], [9, 99, 199]], np.uint8), 16, 0
+    )
+    picture = np.ascontiguousarray(np.broadcast_to(colours[None], (48, 64, 3)))
+    with video_sink(tmp_path / "out.mp4") as sink:
+        sink.write(Frame(0, 0.0, picture), nothing())
+    (read,) = open_source(tmp_path / "out.mp4")
+    inner = np.abs(read.image.astype(int) - picture)[:, [4, 20, 36, 52, 60]]
+    assert inner.max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("absent", "note"),
+    [
+        ((), "out.mp4 is H.264, encoded by libx264"),
+        (("libx264",), "is H.264, encoded by libopenh264|is VP9"),
+        (("264", "vp9"), "is MPEG-4, encoded by mpeg4"),
+    ],
+)
+def test_the_codec_is_one_that_browsers_play_if_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: tuple[str, ...], note: str
+) -> None:
+    create = av.CodecContext.create
+
+    def only_present(name: str, mode: str) -> Any:
+        if any(part in name for part in absent):
+            raise av.codec.codec.UnknownCodecError(name)
+        return create(name, mode)
+
+    monkeypatch.setattr(av, "CodecContext", SimpleNamespace(create=only_present))
+    with video_sink(tmp_path / "out.mp4") as sink:
+        sink.write(frame(), result())
+    assert re.search(note, sink.note)
+    assert len(read_video(tmp_path / "out.mp4")[1]) == 1
 
 
 @pytest.mark.parametrize("size", [(47, 64), (48, 63), (47, 63), (1, 1)])
@@ -73,10 +131,11 @@ def test_a_frame_of_another_size(tmp_path: Path) -> None:
 
 
 def test_an_encoder_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        cv2, "VideoWriter", lambda *_: SimpleNamespace(isOpened=lambda: False, release=lambda: None)
-    )
-    with pytest.raises(OutputError, match=r"OpenCV cannot write .*out\.mp4 as mp4v at 64x48"):
+    def refuse(name: str, mode: str) -> Any:
+        raise av.codec.codec.UnknownCodecError(name)
+
+    monkeypatch.setattr(av, "CodecContext", SimpleNamespace(create=refuse))
+    with pytest.raises(OutputError, match=r"PyAV cannot write .*out\.mp4: mpeg4; try another suffix"):
         video_sink(tmp_path / "out.mp4")
     assert not list(tmp_path.iterdir())
 
@@ -99,10 +158,11 @@ def test_a_folder_that_goes_ends_the_video_with_an_error(tmp_path: Path) -> None
         sink.write(frame(1), result())
 
 
-def test_a_video_that_lost_frames_is_not_kept(tmp_path: Path) -> None:
+def test_a_video_that_cannot_be_completed_is_not_kept(tmp_path: Path) -> None:
     sink = video_sink(tmp_path / "out.mp4")
     sink.write(frame(), result())
-    sink.frames_written = 100
-    with pytest.raises(OutputError, match="contains 1 of 100 frames"):
+    with open("/dev/full", "wb") as full:  # every write to this device fails
+        os.dup2(full.fileno(), sink._file.fileno())
+    with pytest.raises(OutputError, match="No space left"):
         sink.close()
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,9 @@
-"""Network streams: reconnection, URLs with a length, and secrets in URLs."""
+"""Network streams: reconnection, ends, URLs with a length, and secrets in URLs."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -7,40 +11,117 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idol_runtime.errors import SourceError
+from idol_runtime.frames import Frame
 from idol_runtime.sources import stream
 from idol_runtime.sources.opening import open_source, source_label
 from idol_runtime.sources.stream import redact
-from samples.captures import FakeCapture
+from samples.captures import Pipe, shade, write_stream
 
-cv2 = pytest.importorskip("cv2")
+av = pytest.importorskip("av")
+TIMES = [0.04 * i for i in range(8)]
 
 
-def test_a_lost_stream_is_opened_again(fake: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
+    """A list of what the connections of a stream send, one after the other; None for one that is refused."""
+    queue: list[bytes | None] = []
+
+    def connect(_: object) -> Any:
+        data = queue.pop(0)
+        if data is None:
+            raise av.error.ConnectionRefusedError(111, "Connection refused")
+        return av.open(Pipe(data))
+
+    monkeypatch.setattr(stream.StreamReader, "_open", connect)
+    return queue
+
+
+def test_a_lost_stream_is_opened_again(
+    connections: list[bytes | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     naps: list[float] = []
     monkeypatch.setattr(stream.time, "sleep", naps.append)
-    fake += [FakeCapture([(8, 8)] * n, 0) for n in (3, 0, 2, 0, 0, 0, 0, 0)]
-    seen = []
+    connections += [write_stream(TIMES[:3]), None, write_stream(TIMES[:2], 3), None, None, None, None, None]
+    seen: list[Frame] = []
     with open_source("rtsp://admin:password@10.0.0.7/live?key=abc") as source:
         assert source.live
         with pytest.raises(
             SourceError, match=r"rtsp://\*\*\*@10\.0\.0\.7/live\?\*\*\* was lost at frame 5"
         ) as caught:
-            seen.extend(frame.index for frame in source)
-    assert seen == [0, 1, 2, 3, 4]
+            seen.extend(source)
+    assert [frame.index for frame in seen] == [0, 1, 2, 3, 4]
+    assert [frame.image.mean() for frame in seen] == pytest.approx([shade(i) for i in range(5)], abs=3)
+    assert [frame.time_s for frame in seen] == pytest.approx([0.04 * i for i in range(5)], abs=0.03)
     assert naps == [1, 2, 1, 2, 4, 8, 16]
     assert "word" not in str(caught.value)
     assert "abc" not in str(caught.value)
 
 
-def test_a_url_with_a_length_is_no_live_stream(fake: list[Any]) -> None:
-    fake.append(FakeCapture([(8, 8)] * 3, 3))
-    with open_source("https://example.org/clip.mp4") as source:
-        assert not source.live
-        assert len(list(source)) == 3
+class Handler(BaseHTTPRequestHandler):
+    """Sends a video in the way that the path names."""
+
+    protocol_version = "HTTP/1.1"
+    requests = 0
+    data = write_stream(TIMES)
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+    def do_GET(self) -> None:
+        type(self).requests += 1
+        way, data = self.path.strip("/"), self.data
+        self.send_response(200)
+        if way == "chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % len(data) + data + b"\r\n0\r\n\r\n")
+            return
+        self.close_connection = True
+        if way in ("length", "short"):
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: 4 * len(data) // 5] if way == "short" else data)
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Yield the address of an HTTP server."""
+    Handler.requests = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize(("way", "requests"), [("chunked", 1), ("length", 1), ("close", 2)])
+def test_a_file_over_http_is_read_once(
+    way: str, requests: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a stated length, the end of a connection is tried once: a stream continues, a file starts again."""
+    monkeypatch.setattr(stream.time, "sleep", lambda _: None)
+    with server() as address, open_source(f"{address}/{way}") as source:
+        times = [frame.time_s for frame in source]
+    assert times == pytest.approx(TIMES)
+    assert Handler.requests == requests
+    assert ("closed the connection after 8 frames" in caplog.text) == (way == "close")
+
+
+def test_a_file_whose_connection_is_lost_does_not_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream.time, "sleep", lambda _: None)
+    seen: list[Frame] = []
+    with (
+        server() as address,
+        open_source(f"{address}/short") as source,
+        pytest.raises(SourceError, match=r"was lost at frame \d, and the server sends it from its beginning"),
+    ):
+        seen.extend(source)
+    assert 0 < len(seen) < 8
 
 
 def test_a_stream_that_cannot_be_opened_keeps_its_password() -> None:
-    with pytest.raises(SourceError, match=r"cannot open rtsp://\*\*\*@127") as caught:
+    with pytest.raises(
+        SourceError, match=r"cannot open rtsp://\*\*\*@127.*: Connection refused; check"
+    ) as caught:
         open_source("rtsp://admin:hunter2@127.0.0.1:9/live")
     assert "hunter2" not in str(caught.value)
 

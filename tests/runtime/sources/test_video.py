@@ -1,20 +1,28 @@
-"""Video files: every frame in order, times, and damaged files."""
+"""Video files and pipes: every frame in order, times, damaged files, and names."""
 
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from idol_runtime.errors import SourceError
+from idol_runtime.sources import video as video_module
 from idol_runtime.sources.opening import open_source
-from samples.captures import HEIGHT, WIDTH, FakeCapture, read_all, shade, write_video
+from samples.captures import HEIGHT, WIDTH, read_all, shade, write_stream, write_video
 
+av = pytest.importorskip("av")
 cv2 = pytest.importorskip("cv2")
+VARYING = [0.0, 0.05, 0.3, 0.31, 0.9]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
-def test_a_video_yields_all_its_frames(tmp_path: Path, suffix: str) -> None:
+def test_a_video_yields_all_its_frames(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     path = write_video(tmp_path / f"clip{suffix}")
     with open_source(path) as source:
         assert (source.fps, source.frame_count, source.size) == (25.0, 30, (HEIGHT, WIDTH))
@@ -25,7 +33,9 @@ def test_a_video_yields_all_its_frames(tmp_path: Path, suffix: str) -> None:
     for frame in frames:
         assert frame.image.dtype == np.uint8
         assert frame.image.flags.c_contiguous
+        assert frame.image.flags.writeable
         assert frame.image.mean() == pytest.approx(shade(frame.index), abs=3)
+    assert not caplog.text
 
 
 def test_colours_come_as_rgb(tmp_path: Path) -> None:
@@ -44,7 +54,7 @@ def test_a_video_cut_short_yields_its_good_frames_first(tmp_path: Path, suffix: 
     whole = write_video(tmp_path / f"whole{suffix}", noise=True).read_bytes()
     (tmp_path / f"cut{suffix}").write_bytes(whole[: len(whole) // 2])
     seen: list[int] = []
-    complaint = r"ends at frame \d+ of 30: .* cut short"
+    complaint = r"ends at frame \d+ of \d+: .* cut short"
     source = open_source(tmp_path / f"cut{suffix}", stride=stride)
     with source, pytest.raises(SourceError, match=complaint) as caught:
         seen.extend(frame.index for frame in source)
@@ -53,47 +63,64 @@ def test_a_video_cut_short_yields_its_good_frames_first(tmp_path: Path, suffix: 
     assert seen == list(range(0, end, stride))
 
 
-@pytest.mark.parametrize(
-    ("held", "stated", "whole"),
-    [(30, 30, True), (28, 30, True), (27, 30, False), (990, 1000, True), (989, 1000, False), (31, 30, True)],
-)
-def test_how_short_a_reading_may_be(
-    video: Path, fake: list[Any], held: int, stated: int, whole: bool
-) -> None:
-    fake.append(FakeCapture([(8, 8)] * held, stated))
-    seen = []
-    with open_source(video) as source:
-        if whole:
-            seen.extend(source)
-        else:
-            with pytest.raises(SourceError, match=f"frame {held} of {stated}"):
-                seen.extend(source)
-    assert len(seen) == held
+def test_damage_inside_a_video_ends_it_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray(write_video(tmp_path / "whole.avi", noise=True).read_bytes())
+    for position in range(len(data) // 2, len(data) // 2 + 400, 20):
+        data[position] ^= 0xFF
+    (tmp_path / "damaged.avi").write_bytes(data)
+    assert len(read_all(tmp_path / "damaged.avi")) == 30
+    assert "of 30 frames are damaged" in caplog.text
 
 
-def test_a_variable_frame_rate_is_not_a_cut(video: Path, fake: list[Any]) -> None:
-    capture = FakeCapture([(8, 8)] * 20, 60, fps=60)
-    plain = capture.get
-    capture.get = lambda key: 50.0 * (capture.position - 1) if key == cv2.CAP_PROP_POS_MSEC else plain(key)  # type: ignore[method-assign]
-    fake.append(capture)
-    assert [frame.time_s for frame in read_all(video)] == pytest.approx([0.05 * i for i in range(20)])
+def test_joined_files_are_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The counters of transport streams start again where two of them are joined, and their times as well."""
+    parts = []
+    for first in (0, 6):
+        path = tmp_path / f"{first}.ts"
+        with av.open(path, "w") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+            for i in range(first, first + 6):
+                image = np.full((HEIGHT, WIDTH, 3), shade(i), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            container.mux(stream.encode(None))
+        parts.append(path.read_bytes())
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    frames = read_all(tmp_path / "joined.ts")
+    assert [frame.image.mean() for frame in frames] == pytest.approx([shade(i) for i in range(12)], abs=3)
+    assert [frame.time_s for frame in frames] == pytest.approx([0.04 * i for i in range(12)], abs=0.001)
+    assert not caplog.text
 
 
-def test_without_timestamps_the_rate_tells_the_time(video: Path, fake: list[Any]) -> None:
-    fake.append(FakeCapture([(8, 8)] * 4, 4, clock=False))
-    assert [frame.time_s for frame in read_all(video)] == pytest.approx([0, 0.04, 0.08, 0.12])
-
-
-def test_an_undecodable_frame_is_named(video: Path, fake: list[Any]) -> None:
-    fake.append(FakeCapture([(8, 8), (0, 0)], 2))
-    with open_source(video) as source, pytest.raises(SourceError, match=r"frame 1 of .* cannot be decoded"):
-        list(source)
+def test_times_are_presentation_times(tmp_path: Path) -> None:
+    (tmp_path / "varying.mkv").write_bytes(write_stream(VARYING))
+    with open_source(tmp_path / "varying.mkv") as source:
+        assert (source.frame_count, source.live) == (None, False)
+        assert [frame.time_s for frame in source] == pytest.approx(VARYING)
 
 
 def test_no_video_at_all(tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("no video")
     with pytest.raises(SourceError, match=r"notes\.mp4 is not a video"):
         open_source(tmp_path / "notes.mp4")
+
+
+def test_sound_is_no_video(tmp_path: Path) -> None:
+    with av.open(tmp_path / "sound.mp4", "w") as container:
+        stream = container.add_stream("aac", rate=48_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(SourceError, match=r"sound\.mp4 has no video, only other data"):
+        open_source(tmp_path / "sound.mp4")
+
+
+def test_an_unknown_codec_is_named(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "unknown.avi")
+    path.write_bytes(path.read_bytes().replace(b"XVID", b"Qv99").replace(b"xvid", b"Qv99"))
+    with pytest.raises(SourceError, match=r"no working decoder for the codec \(Qv99"):
+        open_source(path)
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -104,7 +131,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 def test_a_video_without_frames(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(SourceError, match=r"no frames|not a video"):
+    with pytest.raises(SourceError, match=r"no frames|not a video|has no video"):
         open_source(write_video(tmp_path / f"none{suffix}", frames=0))
 
 
@@ -119,11 +146,65 @@ def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         open_source(tmp_path / "locked.mp4")
 
 
-def test_what_is_counted_by_such_a_rate_is_no_length(video: Path, fake: list[Any]) -> None:
-    fake.append(FakeCapture([(8, 8)] * 30, 90_000, fps=90_000.0, clock=False))
-    with open_source(video) as source:
-        assert (source.frame_count, source.live) == (None, False)
-        assert len(list(source)) == 30
+@pytest.mark.parametrize("name", [b"2026-11-27T23:00:00.mp4", b"caf\xe9 100%d.mp4", b"rtsp:clip.mp4"])
+def test_any_name_is_a_path(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        Path(os.fsdecode(name)).write_bytes(video.read_bytes())
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert len(read_all(os.fsdecode(name))) == 30
+
+
+def test_a_pipe_loses_no_frame(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=lambda: pipe.write_bytes(write_stream(VARYING)), daemon=True).start()
+    with open_source(pipe) as source:
+        assert source.live
+        assert [frame.time_s for frame in source] == pytest.approx(VARYING)
+
+
+def test_standard_input_loses_no_frame() -> None:
+    program = (
+        "from idol_runtime.sources.opening import open_source; print(len(list(open_source('/dev/stdin'))))"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, input=write_stream(VARYING), capture_output=True, check=True)
+    assert run.stdout == b"5\n"
+
+
+def test_a_silent_pipe_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_module, "SILENCE_S", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match=r"sent nothing for 0\.2 s; start its writer first"):
+        open_source(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("sent", [b"", write_stream(VARYING)])
+def test_a_signal_ends_the_wait_for_a_pipe(tmp_path: Path, sent: bytes) -> None:
+    """Also inside FFmpeg, which calls back into Python to read the pipe."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)  # never closed: the pipe has no end
+    os.write(writer, sent)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    started = time.monotonic()
+    timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            read_all(pipe)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(writer)
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.clips
