@@ -1,7 +1,7 @@
 """Users' files that failed once, as one table: each case and what it must give (`pytest -m cases`).
 
-The files are in ../shared/cases or in the folder that IDOL_CASES names. They are generated, see the README in their folder.
-Each kind of fault has its own tests in the folder of its code.
+The files are in ../shared/cases or in the folder that IDOL_CASES names; they are generated, see the README there. Each
+kind of fault has its own tests in the folder of its code.
 """
 
 from __future__ import annotations
