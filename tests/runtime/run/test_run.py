@@ -146,6 +146,7 @@ def test_only_complete_outputs_of_this_run_are_listed(
         out(folder).write_text("earlier")
 
     def full(self: JsonlSink) -> None:
+        self._file.close()
         raise OutputError("the disk is full")
 
     with monkeypatch.context() as patch:
