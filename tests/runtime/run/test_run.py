@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -189,6 +191,27 @@ def test_a_saved_video_has_the_times_of_its_source(tmp_path: Path) -> None:
     assert summary.notes == (f"{saved} is H.264, encoded by libx264",)
     with open_source(saved) as video:
         assert [frame.time_s for frame in video] == pytest.approx(times, abs=1e-4)
+
+
+def test_the_newest_frames_of_a_stream_are_saved_at_their_times(tmp_path: Path) -> None:
+    from samples.captures import write_stream
+
+    class SlowBackend(GreyBackend):
+        def infer(self, images: np.ndarray) -> list[NetworkOutput]:
+            time.sleep(0.02)  # longer than reading a frame, so that frames are dropped
+            return super().infer(images)
+
+    pipe, saved, lines = tmp_path / "pipe", tmp_path / "b.mp4", tmp_path / "b.jsonl"
+    os.mkfifo(pipe)
+    times = [0.04 * i**1.1 for i in range(30)]
+    threading.Thread(target=lambda: pipe.write_bytes(write_stream(times)), daemon=True).start()
+    outputs = requested_outputs(save=saved, jsonl=lines)
+    (summary,) = run(Streams(SlowBackend(), CONFIG), [RunOptions(pipe, outputs, latest=True)])
+    shown = [json.loads(line)["time_s"] for line in lines.read_text().splitlines()]
+    assert 1 < summary.frames < 30
+    assert max(min(abs(time_s - t) for t in times) for time_s in shown) < 0.001
+    with open_source(saved) as video:
+        assert [frame.time_s for frame in video] == pytest.approx([t - shown[0] for t in shown], abs=1e-4)
 
 
 def test_files_do_not_wait_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
