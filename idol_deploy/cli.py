@@ -9,6 +9,7 @@ Exit status: 0 success; 1 internal error or failed selftest; 2 an error that the
 import argparse
 import importlib
 import importlib.metadata
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -16,8 +17,9 @@ from typing import Any, NoReturn
 from idol_deploy.commands.common import INTERRUPTED
 from idol_deploy.console import StopRequest, standard_streams, stop_request
 from idol_runtime.errors import IdolError
+from idol_runtime.signals import STOP_SIGNALS
 
-__all__ = ["build_parser", "main"]
+__all__ = ["build_parser", "entry", "main"]
 
 _COMMANDS = {
     "export": "export a checkpoint to a verified .idol bundle",
@@ -49,6 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_error(f"cannot write standard output: {output.failure.strerror}; send it to another place")
             return status or 2
         return status
+
+
+def entry() -> int:
+    """Run the command as a process: a signal that comes while Python shuts down does not change the exit status."""
+    status = main()
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    return status
 
 
 def _run(arguments: Sequence[str] | None, stop: StopRequest) -> int:
@@ -122,4 +132,4 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

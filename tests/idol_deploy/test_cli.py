@@ -212,6 +212,15 @@ def test_a_stop_that_a_library_swallows_is_an_interruption(
     assert done == (130, "", "idol-deploy: interrupted\n")
 
 
+def test_a_signal_at_exit_does_not_change_the_status(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from idol_deploy import cli; sys.argv = ['idol-deploy', '--version']; "
+        "status = cli.entry(); [os.kill(os.getpid(), number) for number in cli.STOP_SIGNALS]; sys.exit(status)"
+    )
+    done = _shell(f"{shlex.quote(sys.executable)} -c {shlex.quote(script)}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_closed_stdout_is_no_error() -> None:
     command = [sys.executable, "-m", "idol_deploy.cli", "plugins", "info"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

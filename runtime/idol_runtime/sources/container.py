@@ -56,6 +56,7 @@ class ContainerReader(Reader):
         self._next, self._damaged, self._undecodable = 0, 0, 0
         self._first_pts: float | None = None
         self._offset_s = self._duration_s = 0.0
+        self._stated: int | None = None  # number of frames that the container states or implies
         self._first: RGBImage | None = self._start()
         self.size = self._first.shape[0], self._first.shape[1]
 
@@ -109,10 +110,11 @@ class ContainerReader(Reader):
         self.fps = float(rate) if rate and 0 < rate <= MAX_FPS else None
         duration_s = length / self._av.time_base if length else None
         self.live = self._is_live(duration_s)
-        if not self.live and stream.frames < _NO_COUNT:
+        if stream.frames < _NO_COUNT:
             estimate = round(duration_s * self.fps) if duration_s and self.fps else 0
             self._duration_s = duration_s or 0.0
-            self.frame_count = min(filter(None, (stream.frames, estimate)), default=None)
+            self._stated = min(filter(None, (stream.frames, estimate)), default=None)
+            self.frame_count = None if self.live else self._stated
         picture = self._advance()
         if picture is None:
             self.close()
@@ -231,7 +233,7 @@ class ContainerReader(Reader):
             self.notes.append(
                 f"{self.name}: {self._undecodable} packets could not be decoded, and their frames are missing"
             )
-        estimate = self.frame_count or 0
+        estimate = self._stated or 0
         stated = self._stream.frames if estimate else 0
         # By its duration, a container whose frame rate varies or whose sound is longer seems to have more frames.
         ends_early = self.time_s + 3 / (self.fps or NOMINAL_FPS) < self._duration_s
@@ -249,7 +251,7 @@ class ContainerReader(Reader):
             raise self._cut_short() from self._fault
 
     def _cut_short(self) -> SourceError:
-        count = f" of {self.frame_count}" if self.frame_count else ""
+        count = f" of {self._stated}" if self._stated else ""
         return SourceError(
             f"{self.name} ends at frame {self._next}{count}: the file is cut short or damaged; "
             f"copy it again, or read the good part with max_frames={self._next}"

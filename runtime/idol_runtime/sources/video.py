@@ -13,6 +13,10 @@ from idol_runtime.sources.stated_size import stated_size
 
 __all__ = ["VideoReader"]
 
+# How a complete file ends, by its format. FFmpeg decodes the part of a last picture that is there.
+_LAST_BYTES = {"gif": b";", "apng": b"IEND\xaeB`\x82"}
+_TAIL = 8
+
 
 class VideoReader(ContainerReader):
     """A video file or a pipe; any path that is no other kind of source, so that a missing file is reported as one.
@@ -85,15 +89,25 @@ class VideoReader(ContainerReader):
 
     def _check_complete(self) -> None:
         super()._check_complete()
-        if self._regular and stated_size(self._path) > self._path.stat().st_size:
+        if self._pipe is None:
+            missing = stated_size(self._path) > self._path.stat().st_size
+        else:
+            last = _LAST_BYTES.get(self._container.format.name)
+            missing = last is not None and not self._pipe.tail.endswith(last)
+        if missing:
             raise self._cut_short()
 
 
 class _Pipe:
-    """A file object that reads a pipe and gives up when nothing arrives for `SILENCE_S` seconds."""
+    """A file object that reads a pipe and gives up when nothing arrives for `SILENCE_S` seconds.
+
+    Attributes:
+        tail: last bytes that arrived.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         self._name = name
+        self.tail = b""
         try:
             # Non-blocking, because opening a pipe otherwise waits for its writer.
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -114,7 +128,9 @@ class _Pipe:
             # Without a writer, a pipe that was never written to is not ready, while one that was is at its end.
             ready = self._poll.poll(1000 * SILENCE_S)
             if ready:
-                return os.read(self._file, size)
+                data = os.read(self._file, size)
+                self.tail = (self.tail + data)[-_TAIL:]
+                return data
         except KeyboardInterrupt as error:  # PyAV passes on only an Exception
             raise SourceError(f"reading {self._name} was interrupted; start again") from error
         raise SourceError(f"{self._name} sent nothing for {SILENCE_S:g} s; start its writer first")

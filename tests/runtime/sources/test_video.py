@@ -1,5 +1,6 @@
 """Video files and pipes: every frame in order, times, damaged files, and names."""
 
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from idol_runtime.errors import SourceError
 from idol_runtime.sources import video as video_module
@@ -165,6 +167,39 @@ def test_a_pipe_loses_no_frame(tmp_path: Path) -> None:
     with open_source(pipe) as source:
         assert source.live
         assert [frame.time_s for frame in source] == pytest.approx(VARYING)
+
+
+def test_an_animation_that_is_cut_in_a_pipe(tmp_path: Path) -> None:
+    """FFmpeg decodes the part of the last picture that has arrived, and reports no error."""
+    rng, file = np.random.default_rng(0), io.BytesIO()
+    first, *more = (Image.fromarray(rng.integers(0, 255, (32, 48, 3), np.uint8)) for _ in range(5))
+    first.save(file, "GIF", save_all=True, append_images=more, duration=40)
+    contents = file.getvalue()
+    for number, share in enumerate((1.0, 0.7)):
+        pipe = tmp_path / f"pipe{number}"
+        os.mkfifo(pipe)
+        sent = contents[: int(share * len(contents))]
+        threading.Thread(target=pipe.write_bytes, args=(sent,), daemon=True).start()
+        with open_source(pipe) as source:
+            if share == 1:
+                assert len(list(source)) == 5
+            else:
+                with pytest.raises(SourceError, match="the file is cut short or damaged"):
+                    list(source)
+
+
+def test_a_count_that_a_pipe_does_not_reach_is_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, pipe = tmp_path / "whole.mkv", tmp_path / "pipe"
+    write_video(whole)
+    os.mkfifo(pipe)
+    contents = whole.read_bytes()[: int(0.6 * whole.stat().st_size)]
+    threading.Thread(target=pipe.write_bytes, args=(contents,), daemon=True).start()
+    with open_source(pipe) as source:
+        count = len(list(source))
+    assert 0 < count < 30
+    assert f"has {count} frames, its container states about 30" in caplog.text
 
 
 def test_standard_input_loses_no_frame() -> None:
