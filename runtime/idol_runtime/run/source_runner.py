@@ -156,7 +156,7 @@ class SourceRunner:
         self.summary.paths = tuple(
             sink.path for sink in self._sinks if sink.complete and sink.path is not None
         )
-        self.summary.notes = tuple(sink.note for sink in self._sinks if sink.note)
+        self.summary.notes = tuple(sink.note for sink in self._sinks if sink.note and sink.frames_written)
 
     def _prepare(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prepared]]:
         for frame in frames:

@@ -55,6 +55,7 @@ class StreamReader(ContainerReader):
                 f"cannot read {redact(self._url)}: unknown URL scheme; use one of {' '.join(STREAM_SCHEMES)}, "
                 "or the path of a local file"
             )
+        self._url = self._scheme + self._url[len(self._scheme) :]  # FFmpeg knows lower case only
         self._closed = False
         super().__init__(redact(self._url))
 

@@ -133,7 +133,7 @@ class _Pipe:
                 return data
         except KeyboardInterrupt as error:  # PyAV passes on only an Exception
             raise SourceError(f"reading {self._name} was interrupted; start again") from error
-        raise SourceError(f"{self._name} sent nothing for {SILENCE_S:g} s; start its writer first")
+        raise SourceError(f"{self._name} sent nothing for {SILENCE_S:g} s; check that its writer runs")
 
     def close(self) -> None:
         """Close the pipe."""

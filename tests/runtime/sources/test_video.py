@@ -214,7 +214,7 @@ def test_standard_input_loses_no_frame() -> None:
 def test_a_silent_pipe_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_module, "SILENCE_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SourceError, match=r"sent nothing for 0\.2 s; start its writer first"):
+    with pytest.raises(SourceError, match=r"sent nothing for 0\.2 s; check that its writer runs"):
         open_source(tmp_path / "pipe")
 
 
