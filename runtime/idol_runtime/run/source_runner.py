@@ -80,6 +80,7 @@ class SourceRunner:
             self._resources = stack.pop_all()
         self.live, self.active = source.live, True
         self.summary = RunSummary(source.name)
+        self._queue: BoundedQueue[Any] = BoundedQueue()  # until `start`
 
     def __enter__(self) -> "SourceRunner":
         return self
@@ -98,7 +99,7 @@ class SourceRunner:
         self._writer = enter(WriterThread[_Tracked](self._write))
         # With `latest`, frames are resized only when they are taken, because some are dropped.
         frames: Iterable[Any] = self._source if latest else self._prepare(self._source)
-        self._queue: BoundedQueue[Any] = enter(prefetch(frames, drop_oldest=latest, changed=changed))
+        self._queue = enter(prefetch(frames, drop_oldest=latest, changed=changed))
         prepared = self._prepare(self._queue) if latest else self._queue
         self._frames: Iterator[tuple[Frame, Prepared]] = islice(prepared, self._options.max_frames)
         self._bar = self._open_bar()
@@ -156,7 +157,12 @@ class SourceRunner:
         self.summary.paths = tuple(
             sink.path for sink in self._sinks if sink.complete and sink.path is not None
         )
-        self.summary.notes = tuple(sink.note for sink in self._sinks if sink.note and sink.frames_written)
+        notes = [sink.note for sink in self._sinks if sink.note and sink.frames_written]
+        if self._queue.dropped:
+            notes.append(
+                f"{self.summary.source}: {self._queue.dropped} frames were dropped for newer ones (--latest)"
+            )
+        self.summary.notes = tuple(notes)
 
     def _prepare(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prepared]]:
         for frame in frames:

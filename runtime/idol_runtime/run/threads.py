@@ -34,6 +34,9 @@ class BoundedQueue(Generic[T]):
             producer wait for room.
         changed: condition that is notified of every change; pass the same one to several queues to wait for any of
             them.
+
+    Attributes:
+        dropped: number of items dropped so far.
     """
 
     def __init__(self, drop_oldest: bool = False, changed: threading.Condition | None = None) -> None:
@@ -43,6 +46,7 @@ class BoundedQueue(Generic[T]):
         self._changed = changed or threading.Condition()
         self._finished = False
         self._cancelled = False
+        self.dropped = 0
         self._error: BaseException | None = None
 
     def put(self, item: T) -> bool:
@@ -51,6 +55,7 @@ class BoundedQueue(Generic[T]):
             while len(self._items) == self._depth and not self._cancelled:
                 if self._drop_oldest:
                     self._items.popleft()
+                    self.dropped += 1
                 else:
                     self._changed.wait()
             if not self._cancelled:

@@ -253,6 +253,7 @@ def test_dropped_frames_do_not_count_towards_the_limit(
     entry = RunOptions("camera", requested_outputs(jsonl=tmp_path / "a"), latest=True, max_frames=9)
     (summary,) = run(Streams(GreyBackend(), CONFIG), [entry])
     assert summary.frames == 9
+    assert all(note.startswith("camera: ") and "dropped" in note for note in summary.notes)
     assert next(frames).index > 9
 
 

@@ -147,3 +147,11 @@ def test_a_thread_that_hangs_is_left_running(monkeypatch: pytest.MonkeyPatch) ->
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "idol-prefetch")
     go_on.set()
     thread.join(10)
+
+
+def test_dropped_items_are_counted() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(drop_oldest=True)
+    assert all(queue.put(item) for item in range(5))
+    assert (next(queue), queue.dropped) == (4, 4)
+    queue.put(5)
+    assert (next(queue), queue.dropped) == (5, 4)
