@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from idol_runtime.run import threads
-from idol_runtime.run.threads import QUEUE_DEPTH, WriterThread, prefetch
+from idol_runtime.run.threads import QUEUE_DEPTH, BoundedQueue, WriterThread, prefetch
 
 
 @pytest.fixture(autouse=True)
