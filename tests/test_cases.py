@@ -103,7 +103,7 @@ def test_an_engine_file_that_is_not_utf8() -> None:
 
 @dataclass(frozen=True)
 class Video:
-    """What a video case must give.
+    """The expected reading of a video case.
 
     Attributes:
         file: path in the folder of cases.
