@@ -22,7 +22,8 @@ __all__ = ["add_arguments", "torch_target"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `idol-deploy plugins`."""
     parser.description = (
-        "Build, list and test the deformable-attention kernel for the CPU, ONNX Runtime, CUDA and TensorRT."
+        "Build, list and test the deformable-attention kernel for the CPU, ONNX Runtime, OpenVINO, "
+        "CUDA and TensorRT."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_build(commands.add_parser("build", help="compile the libraries for this machine"))
@@ -73,8 +74,9 @@ def _add_selftest(parser: argparse.ArgumentParser) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     from idol_plugins.build import build
+    from idol_plugins.errors import PluginError
     from idol_plugins.fetch import fetch_onnxruntime
-    from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
+    from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers, openvino_cmake
 
     with steps() as announce:
         ort_include = options.ort_include or find_headers(ONNXRUNTIME)
@@ -94,6 +96,10 @@ def _build(options: argparse.Namespace) -> int:
         print(
             "note: the operator for ONNX Runtime is not built: its headers are missing; add --fetch-headers"
         )
+    try:
+        openvino_cmake()
+    except PluginError as error:
+        print(f"note: the operator for OpenVINO is not built: {error}")
     return 0
 
 

@@ -5,6 +5,7 @@ python -m idol_plugins.build [--into FOLDER] [--ort-include FOLDER] [--cuda [ARC
 """
 
 import argparse
+import contextlib
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from idol_plugins.errors import PluginError
-from idol_plugins.headers import ONNXRUNTIME, TENSORRT
+from idol_plugins.headers import ONNXRUNTIME, TENSORRT, openvino_cmake, openvino_release
 from idol_plugins.libraries import build_folder
 
 __all__ = ["SOURCES", "add_arguments", "build", "compiler", "cuda_compiler", "main"]
@@ -34,7 +35,7 @@ def build(
     sanitize: str = "",
     jobs: int = 2,
 ) -> list[Path]:
-    """Compile the libraries for this machine.
+    """Compile the libraries for this machine; the operator for OpenVINO if PyPI's OpenVINO is installed.
 
     Args:
         into: Folder for the libraries; None: `libraries.build_folder()`.
@@ -74,6 +75,8 @@ def build(
                     f"{folder} contains no {headers.file}; get the headers as plugins/README.md says"
                 )
             options[headers.variable] = str(folder.resolve())
+    with contextlib.suppress(PluginError):
+        options |= {"OpenVINO_DIR": str(openvino_cmake()), "IDOL_OPENVINO_RELEASE": openvino_release()}
     if tensorrt_include is not None and cuda_architectures is None and not tensorrt_host:
         raise PluginError("the TensorRT plugin needs the CUDA kernel; build both: add --cuda")
     into = build_folder() if into is None else into

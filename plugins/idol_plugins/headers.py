@@ -1,6 +1,8 @@
 """Locations of the inference engines' C and C++ headers, against which their libraries are compiled."""
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,15 @@ from pathlib import Path
 from idol_plugins.errors import PluginError
 from idol_plugins.libraries import user_cache
 
-__all__ = ["ONNXRUNTIME", "TENSORRT", "Headers", "find_headers", "header_folder"]
+__all__ = [
+    "ONNXRUNTIME",
+    "TENSORRT",
+    "Headers",
+    "find_headers",
+    "header_folder",
+    "openvino_cmake",
+    "openvino_release",
+]
 
 
 @dataclass(frozen=True)
@@ -59,3 +69,31 @@ def find_headers(headers: Headers) -> Path | None:
     if variable := os.environ.get(headers.variable):
         folders.insert(0, Path(variable))
     return next((folder for folder in folders if (folder / headers.file).is_file()), None)
+
+
+def openvino_release() -> str:
+    """Return the release of the installed OpenVINO, without importing it.
+
+    Raises:
+        PluginError: OpenVINO is not installed.
+    """
+    try:
+        return importlib.metadata.version("openvino")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise PluginError("openvino is not installed; pip install 'idol-deploy[openvino]'") from error
+
+
+def openvino_cmake() -> Path:
+    """Return the folder of the CMake files in the installed OpenVINO, which has its C++ headers as well.
+
+    Raises:
+        PluginError: OpenVINO is not installed, or without its C++ headers.
+    """
+    release = openvino_release()
+    spec = importlib.util.find_spec("openvino")
+    for package in spec.submodule_search_locations or () if spec else ():
+        if (cmake := Path(package) / "cmake" / "OpenVINOConfig.cmake").is_file():
+            return cmake.parent
+    raise PluginError(
+        f"openvino {release} has no C++ headers; install PyPI's: pip install --force-reinstall openvino=={release}"
+    )

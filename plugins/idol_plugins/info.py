@@ -11,7 +11,7 @@ from typing import Any
 
 from idol_plugins.build import compiler, cuda_compiler
 from idol_plugins.errors import PluginError
-from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
+from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers, openvino_cmake, openvino_release
 from idol_plugins.libraries import library_folders
 from idol_plugins.selftest import IMAGE, TARGETS, Status, Target
 
@@ -99,9 +99,18 @@ def collect(targets: Sequence[Target] = (*TARGETS, IMAGE)) -> Info:
             _tool("CMake", lambda: shutil.which("cmake"), "everything", "pip install cmake"),
             _tool("nvcc", cuda_compiler, "CUDA, TensorRT", "install NVIDIA's CUDA toolkit"),
             Part("ONNX Runtime's headers", ort, "", "ONNX Runtime", "plugins build --fetch-headers"),
+            _openvino(),
             Part("TensorRT's headers", trt, "", "TensorRT", f"plugins build {TENSORRT.option} FOLDER"),
         ),
     )
+
+
+def _openvino() -> Part:
+    fix = "pip install 'idol-deploy[openvino]'"
+    try:
+        return Part("OpenVINO's headers", openvino_cmake().parent, openvino_release(), "OpenVINO", fix)
+    except PluginError:
+        return Part("OpenVINO's headers", None, "", "OpenVINO", fix)
 
 
 def _tool(name: str, find: Callable[[], str | None], needed_for: str, fix: str) -> Part:

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from idol_plugins.cases import Case
     from idol_plugins.reference import Array
 
-__all__ = ["DOMAIN", "OPERATOR", "VERSION", "ort_library", "run_case", "serves_cuda", "session_options"]
+__all__ = [
+    "DOMAIN",
+    "OPERATOR",
+    "VERSION",
+    "one_node_graph",
+    "ort_library",
+    "run_case",
+    "serves_cuda",
+    "session_options",
+]
 
 DOMAIN = "idol_deploy"
 OPERATOR = "DeformAttn"
@@ -77,12 +86,12 @@ def run_case(library: Path, provider: str, case: Case) -> Array:
     if provider != "CPUExecutionProvider":
         # Without this, nodes that the provider does not support would run on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = onnxruntime.InferenceSession(_one_node_graph(case), options, providers=[provider])
+    session = onnxruntime.InferenceSession(one_node_graph(case), options, providers=[provider])
     arrays = {"value": case.value, "merged": case.merged, "reference": case.reference}
     return np.asarray(session.run(None, arrays)[0], np.float32)
 
 
-def _one_node_graph(case: Case) -> bytes:
+def one_node_graph(case: Case) -> bytes:
     """Make a graph with float32 inputs and output, because numpy has no bfloat16; the casts are in the graph."""
     from onnx import TensorProto, parser
 

@@ -15,10 +15,12 @@ from idol_plugins.cases import TOLERANCES, Case, make_cases, pack, unpack
 from idol_plugins.cpu import CpuLibrary, Isa
 from idol_plugins.cuda import CudaLibrary, CudaVariant
 from idol_plugins.errors import PluginError
-from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers
+from idol_plugins.headers import ONNXRUNTIME, TENSORRT, find_headers, openvino_release
 from idol_plugins.image import ImageLibrary
 from idol_plugins.libraries import BUILD, find_library, load_library
 from idol_plugins.memory import CudaMemory
+from idol_plugins.openvino import core_with_operator, openvino_library
+from idol_plugins.openvino import run_case as run_openvino_case
 from idol_plugins.ort import ort_library, run_case, serves_cuda, session_options
 from idol_plugins.reference import Array
 
@@ -141,10 +143,14 @@ def _ort_status() -> Status:
     return _library_status("idol_deform_attn_ort", fix, load)
 
 
-def _ort_variants() -> list[Variant]:
-    path = ort_library()
+def _check_onnx() -> None:
     if importlib.util.find_spec("onnx") is None:
         raise PluginError("the test graph cannot be made without onnx; pip install onnx")
+
+
+def _ort_variants() -> list[Variant]:
+    path = ort_library()
+    _check_onnx()
     available = importlib.import_module("onnxruntime").get_available_providers()
     providers = ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" in available and serves_cuda(path):
@@ -153,6 +159,21 @@ def _ort_variants() -> list[Variant]:
         Variant(provider.removesuffix("ExecutionProvider").lower(), partial(run_case, path, provider))
         for provider in providers
     ]
+
+
+def _openvino_status() -> Status:
+    try:
+        path = openvino_library()
+        core_with_operator(path)
+    except PluginError as error:
+        why, _, fix = str(error).partition("; ")
+        return Status(why=why, fix=fix)
+    return Status(path, f"openvino {openvino_release()}")
+
+
+def _openvino_variants() -> list[Variant]:
+    _check_onnx()
+    return [Variant("cpu", partial(run_openvino_case, core_with_operator(openvino_library())))]
 
 
 def _cuda_status() -> Status:
@@ -218,6 +239,7 @@ def _image_status() -> Status:
 TARGETS = (
     Target("cpu", "CPU kernel", _cpu_status, _cpu_variants),
     Target("onnxruntime", "ONNX Runtime operator", _ort_status, _ort_variants),
+    Target("openvino", "OpenVINO operator", _openvino_status, _openvino_variants),
     Target("cuda", "CUDA kernel", _cuda_status, _cuda_variants),
     Target("tensorrt", "TensorRT plugin", _trt_status, _trt_variants),
 )

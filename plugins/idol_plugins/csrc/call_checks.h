@@ -39,6 +39,10 @@ inline bool sizes_fit(const idol_sizes &s) {
 
 inline bool is_type(int32_t type) { return type >= IDOL_FLOAT32 && type <= IDOL_BFLOAT16; }
 
+inline bool types_fit(int32_t type, int32_t merged_type) {
+  return is_type(type) && (merged_type == IDOL_FLOAT32 || (merged_type == IDOL_FLOAT16 && type == IDOL_FLOAT16));
+}
+
 inline bool is_empty(const idol_sizes &sizes) { return sizes.images == 0 || sizes.queries == 0; }
 
 // Checks everything except `out`.
@@ -46,9 +50,7 @@ inline int32_t check_inputs(const idol_fused *call) {
   if (!sizes_fit(call->sizes)) return IDOL_BAD_SHAPE;
   if (call->reference_width != 2 && call->reference_width != 4) return IDOL_BAD_SHAPE;
   if (call->reference_images != 1 && call->reference_images != call->sizes.images) return IDOL_BAD_SHAPE;
-  const bool half = call->merged_type == IDOL_FLOAT16;
-  if (!is_type(call->type) || (half ? call->type != IDOL_FLOAT16 : call->merged_type != IDOL_FLOAT32))
-    return IDOL_BAD_TYPE;
+  if (!types_fit(call->type, call->merged_type)) return IDOL_BAD_TYPE;
   const bool given = call->value && call->merged && call->reference;
   return given || is_empty(call->sizes) ? IDOL_OK : IDOL_NULL_POINTER;
 }
@@ -71,6 +73,20 @@ inline int32_t check(const idol_classic *call) {
   if (!is_type(call->type)) return IDOL_BAD_TYPE;
   const bool given = call->value && call->locations && call->weights && call->out;
   return given || is_empty(call->sizes) ? IDOL_OK : IDOL_NULL_POINTER;
+}
+
+// Explains a status to the user of an inference engine.
+inline const char *text_of(int32_t status) {
+  switch (status) {
+    case IDOL_BAD_SHAPE:
+      return "sizes must be positive, the tokens as many as the cells of all levels, and reference [N or 1, Q, L, 2 or 4]";
+    case IDOL_BAD_TYPE:
+      return "this combination of types is not supported";
+    case IDOL_OUT_OF_MEMORY:
+      return "out of memory";
+    default:
+      return "the kernel refuses the call";
+  }
 }
 
 }  // namespace idol

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "call_checks.h"
 #include "idol_deform_attn_cpu.h"
 #ifdef IDOL_CUDA
 #include "idol_deform_attn_cuda.h"
@@ -40,16 +41,7 @@ std::string text_of(int32_t status) {
   if (status >= IDOL_CUDA_ERROR)
     return "the CUDA device failed to launch the kernel: error " + std::to_string(status - IDOL_CUDA_ERROR);
 #endif
-  switch (status) {
-    case IDOL_BAD_SHAPE:
-      return "sizes must be positive, the tokens as many as the cells of all levels, and reference [N or 1, Q, L, 2 or 4]";
-    case IDOL_BAD_TYPE:
-      return "this combination of types is not supported";
-    case IDOL_OUT_OF_MEMORY:
-      return "out of memory";
-    default:
-      return "the kernel refuses the call";
-  }
+  return idol::text_of(status);
 }
 
 // The operator for one pair of types on one provider; ONNX Runtime merges entries with the same name.
