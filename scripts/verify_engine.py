@@ -19,7 +19,6 @@ from idol_deploy.weights.reference import make_video
 from idol_runtime.backends import OpenOptions, open_backend
 from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.opening import verified_graphs
-from idol_runtime.backends.tensorrt import TensorRTBackend
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.engine_file import FOLDER_VARIABLE, engine_folder
@@ -48,7 +47,7 @@ def graphs(path: Path) -> list[str]:
     """Return the graph with our operator and the reduced-precision graphs, if verified and readable for TensorRT."""
     with Bundle.open(path) as bundle:
         exact = [name for name in bundle.certificates.by_graph() if name == "plugin"]
-        return [*exact, *verified_graphs(bundle, TensorRTBackend.targets)]
+        return [*exact, *verified_graphs(bundle, "tensorrt")]
 
 
 def tracks(path: Path) -> dict[str, Any]:

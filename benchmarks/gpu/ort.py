@@ -60,7 +60,7 @@ def run(options: Options, report: Report, save: Save) -> None:
             result: Report = {"passed": False}
             try:
                 backend = open_backend(bundle, OpenOptions("onnxruntime", options.device, None, graph))
-                stages = compare_golden(backend, golden, bundle.tolerances(graph))
+                stages = compare_golden(backend, golden, bundle.tolerances(graph, "onnxruntime"))
             except IdolError as error:
                 result["error"] = str(error)
             else:

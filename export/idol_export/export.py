@@ -157,7 +157,7 @@ def export(
     golden_frame = _golden_frame(task)
     reduced = _reduce(task, graphs, golden_frame)
     certificates = Certificates(
-        portable, next(iter(plugin), None), {graph.precision.name: graph.certificate for graph in reduced}
+        portable, next(iter(plugin), None), {graph.precision.name: (graph.certificate,) for graph in reduced}
     )
     manifest = _write(task, out, graphs, reduced, golden_frame, certificates)
     return Exported(manifest, certificates, graphs.reason)

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from idol_runtime.bundle.bundle import MANIFEST, Bundle, Certificate, TensorInfo
@@ -68,8 +68,13 @@ def _describe_bundle(path: Path) -> dict[str, object]:
         "outputs": _describe_tensors(manifest.outputs),
         **{f"{graph} graph": _describe_parity(certificate) for graph, certificate in certificates.items()},
         **{
-            f"{graph} graph": _describe_reduced(manifest.precisions[graph], certificate)
-            for graph, certificate in reduced.items()
+            f"{graph} graph": _describe_reduced(manifest.precisions[graph], checks)
+            for graph, checks in reduced.items()
+        },
+        **{
+            f"{graph} in {certificate.measured_in}": _describe_checks(certificate)
+            for graph, checks in reduced.items()
+            for certificate in checks
         },
         "weights sha256": manifest.weights_sha256,
         "members": {
@@ -88,23 +93,31 @@ def _describe_parity(certificate: Certificate) -> dict[str, str]:
     return {**_describe_stages(certificate), "verified on": verified}
 
 
-def _describe_reduced(info: GraphInfo, certificate: PrecisionCertificate) -> dict[str, str]:
-    agreement, scores, recipe = certificate.agreement, certificate.annotation_scores, certificate.recipe
-    failed = ", ".join(certificate.failures)
+def _describe_reduced(info: GraphInfo, certificates: Sequence[PrecisionCertificate]) -> dict[str, str]:
+    described = {"made for": info.made_for}
+    if info.recipe is not None:
+        described["in integers"] = f"{info.recipe.integer_share:.0%} of the multiplications"
+        described["kept in fp32"] = ", ".join(info.recipe.kept) or "nothing"
+    if not certificates:
+        described["verified"] = "NO, not measured yet; verify it with: idol-deploy certify"
+    return described
+
+
+def _describe_checks(certificate: PrecisionCertificate) -> dict[str, str]:
+    agreement, scores, failed = certificate.agreement, certificate.annotation_scores, certificate.failures
     described = {
-        "verified": f"NO, failed: {failed}; run refuses it" if failed else "yes",
-        "made for": info.made_for,
+        "verified": f"NO, failed: {', '.join(failed)}; run refuses it" if failed else "yes",
         "id agreement": f"{agreement.idf1:.2%} with fp32 (allowed {agreement.limit:.2%}) on "
         f"{agreement.instance_frames} instance-frames of {agreement.source}",
     }
     if scores is not None:
         described["AP"] = f"{scores.ap:.1%} (fp32 {scores.ap_fp32:.1%}) on {scores.source}"
         described["IDF1"] = f"{scores.idf1:.1%} (fp32 {scores.idf1_fp32:.1%}) on {scores.source}"
-    if recipe is not None:
-        described["in integers"] = f"{recipe.integer_share:.0%} of the multiplications"
-        described["kept in fp32"] = ", ".join(recipe.kept) or "nothing"
-    measured = f"{certificate.frames} frames in {certificate.backend}"
-    return {**described, **_describe_stages(certificate), "measured on": measured}
+    return {
+        **described,
+        **_describe_stages(certificate),
+        "stages compared on": f"{certificate.frames} frames",
+    }
 
 
 def _describe_stages(certificate: Certificate | PrecisionCertificate) -> dict[str, str]:

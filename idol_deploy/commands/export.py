@@ -34,12 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--portable", action="store_true", help=portable)
     add("--dynamic-batch", action="store_true", help="leave the number of frames per call free (default: 1)")
     add("--opset", type=positive, metavar="N", help="use ONNX opset N, from 18 to 25 (default: 18)")
-    precisions, targets = ("fp32", "fp16", "bf16", "int8"), ("ort", "trt")
+    precisions, targets = ("fp32", "fp16", "bf16", "int8"), ("ort", "qdq")
     precision = "add a reduced-precision graph, checked against the fp32 graph; may be repeated"
     add("--precision", action="append", default=[], choices=precisions, help=precision)
-    target = "quantize the int8 graph for this runtime: ONNX Runtime or TensorRT (default: ort)"
-    add("--target", choices=targets, help=target)
-    add("--dialect", dest="target", choices=targets, help=argparse.SUPPRESS)
+    target = "quantize the int8 graph for ONNX Runtime, or for OpenVINO and TensorRT; may be repeated (default: ort)"
+    quantize: dict[str, Any] = {"action": "append", "choices": targets, "type": _current_target}
+    add("--target", default=[], help=target, **quantize)
+    add("--dialect", dest="target", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **quantize)
     add("--calibrate", metavar="SOURCE", help="measure the int8 ranges on this video or these images")
     calibrate_frames = "measure the int8 ranges on N frames"
     add("--calibrate-frames", type=positive, default=64, metavar="N", help=calibrate_frames)
@@ -61,6 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--verify", metavar="SOURCE", help=verify)
     add("--verify-frames", type=positive, default=4, metavar="N", help="compare with PyTorch on N frames")
     add("--note", default="", metavar="TEXT", help="show TEXT in annotated videos (default: no caption)")
+
+
+def _current_target(text: str) -> str:
+    return "qdq" if text == "trt" else text  # the former name
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
         model = load_checkpoint(options.weights, config)
         exported = export(model, config, options.output, export_options, announce)
     _print_parity(exported.certificates)
-    _print_precisions(exported.certificates)
+    _print_precisions(exported.manifest.precisions, exported.certificates)
     if exported.reason:
         print(f"note: {exported.reason}")
     size = options.output.stat().st_size / 2**20
@@ -133,13 +138,13 @@ def _precisions(options: argparse.Namespace) -> "tuple[Precision, ...]":
     """Return the reduced precisions that the arguments request."""
     from idol_export.precision.registry import select_precisions
 
-    precisions, target = list(options.precision), options.target or "ort"
+    precisions, targets = list(options.precision), options.target or ["ort"]
     if options.auto is not None:
         # On TensorRT, fp16 may be faster than int8. On a CPU, ONNX Runtime gains nothing from fp16.
-        precisions += ["fp16", "int8"] if target == "trt" else ["int8"]
+        precisions += ["fp16", "int8"] if "qdq" in targets else ["int8"]
     if options.target and "int8" not in precisions:
         raise ConfigError("--target applies to int8 only; pass --precision int8 or --auto as well")
-    return select_precisions(precisions, target)
+    return select_precisions(precisions, targets)
 
 
 def _print_parity(certificates: Any) -> None:
@@ -159,21 +164,26 @@ def _print_parity(certificates: Any) -> None:
         )
 
 
-def _print_precisions(certificates: Any) -> None:
-    for name, certificate in certificates.precisions.items():
-        agreement, scores = certificate.agreement, certificate.annotation_scores
-        stages = ", ".join(f"{stage.stage} {stage.error:.1e}" for stage in certificate.stages)
-        print(f"{name} on {certificate.backend}, relative errors: {stages}")
-        frames = f"{agreement.instance_frames} instance-frames of {agreement.source}"
-        print(f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {frames}")
-        if scores is not None:
-            ap = f"AP {scores.ap:.1%} (fp32 {scores.ap_fp32:.1%})"
-            idf1 = f"IDF1 {scores.idf1:.1%} (fp32 {scores.idf1_fp32:.1%})"
-            print(f"{name}: {ap}, {idf1} on {scores.source}")
-        if certificate.recipe is not None:
-            _print_recipe(name, certificate.recipe)
-        if certificate.failures:
-            print(f"{name}: NOT VERIFIED, failed: {', '.join(certificate.failures)}; run refuses it")
+def _print_precisions(infos: Any, certificates: Any) -> None:
+    for name, checks in certificates.precisions.items():
+        for certificate in checks:
+            _print_checks(f"{name} in {certificate.measured_in}", certificate)
+        if infos[name].recipe is not None:
+            _print_recipe(name, infos[name].recipe)
+
+
+def _print_checks(name: str, certificate: Any) -> None:
+    agreement, scores = certificate.agreement, certificate.annotation_scores
+    stages = ", ".join(f"{stage.stage} {stage.error:.1e}" for stage in certificate.stages)
+    print(f"{name}: relative errors: {stages}")
+    frames = f"{agreement.instance_frames} instance-frames of {agreement.source}"
+    print(f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {frames}")
+    if scores is not None:
+        ap = f"AP {scores.ap:.1%} (fp32 {scores.ap_fp32:.1%})"
+        idf1 = f"IDF1 {scores.idf1:.1%} (fp32 {scores.idf1_fp32:.1%})"
+        print(f"{name}: {ap}, {idf1} on {scores.source}")
+    if certificate.failures:
+        print(f"{name}: NOT VERIFIED, failed: {', '.join(certificate.failures)}; run refuses it")
 
 
 def _print_recipe(name: str, recipe: Any) -> None:

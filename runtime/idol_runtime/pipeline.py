@@ -202,9 +202,10 @@ def open_network(
         backend = open_backend(bundle, options)
         try:
             if golden_check:
+                tolerances = bundle.tolerances(backend.graph, backend.engine)
                 batch = 1 if frames == 1 else backend.batch.at_most(frames)
                 for size in dict.fromkeys((1, batch)):
-                    check_golden_frame(backend, golden_frame, bundle.tolerances(backend.graph), size)
+                    check_golden_frame(backend, golden_frame, tolerances, size)
         except BaseException:
             backend.close()
             raise

@@ -14,13 +14,14 @@ import msgspec
 import onnx
 import pytest
 import torch
+from msgspec.structs import replace
 
 from idol_deploy.config import preset
 from idol_deploy.weights.checkpoint import save_checkpoint
 from idol_deploy.weights.layout import published_state, weights_hash
 from idol_deploy.weights.reference import reference_state
 from idol_export.inspection import describe
-from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Bundle, write_bundle
+from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, Bundle, write_bundle
 from idol_runtime.bundle.certificates import (
     AnnotationScores,
     GraphInfo,
@@ -41,7 +42,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_bundle(toy: Toy) -> None:
     found = describe(toy.path)
-    assert found["kind"] == "idol bundle, schema 4"
+    assert found["kind"] == "idol bundle, schema 5"
     assert (found["preset"], found["note"]) == ("toy", "untrained weights")
     assert (found["frame size"], found["padded input"], found["batch"]) == ("72x104", "96x128", "1")
     assert str(found["classes"]).startswith("40: person, ")
@@ -54,19 +55,20 @@ def test_a_bundle(toy: Toy) -> None:
     json.dumps(found)
 
 
-def _with_graphs(toy: Toy, path: Path, **certificates: PrecisionCertificate) -> Path:
+def _with_graphs(toy: Toy, path: Path, **certificates: tuple[PrecisionCertificate, ...]) -> Path:
     """The toy's bundle with manifest entries and certificates of reduced-precision graphs."""
     with Bundle.open(toy.path) as bundle:
         members = {name: bundle._member(name) for name in bundle.manifest.members}
         manifest, parity = bundle.manifest, bundle.certificates
     named = {name.replace("_", "-"): certificate for name, certificate in certificates.items()}
-    targets = {"int8-ort": "ort", "int8-trt": "trt"}
     infos = {
-        name: GraphInfo(
-            name.partition("-")[0], targets.get(name, "onnx"), False, dict.fromkeys(OUTPUT_NAMES, 0.1)
-        )
-        for name in named
+        "int8-ort": GraphInfo(
+            "int8", ("onnxruntime",), False, recipe=Recipe(("decoder", "backbone/4"), 0.67)
+        ),
+        "int8-qdq": GraphInfo("int8", ("openvino", "tensorrt"), False),
+        "fp16": GraphInfo("fp16", ("onnxruntime", "tensorrt"), False),
     }
+    infos = {name: infos[name] for name in named}
     members |= {GRAPHS[name]: b"graph" for name in named}
     members[CERTIFICATES] = msgspec.json.encode(msgspec.structs.replace(parity, precisions=named))
     write_bundle(path, msgspec.structs.replace(manifest, precisions=infos), members)
@@ -78,27 +80,36 @@ def test_graphs_of_fewer_bits(toy: Toy, tmp_path: Path) -> None:
     good = PrecisionCertificate(
         stages,
         4,
-        "onnxruntime (cpu)",
+        "onnxruntime",
+        ("avx2", "vnni"),
         IdAgreement(0.992, 6866, 1440, 0.99, 500, "held-out videos"),
-        AnnotationScores(0.291, 0.294, 0.701, 0.705, 0.01, "val.json"),
-        Recipe(("decoder", "backbone/4"), 0.67),
+        {},
+        annotation_scores=AnnotationScores(0.291, 0.294, 0.701, 0.705, 0.01, "val.json"),
     )
-    bad = PrecisionCertificate(stages, 4, "none", IdAgreement(0.5, 10, 4, 0.99, 500, "generated video"))
-    path = _with_graphs(toy, tmp_path / "toy.idol", int8_ort=good, fp16=bad)
+    bad = replace(good, agreement=IdAgreement(0.5, 10, 4, 0.99, 500, "generated video"), emulated=True)
+    bad = replace(bad, annotation_scores=None)
+    path = _with_graphs(toy, tmp_path / "toy.idol", int8_ort=(good,), fp16=(bad,), int8_qdq=())
     found = describe(path)
     assert found["int8-ort graph"] == {
-        "verified": "yes",
         "made for": "ONNX Runtime",
+        "in integers": "67% of the multiplications",
+        "kept in fp32": "decoder, backbone/4",
+    }
+    assert found["int8-ort in onnxruntime, avx2 vnni"] == {
+        "verified": "yes",
         "id agreement": "99.20% with fp32 (allowed 99.00%) on 6866 instance-frames of held-out videos",
         "AP": "29.1% (fp32 29.4%) on val.json",
         "IDF1": "70.1% (fp32 70.5%) on val.json",
-        "in integers": "67% of the multiplications",
-        "kept in fp32": "decoder, backbone/4",
         "logits": "2.0e-02 (allowed 3e-01)",
-        "measured on": "4 frames in onnxruntime (cpu)",
+        "stages compared on": "4 frames",
     }
-    assert found["fp16 graph"]["verified"] == "NO, failed: id agreement; run refuses it"
-    assert not {"AP", "kept in fp32"} & found["fp16 graph"].keys()
+    failed = found["fp16 in onnxruntime, emulated"]
+    assert failed["verified"] == "NO, failed: id agreement; run refuses it"
+    assert "AP" not in failed
+    assert found["int8-qdq graph"] == {
+        "made for": "OpenVINO and TensorRT",
+        "verified": "NO, not measured yet; verify it with: idol-deploy certify",
+    }
     changed = bytearray(path.read_bytes())
     changed[changed.index(b"fp16.onnxgraph") + len("fp16.onnx")] ^= 1
     path.write_bytes(changed)
@@ -109,7 +120,7 @@ def test_graphs_of_fewer_bits(toy: Toy, tmp_path: Path) -> None:
 def test_a_bundle_of_another_name_is_still_one(toy: Toy, tmp_path: Path) -> None:
     copy = tmp_path / "model.bin"
     copy.write_bytes(toy.path.read_bytes())
-    assert describe(copy)["kind"] == "idol bundle, schema 4"
+    assert describe(copy)["kind"] == "idol bundle, schema 5"
 
 
 def test_a_bundle_needs_neither_torch_nor_onnx(toy: Toy) -> None:

@@ -140,19 +140,20 @@ def bundle_members() -> dict[str, bytes]:
         members={},
         versions={"idol-deploy": "0"},
         created="2026-01-01T00:00:00Z",
-        precisions={"fp16": GraphInfo("fp16", "onnx", False, dict.fromkeys(OUTPUT_NAMES, 0.1), False, True)},
+        precisions={"fp16": GraphInfo("fp16", ("onnxruntime", "tensorrt"), False, True)},
     )
     stages = (StageError("logits", 1e-6, 1e-3),)
     certificate = Certificate(stages, 2, 3, 2, 0, "made up", "none")
     agreement = IdAgreement(1.0, 200, 20, 0.99, 100, "made up")
-    reduced = PrecisionCertificate(stages=stages, frames=2, backend="none", agreement=agreement)
+    tolerances = dict.fromkeys(OUTPUT_NAMES, 0.1)
+    reduced = PrecisionCertificate(stages, 2, "onnxruntime", ("vnni",), agreement, tolerances)
     return {
         MANIFEST: msgspec.json.encode(manifest),
         WEIGHTS: b"\x32\x06shared",
         GRAPHS["portable"]: b"graph",
         GRAPHS["fp16"]: b"graph of fp16",
         GOLDEN_FRAME: golden.to_bytes(),
-        CERTIFICATES: msgspec.json.encode(Certificates(certificate, precisions={"fp16": reduced})),
+        CERTIFICATES: msgspec.json.encode(Certificates(certificate, precisions={"fp16": (reduced,)})),
     }
 
 

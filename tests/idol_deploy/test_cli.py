@@ -82,7 +82,7 @@ def test_former_spellings_are_accepted_and_hidden(idol: Command) -> None:
     export = ["export", "--weights=w", "--preset=p", "--frame-size=72x104", "--output=o.idol"]
     run = ["run", "a.idol", "--source=0"]
     for command, new, old in (
-        (export, ["--target=trt"], ["--dialect=trt"]),
+        (export, ["--target=qdq"], ["--dialect=trt"]),
         (export, ["--annotations=a.json"], ["--judge=a.json"]),
         (run, ["--no-golden-check"], ["--no-canary"]),
     ):

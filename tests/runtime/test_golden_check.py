@@ -23,7 +23,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 class FixedBackend:
     """A backend with the same outputs for every frame."""
 
-    name = "fixed (numpy)"
+    name, engine = "fixed (numpy)", "onnxruntime"
     graph = None
     batch = BatchLimit()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from idol_runtime.backends.opening import require_graph
 from idol_runtime.backends.tensorrt import TensorRTBackend
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle, GraphName, StageError
+from idol_runtime.bundle.certificates import current_name
 from idol_runtime.bundle.engine_file import (
     ENGINE_SCHEMA,
     EngineInfo,
@@ -166,7 +168,8 @@ def _verify_and_store(
 
 
 def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
-    graph: GraphName = "plugin" if options.graph == "auto" or options.graph == "fp32" else options.graph
+    named = options.graph not in ("auto", "fp32")
+    graph = cast(GraphName, current_name(options.graph) if named else "plugin")
     offered = (*bundle.certificates.by_graph(), *bundle.manifest.precisions)
     if graph in offered:
         return graph
@@ -222,7 +225,11 @@ def _verify(backend: TensorRTBackend, bundle: Bundle, key: EngineKey) -> tuple[S
     Raises:
         ParityError: An output differs from PyTorch's by more than its tolerance.
     """
-    golden_frame, tolerances, max_batch = bundle.golden_frame(), bundle.tolerances(key.graph), key.batch[2]
+    golden_frame, tolerances, max_batch = (
+        bundle.golden_frame(),
+        bundle.tolerances(key.graph, "tensorrt"),
+        key.batch[2],
+    )
     # Each size runs twice, because the backend records the second of two equal runs as a CUDA graph.
     runs = [
         compare_golden(backend, golden_frame, tolerances, copies)

@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from idol_export.graph.tracing import shipped
 from idol_export.precision.node_groups import GROUPS, PARTS
 from idol_export.verify.parity import Candidate
 from idol_export.verify.reference_graph import ReferenceGraph
+from idol_runtime.bundle.certificates import Engine, Recipe, ReducedName
 from idol_runtime.bundle.certificates import Precision as Arithmetic
-from idol_runtime.bundle.certificates import Recipe, ReducedName
 from idol_runtime.errors import ConfigError
 
 __all__ = ["Announce", "Precision", "ReduceOptions", "RewrittenGraph"]
@@ -43,7 +43,7 @@ class Precision(ABC):
     Attributes:
         name: name of the graph in the bundle.
         arithmetic: precision of the arithmetic.
-        target: runtime of the graph: `onnx` any, `ort` ONNX Runtime, `trt` TensorRT.
+        engines: engines that can run the graph.
         stage_limit: largest relative error of a stage. It only finds broken graphs; coarse ones fail by their tracks.
         emulated: evaluate a graph in fp32 that rounds as the shipped graph does, because no CPU has this arithmetic.
         integers: evaluate quantized nodes in integers; False: in fp32, because the target's sums never overflow.
@@ -53,7 +53,7 @@ class Precision(ABC):
 
     name: ReducedName
     arithmetic: Arithmetic
-    target: Literal["onnx", "ort", "trt"]
+    engines: tuple[Engine, ...]
     stage_limit: float
     emulated: bool = False
     integers: bool = True
@@ -78,9 +78,9 @@ class Precision(ABC):
         """
 
     @property
-    def backend(self) -> str:
-        """Name of the backend in the certificate."""
-        return "onnxruntime (cpu)" + (f", {self.name} emulated" if self.emulated else "")
+    def target(self) -> str:
+        """Quantization target of an int8 graph; empty for another precision."""
+        return self.name.partition("-")[2]
 
     def candidate(self, fp32: Candidate, probe: bytes) -> Candidate:
         """Return the rewritten probe as a candidate that runs like the fp32 candidate."""

@@ -70,8 +70,10 @@ class HalfPrecision(Precision):
         return RewrittenGraph(candidate, graph)
 
 
-FP16 = HalfPrecision("fp16", "fp16", "onnx", stage_limit=0.02)
-BF16 = HalfPrecision("bf16", "bf16", "trt", stage_limit=0.1, emulated=True, half_storage=False)
+FP16 = HalfPrecision("fp16", "fp16", ("onnxruntime", "openvino", "tensorrt"), stage_limit=0.02)
+BF16 = HalfPrecision(
+    "bf16", "bf16", ("openvino", "tensorrt"), stage_limit=0.1, emulated=True, half_storage=False
+)
 
 
 def islands_of(graph: bytes) -> set[str]:

@@ -1,25 +1,25 @@
 """The int8 precisions, one for each quantization target."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
 from idol_export.precision.base import Announce, Precision, ReduceOptions, RewrittenGraph
 from idol_export.precision.folding import folded
 from idol_export.precision.integer_graphs import IntegerGraphs
 from idol_export.precision.node_groups import KEPT
+from idol_export.precision.quantizer import Target
 from idol_export.precision.search import Evaluation, search
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.bundle.certificates import Recipe, SearchStep
 from idol_runtime.errors import ParityError
 
-__all__ = ["INT8_ORT", "INT8_TRT", "Int8Precision"]
+__all__ = ["INT8_ORT", "INT8_QDQ", "Int8Precision"]
 
 
 @dataclass(frozen=True)
 class Int8Precision(Precision):
     """8-bit integers for convolutions and for products with constant matrices, fp32 for all other nodes."""
 
-    target: Literal["ort", "trt"]
     calibrated = True
 
     def rewrite(
@@ -32,7 +32,7 @@ class Int8Precision(Precision):
             folded(fp32.probe),
             reference.network_size,
             fp32.libraries,
-            self.target,
+            cast(Target, self.target),
             options.calibrate,
             options.calibrate_frames,
             announce,
@@ -54,5 +54,5 @@ def _refusal(step: SearchStep, limit: float) -> str:
     )
 
 
-INT8_ORT = Int8Precision("int8-ort", "int8", "ort", stage_limit=0.3)
-INT8_TRT = Int8Precision("int8-trt", "int8", "trt", stage_limit=0.3, integers=False)
+INT8_ORT = Int8Precision("int8-ort", "int8", ("onnxruntime",), stage_limit=0.3)
+INT8_QDQ = Int8Precision("int8-qdq", "int8", ("openvino", "tensorrt"), stage_limit=0.3, integers=False)

@@ -97,7 +97,7 @@ class IntegerGraphs:
             observed_values(editor, self._work, self._target),
             frames,
             self._libraries,
-            symmetric=self._target == "trt",
+            symmetric=self._target == "qdq",
             patches=observed_patches(editor, self._work),
         )
 

@@ -24,7 +24,7 @@ from idol_export.precision.rounding import integers, shift
 
 __all__ = ["Observed", "Target", "candidates", "observed_patches", "observed_values", "quantize"]
 
-Target = Literal["ort", "trt"]
+Target = Literal["ort", "qdq"]
 
 _FUSED = ("Relu", "Clip")  # activations that become part of the quantization of a convolution's output
 _LEAST_SHARE = 0.003  # of all multiplications
@@ -93,7 +93,7 @@ def _static_values(editor: Editor, nodes: Iterable[onnx.NodeProto], target: Targ
     """Return the values with static quantization ranges."""
     values: dict[str, None] = {}
     for node in nodes:
-        if node.op_type == "Conv" or target == "trt":
+        if node.op_type == "Conv" or target == "qdq":
             values[node.input[0]] = None
         if node.op_type == "Conv" and target == "ort":
             values[_activated(editor, node.output[0])] = None
@@ -117,7 +117,7 @@ def quantize(editor: Editor, chosen: Iterable[str], observed: Mapping[str, Obser
     readers = {name: list(editor.consumers[name]) for name in values}
     scales = {name: _add_scale(editor, name, observed[name], target) for name in values}
     for node in nodes:
-        if node.op_type == "Conv" or target == "trt":
+        if node.op_type == "Conv" or target == "qdq":
             _quantize_static(editor, node, scales[node.input[0]], observed[node.input[0]], target)
         else:
             _quantize_dynamic(editor, node, observed[node.input[0]])
@@ -157,7 +157,7 @@ def _residuals(editor: Editor, integer: set[str]) -> list[onnx.NodeProto]:
 def _add_scale(editor: Editor, name: str, observed: Observed, target: Target) -> np.float32:
     """Add the scale and the zero point of a value, NAME_scale and NAME_zero; return the scale."""
     low, high = min(observed.low, 0.0), max(observed.high, 0.0)
-    if target == "trt":
+    if target == "qdq":
         scale, zero = np.float32(max(-low, high, 1e-8) / 127), np.array(0, np.int8)
     else:
         scale = np.float32(max(high - low, 1e-8) / 255)

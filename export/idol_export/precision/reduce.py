@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from idol_export.precision.base import Announce, Precision, ReduceOptions
 from idol_export.verify.parity import Candidate, graph_stages, relative_error, torch_stages
 from idol_export.verify.reference_graph import ReferenceGraph
-from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, run_session
+from idol_runtime.backends.onnxruntime import run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
 from idol_runtime.bundle.certificates import GraphInfo, PrecisionCertificate, StageError
 from idol_runtime.errors import ParityError
 from idol_runtime.pipeline import GOLDEN_TOLERANCE
 from idol_runtime.preprocess import resize
+from idol_runtime.processor import decisive_features, processor_features
 
 __all__ = ["Reduced", "reduce_graph"]
 
@@ -46,8 +47,8 @@ class Reduced:
 
     @property
     def runnable(self) -> bool:
-        """True if ONNX Runtime may run the graph: it is verified, and made for a target that ONNX Runtime supports."""
-        return self.certificate.passed and self.precision.target in OnnxRuntimeBackend.targets
+        """True if ONNX Runtime may run the graph: it is made for it and verified."""
+        return self.certificate.passed and not self.certificate.emulated
 
 
 def reduce_graph(
@@ -83,15 +84,23 @@ def reduce_graph(
         announce(f"scoring the {precision.name} graph on {options.annotations}")
     scores = reference.annotation_scores(candidate)
     stages = tuple(StageError(stage, error, precision.stage_limit) for stage, error in errors.items())
-    certificate = PrecisionCertificate(stages, count, precision.backend, agreement, scores, rewritten.recipe)
+    certificate = PrecisionCertificate(
+        stages=stages,
+        frames=count,
+        engine="onnxruntime",
+        processor=decisive_features(precision.arithmetic, processor_features()),
+        agreement=agreement,
+        golden_tolerances=_golden_tolerances(candidate, reference),
+        emulated="onnxruntime" not in precision.engines,
+        annotation_scores=scores,
+    )
     if certificate.failures and not options.unverified:
         raise ParityError(certificate.failures[0], _refusal(precision.name, certificate))
     info = GraphInfo(
         precision=precision.arithmetic,
-        target=precision.target,
+        engines=precision.engines,
         operator=bool(candidate.libraries),
-        golden_tolerances=_golden_tolerances(candidate, reference),
-        emulated=precision.emulated,
+        recipe=rewritten.recipe,
     )
     return Reduced(precision, rewritten.graph, info, certificate)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.bundle.bundle import GRAPHS, Bundle, GraphName
-from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.bundle.certificates import Engine, ReducedName, current_name
 from idol_runtime.device_frames import DeviceFrame, DeviceFrames
 from idol_runtime.errors import BackendError, ConfigError
 from idol_runtime.tracking.detection import NetworkOutput
@@ -59,6 +59,7 @@ class OpenOptions:
             ConfigError: the graph is unknown, or the number of threads is out of range.
             BackendError: the device is unknown.
         """
+        object.__setattr__(self, "graph", current_name(self.graph))
         check_threads(self.threads)
         if self.device != "auto":
             device_kind(self.device)
@@ -132,19 +133,19 @@ class BundleBackend(Backend, Protocol):
     `opening.BACKENDS` lists these classes. Their modules must load without the inference engine.
 
     Attributes:
+        engine: name of the inference engine in `opening.BACKENDS` and in certificates.
         title: name of the inference engine in messages: `ONNX Runtime`.
         devices: kinds of device, `cpu` and `cuda`; the first is the default.
         fp32_graphs: fp32 graphs that it runs, the preferred one first.
-        targets: quantization targets of the reduced-precision graphs that it runs.
         timed: reduced-precision graphs worth timing against fp32, by kind of device; None: it runs engines that
             `idol-deploy build` stored together with their latency.
         reason: see `Backend`.
     """
 
+    engine: ClassVar[Engine]
     title: ClassVar[str]
     devices: ClassVar[tuple[str, ...]]
     fp32_graphs: ClassVar[tuple[GraphName, ...]]
-    targets: ClassVar[tuple[str, ...]]
     timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None]
     reason: str
 

@@ -21,7 +21,7 @@ from idol_runtime.backends.base import (
     split_batch,
 )
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
-from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.bundle.certificates import Engine, ReducedName
 from idol_runtime.errors import BackendError, MissingDependencyError
 from idol_runtime.tracking.detection import NetworkOutput
 
@@ -176,10 +176,10 @@ def _batch_limit(dynamic: bool, graph: GraphName) -> BatchLimit:
 class OnnxRuntimeBackend:
     """A graph in an ONNX Runtime session; for the attributes see `Backend`."""
 
+    engine: ClassVar[Engine] = "onnxruntime"
     title: ClassVar = "ONNX Runtime"
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("plugin", "portable")
-    targets: ClassVar[tuple[str, ...]] = ("onnx", "ort")
     timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None] = {"cpu": ("int8-ort",), "cuda": ("fp16",)}
 
     session: Any

@@ -12,9 +12,9 @@ from typing import cast
 import numpy as np
 
 from idol_plugins.errors import PluginError
-from idol_runtime.backends.base import Backend, BundleBackend, OpenOptions, device_kind
+from idol_runtime.backends.base import BundleBackend, OpenOptions, device_kind
 from idol_runtime.bundle.bundle import GRAPHS, Bundle, GraphName
-from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.bundle.certificates import Engine, ReducedName
 from idol_runtime.bundle.engine_file import engines_of
 from idol_runtime.errors import BackendError, ConfigError, IdolError
 from idol_runtime.preprocess import resize
@@ -49,7 +49,7 @@ def backend_class(name: str) -> type[BundleBackend]:
     return cast(type[BundleBackend], getattr(import_module(module), attribute))
 
 
-def open_backend(bundle: Bundle, options: OpenOptions | None = None) -> Backend:
+def open_backend(bundle: Bundle, options: OpenOptions | None = None) -> BundleBackend:
     """Load a graph of the bundle into an inference engine.
 
     Args:
@@ -100,7 +100,7 @@ def open_named(bundle: Bundle, options: OpenOptions) -> BundleBackend:
     if graph != "auto" and graph != "fp32":
         require_graph(bundle, graph, kind)
         return kind.from_bundle(bundle, (graph,), options)
-    reduced = verified_graphs(bundle, kind.targets) if graph == "auto" else []
+    reduced = verified_graphs(bundle, kind.engine) if graph == "auto" else []
     if kind.timed is None:
         return kind.from_bundle(bundle, (*kind.fp32_graphs, *reduced), options)
     exact = kind.from_bundle(bundle, kind.fp32_graphs, options)
@@ -108,20 +108,21 @@ def open_named(bundle: Bundle, options: OpenOptions) -> BundleBackend:
     return _fastest(exact, [name for name in reduced if name in timed], bundle, options)
 
 
-def verified_graphs(bundle: Bundle, targets: Sequence[str]) -> list[ReducedName]:
-    """Return the reduced-precision graphs that passed their checks and that are made for one of the targets."""
-    return [
-        name
+def verified_graphs(bundle: Bundle, engine: Engine) -> list[ReducedName]:
+    """Return the reduced-precision graphs that an engine can run and that passed its checks on this processor."""
+    certificates = {
+        name: bundle.certificate(name, engine)
         for name, info in bundle.manifest.precisions.items()
-        if info.target in targets and bundle.certificates.precisions[name].passed
-    ]
+        if engine in info.engines
+    }
+    return [name for name, certificate in certificates.items() if certificate and certificate.passed]
 
 
 def require_graph(bundle: Bundle, graph: GraphName, kind: type[BundleBackend]) -> None:
     """Check that a backend may run a graph of the bundle.
 
     Raises:
-        BackendError: the graph is missing, made for another engine, or not verified.
+        BackendError: the graph is missing, made for another engine, or not verified in this one on this processor.
     """
     if graph in kind.fp32_graphs:
         return
@@ -130,16 +131,21 @@ def require_graph(bundle: Bundle, graph: GraphName, kind: type[BundleBackend]) -
         precision, _, target = graph.partition("-")
         option = f"--precision {precision}" + (f" --target {target}" if target else "")
         raise BackendError(f"the bundle has no {graph} graph; export it with {option}")
-    if info.target not in kind.targets:
+    if kind.engine not in info.engines:
         raise BackendError(
             f"{kind.title} does not run the {graph} graph, which is made for {info.made_for}; leave out --graph, or "
             "use --graph plugin"
         )
-    failures = bundle.certificates.precisions[cast(ReducedName, graph)].failures
-    if failures:
+    certificate = bundle.certificate(graph, kind.engine)
+    if certificate is None:
         raise BackendError(
-            f"the {graph} graph is not verified (failed: {', '.join(failures)}); use another graph, or export it again "
-            "without --unverified"
+            f"the {graph} graph is not verified in {kind.title} on this processor; verify it here: "
+            f"idol-deploy certify {bundle.path}"
+        )
+    if certificate.failures:
+        raise BackendError(
+            f"the {graph} graph is not verified (failed: {', '.join(certificate.failures)}); use another graph, or "
+            "export it again without --unverified"
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from idol_runtime.backends.base import BatchLimit, ImageBatch, OpenOptions, split_batch
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
-from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.bundle.certificates import Engine, ReducedName
 from idol_runtime.errors import BackendError
 from idol_runtime.tracking.detection import NetworkOutput
 
@@ -17,10 +17,10 @@ __all__ = ["OpenVinoBackend"]
 class OpenVinoBackend:
     """The portable graph in OpenVINO, in fp32 and one frame at a time."""
 
+    engine: ClassVar[Engine] = "openvino"
     title: ClassVar = "OpenVINO"
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("portable",)
-    targets: ClassVar[tuple[str, ...]] = ()
     timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None] = {"cpu": ()}
 
     name = "openvino (cpu, portable graph)"

@@ -16,7 +16,7 @@ from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index
 from idol_runtime.backends.engine_choice import choose_engine
 from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, tensorrt_log
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName, TensorInfo
-from idol_runtime.bundle.certificates import ReducedName
+from idol_runtime.bundle.certificates import Engine, ReducedName
 from idol_runtime.bundle.engine_file import EngineKey, read_plan
 from idol_runtime.device_frames import DeviceFrame, DeviceFrames, import_frame
 from idol_runtime.errors import BackendError
@@ -51,10 +51,10 @@ class TensorRTBackend:
     an ordinary run before the recording, and a recording holds for one batch size only.
     """
 
+    engine: ClassVar[Engine] = "tensorrt"
     title: ClassVar = "TensorRT"
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
     fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("plugin", "portable")
-    targets: ClassVar[tuple[str, ...]] = ("onnx", "trt")
     timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None] = None
 
     def __init__(self, plan: bytes, key: EngineKey, bundle: Bundle, device: CudaDevice) -> None:

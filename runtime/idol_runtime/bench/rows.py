@@ -1,7 +1,7 @@
 """The options and the rows of the benchmark; a row is one way to run a bundle's network, in its own process."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
         BackendError: the device is unknown.
     """
     kind = device_kind(device)
-    with Bundle.open(path) as bundle:
+    with Bundle.open(path) as bundle:  # descriptions stay readable after it is closed
         manifest, certificates = bundle.manifest, bundle.certificates
     rows = []
     for backend in BACKENDS:
@@ -97,18 +97,17 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
                 share = None if backend in BENCH_ONLY else fp32.tolerance_share
                 rows.append(BenchRow(f"{backend}, {graph}", opener(graph), manifest.precision, share))
         for name, info in manifest.precisions.items():
-            if info.target in runs.targets:
-                reduced = certificates.precisions[name]
-                rows.append(
-                    BenchRow(
-                        f"{backend}, {name}",
-                        opener(name),
-                        info.precision,
-                        reduced.tolerance_share,
-                        reduced.agreement.idf1,
-                        info.golden_tolerances,
+            if runs.engine in info.engines:
+                row = BenchRow(f"{backend}, {name}", opener(name), info.precision)
+                reduced = bundle.certificate(name, runs.engine)
+                if reduced is not None:
+                    row = replace(
+                        row,
+                        tolerance_share=reduced.tolerance_share,
+                        id_agreement=reduced.agreement.idf1,
+                        tolerances=reduced.golden_tolerances,
                     )
-                )
+                rows.append(row)
     return rows
 
 

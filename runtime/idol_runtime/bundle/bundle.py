@@ -4,9 +4,9 @@
     weights.onnx    weights that the graphs share
     portable.onnx   the network in standard operators
     plugin.onnx     the network with deformable attention as one compiled operator; optional
-    fp16.onnx …     the network in reduced precision, optional: fp16, bf16, int8-ort, int8-trt
+    fp16.onnx …     the network in reduced precision, optional: fp16, bf16, int8-ort, int8-qdq
     canary.npz      the golden frame with PyTorch's outputs
-    parity.json     a certificate for each graph: its parity with PyTorch, stage by stage, down to track ids
+    parity.json     certificates of each graph: parity with PyTorch, down to track ids, or agreement with fp32
 
 A graph is its file after `weights.onnx`, byte by byte: protobuf messages merge when joined. The SHA-256 of the
 manifest is the zip's comment; the manifest holds those of the other files. Reading a bundle unpickles nothing and
@@ -16,7 +16,7 @@ extracts nothing to disk. docs/bundle.md describes the format.
 import io
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -28,15 +28,20 @@ from numpy.typing import NDArray
 from idol_runtime.bundle.certificates import (
     Certificate,
     Certificates,
+    Engine,
     GraphInfo,
     GraphName,
+    PrecisionCertificate,
     ReducedName,
     StageError,
+    current_name,
 )
+from idol_runtime.bundle.older import OlderBundle
 from idol_runtime.bundle.sealed_zip import SealedZip, sha256, write_sealed
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import BundleError, ConfigError
 from idol_runtime.json_text import JSON_ERRORS
+from idol_runtime.processor import decisive_features, processor_features
 
 __all__ = [
     "GOLDEN_FRAME",
@@ -58,8 +63,8 @@ __all__ = [
     "write_bundle",
 ]
 
-SCHEMA_VERSION = 4
-_READABLE = (3, SCHEMA_VERSION)  # in 3, reduced-precision graphs share no weights
+SCHEMA_VERSION = 5
+_READABLE = (3, 4, SCHEMA_VERSION)  # in 3, reduced-precision graphs share no weights
 MANIFEST, WEIGHTS, GOLDEN_FRAME, CERTIFICATES = "manifest.json", "weights.onnx", "canary.npz", "parity.json"
 GRAPHS: Mapping[GraphName, str] = {
     "portable": "portable.onnx",
@@ -67,7 +72,7 @@ GRAPHS: Mapping[GraphName, str] = {
     "fp16": "fp16.onnx",
     "bf16": "bf16.onnx",
     "int8-ort": "int8-ort.onnx",
-    "int8-trt": "int8-trt.onnx",
+    "int8-qdq": "int8-qdq.onnx",
 }
 OUTPUT_NAMES = ("logits", "boxes", "embeddings", "mask_features", "mask_params", "mask_reference")
 
@@ -141,8 +146,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precisions: dict[ReducedName, GraphInfo] = {}
 
     def __post_init__(self) -> None:
-        if any(set(info.golden_tolerances) != set(OUTPUT_NAMES) for info in self.precisions.values()):
-            raise ConfigError("a reduced-precision graph needs a golden tolerance for each output")
         if min(*self.frame_size, *self.network_size, *self.padded_size) < 1:
             raise ConfigError("frame, network and padded sizes must be positive")
 
@@ -211,9 +214,11 @@ class Bundle:
         self._file = SealedZip(
             path, lambda why: BundleError(f"{path} is not a complete .idol bundle: {why}; {_BROKEN}")
         )
+        self._names = {current_name(name): name for name in self._file.names}  # in the zip, of each member
+        older = OlderBundle()
         try:
-            self.manifest = self._read_manifest()
-            self.certificates = self._read_certificates()
+            self.manifest = self._read_manifest(older)
+            self.certificates = self._read_certificates(older)
         except BaseException:
             self.close()
             raise
@@ -248,10 +253,23 @@ class Bundle:
         info = self.manifest.precisions.get(cast(ReducedName, name))
         return self._member(WEIGHTS) + own if info is None or info.shares_weights else own
 
-    def tolerances(self, graph: GraphName | None) -> Mapping[str, float] | None:
-        """Return the golden-frame tolerance of each output; None for an fp32 graph."""
-        info = self.manifest.precisions.get(cast(ReducedName, graph))
-        return None if info is None else info.golden_tolerances
+    def certificate(self, graph: GraphName | None, engine: Engine) -> PrecisionCertificate | None:
+        """Return the certificate of a reduced-precision graph that counts for an engine on this processor.
+
+        It may have failed. None: the graph has none that counts here, or it is an fp32 graph.
+        """
+        name = cast(ReducedName, graph)
+        if name not in self.manifest.precisions:
+            return None
+        features = decisive_features(self.manifest.precisions[name].precision, processor_features())
+        counting = (c for c in self.certificates.precisions[name] if c.counts_on(engine, features))
+        # One that was measured in this engine and on this processor comes first.
+        return max(counting, key=lambda c: (c.engine == engine, c.processor is not None), default=None)
+
+    def tolerances(self, graph: GraphName | None, engine: Engine) -> Mapping[str, float] | None:
+        """Return the golden-frame tolerance of each output; None for an fp32 graph or without a certificate."""
+        certificate = self.certificate(graph, engine)
+        return None if certificate is None else certificate.golden_tolerances
 
     def golden_frame(self) -> GoldenFrame:
         """Return the golden frame with its expected outputs."""
@@ -264,8 +282,8 @@ class Bundle:
             raise self._broken(f"the golden frame is not {self.manifest.frame_size}")
         return golden
 
-    def _read_manifest(self) -> Manifest:
-        names, known = self._file.names, set(_MAX_BYTES)
+    def _read_manifest(self, older: OlderBundle) -> Manifest:
+        names, known = list(map(current_name, self._file.names)), set(_MAX_BYTES)
         if len(set(names)) < len(names) or not known - _OPTIONAL <= set(names) <= known:
             odd = sorted((set(names) - known) | (known - _OPTIONAL - set(names))) or sorted(names)
             raise BundleError(
@@ -277,13 +295,14 @@ class Bundle:
             raise BundleError(
                 f"{self.path} has bundle schema {version}, this idol-deploy reads {SCHEMA_VERSION}; {fix}"
             )
-        manifest = _decode(encoded, Manifest, self.path)
+        manifest = _decode(encoded, Manifest, self.path, older.manifest if version < 5 else bytes)
         if {MANIFEST, *manifest.members} != set(names):
             raise self._broken(f"the manifest lists {sorted(manifest.members)}")
         return manifest
 
-    def _read_certificates(self) -> Certificates:
-        certificates = _decode(self._member(CERTIFICATES), Certificates, self.path)
+    def _read_certificates(self, older: OlderBundle) -> Certificates:
+        upgrade = older.certificates if self.manifest.schema_version < 5 else bytes
+        certificates = _decode(self._member(CERTIFICATES), Certificates, self.path, upgrade)
         fp32 = certificates.by_graph()
         certified = [*fp32, *certificates.precisions]
         graphs = set(GRAPHS.values()) & set(self.manifest.members)
@@ -301,13 +320,16 @@ class Bundle:
                     f"{self.path}: the {name} graph did not pass its parity check "
                     f"(failed: {', '.join(certificate.failures) or 'nothing tested'}); export it again"
                 )
+        for graph, info in self.manifest.precisions.items():
+            if (recipe := older.recipes.get(graph)) is not None:
+                self.manifest.precisions[graph] = msgspec.structs.replace(info, recipe=recipe)
         return certificates
 
     def _broken(self, fault: str) -> BundleError:
         return BundleError(f"{self.path}: {fault}; {_BROKEN}")
 
     def _member(self, name: str) -> bytes:
-        data, expected = self._file.read(name, _MAX_BYTES[name]), self.manifest.members[name]
+        data, expected = self._file.read(self._names[name], _MAX_BYTES[name]), self.manifest.members[name]
         if len(data) != expected.bytes or sha256(data) != expected.sha256:
             raise self._broken(f"{name} was changed after it was written")
         return data
@@ -316,9 +338,10 @@ class Bundle:
 _T = TypeVar("_T")
 
 
-def _decode(data: bytes, kind: type[_T], path: Path) -> _T:
+def _decode(data: bytes, kind: type[_T], path: Path, upgrade: Callable[[bytes], bytes]) -> _T:
     what = kind.__name__.lower()
     try:
+        data = upgrade(data)
         value = msgspec.json.decode(data, type=kind)
         unknown = _unknown(msgspec.json.decode(data), msgspec.to_builtins(value))
     except (*JSON_ERRORS, ConfigError) as error:

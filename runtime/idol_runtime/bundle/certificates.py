@@ -1,6 +1,6 @@
 """The certificates of a bundle: fp32 graphs equal PyTorch, and reduced-precision graphs track like fp32 ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -9,6 +9,7 @@ __all__ = [
     "AnnotationScores",
     "Certificate",
     "Certificates",
+    "Engine",
     "GraphInfo",
     "GraphName",
     "IdAgreement",
@@ -18,11 +19,23 @@ __all__ = [
     "ReducedName",
     "SearchStep",
     "StageError",
+    "current_name",
 ]
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
-ReducedName: TypeAlias = Literal["fp16", "bf16", "int8-ort", "int8-trt"]
+Engine: TypeAlias = Literal["onnxruntime", "openvino", "tensorrt"]
+ReducedName: TypeAlias = Literal["fp16", "bf16", "int8-ort", "int8-qdq"]
 GraphName: TypeAlias = Literal["portable", "plugin"] | ReducedName
+_ENGINE_TITLES: Mapping[Engine, str] = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+}
+
+
+def current_name(text: str) -> str:
+    """Replace the former name of the `int8-qdq` graph, `int8-trt`, in a name or in the JSON of an older file."""
+    return text.replace("int8-trt", "int8-qdq")
 
 
 class StageError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,32 +89,6 @@ class Certificate(_CheckedStages, frozen=True, forbid_unknown_fields=True):
     near_ties: int
     source: str
     backend: str
-
-
-class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The description of a reduced-precision graph in the manifest.
-
-    Attributes:
-        precision: precision of the arithmetic.
-        target: quantization target: `onnx` (any engine), `ort` (ONNX Runtime) or `trt` (TensorRT).
-        operator: whether deformable attention is the compiled operator.
-        golden_tolerances: largest relative error of each output on the golden frame.
-        emulated: whether the checks emulated the rounding in fp32, because the processor lacks the precision.
-        shares_weights: True for a graph that is stored without the bundle's shared weights; False for a complete
-            graph, as in bundles of schema 3.
-    """
-
-    precision: Precision
-    target: Literal["onnx", "ort", "trt"] = msgspec.field(name="dialect")
-    operator: bool
-    golden_tolerances: dict[str, float] = msgspec.field(name="canary")
-    emulated: bool = False
-    shares_weights: bool = False
-
-    @property
-    def made_for(self) -> str:
-        """Name of the target in messages."""
-        return {"onnx": "any backend", "ort": "ONNX Runtime", "trt": "TensorRT"}[self.target]
 
 
 class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -194,23 +181,72 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search: tuple[SearchStep, ...] = ()
 
 
-class PrecisionCertificate(_CheckedStages, frozen=True, forbid_unknown_fields=True):
-    """The checks of a reduced-precision graph. They may have failed, if it was exported with `--unverified`.
+class GraphInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The description of a reduced-precision graph in the manifest.
 
     Attributes:
-        stages: errors of the stages against PyTorch.
-        frames: number of frames of these errors.
-        backend: backend that ran the graph.
-        agreement: agreement of the tracks with the fp32 graph's.
-        annotation_scores: scores against ground truth; None without annotations.
+        precision: precision of the arithmetic.
+        engines: engines that can run the graph.
+        operator: whether deformable attention is the compiled operator.
+        shares_weights: True for a graph that is stored without the bundle's shared weights; False for a complete
+            graph, as in bundles of schema 3.
         recipe: int8 configuration; None for other precisions.
     """
 
-    frames: int
-    backend: str
-    agreement: IdAgreement
-    annotation_scores: AnnotationScores | None = msgspec.field(name="judged", default=None)
+    precision: Precision
+    engines: tuple[Engine, ...]
+    operator: bool
+    shares_weights: bool = False
     recipe: Recipe | None = None
+
+    @property
+    def made_for(self) -> str:
+        """Names of the engines in messages."""
+        return " and ".join(_ENGINE_TITLES[engine] for engine in self.engines)
+
+
+class PrecisionCertificate(_CheckedStages, frozen=True, forbid_unknown_fields=True):
+    """The checks of a reduced-precision graph in one engine, on one kind of processor. They may have failed.
+
+    Attributes:
+        stages: errors of the stages against PyTorch, or of the outputs against the fp32 graph.
+        frames: number of frames of these errors.
+        engine: engine that ran the graph.
+        processor: features of the processor that decide the arithmetic, sorted; None: unknown, as in bundles of
+            schemas 3 and 4.
+        agreement: agreement of the tracks with the fp32 graph's.
+        golden_tolerances: largest relative error of each output on the golden frame.
+        emulated: whether the engine rounded in fp32 as the graph's precision does, instead of computing in it.
+        annotation_scores: scores against ground truth; None without annotations.
+    """
+
+    frames: int
+    engine: Engine
+    processor: tuple[str, ...] | None
+    agreement: IdAgreement
+    golden_tolerances: dict[str, float]
+    emulated: bool = False
+    annotation_scores: AnnotationScores | None = None
+
+    def counts_on(self, engine: Engine, features: Sequence[str]) -> bool:
+        """Return whether the checks hold for an engine on a processor.
+
+        In TensorRT, those of ONNX Runtime count, because `idol-deploy build` compares each engine with PyTorch.
+
+        Args:
+            engine: engine that is to run the graph.
+            features: features of the processor that decide the graph's arithmetic; see `decisive_features`.
+        """
+        if engine == "tensorrt":
+            return self.engine in ("onnxruntime", "tensorrt")
+        known = self.processor is None or self.processor == tuple(features)
+        return self.engine == engine and not self.emulated and known
+
+    @property
+    def measured_in(self) -> str:
+        """Engine and processor of the checks: `openvino, amx_int8 vnni`."""
+        processor = ("unknown processor",) if self.processor is None else self.processor
+        return ", ".join(filter(None, (self.engine, "emulated" if self.emulated else " ".join(processor))))
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -227,12 +263,12 @@ class Certificates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     Attributes:
         portable: certificate of the portable graph.
         plugin: certificate of the plugin graph; None if the bundle has none.
-        precisions: certificates of the reduced-precision graphs by name.
+        precisions: certificates of each reduced-precision graph; none for a graph that no engine has run yet.
     """
 
     portable: Certificate
     plugin: Certificate | None = None
-    precisions: dict[ReducedName, PrecisionCertificate] = {}
+    precisions: dict[ReducedName, tuple[PrecisionCertificate, ...]] = {}
 
     def by_graph(self) -> Mapping[GraphName, Certificate]:
         """Return the certificates of the fp32 graphs by name."""

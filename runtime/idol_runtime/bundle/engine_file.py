@@ -15,6 +15,7 @@ import msgspec
 from idol_plugins.errors import PluginError
 from idol_plugins.libraries import user_cache
 from idol_runtime.bundle.bundle import GRAPHS, WEIGHTS, Bundle, GraphName, StageError
+from idol_runtime.bundle.certificates import current_name
 from idol_runtime.bundle.sealed_zip import SealedZip, sha256, write_sealed
 from idol_runtime.errors import BackendError, OutputError
 from idol_runtime.json_text import JSON_ERRORS
@@ -197,7 +198,7 @@ def read_info(path: Path) -> EngineInfo:
     if version != ENGINE_SCHEMA:
         raise BackendError(f"{path} has engine schema {version}, this idol-deploy reads {ENGINE_SCHEMA}")
     try:
-        return msgspec.json.decode(encoded, type=EngineInfo)
+        return msgspec.json.decode(current_name(encoded.decode()), type=EngineInfo)
     except JSON_ERRORS as error:
         raise BackendError(f"{path} is corrupted: {_INFO} is not valid ({error})") from error
 

@@ -87,12 +87,19 @@ def test_a_reduced_precision_graph_has_its_own_tolerances(
     with Bundle.open(engine_bundle) as bundle:
         members = {name: bundle._member(name) for name in bundle.manifest.members}
         manifest, parity = bundle.manifest, bundle.certificates
-    wide = dict.fromkeys(OUTPUT_NAMES, 0.1)
+    wide, stages = dict.fromkeys(OUTPUT_NAMES, 0.1), (StageError("logits", 0.0, 1.0),)
     infos, certificates = {}, {}
-    for name, target, idf1 in (("fp16", "onnx", 1.0), ("bf16", "onnx", 0.5), ("int8-ort", "ort", 1.0)):
+    for name, engine, idf1 in (
+        ("fp16", "tensorrt", 1.0),
+        ("bf16", "tensorrt", 0.5),
+        ("int8-ort", "onnxruntime", 1.0),
+    ):
         agreement = IdAgreement(idf1, 600, 20, 0.99, 500, "made up")
-        infos[name] = GraphInfo(name.partition("-")[0], target, False, wide)
-        certificates[name] = PrecisionCertificate((StageError("logits", 0.0, 1.0),), 20, "none", agreement)
+        infos[name] = GraphInfo(name.partition("-")[0], (engine,), False)
+        emulated = name != "int8-ort"
+        certificates[name] = (
+            PrecisionCertificate(stages, 20, "onnxruntime", ("other",), agreement, wide, emulated),
+        )
         members[GRAPHS[name]] = kit.tiny_graph
     members[CERTIFICATES] = msgspec.json.encode(Certificates(parity.portable, parity.plugin, certificates))
     path = kit.write(

@@ -83,7 +83,7 @@ def _quantized(target: Target, frames: np.ndarray = FRAMES, *, compensated: bool
     chosen = list(candidates(editor))
     axes = observed_values(editor, chosen, target)
     patches = observed_patches(editor, chosen) if compensated else []
-    ranges = observe(editor.to_bytes(), axes, frames, symmetric=target == "trt", patches=patches)
+    ranges = observe(editor.to_bytes(), axes, frames, symmetric=target == "qdq", patches=patches)
     quantize(editor, chosen, ranges, target)
     return editor.to_bytes()
 
@@ -114,13 +114,13 @@ def test_products_that_gain_nothing_are_left_out() -> None:
     assert shares["conv1"] == pytest.approx(216 / (216 + 64 + 128 + 16 / 64))
 
 
-@pytest.mark.parametrize("target", ["ort", "trt"])
+@pytest.mark.parametrize("target", ["ort", "qdq"])
 def test_integers_are_near_and_not_the_same(target: Target) -> None:
     ours, theirs = _run(_quantized(target))[0], _run(_graph())[0]
     assert 1e-4 < np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 0.04
 
 
-@pytest.mark.parametrize("target", ["ort", "trt"])
+@pytest.mark.parametrize("target", ["ort", "qdq"])
 def test_weights_are_rounded_for_what_they_multiply(target: Target) -> None:
     """On correlated pixels, many inputs have smaller errors than with the nearest integers, few not larger ones."""
     frames = np.kron(RNG.integers(0, 256, (9, 2, 2, 1)), np.ones((1, 4, 4, 3))).astype(np.uint8)
@@ -184,7 +184,7 @@ def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
 
 def test_each_target_has_its_integers() -> None:
     """`ort`: unsigned activations, sums of two weights at most 128; `trt`: signed, zero point 0, no dynamic range."""
-    for target, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("trt", {TensorProto.INT8}, 127)):
+    for target, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("qdq", {TensorProto.INT8}, 127)):
         editor = Editor(_quantized(target))  # type: ignore[arg-type]
         rounds = [node for node in editor.graph.node if node.op_type == "QuantizeLinear"]
         assert {editor.tensors[node.input[2]].data_type for node in rounds} == kinds
@@ -200,7 +200,7 @@ def test_each_target_has_its_integers() -> None:
 
 
 def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
-    editor = Editor(_quantized("trt"))
+    editor = Editor(_quantized("qdq"))
     integers, scales = editor.constant("product_weight_int8"), editor.constant("product_weight_scales")
     assert integers is not None
     assert scales is not None
@@ -209,7 +209,7 @@ def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
     assert np.abs(integers * scales - weight).max() <= scales.max() / 2 * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("target", ["ort", "trt"])
+@pytest.mark.parametrize("target", ["ort", "qdq"])
 def test_rounded_weights_move_no_mean(target: Target) -> None:
     """A convolution has small weights, which a common scale would round to 0, and inputs with means far from zero."""
     weight = WEIGHTS["w2"].copy()
@@ -221,7 +221,7 @@ def test_rounded_weights_move_no_mean(target: Target) -> None:
     exact = _run(editor.to_bytes())[0]
     axes = observed_values(editor, ["conv2"], target)
     quantize(
-        editor, ["conv2"], observe(editor.to_bytes(), axes, FRAMES[:1], symmetric=target == "trt"), target
+        editor, ["conv2"], observe(editor.to_bytes(), axes, FRAMES[:1], symmetric=target == "qdq"), target
     )
     found = _run(editor.to_bytes())[0]
     off = np.abs((found - exact).mean(axis=(0, 1, 2)))

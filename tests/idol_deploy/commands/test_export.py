@@ -124,7 +124,7 @@ def test_a_bundle_that_cannot_be_written_is_reported_first(
         ({"frame_size": "100000x100000"}, "at most 8192 a side, got 100000x100000"),
         ({"opset": "16"}, "use --opset 18 or newer"),
         ({"opset": "27"}, "opset 27 is newer than what can be exported; use --opset 18 to "),
-        ({"target": "trt"}, "--target applies to int8 only; pass --precision int8 or --auto as well"),
+        ({"target": "qdq"}, "--target applies to int8 only; pass --precision int8 or --auto as well"),
         ({"target": "ort", "precision": "fp16"}, "--target applies to int8 only"),
         ({"calibrate": "a.mp4", "precision": "fp16"}, "--calibrate applies to int8 only"),
         (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def test_inspect_shows_a_bundle(idol: Command, toy: Toy) -> None:
     done = idol("inspect", toy.path)
     assert (done.status, done.err) == (0, "")
-    for text in ("idol bundle, schema 4", "untrained weights", "72x104", "person", "sha256"):
+    for text in ("idol bundle, schema 5", "untrained weights", "72x104", "person", "sha256"):
         assert text in done.out
 
 

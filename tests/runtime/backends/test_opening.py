@@ -21,7 +21,7 @@ def test_every_backend_is_described_without_its_engine(name: str, monkeypatch: p
     assert kind.title
     assert set(kind.devices) <= {"cpu", "cuda"}
     assert set(kind.fp32_graphs) <= {"plugin", "portable"}
-    assert set(kind.targets) <= {"onnx", "ort", "trt"}
+    assert kind.engine == name
     assert kind.timed is None or set(kind.timed) == set(kind.devices)
     assert callable(kind.from_bundle)
 

@@ -26,14 +26,20 @@ def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path)
 
 def test_no_row_for_a_graph_in_a_backend_for_another_target(kit: Any, tmp_path: Path) -> None:
     agreement = IdAgreement(1.0, 600, 60, 0.99, 500, "made up")
-    certificate = PrecisionCertificate((StageError("logits", 0.0, 1.0),), 2, "none", agreement)
+    certificate = PrecisionCertificate(
+        (StageError("logits", 0.0, 1.0),), 2, "onnxruntime", None, agreement, dict.fromkeys(OUTPUT_NAMES, 1.0)
+    )
     infos = {
-        name: GraphInfo(name.partition("-")[0], target, False, dict.fromkeys(OUTPUT_NAMES, 1.0))
-        for name, target in (("fp16", "onnx"), ("int8-ort", "ort"), ("int8-trt", "trt"))
+        name: GraphInfo(name.partition("-")[0], engines, False)
+        for name, engines in (
+            ("fp16", ("onnxruntime", "tensorrt")),
+            ("int8-ort", ("onnxruntime",)),
+            ("int8-qdq", ("openvino", "tensorrt")),
+        )
     }
     certificates = msgspec.structs.replace(
         msgspec.json.decode(kit.certificates(), type=Certificates),
-        precisions=dict.fromkeys(infos, certificate),
+        precisions=dict.fromkeys(infos, (certificate,)),
     )
     members = kit.members() | dict.fromkeys((GRAPHS[name] for name in infos), b"graph")
     members[CERTIFICATES] = msgspec.json.encode(certificates)
@@ -44,7 +50,7 @@ def test_no_row_for_a_graph_in_a_backend_for_another_target(kit: Any, tmp_path: 
         "onnxruntime, int8-ort",
         "tensorrt, portable",
         "tensorrt, fp16",
-        "tensorrt, int8-trt",
+        "tensorrt, int8-qdq",
     ]
 
 

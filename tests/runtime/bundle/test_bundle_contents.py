@@ -24,8 +24,8 @@ def good(kit: Any, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"schema_version": 5}, "upgrade idol-deploy"),
-        ({"schema_version": 5, "unheard": 1}, "upgrade idol-deploy"),
+        ({"schema_version": 6}, "upgrade idol-deploy"),
+        ({"schema_version": 6, "unheard": 1}, "upgrade idol-deploy"),
         ({"schema_version": 2}, "export it again"),
         ({"schema_version": "4"}, "schema_version"),
         ({"schema_version": None}, "schema_version"),
