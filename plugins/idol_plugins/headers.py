@@ -87,9 +87,12 @@ def openvino_cmake() -> Path:
     """Return the folder of the CMake files in the installed OpenVINO, which has its C++ headers as well.
 
     Raises:
-        PluginError: OpenVINO is not installed, or without its C++ headers.
+        PluginError: OpenVINO is not installed, or is too old, or without its C++ headers.
     """
     release = openvino_release()
+    # Up to 2025.0, an operator for the ONNX reader needs symbols of a library that only this reader loads.
+    if tuple(map(int, release.split(".")[:2])) < (2025, 1):
+        raise PluginError(f"openvino {release} is older than 2025.1; pip install 'idol-deploy[openvino]'")
     spec = importlib.util.find_spec("openvino")
     for package in spec.submodule_search_locations or () if spec else ():
         if (cmake := Path(package) / "cmake" / "OpenVINOConfig.cmake").is_file():

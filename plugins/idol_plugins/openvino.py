@@ -5,7 +5,9 @@ OpenVINO's C++ interface changes with every release, so a library is built for o
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from idol_plugins.cases import Case
     from idol_plugins.reference import Array
 
-__all__ = ["core_with_operator", "openvino_library", "run_case"]
+__all__ = ["core_with_operator", "import_openvino", "openvino_library", "run_case"]
 
 _LIBRARY = "idol_deform_attn_openvino"
 
@@ -46,15 +48,37 @@ def openvino_library(folder: Path | None = None) -> Path:
     )
 
 
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which reports every import to Google Analytics unless the user opted out.
+
+    OpenVINO works without the package `openvino_telemetry`; the application can still import it afterwards.
+
+    Raises:
+        PluginError: OpenVINO is not installed, or cannot be imported.
+    """
+    openvino_release()
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # import then fails
+    try:
+        import openvino
+    except ImportError as error:
+        raise PluginError(
+            f"openvino cannot be imported ({error}); pip install --force-reinstall openvino"
+        ) from error
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+    return openvino  # type: ignore[no-any-return]
+
+
 def core_with_operator(library: Path) -> Any:
     """Return an `openvino.Core` that knows the operator.
 
     Raises:
-        PluginError: OpenVINO cannot load the library.
+        PluginError: OpenVINO cannot be imported, or cannot load the library.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = import_openvino().Core()
     try:
         core.add_extension(str(library))
     except Exception as error:

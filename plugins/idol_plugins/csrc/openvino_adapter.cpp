@@ -105,8 +105,9 @@ class DeformAttn : public ov::op::Op {
 
   // Returns the reason why inputs do not fit the attributes or each other; null if those that are known do.
   const char *misfit_of(const std::vector<Type> &types, const std::vector<ov::PartialShape> &shapes) const {
-    if (heads_ < 1 || points_ < 1) return "heads and points must be positive";
     if (shapes_.empty() || shapes_.size() % 2 != 0) return "shapes must be h, w per level";
+    if (heads_ < 1 || points_ < 1 || !idol::product_fits({3, heads_, levels(), points_}))
+      return "heads or points is out of range";
     const int32_t value_type = type_of(types[0]), merged_type = type_of(types[1]);
     const bool known = types[0].is_static() && types[1].is_static();
     if ((known && !idol::types_fit(value_type, merged_type)) || !types[2].compatible(ov::element::f32))
