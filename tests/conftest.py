@@ -296,7 +296,7 @@ def fake_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
     def start(release: str = "10.16") -> ModuleType:
         monkeypatch.setenv("FAKE_TENSORRT", release)
         for name in _FAKED:
-            monkeypatch.delitem(sys.modules, name, raising=False)
+            sys.modules.pop(name, None)  # monkeypatch would restore the fake of an earlier call
         for cached in (tensorrt_api.tensorrt_log, tensorrt_api.load_plugin):
             cached.cache_clear()
         module = importlib.import_module("tensorrt")

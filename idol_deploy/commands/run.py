@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     ) as streams:
         backend = streams.backend.name
         reason = streams.backend.reason
-        for note in filter(None, (reason, streams.reason)):
+        for note in (*reason.splitlines(), *streams.reason.splitlines()):
             print(f"note: {note}")
         summaries = run(streams, run_options)
         if streams.backend.reason != reason:  # the engine could not be recorded as a CUDA graph

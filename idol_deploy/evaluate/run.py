@@ -132,7 +132,7 @@ def evaluate(task: Evaluation, announce: Announce) -> EvaluationResult:
     assert results is not None
     if task.submission is not None:
         write_submission(task.submission, results)
-    notes = tuple(filter(None, (backend.get("backend"), backend.get("remark"))))
+    notes = (*filter(None, [backend.get("backend")]), *(backend.get("remark") or "").splitlines())
     if not dataset.annotated:
         notes = (*notes, "the data set has no annotations, so there is no score")
         return EvaluationResult(notes=notes, outputs=outputs)

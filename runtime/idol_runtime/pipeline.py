@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, GraphChoice, OpenOptions, open_backend
-from idol_runtime.backends.base import DeviceBackend
+from idol_runtime.backends.base import BundleBackend, DeviceBackend
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame, StageError
 from idol_runtime.config import StreamConfig, override_stream
 from idol_runtime.device_frames import DeviceFrame, refuse
@@ -199,16 +199,16 @@ def open_network(
     with Bundle.open(path) as bundle:
         config = override_stream(bundle.manifest.stream, settings)
         golden_frame = bundle.golden_frame()
-        backend = open_backend(bundle, options)
-        try:
-            if golden_check:
-                tolerances = bundle.tolerances(backend.graph, backend.engine)
-                batch = 1 if frames == 1 else backend.batch.at_most(frames)
-                for size in dict.fromkeys((1, batch)):
-                    check_golden_frame(backend, golden_frame, tolerances, size)
-        except BaseException:
-            backend.close()
-            raise
+
+        def check(backend: BundleBackend) -> None:
+            if not golden_check:
+                return
+            tolerances = bundle.tolerances(backend.graph, backend.engine)
+            batch = 1 if frames == 1 else backend.batch.at_most(frames)
+            for size in dict.fromkeys((1, batch)):
+                check_golden_frame(backend, golden_frame, tolerances, size)
+
+        backend = open_backend(bundle, options, check)
         return LoadedNetwork(backend, config, note=bundle.manifest.note)
 
 

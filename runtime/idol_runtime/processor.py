@@ -1,4 +1,4 @@
-"""The processor's instruction sets: they decide how an engine rounds in reduced precision."""
+"""The processor's name and instruction sets; the latter decide how an engine rounds in reduced precision."""
 
 import platform
 import re
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 
-__all__ = ["decisive_features", "processor_features"]
+__all__ = ["decisive_features", "processor_features", "processor_name"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 # Names in /proc/cpuinfo, and the names of these features here.
@@ -60,3 +60,11 @@ def decisive_features(precision: str, features: Collection[str]) -> tuple[str, .
     """
     decisive = _DECISIVE[precision]
     return tuple(sorted(name for name in features if name in decisive or name not in _NAMES.values()))
+
+
+def processor_name() -> str:
+    """Return the processor's name from Linux, or else its architecture."""
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
+    pairs = [line.partition(":") for line in lines]
+    names = [value.strip() for key, _, value in pairs if key.strip() in ("model name", "Model")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -185,11 +185,13 @@ def test_without_its_library_the_operator_gives_way_and_says_why(two_graphs: Pat
     with Bundle.open(two_graphs) as bundle:
         backend = open_backend(bundle)
         assert backend.name == "onnxruntime (cpu, portable graph)"
-        assert backend.reason.startswith(
-            "running the portable graph, which is slower than plugin: libidol_deform_attn_ort."
+        choice, hint = backend.reason.split("\n")
+        assert choice == "running portable on ONNX Runtime (cpu)"
+        assert hint.startswith(
+            "not running plugin on ONNX Runtime, which may be faster: libidol_deform_attn_ort."
         )
-        assert "idol-deploy plugins build" in backend.reason
-        assert open_backend(bundle, OpenOptions(graph="portable")).reason == ""
+        assert "build it with: idol-deploy plugins build" in hint
+        assert open_backend(bundle, OpenOptions("onnxruntime", graph="portable")).reason == ""
         with pytest.raises(PluginError, match="is not built"):
             open_backend(bundle, OpenOptions(graph="plugin"))
 
@@ -213,7 +215,8 @@ def test_with_its_library_the_operator_is_used_and_checked(
     monkeypatch.setenv("IDOL_PLUGINS", str(ort_operator.parent))
     with Bundle.open(two_graphs) as bundle:
         backend = open_backend(bundle)
-        assert (backend.name, backend.reason) == ("onnxruntime (cpu, plugin graph)", "")
+        assert backend.name == "onnxruntime (cpu, plugin graph)"
+        assert backend.reason == "running plugin on ONNX Runtime (cpu)"
         frame = np.zeros((1, *kit.size, 3), np.uint8)
         expected = open_backend(bundle, OpenOptions(graph="portable")).infer(frame)[0].embeddings
         np.testing.assert_allclose(backend.infer(frame)[0].embeddings, 1.5 * expected)
@@ -222,14 +225,18 @@ def test_with_its_library_the_operator_is_used_and_checked(
         ):
             open_backend(bundle, OpenOptions(device="cuda", graph="plugin"))
     with pytest.raises(BackendError, match=r"plugin graph\) fails the golden check.* \(--graph portable"):
-        Pipeline.open(two_graphs)
+        Pipeline.open(two_graphs, graph="plugin")
+    with Pipeline.open(two_graphs) as pipeline:
+        choice, hint = pipeline.backend.reason.split("\n")
+    assert choice == "running portable on ONNX Runtime (cpu)"
+    assert "(cpu, plugin graph) fails the golden check: embeddings differs from PyTorch by 5.0e-01" in hint
 
 
 @needs_onnxruntime
 def test_a_bundle_without_the_graph_that_is_asked_for(tiny_bundle: Path) -> None:
     with Bundle.open(tiny_bundle) as bundle:
         assert "export it again after: idol-deploy plugins build" in open_backend(bundle).reason
-        with pytest.raises(BackendError, match="no graph with our operator"):
+        with pytest.raises(BackendError, match="has no plugin graph; export it again after"):
             open_backend(bundle, OpenOptions(graph="plugin"))
         with pytest.raises(ConfigError, match="choose one of: auto, fp32, portable, plugin"):
             open_backend(bundle, OpenOptions(graph="fast"))

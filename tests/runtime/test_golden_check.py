@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from idol_runtime import pipeline as module
+from idol_runtime.backends import OpenOptions
 from idol_runtime.backends.base import BatchLimit
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, GoldenFrame
+from idol_runtime.backends.choice import Check
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame
 from idol_runtime.config import Preprocessing
 from idol_runtime.errors import BackendError
 from idol_runtime.pipeline import Pipeline, check_golden_frame
@@ -42,6 +44,17 @@ class FixedBackend:
 
     def close(self) -> None:
         self.closed = True
+
+
+def use(monkeypatch: pytest.MonkeyPatch, backend: FixedBackend) -> FixedBackend:
+    """Have every bundle opened in this backend."""
+
+    def open_checked(bundle: Bundle, options: OpenOptions, check: Check) -> FixedBackend:
+        check(backend)
+        return backend
+
+    monkeypatch.setattr(module, "open_backend", open_checked)
+    return backend
 
 
 def put(value: float) -> Change:
@@ -137,17 +150,14 @@ def test_streams_are_opened_with_the_golden_frame_among_others(
 ) -> None:
     golden_frame, path = kit.golden_frame(), kit.write(tmp_path / "m.idol")
     for most, seen in ((None, [1, 3, 3]), (2, [1, 2, 2]), (1, [1])):
-        backend = FixedBackend(golden_frame, kit.size)
+        backend = use(monkeypatch, FixedBackend(golden_frame, kit.size))
         backend.batch = BatchLimit(most)
-        monkeypatch.setattr(module, "open_backend", lambda *_, backend=backend: backend)
         with Streams.open(path, at_once=3) as streams:
             assert [len(images) for images in backend.seen] == seen
             assert streams.step({0: golden_frame.frame, 1: golden_frame.frame})[1].index == 0
-    mixing = MixingBackend(golden_frame, kit.size)
-    monkeypatch.setattr(module, "open_backend", lambda *_: mixing)
+    use(monkeypatch, MixingBackend(golden_frame, kit.size))
     with pytest.raises(BackendError, match="in a batch of 4"):
         Streams.open(path)
-    assert mixing.closed
 
 
 def test_open_runs_the_golden_check_by_default(
@@ -155,20 +165,14 @@ def test_open_runs_the_golden_check_by_default(
 ) -> None:
     golden_frame = kit.golden_frame()
     path = kit.write(tmp_path / "m.idol", kit.manifest(note="untrained weights"))
-    opened: list[FixedBackend] = []
-
-    def use(backend: FixedBackend) -> None:
-        monkeypatch.setattr(module, "open_backend", lambda *_: opened.append(backend) or backend)
-
-    use(FixedBackend(golden_frame, kit.size))
+    backend = use(monkeypatch, FixedBackend(golden_frame, kit.size))
     with Pipeline.open(path) as pipeline:
         assert pipeline.note == "untrained weights"
         assert pipeline.config.preprocessing == Preprocessing(short_side=None)
         assert pipeline.step(golden_frame.frame).index == 0, "the golden frame is not part of the stream"
-    assert [len(opened[0].seen), opened[0].closed] == [2, True]
-    use(FixedBackend(golden_frame, kit.size, boxes=put(9)))
+    assert [len(backend.seen), backend.closed] == [2, True]
+    wrong = use(monkeypatch, FixedBackend(golden_frame, kit.size, boxes=put(9)))
     with pytest.raises(BackendError, match="boxes"):
         Pipeline.open(path)
-    assert opened[1].closed, "a refused engine is given back"
     with Pipeline.open(path, golden_check=False):
-        assert len(opened[2].seen) == 1, "only the replay before"
+        assert len(wrong.seen) == 1, "only the replay before"

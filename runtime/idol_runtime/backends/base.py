@@ -35,13 +35,14 @@ GraphChoice: TypeAlias = GraphName | Literal["auto", "fp32"]
 class OpenOptions:
     """Options to open a bundle's network.
 
+    Every `auto` leaves a choice, which `choice.open_backend` makes: the fastest candidate on this machine.
+
     Attributes:
-        backend: name of a backend in `opening.BACKENDS`; `auto`: TensorRT if an engine of the bundle is stored that
-            fits this machine, else ONNX Runtime.
-        device: `cpu`, `cuda` or `cuda:N`; `auto`: the first CUDA device for TensorRT, the CPU for ONNX Runtime.
+        backend: name of a backend in `opening.BACKENDS`, or `auto`.
+        device: `cpu`, `cuda` or `cuda:N`; `auto`: every device that the backend finds.
         threads: number of CPU threads, 1 to 1024; None: the engine's default.
-        graph: name of the bundle's graph; `fp32`: `plugin`, or `portable` where `plugin` cannot be loaded; `auto`:
-            the fastest verified graph.
+        graph: name of the bundle's graph; `fp32`: any fp32 graph; `auto`: any fp32 graph, and any reduced-precision
+            graph that is certified for the engine and the processor.
         stream: CUDA stream of the application for TensorRT to run in, with its context; see `CudaDevice`. None: a
             new stream. Other backends do not use it.
     """
@@ -135,10 +136,10 @@ class BundleBackend(Backend, Protocol):
     Attributes:
         engine: name of the inference engine in `opening.BACKENDS` and in certificates.
         title: name of the inference engine in messages: `ONNX Runtime`.
-        devices: kinds of device, `cpu` and `cuda`; the first is the default.
+        devices: kinds of device, `cpu` and `cuda`, the preferred one first.
         fp32_graphs: fp32 graphs that it runs, the preferred one first.
         timed: reduced-precision graphs worth timing against fp32, by kind of device; None: it runs engines that
-            `idol-deploy build` stored together with their latency.
+            `idol-deploy build` stored.
         reason: see `Backend`.
     """
 
@@ -150,20 +151,27 @@ class BundleBackend(Backend, Protocol):
     reason: str
 
     @classmethod
-    def from_bundle(
-        cls, bundle: Bundle, graphs: Sequence[GraphName], options: OpenOptions
-    ) -> "BundleBackend":
-        """Load one of the given graphs: the fastest stored engine, or else the first graph that loads.
-
-        Args:
-            bundle: bundle of the graphs.
-            graphs: graphs that may run, the preferred one first.
-            options: device (not `auto`) and number of threads.
+    def available_devices(cls) -> Sequence[str]:
+        """Return the devices of this machine that the engine finds, the preferred one first.
 
         Raises:
             MissingDependencyError: the inference engine is not installed.
-            PluginError: the operator's library is not built.
-            BackendError: no graph can be loaded on the device.
+            BackendError: the installation is broken, or there is no device for it.
+        """
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, graph: GraphName, options: OpenOptions) -> "BundleBackend":
+        """Load a graph.
+
+        Args:
+            bundle: bundle of the graph.
+            graph: graph to run; `options.graph` is not used.
+            options: device (not `auto`), number of threads and stream.
+
+        Raises:
+            MissingDependencyError: the inference engine is not installed.
+            PluginError: the operator's library is not built, or is made for another release of the engine.
+            BackendError: the bundle lacks the graph, or the engine refuses the graph or the device.
         """
 
 

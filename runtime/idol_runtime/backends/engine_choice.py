@@ -1,6 +1,5 @@
 """The stored TensorRT engine that fits the device, TensorRT and the driver."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -51,26 +50,25 @@ def required_key(bundle: Bundle, graph: GraphName, device: CudaDevice) -> Engine
     )
 
 
-def choose_engine(bundle: Bundle, graphs: Sequence[GraphName], device: CudaDevice) -> tuple[Path, EngineInfo]:
-    """Return the fitting engine of these graphs with the lowest latency, measured when it was built.
+def choose_engine(bundle: Bundle, graph: GraphName, device: CudaDevice) -> tuple[Path, EngineInfo]:
+    """Return the fitting engine of a graph with the lowest latency, measured when it was built.
 
     Raises:
         BackendError: no engine fits; the message gives the newest engine's mismatch and the build command.
     """
     fitting: list[tuple[Path, EngineInfo]] = []
     why = ""
-    for graph in graphs:
-        for path in engines_of(bundle, graph):
-            try:
-                info = read_info(path)
-                mismatch = describe_mismatch(info.key, required_key(bundle, graph, device))
-            except BackendError as error:  # the file is broken, or the plugin is not built
-                why = why or str(error)
-                continue
-            if mismatch:
-                why = why or f"the engine {path} does not fit: {mismatch}"
-            else:
-                fitting.append((path, info))
+    for path in engines_of(bundle, graph):
+        try:
+            info = read_info(path)
+            mismatch = describe_mismatch(info.key, required_key(bundle, graph, device))
+        except BackendError as error:  # the file is broken, or the plugin is not built
+            why = why or str(error)
+            continue
+        if mismatch:
+            why = why or f"the engine {path} does not fit: {mismatch}"
+        else:
+            fitting.append((path, info))
     if fitting:
         return min(fitting, key=lambda engine: engine[1].latency_ms)
     if why:

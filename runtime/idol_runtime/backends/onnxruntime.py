@@ -10,7 +10,6 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library, serves_cuda
 from idol_runtime.backends.base import (
     BatchLimit,
@@ -148,11 +147,7 @@ def run_session(session: Any, names: Sequence[str], images: ImageBatch) -> Mappi
     return dict(zip(names, outputs, strict=True))
 
 
-def _operator(bundle: Bundle, device: str) -> tuple[Path]:
-    if bundle.certificates.plugin is None:
-        raise BackendError(
-            "the bundle has no graph with our operator; export it again after: idol-deploy plugins build"
-        )
+def _operator(device: str) -> tuple[Path]:
     library = ort_library()
     if device != "cpu" and not serves_cuda(library):
         raise BackendError(
@@ -190,32 +185,24 @@ class OnnxRuntimeBackend:
     reason: str = ""
 
     @classmethod
-    def from_bundle(
-        cls, bundle: Bundle, graphs: Sequence[GraphName], options: OpenOptions
-    ) -> "OnnxRuntimeBackend":
-        """Load the first graph whose operator library can be used; see `BundleBackend`.
+    def available_devices(cls) -> Sequence[str]:
+        """Return the CPU, after CUDA where this ONNX Runtime has it; see `BundleBackend`."""
+        cuda = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+        return ("cuda", "cpu") if cuda else ("cpu",)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, graph: GraphName, options: OpenOptions) -> "OnnxRuntimeBackend":
+        """Load a graph; see `BundleBackend`.
 
         Raises:
             PluginError: the operator's library is not built.
             BackendError: ONNX Runtime refuses the graph or the device, the bundle lacks the graph, or the graph's
                 inputs and outputs differ from the manifest.
         """
-        preferred, *others = graphs
-        try:
-            return cls._open(bundle, preferred, options)
-        except (PluginError, BackendError) as error:
-            if not others:
-                raise
-            backend = cls.from_bundle(bundle, others, options)
-            backend.reason = f"running the {backend.graph} graph, which is slower than {preferred}: {error}"
-            return backend
-
-    @classmethod
-    def _open(cls, bundle: Bundle, graph: GraphName, options: OpenOptions) -> "OnnxRuntimeBackend":
         manifest, device = bundle.manifest, options.device
         info = manifest.precisions.get(cast(ReducedName, graph))
         needs_operator = graph == "plugin" or (info is not None and info.operator)
-        libraries = _operator(bundle, device) if needs_operator else ()
+        libraries = _operator(device) if needs_operator else ()
         session = open_session(bundle.graph(graph), device, options.threads, libraries)
         names = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
         promised = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]

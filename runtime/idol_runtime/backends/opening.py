@@ -1,46 +1,38 @@
-"""The registry of backends, and the choice of a backend and a graph.
+"""The registry of backends, and the candidates of a bundle: its graphs in these backends on this machine's devices.
 
 Adding a backend takes one entry in `BACKENDS` and the module that it names.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import cast
 
-import numpy as np
-
-from idol_plugins.errors import PluginError
-from idol_runtime.backends.base import BundleBackend, OpenOptions, device_kind
-from idol_runtime.bundle.bundle import GRAPHS, Bundle, GraphName
+from idol_runtime.backends.base import BundleBackend, GraphChoice, OpenOptions, device_kind
+from idol_runtime.bundle.bundle import Bundle, GraphName
 from idol_runtime.bundle.certificates import Engine, ReducedName
 from idol_runtime.bundle.engine_file import engines_of
 from idol_runtime.errors import BackendError, ConfigError, IdolError
-from idol_runtime.preprocess import resize
-from idol_runtime.timing import interleaved
 
 __all__ = [
     "BACKENDS",
     "BENCH_ONLY",
+    "Candidate",
     "backend_class",
-    "open_backend",
-    "open_named",
+    "list_candidates",
     "require_graph",
     "verified_graphs",
 ]
 
 
-# Module and class of each backend; the classes are `BundleBackend`s. In the order of the benchmark's rows; `auto` tries
-# them from the last, the fastest, to the first.
+# Module and class of each backend; the classes are `BundleBackend`s. In the order of the benchmark's rows; a choice
+# tries them from the last, usually the fastest, to the first.
 BACKENDS: Mapping[str, str] = {
     "onnxruntime": "idol_runtime.backends.onnxruntime:OnnxRuntimeBackend",
-    "tensorrt": "idol_runtime.backends.tensorrt:TensorRTBackend",
     "openvino": "idol_runtime.backends.openvino:OpenVinoBackend",
+    "tensorrt": "idol_runtime.backends.tensorrt:TensorRTBackend",
 }
-BENCH_ONLY = ("openvino",)  # not accepted by `run` and `Pipeline.open`
-_SELECTABLE = tuple(name for name in BACKENDS if name not in BENCH_ONLY)
-_MIN_ROUNDS, _MAX_ROUNDS, _BUDGET_MS = 3, 15, 1000.0
+BENCH_ONLY = ("openvino",)  # chosen only by name
 
 
 def backend_class(name: str) -> type[BundleBackend]:
@@ -49,63 +41,133 @@ def backend_class(name: str) -> type[BundleBackend]:
     return cast(type[BundleBackend], getattr(import_module(module), attribute))
 
 
-def open_backend(bundle: Bundle, options: OpenOptions | None = None) -> BundleBackend:
-    """Load a graph of the bundle into an inference engine.
+@dataclass
+class Candidate:
+    """A graph of a bundle in a backend on a device, and the result of trying it.
 
-    Args:
-        bundle: bundle of the graph.
-        options: backend, device, threads and graph; None: the defaults.
+    Attributes:
+        backend: name of the backend.
+        device: device; that of all its graphs if the backend itself cannot be used.
+        graph: name of the graph; None: every graph, because the backend cannot be used.
+        why_not: why it is not used, and how to change that; empty if it may be used.
+        error: error that prevents it from running; None: it may run, or needs not be tried.
+        wrong: True if its outputs differ from PyTorch's.
+        ms: median time of the network on the golden frame; None: not timed.
+        speed: how many times as fast as the first candidate; 0: not timed.
+    """
+
+    backend: str
+    device: str
+    graph: GraphName | None
+    why_not: str = ""
+    error: IdolError | None = None
+    wrong: bool = False
+    ms: float | None = None
+    speed: float = 0.0
+
+    @property
+    def kind(self) -> type[BundleBackend]:
+        """The class of the backend."""
+        return backend_class(self.backend)
+
+    @property
+    def exact(self) -> bool:
+        """True for an fp32 graph."""
+        return self.graph in self.kind.fp32_graphs
+
+    def __str__(self) -> str:
+        return f"{self.graph} on {self.kind.title}" if self.graph else self.kind.title
+
+    def refuse(self, error: IdolError) -> None:
+        """Store the error that prevents it from running."""
+        self.why_not, self.error = str(error), error
+
+    def open(self, bundle: Bundle, options: OpenOptions) -> BundleBackend:
+        """Load the graph; errors as in `BundleBackend.from_bundle`."""
+        assert self.graph is not None
+        return self.kind.from_bundle(bundle, self.graph, replace(options, device=self.device))
+
+
+def list_candidates(bundle: Bundle, options: OpenOptions) -> list[Candidate]:
+    """Return the candidates of a bundle within the limits of the options, usually the fastest first.
+
+    One that cannot run has the reason in `why_not`; others may still fail when they are opened.
 
     Raises:
         ConfigError: the backend is unknown.
-        MissingDependencyError: the inference engine is not installed.
-        PluginError: the plugin graph was asked for, and its library is not built.
-        BackendError: the engine refuses the graph or the device, or the bundle lacks the graph.
+        BackendError: the backend does not run on the device.
     """
-    options = options or OpenOptions()
-    if options.backend in _SELECTABLE:
-        return open_named(bundle, options)
-    if options.backend != "auto":
+    selectable = [name for name in BACKENDS if name not in BENCH_ONLY]
+    if options.backend not in ("auto", *BACKENDS):
         raise ConfigError(
-            f"unknown backend {options.backend!r}; choose one of: {', '.join(('auto', *_SELECTABLE))}"
+            f"unknown backend {options.backend!r}; choose one of: {', '.join(('auto', *selectable))}"
         )
-    names = [name for name in reversed(_SELECTABLE) if _can_serve(name, bundle, options)]
-    return _open_first(names, bundle, options)
+    names = selectable[::-1] if options.backend == "auto" else [options.backend]
+    if options.device != "auto":
+        wanted = device_kind(options.device)
+        fitting = [name for name in names if wanted in backend_class(name).devices]
+        if not fitting:
+            kind = backend_class(names[0])
+            devices = {"cpu": "cpu", "cuda": "cuda or cuda:N"}[kind.devices[0]]
+            raise BackendError(
+                f"{kind.title} does not run on {options.device}; use --device {devices}, or leave out --backend"
+            )
+        names = fitting
+    able = [name for name in names if _runs(backend_class(name), bundle, options.graph)]
+    return [candidate for name in able or names for candidate in _of_backend(name, bundle, options)]
 
 
-def _open_first(names: Sequence[str], bundle: Bundle, options: OpenOptions) -> BundleBackend:
-    """Open the first of the named backends that can be opened; the reason names the failures."""
-    name, *slower = names
+def _of_backend(name: str, bundle: Bundle, options: OpenOptions) -> Iterator[Candidate]:
+    kind = backend_class(name)
     try:
-        return open_named(bundle, replace(options, backend=name))
+        devices = kind.available_devices()
+        graphs = _graphs(kind, bundle, options)
     except IdolError as error:
-        if not slower:
-            raise
-        backend = _open_first(slower, bundle, options)
-        reason = f"not running {backend_class(name).title}, which is faster: {error}"
-        backend.reason = _joined(reason, backend.reason)
-        return backend
+        candidate = Candidate(name, kind.devices[0], None)
+        candidate.refuse(error)
+        yield candidate
+        return
+    for device in devices if options.device == "auto" else (options.device,):
+        timed = None if kind.timed is None else (*kind.timed[device_kind(device)], *kind.fp32_graphs)
+        for graph in graphs:
+            candidate = Candidate(name, device, graph)
+            try:
+                require_graph(bundle, graph, kind)
+                if options.graph == "auto" and timed is not None and graph not in timed:
+                    candidate.why_not = f"{kind.title} gains nothing by {graph} on this device"
+            except BackendError as error:
+                candidate.refuse(error)
+            yield candidate
 
 
-def open_named(bundle: Bundle, options: OpenOptions) -> BundleBackend:
-    """Load a graph into the backend that `options` names, selectable or not; errors as in `open_backend`."""
-    kind, graph = backend_class(options.backend), options.graph
-    if options.device == "auto":
-        options = replace(options, device=kind.devices[0])
-    elif device_kind(options.device) not in kind.devices:
-        devices = {"cpu": "cpu", "cuda": "cuda or cuda:N"}[kind.devices[0]]
+def _runs(kind: type[BundleBackend], bundle: Bundle, graph: GraphChoice) -> bool:
+    """Return whether a backend is made for a graph of the bundle."""
+    if graph == "auto" or graph == "fp32" or graph in kind.fp32_graphs:
+        return True
+    info = bundle.manifest.precisions.get(cast(ReducedName, graph))
+    return info is not None and kind.engine in info.engines
+
+
+def _graphs(kind: type[BundleBackend], bundle: Bundle, options: OpenOptions) -> Sequence[GraphName]:
+    """Return the graphs that the options allow, the reduced-precision ones first.
+
+    Raises:
+        BackendError: the backend needs a stored engine, and there is none.
+    """
+    if options.graph != "auto" and options.graph != "fp32":
+        return (options.graph,)
+    graphs = list(kind.fp32_graphs)
+    if options.graph == "auto":
+        reduced = bundle.manifest.precisions.items()
+        graphs[:0] = [name for name, info in reduced if kind.engine in info.engines]
+    if kind.timed is not None:
+        return graphs
+    stored = [graph for graph in graphs if engines_of(bundle, graph)]
+    if not stored:
         raise BackendError(
-            f"{kind.title} does not run on {options.device}; use --device {devices}, or leave out --backend"
+            f"no engine of {bundle.path} is stored; build one: idol-deploy build {bundle.path}"
         )
-    if graph != "auto" and graph != "fp32":
-        require_graph(bundle, graph, kind)
-        return kind.from_bundle(bundle, (graph,), options)
-    reduced = verified_graphs(bundle, kind.engine) if graph == "auto" else []
-    if kind.timed is None:
-        return kind.from_bundle(bundle, (*kind.fp32_graphs, *reduced), options)
-    exact = kind.from_bundle(bundle, kind.fp32_graphs, options)
-    timed = kind.timed[device_kind(options.device)]
-    return _fastest(exact, [name for name in reduced if name in timed], bundle, options)
+    return stored
 
 
 def verified_graphs(bundle: Bundle, engine: Engine) -> list[ReducedName]:
@@ -125,6 +187,9 @@ def require_graph(bundle: Bundle, graph: GraphName, kind: type[BundleBackend]) -
         BackendError: the graph is missing, made for another engine, or not verified in this one on this processor.
     """
     if graph in kind.fp32_graphs:
+        if graph not in bundle.certificates.by_graph():
+            fix = " after: idol-deploy plugins build" if graph == "plugin" else ""
+            raise BackendError(f"the bundle has no {graph} graph; export it again{fix}")
         return
     info = bundle.manifest.precisions.get(cast(ReducedName, graph))
     if info is None:
@@ -147,57 +212,3 @@ def require_graph(bundle: Bundle, graph: GraphName, kind: type[BundleBackend]) -
             f"the {graph} graph is not verified (failed: {', '.join(certificate.failures)}); use another graph, or "
             "export it again without --unverified"
         )
-
-
-def _can_serve(name: str, bundle: Bundle, options: OpenOptions) -> bool:
-    """Return whether a backend is worth trying: the device fits, and any engine that it needs is stored."""
-    kind = backend_class(name)
-    if options.device != "auto" and device_kind(options.device) not in kind.devices:
-        return False
-    if options.graph == "auto" or options.graph == "fp32":
-        graphs = tuple(GRAPHS) if options.graph == "auto" else kind.fp32_graphs
-    else:
-        graphs = (options.graph,)
-    return kind.timed is not None or any(engines_of(bundle, graph) for graph in graphs)
-
-
-def _fastest(
-    exact: BundleBackend, names: Sequence[ReducedName], bundle: Bundle, options: OpenOptions
-) -> BundleBackend:
-    """Time reduced-precision graphs against fp32 on the golden frame; return the fastest and close the others.
-
-    fp32 stays unless another graph is at least 1.1 times as fast.
-    """
-    backends, reasons = [exact], []
-    for name in names:
-        if exact.graph != "plugin" and bundle.manifest.precisions[name].operator:
-            continue  # the operator's library could not be loaded for fp32 either
-        try:
-            backends.append(type(exact).from_bundle(bundle, (name,), options))
-        except (PluginError, BackendError) as error:
-            reasons.append(f"the {name} graph cannot be used: {error}")
-    if not backends[1:]:
-        exact.reason = _joined(exact.reason, *reasons)
-        return exact
-    image = resize(bundle.golden_frame().frame, bundle.manifest.network_size)[None]
-    runs = [partial(backend.infer, image) for backend in backends]
-    times = interleaved(runs, _MIN_ROUNDS)
-    more = min(_MAX_ROUNDS, int(_BUDGET_MS / np.median(times.sum(axis=1)))) - len(times)
-    if more > 0:  # the times of a small network vary more than the gain
-        times = np.concatenate([times, interleaved(runs, more, warmup=0)])
-    gains = np.median(times[:, :1] / times[:, 1:], axis=0)
-    gain, best = float(gains.max()), backends[1 + int(gains.argmax())]
-    chosen = best if gain >= 1.1 else exact  # a smaller gain is within the noise of the timing
-    if chosen is best:
-        reasons.append(f"{best.graph} is {gain:.1f} times as fast as {exact.graph} on the golden frame")
-    else:
-        reasons.append(f"using fp32, since {best.graph} is hardly faster here ({gain:.2f} times)")
-    for backend in backends:
-        if backend is not chosen:
-            backend.close()
-    chosen.reason = _joined(chosen.reason, *reasons)
-    return chosen
-
-
-def _joined(*reasons: str) -> str:
-    return "; ".join(filter(None, reasons))

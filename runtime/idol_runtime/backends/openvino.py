@@ -9,6 +9,7 @@ from idol_runtime.backends.base import BatchLimit, ImageBatch, OpenOptions, spli
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
 from idol_runtime.bundle.certificates import Engine, ReducedName
 from idol_runtime.errors import BackendError
+from idol_runtime.optional import import_optional
 from idol_runtime.tracking.detection import NetworkOutput
 
 __all__ = ["OpenVinoBackend"]
@@ -34,12 +35,7 @@ class OpenVinoBackend:
         Raises:
             BackendError: OpenVINO is not installed, or refuses the graph.
         """
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendError(
-                "OpenVINO is not installed; to measure it as well: pip install openvino"
-            ) from error
+        openvino = import_optional("openvino", "openvino", "openvino", "the OpenVINO backend")
         self.network_size: tuple[int, int] | None = network_size
         settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
@@ -51,11 +47,15 @@ class OpenVinoBackend:
             raise BackendError(f"OpenVINO refuses the graph: {str(error).splitlines()[0]}") from error
 
     @classmethod
-    def from_bundle(
-        cls, bundle: Bundle, graphs: Sequence[GraphName], options: OpenOptions
-    ) -> "OpenVinoBackend":
-        """Load the portable graph of a bundle; see `BundleBackend`."""
-        return cls(bundle.graph(graphs[0]), bundle.manifest.network_size, options.threads)
+    def available_devices(cls) -> Sequence[str]:
+        """Return the CPU; see `BundleBackend`."""
+        import_optional("openvino", "openvino", "openvino", "the OpenVINO backend")
+        return ("cpu",)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, graph: GraphName, options: OpenOptions) -> "OpenVinoBackend":
+        """Load a graph of a bundle; see `BundleBackend`."""
+        return cls(bundle.graph(graph), bundle.manifest.network_size, options.threads)
 
     def infer(self, images: ImageBatch) -> list[NetworkOutput]:
         """Run the network and return one output per frame."""

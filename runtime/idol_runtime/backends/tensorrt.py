@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from idol_plugins.trt import trt_library
 from idol_runtime.backends.base import BatchLimit, ImageBatch, OpenOptions, split_batch
-from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index
+from idol_runtime.backends.cuda_device import Buffer, CudaDevice, device_index, pci_bus_id
 from idol_runtime.backends.engine_choice import choose_engine
 from idol_runtime.backends.tensorrt_api import import_tensorrt, load_plugin, tensorrt_log
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName, TensorInfo
@@ -96,10 +96,15 @@ class TensorRTBackend:
             raise
 
     @classmethod
-    def from_bundle(
-        cls, bundle: Bundle, graphs: Sequence[GraphName], options: OpenOptions
-    ) -> TensorRTBackend:
-        """Load the fastest stored engine of these graphs that fits this machine; see `BundleBackend`.
+    def available_devices(cls) -> Sequence[str]:
+        """Return the first CUDA device; see `BundleBackend`."""
+        import_tensorrt()
+        pci_bus_id(0)
+        return ("cuda",)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, graph: GraphName, options: OpenOptions) -> TensorRTBackend:
+        """Load the fastest stored engine of a graph that fits this machine; see `BundleBackend`.
 
         Raises:
             MissingDependencyError: TensorRT is not installed.
@@ -108,7 +113,7 @@ class TensorRTBackend:
         import_tensorrt()
         cuda = CudaDevice(device_index(options.device), options.stream)
         try:
-            path, info = choose_engine(bundle, graphs, cuda)
+            path, info = choose_engine(bundle, graph, cuda)
             try:
                 return cls(read_plan(path, info), info.key, bundle, cuda)
             except BackendError as error:

@@ -21,6 +21,7 @@ from idol_runtime.bench.sensors import Reading, Sensors
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import BackendError, IdolError, SourceError
+from idol_runtime.processor import processor_name
 from idol_runtime.sources.opening import open_source
 from idol_runtime.timing import paired_ratio, summarise
 
@@ -187,7 +188,7 @@ def _facts(bundle: str | Path, options: BenchOptions, sensors: Sensors) -> dict[
         "format": FORMAT,
         "bundle": {name: getattr(manifest, name) for name in fields},
         "machine": {
-            "cpu": _cpu(),
+            "cpu": processor_name(),
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
@@ -201,15 +202,6 @@ def _facts(bundle: str | Path, options: BenchOptions, sensors: Sensors) -> dict[
         "device": options.device,
         "source": "the golden frame, drifting" if options.source is None else Path(options.source).name,
     }
-
-
-def _cpu() -> str:
-    """Return the processor's name from Linux, or else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    pairs = [line.partition(":") for line in lines]
-    names = [value.strip() for key, _, value in pairs if key.strip() in ("model name", "Model")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _roofline(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from idol_runtime.backends.base import Backend, OpenOptions, check_threads, device_kind
-from idol_runtime.backends.opening import BACKENDS, BENCH_ONLY, backend_class, open_named
+from idol_runtime.backends.choice import open_backend
+from idol_runtime.backends.opening import BACKENDS, BENCH_ONLY, backend_class
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.certificates import GraphName
 from idol_runtime.errors import ConfigError
@@ -113,4 +114,4 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
 
 def _open_row(path: str, options: OpenOptions) -> Backend:
     with Bundle.open(path) as bundle:
-        return open_named(bundle, options)
+        return open_backend(bundle, options)

@@ -58,7 +58,7 @@ def test_an_engine_is_built_verified_stored_and_run(
     assert built.warnings == ("a warning of no importance",)
 
     frame = np.random.default_rng(1).integers(0, 256, (*kit.size, 3), dtype=np.uint8)
-    with Pipeline.open(engine_bundle) as pipeline:
+    with Pipeline.open(engine_bundle, backend="tensorrt") as pipeline:
         assert pipeline.backend.name == f"tensorrt {trt.__version__} (Fake Orin, plugin graph, fp32)"
         assert pipeline.backend.reason == ""
         (output,) = pipeline.backend.infer(frame[None])
@@ -118,7 +118,7 @@ def test_a_reduced_precision_graph_has_its_own_tolerances(
     key = built.info.key
     assert (key.graph, key.precision, key.plugin_sha256) == ("fp16", "fp16", "")
     assert [stage.tolerance for stage in built.info.golden] == 6 * [0.1]
-    with Pipeline.open(path) as pipeline:
+    with Pipeline.open(path, backend="tensorrt", graph="fp16") as pipeline:
         assert pipeline.backend.name.endswith("(Fake Orin, fp16 graph, fp16)")
 
 
@@ -171,7 +171,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
     with Bundle.open(engine_bundle) as bundle:  # as `run` does
         if change == "wrong":
             with pytest.raises(BackendError, match=r"tensorrt .*boxes differs from PyTorch by 1\.0e-02"):
-                Pipeline.open(engine_bundle)
+                Pipeline.open(engine_bundle, backend="tensorrt")
         else:
             fallback = open_backend(bundle)
             assert fallback.name.startswith("onnxruntime")
@@ -185,7 +185,7 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_again(
     built = make(engine_bundle, lines)
     assert reason in built.reason
     assert any(line.startswith("building again, because") and reason in line for line in lines)
-    with Pipeline.open(engine_bundle) as pipeline:
+    with Pipeline.open(engine_bundle, backend="tensorrt") as pipeline:
         assert pipeline.backend.name.startswith("tensorrt")
 
 

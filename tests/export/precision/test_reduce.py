@@ -93,30 +93,31 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
         assert set(tolerances) == set(OUTPUT_NAMES)
         assert min(tolerances.values()) >= 1e-3 < tolerances["mask_features"] < 0.2
         assert bundle.tolerances("portable", "onnxruntime") is None
-    for times, graph in (([2.0, 1.0], "int8-ort"), ([1.0, 1.0], "portable")):
-        taken = np.array([times])
-        monkeypatch.setattr("idol_runtime.backends.opening.interleaved", lambda *_, taken=taken, **__: taken)
-        with Pipeline.open(out) as pipeline:
+    monkeypatch.setattr("idol_runtime.backends.choice.load_choice", lambda *_: None)
+    for portable_ms, graph, reason in (
+        (2.0, "int8-ort", ": 2.0 times as fast as portable on ONNX Runtime, the next best"),
+        (1.0, "portable", ": as fast as int8-ort on ONNX Runtime, the next best"),
+    ):
+        times = np.array([[portable_ms, 1.0]])
+        monkeypatch.setattr("idol_runtime.backends.choice.interleaved", lambda *_, times=times, **__: times)
+        with Pipeline.open(out, backend="onnxruntime") as pipeline:
             assert pipeline.backend.name == f"onnxruntime (cpu, {graph} graph)"
-            assert ("2.0 times as fast as portable" if graph == "int8-ort" else "hardly faster here") in (
-                pipeline.backend.reason
-            )
-    with Pipeline.open(out, graph="fp32") as pipeline:
+            assert reason in pipeline.backend.reason
+    with Pipeline.open(out, backend="onnxruntime", graph="fp32") as pipeline:
         assert (pipeline.backend.graph, pipeline.backend.reason.count("int8")) == ("portable", 0)
     with Pipeline.open(out, graph="int8-ort") as pipeline:
         assert len(pipeline.step(toy.video(1)[0])) >= 3
 
-    open_graph = OnnxRuntimeBackend._open
+    load = OnnxRuntimeBackend.from_bundle
 
     def refuse(bundle: Bundle, graph: str, options: OpenOptions) -> OnnxRuntimeBackend:
         if graph == "int8-ort":
             raise BackendError("no kernel for it")
-        return open_graph(bundle, graph, options)
+        return load(bundle, graph, options)
 
-    monkeypatch.setattr(OnnxRuntimeBackend, "_open", refuse)
-    with Pipeline.open(out) as pipeline:
+    monkeypatch.setattr(OnnxRuntimeBackend, "from_bundle", refuse)
+    with Pipeline.open(out, backend="onnxruntime") as pipeline:
         assert pipeline.backend.graph == "portable"
-        assert pipeline.backend.reason.endswith("the int8-ort graph cannot be used: no kernel for it")
 
 
 def test_an_int8_graph_shares_weights(tmp_path: Path, exported: Callable[..., Exported]) -> None:
@@ -178,9 +179,9 @@ def test_the_other_target_is_refused(tmp_path: Path, exported: Callable[..., Exp
     exported(out, "int8-qdq", "bf16", keep=PARTS, unverified=True, store="fp16")
     for graph in ("int8-qdq", "bf16"):
         with pytest.raises(BackendError, match=f"the {graph} graph, which is made for OpenVINO and TensorRT"):
-            Pipeline.open(out, graph=graph)
+            Pipeline.open(out, backend="onnxruntime", graph=graph)
     with pytest.raises(BackendError, match=r"no fp16 graph; export it with --precision fp16"):
-        Pipeline.open(out, graph="fp16")
+        Pipeline.open(out, backend="onnxruntime", graph="fp16")
 
 
 def test_a_golden_frame_off_by_more_than_the_graph_may_be_is_refused(
@@ -210,17 +211,17 @@ def test_without_the_operator_its_graphs_are_passed_over(
     exported(out, "int8-ort")
 
     def missing(*_: object) -> None:
-        raise PluginError("it is not built")
+        raise PluginError("it is not built; build it with: idol-deploy plugins build")
 
     monkeypatch.setattr(backend_module, "_operator", missing)
     with Bundle.open(out) as bundle:
         info = msgspec.structs.replace(bundle.manifest.precisions["int8-ort"], operator=True)
         bundle.manifest = msgspec.structs.replace(bundle.manifest, precisions={"int8-ort": info})
-        backend = open_backend(bundle)
+        backend = open_backend(bundle, OpenOptions("onnxruntime"))
         assert backend.graph == "portable"
-        assert "hardly" not in backend.reason
+        assert "not running int8-ort on ONNX Runtime, which may be faster: it is not built" in backend.reason
         with pytest.raises(PluginError):
-            open_backend(bundle, OpenOptions(graph="int8-ort"))
+            open_backend(bundle, OpenOptions("onnxruntime", graph="int8-ort"))
         backend.close()
 
 

@@ -99,10 +99,10 @@ def test_evaluate_runs_a_bundle_as_run_does(
     options = "--bundle", toy.path, "--results", results, "--json", scores
     done = idol("evaluate", *_pairs(frames_set), *options)
     assert (done.status, done.err) == (0, "")
-    assert "note: onnxruntime (cpu, portable graph)\nnote: running the portable graph, which is " in done.out
+    assert "note: onnxruntime (cpu, portable graph)\nnote: running portable on ONNX Runtime" in done.out
     ran = json.loads(scores.read_text())["model"]
     assert (ran["backend"], ran["graph"]) == ("onnxruntime (cpu, portable graph)", "portable")
-    assert "the bundle has no graph with our operator" in ran["remark"]
+    assert "the bundle has no plugin graph" in ran["remark"]
     expected = []
     for seed in (1, 2):
         alone = tmp_path / f"{seed}.json"

@@ -476,7 +476,7 @@ def test_bad_outputs_and_options_are_reported_before_the_first_frame(
     [
         ("cv2", "--save", "opencv-python", "video"),
         ("av", "--jsonl", "av", "video"),
-        ("onnxruntime", "--masks", "onnxruntime", "cpu"),
+        ("onnxruntime", "--masks", "onnxruntime or openvino", "cpu"),
     ],
 )
 def test_run_names_a_missing_package(
@@ -490,7 +490,8 @@ def test_run_names_a_missing_package(
     name: str,
     extra: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
+    for missing in (module, "openvino"):
+        monkeypatch.setitem(sys.modules, missing, None)
     message = refused("run", toy.path, "--source", clip, flag, tmp_path / "a.mp4")
     assert f"needs {name}, which is not installed" in message
     assert f"pip install 'idol-deploy[{extra}]'" in message

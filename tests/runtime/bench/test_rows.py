@@ -10,7 +10,7 @@ import pytest
 from idol_runtime.bench.rows import bundle_rows
 from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Certificates
 from idol_runtime.bundle.certificates import GraphInfo, IdAgreement, PrecisionCertificate, StageError
-from idol_runtime.errors import BackendError
+from idol_runtime.errors import BackendError, MissingDependencyError
 
 
 def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path) -> None:
@@ -63,5 +63,7 @@ def test_a_device_that_is_none_has_no_rows(tiny_bundle: Path, device: str) -> No
 def test_openvino_says_that_it_is_not_installed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     row = bundle_rows(tiny_bundle)[-1]
-    with pytest.raises(BackendError, match=r"OpenVINO is not installed; .*pip install openvino$"):
+    with pytest.raises(
+        MissingDependencyError, match=r"needs openvino, .*pip install 'idol-deploy\[openvino\]'$"
+    ):
         row.open()

@@ -1,0 +1,210 @@
+"""The choice of the fastest candidate of a bundle: right on the golden frame, timed on it, and remembered."""
+
+import contextlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from idol_plugins.errors import PluginError
+from idol_runtime.backends.base import BundleBackend, OpenOptions, device_kind
+from idol_runtime.backends.opening import Candidate, list_candidates
+from idol_runtime.backends.remembered import Choice, load_choice, store_choice
+from idol_runtime.bundle.bundle import GRAPHS, Bundle
+from idol_runtime.bundle.engine_file import engines_of
+from idol_runtime.errors import IdolError, MissingDependencyError
+from idol_runtime.preprocess import resize
+from idol_runtime.timing import interleaved, paired_ratio
+
+__all__ = ["Check", "choose", "open_backend"]
+
+Check = Callable[[BundleBackend], object]
+
+_MIN_ROUNDS, _MAX_ROUNDS, _BUDGET_MS = 7, 15, 1000.0
+_CLEAR = 2.0  # ratio of two times that more rounds would not change
+
+
+def open_backend(
+    bundle: Bundle, options: OpenOptions | None = None, check: Check = lambda _: None
+) -> BundleBackend:
+    """Load the graph of the bundle that runs fastest on this machine, in the engine and on the device where it does.
+
+    The choice is remembered in the user's cache until something that it depends on changes.
+
+    Args:
+        bundle: bundle of the graph.
+        options: limits of the choice, and the number of threads; None: the defaults.
+        check: function that raises a `BackendError` if the outputs of a backend are wrong.
+
+    Returns:
+        The backend. `reason` has the choice and, in a second line, how to get a faster one; it is empty if the options
+        left no choice.
+
+    Raises:
+        ConfigError: the backend is unknown.
+        MissingDependencyError: no inference engine is installed, or not the named one.
+        PluginError: the plugin graph was asked for, and its library is not built.
+        BackendError: no candidate runs; the message is that of the last one.
+    """
+    options = options or OpenOptions()
+    choice = load_choice(bundle, options)
+    if choice is not None:
+        with contextlib.suppress(IdolError):
+            for candidate in list_candidates(bundle, replace(options, backend=choice.backend)):
+                if (candidate.device, candidate.graph) == (choice.device, choice.graph):
+                    return _explain(_open(candidate, bundle, options, check), choice)
+    return choose(bundle, options, check)[0]
+
+
+def choose(bundle: Bundle, options: OpenOptions, check: Check) -> tuple[BundleBackend, list[Candidate]]:
+    """Try every candidate, remember the fastest, and return it and the results; see `open_backend`.
+
+    A candidate that cannot run, or whose outputs are wrong, is passed over. At most two are open at a time: the fastest
+    so far, and its rival.
+    """
+    candidates = list_candidates(bundle, options)
+    best, backend = _fastest(bundle, options, check, candidates)
+    if best is None or backend is None:
+        raise _failure(candidates)
+    if len(candidates) > 1:
+        hint = _hint(bundle, best, candidates)
+        _explain(backend, store_choice(bundle, options, best, _sentence(best, candidates), hint))
+    return backend, candidates
+
+
+def _fastest(
+    bundle: Bundle, options: OpenOptions, check: Check, candidates: Sequence[Candidate]
+) -> tuple[Candidate, BundleBackend] | tuple[None, None]:
+    image = resize(bundle.golden_frame().frame, bundle.manifest.network_size)[None]
+    best: Candidate | None = None
+    backend: BundleBackend | None = None
+    with (
+        contextlib.ExitStack() as stack
+    ):  # closes the backends after an interrupt; a backend may be closed twice
+        for candidate in candidates:
+            _pass_over_fallback(candidate, candidates)
+            if candidate.why_not:
+                continue
+            try:
+                rival = _open(candidate, bundle, options, check)
+            except IdolError as error:
+                candidate.refuse(error)
+                continue
+            stack.callback(rival.close)
+            if best is None or backend is None:
+                best, backend, candidate.speed = candidate, rival, 1.0
+            elif _is_faster(candidate, best, _times(rival, backend, image)):
+                backend.close()
+                best, backend = candidate, rival
+            else:
+                rival.close()
+        stack.pop_all()
+    return (None, None) if best is None or backend is None else (best, backend)
+
+
+def _open(candidate: Candidate, bundle: Bundle, options: OpenOptions, check: Check) -> BundleBackend:
+    """Load the graph of a candidate and check its outputs."""
+    backend = candidate.open(bundle, options)
+    try:
+        check(backend)
+    except BaseException as error:
+        candidate.wrong = isinstance(error, IdolError)
+        backend.close()
+        raise
+    return backend
+
+
+def _pass_over_fallback(candidate: Candidate, candidates: Sequence[Candidate]) -> None:
+    """Pass over the portable graph where a faster fp32 graph of the same engine runs."""
+    if candidate.graph != "portable" or candidate.kind.timed is None:
+        return
+    place = candidate.backend, candidate.device
+    for other in candidates:
+        if (other.backend, other.device) == place and other.exact and other.speed:
+            candidate.why_not = f"slower than the {other.graph} graph, which runs here"
+
+
+def _times(rival: BundleBackend, backend: BundleBackend, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return interleaved times of two backends: two rounds if their ratio is clear, else more, for up to a second."""
+    runs = [partial(rival.infer, image), partial(backend.infer, image)]
+    times = interleaved(runs, 2)
+    ratios = times[:, 0] / times[:, 1]
+    if ratios.min() > _CLEAR or ratios.max() < 1 / _CLEAR:
+        return times
+    rounds = int(_BUDGET_MS / times.sum(axis=1).mean())
+    return interleaved(runs, min(max(rounds, _MIN_ROUNDS), _MAX_ROUNDS), warmup=0)
+
+
+def _is_faster(rival: Candidate, best: Candidate, times: NDArray[np.float64]) -> bool:
+    """Store the times of a comparison, [rounds, 2], and return whether the rival replaces the best candidate so far.
+
+    The faster one of the two must be faster in three of four rounds. Otherwise the difference is within the noise: an
+    fp32 graph then wins over a reduced-precision graph, and the best candidate over another rival.
+    """
+    rival.ms, best.ms = (float(ms) for ms in np.median(times, axis=0))
+    rival.speed = best.speed * paired_ratio(times[:, 1], times[:, 0])["median"]
+    low, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.75))
+    return bool(high >= 1 if rival.exact and not best.exact else low > 1)
+
+
+def _failure(candidates: Sequence[Candidate]) -> IdolError:
+    """Return the error of the last candidate of an installed engine."""
+    errors = [candidate.error for candidate in candidates if candidate.error is not None]
+    installed = [error for error in errors if not isinstance(error, MissingDependencyError)]
+    if not installed and len(errors) > 1:
+        return MissingDependencyError("onnxruntime or openvino", "cpu", "running the network")
+    return (installed or errors)[-1]
+
+
+def _sentence(best: Candidate, candidates: Sequence[Candidate]) -> str:
+    others = [candidate for candidate in candidates if candidate.speed and candidate is not best]
+    if not others:
+        return f"running {best} ({best.device})"
+    second = max(others, key=lambda candidate: candidate.speed)
+    gain = best.speed / second.speed
+    faster = f"{gain:.1f} times as fast as" if gain >= 1.05 else "as fast as"
+    return f"running {best} ({best.device}): {faster} {second}, the next best"
+
+
+def _hint(bundle: Bundle, best: Candidate, candidates: Sequence[Candidate]) -> str:
+    """Return why a candidate does not run that may be faster, with the command that changes it; empty without one."""
+    named = [(rank, c) for c in candidates if (rank := _rank(bundle, best, c)) is not None]
+    if not named:
+        return ""
+    candidate = min(named, key=lambda entry: entry[0])[1]
+    return f"not running {candidate}, which may be faster: {candidate.why_not}"
+
+
+def _rank(bundle: Bundle, best: Candidate, candidate: Candidate) -> int | None:
+    """Return the place of a candidate's error among those worth naming, from 0; None: no command makes it run."""
+    if candidate.wrong:
+        return 0
+    on_cpu = device_kind(candidate.device) == "cpu"
+    if candidate.error is None or "idol-deploy" not in candidate.why_not or (on_cpu and best.device != "cpu"):
+        return None
+    if isinstance(candidate.error, PluginError):
+        return 2 if _can_build() else 5
+    if not isinstance(candidate.error, MissingDependencyError):
+        return 4 if on_cpu else 1
+    if candidate.backend == "tensorrt":
+        return 1 if any(engines_of(bundle, graph) for graph in GRAPHS) else None
+    recommended = candidate.backend == "openvino" and platform.machine() in ("x86_64", "AMD64")
+    return 3 if recommended else None
+
+
+def _can_build() -> bool:
+    from idol_plugins.build import compiler
+
+    with contextlib.suppress(PluginError):
+        return bool(compiler())
+    return False
+
+
+def _explain(backend: BundleBackend, choice: Choice) -> BundleBackend:
+    """Set the reason of a backend."""
+    text = "; ".join(filter(None, (choice.text, choice.remembered, backend.reason)))
+    backend.reason = "\n".join(filter(None, (text, choice.hint)))
+    return backend
