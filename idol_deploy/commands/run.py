@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import INTERRUPTED, add_association, positive
-from idol_runtime.errors import ConfigError
+from idol_deploy.commands.common import INTERRUPTED, add_association, positive, steps
+from idol_runtime.errors import BackendError, ConfigError
 from idol_runtime.sinks.opening import SINKS, requested_outputs
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("bundle", type=Path, help="exported bundle (.idol file)")
     add(
         "--source",
-        required=True,
         action="append",
+        default=[],
         help="video or image file, image folder, 'glob*' pattern, pipe, camera (0, /dev/video0), rtsp/http URL or "
         "GStreamer pipeline; may be repeated",
     )
@@ -76,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="run on auto, cpu, cuda or cuda:N (default: auto)")
     add(
+        "--explain",
+        action="store_true",
+        help="time every graph in every backend on this machine, print why each is used or not, and stop",
+    )
+    add(
         "--threads",
         type=positive,
         metavar="N",
@@ -97,6 +102,10 @@ def run(options: argparse.Namespace) -> int:
     from idol_runtime.run.run import run
     from idol_runtime.streams import Streams
 
+    if options.explain:
+        return _explain(options)
+    if not options.source:
+        raise ConfigError("--source is missing; give a video, an image folder, a camera or a URL")
     outputs = requested_outputs(**{kind.name: getattr(options, kind.name) for kind in SINKS})
     if not outputs:
         *names, last = (f"--{kind.name}" for kind in SINKS)
@@ -113,17 +122,20 @@ def run(options: argparse.Namespace) -> int:
     )
     run_options = for_each_source(template, options.source)
     check_outputs(run_options, options.bundle)
-    with Streams.open(
-        options.bundle,
-        backend=options.backend,
-        device=options.device,
-        threads=options.threads,
-        graph=options.graph,
-        golden_check=options.golden_check,
-        fit=options.fit,
-        settings=options.set,
-        at_once=min(options.at_once, len(run_options)),
-    ) as streams:
+    with steps() as announce:
+        opened = Streams.open(
+            options.bundle,
+            backend=options.backend,
+            device=options.device,
+            threads=options.threads,
+            graph=options.graph,
+            golden_check=options.golden_check,
+            fit=options.fit,
+            settings=options.set,
+            at_once=min(options.at_once, len(run_options)),
+            announce=announce,
+        )
+    with opened as streams:
         backend = streams.backend.name
         reason = streams.backend.reason
         for note in (*reason.splitlines(), *streams.reason.splitlines()):
@@ -137,6 +149,33 @@ def run(options: argparse.Namespace) -> int:
     if any(summary.interrupted for summary in summaries) and not interactive:
         return INTERRUPTED
     return 2 if any(summary.error for summary in summaries) else 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    """Print the candidates with their times, and the choice."""
+    from idol_runtime.backends import OpenOptions
+    from idol_runtime.pipeline import explain_choice
+
+    limits = OpenOptions(options.backend, options.device, options.threads, options.graph)
+    with steps() as announce:
+        candidates, choice = explain_choice(options.bundle, limits, announce)
+    chosen = choice and (choice.backend, choice.device, choice.graph)
+    rows = [("engine", "device", "graph", "ms", "speed", "")]
+    for candidate in candidates:
+        used = (candidate.backend, candidate.device, candidate.graph) == chosen
+        ms = "-" if candidate.ms is None else f"{candidate.ms:.1f}"
+        speed = f"{candidate.speed:.2f}" if candidate.ms else "-"
+        place = candidate.kind.title, candidate.device, candidate.graph or "any"
+        rows.append((*place, ms, speed, "used" if used else candidate.why_not or "slower"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, "<<<>><", widths, strict=True))
+        print("  ".join(cells).rstrip())
+    if choice is None:
+        raise BackendError("no candidate runs; the table has the reasons")
+    for line in choice.lines:
+        print(f"note: {line}")
+    return 0
 
 
 def _print_summaries(summaries: "list[RunSummary]", backend: str) -> None:

@@ -7,7 +7,7 @@ with Pipeline.open("model.idol") as pipeline:
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from idol_runtime.backends import Backend, GraphChoice, OpenOptions, open_backend
 from idol_runtime.backends.base import BundleBackend, DeviceBackend
+from idol_runtime.backends.choice import explain
+from idol_runtime.backends.opening import Candidate
+from idol_runtime.backends.remembered import Choice
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GoldenFrame, StageError
 from idol_runtime.config import StreamConfig, override_stream
 from idol_runtime.device_frames import DeviceFrame, refuse
@@ -33,6 +36,7 @@ __all__ = [
     "Pipeline",
     "check_golden_frame",
     "compare_golden",
+    "explain_choice",
     "open_network",
 ]
 
@@ -179,8 +183,9 @@ def open_network(
     golden_check: bool = True,
     settings: Sequence[str] = (),
     frames: int = 1,
+    announce: Callable[[str], object] = lambda _: None,
 ) -> LoadedNetwork:
-    """Validate a bundle, load its network and check it on the golden frame.
+    """Validate a bundle, load its fastest graph that passes the golden check, and return it.
 
     Args:
         path: path of the `.idol` file.
@@ -188,6 +193,7 @@ def open_network(
         golden_check: run the golden frame; turn it off only if the backend was checked in another way.
         settings: changes to thresholds and association; see `config.override_stream`.
         frames: largest batch that will be used; the golden check also covers it, as far as the backend allows.
+        announce: function that receives the step, while candidates are timed; see `open_backend`.
 
     Raises:
         ConfigError: a setting is unknown or out of range.
@@ -198,18 +204,30 @@ def open_network(
     """
     with Bundle.open(path) as bundle:
         config = override_stream(bundle.manifest.stream, settings)
-        golden_frame = bundle.golden_frame()
-
-        def check(backend: BundleBackend) -> None:
-            if not golden_check:
-                return
-            tolerances = bundle.tolerances(backend.graph, backend.engine)
-            batch = 1 if frames == 1 else backend.batch.at_most(frames)
-            for size in dict.fromkeys((1, batch)):
-                check_golden_frame(backend, golden_frame, tolerances, size)
-
-        backend = open_backend(bundle, options, check)
+        check = _checker(bundle, frames) if golden_check else lambda _: None
+        backend = open_backend(bundle, options, check, announce)
         return LoadedNetwork(backend, config, note=bundle.manifest.note)
+
+
+def explain_choice(
+    path: str | Path, options: OpenOptions, announce: Callable[[str], object] = lambda _: None
+) -> tuple[list[Candidate], Choice | None]:
+    """Try every candidate of a bundle; see `choice.explain`. Arguments and errors as in `open_network`."""
+    with Bundle.open(path) as bundle:
+        return explain(bundle, options, _checker(bundle), announce)
+
+
+def _checker(bundle: Bundle, frames: int = 1) -> Callable[[BundleBackend], None]:
+    """Return a function that runs the golden check, alone and in a batch of `frames`."""
+    golden_frame = bundle.golden_frame()
+
+    def check(backend: BundleBackend) -> None:
+        tolerances = bundle.tolerances(backend.graph, backend.engine)
+        batch = 1 if frames == 1 else backend.batch.at_most(frames)
+        for size in dict.fromkeys((1, batch)):
+            check_golden_frame(backend, golden_frame, tolerances, size)
+
+    return check
 
 
 @dataclass(eq=False, repr=False)
@@ -242,7 +260,7 @@ class Pipeline(LoadedNetwork):
 
         Args:
             bundle: path of the `.idol` file.
-            backend: `auto`, `onnxruntime` or `tensorrt`; see `OpenOptions` for this and the next three.
+            backend: `auto` or the name of a backend; see `OpenOptions` for this and the next three.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             threads: number of CPU threads; None: the engine's default.
             graph: `auto`, `fp32` or the name of a graph.

@@ -8,7 +8,7 @@ A stream starts with its first frame and may be absent from any step. Its result
 only the network is shared, and frames whose outputs would depend on each other are processed one after another.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -66,15 +66,23 @@ class Streams(LoadedNetwork):
         settings: Sequence[str] = (),
         at_once: int = AT_ONCE,
         stream: object = None,
+        announce: Callable[[str], object] = lambda _: None,
     ) -> "Streams":
         """Open a bundle; see `open_network` for the checks and errors.
 
         Most arguments are those of `Pipeline.open`. `at_once` is the largest batch in frames, as far as the backend
-        allows; `reason` explains a lower value.
+        allows; `reason` explains a lower value. `announce` is that of `open_network`.
         """
         _check_at_once(at_once)
         options = OpenOptions(backend, device, threads, graph, stream)
-        network = open_network(bundle, options, golden_check=golden_check, settings=settings, frames=at_once)
+        network = open_network(
+            bundle,
+            options,
+            golden_check=golden_check,
+            settings=settings,
+            frames=at_once,
+            announce=announce,
+        )
         return cls(network.backend, network.config, fit=fit, note=network.note, at_once=at_once)
 
     def join(self, name: Hashable) -> Stream:

@@ -19,7 +19,7 @@ from idol_runtime.errors import IdolError, MissingDependencyError
 from idol_runtime.preprocess import resize
 from idol_runtime.timing import interleaved, paired_ratio
 
-__all__ = ["Check", "choose", "open_backend"]
+__all__ = ["Check", "explain", "open_backend"]
 
 Check = Callable[[BundleBackend], object]
 
@@ -28,7 +28,10 @@ _CLEAR = 2.0  # ratio of two times that more rounds would not change
 
 
 def open_backend(
-    bundle: Bundle, options: OpenOptions | None = None, check: Check = lambda _: None
+    bundle: Bundle,
+    options: OpenOptions | None = None,
+    check: Check = lambda _: None,
+    announce: Callable[[str], object] = lambda _: None,
 ) -> BundleBackend:
     """Load the graph of the bundle that runs fastest on this machine, in the engine and on the device where it does.
 
@@ -38,6 +41,7 @@ def open_backend(
         bundle: bundle of the graph.
         options: limits of the choice, and the number of threads; None: the defaults.
         check: function that raises a `BackendError` if the outputs of a backend are wrong.
+        announce: function that receives the step, while candidates are timed.
 
     Returns:
         The backend. `reason` has the choice and, in a second line, how to get a faster one; it is empty if the options
@@ -55,30 +59,46 @@ def open_backend(
         with contextlib.suppress(IdolError):
             for candidate in list_candidates(bundle, replace(options, backend=choice.backend)):
                 if (candidate.device, candidate.graph) == (choice.device, choice.graph):
-                    return _explain(_open(candidate, bundle, options, check), choice)
-    return choose(bundle, options, check)[0]
+                    return _explained(_open(candidate, bundle, options, check), choice)
+    candidates = list_candidates(bundle, options)
+    best, backend = _fastest(bundle, options, check, announce, candidates)
+    if best is None or backend is None:
+        raise _failure(candidates)
+    if len(candidates) > 1:
+        _explained(backend, _store(bundle, options, best, candidates))
+    return backend
 
 
-def choose(bundle: Bundle, options: OpenOptions, check: Check) -> tuple[BundleBackend, list[Candidate]]:
-    """Try every candidate, remember the fastest, and return it and the results; see `open_backend`.
+def explain(
+    bundle: Bundle, options: OpenOptions, check: Check, announce: Callable[[str], object] = lambda _: None
+) -> tuple[list[Candidate], Choice | None]:
+    """Try every candidate and remember the fastest; return all with their results, and the choice if one runs.
+
+    Arguments and errors of the options are those of `open_backend`.
+    """
+    candidates = list_candidates(bundle, options)
+    best, backend = _fastest(bundle, options, check, announce, candidates)
+    if best is None or backend is None:
+        return candidates, None
+    with contextlib.closing(backend):
+        if best.ms is None:  # it had no rival
+            best.ms = float(np.median(interleaved([partial(backend.infer, _image(bundle))], _MIN_ROUNDS)))
+    return candidates, _store(bundle, options, best, candidates)
+
+
+def _fastest(
+    bundle: Bundle,
+    options: OpenOptions,
+    check: Check,
+    announce: Callable[[str], object],
+    candidates: Sequence[Candidate],
+) -> tuple[Candidate, BundleBackend] | tuple[None, None]:
+    """Load, check and time the candidates; return the fastest, with its backend.
 
     A candidate that cannot run, or whose outputs are wrong, is passed over. At most two are open at a time: the fastest
     so far, and its rival.
     """
-    candidates = list_candidates(bundle, options)
-    best, backend = _fastest(bundle, options, check, candidates)
-    if best is None or backend is None:
-        raise _failure(candidates)
-    if len(candidates) > 1:
-        hint = _hint(bundle, best, candidates)
-        _explain(backend, store_choice(bundle, options, best, _sentence(best, candidates), hint))
-    return backend, candidates
-
-
-def _fastest(
-    bundle: Bundle, options: OpenOptions, check: Check, candidates: Sequence[Candidate]
-) -> tuple[Candidate, BundleBackend] | tuple[None, None]:
-    image = resize(bundle.golden_frame().frame, bundle.manifest.network_size)[None]
+    image = _image(bundle)
     best: Candidate | None = None
     backend: BundleBackend | None = None
     with (
@@ -88,6 +108,7 @@ def _fastest(
             _pass_over_fallback(candidate, candidates)
             if candidate.why_not:
                 continue
+            announce(f"trying {candidate} ({candidate.device})")
             try:
                 rival = _open(candidate, bundle, options, check)
             except IdolError as error:
@@ -102,7 +123,22 @@ def _fastest(
             else:
                 rival.close()
         stack.pop_all()
-    return (None, None) if best is None or backend is None else (best, backend)
+    if best is None or backend is None:
+        return None, None
+    fastest = best.speed
+    for candidate in candidates:
+        candidate.speed /= fastest
+    return best, backend
+
+
+def _image(bundle: Bundle) -> NDArray[np.uint8]:
+    """Return the golden frame as the network takes it, [1, h, w, 3]."""
+    return resize(bundle.golden_frame().frame, bundle.manifest.network_size)[None]
+
+
+def _store(bundle: Bundle, options: OpenOptions, best: Candidate, candidates: Sequence[Candidate]) -> Choice:
+    hint = _hint(bundle, best, candidates)
+    return store_choice(bundle, options, best, _sentence(best, candidates), hint)
 
 
 def _open(candidate: Candidate, bundle: Bundle, options: OpenOptions, check: Check) -> BundleBackend:
@@ -164,7 +200,7 @@ def _sentence(best: Candidate, candidates: Sequence[Candidate]) -> str:
     if not others:
         return f"running {best} ({best.device})"
     second = max(others, key=lambda candidate: candidate.speed)
-    gain = best.speed / second.speed
+    gain = 1 / second.speed
     faster = f"{gain:.1f} times as fast as" if gain >= 1.05 else "as fast as"
     return f"running {best} ({best.device}): {faster} {second}, the next best"
 
@@ -203,8 +239,8 @@ def _can_build() -> bool:
     return False
 
 
-def _explain(backend: BundleBackend, choice: Choice) -> BundleBackend:
-    """Set the reason of a backend."""
-    text = "; ".join(filter(None, (choice.text, choice.remembered, backend.reason)))
-    backend.reason = "\n".join(filter(None, (text, choice.hint)))
+def _explained(backend: BundleBackend, choice: Choice) -> BundleBackend:
+    """Set the reason of a backend and return it."""
+    first, *hint = choice.lines
+    backend.reason = "\n".join(("; ".join(filter(None, (first, backend.reason))), *hint))
     return backend

@@ -53,7 +53,7 @@ class Candidate:
         error: error that prevents it from running; None: it may run, or needs not be tried.
         wrong: True if its outputs differ from PyTorch's.
         ms: median time of the network on the golden frame; None: not timed.
-        speed: how many times as fast as the first candidate; 0: not timed.
+        speed: how many times as fast as the chosen candidate, from interleaved frames; 0: not timed.
     """
 
     backend: str

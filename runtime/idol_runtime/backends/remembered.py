@@ -55,9 +55,10 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     date: str = ""
 
     @property
-    def remembered(self) -> str:
-        """When the candidates were timed; empty: just now."""
-        return self.date and f"remembered from {self.date}"
+    def lines(self) -> list[str]:
+        """The choice in one line and, if there is one, the hint in a second."""
+        text = f"{self.text}; remembered from {self.date}" if self.date else self.text
+        return [text, self.hint] if self.hint else [text]
 
 
 def load_choice(bundle: Bundle, options: OpenOptions) -> Choice | None:

@@ -471,6 +471,25 @@ def test_bad_outputs_and_options_are_reported_before_the_first_frame(
     assert fix in refused("run", "a.idol", "--source", "clip.mp4", *flags)
 
 
+def test_run_explains_its_choice_without_a_source(
+    idol: Command, toy: Toy, refused: Callable[..., str]
+) -> None:
+    done = idol("run", toy.path, "--explain", "--backend", "onnxruntime")
+    assert done.status == 0
+    head, *rows, choice, hint = (line for line in done.out.splitlines() if not line.startswith("trying "))
+    assert head.split() == ["engine", "device", "graph", "ms", "speed"]
+    assert [row.split()[:4] for row in rows] == [
+        ["ONNX", "Runtime", "cpu", graph] for graph in ("plugin", "portable")
+    ]
+    assert "the bundle has no plugin graph; export it again after: idol-deploy plugins build" in rows[0]
+    assert rows[1].endswith("1.00  used")
+    assert choice == "note: running portable on ONNX Runtime (cpu)"
+    assert hint.startswith("note: not running plugin on ONNX Runtime, which may be faster: ")
+    none = refused("run", toy.path, "--explain", "--backend", "onnxruntime", "--graph", "plugin")
+    assert none == "idol-deploy: error: no candidate runs; the table has the reasons\n"
+    assert "--source is missing" in refused("run", toy.path)
+
+
 @pytest.mark.parametrize(
     ("module", "flag", "name", "extra"),
     [

@@ -18,7 +18,7 @@ from idol_runtime.backends.base import BatchLimit
 from idol_runtime.bundle.bundle import CERTIFICATES, GRAPHS, OUTPUT_NAMES, Bundle, Certificates, GoldenFrame
 from idol_runtime.bundle.certificates import GraphInfo, IdAgreement, PrecisionCertificate, StageError
 from idol_runtime.errors import BackendError, IdolError, MissingDependencyError
-from idol_runtime.pipeline import Pipeline
+from idol_runtime.pipeline import Pipeline, explain_choice
 from idol_runtime.processor import decisive_features, processor_features
 from idol_runtime.tracking.detection import NetworkOutput
 
@@ -326,6 +326,37 @@ def test_one_engine_is_enough_and_none_names_the_extras(machine: Machine) -> Non
         machine.run()
     with pytest.raises(MissingDependencyError, match=r"'idol-deploy\[openvino\]'"):
         machine.run(backend="openvino")
+
+
+def test_explain_times_every_candidate_and_remembers_the_fastest(machine: Machine) -> None:
+    machine.run()
+    machine.onnxruntime.ms["int8-ort"] = 5
+    machine.openvino.wrong = {"plugin"}
+    machine.openvino.errors = {"portable": BackendError("no memory")}
+    candidates, found = explain_choice(machine.bundle, OpenOptions())
+    assert not machine.open
+    assert found is not None
+    assert (found.backend, found.graph) == ("onnxruntime", "int8-ort")
+    results = {f"{c}": (c.ms and round(c.ms, 6), c.speed, c.why_not) for c in candidates}
+    golden = results.pop("plugin on OpenVINO")
+    assert golden[:2] == (None, 0)
+    assert "fails the golden check" in golden[2]
+    assert results == {
+        "int8-qdq on OpenVINO": (10, 0.5, ""),
+        "portable on OpenVINO": (None, 0, "no memory"),
+        "int8-ort on ONNX Runtime": (5, 1, ""),
+        "plugin on ONNX Runtime": (20, 0.25, ""),
+        "portable on ONNX Runtime": (None, 0, "slower than the plugin graph, which runs here"),
+    }
+    assert machine.run()[0].startswith(
+        "running int8-ort on ONNX Runtime (cpu): 2.0 times as fast as int8-qdq"
+    )
+    assert machine.loaded == ["ONNX Runtime int8-ort"]
+    candidates, _ = explain_choice(machine.bundle, OpenOptions("openvino", graph="int8-qdq"))
+    assert [candidate.ms for candidate in candidates] == [pytest.approx(10)], "timed although it has no rival"
+    candidates, found = explain_choice(machine.bundle, OpenOptions("openvino", graph="plugin"))
+    assert found is None
+    assert "fails the golden check" in candidates[0].why_not
 
 
 def test_options_limit_the_candidates(machine: Machine) -> None:
