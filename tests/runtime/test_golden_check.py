@@ -49,7 +49,7 @@ class FixedBackend:
 def use(monkeypatch: pytest.MonkeyPatch, backend: FixedBackend) -> FixedBackend:
     """Have every bundle opened in this backend."""
 
-    def open_checked(bundle: Bundle, options: OpenOptions, check: Check) -> FixedBackend:
+    def open_checked(bundle: Bundle, options: OpenOptions, check: Check, _: object) -> FixedBackend:
         check(backend)
         return backend
 
