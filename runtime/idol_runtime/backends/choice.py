@@ -201,8 +201,9 @@ def _sentence(best: Candidate, candidates: Sequence[Candidate]) -> str:
         return f"running {best} ({best.device})"
     second = max(others, key=lambda candidate: candidate.speed)
     gain = 1 / second.speed
-    faster = f"{gain:.1f} times as fast as" if gain >= 1.05 else "as fast as"
-    return f"running {best} ({best.device}): {faster} {second}, the next best"
+    if gain < 1.05:
+        return f"running {best} ({best.device}): within the noise as fast as {second}, the next best"
+    return f"running {best} ({best.device}): {gain:.1f} times as fast as {second}, the next best"
 
 
 def _hint(bundle: Bundle, best: Candidate, candidates: Sequence[Candidate]) -> str:

@@ -12,8 +12,9 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from idol_runtime.backends import OpenOptions
 from idol_runtime.bench.burst import idle_power, run_alone
 from idol_runtime.bench.roofline import GraphCost, Peaks, count_cost, measure_peaks
 from idol_runtime.bench.rows import BenchOptions, BenchRow
@@ -21,6 +22,7 @@ from idol_runtime.bench.sensors import Reading, Sensors
 from idol_runtime.bench.worker import STAGES, Worker, thread_limit
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.errors import BackendError, IdolError, SourceError
+from idol_runtime.pipeline import open_network
 from idol_runtime.processor import processor_name
 from idol_runtime.sources.opening import open_source
 from idol_runtime.timing import paired_ratio, summarise
@@ -30,6 +32,7 @@ __all__ = ["FORMAT", "BenchOptions", "measure"]
 FORMAT = 1
 _PACKAGES = ("idol-deploy", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
 
+_T = TypeVar("_T")
 _Times = list[Mapping[str, float]]  # milliseconds by stage, of each frame
 
 
@@ -87,6 +90,10 @@ def measure(
             for worker in workers
         ]
     report = _facts(bundle, options, sensors) | {"rows": results, "left_out": left_out, "idle_w": idle_w}
+    announce("looking for the row that `run` uses")
+    used, report["used_why"] = _in_process(options, _choice, bundle, options)
+    for result in results:
+        result["used"] = result["row"] == used
     announce("counting the network's operations and measuring the machine's peaks")
     report["roofline"] = _roofline(bundle, options)
     floor = report["roofline"].get("floor_ms")
@@ -213,9 +220,24 @@ def _roofline(bundle: str | Path, options: BenchOptions) -> dict[str, Any]:
             cost = count_cost(opened.graph("portable"))
     except IdolError as error:
         return {"why_not": str(error)}
+    return _floor(cost, _in_process(options, measure_peaks))
+
+
+def _choice(bundle: str | Path, options: BenchOptions) -> tuple[str, str]:
+    """Return the row that `run` uses on this device, and the reason; an error has no row."""
+    try:
+        network = open_network(bundle, OpenOptions(device=options.device, threads=options.threads))
+    except IdolError as error:
+        return "", str(error)
+    with network:
+        engine = network.backend.name.partition(" ")[0]
+        return f"{engine}, {network.backend.graph}", network.backend.reason
+
+
+def _in_process(options: BenchOptions, function: Callable[..., _T], *arguments: object) -> _T:
+    """Return the result of a function that a new process calls."""
     with thread_limit(options.threads), multiprocessing.get_context("spawn").Pool(1) as pool:
-        peaks = pool.apply(measure_peaks)
-    return _floor(cost, peaks)
+        return pool.apply(function, arguments)
 
 
 def _floor(cost: GraphCost, peaks: Peaks) -> dict[str, Any]:

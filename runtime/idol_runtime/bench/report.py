@@ -96,8 +96,8 @@ def stage_table(report: Mapping[str, Any], value: str) -> Table:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """Return the name of a row, marked if it fails the golden check."""
-    return f"{row['row']} (wrong)" if row["wrong"] else str(row["row"])
+    """Return the name of a row, marked if it fails the golden check, or with a star if `run` uses it."""
+    return f"{row['row']}{' (wrong)' * row['wrong']}{' *' * row.get('used', False)}"
 
 
 def facts(report: Mapping[str, Any]) -> str:
@@ -120,7 +120,7 @@ def _device(machine: Mapping[str, Any]) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """Return the notes below the tables: wrong and missing rows with reasons, the roofline, and clocks."""
+    """Return the notes below the tables: wrong and missing rows, `run`'s choice, the roofline, and clocks."""
     lines = [
         f"warning: {row['row']} fails the golden check with an error of {row['golden_error']:.0e}: its times are those "
         "of another network"
@@ -128,6 +128,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         if row["wrong"]
     ]
     lines += [f"left out {entry['row']}: {entry['why']}" for entry in report["left_out"]]
+    lines += [f"* {line}" for line in report.get("used_why", "").splitlines()]
     lines += _burst_notes(report)
     roofline = report["roofline"]
     if "why_not" in roofline:

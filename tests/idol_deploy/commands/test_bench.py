@@ -28,8 +28,11 @@ def test_bench_measures_a_bundle(idol: Command, toy: Toy, tmp_path: Path) -> Non
     assert row["golden_error"] < 1e-4
     assert report["roofline"]["work"]["flops"] > 1e7
     assert 0 < row["roofline_share"] < 1
+    used = report["used_why"].partition("\n")[0]
+    assert used.startswith("running portable on ")
+    assert row["used"] == ("ONNX Runtime (cpu)" in used)
     assert "onnxruntime, portable" in done.out
-    assert "| onnxruntime, portable |" in markdown.read_text()
+    assert "| onnxruntime, portable" in markdown.read_text()
     assert page.read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 

@@ -61,6 +61,7 @@ def _scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     TURNS.clear()
     CLOSED.clear()
     monkeypatch.setattr(module, "Worker", Scripted)
+    monkeypatch.setattr(module, "_in_process", lambda *_: ("3 fast", "running fast on a fake"))
     monkeypatch.setattr(
         module, "_roofline", lambda *_: module._floor(GraphCost(10**9, 10**6), Peaks(flops=1e12, bytes=1e12))
     )
@@ -88,6 +89,7 @@ def test_rows_take_turns_and_the_first_is_the_reference(tiny_bundle: Path) -> No
     assert fast["faster_network"] == {"median": 4, "p10": 4, "p90": 4}
     assert fast["faster_frame"]["median"] == pytest.approx(13 / 4)
     assert slow["frames_per_s"] == pytest.approx(1e3 / 13, abs=0.01)
+    assert [row["used"] for row in report["rows"]] == [False, True]
     assert (fast["roofline_share"], fast["peak_mib"], fast["start_s"]) == (0.333, 123, 1.25)
     assert json.loads(json.dumps(report))["bundle"]["preset"] == "tiny"
 
@@ -99,6 +101,12 @@ def test_a_row_that_is_absent_or_dies_is_left_out(tiny_bundle: Path) -> None:
         {"row": "1 absent", "why": "no such engine; install it"},
         {"row": "3 dies", "why": "its process ended"},
     ]
+
+
+def test_a_bundle_that_run_refuses_has_no_used_row(tiny_bundle: Path) -> None:
+    used, why = module._choice(tiny_bundle, BenchOptions())
+    assert used == ""
+    assert why
 
 
 def test_a_row_that_was_asked_for_must_be_there(tiny_bundle: Path) -> None:

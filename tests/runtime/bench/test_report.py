@@ -33,6 +33,14 @@ def test_what_is_wrong_or_left_out_is_told(report: dict[str, Any]) -> None:
         assert "cpu_mhz: 2000 (1000 to 3000)" in text
 
 
+def test_the_row_that_run_uses_has_a_star(report: dict[str, Any]) -> None:
+    report["rows"][1]["used"], report["used_why"] = True, "running fast\nnot running faster: build it"
+    for text in (as_text(report), as_markdown(report)):
+        assert "fast & right *  " in text or "| fast & right * |" in text
+        assert "eager *" not in text
+        assert "* running fast\n\n* not running faster: build it" in text
+
+
 def test_columns_align_and_nothing_is_lost(report: dict[str, Any]) -> None:
     report["rows"][1]["row"] = "onnxruntime, portable"
     *tables, _ = (block.splitlines() for block in as_text(report).split("\n\n")[1:5])
