@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", type=positive, default=50, metavar="N", help="time each row on N frames")
     add("--warmup", type=positive, default=3, metavar="N", help="run each row on N frames before timing")
     add("--threads", type=positive, metavar="N", help="limit each row to N CPU threads")
-    add("--device", default="cpu", help="run all rows on cpu, cuda or cuda:N (default: cpu)")
+    add(
+        "--device",
+        default="cpu",
+        help="run all rows on cpu, cuda, cuda:N, or Intel's gpu, gpu:N or npu (default: cpu)",
+    )
     add("--fit", action="store_true", help="letterbox frames whose shape differs from the bundle's")
     add("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
     add("--markdown", type=Path, metavar="FILE", help="write tables to FILE")

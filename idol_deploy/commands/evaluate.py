@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--backend",
         default="auto",
-        help="backend of the bundle: auto, onnxruntime or tensorrt (default: auto)",
+        help="backend of the bundle: auto, onnxruntime, openvino or tensorrt (default: auto)",
     )
     add(
         "--graph",

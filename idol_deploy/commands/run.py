@@ -67,14 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="letterbox frames whose shape differs from the bundle's frame size, instead of refusing them",
     )
     add(
-        "--backend", default="auto", help="run the network with auto, onnxruntime or tensorrt (default: auto)"
+        "--backend",
+        default="auto",
+        help="run the network with auto, onnxruntime, openvino or tensorrt (default: auto)",
     )
     add(
         "--graph",
         default="auto",
         help="run this graph of the bundle: auto, fp32, plugin, portable, fp16, int8-ort, … (default: auto)",
     )
-    add("--device", default="auto", help="run on auto, cpu, cuda or cuda:N (default: auto)")
+    add(
+        "--device",
+        default="auto",
+        help="run on auto, cpu, cuda, cuda:N, or Intel's gpu, gpu:N or npu (default: auto)",
+    )
     add(
         "--explain",
         action="store_true",

@@ -111,8 +111,8 @@ def check_golden_frame(
         if not stage.passed:
             raise BackendError(
                 f"{backend.name} fails the golden check{batch}: {stage.stage} differs from PyTorch by "
-                f"{stage.error:.1e} (allowed {stage.tolerance:.0e}); use another graph (--graph "
-                "portable), backend (--backend onnxruntime), device or version of it"
+                f"{stage.error:.1e} (allowed {stage.tolerance:.0e}); export a bundle of an older release again, or use "
+                "another graph (--graph portable), backend (--backend onnxruntime), device or version of it"
             )
 
 
@@ -261,7 +261,7 @@ class Pipeline(LoadedNetwork):
         Args:
             bundle: path of the `.idol` file.
             backend: `auto` or the name of a backend; see `OpenOptions` for this and the next three.
-            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            device: `auto`, `cpu`, `cuda`, `cuda:N`, `gpu`, `gpu:N` or `npu`.
             threads: number of CPU threads; None: the engine's default.
             graph: `auto`, `fp32` or the name of a graph.
             golden_check: run the golden frame before the first step.

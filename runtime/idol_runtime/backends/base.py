@@ -39,7 +39,8 @@ class OpenOptions:
 
     Attributes:
         backend: name of a backend in `opening.BACKENDS`, or `auto`.
-        device: `cpu`, `cuda` or `cuda:N`; `auto`: every device that the backend finds.
+        device: `cpu`, `cuda`, `cuda:N`, or Intel's `gpu`, `gpu:N` or `npu`; `auto`: every CPU and CUDA device that the
+            backend finds.
         threads: number of CPU threads, 1 to 1024; None: the engine's default.
         graph: name of the bundle's graph; `fp32`: any fp32 graph; `auto`: any fp32 graph, and any reduced-precision
             graph that is certified for the engine and the processor.
@@ -136,7 +137,7 @@ class BundleBackend(Backend, Protocol):
     Attributes:
         engine: name of the inference engine in `opening.BACKENDS` and in certificates.
         title: name of the inference engine in messages: `ONNX Runtime`.
-        devices: kinds of device, `cpu` and `cuda`, the preferred one first.
+        devices: kinds of device, among `cpu`, `cuda`, `gpu` and `npu`, the preferred one first.
         fp32_graphs: fp32 graphs that it runs, the preferred one first.
         timed: reduced-precision graphs worth timing against fp32, by kind of device; None: it runs engines that
             `idol-deploy build` stored.
@@ -152,7 +153,7 @@ class BundleBackend(Backend, Protocol):
 
     @classmethod
     def available_devices(cls) -> Sequence[str]:
-        """Return the devices of this machine that the engine finds, the preferred one first.
+        """Return the devices of this machine to use without being asked, the preferred one first.
 
         Raises:
             MissingDependencyError: the inference engine is not installed.
@@ -186,17 +187,17 @@ def check_threads(threads: int | None) -> None:
 
 
 def device_kind(device: str) -> str:
-    """Return the kind of a device, `cpu` or `cuda`.
+    """Return the kind of a device: `cpu`, `cuda`, `gpu` or `npu`.
 
     Args:
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: `cpu`, `cuda`, `cuda:N`, `gpu`, `gpu:N` or `npu`.
 
     Raises:
         BackendError: the device is unknown.
     """
     kind, _, index = device.partition(":")
-    if device != "cpu" and not (kind == "cuda" and (index or "0").isdecimal()):
-        raise BackendError(f"unknown device {device!r}; use cpu, cuda or cuda:N")
+    if device not in ("cpu", "npu") and not (kind in ("cuda", "gpu") and (index or "0").isdecimal()):
+        raise BackendError(f"unknown device {device!r}; use cpu, cuda, cuda:N, gpu, gpu:N or npu")
     return kind
 
 

@@ -1,6 +1,8 @@
 """ONNX Runtime on a CPU or a CUDA device."""
 
+import importlib
 import importlib.metadata
+import importlib.util
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ DISABLED_OPTIMIZERS = [
     "SkipLayerNormFusion",
 ]
 _NO_LIMIT = BatchLimit()
+_PLUGIN = "onnxruntime_ep_cuda"  # package of its CUDA plugin, which distributions for CUDA 12 and 13 install
+_registered: set[str] = set()  # names of registered plugins
 
 
 def import_onnxruntime() -> types.ModuleType:
@@ -92,9 +96,9 @@ def open_session(
     # By default its threads spin between frames, on cores that decode masks.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.disable_quant_qdq", "0" if integers else "1")
-    providers = _providers(runtime, device)
     for library in libraries:
         _register(options, library)
+    providers = _providers(runtime, device, options)
     try:
         session = runtime.InferenceSession(
             graph, options, providers=providers, disabled_optimizers=DISABLED_OPTIMIZERS
@@ -103,7 +107,7 @@ def open_session(
         raise BackendError(
             f"ONNX Runtime {runtime.__version__} refuses the graph: {_first_line(error)}"
         ) from error
-    if session.get_providers()[0] != providers[0][0]:
+    if device != "cpu" and session.get_providers()[0] == "CPUExecutionProvider":
         raise BackendError(f"ONNX Runtime could not start on {device}; check its driver, or use --device cpu")
     return session
 
@@ -117,17 +121,53 @@ def _register(options: Any, library: Path) -> None:
         ) from error
 
 
-def _providers(runtime: types.ModuleType, device: str) -> list[tuple[str, dict[str, str]]]:
-    if device_kind(device) == "cpu":
+def _providers(
+    runtime: types.ModuleType, device: str, options: Any
+) -> list[tuple[str, dict[str, str]]] | None:
+    """Return the execution providers of a session; None: `options` now has a plugin's."""
+    kind = device_kind(device)
+    if kind == "cpu":
         return [("CPUExecutionProvider", {})]
-    if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise BackendError(
-            "this ONNX Runtime has no CUDA; run: pip uninstall onnxruntime; pip install 'idol-deploy[gpu]'"
-        )
+    if kind != "cuda":
+        raise BackendError(f"ONNX Runtime does not run on {device}; use --backend openvino, or --device cpu")
     index = device.partition(":")[2] or "0"
     # TF32 is on by default and rounds the inputs of fp32 products to 10 bits; the graph defines the types.
-    cuda = {"device_id": index, "use_tf32": "0"}
-    return [("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]
+    exact = {"use_tf32": "0"}
+    if _has_cuda(runtime):
+        return [("CUDAExecutionProvider", {"device_id": index, **exact}), ("CPUExecutionProvider", {})]
+    found = [each for each in _plugin_devices(runtime) if each.ep_metadata.get("cuda_device_id") == index]
+    if not found:
+        raise BackendError(
+            f"ONNX Runtime's CUDA plugin does not find {device}; check the driver, or use --device cpu"
+        )
+    options.add_provider_for_devices(found, exact)
+    return None
+
+
+def _has_cuda(runtime: types.ModuleType) -> bool:
+    """Return whether ONNX Runtime has CUDA itself, without its plugin."""
+    return not _registered and "CUDAExecutionProvider" in runtime.get_available_providers()
+
+
+def _plugin_devices(runtime: types.ModuleType) -> list[Any]:
+    """Return the devices of ONNX Runtime's CUDA plugin, which is registered in the process at the first call."""
+    try:
+        plugin = importlib.import_module(_PLUGIN)
+    except ImportError as error:
+        raise BackendError(
+            "this ONNX Runtime has no CUDA; run: pip uninstall onnxruntime; pip install 'idol-deploy[gpu]'"
+        ) from error
+    name = plugin.get_ep_name()
+    if name not in _registered:
+        try:
+            runtime.register_execution_provider_library(name, plugin.get_library_path())
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime {runtime.__version__} cannot load its CUDA plugin: {_first_line(error)}; install "
+                "a release of onnxruntime-ep-cuda13 for it"
+            ) from error
+        _registered.add(name)
+    return [device for device in runtime.get_ep_devices() if device.ep_name == name]
 
 
 def _first_line(error: Exception) -> str:
@@ -187,7 +227,7 @@ class OnnxRuntimeBackend:
     @classmethod
     def available_devices(cls) -> Sequence[str]:
         """Return the CPU, after CUDA where this ONNX Runtime has it; see `BundleBackend`."""
-        cuda = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+        cuda = _has_cuda(import_onnxruntime()) or importlib.util.find_spec(_PLUGIN) is not None
         return ("cuda", "cpu") if cuda else ("cpu",)
 
     @classmethod

@@ -16,7 +16,6 @@ from idol_runtime.errors import BackendError, ConfigError, IdolError
 
 __all__ = [
     "BACKENDS",
-    "BENCH_ONLY",
     "Candidate",
     "backend_class",
     "list_candidates",
@@ -32,7 +31,6 @@ BACKENDS: Mapping[str, str] = {
     "openvino": "idol_runtime.backends.openvino:OpenVinoBackend",
     "tensorrt": "idol_runtime.backends.tensorrt:TensorRTBackend",
 }
-BENCH_ONLY = ("openvino",)  # chosen only by name
 
 
 def backend_class(name: str) -> type[BundleBackend]:
@@ -97,12 +95,11 @@ def list_candidates(bundle: Bundle, options: OpenOptions) -> list[Candidate]:
         ConfigError: the backend is unknown.
         BackendError: the backend does not run on the device.
     """
-    selectable = [name for name in BACKENDS if name not in BENCH_ONLY]
     if options.backend not in ("auto", *BACKENDS):
         raise ConfigError(
-            f"unknown backend {options.backend!r}; choose one of: {', '.join(('auto', *selectable))}"
+            f"unknown backend {options.backend!r}; choose one of: {', '.join(('auto', *BACKENDS))}"
         )
-    names = selectable[::-1] if options.backend == "auto" else [options.backend]
+    names = list(BACKENDS)[::-1] if options.backend == "auto" else [options.backend]
     if options.device != "auto":
         wanted = device_kind(options.device)
         fitting = [name for name in names if wanted in backend_class(name).devices]

@@ -1,67 +1,191 @@
-"""OpenVINO on a CPU, for the benchmark only."""
+"""OpenVINO on a CPU, an Intel GPU or an Intel NPU."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, cast
 
-import numpy as np
-
-from idol_runtime.backends.base import BatchLimit, ImageBatch, OpenOptions, split_batch
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle, GraphName
-from idol_runtime.bundle.certificates import Engine, ReducedName
-from idol_runtime.errors import BackendError
-from idol_runtime.optional import import_optional
+from idol_plugins.errors import PluginError
+from idol_plugins.headers import openvino_release
+from idol_plugins.libraries import user_cache
+from idol_plugins.openvino import core_with_operator, import_openvino, openvino_library
+from idol_runtime.backends.base import BatchLimit, ImageBatch, OpenOptions
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Bundle
+from idol_runtime.bundle.certificates import Engine, GraphName, ReducedName
+from idol_runtime.errors import BackendError, MissingDependencyError
 from idol_runtime.tracking.detection import NetworkOutput
 
 __all__ = ["OpenVinoBackend"]
 
+_NO_LIMIT = BatchLimit()
+_CACHE_BYTES = 2**30
+_CACHED = ("gpu", "npu")  # kinds of device that take long to compile for; a CPU takes a second
 
+
+@dataclass
 class OpenVinoBackend:
-    """The portable graph in OpenVINO, in fp32 and one frame at a time."""
+    """A graph in OpenVINO; for the attributes see `Backend`.
+
+    A single frame runs on all threads. The frames of a batch run at the same time on a share of the threads each, which
+    is faster than one call with all frames. The graph is compiled for one frame in both cases.
+    """
 
     engine: ClassVar[Engine] = "openvino"
     title: ClassVar = "OpenVINO"
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
-    fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("portable",)
-    timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None] = {"cpu": ()}
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "gpu", "npu")
+    fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("plugin", "portable")
+    timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None] = {
+        "cpu": ("bf16", "int8-qdq"),
+        "gpu": (),  # certificates are of CPUs
+        "npu": (),
+    }
 
-    name = "openvino (cpu, portable graph)"
+    core: Any
+    model: Any
+    device: str  # OpenVINO's name, such as CPU and GPU.1
+    settings: Mapping[str, str]
+    name: str
+    network_size: tuple[int, int] | None
     graph: GraphName | None = "portable"
-    reason = ""
-    batch = BatchLimit(1, "frames are timed one at a time")
+    batch: BatchLimit = _NO_LIMIT
+    reason: str = ""
+    _single: Any = field(default=None, init=False)
+    _batch: Any = field(default=None, init=False)
+    _requests: list[Any] = field(default_factory=list, init=False)
 
-    def __init__(self, graph: bytes, network_size: tuple[int, int], threads: int | None = None) -> None:
-        """Compile a graph.
-
-        Raises:
-            BackendError: OpenVINO is not installed, or refuses the graph.
-        """
-        openvino = import_optional("openvino", "openvino", "openvino", "the OpenVINO backend")
-        self.network_size: tuple[int, int] | None = network_size
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
-        core = openvino.Core()
-        try:
-            self._compiled: Any = core.compile_model(core.read_model(graph, b""), "CPU", settings)
-        except Exception as error:
-            raise BackendError(f"OpenVINO refuses the graph: {str(error).splitlines()[0]}") from error
+    def __post_init__(self) -> None:
+        self._single = self._compile("LATENCY").create_infer_request()
 
     @classmethod
     def available_devices(cls) -> Sequence[str]:
-        """Return the CPU; see `BundleBackend`."""
-        import_optional("openvino", "openvino", "openvino", "the OpenVINO backend")
+        """Return the CPU: GPUs and NPUs take long to compile for, so that they are used only by name."""
+        _import()
         return ("cpu",)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, graph: GraphName, options: OpenOptions) -> "OpenVinoBackend":
-        """Load a graph of a bundle; see `BundleBackend`."""
-        return cls(bundle.graph(graph), bundle.manifest.network_size, options.threads)
+        """Load a graph; see `BundleBackend`."""
+        manifest, kind = bundle.manifest, options.device.partition(":")[0]
+        info = manifest.precisions.get(cast(ReducedName, graph))
+        operator = graph == "plugin" or (info is not None and info.operator)
+        core = _core_with_operator(kind) if operator else _import().Core()
+        device = _device(core, options.device)
+        try:
+            model = core.read_model(bundle.graph(graph), b"")
+            names = [port.get_names() for port in (*model.inputs, *model.outputs)]  # all of each
+            model.reshape([1, *manifest.network_size, 3])
+        except Exception as error:
+            raise _refusal(error) from error
+        promised = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
+        if len(names) != len(promised) or any(
+            name not in own for name, own in zip(promised, names, strict=True)
+        ):
+            raise BackendError(f"{bundle.path}: the graph has {names}, its manifest promises {promised}")
+        # The graph defines the types. By default, a processor with bf16 instructions would round all values to bf16.
+        settings = {"EXECUTION_MODE_HINT": "ACCURACY"}
+        if info is None or info.precision == "int8":
+            settings["INFERENCE_PRECISION_HINT"] = "f32"
+        if kind == "cpu":
+            # By default, each process would tie its threads to the same cores.
+            settings["ENABLE_CPU_PINNING"] = "NO"
+            if options.threads is not None:
+                settings["INFERENCE_NUM_THREADS"] = str(options.threads)
+        if kind in _CACHED:
+            settings.update(_cache())
+        name = f"openvino ({options.device}, {graph} graph)"
+        return cls(core, model, device, settings, name, manifest.network_size, graph)
 
     def infer(self, images: ImageBatch) -> list[NetworkOutput]:
         """Run the network and return one output per frame."""
-        results = self._compiled({"image": images})
-        return split_batch({name: np.asarray(results[name]) for name in OUTPUT_NAMES})
+        requests = [self._single] if len(images) == 1 else self._batch_requests(len(images))
+        try:
+            for request, image in zip(requests, images, strict=True):
+                request.start_async({"image": image[None]}, share_inputs=True)
+            for request in requests:
+                request.wait()
+            # The next frame overwrites the request's memory.
+            return [
+                NetworkOutput(**{name: request.get_tensor(name).data[0].copy() for name in OUTPUT_NAMES})
+                for request in requests
+            ]
+        except Exception as error:
+            raise BackendError(f"OpenVINO failed: {_message(error)}") from error
 
     def close(self) -> None:
         """Release the compiled network."""
-        self._compiled = None
+        self._single = self._batch = self.model = self.core = None
+        self._requests.clear()
+
+    def _batch_requests(self, frames: int) -> list[Any]:
+        if self._batch is None:
+            self._batch = self._compile("THROUGHPUT", PERFORMANCE_HINT_NUM_REQUESTS=str(frames))
+        while len(self._requests) < frames:
+            self._requests.append(self._batch.create_infer_request())
+        return self._requests[:frames]
+
+    def _compile(self, hint: str, **settings: str) -> Any:
+        try:
+            return self.core.compile_model(
+                self.model, self.device, {"PERFORMANCE_HINT": hint, **self.settings, **settings}
+            )
+        except Exception as error:
+            raise _refusal(error) from error
+
+
+def _import() -> Any:
+    if importlib.util.find_spec("openvino") is None:
+        raise MissingDependencyError("openvino", "openvino", "running the network in OpenVINO")
+    return import_openvino()
+
+
+def _core_with_operator(kind: str) -> Any:
+    _import()
+    if kind != "cpu":
+        raise BackendError(f"the operator for OpenVINO does not run on {kind}; use --graph portable")
+    return core_with_operator(openvino_library())
+
+
+def _device(core: Any, device: str) -> str:
+    """Return OpenVINO's name of a device.
+
+    Raises:
+        BackendError: OpenVINO does not find it.
+    """
+    kind, _, index = device.partition(":")
+    available = core.available_devices  # without a number where there is one device of a kind
+    if f"{kind.upper()}.{index or 0}" not in [name if "." in name else f"{name}.0" for name in available]:
+        raise BackendError(
+            f"OpenVINO finds no {device}, only {', '.join(available)}; install the device's driver, or use "
+            "--device cpu"
+        )
+    return f"{kind.upper()}.{index}" if index else kind.upper()
+
+
+def _cache() -> dict[str, str]:
+    """Return the setting for a cache of compiled graphs in the user's cache; delete its oldest files beyond 1 GiB.
+
+    Returns no setting where the user has no writable cache.
+    """
+    try:
+        folder = user_cache() / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+        total = 0
+        for file in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
+            total += file.stat().st_size
+            if total > _CACHE_BYTES:
+                file.unlink()
+    except (PluginError, OSError):
+        return {}
+    return {"CACHE_DIR": str(folder)}
+
+
+def _refusal(error: Exception) -> BackendError:
+    return BackendError(
+        f"OpenVINO {openvino_release()} refuses the graph: {_message(error)}; use another --graph or --backend"
+    )
+
+
+def _message(error: Exception) -> str:
+    """Return the message of OpenVINO's error in one line, without the places in its source code."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("Exception from"))[:300]

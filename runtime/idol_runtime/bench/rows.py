@@ -7,7 +7,7 @@ from pathlib import Path
 
 from idol_runtime.backends.base import Backend, OpenOptions, check_threads, device_kind
 from idol_runtime.backends.choice import open_backend
-from idol_runtime.backends.opening import BACKENDS, BENCH_ONLY, backend_class
+from idol_runtime.backends.opening import BACKENDS, backend_class
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.certificates import GraphName
 from idol_runtime.errors import ConfigError
@@ -24,7 +24,7 @@ class BenchOptions:
         frames: number of timed frames of each row.
         warmup: number of frames of each row before these.
         threads: number of CPU threads of each row; None: the engine's default.
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: `cpu`, `cuda`, `cuda:N`, `gpu`, `gpu:N` or `npu`.
         fit: letterbox frames of other shapes than the network's.
     """
 
@@ -74,7 +74,7 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
 
     Args:
         path: path of the bundle.
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: `cpu`, `cuda`, `cuda:N`, `gpu`, `gpu:N` or `npu`.
         threads: number of CPU threads of each row; None: the engine's default.
 
     Raises:
@@ -95,8 +95,9 @@ def bundle_rows(path: str | Path, device: str = "cpu", threads: int | None = Non
 
         for graph, fp32 in certificates.by_graph().items():
             if graph in runs.fp32_graphs:
-                share = None if backend in BENCH_ONLY else fp32.tolerance_share
-                rows.append(BenchRow(f"{backend}, {graph}", opener(graph), manifest.precision, share))
+                rows.append(
+                    BenchRow(f"{backend}, {graph}", opener(graph), manifest.precision, fp32.tolerance_share)
+                )
         for name, info in manifest.precisions.items():
             if runs.engine in info.engines:
                 row = BenchRow(f"{backend}, {name}", opener(name), info.precision)

@@ -56,7 +56,7 @@ def test_an_input_is_not_replaced(refused: Callable[..., str], toy: Toy, tmp_pat
     ("options", "fix"),
     [
         (["--only", "abacus"], "no row matches --only abacus; choose from: onnxruntime, portable"),
-        (["--device", "foo", "--list"], "unknown device 'foo'; use cpu, cuda or cuda:N"),
+        (["--device", "foo", "--list"], "unknown device 'foo'; use cpu, cuda, cuda:N, gpu, gpu:N or npu"),
         (["--compile"], "pass --weights as well"),
         (["--json", "/nonexistent/a.json"], "create it first"),
         (["--source", "gone.mp4", "--only", "onnxruntime"], "check the path"),

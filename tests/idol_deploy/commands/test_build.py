@@ -41,19 +41,19 @@ def test_a_real_network_is_built_and_run(
         cv2.imwrite(str(frames / f"{index}.png"), image[..., ::-1])
     lines = {}
     trt.unrecordable = True
-    for backend in ("auto", "onnxruntime"):
+    for backend in ("tensorrt", "onnxruntime"):
         out = tmp_path / f"{backend}.jsonl"
         done = idol("run", str(toy.path), "--source", str(frames), "--jsonl", str(out), "--backend", backend)
         assert done.status == 0, done.err
         lines[backend] = out.read_text()
         taken = (
             "tensorrt 10.16.1.11 (Fake Orin, portable graph, fp32)"
-            if backend == "auto"
+            if backend == "tensorrt"
             else "onnxruntime (cpu"
         )
         assert taken in done.out
-        assert done.out.count("note: its work is not one CUDA graph") == (backend == "auto")
-    assert lines["auto"] == lines["onnxruntime"]
+        assert done.out.count("its work is not one CUDA graph") == (backend == "tensorrt")
+    assert lines["tensorrt"] == lines["onnxruntime"]
 
 
 def test_the_bundle_is_not_replaced(refused: Callable[..., str], toy: Toy, tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def test_evaluate_runs_a_bundle_as_run_does(
 ) -> None:
     results = tmp_path / "results.json"
     scores = tmp_path / "scores.json"
-    options = "--bundle", toy.path, "--results", results, "--json", scores
+    backend = "--backend", "onnxruntime"
+    options = "--bundle", toy.path, "--results", results, "--json", scores, *backend
     done = idol("evaluate", *_pairs(frames_set), *options)
     assert (done.status, done.err) == (0, "")
     assert "note: onnxruntime (cpu, portable graph)\nnote: running portable on ONNX Runtime" in done.out
@@ -107,7 +108,7 @@ def test_evaluate_runs_a_bundle_as_run_does(
     for seed in (1, 2):
         alone = tmp_path / f"{seed}.json"
         source = "--source", tmp_path / f"video{seed}", "--video-id", seed
-        idol("run", toy.path, *source, "--results", alone)
+        idol("run", toy.path, *source, "--results", alone, *backend)
         expected += json.loads(alone.read_text())
     assert expected
     assert json.loads(results.read_text()) == expected

@@ -448,7 +448,7 @@ def test_bad_bundles(
         (["--source", "b.mp4", "--jsonl", "a"], "write {source} or {number}"),
         (["--jsonl", "a", "--score", "2"], "between 0 and 1"),
         (["--jsonl", "a", "--score", "nan"], "between 0 and 1"),
-        (["--jsonl", "a", "--device", "tpu"], "use cpu, cuda or cuda:N"),
+        (["--jsonl", "a", "--device", "tpu"], "use cpu, cuda, cuda:N, gpu, gpu:N or npu"),
         (["--jsonl", "a", "--backend", "magic"], "onnxruntime"),
     ],
 )

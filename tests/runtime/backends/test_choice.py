@@ -131,7 +131,6 @@ def machine(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machin
     machine = Machine(write_bundle(kit, tmp_path / "m.idol", here), kit.golden_frame())
     engines = {"onnxruntime": machine.onnxruntime, "openvino": machine.openvino}
     monkeypatch.setattr(opening, "BACKENDS", dict.fromkeys(engines, ""))
-    monkeypatch.setattr(opening, "BENCH_ONLY", ())
     monkeypatch.setattr(opening, "backend_class", engines.__getitem__)
     monkeypatch.setattr(time, "perf_counter", lambda: machine.seconds)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

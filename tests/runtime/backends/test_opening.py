@@ -19,7 +19,7 @@ def test_every_backend_is_described_without_its_engine(name: str, monkeypatch: p
         monkeypatch.setitem(sys.modules, engine, None)
     kind = backend_class(name)
     assert kind.title
-    assert set(kind.devices) <= {"cpu", "cuda"}
+    assert set(kind.devices) <= {"cpu", "cuda", "gpu", "npu"}
     assert set(kind.fp32_graphs) <= {"plugin", "portable"}
     assert kind.engine == name
     assert kind.timed is None or set(kind.timed) == set(kind.devices)
@@ -48,7 +48,7 @@ def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Bundle) -> None:
     ("options", "fault"),
     [
         ({"threads": 0}, "threads must lie between 1 and 1024, got 0"),
-        ({"device": "gpu"}, "unknown device 'gpu'; use cpu, cuda or cuda:N"),
+        ({"device": "tpu"}, "unknown device 'tpu'; use cpu, cuda, cuda:N, gpu, gpu:N or npu"),
         ({"graph": "fast"}, "unknown graph 'fast'; choose one of: auto, fp32, portable"),
     ],
 )

@@ -19,7 +19,8 @@ def test_a_row_for_every_graph_in_every_backend_of_the_device(tiny_bundle: Path)
     assert first.tolerance_share is not None
     assert 0 <= first.tolerance_share <= 1
     assert [row.name for row in others] == ["openvino, portable"], "TensorRT has no CPU"
-    for device in ("cuda", "cuda:1"):  # OpenVINO runs on the CPU only
+    assert [row.name for row in bundle_rows(tiny_bundle, "gpu:1")] == ["openvino, portable"]
+    for device in ("cuda", "cuda:1"):
         names = [row.name for row in bundle_rows(tiny_bundle, device)]
         assert names == ["onnxruntime, portable", "tensorrt, portable"]
 
@@ -56,7 +57,9 @@ def test_no_row_for_a_graph_in_a_backend_for_another_target(kit: Any, tmp_path: 
 
 @pytest.mark.parametrize("device", ["foo", "cpu:1", "cuda:x", ""])
 def test_a_device_that_is_none_has_no_rows(tiny_bundle: Path, device: str) -> None:
-    with pytest.raises(BackendError, match=f"unknown device '{device}'; use cpu, cuda or cuda:N"):
+    with pytest.raises(
+        BackendError, match=f"unknown device '{device}'; use cpu, cuda, cuda:N, gpu, gpu:N or npu"
+    ):
         bundle_rows(tiny_bundle, device)
 
 
