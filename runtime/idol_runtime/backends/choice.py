@@ -217,19 +217,21 @@ def _hint(bundle: Bundle, best: Candidate, candidates: Sequence[Candidate]) -> s
 
 def _rank(bundle: Bundle, best: Candidate, candidate: Candidate) -> int | None:
     """Return the place of a candidate's error among those worth naming, from 0; None: no command makes it run."""
-    if candidate.wrong:
-        return 0
     on_cpu = device_kind(candidate.device) == "cpu"
-    if candidate.error is None or "idol-deploy" not in candidate.why_not or (on_cpu and best.device != "cpu"):
+    if candidate.error is None or (on_cpu and best.device != "cpu"):
+        return None
+    if candidate.wrong:
+        return 4 if on_cpu else 0
+    if "idol-deploy" not in candidate.why_not:
         return None
     if isinstance(candidate.error, PluginError):
-        return 2 if _can_build() else 5
+        return 1 if _can_build() else 5
     if not isinstance(candidate.error, MissingDependencyError):
-        return 4 if on_cpu else 1
+        return 3 if on_cpu else 0
     if candidate.backend == "tensorrt":
-        return 1 if any(engines_of(bundle, graph) for graph in GRAPHS) else None
+        return 0 if any(engines_of(bundle, graph) for graph in GRAPHS) else None
     recommended = candidate.backend == "openvino" and platform.machine() in ("x86_64", "AMD64")
-    return 3 if recommended else None
+    return 2 if recommended else None
 
 
 def _can_build() -> bool:
