@@ -273,6 +273,12 @@ NOT_BUILT = PluginError("the library is not built; build it with: idol-deploy pl
 NOT_INSTALLED = MissingDependencyError("openvino", "openvino", "the OpenVINO backend")
 
 
+def test_a_command_is_named_before_a_wrong_candidate(machine: Machine) -> None:
+    machine.openvino.wrong = {"int8-qdq", "portable"}
+    machine.openvino.errors = {"plugin": NOT_BUILT}
+    assert machine.run()[1] == f"not running plugin on OpenVINO, which may be faster: {NOT_BUILT}"
+
+
 @pytest.mark.parametrize(
     ("missing", "errors", "machines", "hint"),
     [
