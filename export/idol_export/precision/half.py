@@ -17,7 +17,8 @@ from idol_export.graph.tracing import shipped
 from idol_export.precision.base import Announce, Precision, ReduceOptions, RewrittenGraph
 from idol_export.precision.editor import Editor
 from idol_export.precision.folding import folded
-from idol_export.precision.node_groups import linear_values
+from idol_export.precision.node_groups import linear_values, parts_of
+from idol_export.precision.quantizer import candidates
 from idol_export.verify.reference_graph import ReferenceGraph
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "islands_of",
     "linear_blocks",
     "pixels",
+    "sensitive",
     "to_half",
 ]
 
@@ -63,7 +65,7 @@ class HalfPrecision(Precision):
     ) -> RewrittenGraph:
         """Convert the fp32 graph to 16 bits, and to fp32 with 16-bit rounding if the precision is emulated."""
         probe = folded(reference.candidate.probe)
-        islands = islands_of(probe)
+        islands = islands_of(probe, self.name)
         rewrite = emulated if self.emulated else to_half
         candidate = self.candidate(reference.candidate, rewrite(probe, islands, self.name))
         graph = to_half(shipped(probe), islands, self.name) if self.emulated else candidate.graph
@@ -76,11 +78,12 @@ BF16 = HalfPrecision(
 )
 
 
-def islands_of(graph: bytes) -> set[str]:
-    """Return the names of the nodes that stay fp32: `ISLANDS`, coordinates, image preparation and linear blocks.
+def islands_of(graph: bytes, half: Half = "fp16") -> set[str]:
+    """Return the names of the nodes that stay fp32.
 
-    benchmarks/README.md lists the error that each kind avoids. Only linear blocks, which MobileNetV2 has, cost
-    noticeable time.
+    These are `ISLANDS`, coordinates, image preparation and linear blocks; for bf16, with its 8 bits of precision, also
+    `sensitive`. benchmarks/README.md lists the error that each kind avoids. Only linear blocks, which MobileNetV2 has,
+    cost noticeable time.
     """
     editor = Editor(graph)
     return (
@@ -88,7 +91,23 @@ def islands_of(graph: bytes) -> set[str]:
         | coordinates(editor)
         | pixels(editor)
         | linear_blocks(editor)
+        | (sensitive(editor) if half == "bf16" else set())
     )
+
+
+def sensitive(editor: Editor) -> set[str]:
+    """Return the names of the nodes of decoder and heads, except large products, and of the encoder's residual sums."""
+    parts, large = parts_of(editor), candidates(editor)
+    sums = {
+        node.name
+        for node in editor.graph.node
+        if node.op_type == "Add" and not any(name in editor.tensors for name in node.input)
+    }
+    return {
+        name
+        for name, part in parts.items()
+        if (part in ("decoder", "heads") and name not in large) or (part == "encoder" and name in sums)
+    }
 
 
 def coordinates(editor: Editor) -> set[str]:

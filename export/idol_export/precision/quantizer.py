@@ -2,8 +2,9 @@
 
 - `ort`, for ONNX Runtime on CPUs: inputs and outputs of convolutions are unsigned with static ranges. Products with
   constant matrices quantize their inputs at run time.
-- `trt`, for TensorRT: inputs of convolutions and products are signed and symmetric with static ranges and zero point 0.
-  Outputs are floats.
+- `qdq`, for OpenVINO and TensorRT: inputs of convolutions and products are signed and symmetric with static ranges and
+  zero point 0. Outputs are floats. A residual connection reads the rounded value, so that the engine adds it inside the
+  convolution and stores it once.
 
 Weights are signed, with one scale per output channel. For `ort` they are limited so that 16-bit sums of products cannot
 overflow on any processor. They are rounded such that the output error on the calibration data is smallest (GPTQ). The
@@ -123,8 +124,12 @@ def quantize(editor: Editor, chosen: Iterable[str], observed: Mapping[str, Obser
             _quantize_dynamic(editor, node, observed[node.input[0]])
     integer = {node.name for node in nodes}
     for name in values:
-        # For `trt` only int8 nodes read the rounded value; for `ort` all nodes do, so that it is stored once.
-        chosen_readers = [node for node in readers[name] if target == "ort" or node.name in integer]
+        # For `ort` all nodes read the rounded value, so that it is stored once; transformers of `qdq` add exact ones.
+        chosen_readers = [
+            node
+            for node in readers[name]
+            if target == "ort" or node.name in integer or _adds_convolution(editor, node)
+        ]
         # Runtimes fuse the second node with the readers.
         scale = [f"{name}_scale", f"{name}_zero"]
         editor.add_node("QuantizeLinear", [name, *scale], [f"{name}_int8"])
@@ -142,6 +147,12 @@ def _activated(editor: Editor, name: str) -> str:
     """Return the output of the activation that is the value's only reader, else the value itself."""
     node = editor.sole_consumer(name)
     return node.output[0] if node is not None and node.op_type in _FUSED else name
+
+
+def _adds_convolution(editor: Editor, node: onnx.NodeProto) -> bool:
+    """Return whether a node adds the output of a convolution."""
+    makers = [editor.producers.get(name) for name in node.input]
+    return node.op_type == "Add" and any(maker is not None and maker.op_type == "Conv" for maker in makers)
 
 
 def _residuals(editor: Editor, integer: set[str]) -> list[onnx.NodeProto]:

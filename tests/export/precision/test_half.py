@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 from onnx import TensorProto
 
 from idol_export.precision.editor import Editor
-from idol_export.precision.half import Half, coordinates, emulated, islands_of, linear_blocks, pixels, to_half
+from idol_export.precision.half import (
+    Half,
+    coordinates,
+    emulated,
+    islands_of,
+    linear_blocks,
+    pixels,
+    sensitive,
+    to_half,
+)
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
 
@@ -18,14 +28,12 @@ if TYPE_CHECKING:
     from tests.conftest import Toy
 
 
-def _error(toy: Toy, graph: bytes) -> float:
-    """Return the largest error of all outputs."""
+def _error(toy: Toy, graph: bytes, names: Sequence[str] = OUTPUT_NAMES) -> float:
+    """Return the largest error of the outputs."""
     frame = toy.video(1)
-    found, exact = (run_session(open_session(g), OUTPUT_NAMES, frame) for g in (graph, toy.graph))
-    return max(
-        float(np.linalg.norm(found[name] - exact[name]) / np.linalg.norm(exact[name]))
-        for name in OUTPUT_NAMES
-    )
+    found, exact = (run_session(open_session(g), names, frame) for g in (graph, toy.graph))
+    errors = {n: float(np.linalg.norm(found[n] - exact[n]) / np.linalg.norm(exact[n])) for n in names}
+    return max(errors.values())
 
 
 def test_fp16_is_strongly_typed_but_for_its_islands(toy: Toy) -> None:
@@ -79,6 +87,19 @@ def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
         for fewer in (set(), coordinates(editor) | pixels(editor))
     )
     assert half < 0.8 * coarse
+
+
+def test_bf16_keeps_the_decoders_small_nodes_in_fp32(toy: Toy) -> None:
+    """Each of them rounds to 8 bits otherwise, and together they cause most of the error."""
+    editor = Editor(toy.probe)
+    kept = sensitive(editor)
+    backbone = editor.makers_of("backbone")
+    assert kept
+    assert not kept & backbone
+    fine, coarse = (
+        _error(toy, emulated(toy.probe, islands_of(toy.probe, half)), ["boxes"]) for half in ("bf16", "fp16")
+    )
+    assert fine < 0.5 * coarse
 
 
 def test_all_that_is_sampled_at_stays_fp32(toy: Toy) -> None:

@@ -183,7 +183,7 @@ def test_what_other_runtimes_compute_does_not_overflow_here() -> None:
 
 
 def test_each_target_has_its_integers() -> None:
-    """`ort`: unsigned activations, sums of two weights at most 128; `trt`: signed, zero point 0, no dynamic range."""
+    """`ort`: unsigned activations, sums of two weights at most 128; `qdq`: signed, zero point 0, no dynamic range."""
     for target, kinds, limit in (("ort", {TensorProto.UINT8}, 128), ("qdq", {TensorProto.INT8}, 127)):
         editor = Editor(_quantized(target))  # type: ignore[arg-type]
         rounds = [node for node in editor.graph.node if node.op_type == "QuantizeLinear"]
@@ -197,6 +197,14 @@ def test_each_target_has_its_integers() -> None:
             assert np.abs(weight).max(axis=1).tolist() == [limit] * 8
             assert all(not np.any(editor.constant(node.input[2])) for node in rounds)
             assert {node.domain for node in editor.graph.node} == {""}
+
+
+@pytest.mark.parametrize("target", ["ort", "qdq"])
+def test_a_residual_connection_reads_the_rounded_value(target: Target) -> None:
+    """A second, exact copy of the value would take as long to write as the convolution takes to compute."""
+    editor = Editor(_quantized(target))
+    sums = [node for node in editor.graph.node if node.op_type == "Add" and "r1_rounded" in node.input]
+    assert len(sums) == 1
 
 
 def test_weights_are_rounded_to_a_step_of_their_channel() -> None:
