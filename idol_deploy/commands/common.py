@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INTERRUPTED",
     "add_association",
+    "add_backend",
     "add_checkpoint",
     "add_model",
     "add_training_data",
@@ -69,6 +70,20 @@ def steps() -> Iterator[Callable[[str], None]]:
     finally:
         if terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def add_backend(parser: argparse.ArgumentParser, graph: str) -> None:
+    """Add `--backend`, and `--graph` with this default."""
+    add = parser.add_argument
+    backend = (
+        "run the bundle with auto, onnxruntime, openvino or tensorrt; auto is the fastest (default: auto)"
+    )
+    add("--backend", default="auto", help=backend)
+    graphs = (
+        "run this graph of the bundle: auto (the fastest), fp32 (the fastest in fp32), plugin, portable, fp16, bf16, "
+        "int8-ort or int8-qdq (default: %(default)s)"
+    )
+    add("--graph", default=graph, help=graphs)
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from idol_deploy.commands.common import add_model, model_choice, steps, whole
+from idol_deploy.commands.common import add_backend, add_model, model_choice, steps, whole
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
@@ -38,17 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="share of the recordings in the holdout (default: 0.1)",
     )
-    add(
-        "--backend",
-        default="auto",
-        help="backend of the bundle: auto, onnxruntime, openvino or tensorrt (default: auto)",
-    )
-    add(
-        "--graph",
-        default="fp32",
-        help="graph of the bundle: fp32 (plugin, else portable), plugin, portable, int8-ort, fp16, …, or auto: the "
-        "fastest (default: fp32)",
-    )
+    add_backend(parser, "fp32")
 
 
 def run(options: argparse.Namespace) -> int:

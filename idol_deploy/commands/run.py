@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import INTERRUPTED, add_association, positive, steps
+from idol_deploy.commands.common import INTERRUPTED, add_association, add_backend, positive, steps
 from idol_runtime.errors import BackendError, ConfigError
 from idol_runtime.sinks.opening import SINKS, requested_outputs
 
@@ -66,16 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="letterbox frames whose shape differs from the bundle's frame size, instead of refusing them",
     )
-    add(
-        "--backend",
-        default="auto",
-        help="run the network with auto, onnxruntime, openvino or tensorrt (default: auto)",
-    )
-    add(
-        "--graph",
-        default="auto",
-        help="run this graph of the bundle: auto, fp32, plugin, portable, fp16, int8-ort, … (default: auto)",
-    )
+    add_backend(parser, "auto")
     add(
         "--device",
         default="auto",

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ import pytest
 
 from idol_deploy.cli import build_parser
 from idol_deploy.commands import plugins
+from idol_runtime.backends.opening import BACKENDS
+from idol_runtime.bundle.bundle import GRAPHS
 from idol_runtime.errors import IdolError
 from idol_runtime.signals import STOP_SIGNALS
 
@@ -76,6 +78,13 @@ def test_every_option_says_what_it_does_and_its_default(command: tuple[str, ...]
         if text and action.nargs != 0 and action.default not in (None, "", []):
             assert "default: " in text, name
             assert isinstance(action.default, list) or str(action.default) in text, name
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+@pytest.mark.parametrize(("option", "names"), [("--backend", BACKENDS), ("--graph", GRAPHS)])
+def test_every_backend_and_graph_is_listed(command: str, option: str, names: Iterable[str]) -> None:
+    (text,) = (a.help or "" for a in PARSERS[(command,)]._actions if option in a.option_strings)
+    assert set(names) <= set(re.findall(r"[\w-]+", text))
 
 
 def test_former_spellings_are_accepted_and_hidden(idol: Command) -> None:
@@ -186,7 +195,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
 def test_a_character_that_a_terminal_lacks_is_escaped(tmp_path: Path) -> None:
     done = _shell("PYTHONIOENCODING=latin-1 idol-deploy evaluate --help", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "fp16, \\u2026" in done.stdout
+    assert "\\u2026" in done.stdout
     done = _shell(
         "PYTHONIOENCODING=latin-1 idol-deploy inspect $(printf 'snow\\342\\230\\203\\377')", tmp_path
     )

@@ -128,6 +128,8 @@ def _fastest(
     fastest = best.speed
     for candidate in candidates:
         candidate.speed /= fastest
+        if candidate.ms is not None and best.ms is not None:
+            candidate.ms = best.ms / candidate.speed  # as in the same minute
     return best, backend
 
 

@@ -50,7 +50,7 @@ class Candidate:
         why_not: why it is not used, and how to change that; empty if it may be used.
         error: error that prevents it from running; None: it may run, or needs not be tried.
         wrong: True if its outputs differ from PyTorch's.
-        ms: median time of the network on the golden frame; None: not timed.
+        ms: time of the network on the golden frame: the chosen candidate's median, divided by `speed`; None: not timed.
         speed: how many times as fast as the chosen candidate, from interleaved frames; 0: not timed.
     """
 
