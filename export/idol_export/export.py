@@ -286,9 +286,8 @@ def _reduce(task: _Task, graphs: _Graphs, golden_frame: GoldenFrame) -> list[Red
     stored = []
     for precision in options.precisions:
         reduced = reduce_graph(precision, reference, options, _frames(task), task.announce)
-        graph = _stored(reduced.graph, task) if precision.half_storage else reduced.graph
-        part = without_shared(graph, graphs.weights)
-        info = msgspec.structs.replace(reduced.info, shares_weights=part != graph)
+        part = without_shared(reduced.graph, graphs.weights)
+        info = msgspec.structs.replace(reduced.info, shares_weights=part != reduced.graph)
         stored.append(replace(reduced, graph=part, info=info))
     return stored
 

@@ -5,8 +5,10 @@ any ONNX reader can read the result, and a second graph adds little to the size 
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -16,6 +18,11 @@ __all__ = ["in_half_precision", "part_weights", "without_shared"]
 _LEAST_BYTES = 1024  # smaller tensors stay in their graph, as they are
 # Least share of the shared weights that a graph must use, since all of them are loaded with it; else it is unchanged.
 _LEAST_SHARE = 0.1
+_TYPES: Mapping[int, Any] = {
+    onnx.TensorProto.FLOAT: np.float32,
+    onnx.TensorProto.FLOAT16: np.float16,
+    onnx.TensorProto.BFLOAT16: ml_dtypes.bfloat16,
+}
 
 
 def in_half_precision(graph: bytes) -> bytes:
@@ -68,24 +75,63 @@ def part_weights(graphs: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
 
 
 def without_shared(graph: bytes, weights: bytes) -> bytes:
-    """Return a graph without the weights of `part_weights`; unchanged if it uses less than a tenth of them."""
+    """Return a graph without the weights of `part_weights`; unchanged if it uses less than a tenth of them.
+
+    A constant that is a shared weight rounded to another float type becomes a cast of it.
+    """
     model = onnx.load_model_from_string(graph)
-    shared = {
-        tensor.name: len(tensor.raw_data) for tensor in onnx.load_model_from_string(weights).graph.initializer
-    }
-    used = {_name(tensor) for tensor in model.graph.initializer} & set(shared)
-    if not used or sum(shared[name] for name in used) < _LEAST_SHARE * sum(shared.values()):
+    shared = {tensor.name: tensor for tensor in onnx.load_model_from_string(weights).graph.initializer}
+    sources = _rounded(model.graph.initializer, shared)
+    used = ({_name(tensor) for tensor in model.graph.initializer} & set(shared)) | set(sources.values())
+    sizes = {name: len(tensor.raw_data) for name, tensor in shared.items()}
+    if not used or sum(sizes[name] for name in used) < _LEAST_SHARE * sum(sizes.values()):
         return graph
+    _cast(model.graph, sources)
     _remove(model.graph, used)
     return bytes(model.SerializeToString())
+
+
+def _rounded(tensors: Iterable[onnx.TensorProto], shared: Mapping[str, onnx.TensorProto]) -> dict[str, str]:
+    """Return the tensors that are a shared weight in another float type, each with the name of this weight."""
+    own = {tensor.name: (_name(tensor), tensor.data_type) for tensor in tensors}
+    candidates = {
+        name: key for name, (key, kind) in own.items() if key not in {"", *shared} and kind in _TYPES
+    }
+    names: dict[str, str] = {}
+    for kind in {own[name][1] for name in candidates}:
+        for source in shared.values():
+            if source.data_type in _TYPES and source.data_type != kind:
+                with np.errstate(over="ignore"):
+                    values = numpy_helper.to_array(source).astype(np.float32).astype(_TYPES[kind])
+                names[_digest(kind, source.dims, values.tobytes())] = source.name
+    return {name: names[key] for name, key in candidates.items() if key in names}
+
+
+def _cast(graph: onnx.GraphProto, sources: Mapping[str, str]) -> None:
+    """Replace initializers of a graph by casts of shared weights."""
+    # One cast each: OpenVINO keeps a cast from fp16 to fp32 for run time, and with it all that follows.
+    casts = [
+        onnx.helper.make_node("Cast", [sources[tensor.name]], [tensor.name], to=tensor.data_type)
+        for tensor in graph.initializer
+        if tensor.name in sources
+    ]
+    own = [tensor for tensor in graph.initializer if tensor.name not in sources]
+    nodes = [*casts, *graph.node]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(own)
+    graph.node.extend(nodes)
 
 
 def _name(tensor: onnx.TensorProto) -> str:
     """Return the name of a shared tensor, a digest of type, shape and content; empty for a small tensor."""
     if len(tensor.raw_data) < _LEAST_BYTES:
         return ""
-    digest = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)} ".encode())
-    digest.update(tensor.raw_data)
+    return _digest(tensor.data_type, tensor.dims, tensor.raw_data)
+
+
+def _digest(kind: int, dims: Sequence[int], raw: bytes) -> str:
+    digest = hashlib.sha256(f"{kind} {list(dims)} ".encode())
+    digest.update(raw)
     return f"weight_{digest.hexdigest()[:32]}"
 
 

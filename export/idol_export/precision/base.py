@@ -47,7 +47,6 @@ class Precision(ABC):
         stage_limit: largest relative error of a stage. It only finds broken graphs; coarse ones fail by their tracks.
         emulated: evaluate a graph in fp32 that rounds as the shipped graph does, because no CPU has this arithmetic.
         integers: evaluate quantized nodes in integers; False: in fp32, because the target's sums never overflow.
-        half_storage: store weights in fp16 where the bundle does.
         calibrated: needs frames for the ranges of activations.
     """
 
@@ -57,7 +56,6 @@ class Precision(ABC):
     stage_limit: float
     emulated: bool = False
     integers: bool = True
-    half_storage: bool = True
     calibrated: ClassVar[bool] = False
 
     @abstractmethod

@@ -73,9 +73,7 @@ class HalfPrecision(Precision):
 
 
 FP16 = HalfPrecision("fp16", "fp16", ("onnxruntime", "openvino", "tensorrt"), stage_limit=0.02)
-BF16 = HalfPrecision(
-    "bf16", "bf16", ("openvino", "tensorrt"), stage_limit=0.1, emulated=True, half_storage=False
-)
+BF16 = HalfPrecision("bf16", "bf16", ("openvino", "tensorrt"), stage_limit=0.1, emulated=True)
 
 
 def islands_of(graph: bytes, half: Half = "fp16") -> set[str]:

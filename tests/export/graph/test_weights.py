@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from idol_export.graph.weights import in_half_precision, part_weights, without_shared
 from idol_runtime.backends.onnxruntime import import_onnxruntime
@@ -81,6 +83,40 @@ def test_a_graph_with_hardly_any_shared_weight_is_stored_whole() -> None:
     graph = _graph(a=LARGE)
     assert without_shared(graph, weights) == graph
     assert without_shared(_graph(a=SMALL), weights) == _graph(a=SMALL)
+
+
+HALF = LARGE.astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind"),
+    [
+        (LARGE, np.float16),
+        (LARGE, ml_dtypes.bfloat16),
+        (HALF, np.float32),
+        (HALF, ml_dtypes.bfloat16),
+    ],
+    ids=str,
+)
+def test_a_shared_weight_in_another_type_becomes_a_cast_of_it(stored: np.ndarray, kind: type) -> None:
+    weights, _ = part_weights([_graph(a=stored, s=SMALL)] * 2)
+    rounded = stored.astype(np.float32).astype(kind)
+    values = [helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(rounded.dtype), [16, 32])]
+    node = helper.make_node("Identity", ["w"], ["y"])
+    graph = helper.make_graph([node], "g", [], values, [numpy_helper.from_array(rounded, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    part = without_shared(model.SerializeToString(), weights)
+    assert not onnx.load_model_from_string(part).graph.initializer
+    found = ReferenceEvaluator(onnx.load_model_from_string(weights + part)).run(None, {})[0]
+    np.testing.assert_array_equal(found.astype(np.float32), rounded.astype(np.float32))
+
+
+def test_another_weight_of_this_type_stays() -> None:
+    weights, _ = part_weights([_graph(a=LARGE)] * 2)
+    graph = _graph(a=LARGE, b=(LARGE + 1e-3).astype(np.float16), c=LARGE.astype(np.float16))
+    part = without_shared(graph, weights)
+    (own,) = onnx.load_model_from_string(part).graph.initializer
+    assert own.name == "b"
 
 
 ROUNDED = RNG.normal(size=(48, 64)).astype(np.float16).astype(np.float32)

@@ -120,13 +120,13 @@ def test_a_graph_that_tracks_as_fp32_does_is_verified_and_chosen_if_it_is_faster
         assert pipeline.backend.graph == "portable"
 
 
-def test_an_int8_graph_shares_weights(tmp_path: Path, exported: Callable[..., Exported]) -> None:
+def test_a_reduced_precision_graph_shares_weights(tmp_path: Path, exported: Callable[..., Exported]) -> None:
     out = tmp_path / "toy.idol"
     exported(out, "int8-ort", "bf16", keep=PARTS[:-1], unverified=True)
     with Bundle.open(out) as bundle:
         assert {name: info.shares_weights for name, info in bundle.manifest.precisions.items()} == {
             "int8-ort": True,
-            "bf16": False,
+            "bf16": True,
         }
         graph = bundle.graph("int8-ort")
     with zipfile.ZipFile(out) as archive:
