@@ -162,8 +162,9 @@ def _explain(options: argparse.Namespace) -> int:
         used = (candidate.backend, candidate.device, candidate.graph) == chosen
         ms = "-" if candidate.ms is None else f"{candidate.ms:.1f}"
         speed = f"{candidate.speed:.2f}" if candidate.ms else "-"
+        slower = "slower" if candidate.speed < 1 else "not faster by more than the noise"
         place = candidate.kind.title, candidate.device, candidate.graph or "any"
-        rows.append((*place, ms, speed, "used" if used else candidate.why_not or "slower"))
+        rows.append((*place, ms, speed, "used" if used else candidate.why_not or slower))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, "<<<>><", widths, strict=True))

@@ -29,7 +29,8 @@ from idol_runtime.processor import processor_features, processor_name
 
 __all__ = ["Choice", "load_choice", "store_choice"]
 
-_PACKAGES = ("idol-deploy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+_ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-cuda12", "onnxruntime-ep-cuda13")
+_PACKAGES = ("idol-deploy", *_ONNXRUNTIME, "openvino", "tensorrt")
 _GPUS = Path("/proc/driver/nvidia")
 
 
