@@ -68,8 +68,12 @@ class OpenVinoBackend:
         manifest, kind = bundle.manifest, options.device.partition(":")[0]
         info = manifest.precisions.get(cast(ReducedName, graph))
         operator = graph == "plugin" or (info is not None and info.operator)
-        core = _core_with_operator(kind) if operator else _import().Core()
+        core = _import().Core()
         device = _device(core, options.device)
+        if operator and kind != "cpu":
+            raise BackendError(f"the operator for OpenVINO does not run on {kind}; use --graph portable")
+        if operator:
+            core = core_with_operator(openvino_library())
         try:
             model = core.read_model(bundle.graph(graph), b"")
             names = [port.get_names() for port in (*model.inputs, *model.outputs)]  # all of each
@@ -81,17 +85,7 @@ class OpenVinoBackend:
             name not in own for name, own in zip(promised, names, strict=True)
         ):
             raise BackendError(f"{bundle.path}: the graph has {names}, its manifest promises {promised}")
-        # The graph defines the types. By default, a processor with bf16 instructions would round all values to bf16.
-        settings = {"EXECUTION_MODE_HINT": "ACCURACY"}
-        if info is None or info.precision == "int8":
-            settings["INFERENCE_PRECISION_HINT"] = "f32"
-        if kind == "cpu":
-            # By default, each process would tie its threads to the same cores.
-            settings["ENABLE_CPU_PINNING"] = "NO"
-            if options.threads is not None:
-                settings["INFERENCE_NUM_THREADS"] = str(options.threads)
-        if kind in _CACHED:
-            settings.update(_cache())
+        settings = _settings("fp32" if info is None else info.precision, kind, options.threads)
         name = f"openvino ({options.device}, {graph} graph)"
         return cls(core, model, device, settings, name, manifest.network_size, graph)
 
@@ -138,13 +132,6 @@ def _import() -> Any:
     return import_openvino()
 
 
-def _core_with_operator(kind: str) -> Any:
-    _import()
-    if kind != "cpu":
-        raise BackendError(f"the operator for OpenVINO does not run on {kind}; use --graph portable")
-    return core_with_operator(openvino_library())
-
-
 def _device(core: Any, device: str) -> str:
     """Return OpenVINO's name of a device.
 
@@ -159,6 +146,23 @@ def _device(core: Any, device: str) -> str:
             "--device cpu"
         )
     return f"{kind.upper()}.{index}" if index else kind.upper()
+
+
+def _settings(precision: str, kind: str, threads: int | None) -> dict[str, str]:
+    # The graph defines the types. By default, a processor with bf16 instructions would round all values to bf16.
+    settings = {"EXECUTION_MODE_HINT": "ACCURACY"}
+    if precision in ("fp32", "int8") or (precision, kind) == (
+        "fp16",
+        "cpu",
+    ):  # as certified: see `decisive_features`
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    if kind == "cpu":
+        settings["ENABLE_CPU_PINNING"] = (
+            "NO"  # by default, each process would tie its threads to the same cores
+        )
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+    return settings | _cache() if kind in _CACHED else settings
 
 
 def _cache() -> dict[str, str]:

@@ -321,10 +321,15 @@ def test_devices(found: list[str], device: str, name: str | None) -> None:
             openvino._device(core, device)
 
 
-def test_a_device_that_is_missing(kit: Any, tmp_path: Path, operator_graph: bytes) -> None:
+def test_a_device_that_is_missing(
+    kit: Any, tmp_path: Path, operator_graph: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(kit, tmp_path / "two.idol", graph=kit.tiny_graph, plugin=operator_graph)
     with pytest.raises(BackendError, match="OpenVINO finds no npu"):
         open_graph(path, "fp32", device="npu")
+    with pytest.raises(BackendError, match="OpenVINO finds no gpu"):
+        open_graph(path, "plugin", device="gpu")
+    monkeypatch.setattr(openvino, "_device", lambda *_: "GPU")
     with pytest.raises(BackendError, match="operator for OpenVINO does not run on gpu; use --graph portable"):
         open_graph(path, "plugin", device="gpu")
     with pytest.raises(BackendError, match="OpenVINO does not run on cuda"):
