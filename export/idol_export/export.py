@@ -2,28 +2,27 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.model.idol import Idol
+from idol_deploy.progress import Announce, counted, silent
 from idol_deploy.weights.half import with_half_weights
 from idol_deploy.weights.layout import published_state, weights_hash
 from idol_deploy.weights.reference import make_video
+from idol_export.contents import BundleContents
 from idol_export.graph.adapter import ExportGraph
 from idol_export.graph.operator import with_fused_attention
-from idol_export.graph.tracing import DEFAULT_OPSET, check_opset, describe_io, probe_to_onnx, shipped
-from idol_export.graph.weights import in_half_precision, part_weights, without_shared
-from idol_export.precision.base import Announce, ReduceOptions
-from idol_export.precision.reduce import Reduced, reduce_graph
+from idol_export.graph.tracing import describe_io, probe_to_onnx, shipped
+from idol_export.graph.weights import in_half_precision, part_weights
+from idol_export.options import ExportOptions, check_sources, network_size, require_same, size_text
+from idol_export.precision.reduce import reduce_graph
 from idol_export.verify.clips import video_clip
 from idol_export.verify.parity import Candidate, torch_stages, verify
 from idol_export.verify.reference_graph import ReferenceGraph
@@ -31,7 +30,6 @@ from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library
 from idol_runtime.backends.onnxruntime import import_onnxruntime
 from idol_runtime.bundle.bundle import (
-    CERTIFICATES,
     GOLDEN_FRAME,
     GRAPHS,
     OUTPUT_NAMES,
@@ -41,63 +39,21 @@ from idol_runtime.bundle.bundle import (
     GoldenFrame,
     GraphName,
     Manifest,
-    write_bundle,
 )
-from idol_runtime.errors import ConfigError, FrameError, SourceError
-from idol_runtime.files import replacing, writable_target
-from idol_runtime.pipeline import Pipeline
+from idol_runtime.errors import BundleError
+from idol_runtime.files import writable_target
 from idol_runtime.preprocess import resize
-from idol_runtime.sources.opening import open_source
 
-__all__ = ["ExportOptions", "Exported", "export"]
+__all__ = ["ExportOptions", "Exported", "add_graphs", "export"]
 
+_COMPARING = "comparing with PyTorch"
 _GOLDEN_SEED = 0
-_LARGEST_SIDE = 8192  # pixels; a mistyped frame size could fill the memory
 _PACKAGES = ("idol-deploy", "torch", "onnx", "onnxscript", "numpy")
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """Options of an export.
-
-    Attributes:
-        frame_size: (H, W) of the source in pixels.
-        portable: leave out the graph with our operator. It is also left out, with a note, if the operator's library for
-            ONNX Runtime is not built, because the graph could not be verified.
-        dynamic_batch: leave the number of frames free, instead of 1.
-        opset: version of the ONNX operators.
-        verify_source: video or images for the parity check; None: a generated video.
-        verify_frames: number of its frames to compare.
-        note: caption for annotated videos, for example `untrained weights`.
-        store: storage of the weights in the file. `fp16` rounds matrices and kernels in the network before any
-            comparison, and halves the file; the graphs still compute in fp32.
-        reduce: reduced-precision graphs to add.
-    """
-
-    frame_size: tuple[int, int]
-    portable: bool = False
-    dynamic_batch: bool = False
-    opset: int = DEFAULT_OPSET
-    verify_source: str | None = None
-    verify_frames: int = 4
-    note: str = ""
-    store: Literal["fp32", "fp16"] = "fp32"
-    reduce: ReduceOptions = field(default_factory=ReduceOptions)
-
-    def __post_init__(self) -> None:
-        if not 1 <= min(self.frame_size) <= max(self.frame_size) <= _LARGEST_SIDE:
-            raise ConfigError(
-                f"frame size must be positive and at most {_LARGEST_SIDE} a side, got {self.frame_size[0]}x"
-                f"{self.frame_size[1]}; pass HEIGHTxWIDTH, for example 720x1280"
-            )
-        check_opset(self.opset)
-        if self.verify_frames < 1:
-            raise ConfigError(f"--verify-frames must be at least 1, got {self.verify_frames}")
-
-
-@dataclass(frozen=True)
 class Exported:
-    """The result of an export.
+    """The content of the written bundle.
 
     Attributes:
         manifest: manifest of the bundle.
@@ -115,10 +71,13 @@ def export(
     config: IdolConfig,
     out: str | Path,
     options: ExportOptions,
-    announce: Announce = lambda _: None,
+    announce: Announce = silent,
+    written: Callable[[Exported], object] = lambda _: None,
 ) -> Exported:
-    """Export a network, verify it against PyTorch, and write a bundle; on any failure no file is left behind.
+    """Export a network, verify it against PyTorch, and write a bundle.
 
+    The bundle is written with the fp32 graphs, and again after each reduced-precision graph. After an error or an
+    interrupt, the file is the last complete bundle; if the fp32 graphs are not finished, there is no new file.
     Paths, sizes and sources are checked before the network is traced.
 
     Args:
@@ -126,7 +85,8 @@ def export(
         config: configuration of the network; its stream part goes into the bundle.
         out: path of the `.idol` file.
         options: options of the export.
-        announce: called with the name of each step.
+        announce: called with each step and its finished frames.
+        written: called after each write with the content of the file.
 
     Raises:
         OutputError: `out` cannot be written.
@@ -138,29 +98,62 @@ def export(
         FrameError: frames or annotations have another shape than the network input.
         ParityError: a stage is out of tolerance.
     """
-    writable_target(out)
-    import_onnxruntime()
-    task = _Task(model, config, options, announce, _network_size(config, options))
-    _check_sources(task)
-    if options.store == "fp16":
-        task = replace(task, model=with_half_weights(model))
+    task = _prepare(model, config, out, options, announce)
     graphs = _trace(task)
-    portable, *plugin = verify(
+    announce(_COMPARING, 0, options.verify_frames)
+    fp32 = verify(
         task.model,
         graphs.candidates,
-        _frames(task),
+        counted(_frames(task), announce, _COMPARING, options.verify_frames),
         task.network_size,
         config.stream,
         source=Path(options.verify_source).name if options.verify_source else "generated video",
     )
     announce("recording the golden frame")
     golden_frame = _golden_frame(task)
-    reduced = _reduce(task, graphs, golden_frame)
-    certificates = Certificates(
-        portable, next(iter(plugin), None), {graph.precision.name: (graph.certificate,) for graph in reduced}
-    )
-    manifest = _write(task, out, graphs, reduced, golden_frame, certificates)
-    return Exported(manifest, certificates, graphs.reason)
+    names = [candidate.name for candidate in graphs.candidates]
+    members = {
+        WEIGHTS: graphs.weights,
+        **{GRAPHS[name]: part for name, part in zip(names, graphs.parts, strict=True)},
+        GOLDEN_FRAME: golden_frame.to_bytes(),
+    }
+    certificates = Certificates(**dict(zip(names, fp32, strict=True)), precisions={})
+    contents = BundleContents(_manifest(task, graphs), certificates, members)
+    contents = _write(task, contents, out, names)
+    written(Exported(contents.manifest, contents.certificates, graphs.reason))
+    return _add(task, out, contents, graphs, written)
+
+
+def add_graphs(
+    model: Idol,
+    config: IdolConfig,
+    path: str | Path,
+    options: ExportOptions,
+    announce: Announce = silent,
+    written: Callable[[Exported], object] = lambda _: None,
+) -> Exported:
+    """Add reduced-precision graphs to a bundle; one of the same name is replaced.
+
+    The bundle is rewritten after each graph. After an error or an interrupt, the file is the last complete bundle.
+
+    Args:
+        model: network of the bundle.
+        config: its configuration.
+        path: path of the `.idol` file.
+        options: options of the export; all but `portable`, `verify_source`, `verify_frames` and `reduce` must be those
+            of the bundle.
+        announce: called with each step and its finished frames.
+        written: called after each write with the content of the file.
+
+    Raises:
+        BundleError: the file is not a bundle, or was replaced meanwhile.
+        ConfigError: the bundle has other weights, sizes or options.
+        IdolError: as for `export`.
+    """
+    contents = BundleContents.read(path)
+    task = _prepare(model, config, path, options, announce)
+    require_same(path, contents.manifest, task.model, config, options)
+    return _add(task, path, contents, _trace(task, contents.certificates.by_graph()), written)
 
 
 @dataclass(frozen=True)
@@ -186,46 +179,31 @@ class _Graphs:
     parts: list[bytes]
     reason: str
 
-
-def _network_size(config: IdolConfig, options: ExportOptions) -> tuple[int, int]:
-    height, width = config.preprocessing.network_size(*options.frame_size)
-    if min(height, width) < 32:
-        raise ConfigError(
-            f"network input {height}x{width} is too small, its sides must be 32 or more; use a larger --short-side"
-        )
-    return height, width
+    @property
+    def fastest(self) -> Candidate:
+        """The graph with our operator if it is there, else the portable graph."""
+        return max(self.candidates, key=lambda candidate: candidate.name == "plugin")
 
 
-def _check_sources(task: _Task) -> None:
-    """Check that the verification and calibration data exist and match the network input."""
-    options, sizes = task.options, list[tuple[str, str, tuple[int, int]]]()
-    for use, path in (("verify", options.verify_source), ("calibrate", options.reduce.calibrate)):
-        if path is not None:
-            with open_source(path) as source:
-                if source.live:
-                    raise SourceError(
-                        f"--{use} reads {source.name} twice, and it is live; record it and pass the file"
-                    )
-                sizes.append((use, source.name, source.size))
-    if options.reduce.annotations is not None:
-        videos = read_dataset(options.reduce.annotations).videos
-        name = options.reduce.annotations.name
-        sizes += [("score", f"video {video.id} of {name}", video.size) for video in videos]
-    for use, name, size in sizes:
-        resized = task.config.preprocessing.network_size(*size)
-        if resized != task.network_size:
-            raise FrameError(
-                f"{name} is {_text(size)}, which preprocessing resizes to {_text(resized)} instead of "
-                f"{_text(task.network_size)}; {use} on a source of {_text(options.frame_size)}"
-            )
+def _prepare(
+    model: Idol, config: IdolConfig, out: str | Path, options: ExportOptions, announce: Announce
+) -> _Task:
+    """Check everything that can be checked before the network is traced."""
+    writable_target(out)
+    import_onnxruntime()
+    check_sources(config, options)
+    if options.store == "fp16":
+        model = with_half_weights(model)
+    return _Task(model, config, options, announce, network_size(config, options))
 
 
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def _trace(task: _Task, bundled: Collection[GraphName] | None = None) -> _Graphs:
+    """Trace the portable graph and, unless it is left out, the graph with our operator.
 
-
-def _trace(task: _Task) -> _Graphs:
-    """Trace the portable graph and, unless it is left out, the graph with our operator."""
+    Args:
+        task: inputs of the export.
+        bundled: fp32 graphs of an existing bundle, of which only the fastest is traced; None for a new bundle.
+    """
     networks: list[tuple[GraphName, Idol, tuple[Path, ...]]] = [("portable", task.model, ())]
     reason = ""
     if not task.options.portable:
@@ -233,9 +211,11 @@ def _trace(task: _Task) -> _Graphs:
             networks.append(("plugin", with_fused_attention(task.model), (ort_library(),)))
         except PluginError as error:
             reason = f"left out the graph with our operator, which cannot be verified here: {error}"
+    if bundled is not None:
+        networks = [network for network in networks if network[0] in bundled][-1:]
     candidates = []
     for name, network, libraries in networks:
-        task.announce(f"tracing the network at {_text(task.network_size)}, {name} graph")
+        task.announce(f"tracing the network at {size_text(task.network_size)}, {name} graph")
         adapter = ExportGraph(network, task.network_size)
         # Identities are verified one frame at a time, so the default batch size is one.
         probe = probe_to_onnx(adapter, dynamic_batch=task.options.dynamic_batch, opset=task.options.opset)
@@ -250,12 +230,11 @@ def _stored(graph: bytes, task: _Task) -> bytes:
 
 
 def _frames(task: _Task) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames [H, W, 3] for the parity check."""
+    """Return the frames [H, W, 3] for the parity check."""
     source, count = task.options.verify_source, task.options.verify_frames
-    generated = _generated_frames(count, task.options.frame_size, seed=1)
-    for index, image in enumerate(video_clip(source, count) if source is not None else generated):
-        task.announce(f"comparing with PyTorch, frame {index + 1} of {count}")
-        yield image
+    if source is not None:
+        return video_clip(source, count)
+    return _generated_frames(count, task.options.frame_size, seed=1)
 
 
 def _generated_frames(count: int, size: tuple[int, int], seed: int) -> Iterator[NDArray[np.uint8]]:
@@ -269,55 +248,48 @@ def _golden_frame(task: _Task) -> GoldenFrame:
     return GoldenFrame(frame, {name: stages[name] for name in OUTPUT_NAMES})
 
 
-def _reduce(task: _Task, graphs: _Graphs, golden_frame: GoldenFrame) -> list[Reduced]:
-    """Make the reduced-precision graphs, as stored: without the weights that they share with the fp32 graphs."""
-    options = task.options.reduce
+def _add(
+    task: _Task,
+    out: str | Path,
+    contents: BundleContents,
+    graphs: _Graphs,
+    written: Callable[[Exported], object],
+) -> Exported:
+    """Make the reduced-precision graphs, and add each to the file, which another process may have extended as well."""
+    options, name = task.options.reduce, graphs.fastest.name
     reference = ReferenceGraph(
         model=task.model,
         stream=task.config.stream,
-        candidate=graphs.candidates[-1],
+        candidate=replace(graphs.fastest, graph=contents.members[WEIGHTS] + contents.members[GRAPHS[name]]),
         frame_size=task.options.frame_size,
         network_size=task.network_size,
-        golden_frame=golden_frame,
+        golden_frame=GoldenFrame.from_bytes(contents.members[GOLDEN_FRAME]),
         video=task.options.verify_source,
         annotations=options.annotations,
         annotation_frames=options.annotation_frames,
+        announce=task.announce,
     )
-    stored = []
     for precision in options.precisions:
-        reduced = reduce_graph(precision, reference, options, _frames(task), task.announce)
-        part = without_shared(reduced.graph, graphs.weights)
-        info = msgspec.structs.replace(reduced.info, shares_weights=part != reduced.graph)
-        stored.append(replace(reduced, graph=part, info=info))
-    return stored
+        reduced = reduce_graph(precision, reference, options, _frames(task), task.options.verify_frames)
+        current = BundleContents.read(out)
+        if current.members[WEIGHTS] != contents.members[WEIGHTS]:
+            raise BundleError(
+                f"{out} was replaced during the export; export the {precision.name} graph again"
+            )
+        contents = current.with_graph(reduced)
+        contents = _write(task, contents, out, [precision.name] if reduced.runnable else [])
+        written(Exported(contents.manifest, contents.certificates, graphs.reason))
+    return Exported(contents.manifest, contents.certificates, graphs.reason)
 
 
 def _write(
-    task: _Task,
-    out: str | Path,
-    graphs: _Graphs,
-    reduced: Sequence[Reduced],
-    golden_frame: GoldenFrame,
-    certificates: Certificates,
-) -> Manifest:
-    """Write the bundle and replay its golden frame on each graph that ONNX Runtime may run."""
-    members = {
-        WEIGHTS: graphs.weights,
-        **{GRAPHS[name]: part for name, part in zip(certificates.by_graph(), graphs.parts, strict=True)},
-        **{GRAPHS[graph.precision.name]: graph.graph for graph in reduced},
-        GOLDEN_FRAME: golden_frame.to_bytes(),
-        CERTIFICATES: msgspec.json.encode(certificates),
-    }
+    task: _Task, contents: BundleContents, out: str | Path, names: Collection[GraphName]
+) -> BundleContents:
     task.announce("writing the bundle and replaying its golden frame")
-    runnable = (graph.precision.name for graph in reduced if graph.runnable)
-    with replacing(out) as temporary:
-        manifest = write_bundle(temporary, _manifest(task, graphs, reduced), members)
-        for name in (*certificates.by_graph(), *runnable):
-            Pipeline.open(temporary, graph=name).close()
-    return manifest
+    return contents.write(out, names)
 
 
-def _manifest(task: _Task, graphs: _Graphs, reduced: Sequence[Reduced]) -> Manifest:
+def _manifest(task: _Task, graphs: _Graphs) -> Manifest:
     config, options = task.config, task.options
     inputs, outputs = describe_io(graphs.candidates[0].graph)
     return Manifest(
@@ -342,5 +314,4 @@ def _manifest(task: _Task, graphs: _Graphs, reduced: Sequence[Reduced]) -> Manif
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         note=options.note,
         storage=options.store,
-        precisions={graph.precision.name: graph.info for graph in reduced},
     )

@@ -8,9 +8,9 @@ from idol_deploy.commands.common import (
     add_training_data,
     import_training,
     new_settings,
-    steps,
     whole,
 )
+from idol_deploy.progress import steps
 
 __all__ = ["add_arguments", "run"]
 

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import positive, steps
+from idol_deploy.commands.common import positive
+from idol_deploy.progress import steps
 
 if TYPE_CHECKING:
     from idol_export.engine.build import Built

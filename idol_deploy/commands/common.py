@@ -1,9 +1,6 @@
-"""Parts shared by the subcommands: argument types, common options, progress lines, and the values built from them."""
+"""Parts shared by the subcommands: argument types, common options, and the values built from them."""
 
 import argparse
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +22,6 @@ __all__ = [
     "new_settings",
     "positive",
     "size",
-    "steps",
     "whole",
 ]
 
@@ -54,24 +50,6 @@ def whole(text: str) -> int:
     return int(text)
 
 
-@contextlib.contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows the current step: in place on a terminal, else as a line on stdout."""
-    terminal = sys.stderr.isatty()
-
-    def announce(step: str) -> None:
-        if terminal:
-            print(f"\r\x1b[K{step} …", end="", file=sys.stderr, flush=True)
-        else:
-            print(step, flush=True)
-
-    try:
-        yield announce
-    finally:
-        if terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
 def add_backend(parser: argparse.ArgumentParser, graph: str) -> None:
     """Add `--backend`, and `--graph` with this default."""
     add = parser.add_argument
@@ -94,7 +72,7 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     preset = "name the network of the weights: ytvis19_r50, ovis_swin_l, …, or a run's settings.json"
     add("--preset", required=True, help=preset)
     _add_classes(parser)
-    store = "store the weights as fp32 or fp16; fp16 rounds matrices and kernels and halves the file"
+    store = "store the weights as fp32 or fp16; fp16 rounds matrices and kernels and halves the file (default: fp32)"
     add("--store", choices=("fp32", "fp16"), default="fp32", help=store)
 
 

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from idol_deploy.commands.common import add_backend, add_model, model_choice, steps, whole
+from idol_deploy.commands.common import add_backend, add_model, model_choice, whole
+from idol_deploy.progress import steps
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]

@@ -12,9 +12,9 @@ from idol_deploy.commands.common import (
     model_choice,
     new_settings,
     positive,
-    steps,
     whole,
 )
+from idol_deploy.progress import steps
 from idol_runtime.errors import ConfigError
 
 __all__ = ["add_arguments"]

@@ -9,7 +9,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import steps, whole
+from idol_deploy.commands.common import whole
+from idol_deploy.progress import steps
 
 if TYPE_CHECKING:
     from idol_plugins.cases import Case

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import INTERRUPTED, add_association, add_backend, positive, steps
+from idol_deploy.commands.common import INTERRUPTED, add_association, add_backend, positive
+from idol_deploy.progress import steps
 from idol_runtime.errors import BackendError, ConfigError
 from idol_runtime.sinks.opening import SINKS, requested_outputs
 

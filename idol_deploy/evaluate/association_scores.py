@@ -47,6 +47,7 @@ def find_tracks(
     identity: Mapping[str, Any],
     shard: Shard | None = None,
     barrier: Callable[[], object] = lambda: None,
+    progress: Callable[[str, int, int], object] | None = None,
 ) -> TrackResults | None:
     """Run all videos.
 
@@ -59,6 +60,8 @@ def find_tracks(
         identity: everything that the results depend on; see `InferenceTask`.
         shard: share of this process (default: all videos).
         barrier: function that waits for all processes (default: none).
+        progress: called after each frame with `ranked` or `tracked`, the number of finished frames, and that of all
+            frames (default: a progress bar on a terminal).
 
     Returns:
         The results in the first process; None in the others.
@@ -68,7 +71,9 @@ def find_tracks(
     for name, multi_class in (("ranked", True), ("tracked", False)):
         config = replace(stream, video=replace(stream.video, multi_class=multi_class))
         path = results.with_name(f"{results.name}-{name}.results")
-        run_videos(InferenceTask(dataset, frames, path, identity, shard), partial(Pipeline, backend, config))
+        update = partial(progress, name) if progress is not None else None
+        task = InferenceTask(dataset, frames, path, identity, shard, update)
+        run_videos(task, partial(Pipeline, backend, config))
         barrier()
         predictions.append(read_predictions(path, dataset) if shard.rank == 0 else ())
     return TrackResults(*predictions) if shard.rank == 0 else None

@@ -4,6 +4,7 @@ The results of each video are first a file in `<results>.parts`, so that an inte
 and several processes share the videos.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ class InferenceTask:
         results: results file to write.
         identity: everything that the results depend on; parts of a run with another identity are refused.
         shard: share of this process (default: all videos).
+        progress: called after each frame with the number of finished frames and that of all frames (default: a
+            progress bar on a terminal).
     """
 
     dataset: VisDataset
@@ -40,6 +43,7 @@ class InferenceTask:
     results: Path
     identity: Mapping[str, Any]
     shard: Shard = field(default_factory=Shard)
+    progress: Callable[[int, int], object] | None = None
 
     @property
     def parts(self) -> Path:
@@ -191,14 +195,19 @@ def _merge(task: InferenceTask) -> None:
 
 
 def _progress(videos: Sequence[Video], task: InferenceTask) -> Iterator[tuple[Video, Callable[[], object]]]:
-    """Yield each video and a function that counts its frames on a progress bar (rank 0, on a terminal)."""
+    """Yield each video and a function that counts its frames: `task.progress`, or a bar (rank 0, on a terminal)."""
+    total = sum(map(len, videos))
+    if (progress := task.progress) is not None:
+        done = itertools.count(1)
+        yield from ((video, lambda: progress(next(done), total)) for video in videos)
+        return
     try:
         from tqdm import tqdm
     except ImportError:
         yield from ((video, lambda: None) for video in videos)
         return
     first = len(task.videos) - len(videos) + 1
-    with tqdm(total=sum(map(len, videos)), unit="frame", disable=True if task.shard.rank else None) as bar:
+    with tqdm(total=total, unit="frame", disable=True if task.shard.rank else None) as bar:
         for number, video in enumerate(videos, first):
             bar.set_description(f"video {number} of {len(task.videos)}")
             yield video, bar.update

@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -62,6 +62,7 @@ def write_dataset(
     seed: int = 0,
     workers: int = 1,
     preset: str = "",
+    progress: Callable[[int, int], object] | None = None,
 ) -> SynthDataset:
     """Draw videos and write them. The folder appears when all videos are done.
 
@@ -74,6 +75,8 @@ def write_dataset(
         seed: seed of the data set; another seed gives other videos.
         workers: number of processes that draw; 1 draws in this process.
         preset: name of `config`, for `dataset.json`.
+        progress: called after each video with the number of finished frames and that of all frames (default: a progress
+            bar on a terminal).
 
     Raises:
         ConfigError: a number is too small, or the settings allow no video.
@@ -89,7 +92,7 @@ def write_dataset(
     import_optional("pycocotools.mask", "pycocotools", "video", "writing masks as RLE")
     with _new_folder(Path(folder)) as temporary:
         task = Task(config, library, split, seed, temporary / "JPEGImages")
-        entries = list(_draw(task, videos, workers))
+        entries = list(_draw(task, videos, workers, progress))
         about = {
             "generator": _GENERATOR,
             "preset": preset,
@@ -108,14 +111,20 @@ def write_dataset(
     )
 
 
-def _draw(task: Task, videos: int, workers: int) -> Iterator[VideoEntries]:
-    """Yield the entries of each video in order, with a progress bar on a terminal."""
+def _draw(
+    task: Task, videos: int, workers: int, progress: Callable[[int, int], object] | None
+) -> Iterator[VideoEntries]:
+    """Yield the entries of each video in order; call `progress`, or show a progress bar on a terminal."""
     tqdm = import_optional("tqdm", "tqdm", "video", "showing progress").tqdm
     draw = partial(write_video, task)
-    with tqdm(total=videos * task.config.frames, unit="frame", disable=None, desc="synth") as bar:
-        for entries in _in_processes(draw, videos, workers) if workers > 1 else map(draw, range(videos)):
+    total, hidden = videos * task.config.frames, None if progress is None else True
+    with tqdm(total=total, unit="frame", disable=hidden, desc="synth") as bar:
+        drawn = _in_processes(draw, videos, workers) if workers > 1 else map(draw, range(videos))
+        for done, entries in enumerate(drawn, 1):
             bar.update(task.config.frames)
             yield entries
+            if progress is not None:
+                progress(done * task.config.frames, total)
 
 
 def _in_processes(draw: partial[VideoEntries], videos: int, workers: int) -> Iterator[VideoEntries]:

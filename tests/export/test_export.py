@@ -197,13 +197,15 @@ def test_the_bundle_names_no_place_of_this_machine(toy: Toy) -> None:
 def test_a_video_to_verify_on(toy: Toy, tmp_path: Path, traced: list[str]) -> None:
     for i, image in enumerate(toy.video(3)):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
-    steps: list[str] = []
+    steps: list[tuple[object, ...]] = []
     out = tmp_path / "toy.idol"
     options = ExportOptions(toy.size, verify_source=str(tmp_path), verify_frames=2)
-    exported = export(toy.model, toy.config, out, options, steps.append)
+    exported = export(toy.model, toy.config, out, options, lambda *step: steps.append(step))
     assert exported.certificates.portable.frames == 2
     assert str(tmp_path.parent) not in exported.certificates.portable.source, "a name, not the place"
-    assert sum(step.startswith("comparing with PyTorch, frame ") for step in steps) == 2
+    assert [step[1:] for step in steps if step[0] == "comparing with PyTorch"][-3:] == [
+        (done, 2, "frames") for done in range(3)
+    ]
     assert out.is_file()
     assert exported.manifest.note == ""
 

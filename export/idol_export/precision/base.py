@@ -1,7 +1,6 @@
 """The description of a reduced precision, and the options of reduced-precision graphs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -14,9 +13,7 @@ from idol_runtime.bundle.certificates import Engine, Recipe, ReducedName
 from idol_runtime.bundle.certificates import Precision as Arithmetic
 from idol_runtime.errors import ConfigError
 
-__all__ = ["Announce", "Precision", "ReduceOptions", "RewrittenGraph"]
-
-Announce = Callable[[str], None]
+__all__ = ["Precision", "ReduceOptions", "RewrittenGraph"]
 
 _ID_LOSS = 0.01
 
@@ -59,15 +56,12 @@ class Precision(ABC):
     calibrated: ClassVar[bool] = False
 
     @abstractmethod
-    def rewrite(
-        self, reference: ReferenceGraph, options: "ReduceOptions", announce: Announce
-    ) -> RewrittenGraph:
+    def rewrite(self, reference: ReferenceGraph, options: "ReduceOptions") -> RewrittenGraph:
         """Rewrite the fp32 graph in this precision.
 
         Args:
             reference: fp32 graph.
             options: calibration, nodes that stay fp32, and search.
-            announce: called with the name of each step.
 
         Raises:
             ParityError: the search finds no configuration within the limits.

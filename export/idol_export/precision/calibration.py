@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from idol_deploy.progress import Announce, counted, silent
 from idol_export.precision.patches import Patches
 from idol_export.precision.quantizer import Observed
 from idol_export.precision.rounding import least_squares_range
@@ -28,6 +29,7 @@ def observe(
     libraries: Sequence[Path] = (),
     symmetric: bool = False,
     patches: Collection[Patches] = (),
+    announce: Announce = silent,
 ) -> dict[str, Observed]:
     """Measure the best quantization range, channel means and covariances of patches of each activation.
 
@@ -38,6 +40,7 @@ def observe(
         libraries: libraries of operators that are not part of ONNX Runtime.
         symmetric: make ranges symmetric about zero.
         patches: patches whose covariances are measured.
+        announce: called with each step and its finished frames.
 
     Raises:
         ConfigError: there is no frame.
@@ -51,7 +54,7 @@ def observe(
     session = open_values(graph, names, libraries)
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     means: dict[str, NDArray[np.float64]] = {}
-    for frame in frames:
+    for frame in counted(frames, announce, "measuring the ranges of activations", len(frames)):
         for name, values in run_session(session, names, frame[None]).items():
             low[name] = min(low[name], float(values.min()))
             high[name] = max(high[name], float(values.max()))
@@ -60,7 +63,7 @@ def observe(
     counts = {name: np.zeros(_BINS) for name in names}
     moments = {patch: _Moments(means[patch.value]) for patch in patches}
     rng = np.random.default_rng(0)
-    for frame in frames:
+    for frame in counted(frames, announce, "measuring the statistics of activations", len(frames)):
         activations = run_session(session, names, frame[None])
         for name, values in activations.items():
             sample = values.reshape(-1)[rng.integers(0, values.size, min(values.size, _SAMPLED))]
@@ -68,7 +71,7 @@ def observe(
         for patch, moment in moments.items():
             moment.add(patch.sample(activations[patch.value], -(-_ROWS // len(frames)), rng))
     observed = {}
-    for name in names:
+    for name in counted(names, announce, "choosing the ranges of activations", len(names), "activations"):
         limits = least_squares_range(counts[name], low[name], high[name], symmetric)
         covariances = {patch: moments.pop(patch).covariance for patch in patches if patch.value == name}
         observed[name] = Observed(*limits, means[name].astype(np.float32), covariances)

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from idol_export.graph.tracing import shipped
-from idol_export.precision.base import Announce, Precision, ReduceOptions, RewrittenGraph
+from idol_export.precision.base import Precision, ReduceOptions, RewrittenGraph
 from idol_export.precision.editor import Editor
 from idol_export.precision.folding import folded
 from idol_export.precision.node_groups import linear_values, parts_of
@@ -60,9 +60,7 @@ class HalfPrecision(Precision):
 
     name: Half
 
-    def rewrite(
-        self, reference: ReferenceGraph, options: ReduceOptions, announce: Announce
-    ) -> RewrittenGraph:
+    def rewrite(self, reference: ReferenceGraph, options: ReduceOptions) -> RewrittenGraph:
         """Convert the fp32 graph to 16 bits, and to fp32 with 16-bit rounding if the precision is emulated."""
         probe = folded(reference.candidate.probe)
         islands = islands_of(probe, self.name)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import cast
 
-from idol_export.precision.base import Announce, Precision, ReduceOptions, RewrittenGraph
+from idol_export.precision.base import Precision, ReduceOptions, RewrittenGraph
 from idol_export.precision.folding import folded
 from idol_export.precision.integer_graphs import IntegerGraphs
 from idol_export.precision.node_groups import KEPT
@@ -22,9 +22,7 @@ class Int8Precision(Precision):
 
     calibrated = True
 
-    def rewrite(
-        self, reference: ReferenceGraph, options: ReduceOptions, announce: Announce
-    ) -> RewrittenGraph:
+    def rewrite(self, reference: ReferenceGraph, options: ReduceOptions) -> RewrittenGraph:
         """Quantize all groups of nodes except the default ones, or the best choice that a search finds."""
         assert options.calibrate is not None
         fp32 = reference.candidate
@@ -35,11 +33,11 @@ class Int8Precision(Precision):
             cast(Target, self.target),
             options.calibrate,
             options.calibrate_frames,
-            announce,
+            reference.announce,
         )
         kept, steps = (*KEPT, *options.keep), tuple[SearchStep, ...]()
         if options.auto is not None:
-            steps = search(graphs, KEPT, Evaluation(self, reference, options), announce)
+            steps = search(graphs, KEPT, Evaluation(self, reference, options), reference.announce)
             kept = steps[-1].kept
             if not (steps[-1].held or options.unverified):
                 raise ParityError("id agreement", _refusal(steps[-1], options.id_limit))
@@ -49,7 +47,7 @@ class Int8Precision(Precision):
 
 def _refusal(step: SearchStep, limit: float) -> str:
     return (
-        f"no int8 configuration reaches an id agreement of {limit:.1%}, the last has {step.idf1:.2%} with "
+        f"no int8 configuration reaches an id agreement of {limit:.1%}, the last has at most {step.idf1:.2%} with "
         f"{step.integer_share:.0%} of the multiplications in int8; allow a larger loss with --auto, or leave out int8"
     )
 

@@ -1,9 +1,10 @@
 """int8 graphs of one network with different nodes in fp32, calibrated once for all of them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from idol_deploy.progress import Announce, counted, silent
 from idol_export.precision.calibration import observe
 from idol_export.precision.editor import Editor
 from idol_export.precision.node_groups import groups_of, is_kept, parts_of
@@ -31,7 +32,7 @@ class IntegerGraphs:
         target: quantization target.
         calibrate: video or images for the ranges.
         frames: number of calibration frames.
-        announce: called when the calibration begins, with the first graph.
+        announce: called with each step and its finished frames; the first graph begins the calibration.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class IntegerGraphs:
         target: Target,
         calibrate: str,
         frames: int,
-        announce: Callable[[str], None] = lambda _: None,
+        announce: Announce = silent,
     ) -> None:
         editor = Editor(probe)
         self._probe = probe
@@ -89,17 +90,23 @@ class IntegerGraphs:
 
     @cached_property
     def _observed(self) -> Mapping[str, Observed]:
-        self._announce(f"calibrating on {self._frames} frames of {Path(self._calibrate).name}")
-        frames = [resize(frame, self._network_size) for frame in spread_frames(self._calibrate, self._frames)]
+        name, count = Path(self._calibrate).name, self._frames
+        images = counted(
+            spread_frames(self._calibrate, count), self._announce, f"reading frames of {name}", count
+        )
+        frames = [resize(image, self._network_size) for image in images]
         editor = Editor(self._probe)
-        return observe(
+        observed = observe(
             self._probe,
             observed_values(editor, self._work, self._target),
             frames,
             self._libraries,
             symmetric=self._target == "qdq",
             patches=observed_patches(editor, self._work),
+            announce=self._announce,
         )
+        self._announce("quantizing the graph")
+        return observed
 
     def _chosen(self, keep: Collection[str]) -> list[str]:
         return [node for node in self._work if not is_kept(self._groups[node], self._parts[node], keep)]

@@ -5,18 +5,25 @@ Rounding moves many quantities across thresholds. Single decisions can therefore
 and, where there are annotations, if its scores are close to those of fp32.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_export.precision.base import Announce, Precision, ReduceOptions
+from idol_deploy.progress import counted
+from idol_export.precision.base import Precision, ReduceOptions
 from idol_export.verify.parity import Candidate, graph_stages, relative_error, torch_stages
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.backends.onnxruntime import run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
-from idol_runtime.bundle.certificates import GraphInfo, PrecisionCertificate, StageError
+from idol_runtime.bundle.certificates import (
+    AnnotationScores,
+    GraphInfo,
+    IdAgreement,
+    PrecisionCertificate,
+    StageError,
+)
 from idol_runtime.errors import ParityError
 from idol_runtime.pipeline import GOLDEN_TOLERANCE
 from idol_runtime.preprocess import resize
@@ -56,16 +63,16 @@ def reduce_graph(
     reference: ReferenceGraph,
     options: ReduceOptions,
     frames: Iterable[NDArray[np.uint8]],  # [H, W, 3] each
-    announce: Announce,
+    count: int,
 ) -> Reduced:
-    """Make a reduced-precision graph and check it.
+    """Make a reduced-precision graph and check it, cheap checks first.
 
     Args:
         precision: precision of the graph.
         reference: fp32 graph to rewrite and to compare with.
         options: calibration, limits, and nodes that stay fp32.
         frames: source frames to compare the stages on.
-        announce: called with the name of each step.
+        count: number of these frames.
 
     Raises:
         ParityError: the graph fails a check; the message names the stage.
@@ -73,20 +80,32 @@ def reduce_graph(
         SourceError: a video or image cannot be read.
         DataError: the annotations are broken.
     """
-    announce(f"making the {precision.name} graph")
-    rewritten = precision.rewrite(reference, options, announce)
-    candidate = rewritten.candidate
-    announce(f"comparing the {precision.name} graph with PyTorch")
-    errors, count = _stage_errors(candidate, reference, frames)
-    announce(f"comparing the {precision.name} graph's tracks with those of fp32")
-    agreement = reference.agreement(candidate, options.id_limit)
-    if options.annotations is not None:
-        announce(f"scoring the {precision.name} graph on {options.annotations}")
+    reference.announce(f"making the {precision.name} graph")
+    rewritten = precision.rewrite(reference, options)
+    candidate, to_end = rewritten.candidate, options.unverified
+    fix = "keep more in fp32 (--keep backbone), calibrate on other frames (--calibrate)"
+    fix = f"{fix if precision.calibrated else 'leave it out'}, or write it marked as failed (--unverified)"
+
+    def require(stage: str, reason: str, *, passed: bool) -> None:
+        if not (passed or to_end):
+            raise ParityError(stage, f"the {precision.name} graph fails at stage '{stage}': {reason}; {fix}")
+
+    errors, compared = dict[str, float](), 0
+    for found in _stage_errors(candidate, reference, frames, count):
+        compared += 1
+        for stage, error in found.items():
+            errors[stage] = max(errors.get(stage, 0.0), error)
+            reason = f"relative error {error:.1e}, allowed {precision.stage_limit:.0e}"
+            require(stage, reason, passed=error <= precision.stage_limit)
+    agreement = reference.agreement(candidate, options.id_limit, to_end=to_end)
+    require("id agreement", _describe(agreement), passed=agreement.passed)
     scores = reference.annotation_scores(candidate)
+    if scores is not None:
+        require("ground truth", _describe(scores), passed=scores.passed)
     stages = tuple(StageError(stage, error, precision.stage_limit) for stage, error in errors.items())
     certificate = PrecisionCertificate(
         stages=stages,
-        frames=count,
+        frames=compared,
         engine="onnxruntime",
         processor=decisive_features(precision.arithmetic, processor_features()),
         agreement=agreement,
@@ -94,8 +113,6 @@ def reduce_graph(
         emulated="onnxruntime" not in precision.engines,
         annotation_scores=scores,
     )
-    if certificate.failures and not options.unverified:
-        raise ParityError(certificate.failures[0], _refusal(precision.name, certificate))
     info = GraphInfo(
         precision=precision.arithmetic,
         engines=precision.engines,
@@ -106,20 +123,19 @@ def reduce_graph(
 
 
 def _stage_errors(
-    candidate: Candidate, reference: ReferenceGraph, frames: Iterable[NDArray[np.uint8]]
-) -> tuple[dict[str, float], int]:
-    """Return the largest error of each stage against PyTorch, and the number of frames."""
+    candidate: Candidate, reference: ReferenceGraph, frames: Iterable[NDArray[np.uint8]], count: int
+) -> Iterator[dict[str, float]]:
+    """Yield the errors of all stages against PyTorch, frame by frame."""
+    step = f"comparing the {candidate.name} graph with PyTorch"
+    reference.announce(step, 0, count)
     probe, graph = candidate.open_probe(), candidate.open_graph()
-    errors: dict[str, float] = {}
-    count = 0
-    for frame in frames:
+    for frame in counted(frames, reference.announce, step, count):
         image = resize(frame, reference.network_size)
         tensors = graph_stages(probe, graph, image)
-        for stage, expected in torch_stages(reference.model, image).items():
-            error = min(relative_error(tensors[stage], expected), _INFINITE)
-            errors[stage] = max(errors.get(stage, 0.0), error)
-        count += 1
-    return errors, count
+        expected = torch_stages(reference.model, image)
+        yield {
+            stage: min(relative_error(tensors[stage], array), _INFINITE) for stage, array in expected.items()
+        }
 
 
 def _golden_tolerances(candidate: Candidate, reference: ReferenceGraph) -> dict[str, float]:
@@ -134,23 +150,24 @@ def _golden_tolerances(candidate: Candidate, reference: ReferenceGraph) -> dict[
     }
 
 
-def _refusal(name: str, certificate: PrecisionCertificate) -> str:
-    failed, agreement = certificate.failures[0], certificate.agreement
-    reasons = {
-        "id agreement": f"IDF1 against fp32 is {agreement.idf1:.2%} on {agreement.instance_frames} instance-frames of "
-        f"{agreement.source}, allowed {agreement.limit:.0%} on {agreement.least_instance_frames}",
-    }
-    scores = certificate.annotation_scores
-    if scores is not None:
-        reasons["ground truth"] = (
-            f"AP falls from {scores.ap_fp32:.1%} to {scores.ap:.1%} and IDF1 from {scores.idf1_fp32:.1%} to "
-            f"{scores.idf1:.1%}, allowed {scores.limit:.0%}"
-            if scores.proves
-            else f"the fp32 scores are too low to compare with, AP {scores.ap_fp32:.1%} and IDF1 {scores.idf1_fp32:.1%}"
+def _describe(result: IdAgreement | AnnotationScores) -> str:
+    """Describe a failed comparison of tracks or scores."""
+    if isinstance(result, AnnotationScores):
+        if not result.proves:
+            ap, idf1 = result.ap_fp32, result.idf1_fp32
+            return f"the fp32 scores are too low to compare with, AP {ap:.1%} and IDF1 {idf1:.1%}"
+        return (
+            f"AP falls from {result.ap_fp32:.1%} to {result.ap:.1%} and IDF1 from {result.idf1_fp32:.1%} to "
+            f"{result.idf1:.1%}, allowed {result.limit:.0%}"
         )
-    for stage in certificate.stages:
-        reasons.setdefault(stage.stage, f"relative error {stage.error:.1e}, allowed {stage.tolerance:.0e}")
-    return (
-        f"the {name} graph fails at stage '{failed}': {reasons[failed]}; nothing was written; keep more in fp32 "
-        "(--keep backbone), pass other frames (--calibrate, --verify), or write it marked as failed (--unverified)"
+    if result.instance_frames < result.least_instance_frames:
+        return (
+            f"{result.source} has {result.instance_frames} instance-frames, at least "
+            f"{result.least_instance_frames} are needed"
+        )
+    reached = (
+        f"cannot reach {result.limit:.1%} any more after frame {result.frames}: at most {result.idf1:.2%}"
+        if result.stopped
+        else f"is {result.idf1:.2%}, allowed {result.limit:.1%}"
     )
+    return f"IDF1 against fp32 {reached} on {result.instance_frames} instance-frames of {result.source}"

@@ -1,11 +1,12 @@
 """Search for the fastest int8 configuration within the limits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 import numpy as np
 
+from idol_deploy.progress import Announce, counted
 from idol_export.precision.base import Precision, ReduceOptions
 from idol_export.precision.integer_graphs import IntegerGraphs
 from idol_export.verify.clips import spread_frames
@@ -73,7 +74,7 @@ class Evaluation:
 
 
 def search(
-    graphs: IntegerGraphs, default: Sequence[str], evaluation: Evaluation, announce: Callable[[str], None]
+    graphs: IntegerGraphs, default: Sequence[str], evaluation: Evaluation, announce: Announce
 ) -> tuple[SearchStep, ...]:
     """Measure each group alone, then bisect the number of groups in int8.
 
@@ -85,7 +86,7 @@ def search(
         graphs: maker of the int8 graphs.
         default: groups that stay fp32 without a search.
         evaluation: measurements of a graph.
-        announce: called with the name of each step.
+        announce: called with each step and its finished groups.
 
     Returns:
         All steps: single groups, then the bisection with the best configuration last. If no configuration is within
@@ -93,8 +94,7 @@ def search(
     """
     shares = graphs.shares
     alone = []
-    for index, group in enumerate(shares):
-        announce(f"measuring the int8 error of {group}, {index + 1} of {len(shares)}")
+    for group in counted(shares, announce, "measuring the int8 error of each group", len(shares), "groups"):
         kept = tuple(other for other in shares if other != group)
         error = evaluation.error(evaluation.candidate(graphs.alone(group)))
         # Independent errors add up by their squares.
@@ -103,7 +103,7 @@ def search(
     tried: list[tuple[SearchStep, Candidate]] = []
 
     def passes(kept: tuple[str, ...]) -> bool:
-        announce(f"comparing tracks with {len(kept)} of {len(order)} groups in fp32")
+        announce(f"quantizing with {len(kept)} of {len(order)} groups in fp32")
         candidate = evaluation.candidate(graphs.probe(kept))
         agreement = evaluation.agreement(candidate)
         passed = agreement.passed and evaluation.scores_pass(candidate)

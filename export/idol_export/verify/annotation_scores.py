@@ -8,6 +8,7 @@ from idol_deploy.evaluate.association_scores import find_tracks
 from idol_deploy.evaluate.average_precision import metric_of, score
 from idol_deploy.evaluate.caching import CachingBackend
 from idol_deploy.evaluate.tracking import DETECTION_MEAN, score_tracking
+from idol_deploy.progress import Announce, silent
 from idol_runtime.backends import Backend
 from idol_runtime.config import StreamConfig
 
@@ -15,7 +16,11 @@ __all__ = ["score_graph"]
 
 
 def score_graph(
-    annotations: Path, frames: Path, backend: Backend, stream: StreamConfig
+    annotations: Path,
+    frames: Path,
+    backend: Backend,
+    stream: StreamConfig,
+    announce: Announce = silent,
 ) -> tuple[float, float]:
     """Run a graph on a data set and score its tracks.
 
@@ -24,6 +29,7 @@ def score_graph(
         frames: folder of the frames that the annotation file names.
         backend: inference backend of the graph.
         stream: thresholds and association.
+        announce: called with each step and its finished frames.
 
     Returns:
         AP, where a track is listed under each of its likely classes, and IDF1, where it is listed under its most likely
@@ -43,6 +49,9 @@ def score_graph(
             frames,
             Path(folder) / "graph",
             identity={"graph": backend.name},
+            progress=lambda kind, done, total: announce(
+                f"scoring the {backend.name} graph on {annotations.name}, {kind} results", done, total
+            ),
         )
     assert results is not None, "one process runs all videos"
     ap = score(dataset, results.ranked, metric_of(dataset)).summary["AP"]

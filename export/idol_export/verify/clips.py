@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,19 @@ from numpy.typing import NDArray
 
 from idol_deploy.data.faults import frame_path
 from idol_deploy.data.ytvis import read_dataset
+from idol_deploy.progress import Announce, silent
 from idol_deploy.synth.config import synth_preset
 from idol_deploy.synth.dataset import write_dataset
 from idol_deploy.synth.identities import read_library
 from idol_runtime.sources.images import read_image
 from idol_runtime.sources.opening import open_source
 
-__all__ = ["clips_of_dataset", "spread_frames", "synthetic_clips", "video_clip"]
+__all__ = ["SYNTHETIC_FRAMES", "clips_of_dataset", "spread_frames", "synthetic_clips", "video_clip"]
 
 Clip = Iterator[NDArray[np.uint8]]  # [H, W, 3] each
 
-_SYNTHETIC_CLIPS, _SYNTHETIC_FRAMES = 12, 24
+_CLIPS, _CLIP_FRAMES = 12, 24
+SYNTHETIC_FRAMES = _CLIPS * _CLIP_FRAMES  # of all synthetic clips together
 
 
 def video_clip(source: str, max_frames: int | None = None) -> Clip:
@@ -60,9 +63,10 @@ def clips_of_dataset(annotations: Path, frames: Path) -> Iterator[Clip]:
         yield (read_image(frame_path(frames, name)) for name in video.files)
 
 
-def synthetic_clips(size: tuple[int, int]) -> Iterator[Clip]:
+def synthetic_clips(size: tuple[int, int], announce: Announce = silent) -> Iterator[Clip]:
     """Yield synthetic videos of (H, W) pixels with identities of the generator's held-out split."""
-    config = replace(synth_preset("standard"), size=size, frames=_SYNTHETIC_FRAMES)
+    config = replace(synth_preset("standard"), size=size, frames=_CLIP_FRAMES)
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder), read_library(), config, "val", videos=_SYNTHETIC_CLIPS, seed=1)
+        progress = partial(announce, "drawing synthetic videos")
+        write_dataset(Path(folder), read_library(), config, "val", videos=_CLIPS, seed=1, progress=progress)
         yield from clips_of_dataset(Path(folder) / "instances.json", Path(folder) / "JPEGImages")

@@ -2,12 +2,12 @@
 
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.bundle.certificates import IdAgreement
 from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["PackedFrame", "TrackComparison", "best_assignment"]
@@ -48,13 +48,14 @@ class TrackComparison:
     """
 
     def __init__(self) -> None:
-        self._overlaps: Counter[tuple[tuple[int, int], tuple[int, int]]] = Counter()
-        self._clip = 0
+        self._overlaps: Counter[tuple[int, int]] = Counter()  # of the current clip
+        self._matched = 0.0  # matched masks of the clips before
         self.frames = self.reference_masks = self.masks = 0
 
     def next_clip(self) -> None:
         """Begin another clip, whose identities are new."""
-        self._clip += 1
+        self._matched += _matched(self._overlaps)
+        self._overlaps.clear()
 
     def add_frame(self, reference: FrameResult | PackedFrame, other: FrameResult | PackedFrame) -> None:
         """Add the results of both runs for the same frame."""
@@ -63,29 +64,35 @@ class TrackComparison:
         self.masks += len(other)
         overlap = _iou(reference.masks, other.masks)
         for i, j in zip(*np.nonzero(overlap >= _SAME), strict=True):
-            self._overlaps[(self._clip, int(reference.ids[i])), (self._clip, int(other.ids[j]))] += 1
+            self._overlaps[int(reference.ids[i]), int(other.ids[j])] += 1
 
     @property
     def idf1(self) -> float:
         """IDF1: 2 IDTP / (masks of one run + masks of the other); 1 if neither run has a mask."""
-        if not self.reference_masks + self.masks:
-            return 1.0
-        rows = {key: index for index, key in enumerate(dict.fromkeys(a for a, _ in self._overlaps))}
-        columns = {key: index for index, key in enumerate(dict.fromkeys(b for _, b in self._overlaps))}
-        counts = np.zeros((len(rows), len(columns)))
-        for (a, b), count in self._overlaps.items():
-            counts[rows[a], columns[b]] = count
-        return 2 * best_assignment(counts) / (self.reference_masks + self.masks)
+        return self.highest_idf1(self.reference_masks)
 
-    def agreement(self, limit: float, least: int, source: str) -> IdAgreement:
-        """Return the certificate entry.
+    def highest_idf1(self, reference_masks: int) -> float:
+        """Return the highest IDF1 that is still possible.
+
+        A frame adds at most the number of its reference masks to IDTP, and then as many masks of the other run. More or
+        fewer masks of the other run would make IDF1 lower.
 
         Args:
-            limit: lowest IDF1 that passes.
-            least: lowest number of reference masks that passes.
-            source: name of the clips.
+            reference_masks: number of masks of the reference run in all frames, also those that were not yet added.
         """
-        return IdAgreement(self.idf1, self.reference_masks, self.frames, limit, least, source)
+        remaining = reference_masks - self.reference_masks
+        masks = reference_masks + self.masks + remaining
+        return 2 * (self._matched + _matched(self._overlaps) + remaining) / masks if masks else 1.0
+
+
+def _matched(overlaps: Mapping[tuple[int, int], int]) -> float:
+    """Return IDTP: the number of overlaps under the best assignment of identities to identities."""
+    rows = {a: row for row, a in enumerate(dict.fromkeys(a for a, _ in overlaps))}
+    columns = {b: column for column, b in enumerate(dict.fromkeys(b for _, b in overlaps))}
+    counts = np.zeros((len(rows), len(columns)))
+    for (a, b), count in overlaps.items():
+        counts[rows[a], columns[b]] = count
+    return best_assignment(counts)
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:

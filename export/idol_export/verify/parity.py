@@ -18,7 +18,7 @@ from idol_deploy.model.idol import Idol
 from idol_export.graph.adapter import STAGES
 from idol_export.verify.decisions import DecisionComparison, Decisions
 from idol_runtime.backends.onnxruntime import open_session, run_session
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, Certificate, StageError
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Certificate, GraphName, StageError
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import ParityError
 from idol_runtime.preprocess import normalise, resize
@@ -105,7 +105,7 @@ class Candidate:
         integers: compute quantized nodes in integers; False: in fp32, where no sum can overflow.
     """
 
-    name: str
+    name: GraphName
     probe: bytes
     graph: bytes
     libraries: tuple[Path, ...] = ()

@@ -247,11 +247,18 @@ class Bundle:
         """Close the file."""
         self._file.close()
 
+    def member(self, name: str) -> bytes:
+        """Return the content of a file of the bundle."""
+        data, expected = self._file.read(self._names[name], _MAX_BYTES[name]), self.manifest.members[name]
+        if len(data) != expected.bytes or sha256(data) != expected.sha256:
+            raise self._broken(f"{name} was changed after it was written")
+        return data
+
     def graph(self, name: GraphName = "portable") -> bytes:
         """Return the complete ONNX file of a graph that `certificates` lists."""
-        own = self._member(GRAPHS[name])
+        own = self.member(GRAPHS[name])
         info = self.manifest.precisions.get(cast(ReducedName, name))
-        return self._member(WEIGHTS) + own if info is None or info.shares_weights else own
+        return self.member(WEIGHTS) + own if info is None or info.shares_weights else own
 
     def certificate(self, graph: GraphName | None, engine: Engine) -> PrecisionCertificate | None:
         """Return the certificate of a reduced-precision graph that counts for an engine on this processor.
@@ -273,7 +280,7 @@ class Bundle:
 
     def golden_frame(self) -> GoldenFrame:
         """Return the golden frame with its expected outputs."""
-        data = self._member(GOLDEN_FRAME)
+        data = self.member(GOLDEN_FRAME)
         try:
             golden = GoldenFrame.from_bytes(data)
         except Exception as error:  # numpy's parser also raises EOFError, zlib.error and tokenize.TokenError
@@ -302,7 +309,7 @@ class Bundle:
 
     def _read_certificates(self, older: OlderBundle) -> Certificates:
         upgrade = older.certificates if self.manifest.schema_version < 5 else bytes
-        certificates = _decode(self._member(CERTIFICATES), Certificates, self.path, upgrade)
+        certificates = _decode(self.member(CERTIFICATES), Certificates, self.path, upgrade)
         fp32 = certificates.by_graph()
         certified = [*fp32, *certificates.precisions]
         graphs = set(GRAPHS.values()) & set(self.manifest.members)
@@ -327,12 +334,6 @@ class Bundle:
 
     def _broken(self, fault: str) -> BundleError:
         return BundleError(f"{self.path}: {fault}; {_BROKEN}")
-
-    def _member(self, name: str) -> bytes:
-        data, expected = self._file.read(self._names[name], _MAX_BYTES[name]), self.manifest.members[name]
-        if len(data) != expected.bytes or sha256(data) != expected.sha256:
-            raise self._broken(f"{name} was changed after it was written")
-        return data
 
 
 _T = TypeVar("_T")

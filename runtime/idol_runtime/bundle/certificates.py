@@ -91,7 +91,7 @@ class Certificate(_CheckedStages, frozen=True, forbid_unknown_fields=True):
     backend: str
 
 
-class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The agreement of a graph's tracks with those of the fp32 graph.
 
     Attributes:
@@ -101,6 +101,8 @@ class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limit: lowest IDF1 that passes.
         least_instance_frames: lowest number of masks that suffices for the check.
         source: description of the frames.
+        stopped: True if the comparison ended early, because it could no longer pass; `idf1` is then the highest value
+            that was still possible, and `frames` the number of compared frames. Never True in a bundle.
     """
 
     idf1: float
@@ -109,6 +111,7 @@ class IdAgreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: float
     least_instance_frames: int
     source: str
+    stopped: bool = False
 
     @property
     def passed(self) -> bool:
@@ -154,7 +157,8 @@ class SearchStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kept: groups of nodes that stayed fp32.
         integer_share: share of the multiplications that are in integers.
         error: relative error of the outputs against the fp32 graph's.
-        idf1: IDF1 of the tracks against the fp32 graph's; None: not compared.
+        idf1: IDF1 of the tracks against the fp32 graph's; None: not compared. Of a configuration beyond the limits, the
+            highest value that was possible when the comparison stopped.
         held: whether the tracks were compared and are within the limits.
         speed: how many times as fast as fp32; None: not measured.
     """

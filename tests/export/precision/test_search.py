@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 
+from idol_deploy.progress import silent
 from idol_export.precision.search import search
 from idol_runtime.bundle.certificates import IdAgreement, SearchStep
 
@@ -61,7 +62,7 @@ def _run(
     unlucky: str = "",
 ) -> tuple[tuple[SearchStep, ...], list[str]]:
     evaluation = _Evaluation(limit, speeds, scores, unlucky)
-    steps = search(_Graphs(), default, evaluation, lambda _: None)  # type: ignore[arg-type]
+    steps = search(_Graphs(), default, evaluation, silent)  # type: ignore[arg-type]
     return steps, evaluation.asked
 
 

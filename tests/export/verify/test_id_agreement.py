@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import trackeval
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from idol_export.verify.id_agreement import TrackComparison, best_assignment
@@ -73,6 +77,35 @@ def test_nothing_agrees_with_nothing() -> None:
     empty = _result([], [])
     assert _compared((empty, empty)).idf1 == 1.0
     assert _compared((empty, _result([0], [0]))).idf1 == 0.0
+
+
+_FRAME = st.tuples(*2 * [st.dictionaries(st.integers(0, 3), st.integers(0, 12), max_size=4)])
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(_FRAME, min_size=1, max_size=5), min_size=1, max_size=3))
+def test_idf1_never_exceeds_what_was_possible_at_any_frame_before(
+    clips: list[list[tuple[dict[int, int], dict[int, int]]]],
+) -> None:
+    """Frames are columns of masks by identity, of both runs."""
+    masks = sum(len(reference) for clip in clips for reference, _ in clip)
+    tracks, highest = TrackComparison(), [1.0]
+    for clip in clips:
+        for runs in clip:
+            tracks.add_frame(*(_result(list(run), list(run.values())) for run in runs))
+            highest.append(tracks.highest_idf1(masks))
+        tracks.next_clip()
+    assert highest[-1] == pytest.approx(tracks.idf1, abs=1e-12)
+    assert all(before >= after - 1e-12 for before, after in itertools.pairwise(highest))
+
+
+def test_the_highest_possible_idf1_is_reached_if_all_other_frames_agree() -> None:
+    same, missing = (_result([0, 1], [0, 12]),) * 2, (_result([0, 1], [0, 12]), _result([5], [6]))
+    tracks = _compared(same, missing)
+    highest = tracks.highest_idf1(8)
+    for _ in range(2):
+        tracks.add_frame(*same)
+    assert tracks.idf1 == highest == 2 * 6 / (8 + 7)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 3), (8, 8), (0, 4)])

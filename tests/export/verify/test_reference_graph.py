@@ -90,8 +90,42 @@ def test_a_data_set_is_what_tracks_are_compared_on(
     )
     assert both.passed
     alone = replace(exact, video=clip).agreement(exact.candidate, 0.99)
-    assert (alone.idf1, alone.frames, alone.source) == (1, FRAMES, "1")
+    assert (alone.frames, alone.stopped, alone.source) == (0, True, "1")
     assert not alone.passed, "half of the instances are too few"
+    alone = replace(exact, video=clip).agreement(exact.candidate, 0.99, to_end=True)
+    assert (alone.idf1, alone.frames, alone.stopped, alone.passed) == (1, FRAMES, False, False)
+
+
+def test_fp32_is_tracked_once_and_a_comparison_stops_where_it_cannot_pass(
+    toy: Toy,
+    exact: ReferenceGraph,
+    truth: tuple[Path, Path, int],
+    monkeypatch: pytest.MonkeyPatch,
+    sabotage: Callable[..., bytes],
+) -> None:
+    annotations, frames, seen = truth
+    monkeypatch.setattr(module, "_INSTANCE_FRAMES", seen)
+    monkeypatch.setattr(module, "_CHECK_FRAMES", 1)
+    shown: list[tuple[object, ...]] = []
+    reference = replace(
+        exact, annotations=annotations, annotation_frames=frames, announce=lambda *step: shown.append(step)
+    )
+    wrong = replace(exact.candidate, graph=sabotage(toy.graph, "model.mask_head.lay3.weight", 0.0))
+    whole = reference.agreement(wrong, 0.99, to_end=True)
+    assert not whole.passed
+    assert (whole.frames, whole.stopped) == (2 * FRAMES, False)
+    early = reference.agreement(wrong, 0.99)
+    assert early.stopped
+    assert 0 < early.frames < 2 * FRAMES
+    assert whole.idf1 <= early.idf1 < 0.99
+    assert early.instance_frames == whole.instance_frames == seen
+    fp32 = [step[1:] for step in shown if step[0] == "tracking with the fp32 graph"]
+    assert [done for done, _ in fp32] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8], "once, with all frames"
+    assert {total for _, total in fp32} == {2 * FRAMES}
+    other = [
+        done for step, done, _ in shown if step == "comparing the portable graph's tracks with those of fp32"
+    ]
+    assert max(other) == 2 * FRAMES
 
 
 def test_scores_are_held_to_those_of_fp32(

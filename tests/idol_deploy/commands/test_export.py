@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
+from idol_export.precision.node_groups import PARTS
+from idol_export.verify import reference_graph
+from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.bundle.bundle import Bundle
+from idol_runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from tests.conftest import Toy
     from tests.idol_deploy.conftest import Command
 
 
@@ -184,3 +192,90 @@ def test_export_names_a_missing_package(
     message = refused(*_export(weights=toy_weights, preset="toy", output=tmp_path / "o.idol"))
     assert f"needs {package}, which is not installed" in message
     assert f"pip install 'idol-deploy[{extra}]'" in message
+
+
+@pytest.mark.usefixtures("toy_preset")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_the_finished_graphs_and_names_the_command_for_the_others(
+    idol: Command,
+    toy_weights: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    """The signal comes before the second precision's tracks are compared; the named command then adds its graph."""
+    monkeypatch.setattr(reference_graph, "_INSTANCE_FRAMES", 10)
+    out = tmp_path / "toy.idol"
+    weights = ("--weights", toy_weights, "--preset", "toy")
+    precisions = ("--precision", "fp16", "--precision", "int8", "--calibrate", images)
+    precisions += tuple(f"--keep={part}" for part in PARTS)
+    agreement = ReferenceGraph.agreement
+
+    def interrupted(reference: ReferenceGraph, candidate: Any, limit: float, **options: Any) -> Any:
+        if candidate.name == "int8-ort":
+            signal.raise_signal(number)
+        return agreement(reference, candidate, limit, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferenceGraph, "agreement", interrupted)
+        done = idol("export", *weights, "--frame-size", "72x104", "--verify", images, *precisions, "-o", out)
+    assert (done.status, done.err) == (130, "idol-deploy: interrupted\n")
+    note = next(line for line in done.out.splitlines() if line.startswith("note: "))
+    assert note.startswith(
+        f"note: {out} is complete except for int8-ort; to add: idol-deploy export --into={out} "
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".idol"] == ["toy.idol"]
+    with Bundle.open(out) as bundle:
+        assert list(bundle.certificates.precisions) == ["fp16"]
+        before = {name: bundle.member(name) for name in bundle.manifest.members}
+    for graph in ("portable", "fp16"):
+        Pipeline.open(out, graph=graph).close()
+
+    done = idol(*shlex.split(note.partition(": idol-deploy ")[2]))
+    assert (done.status, done.err) == (0, ""), done.out
+    assert "id agreement 100.00%" in done.out
+    with Bundle.open(out) as bundle:
+        assert sorted(bundle.certificates.precisions) == ["fp16", "int8-ort"]
+        after = {name: bundle.member(name) for name in bundle.manifest.members}
+    kept = before.keys() - {"parity.json"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert after.keys() - before.keys() == {"int8-ort.onnx"}
+
+
+@pytest.mark.usefixtures("toy_preset")
+def test_graphs_are_added_only_to_a_bundle_of_the_same_network(
+    refused: Callable[..., str], toy: Toy, toy_weights: Path, tmp_path: Path
+) -> None:
+    """The error names the property that differs, and the bundle is unchanged."""
+    bundle, other = tmp_path / "toy.idol", tmp_path / "other.pth"
+    bundle.write_bytes(toy.path.read_bytes())
+    state = torch.load(toy_weights)["model"]
+    name = next(name for name in state if name.endswith("class_embed.0.bias"))
+    torch.save({"model": {**state, name: state[name] + 1}}, other)
+    options: dict[str, object] = {
+        "into": bundle,
+        "weights": toy_weights,
+        "preset": "toy",
+        "note": toy.exported.manifest.note,
+    }
+    options |= {"precision": "fp16"}
+    for changed, told in (
+        ({"weights": other}, "has weights with SHA-256"),
+        ({"frame-size": "144x208"}, "has frame size 72x104, got 144x208"),
+        ({"short-side": 96}, "has network input 72x104, got 96x139"),
+        ({"store": "fp16"}, "has storage of the weights fp32, got fp16"),
+        ({"opset": 19}, "has ONNX opset 18, got 19"),
+        ({"note": "other"}, "has note"),
+    ):
+        message = refused("export", *(f"--{key}={value}" for key, value in (options | changed).items()))
+        assert told in message
+        assert "export a new one with --output" in message
+    del options["precision"]
+    message = refused("export", *(f"--{key}={value}" for key, value in options.items()))
+    assert "--into adds reduced-precision graphs; pass --precision or --auto" in message
+
+
+def test_a_new_bundle_needs_a_frame_size(refused: Callable[..., str], tmp_path: Path) -> None:
+    message = refused("export", "--weights=w.pth", "--preset=ytvis19_r50", "-o", tmp_path / "o.idol")
+    assert "--frame-size is missing" in message
