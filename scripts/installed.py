@@ -1,6 +1,6 @@
-"""Checks and sizes of the environment that `scripts/test-install` creates, run with that environment's Python.
+"""Checks and sizes of an environment that `scripts/test-install` creates, run with that environment's Python.
 
-installed.py WHEEL < list of the packages' files, relative to the repository
+installed.py WHEEL EXTRA < list of the packages' files, relative to the repository
 """
 
 import importlib
@@ -12,14 +12,16 @@ from pathlib import Path
 
 _PACKAGES = ("idol_deploy", "idol_export", "idol_plugins", "idol_runtime")
 _BASE = {"idol-deploy", "msgspec", "numpy", "pillow", "threadpoolctl"}
-_ABSENT = ("torch", "cv2", "pycocotools", "tqdm", "safetensors", "onnx")
+_ABSENT = {"torch", "cv2", "pycocotools", "tqdm", "safetensors", "onnx", "onnxruntime", "openvino"}
+_ENGINES = {"cpu": "onnxruntime", "openvino": "openvino"}
 
 
 def main() -> None:
     """Run all checks; exit with a message at the first failure."""
-    _check_wheel(Path(sys.argv[1]), sys.stdin.read().split())
-    _check_imports()
-    _report_sizes()
+    wheel, extra = sys.argv[1:]
+    _check_wheel(Path(wheel), sys.stdin.read().split())
+    _check_imports(extra)
+    _report_sizes(extra)
 
 
 def _check_wheel(wheel: Path, sources: list[str]) -> None:
@@ -42,10 +44,12 @@ def _check_wheel(wheel: Path, sources: list[str]) -> None:
     print(f"[test-install] wheel: {len(names)} files, {wheel.stat().st_size / 1e3:.0f} kB")
 
 
-def _check_imports() -> None:
-    for module in _ABSENT:
+def _check_imports(extra: str) -> None:
+    for module in sorted(_ABSENT - {_ENGINES[extra]}):
         if importlib.util.find_spec(module):
-            sys.exit(f"[test-install] unexpected package: {module}; the base and [cpu] must not depend on it")
+            sys.exit(
+                f"[test-install] unexpected package: {module}; the base and [{extra}] must not depend on it"
+            )
     for package in _PACKAGES:
         module = importlib.import_module(package)
         if not Path(str(module.__file__)).is_relative_to(sys.prefix):
@@ -56,19 +60,18 @@ def _check_imports() -> None:
     print(f"[test-install] idol_runtime {runtime.__version__} imports completely without torch")
 
 
-def _report_sizes() -> None:
+def _report_sizes(extra: str) -> None:
     sizes = {
         str(distribution.metadata["Name"]).lower(): _size(distribution)
         for distribution in importlib.metadata.distributions()
         if str(distribution.metadata["Name"]).lower() not in {"pip", "setuptools"}
     }
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
-        extra = "" if name in _BASE else "  [cpu]"
-        print(f"[test-install]   {name:20} {size / 1e6:7.1f} MB{extra}")
+        source = "" if name in _BASE else f"  [{extra}]"
+        print(f"[test-install]   {name:20} {size / 1e6:7.1f} MB{source}")
     base = sum(sizes.get(name, 0) for name in _BASE)
-    print(
-        f"[test-install] installed size: {base / 1e6:.1f} MB, with [cpu] {sum(sizes.values()) / 1e6:.1f} MB"
-    )
+    total = sum(sizes.values())
+    print(f"[test-install] installed size: {base / 1e6:.1f} MB, with [{extra}] {total / 1e6:.1f} MB")
 
 
 def _size(distribution: importlib.metadata.Distribution) -> int:
