@@ -98,7 +98,7 @@ def evaluate(task: Evaluation, announce: Announce) -> EvaluationResult:
         announce: receives a message at each step.
 
     Raises:
-        ConfigError: a shard, setting or preset is invalid, parts belong to another run, or an output is also an input.
+        ConfigError: a shard, setting, preset or graph is invalid, parts are of another run, or an output is an input.
         DataError: annotations or results are broken; see `read_dataset` and `read_predictions`.
         SourceError: a frame is missing or broken.
         OutputError: an output cannot be written.
@@ -109,6 +109,10 @@ def evaluate(task: Evaluation, announce: Announce) -> EvaluationResult:
     if task.tracking:
         load_trackeval()
     shard = Shard() if task.model is None else Shard.from_environment()
+    if shard.count > 1 and task.model is not None and task.model.graph == "auto":
+        raise ConfigError(
+            "--graph auto may choose another graph in each process; name the graph, for example --graph fp32"
+        )
     if shard.rank:
         announce = lambda _: None  # noqa: E731 - only the first process reports
     announce(f"reading {task.gt}")

@@ -126,6 +126,20 @@ def test_evaluate_names_a_missing_frame(
     assert "video2/frame3.png does not exist; give the folder" in message
 
 
+def test_processes_may_not_choose_different_graphs(
+    refused: Callable[..., str],
+    toy: Toy,
+    frames_set: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = "--bundle", toy.path, "--graph", "auto", "--results", tmp_path / "results.json"
+    message = refused("evaluate", *_pairs(frames_set), *model)
+    assert "--graph auto may choose another graph in each process" in message
+
+
 @pytest.mark.usefixtures("toy_preset")
 @pytest.mark.parametrize("wrong", [{"--preset": "ytvis19_r50"}, {"--device": "cuda:99"}, {"--frames": "no"}])
 def test_a_mistake_does_not_stand_in_the_way_of_the_corrected_command(
