@@ -58,8 +58,8 @@ def add_backend(parser: argparse.ArgumentParser, graph: str) -> None:
     )
     add("--backend", default="auto", help=backend)
     graphs = (
-        "run this graph of the bundle: auto (the fastest), fp32 (the fastest in fp32), plugin, portable, tensorrt, fp16, "
-        "bf16, int8-ort or int8-qdq (default: %(default)s)"
+        "run this graph of the bundle: auto (the fastest), fp32 (the fastest in fp32), plugin, portable, tensorrt, "
+        "fp16, bf16, int8-ort or int8-qdq (default: %(default)s)"
     )
     add("--graph", default=graph, help=graphs)
 
