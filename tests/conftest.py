@@ -195,7 +195,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of plugin libraries built with warnings as errors; skips the test without a compiler.
 
     The headers of ONNX Runtime are the system's or those in `$ORT_INCLUDE_DIR`, those of TensorRT in
-    `$TENSORRT_INCLUDE_DIR`. Without headers, the library is not built.
+    `$TENSORRT_INCLUDE_DIR`, those of OpenVINO are part of its package. Without headers, the library is not built.
     """
     from idol_plugins.build import build, compiler
     from idol_plugins.errors import PluginError

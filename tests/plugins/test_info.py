@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from idol_plugins.errors import PluginError
 from idol_plugins.headers import ONNXRUNTIME, TENSORRT
 from idol_plugins.info import collect
 from idol_plugins.libraries import FOLDER_VARIABLE
@@ -47,3 +48,14 @@ def test_lists_the_build_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert "not found: install NVIDIA's CUDA toolkit  [CUDA, TensorRT]" in collect([]).table()
     assert parts["ONNX Runtime's headers"].where == tmp_path / "ORT_INCLUDE_DIR"
     assert parts["TensorRT's headers"].where == tmp_path / "TENSORRT_INCLUDE_DIR"
+
+
+def test_lists_openvino_or_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise PluginError("openvino is not installed")
+
+    monkeypatch.setattr("idol_plugins.info.openvino_release", lambda: "2026.4.1")
+    monkeypatch.setattr("idol_plugins.info.openvino_cmake", lambda: Path("/site/openvino/cmake"))
+    assert "/site/openvino  2026.4.1  [OpenVINO]" in collect([]).table()
+    monkeypatch.setattr("idol_plugins.info.openvino_cmake", missing)
+    assert "not found: pip install 'idol-deploy[openvino]'  [OpenVINO]" in collect([]).table()

@@ -55,7 +55,12 @@ def test_plugins_build_says_what_it_wrote(
     idol: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from idol_plugins import build
+    from idol_plugins.errors import PluginError
 
+    def missing() -> Path:
+        raise PluginError("openvino is not installed; install it")
+
+    monkeypatch.setattr("idol_plugins.headers.openvino_cmake", missing)
     asked: dict[str, object] = {}
     monkeypatch.setattr(
         build, "build", lambda into, **options: asked.update(options) or [into / "libidol.so"]
@@ -65,6 +70,7 @@ def test_plugins_build_says_what_it_wrote(
     assert asked["tensorrt_include"] == Path("headers")
     assert asked["cuda_architectures"] == "87"
     assert f"wrote {tmp_path / 'libidol.so'}" in done.out
+    assert "OpenVINO is not built: openvino is not installed; install it" in done.out
 
 
 def test_plugins_build_without_its_headers(refused: Callable[..., str], tmp_path: Path) -> None:
