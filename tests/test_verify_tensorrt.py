@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 def bundle(toy: Toy, tmp_path: Path) -> Path:
     """The toy network, with its portable graph also in the place of the graph with our operator."""
     with Bundle.open(toy.path) as opened:
-        members = {name: opened._member(name) for name in (WEIGHTS, GRAPHS["portable"], GOLDEN_FRAME)}
+        members = {name: opened.member(name) for name in (WEIGHTS, GRAPHS["portable"], GOLDEN_FRAME)}
         members[GRAPHS["plugin"]] = members[GRAPHS["portable"]]
         portable = opened.certificates.portable
         members[CERTIFICATES] = msgspec.json.encode(Certificates(portable, portable))

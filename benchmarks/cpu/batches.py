@@ -57,10 +57,10 @@ def preset_network() -> tuple[Open, str]:
     from idol_deploy.config import preset
     from idol_deploy.weights.reference import reference_model
     from idol_export.graph.adapter import ExportGraph
-    from idol_export.graph.operator import with_fused_attention
+    from idol_export.graph.operator import fused_node, with_core
     from idol_export.graph.tracing import probe_to_onnx, shipped
 
-    model = with_fused_attention(reference_model(preset(PRESET)))
+    model = with_core(reference_model(preset(PRESET)), fused_node)
     graph = shipped(probe_to_onnx(ExportGraph(model, SIZE), dynamic_batch=True))
 
     def opened(threads: int) -> Backend:

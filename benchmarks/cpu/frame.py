@@ -45,7 +45,7 @@ from idol_deploy.config import preset
 from idol_deploy.model.idol import Idol
 from idol_deploy.weights.reference import make_video, reference_model
 from idol_export.graph.adapter import STAGES, ExportGraph
-from idol_export.graph.operator import with_fused_attention
+from idol_export.graph.operator import fused_node, with_core
 from idol_export.graph.tracing import probe_to_onnx, shipped
 from idol_export.precision.folding import folded
 from idol_export.precision.integer_graphs import IntegerGraphs
@@ -135,7 +135,7 @@ def open_engines(
         session = open_session(portable, threads=threads)
         engines["portable"] = lambda: run_session(session, OUTPUT_NAMES, image)
     if "operator" in names:
-        probe = probe_to_onnx(ExportGraph(with_fused_attention(model), size))
+        probe = probe_to_onnx(ExportGraph(with_core(model, fused_node), size))
         engines["operator"] = ort_engine(shipped(probe), image, threads)
         keeps = {name: keep for name, keep in INT8_KEEPS.items() if name in names}
         graphs = int8_graphs(probe, image, keeps) if keeps else {}
@@ -186,7 +186,7 @@ def shares(name: str, size: tuple[int, int], threads: int) -> dict[str, float]:
     """Return each kind of node's share of a frame's time with the operator, from ONNX Runtime's profile."""
     import onnxruntime
 
-    graph = shipped(probe_to_onnx(ExportGraph(with_fused_attention(reference_model(preset(name))), size)))
+    graph = shipped(probe_to_onnx(ExportGraph(with_core(reference_model(preset(name)), fused_node), size)))
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3

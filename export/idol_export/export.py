@@ -18,7 +18,7 @@ from idol_deploy.weights.layout import published_state, weights_hash
 from idol_deploy.weights.reference import make_video
 from idol_export.contents import BundleContents
 from idol_export.graph.adapter import ExportGraph
-from idol_export.graph.operator import with_fused_attention
+from idol_export.graph.operator import CORES, with_core
 from idol_export.graph.tracing import describe_io, probe_to_onnx, shipped
 from idol_export.graph.weights import in_half_precision, part_weights
 from idol_export.options import ExportOptions, check_sources, network_size, require_same, size_text
@@ -198,28 +198,31 @@ def _prepare(
 
 
 def _trace(task: _Task, bundled: Collection[GraphName] | None = None) -> _Graphs:
-    """Trace the portable graph and, unless it is left out, the graph with our operator.
+    """Trace the fp32 graphs; that with our operator can be left out.
 
     Args:
         task: inputs of the export.
-        bundled: fp32 graphs of an existing bundle, of which only the fastest is traced; None for a new bundle.
+        bundled: fp32 graphs of an existing bundle, of which only the fastest on a CPU is traced; None for a new bundle.
     """
-    networks: list[tuple[GraphName, Idol, tuple[Path, ...]]] = [("portable", task.model, ())]
+    libraries: dict[GraphName, tuple[Path, ...]] = {"tensorrt": (), "portable": ()}
     reason = ""
     if not task.options.portable:
         try:
-            networks.append(("plugin", with_fused_attention(task.model), (ort_library(),)))
+            libraries["plugin"] = (ort_library(),)
         except PluginError as error:
             reason = f"left out the graph with our operator, which cannot be verified here: {error}"
     if bundled is not None:
-        networks = [network for network in networks if network[0] in bundled][-1:]
+        fastest = [name for name in libraries if name in bundled][-1]
+        libraries = {fastest: libraries[fastest]}
     candidates = []
-    for name, network, libraries in networks:
+    for name, core in CORES.items():
+        if name not in libraries:
+            continue
         task.announce(f"tracing the network at {size_text(task.network_size)}, {name} graph")
-        adapter = ExportGraph(network, task.network_size)
+        adapter = ExportGraph(with_core(task.model, core), task.network_size)
         # Identities are verified one frame at a time, so the default batch size is one.
         probe = probe_to_onnx(adapter, dynamic_batch=task.options.dynamic_batch, opset=task.options.opset)
-        candidates.append(Candidate(name, probe, _stored(shipped(probe), task), libraries))
+        candidates.append(Candidate(name, probe, _stored(shipped(probe), task), libraries[name]))
     weights, parts = part_weights([candidate.graph for candidate in candidates])
     candidates = [replace(c, graph=weights + part) for c, part in zip(candidates, parts, strict=True)]
     return _Graphs(candidates, weights, parts, reason)

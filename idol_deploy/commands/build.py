@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default="auto",
-        help="build this graph (default: auto, which is plugin, the graph with our operator); TensorRT 10.13 to 11.1 "
-        "compute the portable graph wrongly",
+        help="build this graph: plugin, tensorrt, fp16, int8-trt, … (default: auto, which is plugin if our operator's "
+        "library is built, else tensorrt)",
     )
     add("--device", default="cuda", help="build for this device: cuda or cuda:N (default: cuda)")
     add(

@@ -105,12 +105,6 @@ def test_the_graph_with_our_operator_comes_first(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ort_operator: Path
 ) -> None:
     """Both graphs are certified on the same frames; the runtime selects the faster one; both track alike."""
-    trace = module.probe_to_onnx
-    monkeypatch.setattr(
-        module,
-        "probe_to_onnx",
-        lambda graph, **options: toy.probe if graph.model is toy.model else trace(graph, **options),
-    )
     monkeypatch.setenv("IDOL_PLUGINS", str(ort_operator.parent))
     out = tmp_path / "toy.idol"
     exported = export(toy.model, toy.config, out, ExportOptions(toy.size, verify_frames=3))
@@ -125,10 +119,10 @@ def test_the_graph_with_our_operator_comes_first(
         "weights are shared"
     )
     ids = {}
-    for graph in ("auto", "portable"):
-        with Pipeline.open(out, graph=graph) as pipeline:
+    for graph in ("auto", "portable", "tensorrt"):
+        with Pipeline.open(out, backend="onnxruntime", graph=graph) as pipeline:
             ids[pipeline.backend.name] = [pipeline.step(frame).ids.tolist() for frame in toy.video(3)]
-    assert list(ids) == ["onnxruntime (cpu, plugin graph)", "onnxruntime (cpu, portable graph)"]
+    assert list(ids) == [f"onnxruntime (cpu, {graph} graph)" for graph in ("plugin", "portable", "tensorrt")]
     assert len({str(found) for found in ids.values()}) == 1
 
 

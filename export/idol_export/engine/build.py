@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 
 from idol_export.engine.network import HARDWARE_LEVELS, Plan, build_plan, timing_cache_path
+from idol_plugins.errors import PluginError
+from idol_plugins.trt import trt_library
 from idol_runtime.backends.base import GraphChoice
 from idol_runtime.backends.cuda_device import CudaDevice, device_index
 from idol_runtime.backends.engine_choice import required_key
@@ -50,8 +52,7 @@ class BuildOptions:
     """Options of `build`.
 
     Attributes:
-        graph: Graph to build; `auto` is the plugin graph. The portable graph is built only on request: TensorRT 10.13
-            to 11.1 compute its GridSample wrongly.
+        graph: Graph to build; `auto`: `plugin` if the operator's library is built, else `tensorrt`.
         device: `cuda` or `cuda:N`.
         max_batch: Largest number of frames at once; more than 1 needs a graph with a dynamic batch.
         workspace: Limit in MiB for a layer's intermediate results; None: no limit.
@@ -117,7 +118,7 @@ def build(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]
         ParityError: The engine's outputs differ from PyTorch's; the engine is not stored.
     """
     import_tensorrt()
-    graph = _choose_graph(bundle, options)
+    graph = _choose_graph(bundle, options, announce)
     folder = options.folder or engine_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,18 +168,30 @@ def _verify_and_store(
     return info
 
 
-def _choose_graph(bundle: Bundle, options: BuildOptions) -> GraphName:
-    named = options.graph not in ("auto", "fp32")
-    graph = cast(GraphName, current_name(options.graph) if named else "plugin")
+def _choose_graph(bundle: Bundle, options: BuildOptions, announce: Callable[[str], None]) -> GraphName:
+    """Return the graph to build; by default that with our operator, if the bundle has it and its library is built."""
     offered = (*bundle.certificates.by_graph(), *bundle.manifest.precisions)
-    if graph in offered:
-        return graph
-    if graph != "plugin":
-        raise ConfigError(f"{bundle.path} has no graph {graph!r}; choose one of: {', '.join(offered)}")
-    raise ConfigError(
-        f"{bundle.path} has no graph with our operator, and TensorRT 10.13 to 11.1 compute the portable one "
-        "wrongly; export it again after: idol-deploy plugins build (or try --graph portable: it is verified, too)"
-    )
+    if options.graph != "auto" and options.graph != "fp32":
+        named = cast(GraphName, current_name(options.graph))
+        if named not in offered:
+            raise ConfigError(f"{bundle.path} has no graph {named!r}; choose one of: {', '.join(offered)}")
+        return named
+    graph: GraphName = "plugin"
+    reason = "the library of our operator is built"
+    if "plugin" not in offered:
+        graph, reason = "tensorrt", "the bundle has no graph with our operator"
+    elif "tensorrt" in offered:
+        try:
+            trt_library()
+        except PluginError as error:
+            graph, reason = "tensorrt", str(error).partition("; ")[0]
+    if graph not in offered:
+        raise ConfigError(
+            f"{bundle.path} has neither a plugin nor a tensorrt graph, and TensorRT 10.13 to 11.1 compute the "
+            "portable graph of older bundles wrongly; export it again"
+        )
+    announce(f"building the {graph} graph: {reason}")
+    return graph
 
 
 def _key(bundle: Bundle, graph: GraphName, device: CudaDevice, options: BuildOptions) -> EngineKey:

@@ -1,17 +1,20 @@
-"""The network with each deformable attention as one node of our operator, for the plugin graph."""
+"""The attention cores of the fp32 graphs: one node of our operator, or plain operators."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from idol_deploy.model.deform_attn import Shapes
+from idol_deploy.model.deform_attn import AttentionCore, Shapes
 from idol_deploy.model.deform_op import use_core
 from idol_deploy.model.idol import Idol
+from idol_export.graph.gather import gather_and_multiply, gather_and_sum
 from idol_plugins.ort import DOMAIN, OPERATOR, VERSION
 from idol_plugins.trt import NODE_ATTRIBUTES
+from idol_runtime.bundle.certificates import Fp32Name
 
-__all__ = ["fused_node", "with_fused_attention"]
+__all__ = ["CORES", "fused_node", "with_core"]
 
 
 def fused_node(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor) -> Tensor:
@@ -33,9 +36,17 @@ def fused_node(value: Tensor, shapes: Shapes, merged: Tensor, reference: Tensor)
     return result
 
 
-def with_fused_attention(model: Idol) -> Idol:
-    """Return a copy of the network with `fused_node` as its attention core; it shares all parameters."""
+# In the order of their verification; the second is left out where our operator's library is missing.
+CORES: Mapping[Fp32Name, AttentionCore] = {
+    "portable": gather_and_multiply,
+    "plugin": fused_node,
+    "tensorrt": gather_and_sum,
+}
+
+
+def with_core(model: Idol, core: AttentionCore) -> Idol:
+    """Return a copy of the network with this attention core; it shares all parameters."""
     shared: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    fused = copy.deepcopy(model, shared)
-    use_core(fused, fused_node)
-    return fused
+    network = copy.deepcopy(model, shared)
+    use_core(network, core)
+    return network

@@ -4,12 +4,14 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import onnx
 import onnx.utils
 import torch
-from onnxscript import optimizer
+from onnxscript import opset18, optimizer
+from torch.nn import functional as F
 
 from idol_export.graph.adapter import STAGES, ExportGraph
 from idol_runtime.bundle.bundle import OUTPUT_NAMES, TensorInfo
@@ -17,7 +19,6 @@ from idol_runtime.errors import ConfigError
 
 __all__ = ["DEFAULT_OPSET", "check_opset", "describe_io", "probe_to_onnx", "shipped"]
 
-# TensorRT 10.13 and later compute GridSample of opset 20 wrongly, and that of opset 16 (part of 18) correctly.
 DEFAULT_OPSET = 18
 # The exporter makes invalid graphs of opset 26, with nodes that have no operator.
 _NEWEST_OPSET = min(25, onnx.defs.onnx_opset_version())
@@ -64,6 +65,7 @@ def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int
             input_names=["image"],
             output_names=[*STAGES, *OUTPUT_NAMES],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None,
+            custom_translation_table={torch.ops.aten.upsample_nearest2d.vec: _enlarge},
             external_data=False,
             verbose=False,
         )
@@ -74,6 +76,23 @@ def probe_to_onnx(graph: ExportGraph, *, dynamic_batch: bool = False, opset: int
     model = program.model_proto
     _strip(model)
     return _checked(model)
+
+
+def _enlarge(x: Any, output_size: Sequence[int], scale_factors: None = None) -> Any:
+    """Return a nearest enlargement of [N, C, h, w] in ONNX without a Resize, which OpenVINO 2026.4 computes wrongly.
+
+    Twice the size is an Expand, which needs no index; any other size takes rows and columns like PyTorch.
+    """
+    assert scale_factors is None
+    op: Any = opset18  # its types lack constants given as lists
+    old, new = [int(side) for side in x.shape[2:]], [int(side) for side in output_size]
+    if new == [2 * side for side in old]:
+        cells = op.Reshape(x, [0, 0, old[0], 1, old[1], 1])
+        return op.Reshape(op.Expand(cells, [1, 1, 1, 2, 1, 2]), [0, 0, *new])
+    for axis, (before, after) in enumerate(zip(old, new, strict=True), 2):
+        places = torch.arange(before).float()[None, None]
+        x = op.Gather(x, F.interpolate(places, size=after, mode="nearest")[0, 0].long().tolist(), axis=axis)
+    return x
 
 
 def shipped(probe: bytes) -> bytes:

@@ -40,13 +40,7 @@ Half = Literal["fp16", "bf16"]
 
 # Operators that stay fp32: those whose sums exceed fp16's range unless a runtime sums in fp32 inside the operator, and
 # sampling, whose coordinates are fp32 in any case.
-ISLANDS: Collection[str] = (
-    "DeformAttn",
-    "GridSample",
-    "InstanceNormalization",
-    "LayerNormalization",
-    "Softmax",
-)
+ISLANDS: Collection[str] = ("DeformAttn", "InstanceNormalization", "LayerNormalization", "Softmax")
 _COORDINATES = (2, 4)  # size of a point, size of a box
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
@@ -107,10 +101,10 @@ def sensitive(editor: Editor) -> set[str]:
 
 
 def coordinates(editor: Editor) -> set[str]:
-    """Return the names of the nodes that compute points or boxes per query, or sampling locations.
+    """Return the names of the nodes that compute points or boxes per query, or where and how the attention samples.
 
     A point in fp16 is off by up to an eighth of a pixel, which changes the sampled values more than all earlier
-    rounding.
+    rounding. Indices and weights of gathered cells are computed from the projections' products in fp32.
     """
     boxes = editor.shape("boxes")
     assert boxes is not None
@@ -118,9 +112,11 @@ def coordinates(editor: Editor) -> set[str]:
     for node in editor.graph.node:
         if any(boxes[1] in shape[:2] for shape in _point_shapes(editor, node)):
             names.add(node.name)
-        if node.op_type == "GridSample":
-            # Points computed from other points, up to the first values that are no points.
-            names |= editor.makers_of(node.input[1], lambda maker: bool(_point_shapes(editor, maker)))
+        if node.op_type == "Gather" and node.input[1] in editor.producers:
+            mixing = editor.sole_consumer(node.output[0])
+            assert mixing is not None
+            for value in {node.input[1], *mixing.input} - {node.output[0]}:
+                names |= editor.makers_of(value, lambda maker: maker.op_type not in _WEIGHTED)
     return names
 
 

@@ -130,8 +130,10 @@ def _sole_reader(editor: Editor, name: str) -> onnx.NodeProto | None:
 
 
 def _reads_sampled(editor: Editor, node: onnx.NodeProto) -> bool:
-    """Return whether a product reads the output of deformable attention, our operator or the last standard one."""
+    """Return whether a product reads the output of deformable attention, our operator or the mixing of its cells."""
     maker = editor.producers.get(node.input[0])
     while maker is not None and maker.op_type in _MOVES:
         maker = editor.producers.get(maker.input[0])
-    return maker is not None and maker.op_type in ("DeformAttn", "ReduceSum")
+    if maker is None or maker.op_type in ("DeformAttn", "ReduceSum"):
+        return maker is not None
+    return any(editor.producers[name].op_type == "Gather" for name in maker.input if name in editor.producers)

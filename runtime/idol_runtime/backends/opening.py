@@ -6,11 +6,11 @@ Adding a backend takes one entry in `BACKENDS` and the module that it names.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import cast
+from typing import cast, get_args
 
 from idol_runtime.backends.base import BundleBackend, GraphChoice, OpenOptions, device_kind
 from idol_runtime.bundle.bundle import Bundle, GraphName
-from idol_runtime.bundle.certificates import Engine, ReducedName
+from idol_runtime.bundle.certificates import Engine, Fp32Name, ReducedName
 from idol_runtime.bundle.engine_file import engines_of
 from idol_runtime.errors import BackendError, ConfigError, IdolError
 
@@ -71,7 +71,7 @@ class Candidate:
     @property
     def exact(self) -> bool:
         """True for an fp32 graph."""
-        return self.graph in self.kind.fp32_graphs
+        return self.graph in get_args(Fp32Name)
 
     def __str__(self) -> str:
         return f"{self.graph} on {self.kind.title}" if self.graph else self.kind.title
@@ -139,7 +139,7 @@ def _of_backend(name: str, bundle: Bundle, options: OpenOptions) -> Iterator[Can
 
 def _runs(kind: type[BundleBackend], bundle: Bundle, graph: GraphChoice) -> bool:
     """Return whether a backend is made for a graph of the bundle."""
-    if graph == "auto" or graph == "fp32" or graph in kind.fp32_graphs:
+    if graph in ("auto", "fp32", *get_args(Fp32Name)):
         return True
     info = bundle.manifest.precisions.get(cast(ReducedName, graph))
     return info is not None and kind.engine in info.engines
@@ -183,7 +183,7 @@ def require_graph(bundle: Bundle, graph: GraphName, kind: type[BundleBackend]) -
     Raises:
         BackendError: the graph is missing, made for another engine, or not verified in this one on this processor.
     """
-    if graph in kind.fp32_graphs:
+    if graph in get_args(Fp32Name):
         if graph not in bundle.certificates.by_graph():
             fix = " after: idol-deploy plugins build" if graph == "plugin" else ""
             raise BackendError(f"the bundle has no {graph} graph; export it again{fix}")

@@ -54,7 +54,7 @@ class TensorRTBackend:
     engine: ClassVar[Engine] = "tensorrt"
     title: ClassVar = "TensorRT"
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
-    fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("plugin", "portable")
+    fp32_graphs: ClassVar[tuple[GraphName, ...]] = ("plugin", "tensorrt", "portable")
     timed: ClassVar[Mapping[str, tuple[ReducedName, ...]] | None] = None
 
     def __init__(self, plan: bytes, key: EngineKey, bundle: Bundle, device: CudaDevice) -> None:

@@ -4,6 +4,7 @@
     weights.onnx    weights that the graphs share
     portable.onnx   the network in standard operators
     plugin.onnx     the network with deformable attention as one compiled operator; optional
+    tensorrt.onnx   the network in standard operators that TensorRT fuses; missing in older bundles
     fp16.onnx …     the network in reduced precision, optional: fp16, bf16, int8-ort, int8-qdq
     canary.npz      the golden frame with PyTorch's outputs
     parity.json     certificates of each graph: parity with PyTorch, down to track ids, or agreement with fp32
@@ -69,6 +70,7 @@ MANIFEST, WEIGHTS, GOLDEN_FRAME, CERTIFICATES = "manifest.json", "weights.onnx",
 GRAPHS: Mapping[GraphName, str] = {
     "portable": "portable.onnx",
     "plugin": "plugin.onnx",
+    "tensorrt": "tensorrt.onnx",
     "fp16": "fp16.onnx",
     "bf16": "bf16.onnx",
     "int8-ort": "int8-ort.onnx",
@@ -115,7 +117,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         network_size: (h, w) of the resized frame before padding, in pixels.
         padded_size: (h, w) of the padded network input, in pixels.
         dynamic_batch: whether the graphs accept several frames at once.
-        precision: precision of the portable and the plugin graph.
+        precision: precision of the portable, the plugin and the tensorrt graph.
         inputs: inputs of each graph.
         outputs: outputs of each graph.
         weights_sha256: hash of the weights, independent of the file format they came from.

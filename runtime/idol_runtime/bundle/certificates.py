@@ -10,6 +10,7 @@ __all__ = [
     "Certificate",
     "Certificates",
     "Engine",
+    "Fp32Name",
     "GraphInfo",
     "GraphName",
     "IdAgreement",
@@ -25,7 +26,8 @@ __all__ = [
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 Engine: TypeAlias = Literal["onnxruntime", "openvino", "tensorrt"]
 ReducedName: TypeAlias = Literal["fp16", "bf16", "int8-ort", "int8-qdq"]
-GraphName: TypeAlias = Literal["portable", "plugin"] | ReducedName
+Fp32Name: TypeAlias = Literal["portable", "plugin", "tensorrt"]
+GraphName: TypeAlias = Fp32Name | ReducedName
 _ENGINE_TITLES: Mapping[Engine, str] = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -268,13 +270,19 @@ class Certificates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         portable: certificate of the portable graph.
         plugin: certificate of the plugin graph; None if the bundle has none.
         precisions: certificates of each reduced-precision graph; none for a graph that no engine has run yet.
+        tensorrt: certificate of the graph for TensorRT without our operator; None in older bundles.
     """
 
     portable: Certificate
     plugin: Certificate | None = None
     precisions: dict[ReducedName, tuple[PrecisionCertificate, ...]] = {}
+    tensorrt: Certificate | None = None
 
     def by_graph(self) -> Mapping[GraphName, Certificate]:
         """Return the certificates of the fp32 graphs by name."""
-        certificates: dict[GraphName, Certificate] = {"portable": self.portable}
-        return certificates if self.plugin is None else {**certificates, "plugin": self.plugin}
+        named: dict[GraphName, Certificate | None] = {
+            "portable": self.portable,
+            "plugin": self.plugin,
+            "tensorrt": self.tensorrt,
+        }
+        return {name: certificate for name, certificate in named.items() if certificate is not None}

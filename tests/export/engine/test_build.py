@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_a_reduced_precision_graph_has_its_own_tolerances(
     """A graph without verification, and one with another quantization target, are refused."""
     trt = fake_tensorrt()
     with Bundle.open(engine_bundle) as bundle:
-        members = {name: bundle._member(name) for name in bundle.manifest.members}
+        members = {name: bundle.member(name) for name in bundle.manifest.members}
         manifest, parity = bundle.manifest, bundle.certificates
     wide, stages = dict.fromkeys(OUTPUT_NAMES, 0.1), (StageError("logits", 0.0, 1.0),)
     infos, certificates = {}, {}
@@ -298,7 +299,7 @@ def test_refusals_before_any_work(
 ) -> None:
     fake_tensorrt()
     portable = kit.write(tmp_path / "portable.idol", members=kit.members(graph=kit.tiny_graph))
-    with pytest.raises(ConfigError, match=r"no graph with our operator, and TensorRT 10\.13 to 11\.1"):
+    with pytest.raises(ConfigError, match=r"neither a plugin nor a tensorrt graph, .* export it again"):
         make(portable)
     with pytest.raises(ConfigError, match="no graph 'fast'; choose one of: portable"):
         make(portable, graph="fast")
@@ -319,6 +320,30 @@ def test_refusals_before_any_work(
     ):
         make(engine_bundle)
     make(engine_bundle, graph="portable")  # needs no plugin
+
+
+def test_the_plugin_graph_is_built_only_with_the_library(
+    fake_tensorrt: Start, kit: Any, engine_bundle: Path, tmp_path: Path
+) -> None:
+    fake_tensorrt()
+    with Bundle.open(engine_bundle) as bundle:
+        members = {name: bundle.member(name) for name in bundle.manifest.members}
+        parity = bundle.certificates
+    members[GRAPHS["tensorrt"]] = kit.tiny_graph
+    members[CERTIFICATES] = msgspec.json.encode(msgspec.structs.replace(parity, tensorrt=parity.portable))
+    path = kit.write(tmp_path / "three.idol", members=members)
+    lines: list[str] = []
+    assert make(path, lines).info.key.graph == "plugin"
+    assert "building the plugin graph: the library of our operator is built" in lines
+    (tmp_path / "plugins" / "libidol_deform_attn_trt.so").unlink()
+    lines.clear()
+    assert make(path, lines).info.key.graph == "tensorrt"
+    assert any(re.fullmatch("building the tensorrt graph: .* is not built.*", line) for line in lines)
+    assert make(path, graph="fp32").info.key.graph == "tensorrt"
+    with pytest.raises(BackendError, match="is not built"):
+        make(path, graph="plugin")
+    with Pipeline.open(path, backend="tensorrt") as pipeline:
+        assert pipeline.backend.graph == "tensorrt"
 
 
 def forbid_builds(trt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from idol_export.graph.adapter import ExportGraph
+from idol_export.graph.operator import CORES, with_core
+from idol_export.graph.tracing import probe_to_onnx, shipped
 from idol_export.precision.editor import Editor
 from idol_export.precision.half import (
     Half,
@@ -23,6 +26,7 @@ from idol_export.precision.half import (
 )
 from idol_runtime.backends.onnxruntime import open_session, run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
+from idol_runtime.bundle.certificates import Fp32Name
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -48,11 +52,16 @@ def test_fp16_is_strongly_typed_but_for_its_islands(toy: Toy) -> None:
     kinds: dict[str, set[int]] = {}
     for node in model.graph.node:
         kinds.setdefault(node.op_type, set()).update(types[name] for name in node.output if name in types)
-    for kind in ("Conv", "Relu"):
-        assert kinds[kind] == {TensorProto.FLOAT16}, kind
+    assert kinds["Conv"] == {TensorProto.FLOAT16}
     assert kinds["MatMul"] == {TensorProto.FLOAT16, TensorProto.FLOAT}, "fp32 are those that make boxes"
-    for kind in ("LayerNormalization", "Softmax", "GridSample"):
+    for kind in ("LayerNormalization", "Softmax", "Floor", "Abs"):
         assert kinds[kind] == {TensorProto.FLOAT}, kind
+    gathered = {
+        types[node.output[0]]
+        for node in model.graph.node
+        if node.op_type == "Gather" and node.input[1] in types
+    }
+    assert gathered == {TensorProto.FLOAT16}, "the largest values of the attention"
 
 
 def test_no_island_at_all_is_a_graph_as_well(toy: Toy) -> None:
@@ -81,7 +90,7 @@ def test_places_and_the_image_stay_fp32(toy: Toy) -> None:
     kinds = {node.name: node.op_type for node in editor.graph.node}
     assert {"Sigmoid", "Log"} <= {kinds[name] for name in coordinates(editor)}
     assert {"Sub", "Div"} <= {kinds[name] for name in pixels(editor)}
-    assert not {"Conv", "Relu"} & {kinds[name] for name in coordinates(editor) | pixels(editor)}
+    assert not {"Conv", "LayerNormalization"} & {kinds[name] for name in coordinates(editor) | pixels(editor)}
     half, coarse = (
         _error(toy, to_half(toy.graph, islands_of(toy.graph) - fewer))
         for fewer in (set(), coordinates(editor) | pixels(editor))
@@ -102,17 +111,32 @@ def test_bf16_keeps_the_decoders_small_nodes_in_fp32(toy: Toy) -> None:
     assert fine < 0.5 * coarse
 
 
-def test_all_that_is_sampled_at_stays_fp32(toy: Toy) -> None:
-    """Coordinates include those of the encoder, whose queries are pixels."""
-    editor = Editor(to_half(toy.graph, islands_of(toy.graph)))
-    grids = [node.input[1] for node in editor.graph.node if node.op_type == "GridSample"]
-    layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
-    assert len(grids) == layers * toy.config.model.levels
-    for grid in grids:
-        made = editor.producers[grid]
-        while made.op_type in ("Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Split", "Cast"):
-            assert made.op_type != "Cast", "made in 16 bits"
-            made = editor.producers[made.input[0]]
+@pytest.mark.parametrize("core", ["portable", "tensorrt"])
+def test_all_that_makes_an_index_stays_fp32(toy: Toy, core: Fp32Name) -> None:
+    """No value is 16 bits between the projection's product and the index or the weights of the gathered cells."""
+    network = with_core(toy.model, CORES[core])
+    graph = shipped(probe_to_onnx(ExportGraph(network, toy.size)))
+    editor = Editor(to_half(graph, islands_of(graph)))
+    gathers = [
+        node for node in editor.graph.node if node.op_type == "Gather" and node.input[1] in editor.producers
+    ]
+    assert len(gathers) == toy.config.model.encoder_layers + toy.config.model.decoder_layers
+    for gather in gathers:
+        mixing = editor.sole_consumer(gather.output[0])
+        assert mixing is not None
+        assert mixing.op_type == ("MatMul" if core == "portable" else "Mul")
+        (weights,) = set(mixing.input) - {gather.output[0]}
+        exact = editor.producers[weights]
+        while exact.op_type != "Cast":  # to the 16 bits of the product with the cells
+            exact = editor.producers[exact.input[0]]
+        makers = set[str]()
+        for value in (gather.input[1], exact.input[0]):
+            makers |= editor.makers_of(value, lambda node: node.op_type not in ("MatMul", "Gemm"))
+        nodes = [node for node in editor.graph.node if node.name in makers]
+        assert {"Floor", "Softmax", "Where"} <= {node.op_type for node in nodes}
+        casts = [node.input[0] for node in nodes if _casts_to(node, TensorProto.FLOAT)]
+        assert casts
+        assert {editor.producers[name].op_type for name in casts} <= {"MatMul", "Gemm"}
 
 
 @pytest.mark.parametrize("half", ["fp16", "bf16"])

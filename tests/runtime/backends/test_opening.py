@@ -20,7 +20,7 @@ def test_every_backend_is_described_without_its_engine(name: str, monkeypatch: p
     kind = backend_class(name)
     assert kind.title
     assert set(kind.devices) <= {"cpu", "cuda", "gpu", "npu"}
-    assert set(kind.fp32_graphs) <= {"plugin", "portable"}
+    assert set(kind.fp32_graphs) <= {"plugin", "tensorrt", "portable"}
     assert kind.engine == name
     assert kind.timed is None or set(kind.timed) == set(kind.devices)
     assert callable(kind.from_bundle)
@@ -39,7 +39,7 @@ def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Bundle) -> None:
             require_graph(bundle, graph, kind)
         else:
             with pytest.raises(
-                BackendError, match=f"has no {graph} graph; export it (with --precision|again after)"
+                BackendError, match=f"has no {graph} graph; export it (with --precision|again)"
             ):
                 require_graph(bundle, graph, kind)
 
