@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -224,7 +225,7 @@ def _rank(bundle: Bundle, best: Candidate, candidate: Candidate) -> int | None:
         return None
     if candidate.wrong:
         return 4 if on_cpu else 0
-    if "idol-deploy" not in candidate.why_not:
+    if not re.search("idol-deploy|pip install", candidate.why_not):
         return None
     if isinstance(candidate.error, PluginError):
         return 1 if _can_build() else 5

@@ -270,6 +270,7 @@ OTHER_RELEASE = PluginError(
     "made for OpenVINO 2026.3, 2026.4 is installed; build it: idol-deploy plugins build"
 )
 NOT_BUILT = PluginError("the library is not built; build it with: idol-deploy plugins build")
+BROKEN = PluginError("openvino cannot be imported; pip install --force-reinstall openvino")
 NOT_INSTALLED = MissingDependencyError("openvino", "openvino", "the OpenVINO backend")
 
 
@@ -289,6 +290,7 @@ def test_a_command_is_named_before_a_wrong_candidate(machine: Machine) -> None:
             f"plugin on OpenVINO, which may be faster: {OTHER_RELEASE}",
         ),
         (None, {"plugin": NOT_BUILT}, "x86_64", f"plugin on OpenVINO, which may be faster: {NOT_BUILT}"),
+        (BROKEN, {}, "aarch64", f"OpenVINO, which may be faster: {BROKEN}"),
         (NOT_INSTALLED, {}, "x86_64", f"OpenVINO, which may be faster: {NOT_INSTALLED}"),
         (NOT_INSTALLED, {}, "aarch64", None),
         (None, {"int8-qdq": BackendError("no kernel for it")}, "x86_64", None),
