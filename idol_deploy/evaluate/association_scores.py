@@ -60,8 +60,8 @@ def find_tracks(
         identity: everything that the results depend on; see `InferenceTask`.
         shard: share of this process (default: all videos).
         barrier: function that waits for all processes (default: none).
-        progress: called after each frame with `ranked` or `tracked`, the number of finished frames, and that of all
-            frames (default: a progress bar on a terminal).
+        progress: called at the start and after each frame with `ranked` or `tracked`, the number of finished frames,
+            and that of all frames (default: a progress bar on a terminal).
 
     Returns:
         The results in the first process; None in the others.

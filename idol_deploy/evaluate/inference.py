@@ -34,8 +34,8 @@ class InferenceTask:
         results: results file to write.
         identity: everything that the results depend on; parts of a run with another identity are refused.
         shard: share of this process (default: all videos).
-        progress: called after each frame with the number of finished frames and that of all frames (default: a
-            progress bar on a terminal).
+        progress: called at the start and after each frame with the number of finished frames and that of all frames
+            (default: a progress bar on a terminal).
     """
 
     dataset: VisDataset
@@ -199,6 +199,7 @@ def _progress(videos: Sequence[Video], task: InferenceTask) -> Iterator[tuple[Vi
     total = sum(map(len, videos))
     if (progress := task.progress) is not None:
         done = itertools.count(1)
+        progress(0, total)
         yield from ((video, lambda: progress(next(done), total)) for video in videos)
         return
     try:

@@ -75,8 +75,8 @@ def write_dataset(
         seed: seed of the data set; another seed gives other videos.
         workers: number of processes that draw; 1 draws in this process.
         preset: name of `config`, for `dataset.json`.
-        progress: called after each video with the number of finished frames and that of all frames (default: a progress
-            bar on a terminal).
+        progress: called at the start and after each video with the number of finished frames and that of all frames
+            (default: a progress bar on a terminal).
 
     Raises:
         ConfigError: a number is too small, or the settings allow no video.
@@ -118,6 +118,8 @@ def _draw(
     tqdm = import_optional("tqdm", "tqdm", "video", "showing progress").tqdm
     draw = partial(write_video, task)
     total, hidden = videos * task.config.frames, None if progress is None else True
+    if progress is not None:
+        progress(0, total)
     with tqdm(total=total, unit="frame", disable=hidden, desc="synth") as bar:
         drawn = _in_processes(draw, videos, workers) if workers > 1 else map(draw, range(videos))
         for done, entries in enumerate(drawn, 1):

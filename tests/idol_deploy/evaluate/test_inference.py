@@ -118,6 +118,14 @@ def test_a_run_that_was_cut_off_goes_on(work: InferenceTask) -> None:
     assert json.loads(work.results.read_text()) == _by_hand(work)
 
 
+def test_the_frames_of_unfinished_videos_are_counted(work: InferenceTask) -> None:
+    shown: list[tuple[int, int]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_videos(work, lambda: Counting(breaks_at=4))
+    run_videos(replace(work, progress=lambda *counts: shown.append(counts)), Counting)
+    assert shown == [(done, 7) for done in range(8)], "the first video is finished"
+
+
 def test_a_finished_share_loads_no_model(work: InferenceTask) -> None:
     late = replace(work, shard=Shard(1, 2))
     assert not run_videos(late, Counting)

@@ -39,7 +39,10 @@ def test_workers_change_no_byte_and_seeds_do(
         frames = _hashes(other.frames)
         assert not set(frames.values()) & set(_hashes(dataset.frames).values())
     # A shorter data set is the beginning of a longer one.
-    write_dataset(tmp_path / "d", library, small, "train", videos=1, seed=7)
+    shown: list[tuple[int, int]] = []
+    progress = lambda *counts: shown.append(counts)  # noqa: E731
+    write_dataset(tmp_path / "d", library, small, "train", videos=1, seed=7, progress=progress)
+    assert shown == [(0, small.frames), (small.frames, small.frames)]
     short = _hashes(tmp_path / "d" / "JPEGImages")
     assert short.items() < _hashes(dataset.frames).items()
 
