@@ -12,7 +12,7 @@ import numpy as np
 
 from idol_runtime.files import replacing
 
-__all__ = ["machine_facts", "report_result", "write_json"]
+__all__ = ["machine_facts", "put_into", "report_result", "write_json"]
 
 
 def machine_facts() -> dict[str, str | int]:
@@ -33,6 +33,21 @@ def write_json(report: Mapping[str, Any], path: Path | None) -> None:
     if path is not None:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def put_into(page: str, text: str, begin: str, end: str) -> str:
+    """Return the page with the text between its marks, which are lines.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, opening, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not (opening and closing):
+        raise ValueError(
+            f"missing lines: {begin.strip()} and {end.strip()}; add them where the table belongs"
+        )
+    return f"{before}{begin}{text}{end}{after}"
 
 
 def report_result(report: Mapping[str, Any], path: Path | None) -> int:

@@ -230,11 +230,49 @@ def test_error_of_a_frame_is_that_of_its_worst_output(load: Any) -> None:
     module = load("cpu.frame")
     right = {name: np.array([[2.0, -4.0]], np.float32) for name in module.OUTPUT_NAMES}
     wrong = {**right, "boxes": np.array([[2.0, -3.0]], np.float32)}
-    result = module.measure(
-        {"eager": lambda: right, "other": lambda: wrong, "operator": lambda: right}, rounds=2
-    )
-    assert {name: row["error"] for name, row in result.items()} == {"eager": 0, "other": 0.25, "operator": 0}
-    assert result["operator"]["ratio"] == result["operator"]["best_ratio"] == 1
+    result = module.measure({"eager": lambda: right, "other": lambda: wrong}, rounds=2)
+    assert {name: row["error"] for name, row in result.items()} == {"eager": 0, "other": 0.25}
+    assert result["eager"]["times_as_fast_as_eager"] == 1
+
+
+@needs_torch
+def test_goals_of_a_frame_are_those_of_the_processor(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load("cpu.frame")
+    times = {"eager": 1000.0, "openvino-grid": 500.0, "operator": 250.0, "openvino-int8": 100.0}
+    networks = {module.NETWORKS[0]: {"rows": {name: {"median_ms": ms} for name, ms in times.items()}}}
+    for features, limits in (
+        (("amx_int8", "avx512", "vnni"), [11, 3.8, 5]),
+        (("avx2", "vnni"), [4.5, 3.2, 2]),
+    ):
+        monkeypatch.setattr(module, "processor_features", lambda features=features: features)
+        compared = module.goals(networks)
+        assert [goal["goal"] for goal in compared] == limits
+        assert [goal["fast"] for goal in compared] == ["openvino-int8", "operator", "openvino-int8"]
+        assert [goal["speed_up"] for goal in compared] == [10, 4, 5]
+
+
+@needs_torch
+def test_table_of_frames_has_a_row_for_each_engine(load: Any) -> None:
+    module = load("cpu.frame")
+    row = {"median_ms": 20.0, "least_ms": 18.0, "error": 0.0}
+    row |= {"times_as_fast_as_eager": 2.0, "best_times_as_fast_as_eager": 2.1}
+    report = {
+        "machine": {"cpu": "a processor", "date": "a day"},
+        "processor": ["avx2"],
+        "threads": 2,
+        "rounds": 3,
+        "goals": [],
+        "products_gflops": {"fp32": 100.0},
+        "networks": {
+            "net:8x8": {"rows": {"operator": row}, "floor_ms": {"fp32": 5.0}},
+            "other:9x9": {"rows": {}, "floor_ms": {"fp32": 6.0}},
+        },
+    }
+    lines = module.table(report).splitlines()
+    assert lines[0] == "| | `net`, 8x8, ms | times eager | error | `other`, 9x9, ms | times eager | error |"
+    assert "| ONNX Runtime, operator | 20.0 (18.0) | 2.00 (2.10) | 0e+00 |  |  |  |" in lines
+    assert "| products alone, fp32 | 5.0 | | | 6.0 | | |" in lines
+    assert {line.count("|") for line in lines[: lines.index("")]} == {8}
 
 
 @needs_torch
@@ -310,8 +348,8 @@ def test_latency_writes_its_table_into_the_readme(
     module.main()
     assert page.read_text() == text
     with pytest.raises(ValueError, match="add them where the table belongs"):
-        module.put_into("no marks", "")
-    module.put_into((ROOT / "README.md").read_text(), text)
+        module.put_into("no marks", "", module.BEGIN, module.END)
+    module.put_into((ROOT / "README.md").read_text(), text, module.BEGIN, module.END)
 
 
 @needs_torch

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import write_json
+from benchmarks.machine import put_into, write_json
 from idol_deploy.cli import main as idol_deploy
 from idol_runtime.files import replacing
 
@@ -62,21 +62,6 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", facts, ""])
 
 
-def put_into(page: str, text: str) -> str:
-    """Return the page with the text between its marks.
-
-    Raises:
-        ValueError: the page has no marks.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(
-            f"missing lines: {BEGIN.strip()} and {END.strip()}; add them where the table belongs"
-        )
-    return f"{before}{BEGIN}{text}{END}{after}"
-
-
 def main() -> int:
     """Measure or read the results, print and write the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
@@ -96,7 +81,7 @@ def main() -> int:
     print(text)
     write_json(report, args.json)
     if args.readme is not None:
-        page = put_into(args.readme.read_text(), text)
+        page = put_into(args.readme.read_text(), text, BEGIN, END)
         with replacing(args.readme) as temporary:
             temporary.write_text(page)
     return 1 if any(row["wrong"] for row in report["rows"]) else 0
