@@ -1,14 +1,17 @@
-"""Build the presets' portable graphs with TensorRT-RTX on the CPU; `scripts/test-tensorrt-rtx` runs both commands.
+"""Build the presets' tensorrt graphs with TensorRT-RTX on the CPU; `scripts/test-tensorrt-rtx` runs both commands.
 
     rtx.py graphs FOLDER          with PyTorch: write PRESET.fp32.onnx and PRESET.fp16.onnx of untrained networks
     rtx.py build FOLDER           with TensorRT-RTX: build each graph in a process of its own and print the time
 
 The builder is `idol_export.engine.network` with TensorRT-RTX's binding in the place of TensorRT's: it has the same
 classes and names. TensorRT-RTX ends the process on an unknown node, so each graph has its own process. The engines are
-discarded, because they do not run without a GPU.
+discarded, because they do not run without a GPU. A build fails on a warning, and if the engine needs as much memory as
+the gathered cells of one attention layer: then they are stored, because they are not fused with their sum.
 """
 
 import json
+import math
+import re
 import resource
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import time
 from pathlib import Path
 
 PRESETS = ("edge_synth", "ytvis19_r50", "ovis_swin_l")
-SIZE = 96, 128  # frame size; it does not change layers and types
+SIZE = 360, 640  # network size, at which the gathered cells need more memory than everything else
 _TARGET = "SM86"
 
 
@@ -27,15 +30,20 @@ def export_graphs(folder: Path, presets: list[str]) -> None:
     from idol_deploy.config import preset
     from idol_deploy.model.idol import Idol
     from idol_export.graph.adapter import ExportGraph
+    from idol_export.graph.operator import CORES, with_core
     from idol_export.graph.tracing import probe_to_onnx, shipped
 
     folder.mkdir(parents=True, exist_ok=True)
     for name in presets:
         started = time.monotonic()
         torch.manual_seed(0)
-        graph = shipped(probe_to_onnx(ExportGraph(Idol(preset(name)).eval(), SIZE)))
-        for precision, data in (("fp32", graph), ("fp16", _half(graph))):
+        graph = shipped(
+            probe_to_onnx(ExportGraph(with_core(Idol(preset(name)).eval(), CORES["tensorrt"]), SIZE))
+        )
+        cells = _gathered(graph)
+        for precision, data, size in (("fp32", graph, 4), ("fp16", _half(graph), 2)):
             (folder / f"{name}.{precision}.onnx").write_bytes(data)
+            (folder / f"{name}.{precision}.gathered").write_text(str(cells * size))
         print(f"[rtx] {name}: exported in {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -46,6 +54,17 @@ def _half(graph: bytes) -> bytes:
 
     plain = folded(graph)
     return to_half(plain, islands_of(plain))
+
+
+def _gathered(graph: bytes) -> int:
+    """Return the number of values that the largest attention layer gathers."""
+    from idol_export.precision.editor import Editor
+
+    editor = Editor(graph)
+    gathers = [
+        node for node in editor.graph.node if node.op_type == "Gather" and node.input[1] in editor.producers
+    ]
+    return max(math.prod(editor.shape(node.output[0]) or ()) for node in gathers)
 
 
 def build_all(folder: Path) -> int:
@@ -81,21 +100,33 @@ def build_one(path: Path) -> None:
 
     network._configure = configure_for_target
     key = EngineKey(
-        "portable", "", path.suffixes[0][1:], (1, 1, 1), "", rtx.__version__, "none", "8.6", "none"
+        "tensorrt", "", path.suffixes[0][1:], (1, 1, 1), "", rtx.__version__, "none", "8.6", "none"
     )
     phases: list[str] = []
 
     class Manifest:
         dynamic_batch = False
 
+    messages: list[str] = []
+    logger = type(network.tensorrt_log().logger)
+    store = logger.log
+    logger.log = lambda self, severity, text: (messages.append(text), store(self, severity, text))
     cache = path.with_suffix(".cache")
     plan = network.build_plan(path.read_bytes(), Manifest(), key, cache, 2**30, phases.append)
+    if plan.warnings:
+        sys.exit(f"a warning: {plan.warnings[0]}")
+    (memory,) = re.findall(r"Total Activation Memory: (\d+) bytes", "\n".join(messages))
+    gathered = int(path.with_suffix(".gathered").read_text())
+    if int(memory) >= gathered:
+        sys.exit(f"the engine needs {memory} bytes, the gathered cells alone {gathered}: they are not fused")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         json.dumps(
             {
                 "seconds": round(plan.seconds, 1),
                 "MiB": len(plan.data) // 2**20,
+                "memory MiB": int(memory) // 2**20,
+                "gathered MiB": gathered // 2**20,
                 "peak GiB": round(peak, 1),
                 "phases told": len(phases),
             }
