@@ -2,8 +2,8 @@
 
 Each subcommand is a module of `idol_deploy.commands` that imports its dependencies when it runs.
 
-Exit status: 0 success; 1 internal error or failed selftest; 2 an error that the user can fix (one line on stderr);
-130 interrupted by Ctrl-C, SIGTERM or SIGHUP; 141 the reader of stdout has closed it.
+Exit status: 0 success; 1 internal error, failed selftest or failed certification; 2 an error that the user can fix
+(one line on stderr); 130 interrupted by Ctrl-C, SIGTERM or SIGHUP; 141 the reader of stdout has closed it.
 """
 
 import argparse
@@ -27,6 +27,7 @@ _COMMANDS = {
     "fetch-weights": "download ImageNet weights to start training from",
     "convert": "write the weights of a checkpoint as safetensors",
     "synth": "draw a data set of synthetic videos",
+    "certify": "verify reduced-precision graphs on this machine",
     "build": "build a TensorRT engine from a bundle, on the device",
     "run": "track instances through videos with a bundle",
     "bench": "measure the speed of a bundle in every backend",

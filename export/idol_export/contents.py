@@ -6,19 +6,17 @@ from pathlib import Path
 
 import msgspec
 
-from idol_export.graph.weights import without_shared
-from idol_export.precision.reduce import Reduced
 from idol_runtime.bundle.bundle import (
     CERTIFICATES,
     GRAPHS,
     SCHEMA_VERSION,
-    WEIGHTS,
     Bundle,
     Certificates,
     GraphName,
     Manifest,
     write_bundle,
 )
+from idol_runtime.bundle.certificates import GraphInfo, PrecisionCertificate, ReducedName
 from idol_runtime.files import replacing
 from idol_runtime.pipeline import Pipeline
 
@@ -51,19 +49,35 @@ class BundleContents:
             members = {name: bundle.member(name) for name in manifest.members if name != CERTIFICATES}
             return cls(manifest, bundle.certificates, members)
 
-    def with_graph(self, reduced: Reduced) -> "BundleContents":
-        """Return the contents with a reduced-precision graph, which replaces one of the same name."""
-        name = reduced.precision.name
-        part = without_shared(reduced.graph, self.members[WEIGHTS])
-        info = msgspec.structs.replace(reduced.info, shares_weights=part != reduced.graph)
+    def with_graph(
+        self, name: ReducedName, part: bytes, info: GraphInfo, certificate: PrecisionCertificate
+    ) -> "BundleContents":
+        """Return the contents with a reduced-precision graph, which replaces one of the same name.
+
+        Args:
+            name: name of the graph.
+            part: its member, without the shared weights if `info` says so.
+            info: its description.
+            certificate: its first certificate.
+        """
         precisions = {**self.manifest.precisions, name: info}
-        certificates = {**self.certificates.precisions, name: (reduced.certificate,)}
-        return replace(
+        changed = replace(
             self,
             manifest=msgspec.structs.replace(self.manifest, precisions=precisions),
-            certificates=msgspec.structs.replace(self.certificates, precisions=certificates),
             members={**self.members, GRAPHS[name]: part},
         )
+        return changed._with_certificates(name, (certificate,))
+
+    def with_certificate(self, name: ReducedName, certificate: PrecisionCertificate) -> "BundleContents":
+        """Return the contents with a certificate, which replaces one of the same engine and processor."""
+        others = (c for c in self.certificates.precisions[name] if c.measured_in != certificate.measured_in)
+        return self._with_certificates(name, (*others, certificate))
+
+    def _with_certificates(
+        self, name: ReducedName, certificates: tuple[PrecisionCertificate, ...]
+    ) -> "BundleContents":
+        precisions = {**self.certificates.precisions, name: certificates}
+        return replace(self, certificates=msgspec.structs.replace(self.certificates, precisions=precisions))
 
     def write(self, path: str | Path, graphs: Iterable[GraphName]) -> "BundleContents":
         """Write the bundle atomically after a replay of its golden frame on these graphs.

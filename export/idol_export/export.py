@@ -5,8 +5,10 @@ import platform
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,15 +18,17 @@ from idol_deploy.progress import Announce, counted, silent
 from idol_deploy.weights.half import with_half_weights
 from idol_deploy.weights.layout import published_state, weights_hash
 from idol_deploy.weights.reference import make_video
+from idol_export.certify import certify_graph
 from idol_export.contents import BundleContents
 from idol_export.graph.adapter import ExportGraph
 from idol_export.graph.operator import CORES, with_core
 from idol_export.graph.tracing import describe_io, probe_to_onnx, shipped
-from idol_export.graph.weights import in_half_precision, part_weights
-from idol_export.options import ExportOptions, check_sources, network_size, require_same, size_text
+from idol_export.graph.weights import in_half_precision, part_weights, without_shared
+from idol_export.options import ExportOptions, check_options, network_size, require_same
 from idol_export.precision.reduce import reduce_graph
-from idol_export.verify.clips import video_clip
-from idol_export.verify.parity import Candidate, torch_stages, verify
+from idol_export.verify.candidate import Candidate
+from idol_export.verify.clips import size_text, video_clip
+from idol_export.verify.parity import torch_stages, verify
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_plugins.errors import PluginError
 from idol_plugins.ort import ort_library
@@ -59,11 +63,13 @@ class Exported:
         manifest: manifest of the bundle.
         certificates: certificates of its graphs.
         reason: reason why the graph with our operator is missing; empty if it is there or was not requested.
+        uncertified: reasons why new graphs are not verified in some engines of this machine.
     """
 
     manifest: Manifest
     certificates: Certificates
     reason: str = ""
+    uncertified: tuple[str, ...] = ()
 
 
 def export(
@@ -191,7 +197,7 @@ def _prepare(
     """Check everything that can be checked before the network is traced."""
     writable_target(out)
     import_onnxruntime()
-    check_sources(config, options)
+    check_options(config, options)
     if options.store == "fp16":
         model = with_half_weights(model)
     return _Task(model, config, options, announce, network_size(config, options))
@@ -272,6 +278,7 @@ def _add(
         annotation_frames=options.annotation_frames,
         announce=task.announce,
     )
+    exported = Exported(contents.manifest, contents.certificates, graphs.reason)
     for precision in options.precisions:
         reduced = reduce_graph(precision, reference, options, _frames(task), task.options.verify_frames)
         current = BundleContents.read(out)
@@ -279,10 +286,20 @@ def _add(
             raise BundleError(
                 f"{out} was replaced during the export; export the {precision.name} graph again"
             )
-        contents = current.with_graph(reduced)
+        part = without_shared(reduced.graph, current.members[WEIGHTS])
+        info = msgspec.structs.replace(reduced.info, shares_weights=part != reduced.graph)
+        contents = current.with_graph(precision.name, part, info, reduced.certificate)
         contents = _write(task, contents, out, [precision.name] if reduced.runnable else [])
-        written(Exported(contents.manifest, contents.certificates, graphs.reason))
-    return Exported(contents.manifest, contents.certificates, graphs.reason)
+        found = certify_graph(out, precision.name, reference, partial(_frames, task), ["openvino"])
+        contents = BundleContents.read(out)
+        exported = replace(
+            exported,
+            manifest=contents.manifest,
+            certificates=contents.certificates,
+            uncertified=(*exported.uncertified, *found.reasons),
+        )
+        written(exported)
+    return exported
 
 
 def _write(

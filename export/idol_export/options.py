@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from idol_deploy.config import IdolConfig
-from idol_deploy.data.ytvis import read_dataset
 from idol_deploy.model.idol import Idol
 from idol_deploy.weights.layout import published_state, weights_hash
 from idol_export.graph.tracing import DEFAULT_OPSET, check_opset
 from idol_export.precision.base import ReduceOptions
+from idol_export.verify.clips import check_sources, size_text
 from idol_runtime.bundle.bundle import Manifest
 from idol_runtime.config import StreamConfig
-from idol_runtime.errors import ConfigError, FrameError, SourceError
-from idol_runtime.sources.opening import open_source
+from idol_runtime.errors import ConfigError
 
-__all__ = ["ExportOptions", "check_sources", "network_size", "require_same", "size_text"]
+__all__ = ["ExportOptions", "check_options", "network_size", "require_same"]
 
 _LARGEST_SIDE = 8192  # pixels; a mistyped frame size could fill the memory
 
@@ -73,34 +72,11 @@ def network_size(config: IdolConfig, options: ExportOptions) -> tuple[int, int]:
     return height, width
 
 
-def check_sources(config: IdolConfig, options: ExportOptions) -> None:
-    """Check that the verification and calibration data exist and match the network input.
-
-    Raises:
-        SourceError: a source is missing or live.
-        DataError: the annotations are broken.
-        FrameError: frames have another shape than the network input.
-    """
-    expected, sizes = network_size(config, options), list[tuple[str, str, tuple[int, int]]]()
-    for use, path in (("verify", options.verify_source), ("calibrate", options.reduce.calibrate)):
-        if path is not None:
-            with open_source(path) as source:
-                if source.live:
-                    raise SourceError(
-                        f"--{use} reads {source.name} twice, and it is live; record it and pass the file"
-                    )
-                sizes.append((use, source.name, source.size))
-    if options.reduce.annotations is not None:
-        videos = read_dataset(options.reduce.annotations).videos
-        name = options.reduce.annotations.name
-        sizes += [("score", f"video {video.id} of {name}", video.size) for video in videos]
-    for use, name, size in sizes:
-        resized = config.preprocessing.network_size(*size)
-        if resized != expected:
-            raise FrameError(
-                f"{name} is {size_text(size)}, which preprocessing resizes to {size_text(resized)} instead of "
-                f"{size_text(expected)}; {use} on a source of {size_text(options.frame_size)}"
-            )
+def check_options(config: IdolConfig, options: ExportOptions) -> None:
+    """Check that the verification and calibration data exist and match the network input; errors of `check_sources`."""
+    network_size(config, options)
+    sources = {"verify": options.verify_source, "calibrate": options.reduce.calibrate}
+    check_sources(config.preprocessing, options.frame_size, sources, options.reduce.annotations)
 
 
 def require_same(
@@ -127,11 +103,6 @@ def require_same(
             raise ConfigError(
                 f"{path} has {name} {bundled}, got {given}; pass those of the bundle, or export a new one with --output"
             )
-
-
-def size_text(size: tuple[int, int]) -> str:
-    """Return a size as HEIGHTxWIDTH."""
-    return f"{size[0]}x{size[1]}"
 
 
 def _classes(stream: StreamConfig) -> str:

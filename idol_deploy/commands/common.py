@@ -9,6 +9,7 @@ from idol_runtime.errors import ConfigError
 if TYPE_CHECKING:
     from idol_deploy.evaluate.model import ModelChoice
     from idol_deploy.settings import TrainSettings
+    from idol_runtime.bundle.certificates import PrecisionCertificate
 
 __all__ = [
     "INTERRUPTED",
@@ -21,6 +22,7 @@ __all__ = [
     "model_choice",
     "new_settings",
     "positive",
+    "print_checks",
     "size",
     "whole",
 ]
@@ -185,3 +187,18 @@ def _add_classes(parser: argparse.ArgumentParser) -> None:
         "training (default: the preset's)"
     )
     parser.add_argument("--classes", type=Path, metavar="FILE", help=classes)
+
+
+def print_checks(name: str, certificate: "PrecisionCertificate") -> None:
+    """Print the results of a certificate of the named graph."""
+    agreement, scores = certificate.agreement, certificate.annotation_scores
+    stages = ", ".join(f"{stage.stage} {stage.error:.1e}" for stage in certificate.stages)
+    print(f"{name}: relative errors: {stages}")
+    frames = f"{agreement.instance_frames} instance-frames of {agreement.source}"
+    print(f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {frames}")
+    if scores is not None:
+        ap = f"AP {scores.ap:.1%} (fp32 {scores.ap_fp32:.1%})"
+        idf1 = f"IDF1 {scores.idf1:.1%} (fp32 {scores.idf1_fp32:.1%})"
+        print(f"{name}: {ap}, {idf1} on {scores.source}")
+    if certificate.failures:
+        print(f"{name}: NOT VERIFIED, failed: {', '.join(certificate.failures)}; run refuses it")

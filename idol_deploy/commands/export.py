@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idol_deploy.commands.common import add_checkpoint, positive, size
+from idol_deploy.commands.common import add_checkpoint, positive, print_checks, size
 from idol_deploy.progress import steps
 from idol_runtime.errors import ConfigError
 
@@ -130,6 +130,8 @@ def run(options: argparse.Namespace) -> int:
     _print_precisions(exported, names)
     if exported.reason:
         print(f"note: {exported.reason}")
+    for reason in exported.uncertified:
+        print(f"note: {reason}; verify it later with: idol-deploy certify {output}")
     size = output.stat().st_size / 2**20
     network = "x".join(map(str, exported.manifest.network_size))
     print(f"wrote {output} ({size:.0f} MiB, network input {network})")
@@ -237,23 +239,9 @@ def _print_parity(certificates: Any) -> None:
 def _print_precisions(exported: "Exported", names: Sequence["ReducedName"]) -> None:
     for name in names:
         for certificate in exported.certificates.precisions[name]:
-            _print_checks(f"{name} in {certificate.measured_in}", certificate)
+            print_checks(f"{name} in {certificate.measured_in}", certificate)
         if (recipe := exported.manifest.precisions[name].recipe) is not None:
             _print_recipe(name, recipe)
-
-
-def _print_checks(name: str, certificate: Any) -> None:
-    agreement, scores = certificate.agreement, certificate.annotation_scores
-    stages = ", ".join(f"{stage.stage} {stage.error:.1e}" for stage in certificate.stages)
-    print(f"{name}: relative errors: {stages}")
-    frames = f"{agreement.instance_frames} instance-frames of {agreement.source}"
-    print(f"{name}: id agreement {agreement.idf1:.2%} with fp32 on {frames}")
-    if scores is not None:
-        ap = f"AP {scores.ap:.1%} (fp32 {scores.ap_fp32:.1%})"
-        idf1 = f"IDF1 {scores.idf1:.1%} (fp32 {scores.idf1_fp32:.1%})"
-        print(f"{name}: {ap}, {idf1} on {scores.source}")
-    if certificate.failures:
-        print(f"{name}: NOT VERIFIED, failed: {', '.join(certificate.failures)}; run refuses it")
 
 
 def _print_recipe(name: str, recipe: Any) -> None:

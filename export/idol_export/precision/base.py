@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from idol_export.graph.tracing import shipped
 from idol_export.precision.node_groups import GROUPS, PARTS
-from idol_export.verify.parity import Candidate
+from idol_export.verify.candidate import STAGE_LIMITS, Candidate
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.bundle.certificates import Engine, Recipe, ReducedName
 from idol_runtime.bundle.certificates import Precision as Arithmetic
@@ -41,7 +41,6 @@ class Precision(ABC):
         name: name of the graph in the bundle.
         arithmetic: precision of the arithmetic.
         engines: engines that can run the graph.
-        stage_limit: largest relative error of a stage. It only finds broken graphs; coarse ones fail by their tracks.
         emulated: evaluate a graph in fp32 that rounds as the shipped graph does, because no CPU has this arithmetic.
         integers: evaluate quantized nodes in integers; False: in fp32, because the target's sums never overflow.
         calibrated: needs frames for the ranges of activations.
@@ -50,7 +49,6 @@ class Precision(ABC):
     name: ReducedName
     arithmetic: Arithmetic
     engines: tuple[Engine, ...]
-    stage_limit: float
     emulated: bool = False
     integers: bool = True
     calibrated: ClassVar[bool] = False
@@ -68,6 +66,11 @@ class Precision(ABC):
             ConfigError: there is no calibration frame.
             SourceError: a video or image cannot be read.
         """
+
+    @property
+    def stage_limit(self) -> float:
+        """Largest relative error of a stage."""
+        return STAGE_LIMITS[self.arithmetic]
 
     @property
     def target(self) -> str:

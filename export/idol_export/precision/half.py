@@ -64,8 +64,8 @@ class HalfPrecision(Precision):
         return RewrittenGraph(candidate, graph)
 
 
-FP16 = HalfPrecision("fp16", "fp16", ("onnxruntime", "openvino", "tensorrt"), stage_limit=0.02)
-BF16 = HalfPrecision("bf16", "bf16", ("openvino", "tensorrt"), stage_limit=0.1, emulated=True)
+FP16 = HalfPrecision("fp16", "fp16", ("onnxruntime", "openvino", "tensorrt"))
+BF16 = HalfPrecision("bf16", "bf16", ("openvino", "tensorrt"), emulated=True)
 
 
 def islands_of(graph: bytes, half: Half = "fp16") -> set[str]:

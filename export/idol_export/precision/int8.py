@@ -52,5 +52,5 @@ def _refusal(step: SearchStep, limit: float) -> str:
     )
 
 
-INT8_ORT = Int8Precision("int8-ort", "int8", ("onnxruntime",), stage_limit=0.3)
-INT8_QDQ = Int8Precision("int8-qdq", "int8", ("openvino", "tensorrt"), stage_limit=0.3, integers=False)
+INT8_ORT = Int8Precision("int8-ort", "int8", ("onnxruntime",))
+INT8_QDQ = Int8Precision("int8-qdq", "int8", ("openvino", "tensorrt"), integers=False)

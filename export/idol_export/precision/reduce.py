@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from idol_deploy.progress import counted
 from idol_export.precision.base import Precision, ReduceOptions
-from idol_export.verify.parity import Candidate, graph_stages, relative_error, torch_stages
+from idol_export.verify.candidate import Candidate, golden_tolerances, relative_error
+from idol_export.verify.parity import graph_stages, torch_stages
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.backends.onnxruntime import run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES
@@ -25,15 +26,12 @@ from idol_runtime.bundle.certificates import (
     StageError,
 )
 from idol_runtime.errors import ParityError
-from idol_runtime.pipeline import GOLDEN_TOLERANCE
 from idol_runtime.preprocess import resize
 from idol_runtime.processor import decisive_features, processor_features
 
 __all__ = ["Reduced", "reduce_graph"]
 
 _INFINITE = 1e9  # in place of infinity, which JSON lacks
-_GOLDEN_MARGIN = 2.0  # processors round differently; a wrong kernel's error is far larger
-_GOLDEN_LIMIT = 0.9  # outputs of zeros have an error of 1
 
 
 @dataclass(frozen=True)
@@ -139,15 +137,10 @@ def _stage_errors(
 
 
 def _golden_tolerances(candidate: Candidate, reference: ReferenceGraph) -> dict[str, float]:
-    """Return the tolerance of each output on the golden frame: a multiple of the error measured here."""
     image = resize(reference.golden_frame.frame, reference.network_size)
     outputs = run_session(candidate.open_graph(), OUTPUT_NAMES, image[None])
-    return {
-        name: min(
-            max(GOLDEN_TOLERANCE, _GOLDEN_MARGIN * relative_error(outputs[name][0], expected)), _GOLDEN_LIMIT
-        )
-        for name, expected in reference.golden_frame.outputs.items()
-    }
+    expected = reference.golden_frame.outputs
+    return golden_tolerances({name: relative_error(outputs[name][0], expected[name]) for name in outputs})
 
 
 def _describe(result: IdAgreement | AnnotationScores) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 from idol_deploy.progress import Announce, counted
 from idol_export.precision.base import Precision, ReduceOptions
 from idol_export.precision.integer_graphs import IntegerGraphs
+from idol_export.verify.candidate import Candidate
 from idol_export.verify.clips import spread_frames
-from idol_export.verify.parity import Candidate
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.backends.onnxruntime import run_session
 from idol_runtime.bundle.bundle import OUTPUT_NAMES

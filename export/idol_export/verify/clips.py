@@ -1,7 +1,7 @@
 """Calibration frames, and clips for comparing tracks: from a video, from a data set, or synthetic."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,20 @@ from idol_deploy.progress import Announce, silent
 from idol_deploy.synth.config import synth_preset
 from idol_deploy.synth.dataset import write_dataset
 from idol_deploy.synth.identities import read_library
+from idol_runtime.config import Preprocessing
+from idol_runtime.errors import FrameError, SourceError
 from idol_runtime.sources.images import read_image
 from idol_runtime.sources.opening import open_source
 
-__all__ = ["SYNTHETIC_FRAMES", "clips_of_dataset", "spread_frames", "synthetic_clips", "video_clip"]
+__all__ = [
+    "SYNTHETIC_FRAMES",
+    "check_sources",
+    "clips_of_dataset",
+    "size_text",
+    "spread_frames",
+    "synthetic_clips",
+    "video_clip",
+]
 
 Clip = Iterator[NDArray[np.uint8]]  # [H, W, 3] each
 
@@ -70,3 +80,48 @@ def synthetic_clips(size: tuple[int, int], announce: Announce = silent) -> Itera
         progress = partial(announce, "drawing synthetic videos")
         write_dataset(Path(folder), read_library(), config, "val", videos=_CLIPS, seed=1, progress=progress)
         yield from clips_of_dataset(Path(folder) / "instances.json", Path(folder) / "JPEGImages")
+
+
+def check_sources(
+    preprocessing: Preprocessing,
+    frame_size: tuple[int, int],
+    sources: Mapping[str, str | None],
+    annotations: Path | None,
+) -> None:
+    """Check that frames and annotations exist and are resized to the same network input as the camera's frames.
+
+    Args:
+        preprocessing: resize of the network.
+        frame_size: (H, W) of the camera's frames.
+        sources: videos or images by their option's name.
+        annotations: annotation file to score on; None for no annotations.
+
+    Raises:
+        SourceError: a source is missing or live.
+        DataError: the annotations are broken.
+        FrameError: frames have another shape than the network input.
+    """
+    expected, sizes = preprocessing.network_size(*frame_size), list[tuple[str, str, tuple[int, int]]]()
+    for use, path in sources.items():
+        if path is not None:
+            with open_source(path) as source:
+                if source.live:
+                    raise SourceError(
+                        f"--{use} reads {source.name} twice, and it is live; record it and pass the file"
+                    )
+                sizes.append((use, source.name, source.size))
+    if annotations is not None:
+        videos = read_dataset(annotations).videos
+        sizes += [("score", f"video {video.id} of {annotations.name}", video.size) for video in videos]
+    for use, name, size in sizes:
+        resized = preprocessing.network_size(*size)
+        if resized != expected:
+            raise FrameError(
+                f"{name} is {size_text(size)}, which preprocessing resizes to {size_text(resized)} instead of "
+                f"{size_text(expected)}; {use} on a source of {size_text(frame_size)}"
+            )
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """Return a size as HEIGHTxWIDTH."""
+    return f"{size[0]}x{size[1]}"

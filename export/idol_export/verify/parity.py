@@ -5,8 +5,6 @@ reference points anew for every frame, so that the constants in the exported gra
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,10 @@ from numpy.typing import NDArray
 from idol_deploy.model.geometry import build_geometry, padding_mask
 from idol_deploy.model.idol import Idol
 from idol_export.graph.adapter import STAGES
+from idol_export.verify.candidate import Candidate, relative_error
 from idol_export.verify.decisions import DecisionComparison, Decisions
-from idol_runtime.backends.onnxruntime import open_session, run_session
-from idol_runtime.bundle.bundle import OUTPUT_NAMES, Certificate, GraphName, StageError
+from idol_runtime.backends.onnxruntime import run_session
+from idol_runtime.bundle.bundle import OUTPUT_NAMES, Certificate, StageError
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import ParityError
 from idol_runtime.preprocess import normalise, resize
@@ -37,16 +36,6 @@ FP32_TOLERANCES: Mapping[str, float] = {
 
 
 _FIX = "try another version of torch or onnxruntime and report the error"
-
-
-def relative_error(ours: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
-    """Return ‖ours - expected‖ / ‖expected‖ in float64; infinity if shapes differ or a value is not finite."""
-    if ours.shape != expected.shape:
-        return float("inf")
-    a, b = ours.astype(np.float64), expected.astype(np.float64)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return float("inf")
-    return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12))
 
 
 @torch.inference_mode()
@@ -91,33 +80,6 @@ def _torch_masks(model: Idol, output: NetworkOutput, query: NDArray[np.int64]) -
     parts = (output.mask_features, output.mask_params[query], output.mask_reference[query])
     masks = model.mask_head.decode(*(torch.from_numpy(part)[None] for part in parts))
     return np.asarray(masks[0])
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A graph to be certified, run by ONNX Runtime on the CPU.
-
-    Attributes:
-        name: name of the graph in the bundle.
-        probe: ONNX file of the graph with the stages as additional outputs.
-        graph: ONNX file of the graph as shipped; identities are compared on its outputs.
-        libraries: libraries of operators that are not part of ONNX Runtime.
-        integers: compute quantized nodes in integers; False: in fp32, where no sum can overflow.
-    """
-
-    name: GraphName
-    probe: bytes
-    graph: bytes
-    libraries: tuple[Path, ...] = ()
-    integers: bool = True
-
-    def open_probe(self) -> Any:
-        """Open an ONNX Runtime session of the probe."""
-        return open_session(self.probe, libraries=self.libraries, integers=self.integers)
-
-    def open_graph(self) -> Any:
-        """Open an ONNX Runtime session of the graph."""
-        return open_session(self.graph, libraries=self.libraries, integers=self.integers)
 
 
 def verify(

@@ -1,25 +1,29 @@
 """The fp32 graph as the reference of reduced-precision graphs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idol_deploy.data.ytvis import read_dataset
-from idol_deploy.model.idol import Idol
 from idol_deploy.progress import Announce, silent
 from idol_export.verify.annotation_scores import score_graph
+from idol_export.verify.candidate import Candidate, Runnable
 from idol_export.verify.clips import SYNTHETIC_FRAMES, Clip, clips_of_dataset, synthetic_clips, video_clip
 from idol_export.verify.id_agreement import PackedFrame, TrackComparison
-from idol_export.verify.parity import Candidate
-from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from idol_runtime.bundle.bundle import GoldenFrame
 from idol_runtime.bundle.certificates import AnnotationScores, IdAgreement
 from idol_runtime.config import StreamConfig
+from idol_runtime.errors import SourceError
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.sources.opening import open_source
 
-__all__ = ["ReferenceGraph"]
+if TYPE_CHECKING:
+    from idol_deploy.model.idol import Idol
+
+__all__ = ["ReferenceGraph", "ReferenceTracks"]
 
 _INSTANCE_FRAMES = 500  # least number of masks to compare
 _CHECK_FRAMES = 8  # frames between two checks whether the limit can still be met
@@ -27,13 +31,12 @@ _SCORE_LOSS = 0.01  # largest loss of AP and of IDF1, both 0 to 1
 
 
 @dataclass(frozen=True)
-class ReferenceGraph:
-    """The fp32 graph with its tracks and annotation scores, which are computed once for all reduced-precision graphs.
+class ReferenceTracks:
+    """An fp32 graph with its tracks and annotation scores, which are computed once for all reduced-precision graphs.
 
     Tracks are compared on the annotated videos if there are annotations, else on the video, else on synthetic videos.
 
     Attributes:
-        model: PyTorch network.
         stream: thresholds and association.
         candidate: fp32 graph.
         frame_size: (H, W) of the source.
@@ -45,9 +48,8 @@ class ReferenceGraph:
         announce: called with each step and its finished frames.
     """
 
-    model: Idol
     stream: StreamConfig
-    candidate: Candidate
+    candidate: Runnable
     frame_size: tuple[int, int]
     network_size: tuple[int, int]
     golden_frame: GoldenFrame
@@ -56,11 +58,11 @@ class ReferenceGraph:
     annotation_frames: Path | None = None
     announce: Announce = silent
 
-    def pipeline(self, candidate: Candidate) -> Pipeline:
+    def pipeline(self, candidate: Runnable) -> Pipeline:
         """Open a tracking pipeline of a graph."""
-        return Pipeline(self._backend(candidate), self.stream)
+        return Pipeline(candidate.open_backend(self.network_size), self.stream)
 
-    def agreement(self, candidate: Candidate, limit: float, *, to_end: bool = False) -> IdAgreement:
+    def agreement(self, candidate: Runnable, limit: float, *, to_end: bool = False) -> IdAgreement:
         """Compare a graph's tracks with those of the fp32 graph (IDF1).
 
         The comparison stops where the limit can no longer be met, even if the tracks agreed in all remaining frames.
@@ -95,12 +97,25 @@ class ReferenceGraph:
                 comparison.next_clip()
         return result()
 
-    def annotation_scores(self, candidate: Candidate) -> AnnotationScores | None:
+    def annotation_scores(self, candidate: Runnable) -> AnnotationScores | None:
         """Score a graph on the annotations; return None without annotations."""
         if self.annotations is None:
             return None
         (ap, idf1), (fp32_ap, fp32_idf1) = self._scores(candidate), self._fp32_scores
         return AnnotationScores(ap, fp32_ap, idf1, fp32_idf1, _SCORE_LOSS, self.annotations.name)
+
+    def require_enough(self) -> None:
+        """Check that the frames have enough instances to compare tracks on.
+
+        Raises:
+            SourceError: there are fewer.
+        """
+        masks = sum(len(frame) for clip in self._tracks for frame in clip)
+        if masks < _INSTANCE_FRAMES:
+            raise SourceError(
+                f"{self._source} has {masks} instance-frames, at least {_INSTANCE_FRAMES} are needed; pass a longer "
+                "video with --verify, or a data set with --annotations and --frames"
+            )
 
     @cached_property
     def _tracks(self) -> list[list[PackedFrame]]:
@@ -120,15 +135,11 @@ class ReferenceGraph:
     def _fp32_scores(self) -> tuple[float, float]:
         return self._scores(self.candidate)
 
-    def _scores(self, candidate: Candidate) -> tuple[float, float]:
+    def _scores(self, candidate: Runnable) -> tuple[float, float]:
         assert self.annotations is not None
         assert self.annotation_frames is not None
-        return score_graph(
-            self.annotations, self.annotation_frames, self._backend(candidate), self.stream, self.announce
-        )
-
-    def _backend(self, candidate: Candidate) -> OnnxRuntimeBackend:
-        return OnnxRuntimeBackend(candidate.open_graph(), candidate.name, self.network_size)
+        with closing(candidate.open_backend(self.network_size)) as backend:
+            return score_graph(self.annotations, self.annotation_frames, backend, self.stream, self.announce)
 
     @property
     def _source(self) -> str:
@@ -152,3 +163,11 @@ class ReferenceGraph:
         if self.video is not None:
             return iter([video_clip(self.video)])
         return synthetic_clips(self.frame_size, self.announce)
+
+
+@dataclass(frozen=True)
+class ReferenceGraph(ReferenceTracks):
+    """The fp32 graph that is rewritten, in ONNX Runtime, with its PyTorch network; see `ReferenceTracks`."""
+
+    candidate: Candidate
+    model: "Idol" = field(kw_only=True)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
+import numpy as np
+
 from idol_plugins.errors import PluginError
 from idol_plugins.headers import openvino_release
 from idol_plugins.libraries import user_cache
@@ -76,6 +78,7 @@ class OpenVinoBackend:
             core = core_with_operator(openvino_library())
         try:
             model = core.read_model(bundle.graph(graph), b"")
+            _round_constants(model)
             names = [port.get_names() for port in (*model.inputs, *model.outputs)]  # all of each
             model.reshape([1, *manifest.network_size, 3])
         except Exception as error:
@@ -181,6 +184,25 @@ def _cache() -> dict[str, str]:
     except (PluginError, OSError):
         return {}
     return {"CACHE_DIR": str(folder)}
+
+
+def _round_constants(model: Any) -> None:
+    """Replace casts of constants to bf16: OpenVINO 2026.4 rounds them wrongly, by up to one unit in the last place."""
+    from openvino import Shape, Tensor, Type
+    from openvino.op import Constant
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Convert" or node.get_output_element_type(0) != Type.bf16:
+            continue
+        source = node.input_value(0).get_node()
+        if source.get_type_name() == "Constant":
+            bits = source.data.astype(np.float32).view(np.uint32)
+            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(
+                np.uint16
+            )  # to nearest, ties to even
+            tensor = Tensor(rounded, Shape(list(rounded.shape)), Type.bf16)
+            constant = Constant(tensor, shared_memory=False)  # else it would refer to freed memory
+            node.output(0).replace(constant.output(0))
 
 
 def _refusal(error: Exception) -> BackendError:

@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from idol_export.graph.weights import in_half_precision, part_weights, without_shared
 from idol_runtime.backends.onnxruntime import import_onnxruntime
+from idol_runtime.backends.openvino import _round_constants
 
 RNG = np.random.default_rng(0)
 LARGE, OTHER = RNG.normal(size=(2, 16, 32)).astype(np.float32)
@@ -109,6 +110,16 @@ def test_a_shared_weight_in_another_type_becomes_a_cast_of_it(stored: np.ndarray
     assert not onnx.load_model_from_string(part).graph.initializer
     found = ReferenceEvaluator(onnx.load_model_from_string(weights + part)).run(None, {})[0]
     np.testing.assert_array_equal(found.astype(np.float32), rounded.astype(np.float32))
+
+
+def test_openvino_casts_to_bf16_as_onnx_asks_for() -> None:
+    engine = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    ops = pytest.importorskip("openvino.opset13")
+    model = engine.Model([ops.convert(ops.convert(ops.constant(HALF), "bf16"), "f32")], [])
+    _round_constants(model)
+    compiled = engine.Core().compile_model(model, "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
+    expected = HALF.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(compiled([])[0], expected)
 
 
 def test_another_weight_of_this_type_stays() -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from idol_export.precision.registry import PRECISIONS
-from idol_export.verify import parity
+from idol_export.verify import candidate as candidate_module
 from idol_export.verify import reference_graph as module
-from idol_export.verify.parity import Candidate
+from idol_export.verify.candidate import Candidate
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.bundle.bundle import Bundle
 from idol_runtime.bundle.certificates import AnnotationScores
@@ -33,7 +33,7 @@ def exact(toy: Toy) -> ReferenceGraph:
     candidate = Candidate("portable", toy.probe, toy.graph)
     with Bundle.open(toy.path) as bundle:
         return ReferenceGraph(
-            toy.model, toy.config.stream, candidate, toy.size, toy.size, bundle.golden_frame()
+            toy.config.stream, candidate, toy.size, toy.size, bundle.golden_frame(), model=toy.model
         )
 
 
@@ -178,7 +178,7 @@ def test_integers_of_tensorrt_are_evaluated_in_fp32(
         asked.append(integers)
         return object()
 
-    monkeypatch.setattr(parity, "open_session", opened)
+    monkeypatch.setattr(candidate_module, "open_session", opened)
     for precision in PRECISIONS.values():
         candidate = precision.candidate(exact.candidate, toy.probe)
         candidate.open_graph()
