@@ -365,7 +365,9 @@ def _newer(path: Path, data: bytes) -> str:
 def _never_passed(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     _rewrite(
-        path, lambda manifest: manifest, lambda parity: {"portable": {**parity["portable"], "stages": []}}
+        path,
+        lambda manifest: manifest,
+        lambda parity: {**parity, "portable": {**parity["portable"], "stages": []}},
     )
     return "did not pass its parity check"
 
