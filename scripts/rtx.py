@@ -1,6 +1,7 @@
 """Build the presets' tensorrt graphs with TensorRT-RTX on the CPU; `scripts/test-tensorrt-rtx` runs both commands.
 
-    rtx.py graphs FOLDER          with PyTorch: write PRESET.fp32.onnx and PRESET.fp16.onnx of untrained networks
+    rtx.py graphs FOLDER          with PyTorch: write PRESET.fp32.onnx and PRESET.fp16.onnx of untrained networks, and
+                                  edge_synth.int8.onnx, whose ranges are those of random images
     rtx.py build FOLDER           with TensorRT-RTX: build each graph in a process of its own and print the time
 
 The builder is `idol_export.engine.network` with TensorRT-RTX's binding in the place of TensorRT's: it has the same
@@ -15,6 +16,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,7 +43,10 @@ def export_graphs(folder: Path, presets: list[str]) -> None:
             probe_to_onnx(ExportGraph(with_core(Idol(preset(name)).eval(), CORES["tensorrt"]), SIZE))
         )
         cells = _gathered(graph)
-        for precision, data, size in (("fp32", graph, 4), ("fp16", _half(graph), 2)):
+        graphs = [("fp32", graph, 4), ("fp16", _half(graph), 2)]
+        if name == "edge_synth":
+            graphs.append(("int8", _integer(graph), 4))
+        for precision, data, size in graphs:
             (folder / f"{name}.{precision}.onnx").write_bytes(data)
             (folder / f"{name}.{precision}.gathered").write_text(str(cells * size))
         print(f"[rtx] {name}: exported in {time.monotonic() - started:.0f} s", flush=True)
@@ -54,6 +59,21 @@ def _half(graph: bytes) -> bytes:
 
     plain = folded(graph)
     return to_half(plain, islands_of(plain))
+
+
+def _integer(graph: bytes) -> bytes:
+    """Return the graph in int8, as `export --precision int8 --target qdq` makes it."""
+    import cv2
+    import numpy as np
+
+    from idol_export.precision.folding import folded
+    from idol_export.precision.integer_graphs import IntegerGraphs
+    from idol_export.precision.node_groups import KEPT
+
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        cv2.imwrite(f"{folder}/0.png", image)
+        return IntegerGraphs(folded(graph), SIZE, (), "qdq", folder, 1).probe(KEPT)
 
 
 def _gathered(graph: bytes) -> int:
