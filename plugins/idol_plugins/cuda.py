@@ -42,7 +42,7 @@ class CudaLibrary:
         Raises:
             PluginError: The library is not built or cannot be loaded.
         """
-        path = find_library("idol_deform_attn_cuda") if path is None else path
+        path = find_library("idol_deform_attn_cuda", build=f"{BUILD} --cuda") if path is None else path
         library = load_library(path, *_ENTRIES, build=f"{BUILD} --cuda")
         self._fused, self._classic, self._backward = (library[name] for name in _ENTRIES)
         for entry in (self._fused, self._classic):

@@ -62,12 +62,13 @@ def library_folders() -> Iterator[Path]:
         yield build_folder()
 
 
-def find_library(library: str, folder: Path | None = None) -> Path:
+def find_library(library: str, folder: Path | None = None, build: str = BUILD) -> Path:
     """Return the path of a built library.
 
     Args:
         library: Name without prefix and suffix, as in CMakeLists.txt, for example `idol_deform_attn_cpu`.
         folder: Only folder to search; None: all of `library_folders()`.
+        build: Command that builds the library, for the error.
 
     Raises:
         PluginError: The library is in none of the folders, or in a cache that other users may write.
@@ -80,7 +81,7 @@ def find_library(library: str, folder: Path | None = None) -> Path:
                 _check_owner(candidate / name)
             return candidate / name
     raise PluginError(
-        f"{name} is not built: it is not in {', '.join(map(str, folders))}; build it with: {BUILD}"
+        f"{name} is not built: it is not in {', '.join(map(str, folders))}; build it with: {build}"
     )
 
 

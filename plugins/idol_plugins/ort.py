@@ -49,7 +49,7 @@ def ort_library(folder: Path | None = None) -> Path:
     Raises:
         PluginError: The library is not built.
     """
-    return find_library("idol_deform_attn_ort", folder)
+    return find_library("idol_deform_attn_ort", folder, f"{BUILD} --fetch-headers")
 
 
 def serves_cuda(library: Path) -> bool:

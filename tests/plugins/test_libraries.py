@@ -12,6 +12,7 @@ from idol_plugins.libraries import (
     library_folders,
     user_cache,
 )
+from idol_plugins.ort import ort_library
 
 
 def test_the_variable_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -38,8 +39,10 @@ def test_without_a_home_only_the_packages_own_folder_is_left() -> None:
 
 
 def test_a_missing_library_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="idol-deploy plugins build"):
+    with pytest.raises(PluginError, match=r"idol-deploy plugins build$"):
         find_library("idol_nothing", tmp_path)
+    with pytest.raises(PluginError, match=r"idol-deploy plugins build --fetch-headers$"):
+        ort_library(tmp_path)
 
 
 def test_the_variable_names_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

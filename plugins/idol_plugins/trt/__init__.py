@@ -6,7 +6,7 @@ NODE_ATTRIBUTES to this plugin, and takes `heads`, `points` and `shapes` as the 
 
 from pathlib import Path
 
-from idol_plugins.libraries import find_library
+from idol_plugins.libraries import BUILD, find_library
 from idol_plugins.ort import DOMAIN, OPERATOR, VERSION
 
 __all__ = ["NAME", "NAMESPACE", "NODE_ATTRIBUTES", "PLUGIN_VERSION", "trt_library"]
@@ -28,4 +28,4 @@ def trt_library(folder: Path | None = None) -> Path:
     Raises:
         PluginError: The library is not built.
     """
-    return find_library("idol_deform_attn_trt", folder)
+    return find_library("idol_deform_attn_trt", folder, f"{BUILD} --cuda")

@@ -35,8 +35,7 @@ def required_key(bundle: Bundle, graph: GraphName, device: CudaDevice) -> Engine
         try:
             plugin = sha256(trt_library().read_bytes())
         except PluginError as error:
-            why = str(error).partition("; ")[0]
-            raise BackendError(f"{why}; build it with: idol-deploy plugins build --cuda") from error
+            raise BackendError(str(error)) from error
     return EngineKey(
         graph=graph,
         graph_sha256=graph_hash(bundle, graph),
