@@ -117,9 +117,12 @@ def certify(path: str | Path, options: CertifyOptions, announce: Announce = sile
     certified = Certified()
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
+        if not manifest.precisions:
+            fix = f"idol-deploy export --into {path} --precision int8"
+            raise ConfigError(f"{path} has no reduced-precision graph; add one with: {fix}")
         for graph in options.graphs:
             if graph not in manifest.precisions:
-                names = ", ".join(manifest.precisions) or "none"
+                names = ", ".join(manifest.precisions)
                 raise ConfigError(f"{path} has no reduced-precision graph {graph!r}; choose one of: {names}")
         preprocessing, size = manifest.stream.preprocessing, manifest.frame_size
         check_sources(preprocessing, size, {"verify": options.verify_source}, options.annotations)
@@ -142,9 +145,7 @@ def certify(path: str | Path, options: CertifyOptions, announce: Announce = sile
             certified.certificates |= found.certificates
             certified.reasons += found.reasons
     if not certified.certificates:
-        raise BackendError(
-            f"no graph of {path} can be certified here: {'; '.join(certified.reasons) or 'none is reduced'}"
-        )
+        raise BackendError(f"no graph of {path} can be certified here: {'; '.join(certified.reasons)}")
     return certified
 
 

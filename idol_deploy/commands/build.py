@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--graph",
         default="auto",
-        help="build this graph: plugin, tensorrt, fp16, int8-trt, … (default: auto, which is plugin if our operator's "
+        help="build this graph: plugin, tensorrt, fp16, int8-qdq, … (default: auto, which is plugin if our operator's "
         "library is built, else tensorrt)",
     )
     add("--device", default="cuda", help="build for this device: cuda or cuda:N (default: cuda)")

@@ -159,3 +159,5 @@ def test_what_cannot_be_certified_is_said_before_any_measurement(
     with pytest.raises(SourceError, match=r"clip has \d+ instance-frames, at least 500 are needed"):
         certify(path, CertifyOptions(verify_source=clip))
     assert path.read_bytes() == written
+    with pytest.raises(ConfigError, match=r"has no reduced-precision graph; add one with: .* export --into"):
+        certify(bundle(), CertifyOptions())

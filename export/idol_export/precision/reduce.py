@@ -82,7 +82,7 @@ def reduce_graph(
     rewritten = precision.rewrite(reference, options)
     candidate, to_end = rewritten.candidate, options.unverified
     fix = "keep more in fp32 (--keep backbone), calibrate on other frames (--calibrate)"
-    fix = f"{fix if precision.calibrated else 'leave it out'}, or write it marked as failed (--unverified)"
+    fix = f"{fix if precision.calibrated else 'leave the graph out'}, or write it marked as failed (--unverified)"
 
     def require(stage: str, reason: str, *, passed: bool) -> None:
         if not (passed or to_end):
@@ -156,7 +156,7 @@ def _describe(result: IdAgreement | AnnotationScores) -> str:
     if result.instance_frames < result.least_instance_frames:
         return (
             f"{result.source} has {result.instance_frames} instance-frames, at least "
-            f"{result.least_instance_frames} are needed"
+            f"{result.least_instance_frames} are needed: pass a longer --verify, or --annotations and --frames"
         )
     reached = (
         f"cannot reach {result.limit:.1%} any more after frame {result.frames}: at most {result.idf1:.2%}"
