@@ -120,7 +120,7 @@ def _of_backend(name: str, bundle: Bundle, options: OpenOptions) -> Iterator[Can
         devices = kind.available_devices()
         graphs = _graphs(kind, bundle, options)
     except IdolError as error:
-        candidate = Candidate(name, kind.devices[0], None)
+        candidate = Candidate(name, kind.devices[0] if options.device == "auto" else options.device, None)
         candidate.refuse(error)
         yield candidate
         return
@@ -192,7 +192,8 @@ def require_graph(bundle: Bundle, graph: GraphName, kind: type[BundleBackend]) -
     if info is None:
         precision, _, target = graph.partition("-")
         option = f"--precision {precision}" + (f" --target {target}" if target else "")
-        raise BackendError(f"the bundle has no {graph} graph; export it with {option}")
+        fix = f"idol-deploy export --into {bundle.path} {option}"
+        raise BackendError(f"the bundle has no {graph} graph; add it with: {fix}")
     if kind.engine not in info.engines:
         raise BackendError(
             f"{kind.title} does not run the {graph} graph, which is made for {info.made_for}; leave out --graph, or "

@@ -517,6 +517,10 @@ def test_run_names_a_missing_package(
     message = refused("run", toy.path, "--source", clip, flag, tmp_path / "a.mp4")
     assert f"needs {name}, which is not installed" in message
     assert f"pip install 'idol-deploy[{extra}]'" in message
+    if module == "onnxruntime":
+        cuda = refused("run", toy.path, "--source", clip, flag, tmp_path / "a", "--device", "cuda")
+        assert "on cuda needs onnxruntime" in cuda
+        assert "'idol-deploy[gpu]'" in cuda
 
 
 def test_masks_of_images_need_no_optional_package_but_the_engine(
