@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(description, indent=2, ensure_ascii=False))
         return 0
     for key, value in description.items():
-        print(f"{key:16} {_readable(value)}")
+        print(f"{key:16}", end=" " if len(key) <= 16 else "\n" + " " * 17)
+        print(_readable(value))
     return 0
 
 

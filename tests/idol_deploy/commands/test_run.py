@@ -129,10 +129,11 @@ def test_what_run_writes_is_what_the_pipeline_finds(
 def test_several_sources(idol: Command, toy: Toy, clip: Path, images: Path, tmp_path: Path) -> None:
     """Each source has its own outputs, and an error of one source does not end the others."""
     alone = tmp_path / "alone.jsonl"
-    assert idol("run", toy.path, "--source", clip, "--jsonl", alone).status == 0
+    command = ("run", toy.path, "--backend", "onnxruntime")  # whose graphs limit the batch
+    assert idol(*command, "--source", clip, "--jsonl", alone).status == 0
     (images / "frame4.png").write_bytes(b"no image")
     pattern = tmp_path / "{number}-{source}.jsonl"
-    done = idol("run", toy.path, "--source", images, "--source", clip, "--jsonl", pattern)
+    done = idol(*command, "--source", images, "--source", clip, "--jsonl", pattern)
     assert done.status == 2
     assert done.err.startswith(f"idol-deploy: error: {images} ended early: ")
     assert "frame4.png" in done.err
