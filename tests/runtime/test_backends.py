@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -326,3 +327,24 @@ def test_a_graph_other_than_promised(kit: Any, tmp_path: Path, where: str) -> No
     path = kit.write(tmp_path / "odd.idol", manifest, kit.members(graph=kit.tiny_graph))
     with Bundle.open(path) as bundle, pytest.raises(BackendError, match=r"odd\.idol.*'other'"):
         open_backend(bundle)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
+def test_a_signal_after_two_backends_is_delivered(tiny_bundle: Path) -> None:
+    """OpenVINO changes the stack for signals, and `run` closes backends in another order than it opened them."""
+    script = f"""
+import signal
+from idol_runtime.backends import OpenOptions, open_backend
+from idol_runtime.bundle.bundle import Bundle
+with Bundle.open({str(tiny_bundle)!r}) as bundle:
+    first, second = (open_backend(bundle, OpenOptions("openvino", graph="portable")) for _ in range(2))
+for backend in (first, second):
+    backend.close()
+del first, second, backend
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

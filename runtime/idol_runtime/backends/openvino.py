@@ -1,8 +1,10 @@
 """OpenVINO on a CPU, an Intel GPU or an Intel NPU."""
 
+import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -70,12 +72,12 @@ class OpenVinoBackend:
         manifest, kind = bundle.manifest, options.device.partition(":")[0]
         info = manifest.precisions.get(cast(ReducedName, graph))
         operator = graph == "plugin" or (info is not None and info.operator)
-        core = _import().Core()
+        core = _core()
         device = _device(core, options.device)
         if operator and kind != "cpu":
             raise BackendError(f"the operator for OpenVINO does not run on {kind}; use --graph portable")
         if operator:
-            core = core_with_operator(openvino_library())
+            core = _core(openvino_library())
         try:
             model = core.read_model(bundle.graph(graph), b"")
             _round_constants(model)
@@ -133,6 +135,21 @@ def _import() -> Any:
     if importlib.util.find_spec("openvino") is None:
         raise MissingDependencyError("openvino", "openvino", "running the network in OpenVINO")
     return import_openvino()
+
+
+def _core(library: Path | None = None) -> Any:
+    _import()
+    return _shared_core(library)
+
+
+@functools.cache
+def _shared_core(library: Path | None) -> Any:
+    """Return a core that is never freed, with the operator of a library if one is given.
+
+    A core replaces the stack for signals, and restores the previous one when it is freed. Cores that are freed in
+    another order than they were made leave a freed stack; the next Ctrl-C is then a segmentation fault.
+    """
+    return import_openvino().Core() if library is None else core_with_operator(library)
 
 
 def _device(core: Any, device: str) -> str:
