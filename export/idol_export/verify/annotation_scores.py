@@ -50,7 +50,7 @@ def score_graph(
             Path(folder) / "graph",
             identity={"graph": backend.name},
             progress=lambda kind, done, total: announce(
-                f"scoring the {backend.name} graph on {annotations.name}, {kind} results", done, total
+                f"scoring {backend.name} on {annotations.name}, {kind} results", done, total
             ),
         )
     assert results is not None, "one process runs all videos"
