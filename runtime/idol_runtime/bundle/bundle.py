@@ -307,6 +307,9 @@ class Bundle:
         manifest = _decode(encoded, Manifest, self.path, older.manifest if version < 5 else bytes)
         if {MANIFEST, *manifest.members} != set(names):
             raise self._broken(f"the manifest lists {sorted(manifest.members)}")
+        for name, info in manifest.precisions.items():
+            if info.precision != name.partition("-")[0]:  # it decides on which processors certificates count
+                raise self._broken(f"the manifest describes the {name} graph as {info.precision}")
         return manifest
 
     def _read_certificates(self, older: OlderBundle) -> Certificates:

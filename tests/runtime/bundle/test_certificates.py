@@ -80,6 +80,22 @@ def test_the_one_measured_here_comes_before_one_of_an_unknown_processor(
         assert bundle.certificate("portable", "onnxruntime") is None
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # fp16's certificates would count on every processor
+def test_a_graph_of_another_precision_than_its_name_is_refused(
+    kit: Any, tmp_path: Path, precision: Any
+) -> None:
+    parity = msgspec.json.decode(kit.certificates(), type=Certificates)
+    parity = msgspec.structs.replace(parity, precisions={"int8-ort": (certificate("onnxruntime", ()),)})
+    members = {
+        **kit.members(),
+        GRAPHS["int8-ort"]: b"graph",
+        CERTIFICATES: msgspec.json.encode(parity),
+    }
+    infos = {"int8-ort": GraphInfo(precision, ("onnxruntime",), False)}
+    path = kit.write(tmp_path / "b.idol", kit.manifest(precisions=infos), members)
+    assert f"the manifest describes the int8-ort graph as {precision}" in kit.refusal(path)
+
+
 def test_an_older_bundle_counts_where_it_counted_before(kit: Any, tmp_path: Path) -> None:
     """The descriptions are those of a bundle of schema 4; it had the golden tolerances in the manifest."""
     older = json.loads(OLDER.read_text())
