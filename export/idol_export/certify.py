@@ -36,6 +36,7 @@ from idol_runtime.processor import decisive_features, processor_features
 __all__ = ["Certified", "CertifyOptions", "certify", "certify_graph"]
 
 _ID_LIMIT = 0.99
+_MEASURED: tuple[Engine, ...] = ("onnxruntime", "openvino")
 _INFINITE = 1e9  # in place of infinity, which JSON lacks
 
 Frames = Callable[[], Iterable[NDArray[np.uint8]]]  # [H, W, 3] each
@@ -124,6 +125,13 @@ def certify(path: str | Path, options: CertifyOptions, announce: Announce = sile
             if graph not in manifest.precisions:
                 names = ", ".join(manifest.precisions)
                 raise ConfigError(f"{path} has no reduced-precision graph {graph!r}; choose one of: {names}")
+        graphs = options.graphs or tuple(manifest.precisions)
+        named = bool(options.graphs)
+        plans = [_engines(name, manifest.precisions[name], named=named) for name in graphs]
+        if not any(engines for engines, _ in plans):
+            why = "; ".join(reason for _, reasons in plans for reason in reasons)
+            why = why or "no engine gains by them here; name one with --graph"
+            raise BackendError(f"no graph of {path} can be certified here: {why}")
         preprocessing, size = manifest.stream.preprocessing, manifest.frame_size
         check_sources(preprocessing, size, {"verify": options.verify_source}, options.annotations)
         tracks = ReferenceTracks(
@@ -138,14 +146,12 @@ def certify(path: str | Path, options: CertifyOptions, announce: Announce = sile
             announce=announce,
         )
         tracks.require_enough()
-        for name in options.graphs or manifest.precisions:
+        for name in graphs:
             found = certify_graph(
-                path, name, tracks, lambda: _frames(options, manifest.frame_size), named=bool(options.graphs)
+                path, name, tracks, lambda: _frames(options, manifest.frame_size), named=named
             )
             certified.certificates |= found.certificates
             certified.reasons += found.reasons
-    if not certified.certificates:
-        raise BackendError(f"no graph of {path} can be certified here: {'; '.join(certified.reasons)}")
     return certified
 
 
@@ -154,7 +160,7 @@ def certify_graph(
     name: ReducedName,
     tracks: ReferenceTracks,
     frames: Frames,
-    engines: Collection[Engine] = ("onnxruntime", "openvino"),
+    engines: Collection[Engine] = _MEASURED,
     *,
     named: bool = False,
 ) -> Certified:
@@ -171,14 +177,8 @@ def certify_graph(
     found = Certified()
     with Bundle.open(path) as bundle:
         info = bundle.manifest.precisions[name]
-        for engine in (engine for engine in info.engines if engine in engines):
-            kind = backend_class(engine)
-            if not (named or name in (kind.timed or {}).get("cpu", ())):
-                continue
-            reason = _obstacle(engine, info)
-            if reason:
-                found.reasons.append(f"the {name} graph is not verified in {kind.title}: {reason}")
-                continue
+        able, found.reasons = _engines(name, info, engines, named=named)
+        for engine in able:
             certificate = _measure(_BundleGraph(bundle, engine, name), info, tracks, frames)
             found.certificates.setdefault(name, []).append(certificate)
             contents = BundleContents.read(path)
@@ -186,6 +186,24 @@ def certify_graph(
                 raise BundleError(f"the {name} graph of {path} was replaced meanwhile; certify it again")
             contents.with_certificate(name, certificate).write(path, ())
     return found
+
+
+def _engines(
+    name: ReducedName, info: GraphInfo, engines: Collection[Engine] = _MEASURED, *, named: bool
+) -> tuple[list[Engine], list[str]]:
+    """Return the engines of this machine to measure a graph in, and the reason for each that cannot run it."""
+    able: list[Engine] = []
+    reasons = []
+    for engine in (engine for engine in info.engines if engine in engines):
+        kind = backend_class(engine)
+        if not (named or name in (kind.timed or {}).get("cpu", ())):
+            continue
+        reason = _obstacle(engine, info)
+        if reason:
+            reasons.append(f"the {name} graph is not verified in {kind.title}: {reason}")
+        else:
+            able.append(engine)
+    return able, reasons
 
 
 def _obstacle(engine: Engine, info: GraphInfo) -> str:
