@@ -193,9 +193,9 @@ def _failure(candidates: Sequence[Candidate]) -> IdolError:
     """Return the error of the last candidate of an installed engine."""
     errors = [candidate.error for candidate in candidates if candidate.error is not None]
     installed = [error for error in errors if not isinstance(error, MissingDependencyError)]
-    if not installed and all(candidate.device.startswith("cuda") for candidate in candidates):
-        return MissingDependencyError("onnxruntime", "gpu", "running the network on cuda")
     if not installed and len(errors) > 1:
+        if all(candidate.device.startswith("cuda") for candidate in candidates):
+            return MissingDependencyError("onnxruntime", "gpu", "running the network on cuda")
         return MissingDependencyError("onnxruntime or openvino", "cpu", "running the network")
     return (installed or errors)[-1]
 
