@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     calibrate_frames = "measure the int8 ranges on N frames"
     add("--calibrate-frames", type=positive, default=64, metavar="N", help=calibrate_frames)
     keep = (
-        "leave PART of the int8 graph in fp32: backbone, neck, encoder, decoder, heads, or one stride of the backbone: "
-        "backbone/4; may be repeated"
+        "leave PART of the int8 graph in fp32: backbone, neck, encoder, decoder, heads, one stride of the backbone: "
+        "backbone/4, or the products that attention samples: values; may be repeated"
     )
     add("--keep", action="append", default=[], metavar="PART", help=keep)
     auto = "find the fastest int8 configuration that loses at most PERCENT id agreement (default: 1)"

@@ -111,8 +111,8 @@ def check_golden_frame(
         if not stage.passed:
             raise BackendError(
                 f"{backend.name} fails the golden check{batch}: {stage.stage} differs from PyTorch by "
-                f"{stage.error:.1e} (allowed {stage.tolerance:.0e}); export a bundle of an older release again, or use "
-                "another graph (--graph portable), backend (--backend onnxruntime), device or version of it"
+                f"{stage.error:.1e} (allowed {stage.tolerance:.0e}); export a bundle of an older release again, or "
+                "use another --graph, --backend or --device: idol-deploy run BUNDLE --explain lists them"
             )
 
 

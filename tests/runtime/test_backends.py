@@ -226,7 +226,7 @@ def test_with_its_library_the_operator_is_used_and_checked(
             BackendError, match="built for CPUs only; build it again: idol-deploy plugins build --cuda"
         ):
             open_backend(bundle, OpenOptions("onnxruntime", device="cuda", graph="plugin"))
-    with pytest.raises(BackendError, match=r"plugin graph\) fails the golden check.* \(--graph portable"):
+    with pytest.raises(BackendError, match=r"plugin graph\) fails the golden check.* --explain lists them"):
         Pipeline.open(two_graphs, backend="onnxruntime", graph="plugin")
     with Pipeline.open(two_graphs, backend="onnxruntime") as pipeline:
         choice, hint = pipeline.backend.reason.split("\n")

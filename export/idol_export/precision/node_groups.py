@@ -16,11 +16,13 @@ PARTS = (*STAGES[1:], "heads")
 # normalised: precedes a normalisation, and a few channels have far larger values than the rest.
 # bottleneck: reads or writes narrow values without an activation, and later layers amplify its rounding error.
 # sampled: reads the values that attention sampled, and a few cells have far larger values than the rest.
-_KINDS = ("first", "depthwise", "normalised", "bottleneck", "sampled")
+_FRAGILE = ("first", "depthwise", "normalised", "bottleneck", "sampled")
+# values: computes the values that attention samples.
+_KINDS = (*_FRAGILE, "values")
 _STRIDES = tuple(f"backbone/{2**power}" for power in range(1, 7))
 GROUPS = (*_KINDS, *_STRIDES, *PARTS[1:])
 # Groups with the largest loss per multiplication (benchmarks/README.md).
-KEPT = (*_KINDS, "decoder")
+KEPT = (*_FRAGILE, "decoder")
 _MOVES = ("Reshape", "Transpose", "Flatten", "Unsqueeze")
 
 
@@ -47,6 +49,8 @@ def groups_of(editor: Editor) -> dict[str, str]:
             group = _fragile(editor, node, preparation, linear) or group
         elif node.op_type == "MatMul" and _reads_sampled(editor, node):
             group = "sampled"
+        elif node.op_type == "MatMul" and _is_sampled(editor, node):
+            group = "values"
         if group == PARTS[0]:
             group = _STRIDES[_power(editor, node, image[1] * image[2]) - 1]
         groups[node.name] = group
@@ -137,3 +141,11 @@ def _reads_sampled(editor: Editor, node: onnx.NodeProto) -> bool:
     if maker is None or maker.op_type in ("DeformAttn", "ReduceSum"):
         return maker is not None
     return any(editor.producers[name].op_type == "Gather" for name in maker.input if name in editor.producers)
+
+
+def _is_sampled(editor: Editor, node: onnx.NodeProto) -> bool:
+    """Return whether deformable attention samples the output of a product, after a bias and a padding mask."""
+    name = node.output[0]
+    while (reader := _sole_reader(editor, name)) is not None and reader.op_type in (*_MOVES, "Add", "Mul", "Where"):
+        name = reader.output[0]
+    return reader is not None and reader.op_type in ("DeformAttn", "Gather") and reader.input[0] == name

@@ -104,13 +104,14 @@ def test_linear_values_are_what_no_activation_changed(bottlenecks: bytes) -> Non
     assert linear_values(Editor(model.SerializeToString())) == {"block1", "projected", "block2"}
 
 
-def test_products_that_read_what_attention_sampled(toy: Toy) -> None:
-    """In standard operators, the output matrix of each layer of encoder and decoder reads sampled values."""
+def test_products_around_the_sampled_values(toy: Toy) -> None:
+    """In standard operators, a layer of encoder or decoder has a product before the sampling and one after it."""
     editor = Editor(toy.probe)
     groups = groups_of(editor)
     layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
-    sampled = [node for node in editor.graph.node if groups[node.name] == "sampled"]
-    assert [node.op_type for node in sampled] == ["MatMul"] * layers
+    for group in ("sampled", "values"):
+        found = [node for node in editor.graph.node if groups[node.name] == group]
+        assert [node.op_type for node in found] == ["MatMul"] * layers
 
 
 def _size(shape: tuple[int, ...]) -> int:
