@@ -145,7 +145,7 @@ def _reads_sampled(editor: Editor, node: onnx.NodeProto) -> bool:
 
 def _is_sampled(editor: Editor, node: onnx.NodeProto) -> bool:
     """Return whether deformable attention samples the output of a product, after a bias and a padding mask."""
-    name = node.output[0]
-    while (reader := _sole_reader(editor, name)) is not None and reader.op_type in (*_MOVES, "Add", "Mul", "Where"):
+    name, passed = node.output[0], (*_MOVES, "Add", "Mul", "Where")
+    while (reader := _sole_reader(editor, name)) is not None and reader.op_type in passed:
         name = reader.output[0]
     return reader is not None and reader.op_type in ("DeformAttn", "Gather") and reader.input[0] == name

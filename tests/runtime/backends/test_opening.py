@@ -39,7 +39,8 @@ def test_a_graph_that_the_bundle_lacks_is_refused(bundle: Bundle) -> None:
             require_graph(bundle, graph, kind)
         else:
             with pytest.raises(
-                BackendError, match=f"has no {graph} graph; export it (with --precision|again)"
+                BackendError,
+                match=f"has no {graph} graph; (add it with: idol-deploy export --into .* --precision|export it again)",
             ):
                 require_graph(bundle, graph, kind)
 
