@@ -21,7 +21,7 @@ from idol_runtime.backends.cuda_device import CudaDevice
 from idol_runtime.backends.opening import verified_graphs
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle
-from idol_runtime.bundle.engine_file import FOLDER_VARIABLE, engine_folder
+from idol_runtime.bundle.engine_file import FOLDER_VARIABLE, engine_folder, read_info
 from idol_runtime.errors import IdolError
 from idol_runtime.pipeline import Pipeline
 
@@ -88,6 +88,7 @@ def refusals(path: Path) -> dict[str, Any]:
     for fault in ("corrupted", "cut short"):
         with tempfile.TemporaryDirectory() as folder, Bundle.open(path) as bundle:
             for engine in engine_folder().glob("*.engine"):
+                graph = read_info(engine).key.graph
                 data = bytearray(engine.read_bytes())
                 data[len(data) // 2] ^= 1
                 (Path(folder) / engine.name).write_bytes(
@@ -96,7 +97,7 @@ def refusals(path: Path) -> dict[str, Any]:
             before = os.environ.get(FOLDER_VARIABLE)
             os.environ[FOLDER_VARIABLE] = folder
             try:
-                open_backend(bundle, OpenOptions("tensorrt")).close()
+                open_backend(bundle, OpenOptions("tensorrt", graph=graph)).close()
             except IdolError as error:
                 messages[fault] = str(error)
             finally:
