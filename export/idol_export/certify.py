@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from idol_deploy.progress import Announce, counted, silent
 from idol_deploy.weights.reference import make_video
 from idol_export.contents import BundleContents
-from idol_export.verify.candidate import STAGE_LIMITS, golden_tolerances, relative_error
+from idol_export.verify.candidate import ID_LIMIT, STAGE_LIMITS, finite_error, golden_tolerances
 from idol_export.verify.clips import check_sources, video_clip
 from idol_export.verify.reference_graph import ReferenceTracks
 from idol_runtime.backends import Backend, OpenOptions, open_backend
@@ -35,9 +35,7 @@ from idol_runtime.processor import decisive_features, processor_features
 
 __all__ = ["Certified", "CertifyOptions", "certify", "certify_graph"]
 
-_ID_LIMIT = 0.99
 _MEASURED: tuple[Engine, ...] = ("onnxruntime", "openvino")
-_INFINITE = 1e9  # in place of infinity, which JSON lacks
 
 Frames = Callable[[], Iterable[NDArray[np.uint8]]]  # [H, W, 3] each
 
@@ -241,8 +239,8 @@ def _measure(
             image = resize(frame, tracks.network_size)[None]
             (ours,), (theirs,) = backend.infer(image), fp32.infer(image)
             for output in OUTPUT_NAMES:
-                error = relative_error(getattr(ours, output), getattr(theirs, output))
-                errors[output] = max(errors[output], min(error, _INFINITE))
+                error = finite_error(getattr(ours, output), getattr(theirs, output))
+                errors[output] = max(errors[output], error)
             count += 1
     older = graph.bundle.certificates.precisions[name]  # type: ignore[index]
     limit = STAGE_LIMITS[info.precision]
@@ -251,7 +249,7 @@ def _measure(
         frames=count,
         engine=engine,
         processor=decisive_features(info.precision, processor_features()),
-        agreement=tracks.agreement(graph, older[0].agreement.limit if older else _ID_LIMIT, to_end=True),
+        agreement=tracks.agreement(graph, older[0].agreement.limit if older else ID_LIMIT, to_end=True),
         golden_tolerances=golden_tolerances({stage.stage: stage.error for stage in golden}),
         annotation_scores=tracks.annotation_scores(graph),
     )

@@ -7,15 +7,13 @@ from typing import ClassVar
 
 from idol_export.graph.tracing import shipped
 from idol_export.precision.node_groups import GROUPS, PARTS
-from idol_export.verify.candidate import STAGE_LIMITS, Candidate
+from idol_export.verify.candidate import ID_LIMIT, STAGE_LIMITS, Candidate
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.bundle.certificates import Engine, Recipe, ReducedName
 from idol_runtime.bundle.certificates import Precision as Arithmetic
 from idol_runtime.errors import ConfigError
 
 __all__ = ["Precision", "ReduceOptions", "RewrittenGraph"]
-
-_ID_LOSS = 0.01
 
 
 @dataclass(frozen=True)
@@ -136,4 +134,4 @@ class ReduceOptions:
     @property
     def id_limit(self) -> float:
         """Lowest IDF1 of a graph's tracks against those of fp32, 0 to 1."""
-        return 1 - (_ID_LOSS if self.auto is None else self.auto)
+        return ID_LIMIT if self.auto is None else 1 - self.auto

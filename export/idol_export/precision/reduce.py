@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from idol_deploy.progress import counted
 from idol_export.precision.base import Precision, ReduceOptions
-from idol_export.verify.candidate import Candidate, golden_tolerances, relative_error
+from idol_export.verify.candidate import Candidate, finite_error, golden_tolerances, relative_error
 from idol_export.verify.parity import graph_stages, torch_stages
 from idol_export.verify.reference_graph import ReferenceGraph
 from idol_runtime.backends.onnxruntime import run_session
@@ -30,8 +30,6 @@ from idol_runtime.preprocess import resize
 from idol_runtime.processor import decisive_features, processor_features
 
 __all__ = ["Reduced", "reduce_graph"]
-
-_INFINITE = 1e9  # in place of infinity, which JSON lacks
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,7 @@ def _stage_errors(
         image = resize(frame, reference.network_size)
         tensors = graph_stages(probe, graph, image)
         expected = torch_stages(reference.model, image)
-        yield {
-            stage: min(relative_error(tensors[stage], array), _INFINITE) for stage, array in expected.items()
-        }
+        yield {stage: finite_error(tensors[stage], array) for stage, array in expected.items()}
 
 
 def _golden_tolerances(candidate: Candidate, reference: ReferenceGraph) -> dict[str, float]:

@@ -13,12 +13,22 @@ from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
 from idol_runtime.bundle.certificates import GraphName, Precision
 from idol_runtime.pipeline import GOLDEN_TOLERANCE
 
-__all__ = ["STAGE_LIMITS", "Candidate", "Runnable", "golden_tolerances", "relative_error"]
+__all__ = [
+    "ID_LIMIT",
+    "STAGE_LIMITS",
+    "Candidate",
+    "Runnable",
+    "finite_error",
+    "golden_tolerances",
+    "relative_error",
+]
 
+ID_LIMIT = 0.99  # lowest IDF1 of a reduced-precision graph's tracks against those of fp32, 0 to 1
 # Largest relative errors of a stage or output. They only find broken graphs; coarse ones fail by their tracks.
 STAGE_LIMITS: Mapping[Precision, float] = {"fp16": 0.02, "bf16": 0.1, "int8": 0.3}
 _GOLDEN_MARGIN = 2.0  # processors round differently; a wrong kernel's error is far larger
 _GOLDEN_LIMIT = 0.9  # outputs of zeros have an error of 1
+_INFINITE = 1e9  # in place of infinity, which JSON lacks
 
 
 def relative_error(ours: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
@@ -29,6 +39,11 @@ def relative_error(ours: NDArray[np.generic], expected: NDArray[np.generic]) -> 
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
     return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12))
+
+
+def finite_error(ours: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+    """Return `relative_error` for a certificate: 1e9 in place of infinity."""
+    return min(relative_error(ours, expected), _INFINITE)
 
 
 def golden_tolerances(errors: Mapping[str, float]) -> dict[str, float]:

@@ -102,9 +102,8 @@ def _fastest(
     image = _image(bundle)
     best: Candidate | None = None
     backend: BundleBackend | None = None
-    with (
-        contextlib.ExitStack() as stack
-    ):  # closes the backends after an interrupt; a backend may be closed twice
+    # The stack closes the backends after an interrupt; a backend may be closed twice.
+    with contextlib.ExitStack() as stack:
         for candidate in candidates:
             _pass_over_fallback(candidate, candidates)
             if candidate.why_not:

@@ -171,15 +171,12 @@ def _device(core: Any, device: str) -> str:
 def _settings(precision: str, kind: str, threads: int | None) -> dict[str, str]:
     # The graph defines the types. By default, a processor with bf16 instructions would round all values to bf16.
     settings = {"EXECUTION_MODE_HINT": "ACCURACY"}
-    if precision in ("fp32", "int8") or (precision, kind) == (
-        "fp16",
-        "cpu",
-    ):  # as certified: see `decisive_features`
+    # fp16 on a CPU computes in fp32, as certified: see `decisive_features`.
+    if precision in ("fp32", "int8") or (precision == "fp16" and kind == "cpu"):
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     if kind == "cpu":
-        settings["ENABLE_CPU_PINNING"] = (
-            "NO"  # by default, each process would tie its threads to the same cores
-        )
+        # By default, each process would tie its threads to the same cores.
+        settings["ENABLE_CPU_PINNING"] = "NO"
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = str(threads)
     return settings | _cache() if kind in _CACHED else settings
@@ -214,9 +211,8 @@ def _round_constants(model: Any) -> None:
         source = node.input_value(0).get_node()
         if source.get_type_name() == "Constant":
             bits = source.data.astype(np.float32).view(np.uint32)
-            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(
-                np.uint16
-            )  # to nearest, ties to even
+            # To nearest, ties to even.
+            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
             tensor = Tensor(rounded, Shape(list(rounded.shape)), Type.bf16)
             constant = Constant(tensor, shared_memory=False)  # else it would refer to freed memory
             node.output(0).replace(constant.output(0))
