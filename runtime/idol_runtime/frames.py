@@ -24,11 +24,15 @@ class Frame:
         index: position in the source, from 0; with a stride, indices are skipped.
         time_s: seconds since the first frame.
         image: [H, W, 3] uint8 RGB, contiguous.
+        arrived_s: `time.monotonic()` when the frame had arrived and was decoded; 0 if it was not measured.
+        epoch: how often the source has been opened again before this frame; 0 for a file.
     """
 
     index: int
     time_s: float
     image: RGBImage
+    arrived_s: float = 0.0
+    epoch: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

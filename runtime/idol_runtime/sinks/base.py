@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import OutputError
+from idol_runtime.events import Tell, log_event
 from idol_runtime.files import replacing
 from idol_runtime.frames import Frame
 from idol_runtime.tracking.results import FrameResult
@@ -29,6 +30,9 @@ class SinkContext:
         boxes: draw boxes as well as masks.
         caption: one line along the lower edge of drawn frames; None for no caption.
         video_id: video id of the entries in a results file.
+        live: True for a source without an end of its own (a camera or a network stream).
+        append: continue an existing output, because the state of an earlier run is continued.
+        tell: function that receives the events of the output.
     """
 
     name: str
@@ -38,6 +42,9 @@ class SinkContext:
     boxes: bool = False
     caption: str | None = None
     video_id: int = 1
+    live: bool = False
+    append: bool = False
+    tell: Tell = log_event
 
 
 class Sink(ABC):

@@ -1,0 +1,56 @@
+"""Events of a run: what happens to sources, tracks and outputs while nobody watches."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+__all__ = ["Event", "EventKind", "Tell", "log_event"]
+
+EventKind: TypeAlias = Literal[
+    "waiting",  # a source cannot be opened yet
+    "connected",  # a source sends its first frame
+    "lost",  # a source has stopped sending
+    "back",  # a lost source sends again
+    "resized",  # a source sends frames of another size
+    "ended",  # a source is finished
+    "added",  # a source was added to the run
+    "removed",  # a source was taken out of the run
+    "dropped",  # frames were dropped, because the network or an output is slower than the source
+    "tracks_reset",  # identities before this event are not continued
+    "resumed",  # the state of an earlier run is continued
+    "rotated",  # an output continues in a new file
+    "output_stopped",  # an output cannot be written at the moment
+    "output_back",  # a stopped output is written again
+    "evicted",  # something beyond a declared limit was deleted
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to one source of a run.
+
+    Attributes:
+        kind: kind of event.
+        source: name of the source, without passwords.
+        message: one sentence for a person.
+        values: figures, such as the number of dropped frames.
+        time: when it happened, in seconds since 1970 (UTC).
+    """
+
+    kind: EventKind
+    source: str
+    message: str
+    values: Mapping[str, int | float | str] = field(default_factory=dict)
+    time: float = field(default_factory=time.time)
+
+
+Tell: TypeAlias = Callable[[Event], None]
+
+_log = logging.getLogger(__name__)
+
+
+def log_event(event: Event) -> None:
+    """Log an event; Python writes it to stderr unless the program handles it."""
+    _log.warning("%s: %s", event.source, event.message)
