@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import settings
+
+from servers.rtsp import GSTREAMER_PYTHON
 
 if TYPE_CHECKING:
     from idol_deploy.config import IdolConfig
@@ -38,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _skip(items, "gpu", _no_gpu)
     _skip(items, "clips", _no_clips)
     _skip(items, "pseudo_ytvis", _no_pseudo_ytvis)
+    _skip(items, "gstreamer", _no_gstreamer)
 
 
 def _skip(items: list[pytest.Item], marker: str, missing: Callable[[], str | None]) -> None:
@@ -55,6 +59,20 @@ def _no_pseudo_ytvis() -> str | None:
     if PSEUDO_YTVIS.is_dir():
         return None
     return f"pseudo-labelled frames not found: {PSEUDO_YTVIS}; set IDOL_PSEUDO_YTVIS to their folder"
+
+
+def _no_gstreamer() -> str | None:
+    """Explain what is missing of GStreamer and its RTSP server; None if they are installed."""
+    script = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    try:
+        subprocess.run([GSTREAMER_PYTHON, "-I", "-c", script], check=True, capture_output=True)
+        for element in ("videotestsrc", "x264enc", "rtph264pay"):  # of -plugins-base, -ugly and -good
+            subprocess.run(["gst-inspect-1.0", "--exists", element], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return (
+            "GStreamer's RTSP server is missing; install gir1.2-gst-rtsp-server-1.0, …: scripts/install-media"
+        )
+    return None
 
 
 def _no_gpu() -> str | None:
