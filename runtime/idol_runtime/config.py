@@ -14,6 +14,8 @@ __all__ = ["AssociationConfig", "Category", "Preprocessing", "StreamConfig", "Vi
 
 # Every track allocates memory for this many embeddings at its first frame.
 _MAX_MEMORY = 1000
+# Frames a second of the annotations that networks learn from: 5.9 in YouTube-VIS, 5.4 in OVIS.
+_LEARNED_FPS = 5.0
 # Largest sides in pixels: that of a JPEG; a larger `max_side` means no limit.
 _MAX_SIDES = {"short_side": 65_535, "max_side": 2**30, "size_divisor": 65_535}
 
@@ -55,6 +57,10 @@ class AssociationConfig:
         tau: constant of the paper's temporal weight; higher values weight old embeddings more evenly.
         momentum: share of the new embedding in the running one, 0 to 1.
         max_age: number of frames after which an unseen track is deleted; its id is not used again.
+        max_age_s: number of seconds for which an unseen track is not deleted, however many frames pass; higher values
+            recognise instances after longer absences. None: frames alone, as published; see `for_live`.
+        max_tracks: largest number of tracks in memory; the tracks unseen for longest are deleted beyond it. The default
+            is above what 300 queries can start in `max_age` frames by default.
     """
 
     select_score: float = 0.1
@@ -70,6 +76,8 @@ class AssociationConfig:
     tau: float = 0.5
     momentum: float = 0.8
     max_age: int = 10
+    max_age_s: float | None = None
+    max_tracks: int = 10_000
 
     def __post_init__(self) -> None:
         scores = ("select_score", "init_score", "new_track_score", "match_score")
@@ -78,11 +86,22 @@ class AssociationConfig:
             raise ConfigError(
                 f"association.memory_length must lie between 1 and {_MAX_MEMORY}, got {self.memory_length}"
             )
-        if self.max_age < 1:
-            raise ConfigError(f"association.max_age must be at least 1, got {self.max_age}")
+        for name in ("max_age", "max_tracks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"association.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= (self.max_age_s or 0) < math.inf:
+            raise ConfigError(f"association.max_age_s must not be negative, got {self.max_age_s}")
         if not 0 <= self.tau < math.inf:
             raise ConfigError(f"association.tau must not be negative, got {self.tau}")
         _require_choice("association", self, "matching", "temporal")
+
+    def for_live(self) -> "AssociationConfig":
+        """Return the rules for a camera or stream, whose frames may be dropped: `max_age_s` is set, if it is None.
+
+        An unseen track then lives as long as `max_age` frames of the data sets: 2 s by default, whether the network
+        processes 5 or 60 frames a second. A slower network deletes it after `max_age` frames.
+        """
+        return self if self.max_age_s is not None else replace(self, max_age_s=self.max_age / _LEARNED_FPS)
 
 
 @dataclass(frozen=True)

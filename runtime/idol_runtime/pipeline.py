@@ -234,7 +234,8 @@ def _checker(bundle: Bundle, frames: int = 1) -> Callable[[BundleBackend], None]
 class Pipeline(LoadedNetwork):
     """A network and a tracker for one stream of frames; `Pipeline.open` makes one from a bundle.
 
-    Memory does not grow with the stream: the tracker stores the tracks of the last ten frames only. For the arguments
+    Memory does not grow with the stream: the tracker stores the tracks of the last ten frames, and at most
+    `association.max_tracks`. For the arguments
     and attributes see `LoadedNetwork`.
     """
 
@@ -278,19 +279,25 @@ class Pipeline(LoadedNetwork):
         self._source = None
         self._stream.reset()
 
-    def step(self, frame: object) -> FrameResult:
+    def forget(self) -> None:
+        """Delete all tracks and accept another frame size; go on numbering identities and frames."""
+        self._stream.forget()
+
+    def step(self, frame: object, time_s: float | None = None) -> FrameResult:
         """Process the next frame of the stream.
 
         Args:
             frame: [H, W, 3] uint8, RGB. With TensorRT also an array on the GPU of the network's size, with DLPack or
                 `__cuda_array_interface__` (CuPy, PyTorch, Numba, PyCUDA); boxes are in its pixels.
+            time_s: time of the frame in seconds, from any start; None: the time of the call. Only
+                `association.max_age_s` uses it.
 
         Raises:
             FrameError: the frame has a wrong type or depth, a size that the network does not accept, or another size
                 than the previous frames.
             BackendError: the inference engine failed.
         """
-        return self._track(self._stream.peek(frame))
+        return self._track(self._stream.peek(frame), time_s)
 
     def prepare(self, frame: object) -> Prepared:
         """Check and resize the next frame: the first half of `step`, which may run in another thread than `track`.
@@ -300,17 +307,17 @@ class Pipeline(LoadedNetwork):
         """
         return self._stream.prepare(frame)
 
-    def track(self, prepared: Prepared) -> FrameResult:
+    def track(self, prepared: Prepared, time_s: float | None = None) -> FrameResult:
         """Run the network and the tracker on a prepared frame: the second half of `step`, in the order of `prepare`.
 
         Raises:
             BackendError: the inference engine failed.
         """
-        return self._track(prepared)
+        return self._track(prepared, time_s)
 
-    def _track(self, frame: Prepared | DeviceFrame) -> FrameResult:
+    def _track(self, frame: Prepared | DeviceFrame, time_s: float | None) -> FrameResult:
         with self._exclusive():
-            return self._stream.track(frame, self._run([frame])[0])
+            return self._stream.track(frame, self._run([frame])[0], time_s)
 
     def stream(
         self, source: str | int | Path, *, stride: int = 1, max_frames: int | None = None
@@ -336,4 +343,4 @@ class Pipeline(LoadedNetwork):
                         f"{frames.name} was being streamed when this pipeline was reset or got another source; open "
                         "one Pipeline for each, or use Streams"
                     )
-                yield self.step(frame.image)
+                yield self.step(frame.image, frame.time_s)

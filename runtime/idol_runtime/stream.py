@@ -57,11 +57,30 @@ class Stream:
         self._tracker = Tracker(config.association)
         self.reset()
 
+    def use_live_rules(self) -> None:
+        """Start again with the rules for a camera or stream; see `AssociationConfig.for_live`."""
+        self.config = replace(self.config, association=self.config.association.for_live())
+        self._tracker = Tracker(self.config.association)
+        self.reset()
+
+    @property
+    def evicted(self) -> int:
+        """Number of tracks deleted because of `AssociationConfig.max_tracks`."""
+        return self._tracker.evicted
+
     def reset(self) -> None:
         """Start a new video: delete all tracks, and number identities and frames from 0."""
         self._tracker.reset()
         self._index = self._prepared = 0
         self._frame_size: tuple[int, int] | None = None
+
+    def forget(self) -> None:
+        """Delete all tracks and accept another frame size; go on numbering identities and frames.
+
+        Call it after a gap or a change of the scene, so that no identity is used twice in a run.
+        """
+        self._tracker.forget()
+        self._frame_size = None
 
     def peek(self, frame: object) -> Prepared | DeviceFrame:
         """Check and resize the next frame without changing the stream; a frame on the GPU has the network's size.
@@ -92,17 +111,21 @@ class Stream:
             return replace(prepared, image=prepared.image.copy())
         return prepared
 
-    def track(self, prepared: Prepared | DeviceFrame, output: NetworkOutput) -> FrameResult:
+    def track(
+        self, prepared: Prepared | DeviceFrame, output: NetworkOutput, time_s: float | None = None
+    ) -> FrameResult:
         """Return the tracked instances of a prepared frame; call it in the order of `prepare`.
 
         Args:
             prepared: prepared frame.
             output: output of the network for this frame.
+            time_s: time of the frame in seconds, from any start; None: the time of the call.
         """
-        self._frame_size = prepared.placement.frame
+        if self._index >= self._prepared:  # otherwise `prepare` has set it, perhaps for a later frame
+            self._frame_size = prepared.placement.frame
         detections = detect(output, self.config.association)
         ids = self._tracker.update(
-            detections.scores, detections.labels, detections.boxes, detections.embeddings
+            detections.scores, detections.labels, detections.boxes, detections.embeddings, time_s=time_s
         )
         result = FrameResult.from_detections(
             self._index, detections, ids, prepared.placement, self.config.class_names

@@ -93,40 +93,50 @@ class Streams(LoadedNetwork):
         """Delete a stream, because it has ended or its next frame starts another video."""
         self._streams.pop(name, None)
 
-    def step(self, frames: Mapping[K, object]) -> dict[K, FrameResult]:
+    def step(
+        self, frames: Mapping[K, object], times: Mapping[K, float] | None = None
+    ) -> dict[K, FrameResult]:
         """Process the next frame of some streams, existing or new. An error changes no stream.
 
         Args:
             frames: frame of each stream by its name, as in `Pipeline.step`; each stream has its own size.
+            times: time of each frame in seconds, from any start of its stream; None: the time of the call.
 
         Raises:
             FrameError: a frame cannot be processed; the message names the stream.
             BackendError: the inference engine failed.
         """
         streams = {name: self._streams.get(name) or self._new_stream() for name in frames}
-        results = self._track(streams, {name: _peek(name, streams[name], frames[name]) for name in frames})
+        peeked = {name: _peek(name, streams[name], frames[name]) for name in frames}
+        results = self._track(streams, peeked, times or {})
         for name, stream in streams.items():
             self._streams[name] = stream
         return results
 
-    def track(self, prepared: Mapping[K, Prepared]) -> dict[K, FrameResult]:
+    def track(
+        self, prepared: Mapping[K, Prepared], times: Mapping[K, float] | None = None
+    ) -> dict[K, FrameResult]:
         """Run the network and the trackers on prepared frames: the second half of `step`.
 
         Args:
             prepared: frame of each stream by its name, from `Stream.prepare` of the stream that `join` returned.
+            times: time of each frame in seconds, as in `step`.
 
         Raises:
             BackendError: the inference engine failed; no stream has changed.
         """
-        return self._track({name: self._streams[name] for name in prepared}, prepared)
+        return self._track({name: self._streams[name] for name in prepared}, prepared, times or {})
 
     def _track(
-        self, streams: Mapping[K, Stream], prepared: Mapping[K, Prepared | DeviceFrame]
+        self,
+        streams: Mapping[K, Stream],
+        prepared: Mapping[K, Prepared | DeviceFrame],
+        times: Mapping[K, float],
     ) -> dict[K, FrameResult]:
         with self._exclusive():
             outputs = list(self._infer([prepared[name] for name in streams]))  # before any stream changes
             return {
-                name: stream.track(prepared[name], output)
+                name: stream.track(prepared[name], output, times.get(name))
                 for (name, stream), output in zip(streams.items(), outputs, strict=True)
             }
 

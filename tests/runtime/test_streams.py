@@ -116,6 +116,22 @@ def test_another_size_is_refused_until_the_stream_begins_again() -> None:
     ]
 
 
+def test_forget_accepts_another_size_and_goes_on_numbering() -> None:
+    """Also while frames of the old size are prepared, and with frames of the new size prepared before `forget`."""
+    streams = Streams(NoiseBackend(), CONFIG)
+    stream = streams.join(0)
+    old = [stream.prepare(frame("door", t)) for t in range(3)]
+    before = streams.track({0: old[0]})[0]
+    stream.forget()
+    new = [stream.prepare(frame("yard", t)) for t in range(2)]
+    results = [streams.track({0: prepared})[0] for prepared in (old[1], old[2], *new)]
+    assert [result.index for result in results] == [1, 2, 3, 4]
+    assert [result.size for result in results] == [SIZES["door"]] * 2 + [SIZES["yard"]] * 2
+    assert min(result.ids.min() for result in results if len(result)) > before.ids.max(initial=-1)
+    with pytest.raises(FrameError, match="frame 5 is 32x64, the previous frames are 64x32"):
+        stream.prepare(frame("door", 5))
+
+
 def test_a_network_that_fails_moves_no_stream() -> None:
     backend = NoiseBackend()
     streams, alone = Streams(backend, CONFIG), Pipeline(NoiseBackend(), CONFIG)

@@ -45,7 +45,8 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
                 runner.start(changed)
             while not interrupted and any(runner.active for runner in runners.values()):
                 frames = _next_frames(runners, changed)
-                results = streams.track({i: prepared for i, (_, prepared) in frames.items()})
+                times = {i: frame.time_s for i, (frame, _) in frames.items()}
+                results = streams.track({i: prepared for i, (_, prepared) in frames.items()}, times)
                 for i, result in results.items():
                     runners[i].write(frames[i][0], result)
                 interrupted = any(runner.stopped for runner in runners.values())

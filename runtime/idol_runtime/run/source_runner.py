@@ -78,6 +78,8 @@ class SourceRunner:
             for output in options.outputs:
                 self._sinks.append(stack.enter_context(output.sink(output.target, context)))
             self._resources = stack.pop_all()
+        if source.live:
+            stream.use_live_rules()
         self.live, self.active = source.live, True
         self.summary = RunSummary(source.name)
         self._queue: BoundedQueue[Any] = BoundedQueue()  # until `start`

@@ -2,8 +2,13 @@
 
 The same tracker runs in PyTorch evaluation and on every device (docs/idol.md §4, steps 4 to 7; paper, section 3.3).
 Letters: n detections of a frame, best first; m tracks in the bank, oldest first; T embeddings stored per track;
-C embedding width; k selected rows. The cost of a frame depends only on the number of tracks in the bank.
+C embedding width; k selected rows. The cost of a frame depends only on the number of tracks in the bank, which
+`max_tracks` limits. Identities and frame numbers are 64-bit: 300 new identities in each of 1000 frames a second last
+for 900,000 years.
 """
+
+import time
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,6 +19,8 @@ from idol_runtime.tracking.boxes import Floats, Ints, box_iou, cxcywh_to_xyxy
 __all__ = ["NO_TRACK", "MemoryBank", "Tracker", "bi_softmax", "class_iou", "multi_cue", "softmax"]
 
 NO_TRACK = -1
+
+_Now: TypeAlias = tuple[int, float]  # number of the frame, and its time in seconds
 
 
 def softmax(x: Floats, axis: int) -> Floats:
@@ -68,18 +75,30 @@ class MemoryBank:
     Attributes:
         ids: [m] identities.
         last_frame: [m] frame in which each track was last seen.
+        last_time: [m] time at which each track was last seen, in seconds.
         frames_seen: [m] number of frames in which each track was seen.
         labels: [m] class of each track when last seen.
         boxes: [m, 4] cxcywh box of each track when last seen.
     """
 
-    _ARRAYS = ("ids", "last_frame", "frames_seen", "labels", "boxes", "_embeddings", "_scores", "_momentum")
+    _ARRAYS = (
+        "ids",
+        "last_frame",
+        "last_time",
+        "frames_seen",
+        "labels",
+        "boxes",
+        "_embeddings",
+        "_scores",
+        "_momentum",
+    )
 
     def __init__(self, config: AssociationConfig, width: int) -> None:
         length = config.memory_length
         self._config = config
         self.ids: Ints = np.empty(0, np.int64)
         self.last_frame: Ints = np.empty(0, np.int64)
+        self.last_time = np.empty(0, np.float64)
         self.frames_seen: Ints = np.empty(0, np.int64)
         self.labels: Ints = np.empty(0, np.int64)
         self.boxes: Floats = np.empty((0, 4), np.float32)
@@ -113,9 +132,7 @@ class MemoryBank:
             weights = self._scores + from_oldest / stored
         return np.where(from_oldest >= 1, weights, 0).astype(np.float32)
 
-    def update(
-        self, rows: Ints, frame: int, scores: Floats, labels: Ints, boxes: Floats, new: Floats
-    ) -> None:
+    def update(self, rows: Ints, now: _Now, scores: Floats, labels: Ints, boxes: Floats, new: Floats) -> None:
         """Continue the tracks in `rows` [k] with their detections: scores [k], labels [k], boxes [k, 4], new [k, C].
 
         Only embeddings of matched frames are stored: an occluded one would change the track's appearance.
@@ -128,27 +145,38 @@ class MemoryBank:
         self._scores[rows, -1] = scores
         self.labels[rows] = labels
         self.boxes[rows] = boxes
-        self.last_frame[rows] = frame
+        self.last_frame[rows], self.last_time[rows] = now
         self.frames_seen[rows] += 1
 
-    def add(self, ids: Ints, frame: int, scores: Floats, labels: Ints, boxes: Floats, new: Floats) -> None:
+    def add(self, ids: Ints, now: _Now, scores: Floats, labels: Ints, boxes: Floats, new: Floats) -> None:
         """Start tracks with the identities `ids` [k] from the embeddings `new` [k, C]."""
         count, length = len(ids), self._config.memory_length
         memory = np.zeros((count, length, new.shape[1]), np.float32)
         memory[:, -1] = new
         memory_scores = np.zeros((count, length), np.float32)
         memory_scores[:, -1] = scores
-        last_frame, frames_seen = np.full(count, frame), np.ones(count, np.int64)
-        rows = ids, last_frame, frames_seen, labels, boxes, memory, memory_scores, new
+        frame, time_s = (np.full(count, value) for value in now)
+        rows = ids, frame, time_s, np.ones(count, np.int64), labels, boxes, memory, memory_scores, new
         for name, added in zip(self._ARRAYS, rows, strict=True):
             setattr(self, name, np.concatenate([getattr(self, name), added]))
 
-    def forget(self, frame: int) -> None:
-        """Remove the tracks that have not been seen for `max_age` frames; their ids are never used again."""
+    def forget(self, now: _Now) -> int:
+        """Remove the tracks that are too old, and those beyond `max_tracks`; return the number of the latter.
+
+        A track is too old if it has not been seen for `max_age` frames and `max_age_s` seconds. Its id is never used
+        again.
+        """
+        frame, time_s = now
         keep = frame - self.last_frame < self._config.max_age
+        keep |= time_s - self.last_time < (self._config.max_age_s or 0)
+        excess = max(0, int(keep.sum()) - self._config.max_tracks)
+        if excess:
+            oldest = np.argsort(np.where(keep, self.last_frame, frame + 1), kind="stable")
+            keep[oldest[:excess]] = False
         if not keep.all():
             for name in self._ARRAYS:
                 setattr(self, name, getattr(self, name)[keep])
+        return excess
 
 
 class Tracker:
@@ -157,6 +185,7 @@ class Tracker:
     Attributes:
         config: thresholds and association rules.
         bank: memory bank; None before the first detection.
+        evicted: number of tracks deleted because of `max_tracks`.
 
     Example:
         >>> tracker = Tracker(AssociationConfig())
@@ -171,9 +200,16 @@ class Tracker:
 
     def reset(self) -> None:
         """Remove all tracks and number identities from 0 again, as at the start of a video."""
-        self.bank: MemoryBank | None = None
+        self.forget()
+        self.evicted = 0
         self._next_id = 0
         self._frame = -1
+        self._time_s = 0.0  # grows by the seconds between frames
+        self._last_time_s: float | None = None  # of the last frame, as its source tells
+
+    def forget(self) -> None:
+        """Remove all tracks and go on numbering identities and frames."""
+        self.bank: MemoryBank | None = None
 
     @one_blas_thread()
     def update(
@@ -182,14 +218,17 @@ class Tracker:
         labels: Ints,  # [n]
         boxes: Floats,  # [n, 4] cxcywh
         embeddings: Floats,  # [n, C]
+        *,
+        time_s: float | None = None,
     ) -> Ints:  # [n]
         """Return the identities of the next frame's detections, given best first, and store the detections.
 
         A detection that neither continues nor starts a track has the identity NO_TRACK. A frame without detections
-        advances the time, but does not change the bank.
+        advances the time, but does not change the bank. `time_s` is the time of the frame in seconds, from any start;
+        None: the time of the call. A time before that of the last frame does not turn back the age of tracks.
         """
         ids = self.associate(scores, labels, boxes, embeddings)
-        self.commit(ids, scores, labels, boxes, embeddings)
+        self.commit(ids, scores, labels, boxes, embeddings, time_s=time_s)
         return ids
 
     def associate(self, scores: Floats, labels: Ints, boxes: Floats, embeddings: Floats) -> Ints:
@@ -205,21 +244,32 @@ class Tracker:
         ids[starts] = self._next_id + np.arange(starts.sum())
         return ids
 
-    def commit(self, ids: Ints, scores: Floats, labels: Ints, boxes: Floats, embeddings: Floats) -> None:
+    def commit(
+        self,
+        ids: Ints,
+        scores: Floats,
+        labels: Ints,
+        boxes: Floats,
+        embeddings: Floats,
+        *,
+        time_s: float | None = None,
+    ) -> None:
         """Store the next frame's detections under the given identities [n]; an unknown identity starts a track."""
         self._frame += 1
+        last, self._last_time_s = self._last_time_s, time.monotonic() if time_s is None else time_s
+        self._time_s += 0.0 if last is None else max(0.0, self._last_time_s - last)
         if not len(ids):
             return
         if self.bank is None:
             self.bank = MemoryBank(self.config, embeddings.shape[1])
-        bank = self.bank
+        bank, now = self.bank, (self._frame, self._time_s)
         row_of = {track: row for row, track in enumerate(bank.ids.tolist())}
         rows = np.array([row_of.get(track, -1) for track in ids.tolist()], np.int64)
         continues, starts = rows >= 0, (rows < 0) & (ids != NO_TRACK)
         for store, targets, which in ((bank.update, rows, continues), (bank.add, ids, starts)):
-            store(targets[which], self._frame, scores[which], labels[which], boxes[which], embeddings[which])
+            store(targets[which], now, scores[which], labels[which], boxes[which], embeddings[which])
         self._next_id = max(self._next_id, int(ids.max()) + 1)
-        bank.forget(self._frame)
+        self.evicted += bank.forget(now)
 
     def _match(
         self, bank: MemoryBank, scores: Floats, labels: Ints, boxes: Floats, embeddings: Floats

@@ -260,10 +260,10 @@ def test_dropped_frames_do_not_count_towards_the_limit(
 def test_ctrl_c_finishes_the_outputs_of_all(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     track = Streams.track
 
-    def interrupted(self: Streams, prepared: dict[int, object]) -> object:
+    def interrupted(self: Streams, prepared: dict[int, object], times: dict[int, float]) -> object:
         if self.join(0)._index == 5:
             raise KeyboardInterrupt
-        return track(self, prepared)  # type: ignore[type-var]
+        return track(self, prepared, times)  # type: ignore[type-var]
 
     monkeypatch.setattr(Streams, "track", interrupted)
     summaries = run(Streams(GreyBackend(), CONFIG), options(folders))

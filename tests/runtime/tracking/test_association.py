@@ -43,11 +43,14 @@ def test_ids_equal_the_published_tracker(reference: Path, setting: str) -> None:
     assert np.array_equal(np.sort(tracker.bank.ids), np.sort(unit[f"memo_ids_{setting}"]))
 
 
-def slow_ids(config: AssociationConfig, frames: list[dict[str, np.ndarray]]) -> list[list[int]]:
+def slow_ids(
+    config: AssociationConfig, frames: list[dict[str, np.ndarray]], times: list[float]
+) -> list[list[int]]:
     """Associate as docs/idol.md §4 describes it: one scalar at a time, without any shortcut."""
     tracks: dict[int, dict[str, list]] = {}
-    next_id, out = 0, []
+    next_id, out, clock = 0, [], 0.0
     for now, frame in enumerate(frames):
+        clock += max(0.0, times[now] - times[now - 1]) if now else 0.0
         scores, embeddings = frame["scores"].astype(float), frame["embeddings"].astype(float)
         n = len(scores)
         ids = [NO_TRACK] * n
@@ -83,11 +86,15 @@ def slow_ids(config: AssociationConfig, frames: list[dict[str, np.ndarray]]) -> 
                 ids[i] = next_id
                 next_id += 1
             if ids[i] != NO_TRACK:
-                track = tracks.setdefault(ids[i], {"e": [], "s": [], "t": []})
-                for k, v in (("e", embeddings[i]), ("s", scores[i]), ("t", now)):
+                track = tracks.setdefault(ids[i], {"e": [], "s": [], "t": [], "c": []})
+                for k, v in (("e", embeddings[i]), ("s", scores[i]), ("t", now), ("c", clock)):
                     track[k].append(v)
         if n:
-            tracks = {k: v for k, v in tracks.items() if now - v["t"][-1] < config.max_age}
+            tracks = {
+                k: v
+                for k, v in tracks.items()
+                if now - v["t"][-1] < config.max_age or clock - v["c"][-1] < (config.max_age_s or 0)
+            }
         out.append(ids)
     return out
 
@@ -118,16 +125,24 @@ def random_stream(
     frame_weight=st.booleans(),
     memory_length=st.integers(1, 4),
     max_age=st.integers(1, 6),
+    max_age_s=st.sampled_from([None, 0.0, 0.3, 0.9]),
 )
 def test_equals_a_scalar_reference_on_random_streams(
-    seed: int, temporal: str, frame_weight: bool, memory_length: int, max_age: int
+    seed: int, temporal: str, frame_weight: bool, memory_length: int, max_age: int, max_age_s: float | None
 ) -> None:
     config = AssociationConfig(
-        temporal=temporal, frame_weight=frame_weight, memory_length=memory_length, max_age=max_age
+        temporal=temporal,
+        frame_weight=frame_weight,
+        memory_length=memory_length,
+        max_age=max_age,
+        max_age_s=max_age_s,
     )
     stream = random_stream(seed)
+    steps = np.random.default_rng(seed).choice([-1.0, 0.0, 0.125, 0.25], len(stream), p=[0.1, 0.1, 0.4, 0.4])
+    times = (1000 + steps.cumsum()).tolist()
     tracker = Tracker(config)
-    assert [tracker.update(**frame).tolist() for frame in stream] == slow_ids(config, stream)
+    ids = [tracker.update(**frame, time_s=t).tolist() for frame, t in zip(stream, times, strict=True)]
+    assert ids == slow_ids(config, stream, times)
 
 
 @pytest.mark.parametrize("matching", ["embedding", "multi_cue", "iou"])
@@ -144,14 +159,60 @@ def test_an_identity_is_given_once_a_frame_and_never_returns_after_expiry(matchi
     assert len(last_seen) > 10
 
 
+@pytest.mark.parametrize("dropped", [0, 3])
+@pytest.mark.parametrize(("absent", "same"), [(57, True), (63, False)])
+def test_dropped_frames_do_not_change_the_life_of_a_track(dropped: int, absent: int, same: bool) -> None:
+    """At 30 fps, a track of a camera lives for two seconds, with or without every third frame."""
+    tracker = Tracker(YTVIS.for_live())
+    embeddings, boxes = np.float32([[5, 0], [0, 5]]), np.full((2, 4), 0.5, np.float32)
+    scores, labels = np.float32([0.9, 0.8]), np.int64([0, 0])
+    ids: list[int] = []
+    for index in range(absent + 20):
+        if dropped and index % dropped == 2:
+            continue
+        rows = slice(0, 1 if 10 <= index < 10 + absent else 2)  # the second object is absent
+        seen = tracker.update(
+            scores[rows], labels[rows], boxes[rows], embeddings[rows], time_s=index / 30
+        ).tolist()
+        ids += seen[1:]
+    assert (len(set(ids)) == 1) == same
+
+
+def test_tracks_beyond_the_limit_are_evicted_by_the_time_they_were_seen() -> None:
+    tracker = Tracker(AssociationConfig(max_age=10**9, max_tracks=5, match_score=1.0))  # nothing matches
+    one = {"scores": np.float32([0.9]), "labels": np.int64([0]), "boxes": np.zeros((1, 4), np.float32)}
+    ids = [tracker.update(**one, embeddings=np.float32([[t, 1]])).tolist() for t in range(1000)]
+    assert ids == [[t] for t in range(1000)]
+    assert tracker.bank is not None
+    assert tracker.bank.ids.tolist() == [995, 996, 997, 998, 999]
+    assert tracker.evicted == 995
+    seen = np.int64([995])  # seen again, so that 996 is the oldest
+    tracker.commit(seen, **one, embeddings=np.float32([[1, 1]]))
+    tracker.commit(np.int64([2**40]), **one, embeddings=np.float32([[1, 1]]))
+    assert tracker.bank.ids.tolist() == [995, 997, 998, 999, 2**40]
+    assert tracker.update(**one, embeddings=np.float32([[1, 1]])).tolist() == [2**40 + 1]
+
+
+def test_forget_deletes_tracks_and_uses_no_identity_again() -> None:
+    stream = random_stream(3, frames=5, fewest=2)
+    tracker, other = Tracker(YTVIS), Tracker(YTVIS)
+    before = [tracker.update(**frame) for frame in stream]
+    tracker.forget()
+    after = [tracker.update(**frame) for frame in stream]
+    last = max(ids.max() for ids in before)
+    expected = [other.update(**frame) for frame in stream]
+    for ids, fresh in zip(after, expected, strict=True):
+        assert ids.tolist() == np.where(fresh == NO_TRACK, NO_TRACK, fresh + last + 1).tolist()
+
+
 def test_paper_weights_favour_the_newest() -> None:
     config = AssociationConfig(temporal="paper", memory_length=3, tau=0.5)
     bank = MemoryBank(config, width=1)
     one = np.ones((1, 4), np.float32)
     score, label, row = np.float32([0.9]), np.int64([0]), np.int64([0])
-    bank.add(np.int64([7]), 0, score, label, one, np.float32([[100.0]]))
+    bank.add(np.int64([7]), (0, 0.0), score, label, one, np.float32([[100.0]]))
     for frame, value in enumerate((1.0, 2.0, 4.0), start=1):  # the fourth embedding replaces 100
-        bank.update(row, frame, score, label, one, np.float32([[value]]))
+        bank.update(row, (frame, 0.0), score, label, one, np.float32([[value]]))
     newest_first = np.array([0.5 + 3 / 1, 0.5 + 3 / 2, 0.5 + 3 / 3])
     assert bank.embeddings() == pytest.approx((newest_first @ [4, 2, 1]) / newest_first.sum(), rel=1e-6)
 
