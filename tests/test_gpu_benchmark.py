@@ -101,7 +101,7 @@ def test_cost_of_a_network_matches_its_graph(load: Any) -> None:
         case = gpu.Case("edge_synth", (240, 384), batch)
         costs.append(gpu.count_cost(gpu.Network(model, case.size), gpu.frames_of(model, case)))
     with Bundle.open(ROOT / "models" / "edge_synth" / "edge_synth.idol") as bundle:
-        graph = count_cost(bundle.graph("portable"))
+        graph = count_cost(bundle.graph("tensorrt"))
     assert costs[0].flops == pytest.approx(graph.flops, rel=0.01)
     assert costs[0].bytes == pytest.approx(graph.bytes, rel=0.01)
     assert costs[1].flops == pytest.approx(2 * graph.flops, rel=0.01)

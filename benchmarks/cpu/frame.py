@@ -19,7 +19,8 @@ interleaved. The rows are:
     python -m benchmarks.cpu.frame edge_synth:160x256 --threads 1 --rounds 40 --only operator,int8
     python -m benchmarks.cpu.frame --from benchmarks/results/frame_cpu.json --readme benchmarks/README.md
 
-`products_gflops` is the speed of a large matrix product in OpenVINO. `floor_ms` is the time of a frame's
+All rows run in one process whose allocator keeps freed memory, because PyTorch's time otherwise depends on the other
+rows. `products_gflops` is the speed of a large matrix product in OpenVINO. `floor_ms` is the time of a frame's
 multiplications at that speed, a lower limit for every graph on this machine. `shares` has the share of a frame's time
 of each kind of node and type, from OpenVINO's profile.
 
@@ -29,6 +30,7 @@ largest value of the worst output. Exits with 1 if one of our fp32 graphs has an
 """
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import sys
@@ -343,8 +345,20 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def keep_memory() -> None:
+    """Make glibc keep freed memory in the process.
+
+    Without it, the time of PyTorch depends on what else has run: 960 ms alone, 1440 ms beside `torch.compile`.
+    """
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    if not (mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0)):
+        sys.exit("glibc refused the settings of its allocator; run this benchmark on Linux with glibc")
+
+
 def benchmark(networks: Sequence[str], rows: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
     """Measure networks and return the report."""
+    keep_memory()
     torch.set_num_threads(threads)
     speeds = products(threads)
     measured = {name: measure_network(name, rows, threads, rounds, speeds) for name in networks}

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibrate-frames", type=positive, default=64, metavar="N", help=calibrate_frames)
     keep = (
         "leave PART of the int8 graph in fp32: backbone, neck, encoder, decoder, heads, one stride of the backbone: "
-        "backbone/4, or the products that attention samples: values; may be repeated"
+        "backbone/4, the products that attention samples (values), or that tell it where (locations); may be repeated"
     )
     add("--keep", action="append", default=[], metavar="PART", help=keep)
     auto = "find the fastest int8 configuration that loses at most PERCENT id agreement (default: 1)"

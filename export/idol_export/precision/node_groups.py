@@ -17,8 +17,9 @@ PARTS = (*STAGES[1:], "heads")
 # bottleneck: reads or writes narrow values without an activation, and later layers amplify its rounding error.
 # sampled: reads the values that attention sampled, and a few cells have far larger values than the rest.
 _FRAGILE = ("first", "depthwise", "normalised", "bottleneck", "sampled")
+# locations: computes where attention samples, and with which weights.
 # values: computes the values that attention samples.
-_KINDS = (*_FRAGILE, "values")
+_KINDS = (*_FRAGILE, "locations", "values")
 _STRIDES = tuple(f"backbone/{2**power}" for power in range(1, 7))
 GROUPS = (*_KINDS, *_STRIDES, *PARTS[1:])
 # Groups with the largest loss per multiplication (benchmarks/README.md).
@@ -41,7 +42,7 @@ def groups_of(editor: Editor) -> dict[str, str]:
     image = editor.shape(editor.graph.input[0].name)
     assert image is not None
     preparation = editor.makers_of(STAGES[0])
-    linear = linear_values(editor)
+    linear, locating = linear_values(editor), _locating(editor)
     groups = {}
     for node in editor.graph.node:
         group = parts[node.name]
@@ -51,6 +52,8 @@ def groups_of(editor: Editor) -> dict[str, str]:
             group = "sampled"
         elif node.op_type == "MatMul" and _is_sampled(editor, node):
             group = "values"
+        elif node.name in locating:
+            group = "locations"
         if group == PARTS[0]:
             group = _STRIDES[_power(editor, node, image[1] * image[2]) - 1]
         groups[node.name] = group
@@ -131,6 +134,18 @@ def _sole_reader(editor: Editor, name: str) -> onnx.NodeProto | None:
     """Return the only reader of a value, without the `Shape` nodes of graphs with a free batch dimension."""
     readers = [node for node in editor.consumers.get(name, []) if node.op_type != "Shape"]
     return readers[0] if len(readers) == 1 else None
+
+
+def _locating(editor: Editor) -> set[str]:
+    """Return the products that the sampling positions of deformable attention depend on without another between."""
+    found = set()
+    for node in editor.graph.node:
+        if node.op_type in ("DeformAttn", "Gather"):
+            makers = editor.makers_of(node.input[1], lambda maker: maker.op_type != "MatMul")
+            read = [node.input[1], *(name for n in editor.graph.node if n.name in makers for name in n.input)]
+            products = [editor.producers[name] for name in read if name in editor.producers]
+            found |= {product.name for product in products if product.op_type == "MatMul"}
+    return found
 
 
 def _reads_sampled(editor: Editor, node: onnx.NodeProto) -> bool:

@@ -154,6 +154,12 @@ IDOL_INLINE void write_reference(const Call &call, const GradScratch &own, const
   }
 }
 
+template <class T> IDOL_INLINE void prefetch_tap(const T *value, int64_t stride, int64_t width, int32_t token) {
+  constexpr int64_t line = 64 / sizeof(T);
+  const T *from = value + token * stride;
+  for (int64_t i = 0; i < width; i += line) __builtin_prefetch(from + i);
+}
+
 // Computes one head of one query.
 template <class Lanes, int R, class T>
 IDOL_INLINE void grad_query(const Call &call, const Axes &axes, const Raw &raw, const T *value, float *to,

@@ -177,12 +177,6 @@ IDOL_INLINE void add_tap(const T *value, int64_t stride, const Taps &taps, int i
   for (int r = 0; r < R; ++r) sum[r] += Lanes::load(from + r * Lanes::count) * taps.share[i];
 }
 
-template <class T> IDOL_INLINE void prefetch_tap(const T *value, int64_t stride, int64_t width, int32_t token) {
-  constexpr int64_t line = 64 / sizeof(T);
-  const T *from = value + token * stride;
-  for (int64_t i = 0; i < width; i += line) __builtin_prefetch(from + i);
-}
-
 // Sums R vectors of channels over the taps, in U independent chains to hide the latency of an addition.
 template <class Lanes, int R, int U, class T>
 IDOL_INLINE void add_taps(const T *value, int64_t stride, const Taps &taps, typename Lanes::F (*sums)[R]) {
@@ -216,8 +210,6 @@ IDOL_INLINE void one_head(const Call &call, const Axes &axes, const Raw &raw, co
       Taps taps;
       const int64_t end = s + kGroup < call.padded ? s + kGroup : call.padded;
       total += find_taps<Lanes>(call, axes, raw, most, s, end, &taps);
-      for (int i = 0; i < kTaps && end - s == kGroup; ++i)
-        prefetch_tap(value + channel, stride, R * Lanes::count, taps.token[i]);
       add_taps<Lanes, R, U>(value + channel, stride, taps, sums);
     }
     const float scale = call.merged != nullptr ? 1.0f / Lanes::total(total) : 1.0f;

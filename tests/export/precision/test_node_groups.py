@@ -105,13 +105,16 @@ def test_linear_values_are_what_no_activation_changed(bottlenecks: bytes) -> Non
 
 
 def test_products_around_the_sampled_values(toy: Toy) -> None:
-    """In standard operators, a layer of encoder or decoder has a product before the sampling and one after it."""
+    """In standard operators, a layer of encoder or decoder has two products before the sampling and one after it."""
     editor = Editor(toy.probe)
     groups = groups_of(editor)
     layers = toy.config.model.encoder_layers + toy.config.model.decoder_layers
     for group in ("sampled", "values"):
         found = [node for node in editor.graph.node if groups[node.name] == group]
         assert [node.op_type for node in found] == ["MatMul"] * layers
+    located = [node for node in editor.graph.node if groups[node.name] == "locations"]
+    width = 3 * toy.config.model.heads * toy.config.model.levels * toy.config.model.points
+    assert [tuple(editor.tensors[node.input[1]].dims)[1:] for node in located] == [(width,)] * layers
 
 
 def _size(shape: tuple[int, ...]) -> int:
