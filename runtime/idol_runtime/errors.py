@@ -7,6 +7,7 @@ IdolError                      base class; the command line prints it as one lin
 ├── DataError                  an annotation or results file is broken or inconsistent
 ├── SourceError                a video, image folder, camera or stream cannot be read
 ├── FrameError                 a frame has a wrong type, depth or size
+├── StateError                 a state file is broken, or of another bundle, source or other settings
 ├── OutputError                an output path cannot be written
 ├── TrainingError              a training run cannot continue, because its loss is not a finite number
 ├── BackendError               an inference engine is missing, refuses the graph, or fails the golden check
@@ -30,6 +31,7 @@ __all__ = [
     "ParityError",
     "PluginError",
     "SourceError",
+    "StateError",
     "TrainingError",
 ]
 
@@ -56,6 +58,10 @@ class SourceError(IdolError):
 
 class FrameError(IdolError):
     """A frame with a wrong type, depth or size."""
+
+
+class StateError(IdolError):
+    """A state file that is broken, or of another bundle, source or other settings."""
 
 
 class OutputError(IdolError):

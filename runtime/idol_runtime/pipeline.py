@@ -26,6 +26,7 @@ from idol_runtime.device_frames import DeviceFrame, refuse
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
 from idol_runtime.sources.opening import open_source
+from idol_runtime.state import StreamState
 from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import FrameResult
@@ -125,6 +126,7 @@ class LoadedNetwork:
         config: preprocessing, thresholds and association.
         fit: letterbox frames of other shapes than the network's; False: refuse them.
         note: caption for annotated videos.
+        weights: SHA-256 of the bundle's weights; empty for a network without a bundle.
     """
 
     backend: Backend
@@ -132,6 +134,7 @@ class LoadedNetwork:
     _: KW_ONLY
     fit: bool = False
     note: str = ""
+    weights: str = ""
     _closed: bool = field(default=False, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -166,7 +169,7 @@ class LoadedNetwork:
 
     def _new_stream(self) -> Stream:
         take = getattr(self.backend, "take", refuse)  # of a `DeviceBackend`
-        return Stream(self.config, self.backend.network_size, fit=self.fit, take=take)
+        return Stream(self.config, self.backend.network_size, fit=self.fit, take=take, weights=self.weights)
 
     def _run(self, frames: Sequence[Prepared | DeviceFrame]) -> list[NetworkOutput]:
         """Run the network on a batch, which lies on the host or on the GPU."""
@@ -206,7 +209,9 @@ def open_network(
         config = override_stream(bundle.manifest.stream, settings)
         check = _checker(bundle, frames) if golden_check else lambda _: None
         backend = open_backend(bundle, options, check, announce)
-        return LoadedNetwork(backend, config, note=bundle.manifest.note)
+        return LoadedNetwork(
+            backend, config, note=bundle.manifest.note, weights=bundle.manifest.weights_sha256
+        )
 
 
 def explain_choice(
@@ -272,12 +277,28 @@ class Pipeline(LoadedNetwork):
         """
         options = OpenOptions(backend, device, threads, graph, stream)
         network = open_network(bundle, options, golden_check=golden_check, settings=settings)
-        return cls(network.backend, network.config, fit=fit, note=network.note)
+        return cls(network.backend, network.config, fit=fit, note=network.note, weights=network.weights)
 
     def reset(self) -> None:
         """Start a new video: delete all tracks, and number identities and frames from 0."""
         self._source = None
         self._stream.reset()
+
+    def snapshot(self) -> StreamState:
+        """Return a copy of the tracks and counters, for `restore` and `state.save_state`."""
+        return self._stream.snapshot()
+
+    def restore(self, state: StreamState) -> None:
+        """Continue from a state: the next frames get the results that they would have got where it was made.
+
+            save_state("door.state", pipeline.snapshot())
+            pipeline.restore(load_state("door.state"))
+
+        Raises:
+            StateError: the state has other weights or association settings.
+        """
+        self._source = None
+        self._stream.restore(state)
 
     def forget(self) -> None:
         """Delete all tracks and accept another frame size; go on numbering identities and frames."""

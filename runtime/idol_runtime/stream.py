@@ -1,16 +1,18 @@
 """The state of one stream of frames: its frame size, its frame count and its tracks."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.config import StreamConfig
 from idol_runtime.device_frames import DeviceFrame, on_device, refuse
-from idol_runtime.errors import FrameError
+from idol_runtime.errors import FrameError, StateError
 from idol_runtime.frames import check_frame
 from idol_runtime.preprocess import Placement, letterbox, resize
+from idol_runtime.state import StreamState
 from idol_runtime.tracking.association import Tracker
 from idol_runtime.tracking.detection import NetworkOutput, detect
 from idol_runtime.tracking.results import FrameResult
@@ -32,7 +34,12 @@ class Prepared:
 
 
 class Stream:
-    """The steps before and after the network for the frames of one video or camera."""
+    """The steps before and after the network for the frames of one video or camera.
+
+    Attributes:
+        config: preprocessing, thresholds and association.
+        tracker: tracker of the stream, to be read only.
+    """
 
     def __init__(
         self,
@@ -41,6 +48,7 @@ class Stream:
         *,
         fit: bool = False,
         take: Callable[[object, str], DeviceFrame] = refuse,
+        weights: str = "",
     ) -> None:
         """Start a stream.
 
@@ -48,29 +56,25 @@ class Stream:
             config: preprocessing, thresholds and association.
             network_size: (h, w) of the network's frames in pixels; None: any size.
             fit: letterbox frames of other shapes than the network's; False: refuse them.
+            weights: SHA-256 of the bundle's weights; empty for a network without a bundle.
             take: takes a frame on the GPU, from the frame and its name in messages; see `DeviceBackend`.
         """
         self.config = config
         self._network_size = network_size
         self._fit = fit
         self._take = take
-        self._tracker = Tracker(config.association)
+        self._weights = weights
+        self.tracker = Tracker(config.association)
         self.reset()
 
     def use_live_rules(self) -> None:
-        """Start again with the rules for a camera or stream; see `AssociationConfig.for_live`."""
+        """Apply the rules for a camera or stream, `AssociationConfig.for_live`; call it before the first `track`."""
         self.config = replace(self.config, association=self.config.association.for_live())
-        self._tracker = Tracker(self.config.association)
-        self.reset()
-
-    @property
-    def evicted(self) -> int:
-        """Number of tracks deleted because of `AssociationConfig.max_tracks`."""
-        return self._tracker.evicted
+        self.tracker = Tracker(self.config.association)
 
     def reset(self) -> None:
         """Start a new video: delete all tracks, and number identities and frames from 0."""
-        self._tracker.reset()
+        self.tracker.reset()
         self._index = self._prepared = 0
         self._frame_size: tuple[int, int] | None = None
 
@@ -79,8 +83,40 @@ class Stream:
 
         Call it after a gap or a change of the scene, so that no identity is used twice in a run.
         """
-        self._tracker.forget()
+        self.tracker.forget()
         self._frame_size = None
+
+    def snapshot(self) -> StreamState:
+        """Return a copy of the tracks and counters, for `restore` and `state.save_state`."""
+        return StreamState(
+            weights=self._weights,
+            association=self.config.association,
+            index=self._index,
+            frame_size=self._frame_size,
+            tracker=self.tracker.snapshot(),
+            saved=time.time(),
+        )
+
+    def restore(self, state: StreamState) -> None:
+        """Continue from the state of a stream with the same weights and association; nothing changes on an error.
+
+        Raises:
+            StateError: the state has other weights or settings.
+        """
+        if state.weights != self._weights:
+            raise StateError(
+                f"the state belongs to a bundle with weights {state.weights[:12] or 'unknown'}, this one has "
+                f"{self._weights[:12] or 'unknown'}; use that bundle, or start without the state"
+            )
+        for name, value in asdict(self.config.association).items():
+            if (before := getattr(state.association, name)) != value:
+                raise StateError(
+                    f"the state was made with association.{name}={before}, and this run has {value}; repeat the "
+                    "setting with --set, or start without the state"
+                )
+        self.tracker.restore(state.tracker)
+        self._index = self._prepared = state.index
+        self._frame_size = state.frame_size
 
     def peek(self, frame: object) -> Prepared | DeviceFrame:
         """Check and resize the next frame without changing the stream; a frame on the GPU has the network's size.
@@ -124,7 +160,7 @@ class Stream:
         if self._index >= self._prepared:  # otherwise `prepare` has set it, perhaps for a later frame
             self._frame_size = prepared.placement.frame
         detections = detect(output, self.config.association)
-        ids = self._tracker.update(
+        ids = self.tracker.update(
             detections.scores, detections.labels, detections.boxes, detections.embeddings, time_s=time_s
         )
         result = FrameResult.from_detections(

@@ -18,6 +18,7 @@ from idol_runtime.backends import GraphChoice, OpenOptions
 from idol_runtime.device_frames import DeviceFrame
 from idol_runtime.errors import ConfigError, FrameError
 from idol_runtime.pipeline import LoadedNetwork, open_network
+from idol_runtime.state import StreamState
 from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import FrameResult
@@ -83,7 +84,14 @@ class Streams(LoadedNetwork):
             frames=at_once,
             announce=announce,
         )
-        return cls(network.backend, network.config, fit=fit, note=network.note, at_once=at_once)
+        return cls(
+            network.backend,
+            network.config,
+            fit=fit,
+            note=network.note,
+            weights=network.weights,
+            at_once=at_once,
+        )
 
     def join(self, name: Hashable) -> Stream:
         """Return the stream of this name; start it if it does not exist."""
@@ -92,6 +100,18 @@ class Streams(LoadedNetwork):
     def reset(self, name: Hashable) -> None:
         """Delete a stream, because it has ended or its next frame starts another video."""
         self._streams.pop(name, None)
+
+    def snapshot(self, name: Hashable) -> StreamState:
+        """Return a copy of the tracks and counters of a stream, for `restore` and `state.save_state`."""
+        return self.join(name).snapshot()
+
+    def restore(self, name: Hashable, state: StreamState) -> None:
+        """Continue a stream, existing or new, from a state; see `Pipeline.restore`.
+
+        Raises:
+            StateError: the state has other weights or association settings.
+        """
+        self.join(name).restore(state)
 
     def step(
         self, frames: Mapping[K, object], times: Mapping[K, float] | None = None

@@ -240,7 +240,7 @@ def test_a_free_run_that_goes_another_way_fails(
 
     def forgetful(self: module.Pipeline, image: object) -> object:
         if self._stream._index == 2:
-            self._stream._tracker.reset()
+            self._stream.tracker.reset()
         return step(self, image)
 
     monkeypatch.setattr(module.Pipeline, "step", forgetful)

@@ -337,6 +337,28 @@ def test_a_view_with_strides_is_a_frame() -> None:
     same(Pipeline(ColourBackend(), CONFIG).step(scene(0)[:, :, ::-1].copy()[:, :, ::-1]), expected)
 
 
+def test_a_pipeline_and_streams_continue_from_a_state() -> None:
+    whole, first, streams = (
+        Pipeline(ColourBackend(), CONFIG),
+        Pipeline(ColourBackend(), CONFIG),
+        Streams(ColourBackend(), CONFIG),
+    )
+    expected = [whole.step(scene(t)) for t in range(25)]
+    for t in range(12):
+        first.step(scene(t))
+    state = first.snapshot()
+    first.reset()
+    first.step(scene(3))
+    first.restore(state)
+    streams.restore("door", state)
+    assert streams.snapshot("door").index == 12
+    for t in range(12, 25):
+        same(first.step(scene(t)), expected[t])
+        same(streams.step({"door": scene(t)})["door"], expected[t])
+    with pytest.raises(FrameError, match="the previous frames are"):
+        first.step(scene(0, 128, 96))
+
+
 def test_memory_does_not_grow_with_the_stream() -> None:
     backend = ColourBackend()
     # Nothing matches: new identities in every frame would fill a memory bank without deletion.
@@ -350,8 +372,8 @@ def test_memory_does_not_grow_with_the_stream() -> None:
             backend.seen.clear()
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
-            rows.append(len(pipeline._stream._tracker.bank or ()))
+            rows.append(len(pipeline._stream.tracker.bank or ()))
     tracemalloc.stop()
-    assert pipeline._stream._tracker._next_id > 300, "the stream has to bring new identities"
+    assert pipeline._stream.tracker.next_id > 300, "the stream has to bring new identities"
     assert max(rows) <= 4 * CONFIG.association.max_age
     assert max(sizes[1:]) - sizes[0] < 64 * 1024

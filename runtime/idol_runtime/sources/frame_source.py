@@ -34,6 +34,7 @@ class FrameSource:
         self._reader = reader
         self._stride = stride
         self._max_frames = max_frames
+        self._done = 0
         self._state = "open"
         self._reader_lock = threading.Lock()
         self.name = reader.name
@@ -63,6 +64,13 @@ class FrameSource:
         self._state = "already being read"
         return self._frames()
 
+    def skip(self, frames: int) -> None:
+        """Leave out the first frames, which an earlier run has processed; they count towards `max_frames`.
+
+        The other frames have the numbers and times that they have without it. Call it before the iteration.
+        """
+        self._done = frames
+
     def close(self) -> None:
         """Release the file, the camera or the connection; may be called twice, and while another thread reads.
 
@@ -73,8 +81,12 @@ class FrameSource:
         self._release()
 
     def _frames(self) -> Iterator[Frame]:
-        index = 0
-        for number in itertools.count(1):
+        done, index = self._done, self._done * self._stride
+        if done and self._max_frames is not None and done >= self._max_frames:
+            return
+        if not all(self._call(self._reader.skip, False) for _ in range(index)):
+            return
+        for number in itertools.count(done + 1):
             image = self._call(self._reader.read, None)
             if image is None:
                 break

@@ -8,7 +8,9 @@ for 900,000 years.
 """
 
 import time
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -16,7 +18,16 @@ from idol_runtime.blas import one_blas_thread
 from idol_runtime.config import AssociationConfig
 from idol_runtime.tracking.boxes import Floats, Ints, box_iou, cxcywh_to_xyxy
 
-__all__ = ["NO_TRACK", "MemoryBank", "Tracker", "bi_softmax", "class_iou", "multi_cue", "softmax"]
+__all__ = [
+    "NO_TRACK",
+    "MemoryBank",
+    "Tracker",
+    "TrackerState",
+    "bi_softmax",
+    "class_iou",
+    "multi_cue",
+    "softmax",
+]
 
 NO_TRACK = -1
 
@@ -79,19 +90,20 @@ class MemoryBank:
         frames_seen: [m] number of frames in which each track was seen.
         labels: [m] class of each track when last seen.
         boxes: [m, 4] cxcywh box of each track when last seen.
+        ARRAYS: type and axes of every array by the name of its attribute.
     """
 
-    _ARRAYS = (
-        "ids",
-        "last_frame",
-        "last_time",
-        "frames_seen",
-        "labels",
-        "boxes",
-        "_embeddings",
-        "_scores",
-        "_momentum",
-    )
+    ARRAYS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "ids": ("<i8", "m"),
+        "last_frame": ("<i8", "m"),
+        "last_time": ("<f8", "m"),
+        "frames_seen": ("<i8", "m"),
+        "labels": ("<i8", "m"),
+        "boxes": ("<f4", "m4"),
+        "_embeddings": ("<f4", "mTC"),
+        "_scores": ("<f4", "mT"),
+        "_momentum": ("<f4", "mC"),
+    }
 
     def __init__(self, config: AssociationConfig, width: int) -> None:
         length = config.memory_length
@@ -157,7 +169,7 @@ class MemoryBank:
         memory_scores[:, -1] = scores
         frame, time_s = (np.full(count, value) for value in now)
         rows = ids, frame, time_s, np.ones(count, np.int64), labels, boxes, memory, memory_scores, new
-        for name, added in zip(self._ARRAYS, rows, strict=True):
+        for name, added in zip(self.ARRAYS, rows, strict=True):
             setattr(self, name, np.concatenate([getattr(self, name), added]))
 
     def forget(self, now: _Now) -> int:
@@ -174,9 +186,30 @@ class MemoryBank:
             oldest = np.argsort(np.where(keep, self.last_frame, frame + 1), kind="stable")
             keep[oldest[:excess]] = False
         if not keep.all():
-            for name in self._ARRAYS:
+            for name in self.ARRAYS:
                 setattr(self, name, getattr(self, name)[keep])
         return excess
+
+
+@dataclass(frozen=True, eq=False)
+class TrackerState:
+    """The counters and tracks of a tracker after a frame.
+
+    Attributes:
+        frame: number of the frame, from 0; -1 before the first.
+        time_s: sum of the seconds between frames.
+        last_time_s: time of the frame; None before the first.
+        next_id: identity of the next new track.
+        evicted: number of tracks deleted because of `max_tracks`.
+        tracks: arrays of the memory bank, `MemoryBank.ARRAYS`; empty without a bank.
+    """
+
+    frame: int
+    time_s: float
+    last_time_s: float | None
+    next_id: int
+    evicted: int
+    tracks: Mapping[str, Any]
 
 
 class Tracker:
@@ -185,6 +218,7 @@ class Tracker:
     Attributes:
         config: thresholds and association rules.
         bank: memory bank; None before the first detection.
+        next_id: identity of the next new track.
         evicted: number of tracks deleted because of `max_tracks`.
 
     Example:
@@ -202,7 +236,7 @@ class Tracker:
         """Remove all tracks and number identities from 0 again, as at the start of a video."""
         self.forget()
         self.evicted = 0
-        self._next_id = 0
+        self.next_id = 0
         self._frame = -1
         self._time_s = 0.0  # grows by the seconds between frames
         self._last_time_s: float | None = None  # of the last frame, as its source tells
@@ -210,6 +244,22 @@ class Tracker:
     def forget(self) -> None:
         """Remove all tracks and go on numbering identities and frames."""
         self.bank: MemoryBank | None = None
+
+    def snapshot(self) -> TrackerState:
+        """Return a copy of the counters and tracks."""
+        bank = self.bank
+        tracks = {} if bank is None else {name: getattr(bank, name).copy() for name in bank.ARRAYS}
+        return TrackerState(self._frame, self._time_s, self._last_time_s, self.next_id, self.evicted, tracks)
+
+    def restore(self, state: TrackerState) -> None:
+        """Continue from a snapshot of a tracker with the same configuration."""
+        self._frame, self._time_s, self._last_time_s = state.frame, state.time_s, state.last_time_s
+        self.next_id, self.evicted = state.next_id, state.evicted
+        self.bank = None
+        if state.tracks:
+            self.bank = MemoryBank(self.config, width=0)
+            for name, array in state.tracks.items():
+                setattr(self.bank, name, array.copy())  # the bank changes its arrays
 
     @one_blas_thread()
     def update(
@@ -241,7 +291,7 @@ class Tracker:
             ids = np.where(rows >= 0, bank.ids[rows], ids)
             threshold = self.config.new_track_score
         starts = (ids == NO_TRACK) & (scores > np.float32(threshold))
-        ids[starts] = self._next_id + np.arange(starts.sum())
+        ids[starts] = self.next_id + np.arange(starts.sum())
         return ids
 
     def commit(
@@ -268,7 +318,7 @@ class Tracker:
         continues, starts = rows >= 0, (rows < 0) & (ids != NO_TRACK)
         for store, targets, which in ((bank.update, rows, continues), (bank.add, ids, starts)):
             store(targets[which], now, scores[which], labels[which], boxes[which], embeddings[which])
-        self._next_id = max(self._next_id, int(ids.max()) + 1)
+        self.next_id = max(self.next_id, int(ids.max()) + 1)
         self.evicted += bank.forget(now)
 
     def _match(

@@ -33,6 +33,23 @@ def test_stride_and_limit(video: Path, stride: int, max_frames: int | None, indi
     assert [frame.time_s for frame in frames] == pytest.approx([index / 25 for index in indices])
 
 
+@pytest.mark.parametrize("stride", [1, 7])
+@pytest.mark.parametrize("max_frames", [None, 4])
+@pytest.mark.parametrize("done", [1, 3, 4, 99])
+def test_skipped_frames_change_no_other_frame(
+    video: Path, stride: int, max_frames: int | None, done: int
+) -> None:
+    with open_source(str(video), stride=stride, max_frames=max_frames) as source:
+        expected = list(source)[done:]
+    with open_source(str(video), stride=stride, max_frames=max_frames) as source:
+        source.skip(done)
+        frames = list(source)
+    assert [(frame.index, frame.time_s) for frame in frames] == [
+        (frame.index, frame.time_s) for frame in expected
+    ]
+    assert all((a.image == b.image).all() for a, b in zip(frames, expected, strict=True))
+
+
 def test_a_source_is_read_once(video: Path) -> None:
     with open_source(video, max_frames=2) as source:
         list(source)
