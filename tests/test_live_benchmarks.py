@@ -1,0 +1,65 @@
+"""Tests of the benchmarks of cameras and long runs."""
+
+import importlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idol_runtime.pipeline import Pipeline
+from idol_runtime.preprocess import resize
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Function that imports a benchmark by name."""
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.parametrize("number", [0, 299_999, 2**32 - 1, 0x5A5A_1234])
+def test_a_picture_shows_its_number_after_jpeg_and_a_resize(load: Any, number: int) -> None:
+    camera, buffer = load("camera"), io.BytesIO()
+    ground = np.random.default_rng(0).integers(0, 256, (*camera.SIZE, 3), np.uint8)
+    Image.fromarray(camera.picture(number, ground)).save(buffer, "JPEG", quality=85)
+    image = np.asarray(Image.open(buffer))
+    assert camera.read_number(image) == camera.read_number(resize(image, (240, 384))) == number
+
+
+def test_the_scene_has_as_many_identities_as_the_tracker_finds(load: Any) -> None:
+    camera = load("camera")
+    scene, pipeline = camera.Scene(), Pipeline(camera.StubNetwork(), camera.CONFIG)
+    ground = np.full((*camera.SIZE, 3), 90, np.uint8)
+    ids = set[int]()
+    for number in range(400):
+        result = pipeline.step(camera.picture(number, ground))
+        assert len(result) == scene.at(number)[0].sum()
+        ids.update(result.ids.tolist())
+        assert len(ids) == scene.tracks(number + 1)
+
+
+def test_growth_is_found(load: Any) -> None:
+    soak = load("soak")
+    steady = [(float(i), 80.0, 8.0, 11.0, 2.0 + i % 2, 3.0) for i in range(200)]
+    assert all(soak.evaluate(steady)["flat"].values())
+    for name, growth in (("rss_mib", 0.02), ("host_ms", 0.01), ("threads", 0.01), ("descriptors", 0.01)):
+        rows = np.array(steady)
+        rows[:, soak.COLUMNS.index(name)] += np.floor(growth * np.arange(200) * (1 if growth < 0.02 else 1.2))
+        assert [key for key, flat in soak.evaluate(rows)["flat"].items() if not flat] == [name]
+
+
+@pytest.mark.slow
+def test_memory_and_time_of_20000_frames_are_flat(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.soak", "--frames", "20000", "--json", tmp_path / "soak.json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    report = json.loads((tmp_path / "soak.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["lines"] == report["frames"] == 20_000
