@@ -113,7 +113,7 @@ def host(clock: Clock, rounds: int, folder: str) -> None:
     names = tuple(f"class {i}" for i in range(CLASSES))
     canvas = np.empty_like(image)
     categories = tuple(Category(name, i) for i, name in enumerate(names))
-    context = SinkContext("host", SOURCE, 30, StreamConfig(categories))
+    context = SinkContext("host", 30, StreamConfig(categories))
     with JsonlSink(Path(folder) / "host.jsonl", context) as sink:
         for _ in range(rounds):
             tracker = Tracker(config)

@@ -63,6 +63,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="video id of the first source in --results; further sources count up from it (default: 1)",
     )
     add(
+        "--rotate",
+        metavar="LIMIT",
+        help="continue every output in a new file after a time or a size, such as 1h, 500MB or 1h,500MB (default: one "
+        "file)",
+    )
+    add(
+        "--retain",
+        metavar="LIMIT",
+        help="delete the oldest files of an output beyond an age or a total size, such as 7d or 20GB; needs --rotate "
+        "(default: keep all)",
+    )
+    add(
+        "--sync",
+        default="1",
+        metavar="SECONDS",
+        help="write output files to the disk at most every SECONDS, or off (default: 1)",
+    )
+    add(
         "--fit",
         action="store_true",
         help="letterbox frames whose shape differs from the bundle's frame size, instead of refusing them",
@@ -98,6 +116,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from idol_runtime.run.options import RunOptions, check_outputs, for_each_source
     from idol_runtime.run.run import run
+    from idol_runtime.sinks.policy import FilePolicy
     from idol_runtime.streams import Streams
 
     if options.explain:
@@ -117,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
         stride=options.stride,
         max_frames=options.max_frames,
         video_id=options.video_id,
+        files=FilePolicy.parse(options.rotate, options.retain, options.sync),
     )
     run_options = for_each_source(template, options.source)
     check_outputs(run_options, options.bundle)

@@ -1,6 +1,7 @@
 """Atomic writing of files, checks of output paths, and digests."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -9,7 +10,16 @@ from pathlib import Path
 
 from idol_runtime.errors import ConfigError, OutputError
 
-__all__ = ["file_digest", "refuse_replacing", "replacing", "require_suffix", "writable_target", "write_text"]
+__all__ = [
+    "file_digest",
+    "refuse_replacing",
+    "replacing",
+    "require_suffix",
+    "sync",
+    "writable_target",
+    "write_error",
+    "write_text",
+]
 
 _BLOCK = 2**20
 
@@ -56,6 +66,23 @@ def writable_target(path: str | Path) -> Path:
     return target
 
 
+def write_error(path: str | Path, error: OSError) -> OutputError:
+    """Return the error of a file that cannot be written, with its fix."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    fix = "free some space" if full else "check its disk and its folder"
+    return OutputError(f"cannot write {path}: {error.strerror or error}; {fix}")
+
+
+def sync(path: str | Path) -> None:
+    """Write a file, or the names in a folder, to the disk; ignored where the system cannot do this."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def refuse_replacing(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
     """Check that no output overwrites an input, also through another name of the same file; None is ignored.
 
@@ -92,13 +119,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise write_error(target, error) from error
     try:
         yield temporary
         temporary.chmod(mode)  # a library may have made a private file in its place
         temporary.replace(target)
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise write_error(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

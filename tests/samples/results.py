@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +58,6 @@ def nothing(size: tuple[int, int] = SIZE) -> Result:
     return Result(empty.ids[:0], empty.labels[:0], empty.scores[:0], empty.boxes_xyxy[:0], empty.masks[:0])
 
 
-def context(
-    size: tuple[int, int] = SIZE, fps: float = 30.0, boxes: bool = False, caption: str | None = None
-) -> SinkContext:
+def context(fps: float = 30.0, boxes: bool = False, caption: str | None = None, **facts: Any) -> SinkContext:
     config = StreamConfig(categories=(Category("person", 1), Category("cat", 2)))
-    return SinkContext("street", size, fps, config, boxes=boxes, caption=caption)
+    return SinkContext("street", fps, config, boxes=boxes, caption=caption, **{"tell": id, **facts})

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from idol_runtime.errors import ConfigError, IdolError
 from idol_runtime.files import refuse_replacing
 from idol_runtime.sinks.opening import Output
+from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.sources.base import Source
 from idol_runtime.sources.opening import source_label, source_paths
 
@@ -28,6 +29,7 @@ class RunOptions:
         stride: process every stride-th frame; a higher value skips more frames.
         max_frames: maximum number of frames to process, not counting dropped ones; None for all.
         video_id: video id of the entries in a results file.
+        files: limits of the output files.
     """
 
     source: Source
@@ -38,6 +40,7 @@ class RunOptions:
     stride: int = 1
     max_frames: int | None = None
     video_id: int = 1
+    files: FilePolicy = field(default_factory=FilePolicy)
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:

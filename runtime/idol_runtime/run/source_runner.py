@@ -68,12 +68,13 @@ class SourceRunner:
                 )
             context = SinkContext(
                 name=source.name,
-                size=source.size,
                 fps=source.fps or NOMINAL_FPS,
                 config=stream.config,
                 boxes=options.boxes,
                 caption=note or None,
                 video_id=options.video_id,
+                live=source.live,
+                files=options.files,
             )
             for output in options.outputs:
                 self._sinks.append(stack.enter_context(output.sink(output.target, context)))

@@ -1,19 +1,23 @@
-"""The protocol of a kind of result sink, and the base class of sinks that write one file."""
+"""The protocol of a kind of result sink, and the recovery of outputs that cannot be written for a while."""
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import OutputError
-from idol_runtime.events import Tell, log_event
-from idol_runtime.files import replacing
+from idol_runtime.events import Event, EventKind, Tell, log_event
 from idol_runtime.frames import Frame
+from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["FileSink", "Sink", "SinkContext"]
+__all__ = ["RETRY_S", "Sink", "SinkContext"]
+
+# Time after which a stopped output of a live source is tried again.
+RETRY_S = 5.0
 
 SinkT = TypeVar("SinkT", bound="Sink")
 
@@ -24,7 +28,6 @@ class SinkContext:
 
     Attributes:
         name: name of the source, for titles and messages.
-        size: (height, width) of every frame in pixels.
         fps: frames per second of a written video.
         config: categories of the network, and the rules that turn tracks into results.
         boxes: draw boxes as well as masks.
@@ -32,11 +35,11 @@ class SinkContext:
         video_id: video id of the entries in a results file.
         live: True for a source without an end of its own (a camera or a network stream).
         append: continue an existing output, because the state of an earlier run is continued.
+        files: limits of the output files.
         tell: function that receives the events of the output.
     """
 
     name: str
-    size: tuple[int, int]
     fps: float
     config: StreamConfig
     boxes: bool = False
@@ -44,14 +47,18 @@ class SinkContext:
     video_id: int = 1
     live: bool = False
     append: bool = False
+    files: FilePolicy = field(default_factory=FilePolicy)
     tell: Tell = log_event
 
 
 class Sink(ABC):
     """An output for results; a context manager.
 
-    The constructor checks the target, before any frame is computed. No partial file is left: leaving the `with` block
-    by an error or by Ctrl-C completes the output with the frames written so far.
+    The constructor checks the target, before any frame is computed. Leaving the `with` block by an error or by Ctrl-C
+    completes the output with the frames written so far.
+
+    An error of a file or folder ends a finite source. A live source goes on without this output: the sink tells
+    `output_stopped` once, tries again every `RETRY_S` seconds, and tells `output_back` with the number of lost frames.
 
     To add a kind, write a subclass in a module of this folder and add it to `opening.SINKS`.
 
@@ -61,10 +68,10 @@ class Sink(ABC):
         interactive: True if the sink runs in the calling thread and can stop the run, as a window does.
         context: facts about the source and its run.
         frames_written: number of frames written so far.
+        frames_lost: number of frames that were not written because the output was stopped.
         stopped: True once the user has asked in this sink to end the run.
         path: file or folder that is written; None if it is no path.
         complete: True once all of the output is written.
-        note: fact about the output that the user must know; empty for none.
     """
 
     is_path = True
@@ -79,10 +86,12 @@ class Sink(ABC):
             context: facts about the source and its run.
         """
         self.context = context
-        self.frames_written = 0
+        self.frames_written = self.frames_lost = 0
         self.stopped = self.complete = False
         self.path: Path | None = None
-        self.note = ""
+        self._fact = ""
+        self._failing = False
+        self._retry_at, self._lost_before = 0.0, 0
 
     @classmethod  # noqa: B027 - an optional check
     def check(cls, target: str) -> None:
@@ -101,8 +110,44 @@ class Sink(ABC):
             self.close()
             self.complete = self.frames_written > 0
 
-    @abstractmethod
     def write(self, frame: Frame, result: FrameResult) -> None:
+        """Write one frame and its result, or count it as lost while the output of a live source is stopped.
+
+        Raises:
+            OutputError: the output cannot be written, and the source is finite or the output is no path.
+        """
+        if self._failing and time.monotonic() < self._retry_at:
+            self.frames_lost += 1
+            return
+        try:
+            self._write(frame, result)
+        except OutputError as error:
+            if not (self.context.live and self.is_path):
+                raise
+            self.frames_lost += 1
+            self._retry_at = time.monotonic() + RETRY_S
+            if not self._failing:
+                self._failing, self._lost_before = True, self.frames_lost - 1
+                self._tell("output_stopped", f"{error}; the run goes on and tries again every {RETRY_S:g} s")
+            return
+        self.frames_written += 1
+        if self._failing:
+            self._failing = False
+            lost = self.frames_lost - self._lost_before
+            self._tell(
+                "output_back", f"{self.path} is written again; {lost} frames were not written", lost=lost
+            )
+
+    @property
+    def note(self) -> str:
+        """Fact about the output that the user must know; empty for none."""
+        return self._fact
+
+    def rotate(self) -> None:  # noqa: B027 - an optional action
+        """Continue in a new file from the next frame on; called from any thread. The default does nothing."""
+
+    @abstractmethod
+    def _write(self, frame: Frame, result: FrameResult) -> None:
         """Write one frame and its result.
 
         Raises:
@@ -111,51 +156,11 @@ class Sink(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Complete the output, or remove it if no frame was written; may be called twice.
+        """Complete the output, if a frame was written; may be called twice.
 
         Raises:
-            OutputError: the output cannot be completed; nothing of it is left.
+            OutputError: the output cannot be completed.
         """
 
-
-class FileSink(Sink):
-    """A sink that writes one file under a temporary name and renames it when it is complete.
-
-    An existing file is replaced on `close`.
-    """
-
-    def __init__(self, target: str | Path, context: SinkContext) -> None:
-        super().__init__(target, context)
-        self.path: Path = Path(target)
-        self._is_open = True
-        self._pending = contextlib.ExitStack()
-        self._temporary = self._pending.enter_context(replacing(target))
-
-    @abstractmethod
-    def _finish(self) -> None:
-        """Write what is buffered and close the temporary file.
-
-        Raises:
-            OutputError: the file is incomplete.
-        """
-
-    def close(self) -> None:
-        """Rename the file to its target, or remove it if no frame was written; may be called twice.
-
-        Raises:
-            OutputError: the file cannot be completed; nothing of it is left.
-        """
-        if not self.frames_written:
-            self.abort()
-        elif self._is_open:
-            self._is_open = False
-            with self._pending:
-                self._finish()
-
-    def abort(self) -> None:
-        """Remove the file unless it is already complete."""
-        if self._is_open:
-            self._is_open = False
-            with contextlib.suppress(OutputError), self._pending:
-                self._finish()
-                raise OutputError("discarded")  # makes `replacing` remove the temporary file
+    def _tell(self, kind: EventKind, message: str, **values: int | str) -> None:
+        self.context.tell(Event(kind, self.context.name, message, {"output": str(self.path), **values}))

@@ -37,7 +37,7 @@ class DisplaySink(Sink):
         self._cv2.namedWindow(self._title, self._cv2.WINDOW_NORMAL | self._cv2.WINDOW_KEEPRATIO)
         self._is_open = True
 
-    def write(self, frame: Frame, result: DrawableResult) -> None:
+    def _write(self, frame: Frame, result: DrawableResult) -> None:
         """Show one frame.
 
         Raises:
@@ -51,7 +51,6 @@ class DisplaySink(Sink):
             closed = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
         except cv2.error as error:
             raise OutputError(f"cannot draw in the window ({error.err}); write a video instead") from error
-        self.frames_written += 1
         self.stopped = self.stopped or closed or key in _STOP_KEYS
 
     def close(self) -> None:

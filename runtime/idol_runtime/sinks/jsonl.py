@@ -1,16 +1,23 @@
 """JSON lines: one object per frame."""
 
-from pathlib import Path
+import io
 
 import msgspec
 
-from idol_runtime.errors import OutputError
 from idol_runtime.frames import Frame
-from idol_runtime.sinks.base import FileSink, SinkContext
 from idol_runtime.sinks.draw import DrawableResult, class_name
+from idol_runtime.sinks.parts import FileSink
 from idol_runtime.tracking.rle import encode_crops
 
 __all__ = ["JsonlSink"]
+
+_BLOCK = 2**16
+
+
+class _Line(msgspec.Struct):
+    """The part of a line that says where it belongs."""
+
+    frame: int
 
 
 class JsonlSink(FileSink):
@@ -21,30 +28,40 @@ class JsonlSink(FileSink):
 
     Boxes are in pixels with 2 decimals, scores have 6 decimals.
 
+    An existing file is continued after its last whole line. A finite source that is continued also replaces the lines
+    from its first frame on, which a killed run wrote after its last saved state.
+
     Raises:
         OutputError: the file cannot be written.
     """
 
-    def __init__(self, target: str | Path, context: SinkContext) -> None:
-        super().__init__(target, context)
-        self._file = self._temporary.open("wb")
+    def _begin(self, frame: Frame) -> None:
+        end = self._line_start(self._size)
+        while end and self.context.append and not self.context.live:
+            start = self._line_start(end - 1)
+            self._file.seek(start)
+            try:
+                line = msgspec.json.decode(self._file.read(end - start), type=_Line)
+            except msgspec.DecodeError:
+                break
+            if line.frame < frame.index:
+                break
+            end = start
+        self._file.truncate(end)
+        self._size = self._file.seek(0, io.SEEK_END)
 
-    def write(self, frame: Frame, result: DrawableResult) -> None:
-        """Append one line.
+    def _line_start(self, end: int) -> int:
+        """Return the position after the last line end before `end`."""
+        while end:
+            start = max(end - _BLOCK, 0)
+            self._file.seek(start)
+            if found := self._file.read(end - start).rfind(b"\n") + 1:
+                return start + found
+            end = start
+        return 0
 
-        Raises:
-            OutputError: the disk is full.
-        """
-        line = msgspec.json.encode(_record(frame, result)) + b"\n"
-        try:
-            self._file.write(line)
-            self._file.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}; free some space") from error
-        self.frames_written += 1
-
-    def _finish(self) -> None:
-        self._file.close()
+    def _append(self, frame: Frame, result: DrawableResult) -> None:
+        self._size += self._file.write(msgspec.json.encode(_record(frame, result)) + b"\n")
 
 
 def _record(frame: Frame, result: DrawableResult) -> dict[str, object]:

@@ -5,17 +5,19 @@ Letters: n instances of a frame; K classes; H, W pixels of the source frame.
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from idol_runtime.config import Category, VideoConfig
 from idol_runtime.errors import ConfigError
-from idol_runtime.files import write_text
+from idol_runtime.files import replacing
 from idol_runtime.optional import import_optional
 from idol_runtime.preprocess import Placement
 from idol_runtime.tracking.association import NO_TRACK
@@ -147,9 +149,39 @@ class VideoInstance:
     masks: Mapping[int, RLE]
 
 
+class _SpooledMasks(MutableMapping[int, RLE]):
+    """Compressed masks by frame index, in a file; 16 bytes per mask stay in memory."""
+
+    def __init__(self, spool: BinaryIO, size: tuple[int, int]) -> None:
+        self._spool, self._size = spool, size
+        self._frames, self._offsets = array("q"), array("q")
+
+    def __setitem__(self, frame: int, mask: RLE) -> None:
+        """Add the mask of a frame after the last one."""
+        self._frames.append(frame)
+        self._offsets.append(self._spool.seek(0, 2))
+        self._spool.write(mask["counts"].encode("ascii") + b"\n")
+
+    def __getitem__(self, frame: int) -> RLE:
+        place = bisect_left(self._frames, frame)
+        if self._frames[place : place + 1] != array("q", [frame]):
+            raise KeyError(frame)
+        self._spool.seek(self._offsets[place])
+        return {"size": [*self._size], "counts": self._spool.readline()[:-1].decode("ascii")}
+
+    def __delitem__(self, frame: int) -> None:
+        raise KeyError(f"masks of frame {frame} cannot be deleted; drop the track")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._frames)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+
 @dataclass
 class _Track:
-    masks: dict[int, RLE] = field(default_factory=dict)
+    masks: MutableMapping[int, RLE] = field(default_factory=dict)
     score_sum: NDArray[np.float64] | float = 0.0
     best: Floats | float = 0.0
     last_seen: int = -1
@@ -168,10 +200,14 @@ class VideoResult:
     """The results of one video by the published procedure: add every frame, then call `instances` or `submission`.
 
     Only compressed masks are stored.
+
+    Args:
+        config: combination of a track's frames.
+        spool: empty file, open for reading and writing, that stores the masks; None stores them in memory.
     """
 
-    def __init__(self, config: VideoConfig) -> None:
-        self._config = config
+    def __init__(self, config: VideoConfig, spool: BinaryIO | None = None) -> None:
+        self._config, self._spool = config, spool
         self._tracks: dict[int, _Track] = {}
         self._short: set[int] = set()  # short tracks: only they can be dropped
         self._frames = 0
@@ -191,7 +227,10 @@ class VideoResult:
         self._size = size
         rles = encode_crops(result.crops, size)
         for track_id, scores, rle in zip(result.ids.tolist(), result.class_scores, rles, strict=True):
-            track = self._tracks.setdefault(track_id, _Track())
+            if (track := self._tracks.get(track_id)) is None:
+                track = self._tracks[track_id] = _Track(
+                    {} if self._spool is None else _SpooledMasks(self._spool, size)
+                )
             track.add(self._frames, scores, rle)
             (self._short.add if len(track.masks) < 3 else self._short.discard)(track_id)
         # From the tenth frame on, tracks that were seen less than three times and not in the last two frames are
@@ -224,25 +263,33 @@ class VideoResult:
 
     def submission(self, video_id: int, categories: Sequence[Category]) -> list[SubmissionEntry]:
         """Return the instances in the YouTube-VIS / OVIS submission format, with empty masks for unseen frames."""
+        return list(self.entries(video_id, categories))
+
+    def entries(self, video_id: int, categories: Sequence[Category]) -> Iterator[SubmissionEntry]:
+        """Yield the entries of `submission` one by one: together they have a mask per instance and frame."""
         if self._size is None:
-            return []
+            return
         (empty,) = encode_crops([MaskCrop(0, 0, np.zeros((0, 0), np.bool_))], self._size)
-        return [
-            SubmissionEntry(
+        for instance in self.instances():
+            segmentations = [empty] * self._frames
+            for frame, mask in instance.masks.items():
+                segmentations[frame] = mask
+            yield SubmissionEntry(
                 video_id=video_id,
                 score=instance.score,
                 category_id=categories[instance.label].dataset_id,
-                segmentations=[instance.masks.get(frame, empty) for frame in range(self._frames)],
+                segmentations=segmentations,
             )
-            for instance in self.instances()
-        ]
 
 
 def write_results(path: str | Path, entries: Iterable[SubmissionEntry]) -> None:
-    """Write a results file, completely or not at all.
+    """Write a results file, completely or not at all, with one entry in memory at a time.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    listing: list[Any] = list(entries)
-    write_text(path, json.dumps(listing, separators=(",", ":")))
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for i, entry in enumerate(entries):
+            file.write("," * bool(i) + json.dumps(entry, separators=(",", ":")))
+        file.write("]")

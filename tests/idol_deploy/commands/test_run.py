@@ -185,7 +185,7 @@ class PublishSink(Sink):
         if "://" not in target:
             raise ConfigError(f"not an address: {target}; give mqtt://HOST/TOPIC")
 
-    def write(self, frame: Frame, result: FrameResult) -> None:
+    def _write(self, frame: Frame, result: FrameResult) -> None:
         self.published.append((self.target, frame.index))
 
     def close(self) -> None:
@@ -551,10 +551,10 @@ def test_ctrl_c_finishes_every_output(
 ) -> None:
     track = Streams.track
 
-    def interrupted(self: Streams, prepared: Mapping[int, Prepared]) -> object:
+    def interrupted(self: Streams, prepared: Mapping[int, Prepared], times: Mapping[int, float]) -> object:
         if self.join(0)._index == frame:
             raise KeyboardInterrupt
-        return track(self, prepared)
+        return track(self, prepared, times)
 
     monkeypatch.setattr(Streams, "track", interrupted)
     done = idol("run", toy.path, "--source", images, *_to(outputs))

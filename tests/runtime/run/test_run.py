@@ -148,14 +148,16 @@ def test_only_complete_outputs_of_this_run_are_listed(
         out(folder).write_text("earlier")
 
     def full(self: JsonlSink) -> None:
-        self._file.close()
         raise OutputError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(JsonlSink, "_finish", full)
+        patch.setattr(JsonlSink, "_end", full)
         summaries = run(Streams(GreyBackend(), CONFIG), options(folders[1:]))
     assert [summary.paths for summary in summaries] == [(), ()]
-    assert out(folders[1]).read_text() == "earlier"
+    assert [count(folder) for folder in folders[1:]] == [list(range(4)), list(range(6))], (
+        "what was written stays"
+    )
+    assert out(folders[0]).read_text() == "earlier"
     summaries = run(Streams(GreyBackend(), CONFIG), options(folders[1:]))
     assert [summary.paths for summary in summaries] == [(out(folder),) for folder in folders[1:]]
 
@@ -227,7 +229,7 @@ def test_files_do_not_wait_for_a_camera(folders: list[Path], monkeypatch: pytest
     for folder in folders[:2]:  # complete, although the camera has sent nothing
         deadline = threading.Event()
         for _ in range(2000):
-            if out(folder).exists():
+            if out(folder).exists() and len(count(folder)) == len(list(folder.iterdir())):
                 break
             deadline.wait(0.01)
         assert count(folder) == list(range(len(list(folder.iterdir()))))

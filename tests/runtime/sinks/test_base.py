@@ -1,14 +1,17 @@
-"""What all sinks have in common: complete files or none, and checks of the target before the first frame."""
+"""What all sinks have in common: visible names, recovery, and checks of the target before the first frame."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from idol_runtime.errors import MissingDependencyError, OutputError
+from idol_runtime.events import Event
+from idol_runtime.frames import Frame
 from idol_runtime.sinks.base import Sink
 from idol_runtime.sinks.display import DisplaySink
 from idol_runtime.sinks.jsonl import JsonlSink
@@ -38,12 +41,12 @@ def read_video(path: Path) -> tuple[float, list[NDArray[np.uint8]]]:
 
 
 @pytest.mark.parametrize("make", SINKS)
-def test_output_has_its_name_only_when_whole(tmp_path: Path, make: MakeSink) -> None:
+def test_output_has_its_name_from_the_first_frame_on(tmp_path: Path, make: MakeSink) -> None:
     with make(tmp_path) as sink:
-        if not isinstance(sink, MaskSink):
-            assert not list(tmp_path.glob("out.*"))
+        assert not list(tmp_path.iterdir())
         for i in range(3):
             sink.write(frame(i), result())
+            assert list(tmp_path.iterdir()) == [sink.path]
         assert sink.frames_written == 3
         assert not sink.stopped
     assert len(list(tmp_path.iterdir())) == 1
@@ -85,23 +88,58 @@ def test_a_run_without_frames_leaves_nothing(
 
 
 @pytest.mark.parametrize("make", SINKS[:2])
-def test_abort_removes_what_was_written(tmp_path: Path, make: MakeSink) -> None:
-    sink = make(tmp_path)
-    sink.write(frame(), result())
-    sink.abort()
-    sink.close()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("make", SINKS[:2])
-def test_an_existing_file_stays_until_the_new_one_is_whole(tmp_path: Path, make: MakeSink) -> None:
+def test_an_existing_file_stays_until_the_first_frame_of_a_finite_source(
+    tmp_path: Path, make: MakeSink
+) -> None:
     with make(tmp_path) as sink:
-        sink.write(frame(), result())
+        for i in range(2):
+            sink.write(frame(i), result())
     (output,) = tmp_path.iterdir()
     before = output.read_bytes()
     with pytest.raises(RuntimeError), make(tmp_path):
         raise RuntimeError
     assert output.read_bytes() == before
+    with make(tmp_path) as sink:
+        sink.write(frame(), result())
+        assert list(tmp_path.iterdir()) == [output]
+    assert len(output.read_bytes()) < len(before)
+
+
+class Flaky(Sink):
+    """A sink whose target fails at given frames."""
+
+    def __init__(self, failing: range, **facts: Any) -> None:
+        super().__init__("", context(**facts))
+        self._frames = failing
+        self.tried: list[int] = []
+
+    def _write(self, frame: Frame, result: object) -> None:
+        self.tried.append(frame.index)
+        if frame.index in self._frames:
+            raise OutputError("the disk is full; free some space")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_an_output_of_a_live_source_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("idol_runtime.sinks.base.time.monotonic", lambda: now)
+    events: list[Event] = []
+    sink = Flaky(range(3, 9), live=True, tell=events.append)
+    for i in range(15):
+        now = float(i)  # one frame per second
+        sink.write(frame(i), result())  # type: ignore[arg-type]
+    assert sink.tried == [0, 1, 2, 3, 8, 13, 14]
+    assert [event.kind for event in events] == ["output_stopped", "output_back"]
+    assert events[0].message == "the disk is full; free some space; the run goes on and tries again every 5 s"
+    assert events[1].values["lost"] == 10
+    assert (sink.frames_written, sink.frames_lost) == (5, 10)
+
+
+def test_an_output_of_a_finite_source_ends_it() -> None:
+    sink = Flaky(range(1), live=False)
+    with pytest.raises(OutputError, match="disk is full"):
+        sink.write(frame(), result())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("make", SINKS)

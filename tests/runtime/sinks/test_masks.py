@@ -1,6 +1,7 @@
 """Id masks: pixel values, the range of ids, and folders that are refused."""
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from idol_runtime.errors import OutputError
+from idol_runtime.events import Event
 from idol_runtime.sinks.masks import MaskSink
 from samples.results import SIZE, context, frame, nothing, result
 
@@ -57,3 +59,19 @@ def test_masks_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OutputError, match="No space left"), MaskSink(tmp_path / "masks", context()) as sink:
         sink.write(frame(), result())
     assert not list(tmp_path.iterdir())
+
+
+def test_masks_of_a_live_source_survive_a_full_disk(
+    small_disk: Path, fill: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idol_runtime.sinks.base.RETRY_S", 0.0)
+    events: list[Event] = []
+    with MaskSink(small_disk / "masks", context(live=True, tell=events.append)) as sink:
+        sink.write(frame(0), result())
+        ballast = fill()
+        for i in range(1, 4):
+            sink.write(frame(i), result())
+        ballast.unlink()
+        sink.write(frame(4), result())
+    assert [event.kind for event in events] == ["output_stopped", "output_back"]
+    assert sorted(path.name for path in sink.path.iterdir()) == ["000000.png", "000004.png"]

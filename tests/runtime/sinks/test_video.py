@@ -1,8 +1,8 @@
 """Annotated videos: what they contain, and what is left after a failure."""
 
-import os
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from idol_runtime.errors import ConfigError, FrameError, OutputError
+from idol_runtime.errors import ConfigError, OutputError
+from idol_runtime.events import Event
 from idol_runtime.frames import Frame
+from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.sinks.video import VideoSink
 from idol_runtime.sources.opening import open_source
 from samples.results import SIZE, context, frame, nothing, result
@@ -103,7 +105,7 @@ def test_the_codec_is_one_that_browsers_play_if_there_is_one(
 
 @pytest.mark.parametrize("size", [(47, 64), (48, 63), (47, 63), (1, 1)])
 def test_odd_sizes_grow_to_even(tmp_path: Path, size: tuple[int, int]) -> None:
-    with video_sink(tmp_path / "out.mp4", size=size) as sink:
+    with video_sink(tmp_path / "out.mp4") as sink:
         sink.write(frame(size=size), nothing(size))
     ((image),) = read_video(tmp_path / "out.mp4")[1]
     assert image.shape[:2] == (size[0] + size[0] % 2, size[1] + size[1] % 2)
@@ -122,12 +124,13 @@ def test_an_impossible_rate(tmp_path: Path, fps: float) -> None:
         video_sink(tmp_path / "out.mp4", fps=fps)
 
 
-def test_a_frame_of_another_size(tmp_path: Path) -> None:
-    with (
-        video_sink(tmp_path / "out.mp4") as sink,
-        pytest.raises(FrameError, match=r"frame 7 is 10x20, but the video is 48x64"),
-    ):
-        sink.write(frame(7, (10, 20)), nothing((10, 20)))
+def test_a_frame_of_another_size_begins_a_new_file(tmp_path: Path) -> None:
+    with video_sink(tmp_path / "out.mp4") as sink:
+        for i, size in enumerate([SIZE, SIZE, (10, 20), (10, 20), (10, 20)]):
+            sink.write(frame(i, size), nothing(size))
+    assert len(read_video(tmp_path / "out.mp4")[1]) == 2
+    assert len(read_video(sink.path)[1]) == 3
+    assert re.fullmatch(r"out-\d{8}T\d{6}Z\.mp4", sink.path.name)
 
 
 def test_an_encoder_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,11 +161,46 @@ def test_a_folder_that_goes_ends_the_video_with_an_error(tmp_path: Path) -> None
         sink.write(frame(1), result())
 
 
-def test_a_video_that_cannot_be_completed_is_not_kept(tmp_path: Path) -> None:
-    sink = video_sink(tmp_path / "out.mp4")
-    sink.write(frame(), result())
-    with open("/dev/full", "wb") as full:  # every write to this device fails
-        os.dup2(full.fileno(), sink._file.fileno())
-    with pytest.raises(OutputError, match="No space left"):
-        sink.close()
-    assert not list(tmp_path.iterdir())
+def test_a_video_on_a_full_disk_can_be_played(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is found to be full in the middle of a piece."""
+    monkeypatch.setattr("idol_runtime.sinks.video._LEAST_FREE", 0)
+    monkeypatch.setattr("idol_runtime.sinks.base.RETRY_S", 0.0)
+    events: list[Event] = []
+    noise = np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8)
+    for name in ("a.mp4", "a.mkv", "a.avi"):
+        with video_sink(
+            small_disk / name, live=True, files=FilePolicy.parse("1h"), tell=events.append
+        ) as sink:
+            for i in range(100):
+                picture = Frame(i, i / 30, np.roll(noise, 7 * i, (0, 1)))
+                sink.write(picture, nothing((160, 160)))
+                if sink.frames_lost:
+                    break
+        (whole,) = small_disk.iterdir()
+        assert len(read_video(whole)[1]) > 10
+        assert subprocess.run(["ffprobe", "-v", "error", whole], check=True).returncode == 0
+        whole.unlink()
+    assert [event.kind for event in events] == ["output_stopped"] * 3
+
+
+def test_a_long_interruption_begins_a_new_file(tmp_path: Path) -> None:
+    with video_sink(tmp_path / "out.mp4", live=True) as sink:
+        for i, (time_s, epoch) in enumerate(
+            [(0, 0), (1, 0), (50, 1), (51, 1), (150, 1), (5000, 2), (5001, 2)]
+        ):
+            sink.write(replace(frame(i), time_s=time_s, epoch=epoch), nothing())
+    first, second = tmp_path / "out.mp4", sink.path
+    for path, times in ((first, [0, 1, 50, 51, 150]), (second, [0, 1])):
+        with av.open(path) as container:
+            pictures = list(container.decode(video=0))
+        assert [picture.time for picture in pictures] == pytest.approx(times)
+        # A player can start at every picture that follows a gap.
+        assert [p.key_frame for p in pictures] == [
+            i == 0 or t - times[i - 1] > 10 for i, t in enumerate(times)
+        ]
+
+
+def test_an_avi_file_of_a_camera_has_a_limit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"out\.avi; add --rotate 1h, or write \.mkv"):
+        video_sink(tmp_path / "out.avi", live=True)
+    video_sink(tmp_path / "out.avi", live=True, files=FilePolicy.parse("1h"))

@@ -1,0 +1,342 @@
+"""Outputs that are files or folders: their names, their rotation, and the deletion of old ones."""
+
+import contextlib
+import io
+import math
+import os
+import re
+import secrets
+import time
+from abc import abstractmethod
+from collections import deque
+from datetime import datetime, timezone
+from itertools import count
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from idol_runtime.errors import OutputError
+from idol_runtime.files import sync, writable_target, write_error
+from idol_runtime.frames import Frame
+from idol_runtime.sinks.base import Sink, SinkContext
+from idol_runtime.sinks.policy import UNLIMITED, Limit
+from idol_runtime.tracking.results import FrameResult
+
+__all__ = ["FileSink", "Mode", "PartSink", "part_size"]
+
+Mode: TypeAlias = Literal["new", "append", "replace"]
+
+
+class PartSink(Sink):
+    """A sink that writes a file or a folder, or a series of them: the parts of the output.
+
+    A part has its visible name from its first frame on. The first part has the name of the target. With `--rotate`,
+    and where a part cannot be continued, names hold the time in UTC: `out-20261128T103119Z.jsonl`. A name that exists
+    is never used again, whatever the clock shows.
+
+    A finite source replaces an old file when its first frame is written. A live source, and a run that continues an
+    earlier one, append to the newest part or start the next one.
+    """
+
+    def __init__(self, target: str | Path, context: SinkContext) -> None:
+        super().__init__(target, context)
+        self.path: Path = Path(target)
+        self._target = self._check_target(self.path)
+        self._is_open = self._rotation_asked = False
+        self._size = 0  # bytes of the open part
+        self._opened_s = self._synced_s = 0.0
+        self._parts = self._evicted = 0
+        self._hidden: Path | None = None  # the open part, until it replaces an old file
+        self._old = _Retained(self._target, context.files.retain)
+        self._resumes = context.live or context.append
+        # The part that is continued; None: a new one.
+        self._continued: Path | None = self._target
+        if context.files.rotates:
+            self._continued = (
+                max(_parts(self._target), key=_modified, default=None) if self._resumes else None
+            )
+
+    def rotate(self) -> None:
+        """Continue in a new file from the next frame on; called from any thread."""
+        self._rotation_asked = True
+
+    def close(self) -> None:
+        """Complete the open part; may be called twice.
+
+        Raises:
+            OutputError: the part cannot be completed; what was whole before is kept.
+        """
+        if self._is_open:
+            self._close_part()
+
+    @property
+    def note(self) -> str:
+        """Facts about the parts; empty for none."""
+        facts = [self._fact] if self._fact else []
+        if self._parts > 1:
+            facts.append(f"{self._target} has {self._parts} parts, the last one is {self.path.name}")
+        if self._evicted:
+            facts.append(f"{self._evicted} parts of {self._target} were deleted by --retain")
+        if self.frames_lost:
+            facts.append(f"{self.frames_lost} frames were not written to {self._target}")
+        return "; ".join(facts)
+
+    @abstractmethod
+    def _open(self, path: Path, mode: Mode, frame: Frame) -> None:
+        """Open a part for its first frame."""
+
+    @abstractmethod
+    def _append(self, frame: Frame, result: FrameResult) -> None:
+        """Write one frame to the open part, and set `_size`."""
+
+    @abstractmethod
+    def _sync(self) -> None:
+        """Write what the operating system holds back to the disk."""
+
+    @abstractmethod
+    def _finish(self, torn: bool) -> None:
+        """Complete the open part, or with `torn` restore its state before the frame that could not be written."""
+
+    def _reuse(self, path: Path) -> Mode | None:
+        """Return how an existing part is continued; None: start the next one."""
+        return "append" if self._resumes or self._parts else "replace"
+
+    def _check_target(self, path: Path) -> Path:
+        return writable_target(path)
+
+    def _check_disk(self) -> None:
+        """Check that there is room for a frame; the open part can still be completed."""
+
+    def _is_present(self) -> bool:
+        """Return False if the open part was moved or deleted."""
+        return self.path.exists()
+
+    def _splits(self, frame: Frame) -> bool:
+        """Return True if the frame does not fit into the open part."""
+        return False
+
+    def _write(self, frame: Frame, result: FrameResult) -> None:
+        now = time.monotonic()
+        try:
+            self._check_disk()
+        except OutputError:
+            if self._is_open:
+                self._close_part()
+            raise
+        if self._is_open and not self._is_present():
+            with contextlib.suppress(OutputError):
+                self._close_part()
+            if not self.context.live:
+                raise OutputError(f"cannot write {self.path}: it was moved or deleted; start the run again")
+        if self._is_open and (self._rotation_asked or self._is_full(now) or self._splits(frame)):
+            self._close_part()
+            self._continued = None
+        self._rotation_asked = False
+        if not self._is_open:
+            self._open_part(now, frame)
+        try:
+            self._append(frame, result)
+            if self._hidden is not None:
+                self._hidden.replace(self.path)
+                self._hidden = None
+            if now - self._synced_s >= self.context.files.sync_s:
+                self._sync()
+                self._synced_s = now
+        except OSError as error:
+            self._close_part(torn=True)
+            raise write_error(self.path, error) from error
+        except OutputError:
+            self._close_part(torn=True)
+            raise
+        if gone := self._old.evict(now, self._size):
+            self._evicted += len(gone)
+            message = f"{len(gone)} parts of {self._target} were deleted by --retain, up to {gone[-1].name}"
+            self._tell("evicted", message, parts=len(gone))
+
+    def _is_full(self, now: float) -> bool:
+        limit = self.context.files.rotate
+        return self._size >= limit.size or now - self._opened_s >= limit.seconds
+
+    def _open_part(self, now: float, frame: Frame) -> None:
+        previous, path = self.path, self._continued
+        mode: Mode = "new"
+        if path is not None and path.exists():
+            reuse = self._reuse(path)
+            path, mode = (path, reuse) if reuse else (None, "new")
+        self._check_target(path or self._target)
+        self.path = path or self._new_path()
+        if mode == "replace":
+            self._hidden = self.path.with_name(
+                f".{self.path.stem[:40]}-{secrets.token_hex(4)}{self.path.suffix[:20]}"
+            )
+        try:
+            self._open(self._hidden or self.path, mode, frame)
+            if math.isfinite(self.context.files.sync_s):
+                sync(self.path.parent)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self._is_open, self._opened_s, self._continued = True, now, self.path
+        if mode == "append":
+            self._old.remove(self.path)
+        if mode != "append" or not self._parts:
+            self._parts += 1
+        if self.path != previous and (self._parts > 1 or (self._resumes and not self.context.files.rotates)):
+            self._tell("rotated", f"{previous.name} continues in {self.path.name}", part=str(self.path))
+
+    def _new_path(self) -> Path:
+        """Return an unused name with the time."""
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        stem, suffix = self._target.stem, self._target.suffix
+        names = (f"{stem}-{stamp}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
+        return next(path for name in names if not os.path.lexists(path := self._target.with_name(name)))
+
+    def _close_part(self, torn: bool = False) -> None:
+        self._is_open = False
+        try:
+            with contextlib.suppress(OSError, OutputError) if torn else contextlib.nullcontext():
+                self._finish(torn)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        finally:
+            if self._hidden is not None:
+                self._hidden.unlink(missing_ok=True)
+                self._hidden = None
+            if self._size:
+                self._old.add(self.path, self._size)
+
+
+class FileSink(PartSink):
+    """A sink whose parts are files. What a failed write left is cut off.
+
+    Attributes:
+        _file: the open file, without a buffer.
+    """
+
+    _file: "_File"
+
+    def _open(self, path: Path, mode: Mode, frame: Frame) -> None:
+        self._file = _File(path, "r+" if mode == "append" else "x")
+        self._size = self._file.seek(0, io.SEEK_END)
+        try:
+            self._begin(frame)
+        except BaseException:
+            self._file.close()
+            if not self._size:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _begin(self, frame: Frame) -> None:
+        """Prepare the open file for its first frame."""
+
+    def _end(self) -> None:
+        """Write what completes the open file."""
+
+    def _is_present(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def _finish(self, torn: bool) -> None:
+        with self._file as file:
+            file.discards = torn
+            try:
+                self._end()
+                if math.isfinite(self.context.files.sync_s):
+                    os.fsync(file.fileno())
+            except (OSError, OutputError):
+                torn = True
+                raise
+            finally:
+                if torn:
+                    with contextlib.suppress(OSError):
+                        file.truncate(self._size)
+                        if not self._size:
+                            (self._hidden or self.path).unlink()
+
+
+class _File(io.FileIO):
+    """An unbuffered file that writes all bytes or raises an error.
+
+    Attributes:
+        discards: True to ignore what is written.
+    """
+
+    discards = False
+
+    def write(self, data: "bytes | memoryview") -> int:  # type: ignore[override]
+        rest = memoryview(data)
+        while rest and not self.discards:
+            rest = rest[super().write(rest) :]
+        return len(data)
+
+
+class _OldPart(NamedTuple):
+    path: Path
+    ended_s: float  # on the monotonic clock
+    size: int
+
+
+class _Retained:
+    """The complete parts of an output, the oldest first. Without a limit, none is remembered.
+
+    Ages are measured by the monotonic clock; only parts of earlier runs have the ages that their times state.
+    """
+
+    def __init__(self, target: Path, limit: Limit) -> None:
+        self._limit, self._parts, self._size = limit, deque[_OldPart](), 0
+        if limit != UNLIMITED:
+            ahead = time.time() - time.monotonic()
+            for path in sorted(_parts(target), key=_modified):
+                self.add(path, part_size(path), min(_modified(path) - ahead, time.monotonic()))
+
+    def add(self, path: Path, size: int, ended_s: float | None = None) -> None:
+        """Add a complete part."""
+        if self._limit != UNLIMITED:
+            self._parts.append(_OldPart(path, time.monotonic() if ended_s is None else ended_s, size))
+            self._size += size
+
+    def remove(self, path: Path) -> None:
+        """Remove a part that is continued."""
+        self._size -= sum(part.size for part in self._parts if part.path == path)
+        self._parts = deque(part for part in self._parts if part.path != path)
+
+    def evict(self, now: float, open_size: int) -> list[Path]:
+        """Delete the parts beyond the limit, and return their paths.
+
+        Args:
+            now: time on the monotonic clock.
+            open_size: bytes of the part that is written.
+        """
+        gone = []
+        while self._parts and (
+            self._size + open_size > self._limit.size or now - self._parts[0].ended_s > self._limit.seconds
+        ):
+            part = self._parts.popleft()
+            self._size -= part.size
+            with contextlib.suppress(OSError):  # a part may have been moved, or hold files of the user
+                if part.path.is_dir():
+                    for file in part.path.glob("*.png"):
+                        file.unlink()
+                    part.path.rmdir()
+                else:
+                    part.path.unlink()
+                gone.append(part.path)
+        return gone
+
+
+def _parts(target: Path) -> list[Path]:
+    """Return the existing parts of an output that have a time in their names."""
+    pattern = re.compile(re.escape(target.stem) + r"-\d{8}T\d{6}Z(-\d+)?" + re.escape(target.suffix))
+    return [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def part_size(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder, in bytes."""
+    return sum(part_size(entry) for entry in path.iterdir()) if path.is_dir() else path.stat().st_size
