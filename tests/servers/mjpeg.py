@@ -59,16 +59,17 @@ class MjpegServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # clients close at any time
-        self._port, self._open = self._server.server_port, True
+        self._port, self._open = self._server.server_port, threading.Event()
+        self._open.set()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Close all connections and stop listening."""
-        self._open = False
+        self._open.clear()  # a connection looks at this event, not at that of the next start
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()  # waits for the connections
+        self._server.server_close()
 
     def _send(self, client: BaseHTTPRequestHandler) -> None:
         if self.fault == "refuse":
@@ -78,13 +79,13 @@ class MjpegServer:
         client.send_response(200)
         client.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
         client.end_headers()
-        due, number = time.monotonic(), 0
-        while self._open and self.fault not in ("drop", "refuse"):
+        due, number, up = time.monotonic(), 0, self._open
+        while up.is_set() and self.fault not in ("drop", "refuse"):
             data = self._picture(number)
             head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
             if self.fault == "stall":
                 client.wfile.write(head + data[: len(data) // 2])
-                while self._open and self.fault == "stall":
+                while up.is_set() and self.fault == "stall":
                     time.sleep(0.01)
                 client.wfile.write(data[len(data) // 2 :] + b"\r\n")
             else:
@@ -92,9 +93,9 @@ class MjpegServer:
             self.sent += 1
             number += self.fault != "freeze"
             due = max(due + 1 / self.fps, time.monotonic() - 1)
-            while self._open and (left := due - time.monotonic()) > 0:
+            while up.is_set() and (left := due - time.monotonic()) > 0:
                 time.sleep(min(left, 0.05))
-        if self._open:  # dropped
+        if up.is_set():  # dropped
             client.wfile.write(head + data[: len(data) // 2])
 
     def _picture(self, number: int) -> bytes:

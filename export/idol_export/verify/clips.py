@@ -105,7 +105,7 @@ def check_sources(
     for use, path in sources.items():
         if path is not None:
             with open_source(path) as source:
-                if source.live:
+                if source.live or source.size is None:
                     raise SourceError(
                         f"--{use} reads {source.name} twice, and it is live; record it and pass the file"
                     )

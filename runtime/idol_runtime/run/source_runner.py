@@ -66,6 +66,7 @@ class SourceRunner:
                     f"--latest (latest=True) applies to cameras and streams only, but {source.name} is a file; "
                     "leave --latest out"
                 )
+            assert source.size is not None  # without `live`, the first frame is read
             context = SinkContext(
                 name=source.name,
                 fps=source.fps or NOMINAL_FPS,

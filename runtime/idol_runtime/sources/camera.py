@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from idol_runtime.errors import SourceError
+from idol_runtime.optional import load_cv2
 from idol_runtime.sources.base import Source
 from idol_runtime.sources.capture import CaptureReader
 
@@ -31,17 +32,28 @@ class CameraReader(CaptureReader):
 
         Raises:
             MissingDependencyError: OpenCV is not installed.
-            SourceError: the index is out of range, or the camera cannot be opened or sends no frame.
+            SourceError: the camera cannot be opened or sends no frame.
         """
-        self._device, self._index = _device(source), 0
-        if self._device is None:
-            self._index = -1 if isinstance(source, bool) else int(str(source))
-            if not 0 <= self._index <= _LAST_CAMERA:
-                raise SourceError(
-                    f"camera index out of range: {source}; a camera index lies between 0 and {_LAST_CAMERA}, "
-                    "and the first camera is 0"
-                )
-        super().__init__(f"camera {source}")
+        self._device = _device(source)
+        self._index = 0 if self._device else int(str(source))
+        super().__init__(self.title(source))
+
+    @classmethod
+    def check(cls, source: Source) -> None:
+        """Check that OpenCV is installed and that a camera can have the index."""
+        load_cv2("reading a camera")
+        if _device(source) is None and (
+            isinstance(source, bool) or not 0 <= int(str(source)) <= _LAST_CAMERA
+        ):
+            raise SourceError(
+                f"camera index out of range: {source}; a camera index lies between 0 and {_LAST_CAMERA}, "
+                "and the first camera is 0"
+            )
+
+    @classmethod
+    def title(cls, source: Source) -> str:
+        """Return `camera` and the index or the device."""
+        return f"camera {source}"
 
     @classmethod
     def accepts(cls, source: Source) -> bool:
@@ -87,10 +99,19 @@ class PipelineReader(CaptureReader):
 
         Raises:
             MissingDependencyError: OpenCV is not installed.
-            SourceError: OpenCV is built without GStreamer, or the pipeline cannot be opened or sends no frame.
+            SourceError: the pipeline cannot be opened or sends no frame.
         """
         self._text = str(source)
-        super().__init__(self._text)
+        super().__init__(self.title(source))
+
+    @classmethod
+    def check(cls, source: Source) -> None:
+        """Check that OpenCV is installed with GStreamer."""
+        if not re.search(r"GStreamer:\s+YES", load_cv2("reading a camera").getBuildInformation()):
+            raise SourceError(
+                f"cannot open the pipeline {cls.title(source)}: this OpenCV is built without GStreamer; use the "
+                "system's OpenCV (on a Jetson: python3 -m venv --system-site-packages, without opencv-python)"
+            )
 
     @classmethod
     def accepts(cls, source: Source) -> bool:
@@ -103,11 +124,6 @@ class PipelineReader(CaptureReader):
         return str(source).split(maxsplit=1)[0]
 
     def _open(self) -> Any:
-        if not re.search(r"GStreamer:\s+YES", self._cv2.getBuildInformation()):
-            raise SourceError(
-                f"cannot open the pipeline {self.name}: this OpenCV is built without GStreamer; use the system's "
-                "OpenCV (on a Jetson: python3 -m venv --system-site-packages, without opencv-python)"
-            )
         return self._cv2.VideoCapture(self._text, self._cv2.CAP_GSTREAMER)
 
     def _has_ended(self) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from idol_runtime.errors import SourceError
 from idol_runtime.frames import RGBImage
 from idol_runtime.optional import load_cv2
-from idol_runtime.sources.base import MAX_FPS, Reader
+from idol_runtime.sources.base import MAX_FPS, DecodingReader
 
 __all__ = ["CaptureReader"]
 
@@ -30,7 +30,7 @@ def _quiet(cv2: Any) -> Iterator[None]:
         control.setLogLevel(level)
 
 
-class CaptureReader(Reader):
+class CaptureReader(DecodingReader):
     """A live source that OpenCV's `VideoCapture` opens.
 
     `fps` is None if the source states no rate or one above `MAX_FPS`. `time_s` is the time since the first frame.
@@ -66,31 +66,11 @@ class CaptureReader(Reader):
             raise SourceError(self.open_error.format(name=name))
         rate = float(self._capture.get(self._cv2.CAP_PROP_FPS))
         self.fps = rate if math.isfinite(rate) and 0 < rate <= MAX_FPS else None
-        self._first: RGBImage | None = self._decode()
+        self._first = self._decode()
         if self._first is None:
             self.close()
             raise SourceError(f"{name} has no frames; {self.hint}")
         self.size = self._first.shape[0], self._first.shape[1]
-
-    def read(self) -> RGBImage | None:
-        """Return the next frame, [H, W, 3] uint8 RGB; None at the end.
-
-        Raises:
-            SourceError: the source stopped, or its frame is missing.
-        """
-        image, self._first = self._first, None
-        return self._decode() if image is None else image
-
-    def skip(self) -> bool:
-        """Skip the next frame; return False at the end.
-
-        Raises:
-            SourceError: as for `read`.
-        """
-        if self._first is not None:
-            self._first = None
-            return True
-        return self._advance()
 
     def close(self) -> None:
         """Release the camera."""

@@ -1,6 +1,7 @@
 """The part that video files, pipes and network streams share: frames decoded with FFmpeg through PyAV."""
 
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from idol_runtime.errors import SourceError
 from idol_runtime.frames import RGBImage
 from idol_runtime.optional import load_av
-from idol_runtime.sources.base import MAX_FPS, NOMINAL_FPS, Reader
+from idol_runtime.sources.base import MAX_FPS, NOMINAL_FPS, DecodingReader
 from idol_runtime.sources.upright import Converter
 
 __all__ = ["SILENCE_S", "ContainerReader"]
@@ -23,7 +24,7 @@ _LIVE_THREADS = 4
 _NO_COUNT = 2**30
 
 
-class ContainerReader(Reader):
+class ContainerReader(DecodingReader):
     """A source that FFmpeg demultiplexes and decodes; frames are upright (display matrix applied).
 
     `fps` is the average rate; None if the container states none or one above `MAX_FPS`. `frame_count` is the
@@ -37,6 +38,8 @@ class ContainerReader(Reader):
     open_error: str
     hint: str
     notes: list[str]
+    _container: Any = None
+    _silence_s = math.inf  # longest time without a picture
     _lossy = False  # a connection on which lost packets are usual
     _fault: Exception | None  # first error after which parts of the source are missing
     _head: bytes | None  # first packet of the connection
@@ -57,35 +60,21 @@ class ContainerReader(Reader):
         self._first_pts: float | None = None
         self._offset_s = self._duration_s = 0.0
         self._stated: int | None = None  # number of frames that the container states or implies
-        self._first: RGBImage | None = self._start()
+        self._pictures: Generator[Any, None, None] | None = None
+        try:
+            self._first = self._start()
+        except BaseException:
+            self.close()
+            raise
         self.size = self._first.shape[0], self._first.shape[1]
-
-    def read(self) -> RGBImage | None:
-        """Return the next frame, [H, W, 3] uint8 RGB; None at the end.
-
-        Raises:
-            SourceError: the file is damaged or cut short, or the stream is lost.
-        """
-        image, self._first = self._first, None
-        if image is None and (picture := self._advance()) is not None:
-            image = self._convert(picture)
-        return image
-
-    def skip(self) -> bool:
-        """Skip the next frame; return False at the end.
-
-        Raises:
-            SourceError: as for `read`.
-        """
-        if self._first is not None:
-            self._first = None
-            return True
-        return self._advance() is not None
 
     def close(self) -> None:
         """Release the file or the connection."""
-        self._pictures.close()
-        self._container.close()
+        self._fault = None  # its traceback refers to this reader, whose decoder threads end with it
+        if self._pictures is not None:
+            self._pictures.close()
+        if self._container is not None:
+            self._container.close()
 
     @abstractmethod
     def _open(self) -> Any:
@@ -99,10 +88,6 @@ class ContainerReader(Reader):
         """Return True if an error in reading stands for the end of the source."""
         return False
 
-    def _reconnect(self) -> Any:
-        """Open a source that has stopped again and return its next picture; None if this is its end."""
-        return None
-
     def _start(self) -> RGBImage:
         self._connect()
         stream, length = self._stream, self._container.duration
@@ -115,9 +100,8 @@ class ContainerReader(Reader):
             self._duration_s = duration_s or 0.0
             self._stated = min(filter(None, (stream.frames, estimate)), default=None)
             self.frame_count = None if self.live else self._stated
-        picture = self._advance()
+        picture = self._next_picture()
         if picture is None:
-            self.close()
             raise SourceError(f"{self.name} has no frames; {self.hint}")
         return self._convert(picture)
 
@@ -132,7 +116,6 @@ class ContainerReader(Reader):
         cover = self._av.stream.Disposition.attached_pic  # a still picture in a sound file
         count = sum(not stream.disposition & cover for stream in self._container.streams.video)
         if not count:
-            self._container.close()
             raise SourceError(f"{self.name} has no video, only other data; {self.hint}")
         self._stream = self._container.streams.best("video")
         if count > 1 and not self._next:
@@ -143,11 +126,12 @@ class ContainerReader(Reader):
         if self._container.duration is None:
             self._stream.codec_context.thread_count = _LIVE_THREADS
         self._converter = Converter(self._av)
-        self._pictures = self._decode()
+        self._pictures = self._decoded()
 
-    def _decode(self) -> Generator[Any, None, None]:
+    def _decoded(self) -> Generator[Any, None, None]:
         """Yield the decoded pictures; errors are counted or stored, so that all other pictures are read."""
-        packets = self._container.demux(self._stream)
+        packets = self._container.demux()  # with the sound: a stream of sound alone must not wait without end
+        since = time.monotonic()
         # An incomplete packet. In the middle of joined files it is whole, so it is decoded if another one follows.
         held: list[Any] = []
         packet: Any = True
@@ -160,15 +144,24 @@ class ContainerReader(Reader):
                 if isinstance(error.__cause__, KeyboardInterrupt):
                     raise KeyboardInterrupt from error
                 self._fault, packet = None if self._is_end(error) else error, None
-            if packet is not None and packet.size:
+            if packet is not None and packet.stream_index != self._stream.index:
+                ready: list[Any] = []
+            elif packet is not None and packet.size:
                 self._head = self._head or bytes(packet)
                 ready, held = [*held, packet], []
                 if packet.is_corrupt and not self._lossy:
                     held = [ready.pop()]
-                yield from self._pictures_of(*ready)
             else:
                 self._fault = self._fault or (EOFError() if held else None)
-                yield from self._pictures_of(packet)
+                ready = [packet]
+            for picture in self._pictures_of(*ready):
+                yield picture
+                since = time.monotonic()
+            if time.monotonic() - since > self._silence_s:
+                self._fault = SourceError(
+                    f"{self.name} sent no picture that can be decoded for {self._silence_s:g} s; {self.hint}"
+                )
+                return
 
     def _pictures_of(self, *packets: Any) -> Iterator[Any]:
         for packet in packets:
@@ -191,11 +184,17 @@ class ContainerReader(Reader):
                 f"{self.describe(self._next - 1)} cannot be converted from {picture.format.name} to RGB; {self.hint}"
             ) from error
 
-    def _advance(self) -> Any:
+    def _decode(self) -> RGBImage | None:
+        picture = self._next_picture()
+        return None if picture is None else self._convert(picture)
+
+    def _advance(self) -> bool:
+        return self._next_picture() is not None
+
+    def _next_picture(self) -> Any:
         """Return the next picture; None at the end."""
+        assert self._pictures is not None
         picture = next(self._pictures, None)
-        if picture is None and self._next:
-            picture = self._reconnect()
         if picture is None:
             self._end()
             return None
@@ -221,6 +220,8 @@ class ContainerReader(Reader):
     def _end(self) -> None:
         """Note what is missing, or raise an error for it."""
         if not self._next:
+            if isinstance(self._fault, SourceError):
+                raise self._fault
             if self._undecodable:
                 raise self._no_decoder()
             return
@@ -263,7 +264,6 @@ class ContainerReader(Reader):
         lines = self._container.dumps_format().split("Video: ")[1:]
         logging.set_level(level)
         codec = lines[0].split(",")[0].removeprefix("none ").strip() if lines else "unknown"
-        self._container.close()
         return SourceError(
             f"{self.name} cannot be decoded: this build of PyAV has no working decoder for the codec {codec}; convert "
             f"the video, for example with ffmpeg -i INPUT -c:v libx264 OUTPUT.mp4, or install another build of PyAV"

@@ -4,6 +4,7 @@ import functools
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -23,11 +24,6 @@ class FrameSource:
 
     Attributes:
         name: name of the source for messages and progress bars, without passwords.
-        fps: yielded frames per second of the source, after the stride; None if unknown.
-        frame_count: number of frames that will be yielded, after stride and `max_frames`; None if unknown. For a
-            video it is the container's estimate.
-        size: (height, width) of every frame in pixels.
-        live: True for a source without an end of its own (a camera or a network stream).
     """
 
     def __init__(self, reader: Reader, *, stride: int = 1, max_frames: int | None = None) -> None:
@@ -38,12 +34,39 @@ class FrameSource:
         self._state = "open"
         self._reader_lock = threading.Lock()
         self.name = reader.name
-        self.fps = reader.fps / stride if reader.fps else None
-        self.size = reader.size
-        self.live = reader.live
-        self.frame_count = None if reader.frame_count is None else -(-reader.frame_count // stride)
-        if self.frame_count is not None and max_frames is not None:
-            self.frame_count = min(self.frame_count, max_frames)
+
+    @property
+    def fps(self) -> float | None:
+        """Yielded frames per second of the source, after the stride; None if unknown."""
+        return self._reader.fps / self._stride if self._reader.fps else None
+
+    @property
+    def frame_count(self) -> int | None:
+        """Number of frames that will be yielded, after stride and `max_frames`; None if unknown.
+
+        For a video it is the container's estimate.
+        """
+        count = self._reader.frame_count
+        if count is None:
+            return None
+        count = -(-count // self._stride)
+        return count if self._max_frames is None else min(count, self._max_frames)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of every frame in pixels.
+
+        A supervised live source may change it, and has none before its first frame.
+        """
+        return self._reader.size
+
+    @property
+    def live(self) -> bool:
+        """True for a source without an end of its own (a camera or a network stream).
+
+        The first frame of a supervised live source may show that it is a file.
+        """
+        return self._reader.live
 
     def __enter__(self) -> "FrameSource":
         return self
@@ -78,6 +101,7 @@ class FrameSource:
         when it has its frame.
         """
         self._state = "closed"
+        self._reader.stop()
         self._release()
 
     def _frames(self) -> Iterator[Frame]:
@@ -90,13 +114,15 @@ class FrameSource:
             image = self._call(self._reader.read, None)
             if image is None:
                 break
+            arrived_s = time.monotonic()
             if image.shape[:2] != self.size:
+                assert self.size is not None
                 raise FrameError(
                     f"{self._reader.describe(index)} is {image.shape[0]}x{image.shape[1]} (height x width), but the "
                     f"frames before it are {self.size[0]}x{self.size[1]}; give frames of one size, or each part as "
                     "its own source"
                 )
-            yield Frame(index, self._reader.time_s, image)
+            yield Frame(index, self._reader.time_s, image, arrived_s, self._reader.epoch)
             if number == self._max_frames:
                 return
             if not self._call(self._skip, False):

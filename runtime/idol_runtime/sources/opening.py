@@ -1,15 +1,18 @@
 """The registry of source kinds, and the functions that choose a kind for a source."""
 
+import functools
 import re
 from pathlib import Path
 
 from idol_runtime.errors import ConfigError, SourceError
+from idol_runtime.events import Tell, log_event
 from idol_runtime.signals import interruptible
 from idol_runtime.sources.animation import AnimationReader
 from idol_runtime.sources.base import Reader, Source
 from idol_runtime.sources.camera import CameraReader, PipelineReader
 from idol_runtime.sources.frame_source import FrameSource
 from idol_runtime.sources.images import ImageReader
+from idol_runtime.sources.live import LiveOptions, LiveReader
 from idol_runtime.sources.stream import StreamReader
 from idol_runtime.sources.video import VideoReader
 
@@ -26,8 +29,15 @@ KINDS: list[type[Reader]] = [
 ]
 
 
-def open_source(source: Source, *, stride: int = 1, max_frames: int | None = None) -> FrameSource:
-    """Open a source of frames and read its first frame.
+def open_source(
+    source: Source,
+    *,
+    stride: int = 1,
+    max_frames: int | None = None,
+    live: LiveOptions | None = None,
+    tell: Tell = log_event,
+) -> FrameSource:
+    """Open a source of frames and read its first frame; with `live`, a camera or a stream is opened by its first frame.
 
         with open_source("street.mp4") as source:
             for frame in source:
@@ -39,6 +49,8 @@ def open_source(source: Source, *, stride: int = 1, max_frames: int | None = Non
             Images are sorted in natural order: frame2 before frame10.
         stride: yield every stride-th frame; a higher value skips more frames.
         max_frames: maximum number of frames to yield; None for all.
+        live: rules for a camera or a network stream that is dead or gets lost; None: both are errors.
+        tell: function that receives the events of a camera or stream with `live`.
 
     Raises:
         ConfigError: stride or max_frames is below 1.
@@ -52,7 +64,14 @@ def open_source(source: Source, *, stride: int = 1, max_frames: int | None = Non
         raise ConfigError(f"max_frames must be at least 1, got {max_frames}")
     if source == "":
         raise SourceError("the source is empty; give a path, a URL or a camera index")
-    reader = interruptible(lambda: reader_kind(source)(source))
+    kind = reader_kind(source)
+    kind.check(source)
+    reader: Reader
+    if live is not None and kind.live:
+        open_reader = functools.partial(kind.open_live, source, live)
+        reader = LiveReader(kind.title(source), open_reader, live, tell)
+    else:
+        reader = interruptible(lambda: kind(source))
     return FrameSource(reader, stride=stride, max_frames=max_frames)
 
 

@@ -1,6 +1,5 @@
 """Network streams and video URLs as a frame source."""
 
-import contextlib
 import errno
 import os
 import re
@@ -8,16 +7,18 @@ import time
 from typing import Any
 
 from idol_runtime.errors import SourceError
-from idol_runtime.sources.base import Source
-from idol_runtime.sources.container import SILENCE_S, ContainerReader
+from idol_runtime.optional import load_av
+from idol_runtime.sources.base import Reader, Source
+from idol_runtime.sources.container import ContainerReader
+from idol_runtime.sources.live import ClosedError, LiveOptions
 
 __all__ = ["STREAM_SCHEMES", "StreamReader", "redact"]
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "srt")
 # Protocols that report the end of a stream; with others, the end cannot be told from a lost connection.
 _STATE_END = ("http", "https", "rtmp", "rtmps")
-# A lost stream is opened again after 1, 2, 4, 8 and 16 seconds, and is then given up.
-_RECONNECT_ATTEMPTS = 5
+# A live stream whose timestamps run ahead of the clock by more than this has another start of time.
+_JUMP_S = 10.0
 _MISTYPED = re.compile(rf"({'|'.join(STREAM_SCHEMES)}):/", re.IGNORECASE)
 _SECRET = re.compile(
     r"\b(user(name)?|login|pass(word|wd)?|pwd|token|key|secret|auth)=.*", re.IGNORECASE | re.DOTALL
@@ -27,37 +28,66 @@ _SECRET = re.compile(
 class StreamReader(ContainerReader):
     """A network stream.
 
-    A URL with a stated length is read like a file. A URL without one is live: a lost connection is opened again, up to
-    five times with growing delays. The end of a stream over HTTP or RTMP is an end.
+    A URL with a stated length is read like a file. A URL without one is live, and a lost connection is an error. The
+    end of a stream over HTTP or RTMP is an end.
     """
+
+    live = True
 
     open_error = "cannot open {name}: {reason}; check the address, the credentials and the network"
     hint = "check that the sender is sending"
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, live: LiveOptions | None = None) -> None:
         """Open a URL.
 
         Args:
             source: URL with one of the schemes in `STREAM_SCHEMES`.
+            live: time limits of a supervised stream, for which a connection that is closed is always an error; None:
+                those of `LiveOptions()`.
 
         Raises:
             MissingDependencyError: PyAV is not installed.
-            SourceError: the scheme is unknown, or the stream cannot be opened or has no frame.
+            SourceError: the stream cannot be opened or has no frame.
         """
-        self._url = str(source)
-        if "://" not in self._url:
+        limits = live or LiveOptions()
+        self._supervised = live is not None
+        self._open_s, self._silence_s = limits.open_timeout_s, limits.read_timeout_s
+        scheme, _, rest = str(source).partition("://")
+        self._scheme = scheme.lower()
+        self._url = f"{self._scheme}://{rest}"  # FFmpeg knows lower case only
+        self._closed, self._arrived_s = False, 0.0
+        super().__init__(self.title(source))
+        self.head = self._head if self._states_end() else None
+
+    @classmethod
+    def open_live(cls, source: Source, live: LiveOptions) -> Reader:
+        """Open a stream with the given time limits."""
+        return cls(source, live)
+
+    @classmethod
+    def title(cls, source: Source) -> str:
+        """Return the URL without what may be secret."""
+        return redact(str(source))
+
+    @classmethod
+    def check(cls, source: Source) -> None:
+        """Check the scheme of a URL.
+
+        Raises:
+            MissingDependencyError: PyAV is not installed.
+            SourceError: the scheme is unknown.
+        """
+        load_av("reading video")
+        scheme, slashes, _ = str(source).partition("://")
+        if not slashes:
             raise SourceError(
-                f"cannot read {redact(self._url)}: two slashes follow the colon of a URL; write ://"
+                f"cannot read {cls.title(source)}: two slashes follow the colon of a URL; write ://"
             )
-        self._scheme = self._url.partition("://")[0].lower()
-        if self._scheme not in STREAM_SCHEMES:
+        if scheme.lower() not in STREAM_SCHEMES:
             raise SourceError(
-                f"cannot read {redact(self._url)}: unknown URL scheme; use one of {' '.join(STREAM_SCHEMES)}, "
+                f"cannot read {cls.title(source)}: unknown URL scheme; use one of {' '.join(STREAM_SCHEMES)}, "
                 "or the path of a local file"
             )
-        self._url = self._scheme + self._url[len(self._scheme) :]  # FFmpeg knows lower case only
-        self._closed = False
-        super().__init__(redact(self._url))
 
     @classmethod
     def accepts(cls, source: Source) -> bool:
@@ -73,9 +103,12 @@ class StreamReader(ContainerReader):
         return address.partition("?")[0].replace("***", "").strip("/")
 
     def _open(self) -> Any:
-        # An unused option is ignored.
+        # An unused option is ignored. PyAV applies the first limit twice: to the connection and to the streams in it.
         return self._av.open(
-            self._url, options={"rtsp_flags": "prefer_tcp"}, timeout=SILENCE_S, metadata_errors="replace"
+            self._url,
+            options={"rtsp_flags": "prefer_tcp"},
+            timeout=(self._open_s / 2, self._silence_s),
+            metadata_errors="replace",
         )
 
     def _is_live(self, duration_s: float | None) -> bool:
@@ -83,11 +116,17 @@ class StreamReader(ContainerReader):
         return self._lossy
 
     def _time_of(self, picture: Any) -> float:
+        now = time.monotonic()
         if not self._next:
-            self._started = time.monotonic()
+            self._started = now
         elif self._has_no_times():
-            return time.monotonic() - self._started
-        return super()._time_of(picture)
+            return now - self._started
+        time_s = super()._time_of(picture)
+        if self.live and self._next and time_s - self.time_s > now - self._arrived_s + _JUMP_S:
+            self._first_pts = None
+            time_s = super()._time_of(picture)
+        self._arrived_s = now
+        return time_s
 
     def _has_no_times(self) -> bool:
         """Return True for the pictures of an HTTP camera, which come without timestamps and without end."""
@@ -102,44 +141,23 @@ class StreamReader(ContainerReader):
         self._closed = over_http and getattr(error, "errno", None) == errno.EIO and self._container.size < 0
         return self._closed
 
-    def _reconnect(self) -> Any:
-        closed, head = self._closed, self._head
-        if not self.live or (self._states_end() and self._fault is None and not closed):
-            return None
-        picture = self._open_again(1 if closed else _RECONNECT_ATTEMPTS)
-        repeats = self._states_end() and self._head == head
-        if closed and (picture is None or repeats):
-            self.notes.append(
+    def _check_complete(self) -> None:
+        if not self.live:
+            super()._check_complete()
+        elif self._closed:
+            text = (
                 f"{self.name} closed the connection after {self._next} frames; it states no length, so this may be its "
                 "end or a lost connection"
             )
-            return None
-        if picture is None:
+            if self._supervised:
+                raise ClosedError(text)
+            self.notes.append(text)
+        elif isinstance(self._fault, SourceError):
+            raise self._fault
+        elif self._fault is not None or not self._states_end():
             raise SourceError(
-                f"{self.name} was lost at frame {self._next} and did not return in {_RECONNECT_ATTEMPTS} attempts; "
-                "check the network and the sender"
-            )
-        if repeats:
-            raise SourceError(
-                f"{self.name} was lost at frame {self._next}, and the server sends it from its beginning; download the "
-                "file and read the copy"
-            )
-        # Time passes while the stream is lost, and its timestamps may start again.
-        self._first_pts, self.time_s = None, max(self.time_s, time.monotonic() - self._started)
-        return picture
-
-    def _open_again(self, attempts: int) -> Any:
-        """Return the next picture of a new connection; None after the given number of attempts."""
-        self._closed = False
-        for attempt in range(attempts):
-            time.sleep(2**attempt)
-            self.close()
-            with contextlib.suppress(SourceError):
-                self._connect()
-                picture = next(self._pictures, None)
-                if picture is not None:
-                    return picture
-        return None
+                f"{self.name} was lost at frame {self._next}; check the network and the sender"
+            ) from self._fault
 
 
 def redact(url: str) -> str:

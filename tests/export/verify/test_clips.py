@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from idol_export.verify import clips
 from idol_export.verify.clips import spread_frames
-from idol_runtime.sources.opening import open_source
+from idol_runtime.sources.frame_source import FrameSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,13 +30,8 @@ def test_frames_are_spread_over_all_of_a_video(tmp_path: Path, length: int, coun
 def test_a_container_that_states_too_many_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sound may be longer than its pictures, for example."""
 
-    def open_longer(source: str, **options: Any) -> Any:
-        opened = open_source(source, **options)
-        opened.frame_count = 66
-        return opened
-
     for index in range(40):
         Image.fromarray(np.full((4, 4, 3), index, np.uint8)).save(tmp_path / f"{index:02}.png")
-    monkeypatch.setattr(clips, "open_source", open_longer)
+    monkeypatch.setattr(FrameSource, "frame_count", 66)
     taken = [int(frame[0, 0, 0]) for frame in spread_frames(str(tmp_path), 10)]
     assert len(set(taken)) == 10

@@ -1,21 +1,26 @@
 """Network streams: reconnection, ends, URLs with a length, and secrets in URLs."""
 
+import io
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from idol_runtime.errors import SourceError
+from idol_runtime.events import Event
 from idol_runtime.frames import Frame
-from idol_runtime.sources import stream
+from idol_runtime.sources import live, stream
+from idol_runtime.sources.live import LiveOptions
 from idol_runtime.sources.opening import open_source, source_label
 from idol_runtime.sources.stream import redact
-from samples.captures import Pipe, shade, write_stream
+from samples.captures import HEIGHT, WIDTH, Pipe, shade, write_stream
 
 av = pytest.importorskip("av")
 TIMES = [0.04 * i for i in range(8)]
@@ -36,25 +41,83 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[bytes | None]:
     return queue
 
 
-def test_a_lost_stream_is_opened_again(
-    connections: list[bytes | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    naps: list[float] = []
-    monkeypatch.setattr(stream.time, "sleep", naps.append)
-    connections += [write_stream(TIMES[:3]), None, write_stream(TIMES[:2], 3), None, None, None, None, None]
-    seen: list[Frame] = []
-    with open_source("rtsp://admin:password@10.0.0.7/live?key=abc") as source:
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_LONGEST_WAIT_S", 0.01)
+
+
+def test_a_lost_stream_is_opened_again(connections: list[bytes | None]) -> None:
+    connections += [write_stream(TIMES[:3]), None, write_stream(TIMES[:2], 3), None, None]
+    seen, events = list[Frame](), list[Event]()
+    address = "rtsp://admin:password@10.0.0.7/live?key=abc"
+    with open_source(address, live=LiveOptions(reconnect=2), tell=events.append) as source:
         assert source.live
-        with pytest.raises(
-            SourceError, match=r"rtsp://\*\*\*@10\.0\.0\.7/live\?\*\*\* was lost at frame 5"
-        ) as caught:
+        with pytest.raises(SourceError, match=r"Connection refused.*no frame in 2 attempts") as caught:
             seen.extend(source)
     assert [frame.index for frame in seen] == [0, 1, 2, 3, 4]
+    assert [frame.epoch for frame in seen] == [0, 0, 0, 1, 1]
     assert [frame.image.mean() for frame in seen] == pytest.approx([shade(i) for i in range(5)], abs=3)
-    assert [frame.time_s for frame in seen] == pytest.approx([0.04 * i for i in range(5)], abs=0.03)
-    assert naps == [1, 2, 1, 2, 4, 8, 16]
-    assert "word" not in str(caught.value)
-    assert "abc" not in str(caught.value)
+    assert [frame.time_s for frame in seen] == pytest.approx([0.04 * i for i in range(5)], abs=0.1)
+    assert all(0 < frame.arrived_s <= time.monotonic() for frame in seen)
+    assert [event.kind for event in events] == ["connected", "lost", "back", "lost"]
+    assert events[1].source == "rtsp://***@10.0.0.7/live?***"
+    assert events[1].message == "was lost at frame 3; check the network and the sender"
+    for text in (str(caught.value), *map(str, events)):
+        assert "word" not in text
+        assert "abc" not in text
+
+
+def test_a_stream_that_is_not_supervised_ends_when_it_is_lost(connections: list[bytes | None]) -> None:
+    connections += [write_stream(TIMES[:3])]
+    with (
+        open_source("rtsp://10.0.0.7/live") as source,
+        pytest.raises(SourceError, match="was lost at frame 3"),
+    ):
+        list(source)
+
+
+def test_timestamps_that_jump_do_not_move_the_clock(connections: list[bytes | None]) -> None:
+    """A camera whose clock is set, ahead or back, goes on; the timestamps of a file are what they are."""
+    times = [0, 0.04, 3600, 3600.04, 7200, 7200.04]
+    connections += [write_stream(times)]
+    seen: list[Frame] = []
+    with open_source("rtsp://10.0.0.7/live") as source, pytest.raises(SourceError, match="was lost"):
+        seen.extend(source)
+    assert [frame.time_s for frame in seen] == pytest.approx([0.04 * i for i in range(6)], abs=0.001)
+
+
+class SlowPipe:
+    """A connection on which a little data arrives every few milliseconds."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def read(self, size: int) -> bytes:
+        time.sleep(0.005)
+        return self._data.read(min(size, 400))
+
+
+def test_a_stream_that_goes_on_with_sound_alone_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = Pipe()
+    with av.open(pipe, "w", format="matroska") as container:
+        video, sound = container.add_stream("mpeg4", rate=25), container.add_stream("pcm_s16le", rate=8000)
+        video.width, video.height, video.pix_fmt, sound.layout = WIDTH, HEIGHT, "yuv420p", "mono"
+        for _ in range(3):
+            container.mux(video.encode(av.VideoFrame(WIDTH, HEIGHT, "yuv420p")))
+        container.mux(video.encode(None))
+        for i in range(200):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+            samples.sample_rate, samples.pts = 8000, 800 * i
+            container.mux(sound.encode(samples))
+    slow = SlowPipe(pipe.getvalue())
+    monkeypatch.setattr(stream.StreamReader, "_open", lambda _: av.open(slow))
+    rules = LiveOptions(reconnect=0, read_timeout_s=0.2)
+    with (
+        open_source("rtsp://10.0.0.7/live", live=rules, tell=lambda _: None) as source,
+        pytest.raises(SourceError, match=r"sent no picture that can be decoded for 0\.2 s"),
+    ):
+        list(source)
+    assert slow.read(1), "the rest was not read"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -93,26 +156,32 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
-@pytest.mark.parametrize(("way", "requests"), [("chunked", 1), ("length", 1), ("close", 2)])
+@pytest.mark.parametrize(
+    ("way", "rules", "requests"),
+    [
+        ("chunked", LiveOptions(), 1),
+        ("length", LiveOptions(), 1),
+        ("close", LiveOptions(), 2),
+        ("close", None, 1),
+    ],
+)
 def test_a_file_over_http_is_read_once(
-    way: str, requests: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    way: str, rules: LiveOptions | None, requests: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a stated length, the end of a connection is tried once: a stream continues, a file starts again."""
-    monkeypatch.setattr(stream.time, "sleep", lambda _: None)
-    with server() as address, open_source(f"{address}/{way}") as source:
+    """Without a stated length, a supervised stream is opened again: a stream continues, a file starts again."""
+    with server() as address, open_source(f"{address}/{way}", live=rules) as source:
         times = [frame.time_s for frame in source]
     assert times == pytest.approx(TIMES)
     assert Handler.requests == requests
     assert ("closed the connection after 8 frames" in caplog.text) == (way == "close")
 
 
-def test_a_file_whose_connection_is_lost_does_not_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream.time, "sleep", lambda _: None)
+def test_a_file_whose_connection_is_lost_does_not_start_again() -> None:
     seen: list[Frame] = []
     with (
         server() as address,
-        open_source(f"{address}/short") as source,
-        pytest.raises(SourceError, match=r"was lost at frame \d, and the server sends it from its beginning"),
+        open_source(f"{address}/short", live=LiveOptions()) as source,
+        pytest.raises(SourceError, match="was lost, and the server sends it from its beginning"),
     ):
         seen.extend(source)
     assert 0 < len(seen) < 8
