@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         action="append",
         default=[],
-        help="video or image file, image folder, 'glob*' pattern, pipe, camera (0, /dev/video0), rtsp/http URL or "
-        "GStreamer pipeline; may be repeated",
+        help="video or image file, image folder, 'glob*' pattern, pipe, camera (0, /dev/video0, csi:0, "
+        "v4l2:/dev/video0), rtsp/http URL or GStreamer pipeline ('gst:... ! appsink'); may be repeated",
     )
     for kind in SINKS:
         if kind.metavar:

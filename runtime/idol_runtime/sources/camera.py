@@ -1,4 +1,4 @@
-"""Local cameras and GStreamer pipelines as a frame source."""
+"""Local cameras as a frame source."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from idol_runtime.optional import load_cv2
 from idol_runtime.sources.base import Source
 from idol_runtime.sources.capture import CaptureReader
 
-__all__ = ["CameraReader", "PipelineReader"]
+__all__ = ["CameraReader"]
 
 # Nine digits fit OpenCV's int; a longer number is a file name.
 _INDEX = re.compile(r"-?[0-9]{1,9}")
@@ -76,58 +76,6 @@ class CameraReader(CaptureReader):
             # Read the newest frame, not the oldest one in a queue; a driver without this setting ignores it.
             capture.set(self._cv2.CAP_PROP_BUFFERSIZE, 1)
         return capture
-
-
-class PipelineReader(CaptureReader):
-    """A GStreamer pipeline that ends in `appsink`, such as that of a CSI camera; needs an OpenCV with GStreamer.
-
-    A pipeline that knows its length ends after its last frame; the end of any other one is an error.
-    """
-
-    open_error = (
-        "cannot open the pipeline {name}; check it with gst-launch-1.0, and that it ends in: "
-        "videoconvert ! video/x-raw,format=BGR ! appsink"
-    )
-    end_error = "the pipeline {name} stopped sending at frame {index}; check its source"
-    hint = "check the pipeline with gst-launch-1.0"
-
-    def __init__(self, source: Source) -> None:
-        """Open a pipeline.
-
-        Args:
-            source: text of the pipeline, with ` ! ` between its elements.
-
-        Raises:
-            MissingDependencyError: OpenCV is not installed.
-            SourceError: the pipeline cannot be opened or sends no frame.
-        """
-        self._text = str(source)
-        super().__init__(self.title(source))
-
-    @classmethod
-    def check(cls, source: Source) -> None:
-        """Check that OpenCV is installed with GStreamer."""
-        if not re.search(r"GStreamer:\s+YES", load_cv2("reading a camera").getBuildInformation()):
-            raise SourceError(
-                f"cannot open the pipeline {cls.title(source)}: this OpenCV is built without GStreamer; use the "
-                "system's OpenCV (on a Jetson: python3 -m venv --system-site-packages, without opencv-python)"
-            )
-
-    @classmethod
-    def accepts(cls, source: Source) -> bool:
-        """Return True for text with an exclamation mark between spaces that is no existing path."""
-        return isinstance(source, str) and " ! " in source and not os.path.lexists(source)
-
-    @classmethod
-    def label(cls, source: Source) -> str:
-        """Return the name of the first element."""
-        return str(source).split(maxsplit=1)[0]
-
-    def _open(self) -> Any:
-        return self._cv2.VideoCapture(self._text, self._cv2.CAP_GSTREAMER)
-
-    def _has_ended(self) -> bool:
-        return bool(self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT) > 0)
 
 
 def _device(source: Source) -> str | None:

@@ -1,4 +1,4 @@
-"""The part that cameras and GStreamer pipelines share: frames read with OpenCV."""
+"""Frames read with OpenCV, the part of a camera that does not depend on how it is named."""
 
 import math
 import time
@@ -80,10 +80,6 @@ class CaptureReader(DecodingReader):
     def _open(self) -> Any:
         """Return a `VideoCapture`."""
 
-    def _has_ended(self) -> bool:
-        """Return True if a source that gives no more frames is at its end."""
-        return False
-
     def _decode(self) -> RGBImage | None:
         if not self._advance():
             return None
@@ -108,7 +104,7 @@ class CaptureReader(DecodingReader):
         with _quiet(self._cv2):
             grabbed = bool(self._capture.isOpened() and self._capture.grab())
         if not grabbed:
-            if self._next and not self._has_ended():
+            if self._next:
                 raise SourceError(self.end_error.format(name=self.name, index=self._next))
             return False
         now = time.monotonic()

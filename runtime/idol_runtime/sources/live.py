@@ -320,6 +320,8 @@ class _Connection:
     def close(self) -> bool:
         """Close the reader; return False if its thread hangs, which then closes the reader when its call returns."""
         self._calls.put(None)
+        with contextlib.suppress(Exception):  # it is not open
+            self.opened.result(0).stop()
         self.thread.join(_CLOSE_S)
         return not self.thread.is_alive()
 

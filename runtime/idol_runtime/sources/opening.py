@@ -9,8 +9,9 @@ from idol_runtime.events import Tell, log_event
 from idol_runtime.signals import interruptible
 from idol_runtime.sources.animation import AnimationReader
 from idol_runtime.sources.base import Reader, Source
-from idol_runtime.sources.camera import CameraReader, PipelineReader
+from idol_runtime.sources.camera import CameraReader
 from idol_runtime.sources.frame_source import FrameSource
+from idol_runtime.sources.gstreamer import PipelineReader
 from idol_runtime.sources.images import ImageReader
 from idol_runtime.sources.live import LiveOptions, LiveReader
 from idol_runtime.sources.stream import StreamReader
@@ -21,8 +22,8 @@ __all__ = ["KINDS", "open_source", "reader_kind", "source_label", "source_paths"
 # Kinds in the order in which they are tried; VideoReader accepts everything and must be last.
 KINDS: list[type[Reader]] = [
     CameraReader,
-    StreamReader,
     PipelineReader,
+    StreamReader,
     AnimationReader,
     ImageReader,
     VideoReader,
@@ -44,8 +45,9 @@ def open_source(
                 ...
 
     Args:
-        source: a video or image file, a folder of images, a glob pattern of images, a pipe, a camera (`0`, `"0"` or
-            `/dev/video0`), a URL (`STREAM_SCHEMES`), or a GStreamer pipeline. Text that is an existing path is a path.
+        source: a video or image file, a folder of images, a glob pattern of images, a pipe, a camera (`0`, `"0"`,
+            `/dev/video0`, `csi:0` or `v4l2:PATH`), a URL (`STREAM_SCHEMES`), or a GStreamer pipeline (`gst:TEXT`, or
+            any text with ` ! `). Text that is an existing path is a path.
             Images are sorted in natural order: frame2 before frame10.
         stride: yield every stride-th frame; a higher value skips more frames.
         max_frames: maximum number of frames to yield; None for all.
@@ -53,7 +55,7 @@ def open_source(
         tell: function that receives the events of a camera or stream with `live`.
 
     Raises:
-        ConfigError: stride or max_frames is below 1.
+        ConfigError: stride or max_frames is below 1, or a GStreamer pipeline is invalid.
         SourceError: the source is not found, cannot be read, or has no frames.
         FrameError: the first image has more than 8 bits per channel.
         MissingDependencyError: PyAV, which reads videos and streams, or OpenCV, which reads cameras, is not installed.

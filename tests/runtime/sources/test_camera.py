@@ -1,4 +1,4 @@
-"""Cameras and pipelines: what is one, and what happens when one stops."""
+"""Cameras: what is one, and what happens when one stops."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from idol_runtime.errors import SourceError
-from idol_runtime.sources.camera import CameraReader, PipelineReader
+from idol_runtime.sources.camera import CameraReader
 from idol_runtime.sources.opening import open_source, reader_kind, source_label
 from samples.captures import FakeCapture, read_all, write_images
 
 cv2 = pytest.importorskip("cv2")
-PIPELINE = "nvarguscamerasrc sensor-id=0 ! nvvidconv ! video/x-raw,format=BGR ! appsink"
 
 
 @pytest.mark.parametrize("source", [97, "97"])
@@ -62,27 +61,3 @@ def test_a_number_that_is_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert len(read_all("00001")) == 2
     assert reader_kind("00002") is reader_kind(1) is CameraReader
-
-
-def test_a_pipeline_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   NO\n")
-    assert reader_kind(PIPELINE) is PipelineReader
-    assert source_label(PIPELINE) == "nvarguscamerasrc"
-    with pytest.raises(SourceError, match="built without GStreamer; use the system's OpenCV"):
-        open_source(PIPELINE)
-
-
-@pytest.mark.parametrize(("stated", "ends"), [(3, True), (-1, False)])
-def test_a_pipeline_ends_if_it_knows_its_length(
-    fake: list[Any], monkeypatch: pytest.MonkeyPatch, stated: int, ends: bool
-) -> None:
-    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "    GStreamer:                   YES (1.20.3)\n")
-    fake.append(FakeCapture([(8, 8)] * 3, count=stated))
-    seen = []
-    with open_source(PIPELINE) as source:
-        if ends:
-            seen.extend(source)
-        else:
-            with pytest.raises(SourceError, match="stopped sending at frame 3; check its source"):
-                seen.extend(source)
-    assert len(seen) == 3
