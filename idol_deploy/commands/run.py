@@ -2,16 +2,19 @@
 
 import argparse
 import sys
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from idol_deploy.commands.common import INTERRUPTED, add_association, add_backend, positive
 from idol_deploy.progress import steps
 from idol_runtime.errors import BackendError, ConfigError
+from idol_runtime.events import Event, EventFile
 from idol_runtime.sinks.opening import SINKS, requested_outputs
 
 if TYPE_CHECKING:
-    from idol_runtime.run.options import RunSummary
+    from idol_runtime.run.options import QueuePolicy, RunOptions, RunSummary
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,6 +31,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="video or image file, image folder, 'glob*' pattern, pipe, camera (0, /dev/video0, csi:0, "
         "v4l2:/dev/video0), rtsp/http URL or GStreamer pipeline ('gst:... ! appsink'); may be repeated",
     )
+    add(
+        "--streams",
+        type=Path,
+        metavar="FILE",
+        help="read the sources from a TOML or JSON file, and follow its changes during the run",
+    )
+    add(
+        "--events", type=Path, metavar="FILE", help="append what happens to the sources as JSON lines to FILE"
+    )
+    add(
+        "--at-once",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="process up to N frames of several sources in one network call (default: 4)",
+    )
+    add(
+        "--fit",
+        action="store_true",
+        help="letterbox frames whose shape differs from the bundle's frame size, instead of refusing them",
+    )
+    _add_source_options(parser)
+    add_backend(parser, "auto")
+    add(
+        "--device",
+        default="auto",
+        help="run on auto, cpu, cuda, cuda:N, or Intel's gpu, gpu:N or npu (default: auto)",
+    )
+    add(
+        "--explain",
+        action="store_true",
+        help="time every graph in every backend on this machine, print why each is used or not, and stop",
+    )
+    add(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="use N CPU threads in the backend (default: its own choice)",
+    )
+    add(
+        "--no-golden-check",
+        dest="golden_check",
+        action="store_false",
+        help="do not replay the golden frame when the bundle is loaded",
+    )
+    add("--no-canary", dest="golden_check", action="store_false", help=argparse.SUPPRESS)
+    add_association(parser)
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every source has; a stream in the file of `--streams` has them as fields."""
+    add = parser.add_argument
     for kind in SINKS:
         if kind.metavar:
             add(f"--{kind.name}", metavar=kind.metavar, help=kind.help)
@@ -42,16 +97,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hide instances with a score below S, except in --results (default: 0.0)",
     )
     add(
-        "--latest",
-        action="store_true",
-        help="process the newest frame of a camera or stream, and drop frames that arrive while the network is busy",
+        "--queue",
+        type=_queue_policy,
+        metavar="POLICY",
+        help="handle frames that arrive while the network is busy: block processes all, latest the newest, and a "
+        "number drops frames older than so many milliseconds (default: latest for cameras and streams, else block)",
+    )
+    add("--latest", dest="queue", action="store_const", const="latest", help="same as --queue latest")
+    add(
+        "--reconnect",
+        type=_attempts,
+        default="forever",
+        metavar="N",
+        help="open a lost camera or stream again: forever, N times in a row, or off (default: forever)",
     )
     add(
-        "--at-once",
-        type=positive,
-        default=4,
-        metavar="N",
-        help="process up to N frames of several sources in one network call (default: 4)",
+        "--frozen",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="treat a camera or stream that sends the same picture for SECONDS as lost; 0: never (default: 30)",
     )
     add("--stride", type=positive, default=1, metavar="N", help="process every N-th frame (default: 1)")
     add("--max-frames", type=positive, metavar="N", help="stop after N frames of each source (default: all)")
@@ -80,66 +145,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="write output files to the disk at most every SECONDS, or off (default: 1)",
     )
-    add(
-        "--fit",
-        action="store_true",
-        help="letterbox frames whose shape differs from the bundle's frame size, instead of refusing them",
-    )
-    add_backend(parser, "auto")
-    add(
-        "--device",
-        default="auto",
-        help="run on auto, cpu, cuda, cuda:N, or Intel's gpu, gpu:N or npu (default: auto)",
-    )
-    add(
-        "--explain",
-        action="store_true",
-        help="time every graph in every backend on this machine, print why each is used or not, and stop",
-    )
-    add(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="use N CPU threads in the backend (default: its own choice)",
-    )
-    add(
-        "--no-golden-check",
-        dest="golden_check",
-        action="store_false",
-        help="do not replay the golden frame when the bundle is loaded",
-    )
-    add("--no-canary", dest="golden_check", action="store_false", help=argparse.SUPPRESS)
-    add_association(parser)
+
+
+def _queue_policy(text: str) -> "QueuePolicy":
+    if text in ("block", "latest"):
+        return cast("QueuePolicy", text)
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no policy; use block, latest or milliseconds"
+        ) from None
+
+
+def _attempts(text: str) -> int | None:
+    return None if text == "forever" else 0 if text == "off" else positive(text)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from idol_runtime.run.options import RunOptions, check_outputs, for_each_source
-    from idol_runtime.run.run import run
-    from idol_runtime.sinks.policy import FilePolicy
+    from idol_deploy.streams_file import StreamsFile
+    from idol_runtime.run.options import check_outputs, for_each_source
+    from idol_runtime.run.run import Run
     from idol_runtime.streams import Streams
 
     if options.explain:
         return _explain(options)
-    if not options.source:
-        raise ConfigError("--source is missing; give a video, an image folder, a camera or a URL")
-    outputs = requested_outputs(**{kind.name: getattr(options, kind.name) for kind in SINKS})
-    if not outputs:
-        *names, last = (f"--{kind.name}" for kind in SINKS)
-        raise ConfigError(f"nothing to write; give {', '.join(names)} or {last}")
-    template = RunOptions(
-        source="",
-        outputs=outputs,
-        boxes=options.boxes,
-        score=options.score,
-        latest=options.latest,
-        stride=options.stride,
-        max_frames=options.max_frames,
-        video_id=options.video_id,
-        files=FilePolicy.parse(options.rotate, options.retain, options.sync),
-    )
-    run_options = for_each_source(template, options.source)
-    check_outputs(run_options, options.bundle)
+    if bool(options.source) == bool(options.streams):
+        raise ConfigError(
+            "--source is missing; give a video, an image folder, a camera or a URL, or a list of them with --streams"
+            if not options.source
+            else "--source and --streams are both given; write all sources into the file of --streams"
+        )
+    listing = None
+    if options.streams:
+        listing = StreamsFile(options.streams, _add_source_options, _source_options, options)
+        run_options = listing.load()
+    else:
+        run_options = for_each_source(_source_options(options), options.source)
+    inputs = [options.bundle, *([options.streams] if listing else [])]
+    check_outputs(run_options, *inputs)
+    tell = _Console(options.events, single=len(run_options) == 1 and not listing)
     with steps() as announce:
         opened = Streams.open(
             options.bundle,
@@ -150,7 +196,7 @@ def run(options: argparse.Namespace) -> int:
             golden_check=options.golden_check,
             fit=options.fit,
             settings=options.set,
-            at_once=min(options.at_once, len(run_options)),
+            at_once=options.at_once if listing else min(options.at_once, len(run_options)),
             announce=announce,
         )
     with opened as streams:
@@ -158,15 +204,77 @@ def run(options: argparse.Namespace) -> int:
         reason = streams.backend.reason
         for note in (*reason.splitlines(), *streams.reason.splitlines()):
             print(f"note: {note}")
-        summaries = run(streams, run_options)
+        with Run(streams, inputs=inputs, tell=tell) as process:
+            for entry in run_options:
+                process.add(entry)
+            if listing is None:
+                summaries = process.wait()
+            else:
+                with listing.watch(process, tell):
+                    summaries = process.wait(lambda: listing.pending)
         if streams.backend.reason != reason:  # the engine could not be recorded as a CUDA graph
             print(f"note: {streams.backend.reason}")
+    if tell.single and summaries and (error := summaries[0].error) is not None:
+        raise error
     _print_summaries(summaries, backend)
+    if process.failed:
+        return 2
     # Closing a window is a normal end of the run.
-    interactive = any(output.sink.interactive for output in outputs)
-    if any(summary.interrupted for summary in summaries) and not interactive:
-        return INTERRUPTED
-    return 2 if any(summary.error for summary in summaries) else 0
+    interactive = any(output.sink.interactive for entry in run_options for output in entry.outputs)
+    return INTERRUPTED if process.interrupted and not interactive else 0
+
+
+def _source_options(options: argparse.Namespace) -> "RunOptions":
+    """Return the options of a source, still without the source."""
+    from idol_runtime.run.options import RunOptions
+    from idol_runtime.sinks.policy import FilePolicy
+    from idol_runtime.sources.live import LiveOptions
+
+    outputs = requested_outputs(**{kind.name: getattr(options, kind.name) for kind in SINKS})
+    if not outputs:
+        *names, last = (f"--{kind.name}" for kind in SINKS)
+        raise ConfigError(f"nothing to write; give {', '.join(names)} or {last}")
+    return RunOptions(
+        source="",
+        outputs=outputs,
+        boxes=options.boxes,
+        score=options.score,
+        queue=options.queue,
+        stride=options.stride,
+        max_frames=options.max_frames,
+        video_id=options.video_id,
+        files=FilePolicy.parse(options.rotate, options.retain, options.sync),
+        live=LiveOptions(reconnect=options.reconnect, frozen_s=options.frozen),
+    )
+
+
+class _Console:
+    """A function that prints events on stderr, above the progress bars, and appends them to a file.
+
+    Attributes:
+        single: True for a run of one source, whose error ends the command and is printed then.
+    """
+
+    def __init__(self, path: Path | None, *, single: bool) -> None:
+        self.single = single
+        self._file = None if path is None else EventFile(path)
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file(event)
+            # The summaries at the end name the sources that ended well.
+            if event.kind != "ended" or ("error" in event.values and not self.single):
+                self._print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event.source}: {event.message}")
+
+    def _print(self, line: str) -> None:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            print(line, file=sys.stderr)
+        else:
+            tqdm.write(line, file=sys.stderr)
 
 
 def _explain(options: argparse.Namespace) -> int:

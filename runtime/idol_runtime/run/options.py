@@ -4,15 +4,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from idol_runtime.errors import ConfigError, IdolError
+from idol_runtime.errors import ConfigError
 from idol_runtime.files import refuse_replacing
+from idol_runtime.run.ages import FrameAges
 from idol_runtime.sinks.opening import Output
 from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.sources.base import Source
+from idol_runtime.sources.live import LiveOptions
 from idol_runtime.sources.opening import source_label, source_paths
 
-__all__ = ["RunOptions", "RunSummary", "check_outputs", "for_each_source"]
+__all__ = ["QueuePolicy", "RunOptions", "RunSummary", "check_outputs", "for_each_source"]
+
+# "block": the source waits; "latest": only the newest frame waits; a number: frames older than so many milliseconds
+# are dropped.
+QueuePolicy: TypeAlias = Literal["block", "latest"] | float
 
 
 @dataclass(frozen=True)
@@ -25,26 +32,43 @@ class RunOptions:
         boxes: draw boxes as well as masks.
         score: minimum score of the instances that are drawn or written, in 0..1. A results file contains all instances,
             as in the published procedure.
-        latest: for a camera or stream, process the newest frame and drop frames that arrive while the network is busy.
+        queue: handling of frames that arrive while the network is busy: `block` processes all of them, `latest` the
+            newest one, and a number drops frames older than so many milliseconds; None: `latest` for a camera or
+            stream, else `block`.
         stride: process every stride-th frame; a higher value skips more frames.
         max_frames: maximum number of frames to process, not counting dropped ones; None for all.
         video_id: video id of the entries in a results file.
         files: limits of the output files.
+        live: rules for a camera or stream that stops.
+        name: name of the source in messages and for `Run.remove`; empty for its path or URL.
     """
 
     source: Source
     outputs: tuple[Output, ...] = ()
     boxes: bool = False
     score: float = 0.0
-    latest: bool = False
+    queue: QueuePolicy | None = None
     stride: int = 1
     max_frames: int | None = None
     video_id: int = 1
     files: FilePolicy = field(default_factory=FilePolicy)
+    live: LiveOptions = field(default_factory=LiveOptions)
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
             raise ConfigError(f"score must lie between 0 and 1, got {self.score}")
+        if isinstance(self.queue, str) and self.queue not in ("block", "latest"):
+            raise ConfigError(
+                f"unknown queue policy: {self.queue}; use block, latest or a number of milliseconds"
+            )
+        if isinstance(self.queue, int | float) and not 0 < self.queue < float("inf"):
+            raise ConfigError(f"queue must be more than 0 milliseconds, got {self.queue}; use latest for 0")
+        if self.queue not in (None, "block") and source_paths(self.source):
+            raise ConfigError(
+                f"--queue {self.queue} applies to cameras and streams only, but {self.source} is a file; leave "
+                "--queue or --latest out"
+            )
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -60,7 +84,9 @@ class RunSummary:
         source: name of the source.
         frames: number of frames processed.
         tracks: number of identities seen.
-        interrupted: True if the run was stopped by Ctrl-C or in a window.
+        dropped: number of frames dropped because the network or an output was slower than the source.
+        ages: times from the arrival of a frame to its result.
+        interrupted: True if the run was stopped by a signal or in a window.
         paths: files and folders that were written completely.
         notes: facts about the outputs that the user must know.
         error: error that ended this source; None if it was read to its end.
@@ -69,10 +95,12 @@ class RunSummary:
     source: str = ""
     frames: int = 0
     tracks: int = 0
+    dropped: int = 0
+    ages: FrameAges = field(default_factory=FrameAges)
     interrupted: bool = False
     paths: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
-    error: IdolError | None = None
+    error: Exception | None = None
 
 
 def for_each_source(template: RunOptions, sources: Sequence[Source]) -> list[RunOptions]:

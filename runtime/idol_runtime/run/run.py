@@ -1,23 +1,257 @@
 """A whole run: frames of several sources through one network into files and windows.
 
-Per source, one thread reads and resizes frames and another one draws and writes results; windows stay in the calling
-thread, as window systems require. The network waits for the next frame of a file, but not for that of a camera.
+Per source, one thread reads frames and another one writes results; windows stay in the calling thread, as window
+systems require. The network takes the frames that are ready, and waits only if there is none.
+
+    with Streams.open("model.idol") as streams:
+        with Run(streams) as run:
+            run.add(RunOptions("rtsp://door/live", requested_outputs(jsonl="door.jsonl"), name="door"))
+            summaries = run.wait()  # meanwhile, other threads may call add, remove and stop
 """
 
-import contextlib
+import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
 
+from idol_runtime.errors import ConfigError
+from idol_runtime.events import Event, Tell, log_event
 from idol_runtime.frames import Frame
 from idol_runtime.run.options import RunOptions, RunSummary, check_outputs
 from idol_runtime.run.source_runner import SourceRunner
+from idol_runtime.run.threads import JOIN_TIMEOUT_S
+from idol_runtime.signals import STOP_SIGNALS, handling
 from idol_runtime.stream import Prepared
 from idol_runtime.streams import Streams
 
-__all__ = ["run"]
+__all__ = ["MAX_SUMMARIES", "Run", "run"]
+
+# Summaries of ended sources that are stored; the oldest one is deleted for another one.
+MAX_SUMMARIES = 1000
+# Longest time in which a request of a signal handler or another thread has no effect.
+_POLL_S = 0.2
 
 
-def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
+class Run:
+    """Sources that run through one network, and are added and removed while it runs; a context manager.
+
+    `wait` processes frames in the calling thread. The other methods may be called in any thread.
+
+    Attributes:
+        interrupted: True once the run was stopped by a signal, by `stop` or in a window.
+        failed: True once a source has ended with an error.
+    """
+
+    def __init__(self, streams: Streams, *, inputs: Sequence[Path] = (), tell: Tell = log_event) -> None:
+        """Start a run without sources.
+
+        Args:
+            streams: network and tracks.
+            inputs: files beside the sources that no output may replace.
+            tell: function that receives the events of the run, in any thread.
+        """
+        self._streams, self._inputs, self._tell = streams, inputs, tell
+        self._changed = threading.Condition()
+        self._adding = threading.Lock()
+        self._count = self._round = 0
+        self._options: dict[int, RunOptions] = {}  # of sources that run or are being opened
+        self._runners: dict[int, SourceRunner] = {}
+        self._summaries: deque[tuple[int, RunSummary]] = deque(maxlen=MAX_SUMMARIES)
+        self._readers: list[threading.Thread] = []  # of ended sources, as long as they are alive
+        self._running = self._cut = False
+        self.interrupted = self.failed = False
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        with self._changed:
+            if self._running:  # in another thread
+                self.stop()
+            self._changed.wait_for(lambda: not self._running)
+        self._finish(error)
+
+    def add(self, options: RunOptions) -> None:
+        """Open a source and its outputs, and take its frames from now on.
+
+        A source of the same name that is being removed is waited for.
+
+        Raises:
+            ConfigError: a source of this name runs, or an output is also another output or a source.
+            SourceError: the source cannot be opened.
+            OutputError: an output cannot be written.
+        """
+        name = options.name
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not any(r.removed and r.name == name for r in self._runners.values())
+            )
+        with self._adding:  # another lock, because checking an output may hang in a file system
+            others = list(self._options.values())
+            if name and any(other.name == name for other in others):
+                raise ConfigError(f"two sources have the same name: {name}; give each its own")
+            check_outputs([*others, options], *self._inputs)
+            number, self._count = self._count, self._count + 1
+            self._options[number] = options
+        try:
+            self._streams.reset(number)
+            runner = SourceRunner(
+                self._streams.join(number),
+                options,
+                tell=self._tell,
+                note=self._streams.note,
+                changed=self._changed,
+            )
+        except BaseException:
+            self._forget(number)
+            raise
+        if self._running:
+            self._tell(Event("added", runner.name, "added"))
+        with self._changed:
+            self._runners[number] = runner
+            self._changed.notify_all()
+
+    def remove(self, name: str) -> None:
+        """End the source of this name after the results that it has; the others go on.
+
+        Raises:
+            ConfigError: no source of this name runs.
+        """
+        with self._changed:
+            runners = [runner for runner in self._runners.values() if runner.name == name]
+            if not runners:
+                raise ConfigError(f"no source is named {name}; add it first")
+            for runner in runners:
+                runner.removed = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End all sources after the results that they have; may be called in a signal handler."""
+        self.interrupted = True
+
+    def rotate(self) -> None:
+        """Continue all outputs in new files from their next frames on; may be called in a signal handler."""
+        for runner in list(self._runners.values()):
+            runner.rotate()
+
+    def wait(self, more: Callable[[], bool] = lambda: False) -> list[RunSummary]:
+        """Process all sources to their ends or to `stop`, and complete every output.
+
+        In the main thread, the first signal of Ctrl-C, SIGTERM or SIGHUP stops the run as `stop` does. The second one
+        drops the results that are not written yet. Where outputs rotate, SIGHUP rotates them instead.
+
+        Args:
+            more: function that returns True if sources may still be added, although all have ended.
+
+        Returns:
+            The summaries of the sources in the order of `add`.
+
+        Raises:
+            BackendError: the inference engine failed; all results before have been written.
+        """
+        self._running = True
+        try:
+            with handling(self._on_signal, *STOP_SIGNALS):
+                while self._step(more):
+                    pass
+        except KeyboardInterrupt as error:
+            self.interrupted = self._cut = True
+            self._finish(error)
+        except BaseException as error:
+            self._finish(error)
+            raise
+        finally:
+            with self._changed:
+                self._running = False
+                self._changed.notify_all()
+        self._finish()
+        summaries = [summary for _, summary in sorted(self._summaries, key=lambda entry: entry[0])]
+        for summary in summaries:
+            summary.interrupted = self.interrupted
+        return summaries
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        rotates = any(options.files.rotates for options in list(self._options.values()))
+        if signal.Signals(number).name == "SIGHUP" and rotates:
+            self.rotate()
+        elif self.interrupted:
+            raise KeyboardInterrupt
+        else:
+            self.stop()
+
+    def _step(self, more: Callable[[], bool]) -> bool:
+        """Process the next frame of the sources that have one; return False at the end of the run."""
+        runners = list(self._runners.items())
+        self.interrupted = self.interrupted or any(runner.stopped for _, runner in runners)
+        for number, runner in runners:
+            if self.interrupted or runner.removed:
+                runner.end()
+            else:
+                runner.start()
+            runner.tell_drops()
+            if runner.ended:
+                self._complete(number, runner)
+        if not self._runners and (self.interrupted or not more()):
+            return False
+        if frames := self._next_frames():
+            times = {i: frame.time_s for i, (frame, _) in frames.items()}
+            results = self._streams.track({i: prepared for i, (_, prepared) in frames.items()}, times)
+            for i, result in results.items():
+                self._runners[i].write(frames[i][0], result)
+        return True
+
+    def _next_frames(self) -> dict[int, tuple[Frame, Prepared]]:
+        """Return one frame of each source that has one, up to the largest batch; sources take turns."""
+        runners = dict(self._runners)
+
+        def ready() -> list[int]:
+            return [i for i, runner in runners.items() if runner.active and runner.ready]
+
+        with self._changed:
+            self._changed.wait_for(lambda: ready() or any(r.ended for r in runners.values()), _POLL_S)
+            chosen = sorted(ready(), key=lambda i: runners[i].served)[: self._streams.at_once]
+        self._round += 1
+        frames = {}
+        for i in chosen:
+            runners[i].served = self._round
+            if (frame := runners[i].next_frame()) is not None:
+                frames[i] = frame
+        return frames
+
+    def _complete(self, number: int, runner: SourceRunner) -> None:
+        """Complete the summary of an ended source and delete its tracks."""
+        runner.complete()
+        self.failed = self.failed or runner.summary.error is not None
+        self._summaries.append((number, runner.summary))
+        self._readers = [thread for thread in (*self._readers, *runner.readers) if thread.is_alive()]
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._streams.reset(number)
+        with self._changed:
+            del self._options[number]
+            self._runners.pop(number, None)
+            self._changed.notify_all()
+
+    def _finish(self, error: BaseException | None = None) -> None:
+        """End all sources that are left, and wait for all threads."""
+        runners = list(self._runners.items())
+        for _, runner in runners:
+            runner.end(error)
+            if self._cut:
+                runner.cancel()
+        for number, runner in runners:
+            runner.join(JOIN_TIMEOUT_S if self._cut else None)
+            self._complete(number, runner)
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
+        for thread in self._readers:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def run(streams: Streams, options: Sequence[RunOptions], tell: Tell = log_event) -> list[RunSummary]:
     """Process sources to their ends, to `max_frames`, or to Ctrl-C, and complete every output.
 
     An error of one of several sources ends only that source and is returned in its summary. An error of a single
@@ -32,40 +266,10 @@ def run(streams: Streams, options: Sequence[RunOptions]) -> list[RunSummary]:
         BackendError: the inference engine failed.
     """
     check_outputs(options)
-    runners: dict[int, SourceRunner] = {}
-    changed = threading.Condition()
-    interrupted = False
-    try:
-        with contextlib.ExitStack() as stack:
-            for i, entry in enumerate(options):
-                streams.reset(i)
-                row = i if len(options) > 1 else None
-                runners[i] = stack.enter_context(SourceRunner(streams.join(i), entry, streams.note, row))
-            for runner in runners.values():
-                runner.start(changed)
-            while not interrupted and any(runner.active for runner in runners.values()):
-                frames = _next_frames(runners, changed)
-                times = {i: frame.time_s for i, (frame, _) in frames.items()}
-                results = streams.track({i: prepared for i, (_, prepared) in frames.items()}, times)
-                for i, result in results.items():
-                    runners[i].write(frames[i][0], result)
-                interrupted = any(runner.stopped for runner in runners.values())
-    except KeyboardInterrupt:
-        interrupted = True
-    summaries = [runner.summary for runner in runners.values()]
-    for summary in summaries:
-        summary.interrupted = interrupted
+    with Run(streams, tell=tell) as process:
+        for entry in options:
+            process.add(entry)
+        summaries = process.wait()
     if len(summaries) == 1 and summaries[0].error is not None:
         raise summaries[0].error
     return summaries
-
-
-def _next_frames(
-    runners: dict[int, SourceRunner], changed: threading.Condition
-) -> dict[int, tuple[Frame, Prepared]]:
-    """Return the next frame of every file, and of every camera that has one; wait for at least one."""
-    active = {i: runner for i, runner in runners.items() if runner.active}
-    with changed:
-        changed.wait_for(lambda: any(runner.ready or not runner.live for runner in active.values()))
-    frames = {i: runner.next_frame() for i, runner in active.items() if not runner.live or runner.ready}
-    return {i: frame for i, frame in frames.items() if frame is not None}

@@ -1,172 +1,284 @@
 """One source of a run: its frames, its outputs and its progress bar.
 
-A prefetch thread reads and resizes frames before the network needs them, and a writer thread draws and writes results;
-each queue holds a few frames at most. A source ends at its last frame or at its own error, while the others go on.
+A prefetch thread reads frames before the network needs them, and a writer thread opens, writes and closes the outputs;
+windows stay in the calling thread, as window systems require. No method waits for the source or for an output, so that
+one slow source never holds up the others. A source ends at its last frame or at its own error.
 """
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from dataclasses import replace
 from typing import Any, TypeAlias
 
-from idol_runtime.errors import ConfigError, IdolError
+from idol_runtime.errors import IdolError, OutputError
+from idol_runtime.events import Event, EventKind, Tell, log_event
 from idol_runtime.frames import Frame
 from idol_runtime.run.options import RunOptions, RunSummary
+from idol_runtime.run.outputs import OpenOutputs
 from idol_runtime.run.threads import BoundedQueue, WriterThread, prefetch
-from idol_runtime.sinks.base import Sink, SinkContext
-from idol_runtime.sources.base import NOMINAL_FPS
-from idol_runtime.sources.opening import open_source
+from idol_runtime.sinks.base import SinkContext
+from idol_runtime.sources.base import NOMINAL_FPS, Source
+from idol_runtime.sources.frame_source import FrameSource
+from idol_runtime.sources.opening import open_source, reader_kind, source_paths
 from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["SourceRunner"]
+__all__ = ["DEADLINE_DEPTH", "SourceRunner"]
 
 _Tracked: TypeAlias = tuple[
     Frame, FrameResult, FrameResult
 ]  # frame, all instances, instances above the score
 
+# Most frames that wait under a deadline; a higher value needs more memory.
+DEADLINE_DEPTH = 8
+# Time between two events about dropped frames: the first, and the longest if dropping goes on.
+_DROP_INTERVAL_S, _MAX_DROP_INTERVAL_S = 10.0, 600.0
+
+_log = logging.getLogger(__name__)
+
 
 class SourceRunner:
-    """A source, its outputs and its progress.
+    """A source, its outputs and its progress; all methods are called in the thread of the network.
 
     Attributes:
-        live: True for a camera or a network stream, for which other sources do not wait.
+        name: name of the source for messages.
+        options: options of the source.
         active: True while the source may have more frames.
+        removed: True once somebody has asked to end this source; may be set in any thread.
+        served: number of the round that took the last frame.
+        readers: threads that may still read the source.
         summary: outcome so far.
     """
 
-    def __init__(self, stream: Stream, options: RunOptions, note: str = "", row: int | None = None) -> None:
-        """Open the source and all outputs.
+    def __init__(
+        self,
+        stream: Stream,
+        options: RunOptions,
+        *,
+        tell: Tell = log_event,
+        note: str = "",
+        changed: threading.Condition | None = None,
+    ) -> None:
+        """Open the source and its outputs.
 
         Args:
             stream: stream that prepares the frames.
             options: source and outputs.
+            tell: function that receives the events of the source.
             note: caption of annotated videos; empty for no caption.
-            row: screen row of the progress bar; None for a single source.
+            changed: condition that is notified when a frame is ready; the same one for all sources.
 
         Raises:
-            ConfigError: `latest` is set for a file.
             SourceError: the source cannot be read.
             OutputError: an output cannot be written.
         """
-        self._stream, self._options, self._row = stream, options, row
-        self._sinks: list[Sink] = []
-        with contextlib.ExitStack() as stack:
-            self._source = source = stack.enter_context(
-                open_source(
-                    options.source,
-                    stride=options.stride,
-                    # With `latest`, dropped frames do not count.
-                    max_frames=None if options.latest else options.max_frames,
-                )
-            )
-            if options.latest and not source.live:
-                raise ConfigError(
-                    f"--latest (latest=True) applies to cameras and streams only, but {source.name} is a file; "
-                    "leave --latest out"
-                )
-            assert source.size is not None  # without `live`, the first frame is read
-            context = SinkContext(
-                name=source.name,
-                fps=source.fps or NOMINAL_FPS,
-                config=stream.config,
-                boxes=options.boxes,
-                caption=note or None,
-                video_id=options.video_id,
-                live=source.live,
-                files=options.files,
-            )
-            for output in options.outputs:
-                self._sinks.append(stack.enter_context(output.sink(output.target, context)))
-            self._resources = stack.pop_all()
+        self._stream, self.options, self._tell_run, self._note = stream, options, tell, note
+        self._changed = changed or threading.Condition()
+        # Dropped frames do not count towards `max_frames`, so that only files are opened with it.
+        limit = options.max_frames if source_paths(options.source) else None
+        self._source = source = open_source(
+            options.source, stride=options.stride, max_frames=limit, live=options.live, tell=self._tell_source
+        )
         if source.live:
             stream.use_live_rules()
-        self.live, self.active = source.live, True
-        self.summary = RunSummary(source.name)
-        self._queue: BoundedQueue[Any] = BoundedQueue()  # until `start`
+        self.name = options.name or source.name
+        self.summary = RunSummary(self.name)
+        windows, files = (
+            OpenOutputs([o for o in options.outputs if o.sink.interactive == interactive], self._context)
+            for interactive in (True, False)
+        )
+        self._windows, self._files = windows, files
+        try:
+            if not (source.size is None and _may_end(options.source)):
+                files.open()
+        except BaseException as error:
+            self._files.close(error)
+            source.close()
+            raise
+        self._dropping, self._queue = self._new_queue()
+        self.active, self.removed, self.served = True, False, 0
+        self.readers: list[threading.Thread] = []
+        self._writer: WriterThread[_Tracked] | None = None
+        self._error: BaseException | None = None
+        self._bar: Any = None
+        self._told_dropped, self._told_s, self._interval_s = 0, float("-inf"), _DROP_INTERVAL_S
 
-    def __enter__(self) -> "SourceRunner":
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self.active:
-            self._end(error)
-
-    def start(self, changed: threading.Condition) -> None:
-        """Start the threads and the progress bar.
-
-        Args:
-            changed: condition that is notified when a frame is ready; the same one for all sources.
-        """
-        enter, latest = self._resources.enter_context, self._options.latest
-        self._writer = enter(WriterThread[_Tracked](self._write))
-        # With `latest`, frames are resized only when they are taken, because some are dropped.
-        frames: Iterable[Any] = self._source if latest else self._prepare(self._source)
-        self._queue = enter(prefetch(frames, drop_oldest=latest, changed=changed))
-        prepared = self._prepare(self._queue) if latest else self._queue
-        self._frames: Iterator[tuple[Frame, Prepared]] = islice(prepared, self._options.max_frames)
-        self._bar = self._open_bar()
+    def start(self) -> None:
+        """Start the threads and the progress bar; only the first call has an effect."""
+        if self._writer is None:
+            self._writer = WriterThread(
+                lambda item: self._files.write(*item), self._files.close, self._changed
+            )
+            # Where frames may be dropped, they are resized only when they are taken.
+            frames: Iterable[Any] = self._source if self._dropping else self._prepare(self._source)
+            self.readers.append(prefetch(frames, self._queue))
+            self._bar = self._open_bar()
 
     @property
     def ready(self) -> bool:
-        """True if `next_frame` would not wait."""
-        return self._queue.ready
+        """True if `next_frame` would not wait, and the outputs have room for its result."""
+        writer = self._writer
+        return writer is not None and (writer.done or (self._queue.ready and not writer.full))
+
+    @property
+    def ended(self) -> bool:
+        """True if the source is no longer active and its outputs are closed."""
+        return not self.active and (self._writer is None or self._writer.done)
 
     @property
     def stopped(self) -> bool:
         """True if the user asked in a window to end the run."""
-        return any(sink.stopped for sink in self._sinks)
+        return self._windows.stopped
 
     def next_frame(self) -> tuple[Frame, Prepared] | None:
         """Return the next frame; None at the end or after an error of the source."""
+        assert self._writer is not None
+        if self._writer.error is not None:
+            self.end(self._writer.error)
+            return None
         try:
-            return next(self._frames)
+            item = next(self._queue)
+            return next(self._prepare([item])) if self._dropping else item
         except StopIteration:
-            self._end(None)
-        except IdolError as error:
-            self._end(error)
+            self.end()
+        except Exception as error:  # noqa: BLE001 - reported in the summary
+            self.end(error)
         return None
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Write a result to all outputs; an error ends the source."""
-        visible = result.above(self._options.score)
-        try:
-            self._writer.submit((frame, result, visible))
-            self._write((frame, result, visible), interactive=True)
-        except IdolError as error:
-            self._end(error)
-            return
-        self.summary.frames += 1
+        assert self._writer is not None
+        visible = result.above(self.options.score)
+        summary = self.summary
+        if frame.arrived_s:
+            summary.ages.add(time.monotonic() - frame.arrived_s)
+        summary.frames += 1
         # Identities are numbered from 0 without gaps.
-        self.summary.tracks = max(self.summary.tracks, *(result.ids + 1).tolist(), 0)
-        if self._bar is not None:
-            self._bar.set_postfix(tracks=self.summary.tracks, now=len(visible), refresh=False)
-            self._bar.update()
-
-    def _write(self, tracked: _Tracked, interactive: bool = False) -> None:
-        frame, result, visible = tracked
-        for sink in self._sinks:
-            if sink.interactive == interactive:
-                sink.write(frame, result if sink.all_instances else visible)
-
-    def _end(self, error: BaseException | None) -> None:
-        """Complete every output and note the first error."""
-        self.active = False
+        summary.tracks = max(summary.tracks, *(result.ids + 1).tolist(), 0)
         try:
-            self._resources.__exit__(type(error) if error else None, error, None)
-        except IdolError as closing_error:
-            error = error or closing_error
-        self.summary.error = error if isinstance(error, IdolError) else None
-        self.summary.paths = tuple(
-            sink.path for sink in self._sinks if sink.complete and sink.path is not None
-        )
-        notes = [sink.note for sink in self._sinks if sink.note and sink.frames_written]
-        if self._queue.dropped:
-            notes.append(
-                f"{self.summary.source}: {self._queue.dropped} frames were dropped for newer ones (--latest)"
+            self._windows.write(frame, result, visible)
+        except Exception as error:  # noqa: BLE001 - reported in the summary
+            self.end(error)
+            return
+        self._writer.submit((frame, result, visible))
+        if self._bar is not None:
+            dropped = {"dropped": self._queue.dropped} if self._queue.dropped else {}
+            self._bar.set_postfix(tracks=summary.tracks, now=len(visible), **dropped, refresh=False)
+            self._bar.update()
+        if summary.frames == self.options.max_frames:
+            self.end()
+
+    def tell_drops(self) -> None:
+        """Tell about frames dropped since the last call that told; at most every 10 s, and less often if it goes on."""
+        now, dropped = time.monotonic(), self._queue.dropped - self._told_dropped
+        if dropped and now - self._told_s >= self._interval_s:
+            quiet = now - self._told_s > 2 * self._interval_s
+            self._interval_s = _DROP_INTERVAL_S if quiet else min(2 * self._interval_s, _MAX_DROP_INTERVAL_S)
+            self._told_dropped, self._told_s = self._queue.dropped, now
+            self._tell(
+                "dropped",
+                f"{dropped} frames dropped; the network or an output is slower than the source",
+                dropped=dropped,
+                total=self._queue.dropped,
             )
-        self.summary.notes = tuple(notes)
+
+    def rotate(self) -> None:
+        """Continue the outputs in new files from the next frame on; may be called in any thread."""
+        self._files.rotate()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Take no more frames, and have the outputs closed after the frames that they have; `ended` tells when.
+
+        Args:
+            error: reason of the end; None at the end of the source, or if the run or the source was stopped.
+        """
+        if self.active:
+            self.active, self._error = False, error
+            self._queue.cancel()
+            self._source.close()
+            try:
+                self._windows.close(error)
+            except IdolError as closing_error:
+                self._error = error or closing_error
+            if self._writer is None:
+                self._files.close(self._error)
+            else:
+                self._writer.finish(self._error)
+
+    def cancel(self) -> None:
+        """Drop the results that are not written yet."""
+        if self._writer is not None:
+            self._writer.cancel()
+
+    def complete(self) -> None:
+        """Complete the summary, once the source has ended."""
+        summary, error = self.summary, self._error
+        if self._writer is not None:
+            error = error or self._writer.error
+            if not self._writer.done:
+                error = error or OutputError(f"{self.name}: an output hangs; check its disk or its receiver")
+        summary.error = error if isinstance(error, Exception) else None
+        if summary.error is not None and not isinstance(error, IdolError):
+            _log.error("%s: internal error", self.name, exc_info=error)
+        summary.dropped = self._queue.dropped
+        summary.paths = (*self._files.paths, *self._windows.paths)
+        notes = [*self._files.notes, *self._windows.notes]
+        if summary.dropped:
+            notes.append(f"{self.name}: {summary.dropped} frames were dropped for newer ones")
+        summary.notes = tuple(notes)
+        if self._bar is not None:
+            self._bar.close()
+        figures = {"frames": summary.frames, "tracks": summary.tracks, "dropped": summary.dropped}
+        if summary.error is None:
+            kind: EventKind = "removed" if self.removed else "ended"
+            self._tell(kind, f"{kind} after {summary.frames} frames", **figures)
+        else:
+            self._tell("ended", f"ended early: {error}", **figures, error=str(error))
+
+    def join(self, timeout_s: float | None) -> None:
+        """Wait until the outputs of an ended source are closed."""
+        if self._writer is not None:
+            self._writer.join(timeout_s)
+
+    def _tell_source(self, event: Event) -> None:
+        """Pass on an event of the source under the name that it has in the run."""
+        self._tell_run(replace(event, source=self.options.name or event.source))
+
+    def _tell(self, kind: EventKind, message: str, **values: int | float | str) -> None:
+        self._tell_run(Event(kind, self.name, message, values))
+
+    def _new_queue(self) -> tuple[bool, BoundedQueue[Any]]:
+        """Return whether frames may be dropped, and the queue between the source and the network."""
+        policy, source, changed = self.options.queue, self._source, self._changed
+        if policy == "block" or (policy is None and not _is_live(self.options, source)):
+            return False, BoundedQueue(changed=changed)
+        if policy is None or policy == "latest":
+            # A live kind of source may turn out to be a file on a server, which loses no frame.
+            drop = (lambda: source.live) if policy is None else (lambda: True)
+            return True, BoundedQueue(1, drop_oldest=drop, changed=changed)
+        age_s = float(policy) / 1e3
+        return True, BoundedQueue[Frame](
+            DEADLINE_DEPTH,
+            drop_oldest=lambda: True,
+            expired=lambda frame: time.monotonic() - frame.arrived_s > age_s,
+            changed=changed,
+        )
+
+    def _context(self) -> SinkContext:
+        return SinkContext(
+            name=self.name,
+            fps=self._source.fps or NOMINAL_FPS,
+            config=self._stream.config,
+            boxes=self.options.boxes,
+            caption=self._note or None,
+            video_id=self.options.video_id,
+            live=self._source.live,
+            files=self.options.files,
+            tell=self._tell_run,
+        )
 
     def _prepare(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prepared]]:
         for frame in frames:
@@ -174,10 +286,21 @@ class SourceRunner:
 
     def _open_bar(self) -> Any:
         """Open a progress bar, which shows only on a terminal; None if tqdm is not installed."""
-        try:
+        with contextlib.suppress(ImportError):
             from tqdm import tqdm
-        except ImportError:
-            return None
-        count, name = self._source.frame_count, self._source.name
-        bar = tqdm(total=count, unit="frame", disable=None, desc=name, position=self._row)
-        return self._resources.enter_context(bar)
+
+            return tqdm(total=self._source.frame_count, unit="frame", disable=None, desc=self.name)
+        return None
+
+
+def _is_live(options: RunOptions, source: FrameSource) -> bool:
+    """Return True for a camera or a stream, and False for a pipe, whose sender waits."""
+    return source.live and reader_kind(options.source).live
+
+
+def _may_end(source: Source) -> bool:
+    """Return True if the first frame shows whether the source is live: a file on a web server, or a pipeline.
+
+    The outputs of a live source are others than those of a file.
+    """
+    return str(source).lower().startswith(("http:", "https:", "gst:")) or " ! " in str(source)

@@ -1,13 +1,9 @@
 """Threads for the stages before and after the network: a prefetch thread and a writer thread, joined by short queues.
 
-Order is kept, a full queue makes its producer wait, and an exception in a thread is raised in the caller.
-
-    with prefetch(source) as frames, WriterThread(write) as writer:
-        for frame in frames:
-            writer.submit((frame, network(frame)))
+Order is kept, and a full queue makes its producer wait or drops its oldest item. All queues of a run share one
+condition, on which the thread of the network waits for any of them.
 """
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +13,7 @@ __all__ = ["JOIN_TIMEOUT_S", "QUEUE_DEPTH", "BoundedQueue", "WriterThread", "pre
 
 # Enough to even out frames that take longer; a higher value only makes each frame older.
 QUEUE_DEPTH = 2
-# Time to wait for a prefetch thread that may itself wait for a camera that has stopped.
+# Time to wait for a thread that may itself wait for a camera or a disk that has stopped.
 JOIN_TIMEOUT_S = 2.0
 
 T = TypeVar("T")
@@ -30,8 +26,10 @@ class BoundedQueue(Generic[T]):
     consumer ends it with `cancel`.
 
     Args:
-        drop_oldest: hold one item, and drop it when the next one comes; False: hold `QUEUE_DEPTH` items, and make the
-            producer wait for room.
+        depth: maximum number of items.
+        drop_oldest: returns True where a full queue drops its oldest item for a new one, and False where the producer
+            waits for room.
+        expired: returns True for an item that is to be dropped when its turn comes; None keeps all.
         changed: condition that is notified of every change; pass the same one to several queues to wait for any of
             them.
 
@@ -39,10 +37,16 @@ class BoundedQueue(Generic[T]):
         dropped: number of items dropped so far.
     """
 
-    def __init__(self, drop_oldest: bool = False, changed: threading.Condition | None = None) -> None:
+    def __init__(
+        self,
+        depth: int = QUEUE_DEPTH,
+        *,
+        drop_oldest: Callable[[], bool] = lambda: False,
+        expired: Callable[[T], bool] | None = None,
+        changed: threading.Condition | None = None,
+    ) -> None:
         self._items: deque[T] = deque()
-        self._depth = 1 if drop_oldest else QUEUE_DEPTH
-        self._drop_oldest = drop_oldest
+        self._depth, self._drop_oldest, self._expired = depth, drop_oldest, expired
         self._changed = changed or threading.Condition()
         self._finished = False
         self._cancelled = False
@@ -52,10 +56,9 @@ class BoundedQueue(Generic[T]):
     def put(self, item: T) -> bool:
         """Append an item, once there is room; return False if the queue is cancelled."""
         with self._changed:
-            while len(self._items) == self._depth and not self._cancelled:
-                if self._drop_oldest:
-                    self._items.popleft()
-                    self.dropped += 1
+            while self.full and not self._cancelled:
+                if self._drop_oldest():
+                    self._drop()
                 else:
                     self._changed.wait()
             if not self._cancelled:
@@ -77,9 +80,17 @@ class BoundedQueue(Generic[T]):
             self._changed.notify_all()
 
     @property
+    def full(self) -> bool:
+        """True if `put` would wait or drop an item."""
+        return len(self._items) >= self._depth
+
+    @property
     def ready(self) -> bool:
-        """True if `next` would not wait."""
-        return bool(self._items) or self._finished or self._cancelled
+        """True if `next` would not wait; drops expired items."""
+        with self._changed:
+            while self._items and self._expired is not None and self._expired(self._items[0]):
+                self._drop()
+            return bool(self._items) or self._finished or self._cancelled
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -87,29 +98,26 @@ class BoundedQueue(Generic[T]):
     def __next__(self) -> T:
         """Return the next item; after the last one, raise the producer's exception, if any."""
         with self._changed:
-            self._changed.wait_for(lambda: self.ready)
+            # An item that expires after `ready` has returned True is returned, so that `next` does not wait.
+            if not self._items:
+                self._changed.wait_for(lambda: self.ready)
             if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
                 return item
         raise self._error or StopIteration
 
+    def _drop(self) -> None:
+        self._items.popleft()
+        self.dropped += 1
 
-@contextlib.contextmanager
-def prefetch(
-    items: Iterable[T], *, drop_oldest: bool = False, changed: threading.Condition | None = None
-) -> Iterator[BoundedQueue[T]]:
-    """Iterate in a thread, up to `QUEUE_DEPTH` items before they are needed.
 
-    Leaving the context ends the thread after its current item; a thread that does not end within `JOIN_TIMEOUT_S` is
-    left running.
+def prefetch(items: Iterable[T], queue: BoundedQueue[T]) -> threading.Thread:
+    """Start a thread that iterates over items and puts them into a queue, and return it.
 
-    Args:
-        items: items to iterate; an exception is raised in the consumer, after the items before it.
-        drop_oldest: hold only the newest item and drop items that were not consumed in time.
-        changed: condition of the queue, see `BoundedQueue`.
+    An exception is raised in the consumer, after the items before it. The thread ends after its current item when the
+    queue is cancelled.
     """
-    queue: BoundedQueue[T] = BoundedQueue(drop_oldest, changed)
 
     def produce() -> None:
         try:
@@ -123,54 +131,76 @@ def prefetch(
 
     thread = threading.Thread(target=produce, name="idol-prefetch", daemon=True)
     thread.start()
-    try:
-        yield queue
-    finally:
-        queue.cancel()
-        thread.join(JOIN_TIMEOUT_S)
+    return thread
 
 
 class WriterThread(Generic[T]):
-    """A thread that calls a function for each submitted item, with at most `QUEUE_DEPTH` items waiting.
+    """A thread that calls a function for each submitted item, and another one at its end.
 
-    Leaving the context waits until all submitted items are done, also after an error; a second Ctrl-C drops the rest.
+    An error of a call drops the items after it.
+
+    Args:
+        work: function of one item.
+        close: function that is called last, with the error that ended the work or was given to `finish`, if any.
+        changed: condition that is notified of every change; see `BoundedQueue`.
+
+    Attributes:
+        error: first error of a call; None if there was none.
+        done: True once the thread has called `close`.
     """
 
-    def __init__(self, work: Callable[[T], None]) -> None:
-        self._queue: BoundedQueue[T] = BoundedQueue()
-        self._work = work
-        self._error: BaseException | None = None
+    def __init__(
+        self,
+        work: Callable[[T], None],
+        close: Callable[[BaseException | None], None] = lambda _: None,
+        changed: threading.Condition | None = None,
+    ) -> None:
+        self._changed = changed or threading.Condition()
+        self._queue: BoundedQueue[T] = BoundedQueue(changed=self._changed)
+        self._work, self._close = work, close
+        self._reason: BaseException | None = None
+        self.error: BaseException | None = None
+        self.done = False
         self._thread = threading.Thread(target=self._consume, name="idol-writer", daemon=True)
-
-    def __enter__(self) -> "WriterThread[T]":
         self._thread.start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._queue.finish()
-        try:
-            self._thread.join()
-        except KeyboardInterrupt:
-            self._queue.cancel()
-            self._thread.join()
-            raise
-        if kind is None and self._error is not None:
-            raise self._error
+    @property
+    def full(self) -> bool:
+        """True if `submit` would wait."""
+        return self._queue.full
 
     def submit(self, item: T) -> None:
-        """Queue one item, waiting while the queue is full.
+        """Queue one item, waiting while the queue is full; after an error, the item is dropped."""
+        self._queue.put(item)
 
-        Raises:
-            BaseException: the function raised this exception for an earlier item.
+    def finish(self, reason: BaseException | None = None) -> None:
+        """End the thread after the submitted items, without waiting for it.
+
+        Args:
+            reason: error for which the work ends; None for a normal end.
         """
-        if not self._queue.put(item):
-            assert self._error is not None
-            raise self._error
+        self._reason = reason
+        self._queue.finish()
+
+    def cancel(self) -> None:
+        """End the thread after its current item."""
+        self._queue.cancel()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join(timeout_s)
 
     def _consume(self) -> None:
         try:
             for item in self._queue:
                 self._work(item)
-        except BaseException as error:  # noqa: BLE001 - raised in the caller
-            self._error = error
+        except BaseException as error:  # noqa: BLE001 - reported by the owner
+            self.error = error
             self._queue.cancel()
+        try:
+            self._close(self.error or self._reason)
+        except BaseException as error:  # noqa: BLE001 - reported by the owner
+            self.error = self.error or error
+        with self._changed:
+            self.done = True
+            self._changed.notify_all()

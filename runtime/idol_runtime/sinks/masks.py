@@ -33,7 +33,8 @@ class MaskSink(PartSink):
         OutputError: the folder cannot be written.
     """
 
-    def _check_target(self, path: Path) -> Path:
+    @classmethod
+    def _check_target(cls, path: Path) -> Path:
         if path.exists() and not path.is_dir():
             raise OutputError(f"{path} is a file; give a folder for the masks")
         writable_target(path / "000000.png" if path.exists() else path)

@@ -55,6 +55,15 @@ class PartSink(Sink):
                 max(_parts(self._target), key=_modified, default=None) if self._resumes else None
             )
 
+    @classmethod
+    def check(cls, target: str) -> None:
+        """Check that the target can be written.
+
+        Raises:
+            OutputError: the folder is missing or not writable, or the target is of another kind.
+        """
+        cls._check_target(Path(target))
+
     def rotate(self) -> None:
         """Continue in a new file from the next frame on; called from any thread."""
         self._rotation_asked = True
@@ -100,7 +109,8 @@ class PartSink(Sink):
         """Return how an existing part is continued; None: start the next one."""
         return "append" if self._resumes or self._parts else "replace"
 
-    def _check_target(self, path: Path) -> Path:
+    @classmethod
+    def _check_target(cls, path: Path) -> Path:
         return writable_target(path)
 
     def _check_disk(self) -> None:

@@ -36,6 +36,11 @@ class ResultsSink(Sink):
             raise write_error(self.path, error) from error
         self._video: VideoResult | None = VideoResult(context.config.video, self._spool)
 
+    @classmethod
+    def check(cls, target: str) -> None:
+        """Check that the file can be written."""
+        writable_target(target)
+
     def _write(self, frame: Frame, result: FrameResult) -> None:
         assert self._video is not None
         try:

@@ -83,8 +83,9 @@ class VideoSink(FileSink):
 
     @classmethod
     def check(cls, target: str) -> None:
-        """Check the suffix of the file name."""
+        """Check the suffix of the file name, and that the file can be written."""
         require_suffix(target, "a video", *_FORMATS)
+        super().check(target)
 
     def _reuse(self, path: Path) -> Mode | None:
         return "replace" if super()._reuse(path) == "replace" else None

@@ -2,11 +2,10 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
-from idol_runtime.run import threads
 from idol_runtime.run.threads import QUEUE_DEPTH, BoundedQueue, WriterThread, prefetch
 
 
@@ -25,12 +24,20 @@ def slowly(item: int) -> int:
     return item
 
 
+def started(items: Iterable[int], queue: BoundedQueue[int] | None = None) -> BoundedQueue[int]:
+    queue = BoundedQueue() if queue is None else queue
+    prefetch(items, queue)
+    return queue
+
+
 def test_order_is_kept_through_both_stages() -> None:
     written: list[int] = []
-    with WriterThread(written.append) as writer, prefetch(range(100)) as items:
-        for item in items:
-            writer.submit(item)
-    assert written == list(range(100))
+    writer = WriterThread(written.append)
+    for item in started(range(100)):
+        writer.submit(item)
+    writer.finish()
+    writer.join(10)
+    assert (written, writer.done, writer.error) == (list(range(100)), True, None)
 
 
 def test_prefetch_reads_no_more_than_the_queue_depth() -> None:
@@ -44,11 +51,14 @@ def test_prefetch_reads_no_more_than_the_queue_depth() -> None:
                 full.set()
             yield i
 
-    with prefetch(items()) as taken:
-        wait_until(full)
-        time.sleep(0.05)
-        assert len(made) == QUEUE_DEPTH + 1, "the items in the queue, and one that waits for room"
-        assert next(taken) == 0
+    queue: BoundedQueue[int] = BoundedQueue()
+    thread = prefetch(items(), queue)
+    wait_until(full)
+    time.sleep(0.05)
+    assert len(made) == QUEUE_DEPTH + 1, "the items in the queue, and one that waits for room"
+    assert next(queue) == 0
+    queue.cancel()
+    thread.join(10)
 
 
 def test_an_exception_comes_after_the_items_before_it() -> None:
@@ -57,12 +67,12 @@ def test_an_exception_comes_after_the_items_before_it() -> None:
         raise ValueError("the sixth is broken")
 
     taken: list[int] = []
-    with pytest.raises(ValueError, match="the sixth"), prefetch(items()) as frames:
-        taken.extend(map(slowly, frames))
+    with pytest.raises(ValueError, match="the sixth"):
+        taken.extend(map(slowly, started(items())))
     assert taken == list(range(5))
 
 
-def test_the_newest_item_is_taken_and_the_older_ones_are_lost() -> None:
+def test_the_newest_item_is_taken_and_the_older_ones_are_counted() -> None:
     shown, go_on = threading.Event(), threading.Event()
 
     def items() -> Iterator[int]:
@@ -71,48 +81,62 @@ def test_the_newest_item_is_taken_and_the_older_ones_are_lost() -> None:
         wait_until(go_on)
         yield 10
 
-    with prefetch(items(), drop_oldest=True) as taken:
-        wait_until(shown)
-        assert next(taken) == 9
-        go_on.set()
-        assert list(taken) == [10]
+    queue = started(items(), BoundedQueue(1, drop_oldest=lambda: True))
+    wait_until(shown)
+    assert (next(queue), queue.dropped) == (9, 9)
+    go_on.set()
+    assert (list(queue), queue.dropped) == ([10], 9)
 
 
-def test_a_writer_that_fails_stops_whoever_submits() -> None:
+def test_expired_items_are_dropped_when_their_turn_comes() -> None:
+    expired: set[int] = set()
+    queue: BoundedQueue[int] = BoundedQueue(4, drop_oldest=lambda: True, expired=expired.__contains__)
+    assert all(queue.put(item) for item in range(6))
+    assert queue.dropped == 2, "beyond the depth"
+    expired |= {2, 3, 5}
+    assert queue.ready
+    assert (next(queue), queue.dropped) == (4, 4)
+    assert not queue.ready, "the last item has expired"
+    assert queue.dropped == 5
+
+
+def test_a_writer_that_fails_drops_what_follows_and_tells_its_owner() -> None:
+    changed, closed, written = threading.Condition(), [], []
+
     def write(item: int) -> None:
         if item == 3:
             raise OSError("the disk is full")
-
-    submitted: list[int] = []
-    with pytest.raises(OSError, match="disk is full"), WriterThread(write) as writer:
-        submitted.extend(writer.submit(slowly(item)) or item for item in range(1000))
-    assert len(submitted) < 999
-
-
-def test_a_writer_that_fails_at_the_last_item_raises_too() -> None:
-    def write(item: int) -> None:
-        time.sleep(0.05)
-        raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="disk is full"), WriterThread(write) as writer:
-        writer.submit(0)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_what_was_submitted_before_an_interruption_is_written(error: type[BaseException]) -> None:
-    written: list[int] = []
-
-    def write(item: int) -> None:
-        time.sleep(0.02)
         written.append(item)
 
-    def submitted() -> Iterator[int]:
-        yield from range(QUEUE_DEPTH + 1)
-        raise error
+    writer = WriterThread(write, closed.append, changed)
+    for item in range(1000):
+        writer.submit(item)
+    with changed:
+        assert changed.wait_for(lambda: writer.done, 10), "the condition is notified"
+    writer.join(10)
+    assert (written, str(writer.error), closed) == ([0, 1, 2], "the disk is full", [writer.error])
 
-    with pytest.raises(error), WriterThread(write) as writer:
-        list(map(writer.submit, submitted()))
-    assert written == list(range(QUEUE_DEPTH + 1))
+
+def test_an_error_in_closing_is_reported_unless_there_was_one_before() -> None:
+    def close(error: BaseException | None) -> None:
+        raise OSError("the disk is full")
+
+    writer = WriterThread[int](slowly, close)
+    writer.submit(0)
+    writer.finish()
+    writer.join(10)
+    assert str(writer.error) == "the disk is full"
+
+
+@pytest.mark.parametrize("reason", [None, RuntimeError("lost")])
+def test_what_was_submitted_before_the_end_is_written(reason: Exception | None) -> None:
+    written: list[int | BaseException | None] = []
+    writer = WriterThread(lambda item: written.append(slowly(item)), written.append)
+    for item in range(QUEUE_DEPTH):
+        writer.submit(item)
+    writer.finish(reason)
+    writer.join(10)
+    assert written == [*range(QUEUE_DEPTH), reason]
 
 
 def test_a_slow_writer_bounds_what_waits() -> None:
@@ -122,36 +146,29 @@ def test_a_slow_writer_bounds_what_waits() -> None:
         wait_until(go_on)
         done.append(item)
 
-    with WriterThread(write) as writer:
-        for item in range(QUEUE_DEPTH):
-            writer.submit(item)
-        late = threading.Thread(target=lambda: [writer.submit(item) for item in (8, 9)])
-        late.start()
-        late.join(0.05)
-        assert late.is_alive(), "one item is being written, and the queue is full"
-        go_on.set()
-        late.join(10)
+    writer = WriterThread(write)
+    for item in range(QUEUE_DEPTH):
+        writer.submit(item)
+    late = threading.Thread(target=lambda: [writer.submit(item) for item in (8, 9)])
+    late.start()
+    late.join(0.05)
+    assert late.is_alive(), "one item is being written, and the queue is full"
+    assert writer.full
+    go_on.set()
+    late.join(10)
+    writer.finish()
+    writer.join(10)
     assert done == [*range(QUEUE_DEPTH), 8, 9]
 
 
-def test_a_thread_that_hangs_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "JOIN_TIMEOUT_S", 0.05)
-    go_on = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 0
-        wait_until(go_on)
-
-    with prefetch(items()) as taken:
-        assert next(taken) == 0
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "idol-prefetch")
+def test_a_writer_that_is_cancelled_drops_what_waits() -> None:
+    done, go_on = [], threading.Event()
+    writer = WriterThread(lambda item: done.append(item) or wait_until(go_on))
+    writer.submit(0)
+    while not done:
+        time.sleep(0.001)
+    writer.submit(1)
+    writer.cancel()
     go_on.set()
-    thread.join(10)
-
-
-def test_dropped_items_are_counted() -> None:
-    queue: BoundedQueue[int] = BoundedQueue(drop_oldest=True)
-    assert all(queue.put(item) for item in range(5))
-    assert (next(queue), queue.dropped) == (4, 4)
-    queue.put(5)
-    assert (next(queue), queue.dropped) == (5, 4)
+    writer.join(10)
+    assert (done, writer.done) == ([0], True)

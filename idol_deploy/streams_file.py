@@ -1,0 +1,217 @@
+"""The file of `idol-deploy run --streams`: a list of sources that may change during the run.
+
+    [[streams]]
+    name = "door"
+    source = "rtsp://door/live"
+    jsonl = "door.jsonl"
+    queue = "latest"
+
+The fields of a stream are its name, its source, and the options of `run` for one source, with the values that they have
+on the command line. The command line has the values of the fields that are missing.
+"""
+
+import argparse
+import contextlib
+import copy
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+import msgspec
+
+from idol_runtime.errors import ConfigError, IdolError
+from idol_runtime.events import Event, Tell
+from idol_runtime.run.options import RunOptions
+from idol_runtime.run.run import Run
+
+__all__ = ["MAX_BYTES", "MAX_STREAMS", "StreamsFile"]
+
+MAX_BYTES, MAX_STREAMS = 2**20, 1000
+# Time between two looks at the file. A change is used when it has stayed the same for this time.
+_POLL_S = 1.0
+
+_Fields: TypeAlias = dict[str, str | int | float | bool]
+
+
+class _Content(msgspec.Struct, forbid_unknown_fields=True):
+    streams: list[_Fields]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser of one field that raises an error instead of ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(re.sub("^argument --", "", message))
+
+
+class StreamsFile:
+    """A list of streams in a TOML or JSON file."""
+
+    def __init__(
+        self,
+        path: Path,
+        add_options: Callable[[argparse.ArgumentParser], None],
+        source_options: Callable[[argparse.Namespace], RunOptions],
+        defaults: argparse.Namespace,
+    ) -> None:
+        """Prepare to read a file.
+
+        Args:
+            path: path of the file; a name that ends in `.json` is JSON, another one TOML.
+            add_options: function that adds the options of a source to a parser.
+            source_options: function that returns the options of a source from parsed arguments.
+            defaults: parsed arguments of the command line.
+        """
+        self._path, self._source_options, self._defaults = path, source_options, defaults
+        self._parser = _Parser(add_help=False, allow_abbrev=False)
+        add_options(self._parser)
+        self._content = b""
+        self._streams: dict[str, RunOptions] = {}
+        self._changes = 0  # threads that add or remove a source
+        self._lock = threading.Lock()
+
+    @property
+    def pending(self) -> bool:
+        """True if a source is being added, or the list is empty and waits for one."""
+        return not self._streams or self._changes > 0
+
+    def load(self) -> list[RunOptions]:
+        """Read the file and return the options of all streams.
+
+        Raises:
+            ConfigError: the file cannot be read, or has wrong fields.
+        """
+        self._content = self._read()
+        self._streams = self._parse(self._content)
+        return list(self._streams.values())
+
+    @contextlib.contextmanager
+    def watch(self, run: Run, tell: Tell) -> Iterator[None]:
+        """Follow the changes of the file until exit: add, remove and restart sources of a run.
+
+        A content that cannot be used is told once, and the run goes on with the streams before it.
+        """
+        ended = threading.Event()
+        thread = threading.Thread(
+            target=self._follow, args=(run, tell, ended), name="idol-streams-file", daemon=True
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _follow(self, run: Run, tell: Tell, ended: threading.Event) -> None:
+        last, told = self._content, ""
+        while not ended.wait(_POLL_S):
+            last, problem = self._look(run, tell, last)
+            if problem and problem != told:
+                tell(Event("refused", self._path.name, f"{problem}; the streams before this change go on"))
+            told = problem
+
+    def _look(self, run: Run, tell: Tell, last: bytes) -> tuple[bytes, str]:
+        """Use the content if it has changed and has been the same at the last look; return it and its problem."""
+        content = last
+        try:
+            content = self._read()
+            if content == last != self._content:
+                streams = self._parse(content)
+                self._content = content
+                self._apply(run, tell, streams)
+        except ConfigError as error:
+            return content, str(error)
+        return content, ""
+
+    def _apply(self, run: Run, tell: Tell, streams: dict[str, RunOptions]) -> None:
+        before, self._streams = self._streams, streams
+        for name in before.keys() | streams.keys():
+            old, new = before.get(name), streams.get(name)
+            if old != new:
+                with self._lock:
+                    self._changes += 1
+                # Opening a source may take long, and must not delay another change.
+                threading.Thread(
+                    target=self._change, args=(run, tell, name, new), name="idol-stream-change", daemon=True
+                ).start()
+
+    def _change(self, run: Run, tell: Tell, name: str, new: RunOptions | None) -> None:
+        """End the stream of this name, if it runs, and start the new one, if any."""
+        try:
+            with contextlib.suppress(ConfigError):  # it has ended, or was never opened
+                run.remove(name)
+            if new is not None:
+                run.add(new)
+        except IdolError as error:
+            tell(Event("refused", name, f"not added: {error}"))
+        finally:
+            with self._lock:
+                self._changes -= 1
+
+    def _read(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"cannot read {self._path}: {error.strerror}; check the path") from error
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{self._path} is larger than {MAX_BYTES} bytes; list fewer streams")
+        return content
+
+    def _parse(self, content: bytes) -> dict[str, RunOptions]:
+        try:
+            if self._path.suffix.lower() == ".json":
+                entries = msgspec.json.decode(content, type=_Content).streams
+            elif sys.version_info >= (3, 11):
+                import tomllib
+
+                entries = msgspec.convert(tomllib.loads(content.decode()), _Content).streams
+            else:
+                raise ConfigError(
+                    f"{self._path} is TOML, which needs Python 3.11; write JSON into a .json file"
+                )
+        except ValueError as error:  # no TOML, no JSON, no UTF-8, or other fields
+            raise ConfigError(f"{self._path}: {error}; list streams with a name and a source each") from error
+        if len(entries) > MAX_STREAMS:
+            raise ConfigError(f"{self._path} has {len(entries)} streams; list at most {MAX_STREAMS}")
+        streams: dict[str, RunOptions] = {}
+        for number, entry in enumerate(entries, 1):
+            name = str(entry.pop("name", ""))
+            try:
+                if not name:
+                    raise ConfigError("the name is missing; give every stream one")
+                if name in streams:
+                    raise ConfigError("another stream has this name; give each its own")
+                streams[name] = self._options(name, entry)
+            except IdolError as error:
+                raise ConfigError(f"{self._path}: stream {name or number}: {error}") from error
+        return streams
+
+    def _options(self, name: str, fields: _Fields) -> RunOptions:
+        source = fields.pop("source", "")
+        if source == "" or isinstance(source, bool | float):
+            raise ConfigError("the source is missing; give a path, a URL or a camera")
+        arguments = copy.copy(self._defaults)
+        actions = {action.option_strings[0][2:]: action for action in self._parser._actions}
+        for field, value in fields.items():
+            action = actions.get(field.replace("_", "-"))
+            if action is None:
+                names = ", ".join(["name", "source", *(name.replace("-", "_") for name in actions)])
+                raise ConfigError(f"unknown field: {field}; use {names}")
+            if action.nargs == 0:
+                if not isinstance(value, bool):
+                    raise ConfigError(f"{field} must be true or false, got {value!r}")
+                setattr(arguments, action.dest, action.const if value else action.default)
+            else:
+                self._parser.parse_args([f"{action.option_strings[0]}={value}"], arguments)
+        options = self._source_options(arguments)
+        label = re.sub(r"[^\w.-]+", "_", name).strip("_.") or "source"
+        for output in options.outputs:
+            if "{number}" in output.target:
+                raise ConfigError(f"{output.target}: streams have no numbers; write {{source}} for the name")
+        outputs = tuple(output.for_source(label, 0) for output in options.outputs)
+        return replace(options, source=source, name=name, outputs=outputs)
