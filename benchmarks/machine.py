@@ -1,9 +1,11 @@
 """Facts of the machine that a result was measured on, and the output of results as JSON."""
 
+import ctypes
 import datetime
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,18 @@ import numpy as np
 
 from idol_runtime.files import replacing
 
-__all__ = ["machine_facts", "put_into", "report_result", "write_json"]
+__all__ = ["keep_memory", "machine_facts", "put_into", "report_result", "write_json"]
+
+
+def keep_memory() -> None:
+    """Make glibc keep freed memory in the process.
+
+    Without it, the time of PyTorch depends on what else has run: 960 ms alone, 1440 ms beside `torch.compile`.
+    """
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    if not (mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0)):
+        sys.exit("glibc refused the settings of its allocator; run this benchmark on Linux with glibc")
 
 
 def machine_facts() -> dict[str, str | int]:

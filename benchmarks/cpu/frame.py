@@ -30,7 +30,6 @@ largest value of the worst output. Exits with 1 if one of our fp32 graphs has an
 """
 
 import argparse
-import ctypes
 import importlib.metadata
 import json
 import sys
@@ -47,7 +46,7 @@ import PIL.Image
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.machine import machine_facts, put_into, report_result
+from benchmarks.machine import keep_memory, machine_facts, put_into, report_result
 from idol_deploy.config import preset
 from idol_deploy.weights.reference import make_video, reference_model
 from idol_export.graph.adapter import STAGES, ExportGraph
@@ -343,17 +342,6 @@ def table(report: Mapping[str, Any]) -> str:
         for goal in report["goals"]
     ]
     return "\n".join([*lines, ""])
-
-
-def keep_memory() -> None:
-    """Make glibc keep freed memory in the process.
-
-    Without it, the time of PyTorch depends on what else has run: 960 ms alone, 1440 ms beside `torch.compile`.
-    """
-    trim_threshold, mmap_max = -1, -4  # malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    if not (mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0)):
-        sys.exit("glibc refused the settings of its allocator; run this benchmark on Linux with glibc")
 
 
 def benchmark(networks: Sequence[str], rows: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
