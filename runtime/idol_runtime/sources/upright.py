@@ -6,6 +6,7 @@ its results for 10-bit pictures differ from those of `ffmpeg`.
 
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ class Converter:
 
 def _orientation(picture: Any) -> Iterator[tuple[str, str | None]]:
     """Yield the filters that apply the display matrix: quarter turns and mirrors."""
-    data = picture.side_data.get("DISPLAYMATRIX")
+    # Not `picture.side_data`, which refers to the picture and is stored in it: pictures would only be freed by the
+    # garbage collector, after hundreds of megabytes.
+    data = import_module("av.sidedata.sidedata").SideDataContainer(picture).get("DISPLAYMATRIX")
     if data is None:
         return
     # A pixel at (x, y) is shown at (a * x + c * y, b * x + d * y).

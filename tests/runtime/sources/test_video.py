@@ -1,5 +1,6 @@
 """Video files and pipes: every frame in order, times, damaged files, and names."""
 
+import gc
 import io
 import os
 import signal
@@ -99,6 +100,23 @@ def test_times_are_presentation_times(tmp_path: Path) -> None:
     with open_source(tmp_path / "varying.mkv") as source:
         assert (source.frame_count, source.live) == (None, False)
         assert [frame.time_s for frame in source] == pytest.approx(VARYING)
+
+
+def test_pictures_are_freed_without_the_garbage_collector(tmp_path: Path) -> None:
+    """PyAV's pictures have megabytes, but are small objects for the collector, which comes after hundreds of them."""
+
+    def count() -> int:
+        return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+
+    path = write_video(tmp_path / "clip.mp4")
+    gc.collect()
+    before = count()
+    gc.disable()
+    try:
+        assert len(read_all(path)) == 30
+        assert count() == before
+    finally:
+        gc.enable()
 
 
 def test_no_video_at_all(tmp_path: Path) -> None:
