@@ -3,6 +3,7 @@
 import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 from idol_runtime.config import StreamConfig
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event, EventKind, Tell, log_event
+from idol_runtime.files import write_error
 from idol_runtime.frames import Frame
 from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.tracking.results import FrameResult
@@ -120,7 +122,8 @@ class Sink(ABC):
             self.frames_lost += 1
             return
         try:
-            self._write(frame, result)
+            with self._output_errors():
+                self._write(frame, result)
         except OutputError as error:
             if not (self.context.live and self.is_path):
                 raise
@@ -151,7 +154,7 @@ class Sink(ABC):
         """Write one frame and its result.
 
         Raises:
-            OutputError: the output cannot be written.
+            OSError, OutputError: the output cannot be written.
         """
 
     @abstractmethod
@@ -161,6 +164,14 @@ class Sink(ABC):
         Raises:
             OutputError: the output cannot be completed.
         """
+
+    @contextlib.contextmanager
+    def _output_errors(self) -> Iterator[None]:
+        """Raise an OSError as an OutputError with its fix."""
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.path or "the output", error) from error
 
     def _tell(self, kind: EventKind, message: str, **values: int | str) -> None:
         self.context.tell(Event(kind, self.context.name, message, {"output": str(self.path), **values}))

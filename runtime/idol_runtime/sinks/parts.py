@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from idol_runtime.errors import OutputError
-from idol_runtime.files import sync, writable_target, write_error
+from idol_runtime.files import sync, writable_target
 from idol_runtime.frames import Frame
 from idol_runtime.sinks.base import Sink, SinkContext
 from idol_runtime.sinks.policy import UNLIMITED, Limit
@@ -75,7 +75,8 @@ class PartSink(Sink):
             OutputError: the part cannot be completed; what was whole before is kept.
         """
         if self._is_open:
-            self._close_part()
+            with self._output_errors():
+                self._close_part()
 
     @property
     def note(self) -> str:
@@ -133,7 +134,7 @@ class PartSink(Sink):
                 self._close_part()
             raise
         if self._is_open and not self._is_present():
-            with contextlib.suppress(OutputError):
+            with contextlib.suppress(OSError, OutputError):
                 self._close_part()
             if not self.context.live:
                 raise OutputError(f"cannot write {self.path}: it was moved or deleted; start the run again")
@@ -151,10 +152,7 @@ class PartSink(Sink):
             if now - self._synced_s >= self.context.files.sync_s:
                 self._sync()
                 self._synced_s = now
-        except OSError as error:
-            self._close_part(torn=True)
-            raise write_error(self.path, error) from error
-        except OutputError:
+        except (OSError, OutputError):
             self._close_part(torn=True)
             raise
         if gone := self._old.evict(now, self._size):
@@ -178,12 +176,9 @@ class PartSink(Sink):
             self._hidden = self.path.with_name(
                 f".{self.path.stem[:40]}-{secrets.token_hex(4)}{self.path.suffix[:20]}"
             )
-        try:
-            self._open(self._hidden or self.path, mode, frame)
-            if math.isfinite(self.context.files.sync_s):
-                sync(self.path.parent)
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        self._open(self._hidden or self.path, mode, frame)
+        if math.isfinite(self.context.files.sync_s):
+            sync(self.path.parent)
         self._is_open, self._opened_s, self._continued = True, now, self.path
         if mode == "append":
             self._old.remove(self.path)
@@ -204,8 +199,6 @@ class PartSink(Sink):
         try:
             with contextlib.suppress(OSError, OutputError) if torn else contextlib.nullcontext():
                 self._finish(torn)
-        except OSError as error:
-            raise write_error(self.path, error) from error
         finally:
             if self._hidden is not None:
                 self._hidden.unlink(missing_ok=True)

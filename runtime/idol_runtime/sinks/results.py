@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from idol_runtime.errors import ConfigError
-from idol_runtime.files import writable_target, write_error
+from idol_runtime.files import writable_target
 from idol_runtime.frames import Frame
 from idol_runtime.sinks.base import Sink, SinkContext
 from idol_runtime.tracking.results import FrameResult, VideoResult, write_results
@@ -30,10 +30,8 @@ class ResultsSink(Sink):
             what = f"{context.name} is live" if context.live else "an earlier run is continued"
             raise ConfigError(f"--results needs one whole video, but {what}; write --jsonl instead")
         self.path: Path = writable_target(target)
-        try:
+        with self._output_errors():
             self._spool = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 - closed by close()
-        except OSError as error:
-            raise write_error(self.path, error) from error
         self._video: VideoResult | None = VideoResult(context.config.video, self._spool)
 
     @classmethod
@@ -43,10 +41,7 @@ class ResultsSink(Sink):
 
     def _write(self, frame: Frame, result: FrameResult) -> None:
         assert self._video is not None
-        try:
-            self._video.add(result)
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        self._video.add(result)
 
     def close(self) -> None:
         """Write the file, unless no frame was added; may be called twice.
@@ -55,10 +50,7 @@ class ResultsSink(Sink):
             OutputError: the file cannot be written.
         """
         video, self._video = self._video, None
-        try:
-            with self._spool:
-                if video is not None and self.frames_written:
-                    categories = self.context.config.categories
-                    write_results(self.path, video.entries(self.context.video_id, categories))
-        except OSError as error:
-            raise write_error(self.path, error) from error
+        with self._output_errors(), self._spool:
+            if video is not None and self.frames_written:
+                categories = self.context.config.categories
+                write_results(self.path, video.entries(self.context.video_id, categories))

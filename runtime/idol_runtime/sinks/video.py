@@ -29,7 +29,7 @@ _MPEG4 = "mpeg4", "MPEG-4", {"flags": "+qscale", "global_quality": "354"}  # 118
 _ENCODERS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("libx264", "H.264", {"crf": "20", "preset": "superfast"}),
     ("libopenh264", "H.264", {}),
-    ("h264_nvenc", "H.264", {}),
+    ("h264_nvenc", "H.264", {"delay": "0"}),
     ("h264_v4l2m2m", "H.264", {}),
     (
         "libvpx-vp9",
@@ -44,6 +44,7 @@ _TICKS = 60_000  # per second: exact for the usual frame rates, and the most tha
 _KEY_S = 10  # most seconds between two pictures at which a player can start
 _FRAGMENT_US = "500000"  # a file that is cut off lacks at most this time and one frame
 _GAP_S = 60  # an interruption of a live source after which its video continues in a new file
+_MAX_GAP_S = 8 * 3600  # longest time between two frames; MP4 stores 2^31 ticks
 _LEAST_FREE = 16 * 2**20  # bytes on the disk, for the index of the file
 
 
@@ -92,7 +93,9 @@ class VideoSink(FileSink):
 
     def _splits(self, frame: Frame) -> bool:
         gap_s = frame.time_s - self._last.time_s
-        return frame.size != self._last.size or (frame.epoch != self._last.epoch and gap_s > _GAP_S)
+        return frame.size != self._last.size or gap_s > (
+            _GAP_S if frame.epoch != self._last.epoch else _MAX_GAP_S
+        )
 
     def _begin(self, frame: Frame) -> None:
         height, width = frame.size

@@ -452,6 +452,8 @@ def test_bad_bundles(
         (["--save", "{source}.mp4"], "clip.mp4 is an input as well"),
         (["--jsonl", "a.idol"], "a.idol is an input as well"),
         (["--source", "b.mp4", "--jsonl", "a"], "write {source} or {number}"),
+        (["--jsonl", "a", "--retain", "7d"], "add --rotate 1h"),
+        (["--jsonl", "a", "--rotate", "daily"], "give a time or a size such as 1h"),
         (["--jsonl", "a", "--score", "2"], "between 0 and 1"),
         (["--jsonl", "a", "--score", "nan"], "between 0 and 1"),
         (["--jsonl", "a", "--device", "tpu"], "use cpu, cuda, cuda:N, gpu, gpu:N or npu"),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,25 @@ def test_written_results_are_whole(tmp_path: Path) -> None:
         write_results(tmp_path / "no" / "results.json", entries)
     write_results(path, [])
     assert path.read_text() == "[]"
+
+
+def test_masks_in_a_file_give_the_same_results() -> None:
+    rng = np.random.default_rng(0)
+    frames = [
+        {int(i): rng.random(3, np.float32) for i in rng.choice(9, rng.integers(0, 6), replace=False)}
+        for _ in range(60)
+    ]
+    for config in (VideoConfig(), VideoConfig(class_score=0.5, temporal_score="max")):
+        with tempfile.TemporaryFile() as spool:
+            video = VideoResult(config, spool)
+            for i, seen in enumerate(frames):
+                video.add(frame_result(i, seen))
+            expected = collect(frames, config)
+            assert video.submission(3, CATEGORIES) == expected.submission(3, CATEGORIES) != []
+            assert {i: dict(masks) for i, masks in video.tracks.items()} == expected.tracks
+            (masks, *_) = video.tracks.values()
+            assert masks[next(iter(masks))]
+            assert masks.get(60) is None
 
 
 def test_above_keeps_everything_of_what_stays() -> None:
