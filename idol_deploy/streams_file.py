@@ -210,8 +210,7 @@ class StreamsFile:
                 self._parser.parse_args([f"{action.option_strings[0]}={value}"], arguments)
         options = self._source_options(arguments)
         label = re.sub(r"[^\w.-]+", "_", name).strip("_.") or "source"
-        for output in options.outputs:
-            if "{number}" in output.target:
-                raise ConfigError(f"{output.target}: streams have no numbers; write {{source}} for the name")
-        outputs = tuple(output.for_source(label, 0) for output in options.outputs)
-        return replace(options, source=source, name=name, outputs=outputs)
+        for path in options.paths:
+            if "{number}" in str(path):
+                raise ConfigError(f"{path}: streams have no numbers; write {{source}} for the name")
+        return replace(options.for_source(source, label, 0), name=name)

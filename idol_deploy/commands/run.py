@@ -121,6 +121,20 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     add("--stride", type=positive, default=1, metavar="N", help="process every N-th frame (default: 1)")
     add("--max-frames", type=positive, metavar="N", help="stop after N frames of each source (default: all)")
     add(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="save tracks and counters to FILE once a second and at the end, and continue from it if it exists",
+    )
+    add(
+        "--after-gap",
+        type=_gap,
+        default=30.0,
+        metavar="SECONDS",
+        help="continue identities of a camera or stream after shorter gaps than SECONDS; keep: always, reset: never "
+        "(default: 30)",
+    )
+    add(
         "--video-id",
         type=int,
         default=1,
@@ -160,6 +174,13 @@ def _queue_policy(text: str) -> "QueuePolicy":
 
 def _attempts(text: str) -> int | None:
     return None if text == "forever" else 0 if text == "off" else positive(text)
+
+
+def _gap(text: str) -> float:
+    try:
+        return float({"keep": "inf", "reset": "0"}.get(text, text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no gap; use keep, reset or seconds") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -245,6 +266,8 @@ def _source_options(options: argparse.Namespace) -> "RunOptions":
         video_id=options.video_id,
         files=FilePolicy.parse(options.rotate, options.retain, options.sync),
         live=LiveOptions(reconnect=options.reconnect, frozen_s=options.frozen),
+        state=options.state,
+        after_gap_s=options.after_gap,
     )
 
 

@@ -127,10 +127,14 @@ class Stream:
         """
         return self._place(frame, self._index)
 
-    def prepare(self, frame: object) -> Prepared:
+    def prepare(self, frame: object, *, resized: bool = False) -> Prepared:
         """Check and resize the next frame; may run in another thread than `track`, and several frames before it.
 
         The caller may reuse the frame's memory at once.
+
+        Args:
+            frame: frame as in `Pipeline.step`, on the host.
+            resized: accept another size than that of the previous frames.
 
         Raises:
             FrameError: the frame cannot be processed; see `peek`.
@@ -140,6 +144,8 @@ class Stream:
             raise FrameError(
                 f"frame {number} lies on the GPU, where it may change; pass it to step() instead"
             )
+        if resized:
+            self._frame_size = None
         prepared = self._resized(frame, number)
         self._frame_size = prepared.placement.frame  # after the check: a refused frame must not set the size
         self._prepared = number + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from idol_runtime.errors import ConfigError
-from idol_runtime.files import refuse_replacing
+from idol_runtime.files import refuse_replacing, writable_target
 from idol_runtime.run.ages import FrameAges
 from idol_runtime.sinks.opening import Output
 from idol_runtime.sinks.policy import FilePolicy
@@ -15,7 +15,13 @@ from idol_runtime.sources.base import Source
 from idol_runtime.sources.live import LiveOptions
 from idol_runtime.sources.opening import source_label, source_paths
 
-__all__ = ["QueuePolicy", "RunOptions", "RunSummary", "check_outputs", "for_each_source"]
+__all__ = [
+    "QueuePolicy",
+    "RunOptions",
+    "RunSummary",
+    "check_outputs",
+    "for_each_source",
+]
 
 # "block": the source waits; "latest": only the newest frame waits; a number: frames older than so many milliseconds
 # are dropped.
@@ -41,6 +47,8 @@ class RunOptions:
         files: limits of the output files.
         live: rules for a camera or stream that stops.
         name: name of the source in messages and for `Run.remove`; empty for its path or URL.
+        state: file of the state, which a later run continues; None: no state is saved.
+        after_gap_s: seconds without frames of a camera or stream after which its tracks are forgotten.
     """
 
     source: Source
@@ -54,10 +62,14 @@ class RunOptions:
     files: FilePolicy = field(default_factory=FilePolicy)
     live: LiveOptions = field(default_factory=LiveOptions)
     name: str = ""
+    state: Path | None = None
+    after_gap_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
             raise ConfigError(f"score must lie between 0 and 1, got {self.score}")
+        if not self.after_gap_s >= 0:
+            raise ConfigError(f"after_gap_s must not be negative, got {self.after_gap_s}")
         if isinstance(self.queue, str) and self.queue not in ("block", "latest"):
             raise ConfigError(
                 f"unknown queue policy: {self.queue}; use block, latest or a number of milliseconds"
@@ -73,7 +85,16 @@ class RunOptions:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Files and folders to write."""
-        return tuple(output.path for output in self.outputs if output.path is not None)
+        outputs = (output.path for output in self.outputs if output.path is not None)
+        return (*outputs, *([self.state] if self.state else []))
+
+    def for_source(self, source: Source, label: str, number: int) -> "RunOptions":
+        """Return the options for a source, with `{source}` replaced by its label and `{number}` by its number."""
+        state = self.state and Path(
+            str(self.state).replace("{source}", label).replace("{number}", str(number))
+        )
+        outputs = tuple(output.for_source(label, number) for output in self.outputs)
+        return replace(self, source=source, outputs=outputs, state=state)
 
 
 @dataclass
@@ -83,7 +104,7 @@ class RunSummary:
     Attributes:
         source: name of the source.
         frames: number of frames processed.
-        tracks: number of identities seen.
+        tracks: number of identities that this run has started.
         dropped: number of frames dropped because the network or an output was slower than the source.
         ages: times from the arrival of a frame to its result.
         interrupted: True if the run was stopped by a signal or in a window.
@@ -128,12 +149,7 @@ def for_each_source(template: RunOptions, sources: Sequence[Source]) -> list[Run
                 f"two sources are called {duplicate}; write {{number}} instead of {{source}} in {path}"
             )
     return [
-        replace(
-            template,
-            source=source,
-            outputs=tuple(output.for_source(label, i + 1) for output in template.outputs),
-            video_id=template.video_id + i,
-        )
+        replace(template.for_source(source, label, i + 1), video_id=template.video_id + i)
         for i, (source, label) in enumerate(zip(sources, labels, strict=True))
     ]
 
@@ -151,6 +167,13 @@ def check_outputs(options: Sequence[RunOptions], *inputs: Path) -> None:
     """
     for output in (output for entry in options for output in entry.outputs):
         output.sink.check(output.target)
+    for entry in options:
+        if entry.state is not None:
+            writable_target(entry.state)
+            if any(output.kind.name == "results" for output in entry.outputs):
+                raise ConfigError(
+                    f"--results cannot be continued from a state: {entry.state}; leave out --state or --results"
+                )
     paths = [path for entry in options for path in entry.paths]
     for path, count in Counter(path.resolve() for path in paths).items():
         if count > 1:

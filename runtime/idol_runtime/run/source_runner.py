@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from idol_runtime.errors import IdolError, OutputError
 from idol_runtime.events import Event, EventKind, Tell, log_event
 from idol_runtime.frames import Frame
+from idol_runtime.run.continuity import Continuity
 from idol_runtime.run.options import RunOptions, RunSummary
 from idol_runtime.run.outputs import OpenOutputs
 from idol_runtime.run.threads import BoundedQueue, WriterThread, prefetch
@@ -23,14 +24,14 @@ from idol_runtime.sinks.base import SinkContext
 from idol_runtime.sources.base import NOMINAL_FPS, Source
 from idol_runtime.sources.frame_source import FrameSource
 from idol_runtime.sources.opening import open_source, reader_kind, source_paths
+from idol_runtime.state import StreamState
 from idol_runtime.stream import Prepared, Stream
 from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["DEADLINE_DEPTH", "SourceRunner"]
 
-_Tracked: TypeAlias = tuple[
-    Frame, FrameResult, FrameResult
-]  # frame, all instances, instances above the score
+# Frame, all instances, instances above the score, and a state to save.
+_Tracked: TypeAlias = tuple[Frame, FrameResult, FrameResult, StreamState | None]
 
 # Most frames that wait under a deadline; a higher value needs more memory.
 DEADLINE_DEPTH = 8
@@ -73,6 +74,7 @@ class SourceRunner:
 
         Raises:
             SourceError: the source cannot be read.
+            StateError: the state of an earlier run cannot be continued.
             OutputError: an output cannot be written.
         """
         self._stream, self.options, self._tell_run, self._note = stream, options, tell, note
@@ -82,8 +84,6 @@ class SourceRunner:
         self._source = source = open_source(
             options.source, stride=options.stride, max_frames=limit, live=options.live, tell=self._tell_source
         )
-        if source.live:
-            stream.use_live_rules()
         self.name = options.name or source.name
         self.summary = RunSummary(self.name)
         windows, files = (
@@ -92,6 +92,7 @@ class SourceRunner:
         )
         self._windows, self._files = windows, files
         try:
+            self._continuity = Continuity(stream, source, options, self._tell)
             if not (source.size is None and _may_end(options.source)):
                 files.open()
         except BaseException as error:
@@ -109,11 +110,11 @@ class SourceRunner:
     def start(self) -> None:
         """Start the threads and the progress bar; only the first call has an effect."""
         if self._writer is None:
-            self._writer = WriterThread(
-                lambda item: self._files.write(*item), self._files.close, self._changed
-            )
+            self._writer = WriterThread(self._write_files, self._close_files, self._changed)
             # Where frames may be dropped, they are resized only when they are taken.
-            frames: Iterable[Any] = self._source if self._dropping else self._prepare(self._source)
+            frames: Iterable[Any] = self._continuity.frames(self._source)
+            if not self._dropping:
+                frames = self._prepare(frames)
             self.readers.append(prefetch(frames, self._queue))
             self._bar = self._open_bar()
 
@@ -141,6 +142,7 @@ class SourceRunner:
             return None
         try:
             item = next(self._queue)
+            self._continuity.begin(item if self._dropping else item[0])
             return next(self._prepare([item])) if self._dropping else item
         except StopIteration:
             self.end()
@@ -156,14 +158,15 @@ class SourceRunner:
         if frame.arrived_s:
             summary.ages.add(time.monotonic() - frame.arrived_s)
         summary.frames += 1
-        # Identities are numbered from 0 without gaps.
-        summary.tracks = max(summary.tracks, *(result.ids + 1).tolist(), 0)
+        # Identities are numbered without gaps.
+        summary.tracks = max(summary.tracks, *(result.ids + 1 - self._continuity.first_id).tolist(), 0)
+        state = self._continuity.done(frame)
         try:
             self._windows.write(frame, result, visible)
         except Exception as error:  # noqa: BLE001 - reported in the summary
             self.end(error)
             return
-        self._writer.submit((frame, result, visible))
+        self._writer.submit((frame, result, visible, state))
         if self._bar is not None:
             dropped = {"dropped": self._queue.dropped} if self._queue.dropped else {}
             self._bar.set_postfix(tracks=summary.tracks, now=len(visible), **dropped, refresh=False)
@@ -277,19 +280,34 @@ class SourceRunner:
             video_id=self.options.video_id,
             live=self._source.live,
             files=self.options.files,
+            append=self._continuity.resumed,
             tell=self._tell_run,
         )
 
+    def _write_files(self, item: _Tracked) -> None:
+        frame, result, visible, state = item
+        self._continuity.write(frame, state, lambda: self._files.write(frame, result, visible))
+
+    def _close_files(self, error: BaseException | None) -> None:
+        self._files.close(error)
+        self._continuity.finish()
+
     def _prepare(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prepared]]:
         for frame in frames:
-            yield frame, self._stream.prepare(frame.image)
+            yield frame, self._stream.prepare(frame.image, resized=self._source.live)
 
     def _open_bar(self) -> Any:
         """Open a progress bar, which shows only on a terminal; None if tqdm is not installed."""
         with contextlib.suppress(ImportError):
             from tqdm import tqdm
 
-            return tqdm(total=self._source.frame_count, unit="frame", disable=None, desc=self.name)
+            return tqdm(
+                total=self._source.frame_count,
+                initial=self._continuity.skipped,
+                unit="frame",
+                disable=None,
+                desc=self.name,
+            )
         return None
 
 
