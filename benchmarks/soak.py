@@ -1,7 +1,8 @@
 """Memory, time, threads and descriptors of a run that does not end.
 
-Reads a synthetic camera over HTTP as `idol-deploy run` does, and writes JSON lines. By default, a stub network finds
-the objects of the camera's scene, so that nearly all of the time is host time; with --bundle, a real network runs.
+Reads a synthetic camera over HTTP as `idol-deploy run` does, and writes JSON lines into files of 5 MB, of which the
+newest 25 MB are retained. By default, a stub network finds the objects of the camera's scene, so that nearly all of the
+time is host time; with --bundle, a real network runs.
 
     python -m benchmarks.soak --json benchmarks/results/soak.json --plot benchmarks/results/soak.svg
     python -m benchmarks.soak --frames 5000 --bundle models/edge_synth/edge_synth.idol --json OUT
@@ -13,6 +14,7 @@ outside the network.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from idol_runtime.backends.base import Backend, ImageBatch
 from idol_runtime.run.options import RunOptions
 from idol_runtime.run.run import run
 from idol_runtime.sinks.opening import requested_outputs
+from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
 
@@ -104,7 +107,7 @@ def evaluate(samples: list[tuple[float, ...]]) -> dict[str, Any]:
 
 def soak(frames: int, bundle: Path | None, folder: Path) -> dict[str, Any]:
     """Run a number of frames and return the report; outputs are written to `folder`."""
-    target = folder / "soak.jsonl"
+    policy = FilePolicy.parse(rotate="5MB", retain="25MB")
     with camera(clips=bundle is not None) as url:
         if bundle is None:
             streams = Streams(StubNetwork(), CONFIG)
@@ -113,22 +116,26 @@ def soak(frames: int, bundle: Path | None, folder: Path) -> dict[str, Any]:
         with streams:
             network = streams.backend.name
             streams.backend = sampled = Sampled(streams.backend, frames)
-            options = RunOptions(url, requested_outputs(jsonl=target), max_frames=frames)
+            outputs = requested_outputs(jsonl=folder / "soak.jsonl")
+            options = RunOptions(url, outputs, files=policy, queue="block", max_frames=frames)
             (summary,) = run(streams, [options])
-    with target.open("rb") as lines:
-        written = sum(1 for _ in lines)
+    files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    written = [json.loads(line)["frame"] for path in files for line in path.read_bytes().splitlines()]
     report = {
         "machine": machine_facts(),
         "network": network,
         "frames": summary.frames,
-        "lines": written,
+        "first_line": written[0],  # of the files that are not deleted
+        "lines": len(written),
+        "files": len(files),
         "tracks": summary.tracks,
         "expected_tracks": Scene().tracks(frames) if bundle is None else None,
         **evaluate(sampled.samples),
         "columns": COLUMNS,
         "samples": [[round(value, 3) for value in sample] for sample in sampled.samples],
     }
-    complete = summary.frames == written == frames and report["expected_tracks"] in (None, summary.tracks)
+    complete = summary.frames == frames and written == list(range(written[0], frames))
+    complete &= report["expected_tracks"] in (None, summary.tracks)
     return {"passed": complete and all(report["flat"].values()), **report}
 
 
