@@ -106,7 +106,7 @@ class RunSummary:
         frames: number of frames processed.
         tracks: number of identities that this run has started.
         dropped: number of frames dropped because the network or an output was slower than the source.
-        ages: times from the arrival of a frame to its result.
+        ages: times from the arrival of a frame of a camera or stream to its result.
         interrupted: True if the run was stopped by a signal or in a window.
         paths: files and folders that were written completely.
         notes: facts about the outputs that the user must know.

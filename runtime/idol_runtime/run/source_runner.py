@@ -155,7 +155,7 @@ class SourceRunner:
         assert self._writer is not None
         visible = result.above(self.options.score)
         summary = self.summary
-        if frame.arrived_s:
+        if self._source.live and frame.arrived_s:
             summary.ages.add(time.monotonic() - frame.arrived_s)
         summary.frames += 1
         # Identities are numbered without gaps.
@@ -231,6 +231,8 @@ class SourceRunner:
         notes = [*self._files.notes, *self._windows.notes]
         if summary.dropped:
             notes.append(f"{self.name}: {summary.dropped} frames were dropped for newer ones")
+        if summary.ages.count:
+            notes.append(f"{self.name}: frame age {summary.ages}")
         summary.notes = tuple(notes)
         if self._bar is not None:
             self._bar.close()

@@ -615,6 +615,59 @@ def test_a_true_signal_finishes_every_output(
     assert {path.name for path in outputs["masks"].parent.iterdir()} == set(outputs), "no partial file"
 
 
+def test_a_lost_source_is_told_at_once_and_decides_the_exit_status(
+    toy: Toy, images: Path, clip: Path, start: Start, tmp_path: Path
+) -> None:
+    """Two cameras, one of which goes, a broken file, and SIGTERM."""
+    from servers.mjpeg import MjpegServer
+
+    (images / "frame4.png").write_bytes(b"no image")
+    events, listing = tmp_path / "events.jsonl", tmp_path / "streams.json"
+    events.write_bytes(b'{"kind": "ad')  # cut by a kill
+
+    def told(kind: str, source: str) -> list[str]:
+        lines = [line for line in events.read_text().splitlines()[1:] if line.endswith("}")]
+        return [e["message"] for e in map(json.loads, lines) if (e["kind"], e["source"]) == (kind, source)]
+
+    def until(process: subprocess.Popen[str], kind: str, source: str) -> None:
+        deadline = time.monotonic() + 60
+        while not told(kind, source):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    with MjpegServer(toy.size, 10) as stays, MjpegServer(toy.size, 10) as goes:
+        sources = {"stays": stays.url, "goes": goes.url, "file": str(images)}
+        listing.write_text(
+            json.dumps({"streams": [{"name": name, "source": url} for name, url in sources.items()]})
+        )
+        command = (
+            "run",
+            toy.path,
+            "--streams",
+            listing,
+            "--events",
+            events,
+            "--jsonl",
+            tmp_path / "{source}.jsonl",
+        )
+        with _running(start(*command, "--no-golden-check")) as process:
+            until(process, "connected", "goes")
+            until(process, "ended", "file")
+            goes.stop()
+            until(process, "lost", "goes")
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
+            goes.start()
+    assert process.returncode == 2
+    assert err.count("file: ended early: ") == 1
+    assert err.splitlines()[-1].startswith("idol-deploy: error: file ended early: cannot read image")
+    assert len([line for line in err.splitlines() if line.split()[2] == "goes:"]) >= 2, "connected and lost"
+    assert "note: stays: frame age " in out
+    assert [line["frame"] for line in _lines(tmp_path / "file.jsonl")] == [0, 1, 2, 3]
+    assert len(_lines(tmp_path / "stays.jsonl")) > 0
+
+
 def test_a_run_in_a_process_of_its_own(toy: Toy, clip: Path, start: Start, outputs: dict[str, Path]) -> None:
     process = start("run", toy.path, "--source", clip, *_to(outputs))
     out, err = process.communicate(timeout=120)
