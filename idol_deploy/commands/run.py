@@ -112,9 +112,16 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
         help="open a lost camera or stream again: forever, N times in a row, or off (default: forever)",
     )
     add(
+        "--read-timeout",
+        type=float,
+        default="10",
+        metavar="SECONDS",
+        help="treat a camera or stream that sends no frame for SECONDS as lost (default: 10)",
+    )
+    add(
         "--frozen",
         type=float,
-        default=30.0,
+        default="30",
         metavar="SECONDS",
         help="treat a camera or stream that sends the same picture for SECONDS as lost; 0: never (default: 30)",
     )
@@ -129,7 +136,7 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--after-gap",
         type=_gap,
-        default=30.0,
+        default="30",
         metavar="SECONDS",
         help="continue identities of a camera or stream after shorter gaps than SECONDS; keep: always, reset: never "
         "(default: 30)",
@@ -265,7 +272,9 @@ def _source_options(options: argparse.Namespace) -> "RunOptions":
         max_frames=options.max_frames,
         video_id=options.video_id,
         files=FilePolicy.parse(options.rotate, options.retain, options.sync),
-        live=LiveOptions(reconnect=options.reconnect, frozen_s=options.frozen),
+        live=LiveOptions(
+            reconnect=options.reconnect, read_timeout_s=options.read_timeout, frozen_s=options.frozen
+        ),
         state=options.state,
         after_gap_s=options.after_gap,
     )

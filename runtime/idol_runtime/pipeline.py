@@ -25,6 +25,7 @@ from idol_runtime.config import StreamConfig, override_stream
 from idol_runtime.device_frames import DeviceFrame, refuse
 from idol_runtime.errors import BackendError
 from idol_runtime.preprocess import resize
+from idol_runtime.sources.live import LiveOptions
 from idol_runtime.sources.opening import open_source
 from idol_runtime.state import StreamState
 from idol_runtime.stream import Prepared, Stream
@@ -345,6 +346,9 @@ class Pipeline(LoadedNetwork):
     ) -> Iterator[FrameResult]:
         """Reset the pipeline, then process a source frame by frame.
 
+        A camera or stream that is dead or gets lost is opened again without end, as with `LiveOptions()`. If it returns
+        with another frame size, its tracks are deleted.
+
         Args:
             source: video file, image folder or glob, camera index or URL.
             stride: process every `stride`-th frame only.
@@ -356,7 +360,8 @@ class Pipeline(LoadedNetwork):
             BackendError: the pipeline was reset or got another source before the end.
         """
         self.reset()
-        with open_source(source, stride=stride, max_frames=max_frames) as frames:
+        size = None
+        with open_source(source, stride=stride, max_frames=max_frames, live=LiveOptions()) as frames:
             self._source = frames
             for frame in frames:
                 if self._source is not frames:
@@ -364,4 +369,7 @@ class Pipeline(LoadedNetwork):
                         f"{frames.name} was being streamed when this pipeline was reset or got another source; open "
                         "one Pipeline for each, or use Streams"
                     )
+                if size not in (None, frame.size):
+                    self.forget()
+                size = frame.size
                 yield self.step(frame.image, frame.time_s)

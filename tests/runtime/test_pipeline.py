@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from idol_runtime.pipeline import Pipeline
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import FrameResult
+from samples.captures import FakeCapture
 
 COLOURS = np.int64([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
 CONFIG = StreamConfig(
@@ -307,6 +309,19 @@ def test_a_size_that_changes_in_a_stream(tmp_path: Path) -> None:
     assert [next(frames).index, next(frames).index] == [0, 1]
     with pytest.raises(FrameError, match="64x128"):
         next(frames)
+
+
+def test_a_camera_that_returns_with_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures = [FakeCapture([(96, 128)] * 2), FakeCapture([(64, 128)] * 2)]
+    monkeypatch.setattr("cv2.VideoCapture", lambda *_: captures.pop(0))
+    monkeypatch.setattr("idol_runtime.sources.live._LONGEST_WAIT_S", 0.01)
+    stream = Pipeline(ColourBackend(), CONFIG).stream(0)
+    assert [(result.index, result.placement.frame) for result in islice(stream, 4)] == [
+        (0, (96, 128)),
+        (1, (96, 128)),
+        (2, (64, 128)),
+        (3, (64, 128)),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from PIL import Image
 
 from idol_runtime.errors import FrameError
 from idol_runtime.frames import RGBImage
-from idol_runtime.sources.base import NOMINAL_FPS, Reader, Source, local_path
+from idol_runtime.sources.base import NOMINAL_FPS, DecodingReader, Source, local_path
 from idol_runtime.sources.images import image_error, picture_indices, to_rgb
 
 __all__ = ["AnimationReader"]
@@ -18,7 +18,7 @@ _SUFFIXES = (".apng", ".gif", ".png", ".tif", ".tiff", ".webp")
 _SHORTEST_MS, _DEFAULT_MS = 10, 100
 
 
-class AnimationReader(Reader):
+class AnimationReader(DecodingReader):
     """An image file with several pictures, read with Pillow; each picture is a frame.
 
     `time_s` sums up the stated durations; pictures of a TIFF stack have none and count at `NOMINAL_FPS`. `fps` is
@@ -66,23 +66,12 @@ class AnimationReader(Reader):
         """Return the file."""
         return [local_path(source)]
 
-    def read(self) -> RGBImage | None:
-        """Return the next picture, [H, W, 3] uint8 RGB; None after the last.
-
-        Raises:
-            FrameError: the picture has more than 8 bits per channel.
-            SourceError: the picture is damaged.
-        """
-        image, self._first = self._first, None
-        return self._decode() if image is None else image
-
-    def skip(self) -> bool:
-        """Skip the next picture; return False after the last."""
-        return self.read() is not None
-
     def close(self) -> None:
         """Close the file."""
         self._image.close()
+
+    def _advance(self) -> bool:
+        return self._decode() is not None
 
     def _decode(self) -> RGBImage | None:
         if self._next == self.frame_count:

@@ -172,6 +172,13 @@ def test_a_file_has_no_latest_frame(
     assert "leave --queue or --latest out" in message
 
 
+def test_a_camera_that_is_not_waited_for(refused: Callable[..., str], toy: Toy, tmp_path: Path) -> None:
+    command = "run", toy.path, "--source", "rtsp://user:hunter2@127.0.0.1:9/live", "--jsonl", tmp_path / "a"
+    message = refused(*command, "--reconnect", "off", "--read-timeout", 5)
+    assert "cannot open rtsp://***@127.0.0.1:9/live: Connection refused" in message
+    assert "read_timeout_s must be greater than 0 s, got 0.0" in refused(*command, "--read-timeout", 0)
+
+
 class PublishSink(Sink):
     """A sink whose target is an address, not a path."""
 
