@@ -1,7 +1,10 @@
 """Continuity: tracks after gaps, numbers after a killed run, and states that wait for the outputs of a file."""
 
+import json
 import math
 import os
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,18 @@ import pytest
 
 from idol_runtime.config import AssociationConfig, Category, StreamConfig
 from idol_runtime.errors import ConfigError, StateError
+from idol_runtime.events import Event
 from idol_runtime.frames import Frame
 from idol_runtime.run import continuity
 from idol_runtime.run.continuity import Continuity
 from idol_runtime.run.options import RunOptions
+from idol_runtime.run.run import Run
+from idol_runtime.sinks.opening import requested_outputs
 from idol_runtime.state import load_state
 from idol_runtime.stream import Stream
+from idol_runtime.streams import Streams
+from samples.grey import CONFIG, GreyBackend
+from servers.mjpeg import MjpegServer
 
 IMAGE = np.zeros((32, 64, 3), np.uint8)
 
@@ -223,6 +232,45 @@ def test_only_tracks_of_cameras_live_by_time(live: bool, max_age_s: float | None
     process = Process(None, source)
     process.step(Frame(0, 0.0, IMAGE))
     assert process.stream.tracker.config.max_age_s == max_age_s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("after_gap_s", "size", "expected"),
+    [
+        (30.0, (64, 96), {0}),
+        (0.0, (64, 96), {0, 1}),
+        (30.0, (32, 64), {0, 1}),
+    ],
+)
+def test_identities_of_a_camera_that_is_restarted(
+    tmp_path: Path, after_gap_s: float, size: tuple[int, int], expected: set[int]
+) -> None:
+    events: list[Event] = []
+    lines = tmp_path / "a"
+    with MjpegServer((64, 96)) as camera, Run(Streams(GreyBackend(), CONFIG), tell=events.append) as run:
+        run.add(RunOptions(camera.url, requested_outputs(jsonl=lines), after_gap_s=after_gap_s))
+        thread = threading.Thread(target=run.wait)
+        thread.start()
+        for count in (20, 20):
+            until = (len(lines.read_bytes().splitlines()) if lines.exists() else 0) + count
+            deadline = time.monotonic() + 30
+            while not lines.exists() or len(lines.read_bytes().splitlines()) < until:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            camera.stop()
+            camera.size = size
+            camera.start()
+        run.stop()
+        thread.join(10)
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {instance["id"] for line in written for instance in line["instances"]} == expected
+    frames, times = [line["frame"] for line in written], [line["time_s"] for line in written]
+    assert frames == sorted(set(frames))
+    assert max(np.diff(times)) > 0.3, "the gap is in the times"
+    assert [event.kind for event in events if event.kind == "tracks_reset"] == ["tracks_reset"] * (
+        len(expected) - 1
+    )
 
 
 @pytest.fixture(autouse=True)
