@@ -18,6 +18,8 @@ __all__ = ["SILENCE_S", "ContainerReader"]
 SILENCE_S = 30.0
 # Timestamps that go back further than this start again; smaller steps back are jitter.
 _RESTART_S = 1.0
+# After this time without a picture, a live source passes on none that waits in its decoder, and no part of one.
+_STALE_S = 1.0
 # Threads that decode a live source: each one delays the picture by a frame.
 _LIVE_THREADS = 4
 # Frame count of an AVI file that was written to a pipe.
@@ -144,12 +146,15 @@ class ContainerReader(DecodingReader):
                 if isinstance(error.__cause__, KeyboardInterrupt):
                     raise KeyboardInterrupt from error
                 self._fault, packet = None if self._is_end(error) else error, None
+            stale = self.live and time.monotonic() - since > _STALE_S
+            if packet is None and stale:
+                return
             if packet is not None and packet.stream_index != self._stream.index:
                 ready: list[Any] = []
             elif packet is not None and packet.size:
                 self._head = self._head or bytes(packet)
                 ready, held = [*held, packet], []
-                if packet.is_corrupt and not self._lossy:
+                if packet.is_corrupt and (stale or not self._lossy):
                     held = [ready.pop()]
             else:
                 self._fault = self._fault or (EOFError() if held else None)
