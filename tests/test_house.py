@@ -27,6 +27,7 @@ TESTS = {
 }
 # Test files that do not mirror one module, and their subjects.
 OTHER_SUBJECTS = {
+    "idol_deploy/commands/test_faults.py": "cameras that fail during `run`; test_run.py has the rest",
     "idol_deploy/train/test_overfit.py": "training, tracking and scoring together",
     "idol_deploy/commands/test_run_state.py": "--state of `run`, in real processes; test_run.py has the rest",
     "runtime/bundle/test_bundle_contents.py": "contents of a bundle; the second half of test_bundle.py",

@@ -35,7 +35,7 @@ class MjpegServer:
     ) -> None:
         self.size, self.fps, self.pictures = size, fps, pictures
         self.fault: Fault = ""
-        self.connections = self.sent = self._port = 0
+        self.connections = self.sent = self._shown = self._port = 0
         self.start()
         self.url = f"http://127.0.0.1:{self._port}/camera"
 
@@ -79,9 +79,9 @@ class MjpegServer:
         client.send_response(200)
         client.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
         client.end_headers()
-        due, number, up = time.monotonic(), 0, self._open
+        due, up = time.monotonic(), self._open
         while up.is_set() and self.fault not in ("drop", "refuse"):
-            data = self._picture(number)
+            data = self._picture(self._shown)
             head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
             if self.fault == "stall":
                 client.wfile.write(head + data[: len(data) // 2])
@@ -91,7 +91,7 @@ class MjpegServer:
             else:
                 client.wfile.write(head + data + b"\r\n")
             self.sent += 1
-            number += self.fault != "freeze"
+            self._shown += self.fault != "freeze"
             due = max(due + 1 / self.fps, time.monotonic() - 1)
             while up.is_set() and (left := due - time.monotonic()) > 0:
                 time.sleep(min(left, 0.05))
