@@ -137,9 +137,7 @@ class Sink(ABC):
         if self._failing:
             self._failing = False
             lost = self.frames_lost - self._lost_before
-            self._tell(
-                "output_back", f"{self.path} is written again; {lost} frames were not written", lost=lost
-            )
+            self._tell("output_back", f"{self.path} is written again; frames not written: {lost}", lost=lost)
 
     @property
     def note(self) -> str:

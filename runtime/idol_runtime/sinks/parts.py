@@ -85,9 +85,9 @@ class PartSink(Sink):
         if self._parts > 1:
             facts.append(f"{self._target} has {self._parts} parts, the last one is {self.path.name}")
         if self._evicted:
-            facts.append(f"{self._evicted} parts of {self._target} were deleted by --retain")
+            facts.append(f"parts of {self._target} deleted by --retain: {self._evicted}")
         if self.frames_lost:
-            facts.append(f"{self.frames_lost} frames were not written to {self._target}")
+            facts.append(f"frames not written to {self._target}: {self.frames_lost}")
         return "; ".join(facts)
 
     @abstractmethod
@@ -157,7 +157,7 @@ class PartSink(Sink):
             raise
         if gone := self._old.evict(now, self._size):
             self._evicted += len(gone)
-            message = f"{len(gone)} parts of {self._target} were deleted by --retain, up to {gone[-1].name}"
+            message = f"parts of {self._target} deleted by --retain: {len(gone)}, up to {gone[-1].name}"
             self._tell("evicted", message, parts=len(gone))
 
     def _is_full(self, now: float) -> bool:

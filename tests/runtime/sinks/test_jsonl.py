@@ -91,7 +91,7 @@ def test_json_lines_of_a_live_source_survive_a_full_disk(
     assert [event.kind for event in events] == ["output_stopped", "output_back"]
     assert events[1].values["lost"] == sink.frames_lost
     assert lines(path) == [*range(100 - sink.frames_lost), 100]
-    assert sink.note == f"{sink.frames_lost} frames were not written to {path}"
+    assert sink.note == f"frames not written to {path}: {sink.frames_lost}"
 
 
 @pytest.mark.parametrize("live", [False, True])

@@ -123,7 +123,7 @@ def test_the_oldest_parts_are_deleted_by_size(tmp_path: Path, clock: Clock) -> N
     evicted = sum(event.values["parts"] for event in events if event.kind == "evicted")  # type: ignore[misc]
     rotated = sum(event.kind == "rotated" for event in events)
     assert evicted == rotated + 1 - (len(names(tmp_path)) - 1) > 10
-    assert f"{evicted} parts of {tmp_path / 'out.jsonl'} were deleted by --retain" in sink.note
+    assert f"parts of {tmp_path / 'out.jsonl'} deleted by --retain: {evicted}" in sink.note
     mine.unlink()
     assert [index for part in lines(tmp_path) for index in part][-1] == 199
 
