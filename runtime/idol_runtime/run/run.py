@@ -61,7 +61,7 @@ class Run:
         self._runners: dict[int, SourceRunner] = {}
         self._summaries: deque[tuple[int, RunSummary]] = deque(maxlen=MAX_SUMMARIES)
         self._readers: list[threading.Thread] = []  # of ended sources, as long as they are alive
-        self._running = self._cut = False
+        self._running = self._cut = self._closed = False
         self.interrupted = self.failed = False
 
     def __enter__(self) -> "Run":
@@ -72,6 +72,7 @@ class Run:
             if self._running:  # in another thread
                 self.stop()
             self._changed.wait_for(lambda: not self._running)
+            self._closed = True
         self._finish(error)
 
     def add(self, options: RunOptions) -> None:
@@ -113,6 +114,8 @@ class Run:
         with self._changed:
             self._runners[number] = runner
             self._changed.notify_all()
+        if self._closed:  # while the source was being opened
+            self._finish()
 
     def remove(self, name: str) -> None:
         """End the source of this name after the results that it has; the others go on.
@@ -232,7 +235,7 @@ class Run:
     def _forget(self, number: int) -> None:
         self._streams.reset(number)
         with self._changed:
-            del self._options[number]
+            self._options.pop(number, None)
             self._runners.pop(number, None)
             self._changed.notify_all()
 

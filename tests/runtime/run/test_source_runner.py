@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +15,13 @@ import pytest
 from idol_runtime.errors import ConfigError, SourceError
 from idol_runtime.events import Event
 from idol_runtime.frames import Frame
+from idol_runtime.run import run as run_module
 from idol_runtime.run import source_runner
 from idol_runtime.run.options import RunOptions
 from idol_runtime.run.run import Run
 from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.sinks.opening import requested_outputs
+from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
 
@@ -238,3 +242,49 @@ def test_sources_are_added_and_removed_while_running(
     assert told[:3] == [("added", "b"), ("removed", "b"), ("added", "b")]
     assert sorted(told[3:]) == [("ended", "a"), ("ended", "b")]
     assert not streams._streams
+
+
+def test_the_second_signal_ends_a_run_whose_disk_hangs(
+    entry: Callable[..., RunOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, hangs = threading.Event(), threading.Event()
+
+    def hang(self: JsonlSink, frame: Frame, result: object) -> None:
+        hangs.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(JsonlSink, "write", hang)
+    monkeypatch.setattr(run_module, "JOIN_TIMEOUT_S", 0.1)
+
+    def signals() -> None:
+        hangs.wait(10)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)  # the first one waits for the disk
+
+    thread = threading.Thread(target=signals)
+    thread.start()
+    run, _ = finish(Streams(GreyBackend(), CONFIG), entry("a", itertools.count(0, 1 / 100)))
+    assert not go_on.is_set()
+    assert run.interrupted
+    assert "an output hangs; check its disk" in str(run.summaries[0].error)
+    thread.join()
+    go_on.set()
+    for writer in [thread for thread in threading.enumerate() if thread.name == "idol-writer"]:
+        writer.join(10)
+
+
+def test_sighup_continues_rotating_outputs_in_new_files(
+    entry: Callable[..., RunOptions], tmp_path: Path
+) -> None:
+    def hang_up() -> None:
+        time.sleep(0.3)  # the first frame is written
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.3)
+
+    frames = [0.0, hang_up, lambda: None]
+    options = entry("a", frames, live=False, files=FilePolicy.parse(rotate="1h"))
+    run, events = finish(Streams(GreyBackend(), CONFIG), options)
+    assert not run.interrupted
+    assert sorted(len(path.read_text().splitlines()) for path in tmp_path.glob("a-*.jsonl")) == [1, 2]
+    assert "rotated" in {event.kind for event in events}
