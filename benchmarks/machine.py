@@ -1,6 +1,5 @@
 """Facts of the machine that a result was measured on, and the output of results as JSON."""
 
-import ctypes
 import datetime
 import json
 import os
@@ -18,14 +17,14 @@ __all__ = ["keep_memory", "machine_facts", "put_into", "report_result", "write_j
 
 
 def keep_memory() -> None:
-    """Make glibc keep freed memory in the process.
+    """Start this program again so that glibc keeps freed memory and idle OpenMP threads sleep.
 
-    Without it, the time of PyTorch depends on what else has run: 960 ms alone, 1440 ms beside `torch.compile`.
+    Otherwise the time of PyTorch depends on what else runs in the process: 960 ms alone, 1440 ms beside
+    `torch.compile`.
     """
-    trim_threshold, mmap_max = -1, -4  # malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    if not (mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0)):
-        sys.exit("glibc refused the settings of its allocator; run this benchmark on Linux with glibc")
+    settings = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "OMP_WAIT_POLICY": "passive"}
+    if not settings.items() <= os.environ.items():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **settings})  # noqa: S606 - this program
 
 
 def machine_facts() -> dict[str, str | int]:

@@ -346,7 +346,6 @@ def table(report: Mapping[str, Any]) -> str:
 
 def benchmark(networks: Sequence[str], rows: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
     """Measure networks and return the report."""
-    keep_memory()
     torch.set_num_threads(threads)
     speeds = products(threads)
     measured = {name: measure_network(name, rows, threads, rounds, speeds) for name in networks}
@@ -384,6 +383,7 @@ def main() -> int:
     if args.earlier:
         report = json.loads(args.earlier.read_text())
     else:
+        keep_memory()
         rows = dict.fromkeys(("eager", *args.only.split(",")))
         report = benchmark(args.networks, list(rows), args.threads, args.rounds)
     if args.readme is not None:
