@@ -1,7 +1,7 @@
 """Memory, time, threads and descriptors of a run that does not end.
 
 Reads a synthetic camera over HTTP as `idol-deploy run` does, and writes JSON lines into files of 5 MB, of which the
-newest 25 MB are retained. By default, a stub network finds the objects of the camera's scene, so that nearly all of the
+newest 25 MB are retained; the state is saved every second. By default, a stub network finds the objects of the camera's scene, so that nearly all of the
 time is host time; with --bundle, a real network runs.
 
     python -m benchmarks.soak --json benchmarks/results/soak.json --plot benchmarks/results/soak.svg
@@ -117,9 +117,16 @@ def soak(frames: int, bundle: Path | None, folder: Path) -> dict[str, Any]:
             network = streams.backend.name
             streams.backend = sampled = Sampled(streams.backend, frames)
             outputs = requested_outputs(jsonl=folder / "soak.jsonl")
-            options = RunOptions(url, outputs, files=policy, queue="block", max_frames=frames)
+            options = RunOptions(
+                url,
+                outputs,
+                files=policy,
+                queue="block",
+                max_frames=frames,
+                state=folder / "soak.state",
+            )
             (summary,) = run(streams, [options])
-    files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    files = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     written = [json.loads(line)["frame"] for path in files for line in path.read_bytes().splitlines()]
     report = {
         "machine": machine_facts(),
