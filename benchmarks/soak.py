@@ -1,8 +1,8 @@
 """Memory, time, threads and descriptors of a run that does not end.
 
 Reads a synthetic camera over HTTP as `idol-deploy run` does, and writes JSON lines into files of 5 MB, of which the
-newest 25 MB are retained; the state is saved every second. By default, a stub network finds the objects of the camera's scene, so that nearly all of the
-time is host time; with --bundle, a real network runs.
+newest 25 MB are retained; the state is saved every second. By default, a stub network finds the objects of the camera's
+scene, so that nearly all of the time is host time; with --bundle, a real network runs.
 
     python -m benchmarks.soak --json benchmarks/results/soak.json --plot benchmarks/results/soak.svg
     python -m benchmarks.soak --frames 5000 --bundle models/edge_synth/edge_synth.idol --json OUT
@@ -138,8 +138,8 @@ def soak(frames: int, bundle: Path | None, folder: Path) -> dict[str, Any]:
         "tracks": summary.tracks,
         "expected_tracks": Scene().tracks(frames) if bundle is None else None,
         **evaluate(sampled.samples),
-        "columns": COLUMNS,
-        "samples": [[round(value, 3) for value in sample] for sample in sampled.samples],
+        "columns": " ".join(COLUMNS),
+        "samples": [" ".join(f"{value:.7g}" for value in sample) for sample in sampled.samples],
     }
     complete = summary.frames == frames and written == list(range(written[0], frames))
     complete &= report["expected_tracks"] in (None, summary.tracks)
@@ -150,7 +150,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     """Write a figure of memory and host time over the frames."""
     from idol_deploy.studies.figure.sheet import sheet
 
-    frames, rss, _, _, host, _ = np.array(report["samples"]).T
+    frames, rss, _, _, host, _ = np.loadtxt(report["samples"], unpack=True)
     with sheet(path, (7, 3.2)) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
         for axes, values, label in ((upper, rss, "resident memory, MiB"), (lower, host, "host time, ms")):

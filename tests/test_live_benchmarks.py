@@ -82,6 +82,16 @@ def test_one_process_writes_the_lines_of_four(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_fault_is_told_and_nothing_leaks(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.faults", "--only", "refused", "--json", tmp_path / "a.json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads((tmp_path / "a.json").read_text())["faults"]
+    assert row["identities"] > 0
+    assert "sends again" in row["events"][-1]
+
+
+@pytest.mark.slow
 def test_memory_and_time_of_20000_frames_are_flat(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--frames", "20000", "--json", tmp_path / "soak.json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
