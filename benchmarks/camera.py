@@ -81,6 +81,8 @@ def _serve(connection: Connection, fps: float | None, clips: bool) -> None:
     grounds = _clips() if clips else [_ground()]
 
     class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # which would hold pictures back for 40 ms
+
         def log_message(self, *_: object) -> None:
             """Write no log."""
 
