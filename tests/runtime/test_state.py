@@ -113,7 +113,7 @@ def test_everything_is_read_as_it_was_written(tmp_path: Path, frames: int) -> No
         ),
         (stream(max_age_s=3.0), r"association\.max_age_s=None, and this run has 3\.0"),
     ],
-    ids=str,
+    ids=["bundle", "unknown", "setting", "life"],
 )
 def test_a_state_of_something_else_is_refused(path: Path, other: Stream, expected: str) -> None:
     with pytest.raises(StateError, match=expected):
