@@ -71,13 +71,13 @@ class StreamsFile:
         add_options(self._parser)
         self._content = b""
         self._streams: dict[str, RunOptions] = {}
-        self._changes = 0  # threads that add or remove a source
+        self._changing: set[str] = set()  # streams that a thread adds or removes
         self._lock = threading.Lock()
 
     @property
     def pending(self) -> bool:
         """True if a source is being added, or the list is empty and waits for one."""
-        return not self._streams or self._changes > 0
+        return not self._streams or bool(self._changing)
 
     def load(self) -> list[RunOptions]:
         """Read the file and return the options of all streams.
@@ -128,29 +128,40 @@ class StreamsFile:
         return content, ""
 
     def _apply(self, run: Run, tell: Tell, streams: dict[str, RunOptions]) -> None:
-        before, self._streams = self._streams, streams
-        for name in before.keys() | streams.keys():
-            old, new = before.get(name), streams.get(name)
-            if old != new:
-                with self._lock:
-                    self._changes += 1
-                # Opening a source may take long, and must not delay another change.
-                threading.Thread(
-                    target=self._change, args=(run, tell, name, new), name="idol-stream-change", daemon=True
-                ).start()
+        with self._lock:
+            before = self._streams
+            changed = [
+                name for name in before.keys() | streams.keys() if before.get(name) != streams.get(name)
+            ]
+            self._streams = {name: streams[name] if name in changed else before[name] for name in streams}
+            idle = [name for name in changed if name not in self._changing]
+            self._changing.update(idle)
+        for name in changed:  # before any is added, which may have an output of one that ends
+            _remove(run, name)
+        for name in idle:
+            # Opening a source may take long, and must not delay another change.
+            threading.Thread(
+                target=self._change, args=(run, tell, name), name="idol-stream-change", daemon=True
+            ).start()
 
-    def _change(self, run: Run, tell: Tell, name: str, new: RunOptions | None) -> None:
-        """End the stream of this name, if it runs, and start the new one, if any."""
-        try:
-            with contextlib.suppress(ConfigError):  # it has ended, or was never opened
-                run.remove(name)
-            if new is not None:
-                run.add(new)
-        except IdolError as error:
-            tell(Event("refused", name, f"not added: {error}"))
-        finally:
+    def _change(self, run: Run, tell: Tell, name: str) -> None:
+        """End the stream of this name, if it runs, and start the listed one, if any, until the list stays the same."""
+        done: RunOptions | None = None
+        while True:
             with self._lock:
-                self._changes -= 1
+                new = self._streams.get(name)
+                if new is done:
+                    self._changing.remove(name)
+                    return
+                done = new
+            _remove(run, name)
+            if new is not None:
+                try:
+                    run.add(new)
+                except IdolError as error:
+                    tell(Event("refused", name, f"not added: {error}"))
+                except Exception as error:  # noqa: BLE001 - a thread that ends would block this name
+                    tell(Event("refused", name, f"not added: {error!r}"))
 
     def _read(self) -> bytes:
         try:
@@ -174,7 +185,7 @@ class StreamsFile:
                 raise ConfigError(
                     f"{self._path} is TOML, which needs Python 3.11; write JSON into a .json file"
                 )
-        except ValueError as error:  # no TOML, no JSON, no UTF-8, or other fields
+        except (ValueError, RecursionError) as error:  # no TOML, no JSON, no UTF-8, or other fields
             raise ConfigError(f"{self._path}: {error}; list streams with a name and a source each") from error
         if len(entries) > MAX_STREAMS:
             raise ConfigError(f"{self._path} has {len(entries)} streams; list at most {MAX_STREAMS}")
@@ -214,3 +225,9 @@ class StreamsFile:
             if "{number}" in str(path):
                 raise ConfigError(f"{path}: streams have no numbers; write {{source}} for the name")
         return replace(options.for_source(source, label, 0), name=name)
+
+
+def _remove(run: Run, name: str) -> None:
+    """End the stream of this name, if it runs."""
+    with contextlib.suppress(ConfigError):  # it has ended, or was never opened
+        run.remove(name)

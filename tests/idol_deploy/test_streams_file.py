@@ -17,6 +17,7 @@ from idol_deploy.streams_file import StreamsFile
 from idol_runtime.errors import ConfigError
 from idol_runtime.events import Event
 from idol_runtime.run.run import Run
+from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
 from servers.mjpeg import MjpegServer
@@ -28,8 +29,9 @@ def read(path: Path, *arguments: object) -> StreamsFile:
 
 
 def write(path: Path, *streams: dict[str, Any]) -> Path:
-    path.write_text(json.dumps({"streams": streams}))
-    return path
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"streams": streams}))
+    return new.replace(path)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="TOML needs Python 3.11")
@@ -91,7 +93,10 @@ def test_what_is_refused(tmp_path: Path, entry: dict[str, Any], problem: str) ->
     assert problem in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"stream": []}', b"\xff", b" " * (2**20 + 1)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"stream": []}', b"\xff", b" " * (2**20 + 1), b"a=" + b"[" * 9999, b"[" * 9999],
+)
 @pytest.mark.parametrize("name", ["s.json", "s.toml"])
 def test_a_file_that_is_no_list_of_streams(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
@@ -173,3 +178,88 @@ def test_changes_are_followed_and_other_streams_are_not_touched(
     assert "g.mp4 does not exist; check the path" in told("refused", "gone")[0].message
     assert (len(told("added", "yard")), len(told("added", "door"))) == (2, 1)
     assert not run.interrupted
+
+
+@pytest.fixture
+def follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[StreamsFile, Run, list[Event]], None]]:
+    """A function that runs the streams of a file in a thread until the test ends."""
+    monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
+    threads: list[tuple[Run, threading.Thread]] = []
+
+    def start(listing: StreamsFile, run: Run, events: list[Event]) -> None:
+        for options in listing.load():
+            run.add(options)
+
+        def process() -> None:
+            with listing.watch(run, events.append):
+                run.wait(lambda: listing.pending)
+
+        threads.append((run, threading.Thread(target=process)))
+        threads[-1][1].start()
+
+    yield start
+    for run, thread in threads:
+        run.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_a_renamed_stream_keeps_its_output(
+    tmp_path: Path,
+    cameras: dict[str, str],
+    until: Callable[[Callable[[], object]], None],
+    follow: Callable[[StreamsFile, Run, list[Event]], None],
+) -> None:
+    events: list[Event] = []
+
+    def told(kind: str, source: str) -> bool:
+        return any((event.kind, event.source) == (kind, source) for event in list(events))
+
+    fields = {"source": cameras["door"], "jsonl": str(tmp_path / "door.jsonl")}
+    path = write(tmp_path / "s.json", {"name": "door", **fields})
+    run = Run(Streams(GreyBackend(), CONFIG), tell=events.append)
+    follow(read(path), run, events)
+    until(lambda: told("connected", "door"))
+    write(path, {"name": "gate", **fields})
+    until(lambda: told("connected", "gate") or told("refused", "gate"))
+    assert not told("refused", "gate")
+
+
+def test_the_last_of_many_changes_counts_while_an_output_is_being_closed(
+    tmp_path: Path,
+    cameras: dict[str, str],
+    until: Callable[[Callable[[], object]], None],
+    follow: Callable[[StreamsFile, Run, list[Event]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[Event] = []
+    closing = threading.Event()
+    close = JsonlSink.close
+
+    def hang(self: JsonlSink) -> None:
+        closing.wait(20)
+        close(self)
+
+    monkeypatch.setattr(JsonlSink, "close", hang)
+
+    def door(score: float) -> dict[str, Any]:
+        return {"name": "door", "source": cameras["door"], "jsonl": str(tmp_path / "d"), "score": score}
+
+    path = write(tmp_path / "s.json", door(0))
+    run = Run(Streams(GreyBackend(), CONFIG), tell=events.append)
+    listing = read(path)
+    follow(listing, run, events)
+    until(lambda: any(event.kind == "connected" for event in list(events)))
+    for i in range(1, 6):
+        write(path, door(i / 10))
+        until(lambda: [options.score for options in listing._streams.values()] == [i / 10])  # noqa: B023
+    write(path)
+    until(lambda: not listing._streams)
+    closing.set()
+    until(lambda: not listing._changing)
+    until(lambda: not run._runners)
+    assert [event for event in events if event.kind == "refused"] == []
+    write(path, door(0.6))
+    until(lambda: [runner.options.score for runner in list(run._runners.values())] == [0.6])

@@ -78,18 +78,21 @@ class Run:
     def add(self, options: RunOptions) -> None:
         """Open a source and its outputs, and take its frames from now on.
 
-        A source of the same name that is being removed is waited for.
+        A source of the same name or with the same output that is being removed is waited for.
 
         Raises:
             ConfigError: a source of this name runs, or an output is also another output or a source.
             SourceError: the source cannot be opened.
             OutputError: an output cannot be written.
         """
-        name = options.name
+        name, paths = options.name, {path.absolute() for path in options.paths}
+
+        def ends(runner: SourceRunner) -> bool:
+            shared = (path for path in runner.options.paths if path.absolute() in paths)
+            return runner.removed and (runner.name == name or any(shared))
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: not any(r.removed and r.name == name for r in self._runners.values())
-            )
+            self._changed.wait_for(lambda: not any(map(ends, self._runners.values())))
         with self._adding:  # another lock, because checking an output may hang in a file system
             others = list(self._options.values())
             if name and any(other.name == name for other in others):
