@@ -212,7 +212,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         run_options = for_each_source(_source_options(options), options.source)
     inputs = [options.bundle, *([options.streams] if listing else [])]
-    check_outputs(run_options, *inputs)
+    check_outputs(run_options, *inputs, events=options.events)
     tell = _Console(options.events, single=len(run_options) == 1 and not listing)
     with steps() as announce:
         opened = Streams.open(
@@ -232,7 +232,9 @@ def run(options: argparse.Namespace) -> int:
         reason = streams.backend.reason
         for note in (*reason.splitlines(), *streams.reason.splitlines()):
             print(f"note: {note}")
-        with Run(streams, inputs=inputs, tell=tell) as process:
+        with Run(
+            streams, inputs=[*inputs, *([options.events] if options.events else [])], tell=tell
+        ) as process:
             for entry in run_options:
                 process.add(entry)
             if listing is None:

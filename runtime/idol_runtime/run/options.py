@@ -154,12 +154,13 @@ def for_each_source(template: RunOptions, sources: Sequence[Source]) -> list[Run
     ]
 
 
-def check_outputs(options: Sequence[RunOptions], *inputs: Path) -> None:
+def check_outputs(options: Sequence[RunOptions], *inputs: Path, events: Path | None = None) -> None:
     """Check that every output can be used and that its path is no other output, no source and no folder of images.
 
     Args:
         options: options of every source.
         inputs: further files that must not be replaced.
+        events: file of the events; None for none.
 
     Raises:
         ConfigError: a path is used twice.
@@ -174,7 +175,7 @@ def check_outputs(options: Sequence[RunOptions], *inputs: Path) -> None:
                 raise ConfigError(
                     f"--results cannot be continued from a state: {entry.state}; leave out --state or --results"
                 )
-    paths = [path for entry in options for path in entry.paths]
+    paths = [*(path for entry in options for path in entry.paths), *([events] if events else [])]
     for path, count in Counter(path.resolve() for path in paths).items():
         if count > 1:
             raise ConfigError(f"two outputs have the same name: {path}; give each its own")
