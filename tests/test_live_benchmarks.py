@@ -88,7 +88,7 @@ def test_a_fault_is_told_and_nothing_leaks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "a.json").read_text())["faults"]
     assert row["identities"] > 0
-    assert "sends again" in row["events"][-1]
+    assert any("sends again" in message for message in row["events"])
 
 
 @pytest.mark.slow
