@@ -12,6 +12,7 @@ from idol_runtime.errors import ConfigError, OutputError
 
 __all__ = [
     "file_digest",
+    "lock",
     "refuse_replacing",
     "replacing",
     "require_suffix",
@@ -71,6 +72,27 @@ def write_error(path: str | Path, error: OSError) -> OutputError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     fix = "free some space" if full else "check its disk and its folder"
     return OutputError(f"cannot write {path}: {error.strerror or error}; {fix}")
+
+
+def lock(descriptor: int, path: str | Path) -> None:
+    """Lock an open file until it is closed, so that no other run writes it; ignored where the system cannot do this.
+
+    Args:
+        descriptor: descriptor of the file.
+        path: path for the message.
+
+    Raises:
+        OutputError: the file is locked already.
+    """
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl  # POSIX only
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"cannot write {path}: another run writes it; end that run, or give another name"
+            ) from error
 
 
 def sync(path: str | Path) -> None:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from idol_runtime.config import AssociationConfig
 from idol_runtime.errors import ConfigError, OutputError, StateError
-from idol_runtime.files import replacing
+from idol_runtime.files import lock, replacing
 from idol_runtime.json_text import JSON_ERRORS
 from idol_runtime.tracking.association import MemoryBank, TrackerState
 
-__all__ = ["Position", "StreamState", "load_state", "save_state"]
+__all__ = ["Position", "StateFile", "StreamState", "load_state", "save_state"]
 
 _NAME, _VERSION = "idol-state", 1
 # Sizes of a file and of its JSON, in bytes. 10,000 tracks of the published networks take 41 MB.
@@ -102,6 +102,49 @@ def save_state(path: str | Path, state: StreamState) -> None:
         os.fsync(file.fileno())
 
 
+class StateFile:
+    """A file of states that only one run writes: it is locked from the first state, saved or found, to `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Lock the file, if it exists.
+
+        Raises:
+            OutputError: another run writes the file.
+        """
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._lock()
+
+    def save(self, state: StreamState) -> None:
+        """Write a state, as `save_state` does.
+
+        Raises:
+            OutputError: the file cannot be written, or another run writes it.
+        """
+        self._lock()
+        save_state(self._path, state)
+        self._lock()
+
+    def close(self) -> None:
+        """Release the file; may be called twice."""
+        if self._file is not None:
+            self._file.close()
+
+    def _lock(self) -> None:
+        """Lock the file that has the name now."""
+        try:
+            file = _open(self._path)
+        except (OSError, ValueError):  # missing, or reported when it is read or written
+            return
+        try:
+            if self._file is None or not os.path.sameopenfile(file.fileno(), self._file.fileno()):
+                lock(file.fileno(), self._path)
+                file, self._file = self._file or file, file
+        finally:
+            if file is not self._file:
+                file.close()
+
+
 def load_state(path: str | Path) -> StreamState:
     """Read a state.
 
@@ -128,8 +171,7 @@ def load_state(path: str | Path) -> StreamState:
 
 def _read(path: Path) -> bytes:
     try:
-        # Non-blocking, because opening a pipe waits for its writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with _open(path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise StateError(f"{path} is not a regular file; give another --state")
@@ -139,6 +181,11 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise StateError(f"cannot read {path}: {reason}; give another --state") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    # Non-blocking, because opening a pipe waits for its writer.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def _arrays(state: StreamState, data: bytes) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,7 @@ from idol_runtime.errors import OutputError, StateError
 from idol_runtime.frames import Frame
 from idol_runtime.run.options import RunOptions
 from idol_runtime.sources.frame_source import FrameSource
-from idol_runtime.state import Position, StreamState, load_state, save_state
+from idol_runtime.state import Position, StateFile, StreamState, load_state
 from idol_runtime.stream import Stream
 
 __all__ = ["Continuity"]
@@ -54,6 +54,7 @@ class Continuity:
 
         Raises:
             StateError: the state is broken, or of another bundle, source or other settings.
+            OutputError: another run writes the file.
         """
         self._stream, self._source, self._tell = stream, source, tell
         self._path, self._after_gap_s = options.state, options.after_gap_s
@@ -63,8 +64,13 @@ class Continuity:
         self._saved = self._save_at = self._tell_at = 0.0
         self.skipped = 0
         self.resumed = options.state is not None and options.state.exists()
+        self._file = None if options.state is None else StateFile(options.state)
         if options.state is not None and self.resumed:
-            self._resume(options.state)
+            try:
+                self._resume(options.state)
+            except BaseException:
+                self.close()
+                raise
         self.first_id = stream.tracker.next_id
 
     def frames(self, source: Iterable[Frame]) -> Iterator[Frame]:
@@ -131,6 +137,11 @@ class Continuity:
         if self._path is not None and self._written == self._position.index >= 0:
             self._save(replace(self._snapshot(), clean=True))
 
+    def close(self) -> None:
+        """Release the file of the state; may be called twice."""
+        if self._file is not None:
+            self._file.close()
+
     def _resume(self, path: Path) -> None:
         state, here = load_state(path), self._position
         position = state.position or Position("another program")
@@ -180,9 +191,9 @@ class Continuity:
         )
 
     def _save(self, state: StreamState) -> None:
-        assert self._path is not None
+        assert self._file is not None
         try:
-            save_state(self._path, state)
+            self._file.save(state)
         except OutputError as error:
             if not self._failed:
                 self._tell("output_stopped", str(error))

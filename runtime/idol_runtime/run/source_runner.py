@@ -93,8 +93,12 @@ class SourceRunner:
         self._windows, self._files = windows, files
         try:
             self._continuity = Continuity(stream, source, options, self._tell)
-            if not (source.size is None and _may_end(options.source)):
-                files.open()
+            try:
+                if not (source.size is None and _may_end(options.source)):
+                    files.open()
+            except BaseException:
+                self._continuity.close()
+                raise
         except BaseException as error:
             self._files.close(error)
             source.close()
@@ -208,6 +212,7 @@ class SourceRunner:
                 self._error = error or closing_error
             if self._writer is None:
                 self._files.close(self._error)
+                self._continuity.close()
             else:
                 self._writer.finish(self._error)
 
@@ -291,8 +296,11 @@ class SourceRunner:
         self._continuity.write(frame, state, lambda: self._files.write(frame, result, visible))
 
     def _close_files(self, error: BaseException | None) -> None:
-        self._files.close(error)
-        self._continuity.finish()
+        try:
+            self._files.close(error)
+            self._continuity.finish()
+        finally:
+            self._continuity.close()
 
     def _prepare(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prepared]]:
         for frame in frames:

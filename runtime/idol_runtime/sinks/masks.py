@@ -33,6 +33,8 @@ class MaskSink(PartSink):
         OutputError: the folder cannot be written.
     """
 
+    _are_folders = True
+
     @classmethod
     def _check_target(cls, path: Path) -> Path:
         if path.exists() and not path.is_dir():

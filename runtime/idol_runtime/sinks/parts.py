@@ -6,16 +6,18 @@ import math
 import os
 import re
 import secrets
+import stat
 import time
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from idol_runtime.errors import OutputError
-from idol_runtime.files import sync, writable_target
+from idol_runtime.files import lock, sync, writable_target
 from idol_runtime.frames import Frame
 from idol_runtime.sinks.base import Sink, SinkContext
 from idol_runtime.sinks.policy import UNLIMITED, Limit
@@ -37,6 +39,8 @@ class PartSink(Sink):
     earlier one, append to the newest part or start the next one.
     """
 
+    _are_folders = False
+
     def __init__(self, target: str | Path, context: SinkContext) -> None:
         super().__init__(target, context)
         self.path: Path = Path(target)
@@ -46,14 +50,15 @@ class PartSink(Sink):
         self._opened_s = self._synced_s = 0.0
         self._parts = self._evicted = 0
         self._hidden: Path | None = None  # the open part, until it replaces an old file
-        self._old = _Retained(self._target, context.files.retain)
         self._resumes = context.live or context.append
         # The part that is continued; None: a new one.
         self._continued: Path | None = self._target
-        if context.files.rotates:
-            self._continued = (
-                max(_parts(self._target), key=_modified, default=None) if self._resumes else None
-            )
+        with self._output_errors():
+            parts = _parts(self._target, self._are_folders) if context.files.rotates else []
+            self._old = _Retained(parts, context.files.retain)
+            if context.files.rotates:
+                self._check_target(self._new_path())
+                self._continued = parts[-1].path if parts and self._resumes else None
 
     @classmethod
     def check(cls, target: str) -> None:
@@ -210,14 +215,27 @@ class PartSink(Sink):
 class FileSink(PartSink):
     """A sink whose parts are files. What a failed write left is cut off.
 
+    The open file is locked: two runs that write the same file would overwrite each other's data.
+
     Attributes:
         _file: the open file, without a buffer.
     """
 
     _file: "_File"
 
+    def __init__(self, target: str | Path, context: SinkContext) -> None:
+        super().__init__(target, context)
+        if self._continued is not None and self._continued.exists():
+            with self._output_errors(), _File(self._continued, "r+") as file:
+                lock(file.fileno(), self._continued)
+
     def _open(self, path: Path, mode: Mode, frame: Frame) -> None:
         self._file = _File(path, "r+" if mode == "append" else "x")
+        try:
+            lock(self._file.fileno(), self.path)
+        except OutputError:
+            self._file.close()
+            raise
         self._size = self._file.seek(0, io.SEEK_END)
         try:
             self._begin(frame)
@@ -276,6 +294,11 @@ class _File(io.FileIO):
         return len(data)
 
 
+class _Part(NamedTuple):
+    path: Path
+    modified: float  # in seconds since 1970
+
+
 class _OldPart(NamedTuple):
     path: Path
     ended_s: float  # on the monotonic clock
@@ -288,12 +311,12 @@ class _Retained:
     Ages are measured by the monotonic clock; only parts of earlier runs have the ages that their times state.
     """
 
-    def __init__(self, target: Path, limit: Limit) -> None:
+    def __init__(self, parts: Sequence[_Part], limit: Limit) -> None:
         self._limit, self._parts, self._size = limit, deque[_OldPart](), 0
-        if limit != UNLIMITED:
-            ahead = time.time() - time.monotonic()
-            for path in sorted(_parts(target), key=_modified):
-                self.add(path, part_size(path), min(_modified(path) - ahead, time.monotonic()))
+        ahead = time.time() - time.monotonic()
+        for path, modified in parts if limit != UNLIMITED else ():
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                self.add(path, part_size(path), min(modified - ahead, time.monotonic()))
 
     def add(self, path: Path, size: int, ended_s: float | None = None) -> None:
         """Add a complete part."""
@@ -330,14 +353,17 @@ class _Retained:
         return gone
 
 
-def _parts(target: Path) -> list[Path]:
-    """Return the existing parts of an output that have a time in their names."""
+def _parts(target: Path, are_folders: bool) -> list[_Part]:
+    """Return the existing parts of an output that have a time in their names, the oldest first; no links."""
     pattern = re.compile(re.escape(target.stem) + r"-\d{8}T\d{6}Z(-\d+)?" + re.escape(target.suffix))
-    return [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime
+    parts = []
+    for path in target.parent.iterdir():
+        if pattern.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                status = path.lstat()
+                if (stat.S_ISDIR if are_folders else stat.S_ISREG)(status.st_mode):
+                    parts.append(_Part(path, status.st_mtime))
+    return sorted(parts, key=lambda part: part.modified)
 
 
 def part_size(path: Path) -> int:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from idol_runtime.config import AssociationConfig, Category, StreamConfig
-from idol_runtime.errors import ConfigError, StateError
+from idol_runtime.errors import ConfigError, OutputError, StateError
 from idol_runtime.events import Event
 from idol_runtime.frames import Frame
 from idol_runtime.run import continuity
@@ -42,7 +42,13 @@ class Source:
 
 
 class Process:
-    """A run of one source; each frame has new objects, or one that is always the same."""
+    """A run of one source; each frame has new objects, or one that is always the same.
+
+    Attributes:
+        all: runs of this test.
+    """
+
+    all: ClassVar[list["Process"]] = []
 
     def __init__(self, path: Path | None, source: Source | None = None, **options: Any) -> None:
         self.events: list[tuple[str, str]] = []
@@ -56,6 +62,7 @@ class Process:
             lambda kind, message, **_: self.events.append((kind, message)),
         )
         self.states: list[str] = []
+        self.all.append(self)
 
     def step(self, frame: Frame, new: int = 0, output: Any = lambda: None) -> list[int]:
         """Track a frame with this number of new objects, or with the one that is always seen."""
@@ -74,6 +81,13 @@ class Process:
         self.continuity.write(frame, self.continuity.done(frame), output)
         numbers: list[int] = ids.tolist()
         return numbers
+
+
+@pytest.fixture(autouse=True)
+def _states_are_closed() -> Iterator[None]:
+    yield
+    while Process.all:
+        Process.all.pop().continuity.close()
 
 
 @pytest.mark.parametrize("after_gap_s", [-1.0, math.nan])
@@ -100,6 +114,7 @@ def test_a_gap_keeps_identities_or_not(
     after = Frame(5, 0.4 + gap_s, IMAGE, epoch=1)
     if restart:
         process.continuity.finish()
+        process.continuity.close()
         state = load_state(tmp_path / "a")
         assert (state.clean, state.position and state.position.index) == (True, 4)
         process = Process(tmp_path / "a", after_gap_s=after_gap_s)
@@ -141,6 +156,7 @@ def test_a_killed_camera_uses_no_identity_and_no_frame_number_twice(
 
             written += process.step(frame, new, output)
             frames.append(frame.index)
+        process.continuity.close()  # by the end of its process
     assert len(written) == len(set(written)) == 4 * 9 * new
     assert len(frames) == len(set(frames)) == 4 * 9
 
@@ -161,6 +177,9 @@ def test_a_state_of_a_file_waits_for_the_outputs(tmp_path: Path) -> None:
     for t in range(0, 12, 2):
         process.step(Frame(t, t / 10, IMAGE))
     process.continuity.finish()
+    with pytest.raises(OutputError, match="another run writes it; end that run"):
+        Process(tmp_path / "a", source, stride=2)
+    process.continuity.close()
     again = Process(tmp_path / "a", source, stride=2)
     assert (source.skipped, again.continuity.skipped, again.continuity.resumed) == (6, 6, True)
     assert [frame.index for frame in again.continuity.frames([Frame(12, 1.2, IMAGE)])] == [12]
@@ -191,12 +210,23 @@ def test_a_state_of_another_source_is_refused(
     source.live = False
     process = Process(tmp_path / "a", source)
     process.step(Frame(0, 0.0, IMAGE))
+    process.continuity.close()
     source.name, source.size = name, size  # type: ignore[misc]
     with pytest.raises(StateError, match=expected):
         Process(tmp_path / "a", source, stride=stride)
     (tmp_path / "a").write_text("nothing")
     with pytest.raises(StateError, match="is no state of a stream"):
         Process(tmp_path / "a", source)
+
+
+def test_two_runs_that_start_together_do_not_share_a_state(tmp_path: Path) -> None:
+    first, second = Process(tmp_path / "a"), Process(tmp_path / "a")
+    for process in (first, second):
+        process.step(Frame(0, 0.0, IMAGE), new=3 if process is first else 5)
+    assert load_state(tmp_path / "a").tracker.next_id == 1003
+    assert first.events == []
+    assert [kind for kind, _ in second.events] == ["output_stopped"]
+    assert "a: another run writes it; end that run, or give another name" in second.events[0][1]
 
 
 def test_a_full_disk_stops_only_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

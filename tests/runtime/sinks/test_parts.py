@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
 from idol_runtime.sinks import parts
 from idol_runtime.sinks.base import Sink
@@ -218,3 +219,53 @@ def test_a_killed_run_loses_less_than_a_second(tmp_path: Path, live: bool) -> No
             times = [picture.time for picture in container.decode(video=0)]
         assert times == pytest.approx([i / 30 for i in range(len(times))], abs=2e-3)
         assert times[-1] >= last / 30 - 1
+
+
+@pytest.mark.parametrize(("kind", "name"), KINDS[:2])
+@pytest.mark.parametrize("rotate", [None, "1h"])
+def test_a_second_run_does_not_write_the_same_file(
+    tmp_path: Path, kind: type[Sink], name: str, rotate: str | None
+) -> None:
+    facts = context(live=True, files=FilePolicy.parse(rotate=rotate))
+    with kind(tmp_path / name, facts) as early, kind(tmp_path / name, facts) as sink:
+        sink.write(frame(0), result())  # type: ignore[arg-type]
+        with pytest.raises(OutputError, match="another run writes it; end that run, or give another name"):
+            kind(tmp_path / name, facts)
+        early.write(frame(0), result())  # type: ignore[arg-type]
+        sink.write(frame(1), result())  # type: ignore[arg-type]
+    (path,) = tmp_path.glob("*") if kind is JsonlSink and not rotate else [sink.path]
+    if kind is JsonlSink:
+        assert [json.loads(line)["frame"] for line in path.read_text().splitlines()] == [0, 1]
+    kind(tmp_path / name, facts).close()
+
+
+@pytest.mark.parametrize(("kind", "name"), KINDS)
+def test_links_and_things_of_another_kind_are_no_parts(tmp_path: Path, kind: type[Sink], name: str) -> None:
+    suffix, stamp = Path(name).suffix, "20201128T10311"
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "mine.png").touch()
+    (tmp_path / f"out-{stamp}1Z{suffix}").symlink_to(user)
+    (tmp_path / f"out-{stamp}2Z{suffix}").symlink_to(tmp_path / "nothing")
+    other = tmp_path / f"out-{stamp}3Z{suffix}"
+    if kind is MaskSink:
+        other.write_text("mine")
+    else:
+        other.mkdir()
+        (other / "mine.png").touch()
+    for path in (user, other):
+        os.utime(path, (1, 1))
+    before = names(tmp_path)
+    for live in (False, True):
+        with kind(
+            tmp_path / name, context(live=live, files=FilePolicy.parse(rotate="1s", retain="10s"))
+        ) as sink:
+            sink.write(frame(0), result())  # type: ignore[arg-type]
+    assert set(before) < set(names(tmp_path))
+    assert (user / "mine.png").exists()
+    assert kind is MaskSink or (other / "mine.png").exists()
+
+
+def test_a_name_without_room_for_the_time_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="File name too long; choose another place"):
+        JsonlSink(tmp_path / f"{240 * 'n'}.jsonl", context(files=FilePolicy.parse(rotate="1h")))
