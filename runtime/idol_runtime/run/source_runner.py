@@ -187,7 +187,7 @@ class SourceRunner:
             self._told_dropped, self._told_s = self._queue.dropped, now
             self._tell(
                 "dropped",
-                f"{dropped} frames dropped; the network or an output is slower than the source",
+                f"{dropped} frame{'s' * (dropped > 1)} dropped; the network or an output is slower than the source",
                 dropped=dropped,
                 total=self._queue.dropped,
             )

@@ -1,6 +1,7 @@
 """Live sources that survive: a lost camera or stream is opened again, and a decoder that hangs is given up."""
 
 import contextlib
+import ctypes
 import functools
 import random
 import threading
@@ -279,14 +280,14 @@ class LiveReader(Reader):
         if self.live:
             height, width = size
             if before is None:
-                self._event("connected", f"sends frames of {width}x{height}", width=width, height=height)
+                self._event("connected", f"sends frames of {height}x{width}", width=width, height=height)
             elif self._lost:
                 gap_s = round(now - self._passed_s, 3)
                 self._event("back", f"sends again after {gap_s:.1f} s", gap_s=gap_s)
             if before is not None and before != size:
                 self._event(
                     "resized",
-                    f"sends frames of {width}x{height} instead of {before[1]}x{before[0]}",
+                    f"sends frames of {height}x{width} instead of {before[0]}x{before[1]}",
                     width=width,
                     height=height,
                 )
@@ -333,6 +334,9 @@ class _Connection:
             self._settle(future, functools.partial(method, reader))
         with contextlib.suppress(Exception):  # errors of a connection that is lost anyway
             reader.close()
+        # glibc holds the memory of the decoder's threads: 0.05 MiB for each connection of an RTSP camera.
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
     def _settle(self, future: "Future[T]", function: Callable[[], T]) -> T | None:
         """Give a future the result or the exception of a function; return the result."""

@@ -254,7 +254,7 @@ def test_a_change_of_size_is_told() -> None:
     assert [frame.size for frame in camera.frames()] == [(8, 8), (6, 10), (8, 8)]
     assert camera.source.size == (8, 8)
     assert camera.kinds == ["connected", "resized", "lost", "back", "resized"]
-    assert camera.events[1].message == "sends frames of 10x6 instead of 8x8"
+    assert camera.events[1].message == "sends frames of 6x10 instead of 8x8"
     assert camera.events[1].values == {"width": 10, "height": 6}
 
 
