@@ -108,20 +108,16 @@ def finish(streams: Streams, *entries: RunOptions) -> tuple[Run, list[Event]]:
     return run, events
 
 
-@pytest.mark.parametrize("frames", [100, pytest.param(2000, marks=pytest.mark.slow)])
-def test_the_age_of_frames_of_a_fast_camera_stays_below_two_frame_times(
-    entry: Callable[..., RunOptions], frames: int
-) -> None:
-    """120 frames a second into a network that processes 33."""
+def test_a_fast_camera_waits_for_the_network_alone(entry: Callable[..., RunOptions]) -> None:
+    """120 frames a second into a network that processes 33; `benchmarks.live` measures the ages."""
     times = itertools.count(0, 1 / 120)
-    run, events = finish(Streams(SlowBackend(0.03), CONFIG), entry("fast", times, max_frames=frames))
+    run, events = finish(Streams(SlowBackend(0.03), CONFIG), entry("fast", times, max_frames=100))
     (summary,) = run.summaries
-    assert (summary.frames, summary.ages.count) == (frames, frames)
-    assert summary.dropped > 2 * frames
-    assert summary.ages.percentile(50) > 0.03
-    assert summary.ages.percentile(99) < 0.06
+    assert (summary.frames, summary.ages.count) == (100, 100)
+    assert summary.dropped > 200
+    assert 0.03 < summary.ages.percentile(50) < 0.12, "no queue of old frames"
     drops = [event for event in events if event.kind == "dropped"]
-    assert 1 <= len(drops) <= 1 + frames / 33 / 10, "at once, then at most every 10 s"
+    assert 1 <= len(drops) <= 2, "at once, then at most every 10 s"
 
 
 def test_a_deadline_processes_a_burst_and_drops_what_is_too_old(entry: Callable[..., RunOptions]) -> None:
