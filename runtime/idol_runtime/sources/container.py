@@ -149,7 +149,8 @@ class ContainerReader(DecodingReader):
             stale = self.live and time.monotonic() - since > _STALE_S
             if packet is None and stale:
                 return
-            if packet is not None and packet.stream_index != self._stream.index:
+            # `stream_index` is 0 for the empty packet that ends each stream.
+            if packet is not None and packet.stream.index != self._stream.index:
                 ready: list[Any] = []
             elif packet is not None and packet.size:
                 self._head = self._head or bytes(packet)

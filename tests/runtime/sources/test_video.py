@@ -102,6 +102,27 @@ def test_times_are_presentation_times(tmp_path: Path) -> None:
         assert [frame.time_s for frame in source] == pytest.approx(VARYING)
 
 
+@pytest.mark.parametrize("first", ["sound", "video"])
+def test_sound_beside_the_video_changes_nothing(tmp_path: Path, first: str) -> None:
+    """The pictures that the decoder holds at the end have their times, whatever stream ends first."""
+    with av.open(tmp_path / "both.mkv", "w") as container:
+        kinds = {"video": ("libx264", 25), "sound": ("pcm_s16le", 8000)}
+        streams = {
+            name: container.add_stream(*kinds[name]) for name in sorted(kinds, key=lambda n: n != first)
+        }
+        video, sound = streams["video"], streams["sound"]
+        video.width, video.height, video.pix_fmt, sound.layout = WIDTH, HEIGHT, "yuv420p", "mono"
+        for index in range(20):
+            picture = np.full((HEIGHT, WIDTH, 3), shade(index), np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
+        samples.sample_rate = 8000
+        container.mux(sound.encode(samples))
+    frames = read_all(tmp_path / "both.mkv")
+    assert [frame.time_s for frame in frames] == pytest.approx([i / 25 for i in range(20)])
+
+
 def test_pictures_are_freed_without_the_garbage_collector(tmp_path: Path) -> None:
     """PyAV's pictures have megabytes, but are small objects for the collector, which comes after hundreds of them."""
 
