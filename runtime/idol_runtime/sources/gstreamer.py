@@ -92,7 +92,7 @@ class PipelineReader(ContainerReader):
         text = str(source)
         if text.startswith("v4l2:"):
             return os.path.basename(text)
-        return (text.removeprefix("gst:").split() or ["pipeline"])[0].replace(":", "")
+        return (cls.title(source).removeprefix("gst:").split() or ["pipeline"])[0].replace(":", "")
 
     @classmethod
     def check(cls, source: Source) -> None:

@@ -21,7 +21,7 @@ _STATE_END = ("http", "https", "rtmp", "rtmps")
 _JUMP_S = 10.0
 _MISTYPED = re.compile(rf"({'|'.join(STREAM_SCHEMES)}):/", re.IGNORECASE)
 _SECRET = re.compile(
-    r"\b(user(name)?|login|pass(word|wd)?|pwd|token|key|secret|auth)=.*", re.IGNORECASE | re.DOTALL
+    r"[\w-]*(user(name)?|login|pass(word|wd|phrase)?|pwd|token|key|secret|auth)=.*", re.IGNORECASE | re.DOTALL
 )
 
 

@@ -34,6 +34,7 @@ LIVE = "gst:videotestsrc is-live=true ! appsink"
     [
         (LIVE, "videotestsrc"),
         ("rtspsrc location=rtsp://camera/live ! decodebin ! appsink", "rtspsrc"),
+        ("gst:rtsp://me:hunter2@camera/live ! decodebin ! appsink", "rtsp_camera_live"),
         ("csi:1", "csi1"),
         ("v4l2:/dev/video2", "video2"),
     ],
