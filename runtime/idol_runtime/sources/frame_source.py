@@ -152,7 +152,7 @@ class FrameSource:
                 self._reader_lock.release()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1000)
 def _tell(note: str) -> None:
     """Log a note on a source, once for all readings of it; Python writes it to stderr unless the program handles it."""
     _log.warning("note: %s", note)

@@ -34,6 +34,11 @@ _CLOSE_S = 1.0
 T = TypeVar("T")
 
 
+def _now() -> float:
+    """Return the time since the machine was started, in seconds, with the time in which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @dataclass(frozen=True)
 class LiveOptions:
     """Rules for a camera or a network stream that stops.
@@ -86,7 +91,7 @@ class LiveReader(Reader):
         options: LiveOptions,
         tell: Tell = log_event,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = _now,
         sleep: Callable[[float], object] | None = None,
         chance: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -97,7 +102,7 @@ class LiveReader(Reader):
             open_reader: function that opens the source and reads its first frame; called in a thread.
             options: rules for a source that stops.
             tell: function that receives the events of the source.
-            clock: monotonic clock, in seconds.
+            clock: monotonic clock, in seconds, that also counts the time in which the machine is suspended.
             sleep: function that waits for a number of seconds; None: a wait that `stop` ends.
             chance: function that returns a random number between its arguments.
         """

@@ -258,6 +258,21 @@ def test_a_change_of_size_is_told() -> None:
     assert camera.events[1].values == {"width": 10, "height": 6}
 
 
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the system has no such clock")
+def test_a_gap_has_the_time_in_which_the_machine_was_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended_s = [0.0]
+    read_clock = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda number: read_clock(number) + suspended_s[0])
+    camera = Camera([0, 1, lambda: suspended_s.append(suspended_s.pop() + 3600), LOST], [2])
+    reader = LiveReader(
+        "camera", camera.open, LiveOptions(), camera.events.append, sleep=lambda seconds: None
+    )
+    with FrameSource(reader) as source:
+        *_, before, after = islice(source, 3)
+    assert 3599 < after.time_s - before.time_s < 3660
+    assert camera.events[-1].values["gap_s"] >= 3600
+
+
 def test_frames_are_skipped_over_a_gap() -> None:
     camera = Camera([0, 1, 2, 3, LOST], [4, 5, 6])
     camera.source = FrameSource(camera.reader, stride=3)
