@@ -11,6 +11,7 @@ from idol_deploy.commands.common import INTERRUPTED, add_association, add_backen
 from idol_deploy.progress import steps
 from idol_runtime.errors import BackendError, ConfigError
 from idol_runtime.events import Event, EventFile
+from idol_runtime.signals import STOP_SIGNALS, handling
 from idol_runtime.sinks.opening import SINKS, requested_outputs
 
 if TYPE_CHECKING:
@@ -214,7 +215,10 @@ def run(options: argparse.Namespace) -> int:
     inputs = [options.bundle, *([options.streams] if listing else [])]
     check_outputs(run_options, *inputs, events=options.events)
     tell = _Console(options.events, single=len(run_options) == 1 and not listing)
-    with steps() as announce:
+    # A log rotation must not end a run that is still being loaded.
+    rotates = any(entry.files.rotates for entry in run_options)
+    hangups = [number for number in STOP_SIGNALS if rotates and number.name == "SIGHUP"]
+    with handling(lambda *_: None, *hangups), steps() as announce:
         opened = Streams.open(
             options.bundle,
             backend=options.backend,
@@ -227,7 +231,7 @@ def run(options: argparse.Namespace) -> int:
             at_once=options.at_once if listing else min(options.at_once, len(run_options)),
             announce=announce,
         )
-    with opened as streams:
+    with handling(lambda *_: None, *hangups), opened as streams:
         backend = streams.backend.name
         reason = streams.backend.reason
         for note in (*reason.splitlines(), *streams.reason.splitlines()):

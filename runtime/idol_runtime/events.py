@@ -11,7 +11,7 @@ import msgspec
 
 from idol_runtime.errors import OutputError
 
-__all__ = ["Event", "EventFile", "EventKind", "Tell", "log_event"]
+__all__ = ["Event", "EventFile", "EventKind", "Tell", "guarded", "log_event"]
 
 EventKind: TypeAlias = Literal[
     "waiting",  # a source cannot be opened yet
@@ -60,6 +60,18 @@ _log = logging.getLogger(__name__)
 def log_event(event: Event) -> None:
     """Log an event; Python writes it to stderr unless the program handles it."""
     _log.warning("%s: %s", event.source, event.message)
+
+
+def guarded(tell: Tell) -> Tell:
+    """Return a function that calls `tell` and logs an error of it, which must not end the source of the event."""
+
+    def tell_safely(event: Event) -> None:
+        try:
+            tell(event)
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("%s: an event was not told: %s", event.source, event.message)
+
+    return tell_safely
 
 
 class EventFile:

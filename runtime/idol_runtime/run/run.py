@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from idol_runtime.errors import ConfigError
-from idol_runtime.events import Event, Tell, log_event
+from idol_runtime.events import Event, Tell, guarded, log_event
 from idol_runtime.frames import Frame
 from idol_runtime.run.options import RunOptions, RunSummary, check_outputs
 from idol_runtime.run.source_runner import SourceRunner
@@ -51,9 +51,9 @@ class Run:
         Args:
             streams: network and tracks.
             inputs: files beside the sources that no output may replace.
-            tell: function that receives the events of the run, in any thread.
+            tell: function that receives the events of the run, in any thread; an error of it is logged.
         """
-        self._streams, self._inputs, self._tell = streams, inputs, tell
+        self._streams, self._inputs, self._tell = streams, inputs, guarded(tell)
         self._changed = threading.Condition()
         self._adding = threading.Lock()
         self._count = self._round = 0
@@ -146,8 +146,9 @@ class Run:
     def wait(self, more: Callable[[], bool] = lambda: False) -> list[RunSummary]:
         """Process all sources to their ends or to `stop`, and complete every output.
 
-        In the main thread, the first signal of Ctrl-C, SIGTERM or SIGHUP stops the run as `stop` does. The second one
-        drops the results that are not written yet. Where outputs rotate, SIGHUP rotates them instead.
+        In the main thread, the first signal of Ctrl-C, SIGTERM or SIGHUP stops the run as `stop` does. A second Ctrl-C
+        or SIGTERM drops the results that are not written yet; a second SIGHUP, which a closed terminal may send, has no
+        effect. Where outputs rotate, SIGHUP rotates them instead.
 
         Args:
             more: function that returns True if sources may still be added, although all have ended.
@@ -181,12 +182,13 @@ class Run:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         rotates = any(options.files.rotates for options in list(self._options.values()))
-        if signal.Signals(number).name == "SIGHUP" and rotates:
+        hangup = signal.Signals(number).name == "SIGHUP"
+        if hangup and rotates:
             self.rotate()
-        elif self.interrupted:
-            raise KeyboardInterrupt
-        else:
+        elif not self.interrupted:
             self.stop()
+        elif not hangup:
+            raise KeyboardInterrupt
 
     def _step(self, more: Callable[[], bool]) -> bool:
         """Process the next frame of the sources that have one; return False at the end of the run."""

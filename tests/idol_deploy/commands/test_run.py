@@ -591,6 +591,21 @@ def test_ctrl_c_while_loading(idol: Command, toy: Toy, clip: Path, monkeypatch: 
     assert (done.status, done.err) == (130, "idol-deploy: interrupted\n")
 
 
+def test_a_log_rotation_while_loading_does_not_end_the_run(
+    idol: Command, toy: Toy, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Streams.open
+
+    def hang_up(*arguments: object, **options: object) -> Streams:
+        signal.raise_signal(signal.SIGHUP)
+        return load(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Streams, "open", hang_up)
+    arguments = "run", toy.path, "--source", images, "--jsonl", tmp_path / "a.jsonl"
+    assert idol(*arguments).status == 130
+    assert idol(*arguments, "--rotate", "1h").status == 0
+
+
 @contextlib.contextmanager
 def _running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     try:

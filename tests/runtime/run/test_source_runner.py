@@ -270,6 +270,29 @@ def test_the_second_signal_ends_a_run_whose_disk_hangs(
         writer.join(10)
 
 
+def test_a_second_sighup_drops_no_results() -> None:
+    """A closed terminal sends two: one from the kernel and one from the shell."""
+    with Run(Streams(GreyBackend(), CONFIG)) as run:
+        run._on_signal(signal.SIGHUP, None)
+        assert run.interrupted
+        run._on_signal(signal.SIGHUP, None)
+        with pytest.raises(KeyboardInterrupt):
+            run._on_signal(signal.SIGTERM, None)
+
+
+def test_an_error_of_the_function_for_events_ends_no_source(
+    entry: Callable[..., RunOptions], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(event: Event) -> None:
+        raise BrokenPipeError(event.kind)
+
+    with Run(Streams(GreyBackend(), CONFIG), tell=fail) as run:
+        run.add(entry("a", [0, 0, 0]))
+        (summary,) = run.wait()
+    assert summary.error is None
+    assert "a: an event was not told: ended after" in caplog.text
+
+
 def test_sighup_continues_rotating_outputs_in_new_files(
     entry: Callable[..., RunOptions], tmp_path: Path
 ) -> None:
