@@ -25,7 +25,7 @@ import msgspec
 
 from idol_runtime.errors import ConfigError, IdolError
 from idol_runtime.events import Event, Tell
-from idol_runtime.run.options import RunOptions
+from idol_runtime.run.options import RunOptions, check_outputs
 from idol_runtime.run.run import Run
 
 __all__ = ["MAX_BYTES", "MAX_STREAMS", "StreamsFile"]
@@ -121,9 +121,11 @@ class StreamsFile:
             content = self._read()
             if content == last != self._content:
                 streams = self._parse(content)
+                same = [new for name, new in streams.items() if new == self._streams.get(name)]
+                check_outputs([new for new in streams.values() if new not in same], self._path, running=same)
                 self._content = content
                 self._apply(run, tell, streams)
-        except ConfigError as error:
+        except IdolError as error:
             return content, str(error)
         return content, ""
 
@@ -136,16 +138,26 @@ class StreamsFile:
             self._streams = {name: streams[name] if name in changed else before[name] for name in streams}
             idle = [name for name in changed if name not in self._changing]
             self._changing.update(idle)
-        for name in changed:  # before any is added, which may have an output of one that ends
-            _remove(run, name)
+        # Before any is added, which may have an output of one that ends.
+        ended = {name for name in changed if _remove(run, name)}
         for name in idle:
             # Opening a source may take long, and must not delay another change.
             threading.Thread(
-                target=self._change, args=(run, tell, name), name="idol-stream-change", daemon=True
+                target=self._change,
+                args=(run, tell, name, before.get(name) if name in ended else None),
+                name="idol-stream-change",
+                daemon=True,
             ).start()
 
-    def _change(self, run: Run, tell: Tell, name: str) -> None:
-        """End the stream of this name, if it runs, and start the listed one, if any, until the list stays the same."""
+    def _change(self, run: Run, tell: Tell, name: str, before: RunOptions | None) -> None:
+        """End the stream of this name, if it runs, and start the listed one, if any, until the list stays the same.
+
+        Args:
+            run: run of the streams.
+            tell: function that receives what is refused.
+            name: name of the stream.
+            before: stream that ran until this change, started again if the listed one cannot be; None for none.
+        """
         done: RunOptions | None = None
         while True:
             with self._lock:
@@ -158,10 +170,21 @@ class StreamsFile:
             if new is not None:
                 try:
                     run.add(new)
-                except IdolError as error:
-                    tell(Event("refused", name, f"not added: {error}"))
+                    before = new
                 except Exception as error:  # noqa: BLE001 - a thread that ends would block this name
-                    tell(Event("refused", name, f"not added: {error!r}"))
+                    problem = f"not added: {error if isinstance(error, IdolError) else repr(error)}"
+                    before = None if before is new else before
+                    more = "" if before is None else "; the stream before this change goes on"
+                    tell(Event("refused", name, problem + more))
+                    self._fall_back(new, before)
+
+    def _fall_back(self, refused: RunOptions, before: RunOptions | None) -> None:
+        """List the stream before a refused one, if it is still listed; the next change of the file tries it again."""
+        with self._lock:
+            if self._streams.get(refused.name) is refused:
+                del self._streams[refused.name]
+                if before is not None:
+                    self._streams[refused.name] = before
 
     def _read(self) -> bytes:
         try:
@@ -227,7 +250,10 @@ class StreamsFile:
         return replace(options.for_source(source, label, 0), name=name)
 
 
-def _remove(run: Run, name: str) -> None:
-    """End the stream of this name, if it runs."""
-    with contextlib.suppress(ConfigError):  # it has ended, or was never opened
+def _remove(run: Run, name: str) -> bool:
+    """End the stream of this name; return False if it has ended, or was never opened."""
+    try:
         run.remove(name)
+    except ConfigError:
+        return False
+    return True

@@ -263,3 +263,55 @@ def test_the_last_of_many_changes_counts_while_an_output_is_being_closed(
     assert [event for event in events if event.kind == "refused"] == []
     write(path, door(0.6))
     until(lambda: [runner.options.score for runner in list(run._runners.values())] == [0.6])
+
+
+def test_a_change_that_cannot_be_used_ends_no_stream(
+    tmp_path: Path,
+    cameras: dict[str, str],
+    until: Callable[[Callable[[], object]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
+    events: list[Event] = []
+
+    def told(kind: str, source: str) -> list[Event]:
+        return [event for event in list(events) if (event.kind, event.source) == (kind, source)]
+
+    def entry(name: str, output: str, **fields: object) -> dict[str, Any]:
+        return {"name": name, "source": cameras[name], "jsonl": str(tmp_path / output), **fields}
+
+    door, yard, state = entry("door", "d"), entry("yard", "y"), str(tmp_path / "state")
+    path = write(tmp_path / "s.json", door, yard | {"state": state})
+    listing = read(path)
+    with Run(Streams(GreyBackend(), CONFIG), tell=events.append) as run:
+        for options in listing.load():
+            run.add(options)
+
+        def process() -> None:
+            with listing.watch(run, events.append):
+                run.wait(lambda: listing.pending)
+
+        thread = threading.Thread(target=process)
+        thread.start()
+        until(lambda: told("connected", "door") and told("connected", "yard") and Path(state).exists())
+        # Another stream has this output, or its folder does not exist.
+        write(path, door, entry("yard", "d"))
+        until(lambda: len(told("refused", "s.json")) == 1)
+        write(path, door, entry("yard", "missing/y"))
+        until(lambda: len(told("refused", "s.json")) == 2)
+        assert not told("removed", "yard")
+        # The state belongs to another source: this is known only after the stream before has ended.
+        write(path, door, yard | {"state": state, "stride": 2})
+        until(lambda: len(told("connected", "yard")) == 2)
+        # Two streams exchange their outputs.
+        write(path, entry("door", "y"), entry("yard", "d"))
+        until(lambda: len(told("connected", "door")) == 2 and len(told("connected", "yard")) == 3)
+        run.stop()
+        thread.join(20)
+    assert not thread.is_alive()
+    first, second = (event.message for event in told("refused", "s.json"))
+    assert "two outputs have the same name" in first
+    assert "does not exist; create it first; the streams before this change go on" in second
+    (refused,) = told("refused", "yard")
+    assert "with --stride 1, not to" in refused.message
+    assert refused.message.endswith("the stream before this change goes on")

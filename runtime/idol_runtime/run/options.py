@@ -154,13 +154,20 @@ def for_each_source(template: RunOptions, sources: Sequence[Source]) -> list[Run
     ]
 
 
-def check_outputs(options: Sequence[RunOptions], *inputs: Path, events: Path | None = None) -> None:
+def check_outputs(
+    options: Sequence[RunOptions],
+    *inputs: Path,
+    events: Path | None = None,
+    running: Sequence[RunOptions] = (),
+) -> None:
     """Check that every output can be used and that its path is no other output, no source and no folder of images.
 
     Args:
         options: options of every source.
         inputs: further files that must not be replaced.
         events: file of the events; None for none.
+        running: options of sources that run; only the paths of their outputs are compared, because an output that
+            cannot be written at the moment must not hinder another source.
 
     Raises:
         ConfigError: a path is used twice.
@@ -175,9 +182,10 @@ def check_outputs(options: Sequence[RunOptions], *inputs: Path, events: Path | N
                 raise ConfigError(
                     f"--results cannot be continued from a state: {entry.state}; leave out --state or --results"
                 )
-    paths = [*(path for entry in options for path in entry.paths), *([events] if events else [])]
+    everything = [*running, *options]
+    paths = [*(path for entry in everything for path in entry.paths), *([events] if events else [])]
     for path, count in Counter(path.resolve() for path in paths).items():
         if count > 1:
             raise ConfigError(f"two outputs have the same name: {path}; give each its own")
-    sources = [path for entry in options for path in source_paths(entry.source)]
+    sources = [path for entry in everything for path in source_paths(entry.source)]
     refuse_replacing(paths, [*inputs, *sources])

@@ -97,7 +97,7 @@ class Run:
             others = list(self._options.values())
             if name and any(other.name == name for other in others):
                 raise ConfigError(f"two sources have the same name: {name}; give each its own")
-            check_outputs([*others, options], *self._inputs)
+            check_outputs([options], *self._inputs, running=others)
             number, self._count = self._count, self._count + 1
             self._options[number] = options
         try:
