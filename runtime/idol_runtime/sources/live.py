@@ -258,7 +258,8 @@ class LiveReader(Reader):
             raise SourceError(f"{error} (no frame in {attempts} attempts)") if attempts else error
         if not self._lost:
             self._lost = True
-            self._event("lost" if self.size else "waiting", str(error).removeprefix(f"{self.name} "))
+            complaint = str(error).removeprefix(f"{self.name} ")
+            self._event("lost" if self.size else "waiting", f"{complaint}; it is opened again")
         self._wait_s = min(2.0**self._doublings, _LONGEST_WAIT_S) * self._chance(0.5, 1)
         self._attempts, self._doublings = self._attempts + 1, min(self._doublings + 1, 9)
 

@@ -138,7 +138,7 @@ def test_a_camera_that_is_down_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) 
     assert camera.kinds == ["connected", "lost", "back"]
     assert [event.message for event in camera.events] == [
         "sends frames of 8x8",
-        "was unplugged; plug it in",
+        "was unplugged; plug it in; it is opened again",
         f"sends again after {down_s:.1f} s",
     ]
     assert all(reader.closed for reader in camera.readers)
@@ -206,7 +206,9 @@ def test_a_decoder_that_hangs_is_given_up(hasty: dict[str, float]) -> None:
 
     camera.clock.on_wait = on_wait
     assert brightness(camera.frames()) == [1, 2]
-    assert camera.events[1].message == "sent no frame for 0.05 s; check the camera and its network"
+    assert camera.events[1].message == (
+        "sent no frame for 0.05 s; check the camera and its network; it is opened again"
+    )
     assert len(camera.readers) == MAX_HANGING + 1
     assert all(reader.closed for reader in camera.readers)
     assert threading.active_count() == before
@@ -244,7 +246,9 @@ def test_a_frozen_camera_sends_no_frames() -> None:
     assert brightness(frames) == [7] * 6 + [8] * 3
     assert [frame.epoch for frame in frames] == [0] * 6 + [1, 1, 2]
     assert camera.kinds == ["connected", "lost", "back", "lost", "back"]
-    assert camera.events[1].message == "has sent the same picture for 5 s; check the camera"
+    assert camera.events[1].message == (
+        "has sent the same picture for 5 s; check the camera; it is opened again"
+    )
     assert brightness(Camera([7, *[second, 7] * 20], frozen_s=0).frames()) == [7] * 21
 
 

@@ -61,7 +61,7 @@ def test_a_lost_stream_is_opened_again(connections: list[bytes | None]) -> None:
     assert all(0 < frame.arrived_s <= time.monotonic() for frame in seen)
     assert [event.kind for event in events] == ["connected", "lost", "back", "lost"]
     assert events[1].source == "rtsp://***@10.0.0.7/live?***"
-    assert events[1].message == "was lost at frame 3; check the network and the sender"
+    assert events[1].message == "was lost at frame 3; check the network and the sender; it is opened again"
     for text in (str(caught.value), *map(str, events)):
         assert "word" not in text
         assert "abc" not in text
