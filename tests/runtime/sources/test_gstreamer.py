@@ -200,10 +200,11 @@ def test_a_process_that_hangs_or_crashes_leaves_nothing(fault: signal.Signals | 
 
 
 def _children() -> list[int]:
-    """Return the processes that this process has started, also those that have ended and are not yet waited for."""
-    return [
+    """Return the pipelines that this process has started, also those that have ended and are not yet waited for."""
+    children = {
         int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
-    ]
+    }
+    return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("gst-launch")]
 
 
 @gstreamer
