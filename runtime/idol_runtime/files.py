@@ -12,6 +12,7 @@ from idol_runtime.errors import ConfigError, OutputError
 
 __all__ = [
     "file_digest",
+    "hidden_path",
     "lock",
     "refuse_replacing",
     "replacing",
@@ -126,6 +127,12 @@ def _identity(path: str | Path | None) -> tuple[int, int] | None:
     return status and (status.st_dev, status.st_ino)
 
 
+def hidden_path(target: Path) -> Path:
+    """Return an unused hidden path beside a target, with its suffix."""
+    # Shortened, so that the name with the random letters has at most 255 bytes in any script.
+    return target.with_name(f".{target.stem[:40]}-{secrets.token_hex(4)}{target.suffix[:20]}")
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path with the target's suffix; rename it to the target on success, delete it on failure.
@@ -134,8 +141,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OutputError: the target cannot be written, or the disk is full.
     """
     target = writable_target(path)
-    # Shortened, so that the name with the random letters has at most 255 bytes in any script.
-    temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(4)}{target.suffix[:20]}")
+    temporary = hidden_path(target)
     try:
         # Not with tempfile, whose files are private: applying the umask would need reading it, which sets it.
         temporary.touch(exist_ok=False)

@@ -5,7 +5,6 @@ import io
 import math
 import os
 import re
-import secrets
 import stat
 import time
 from abc import abstractmethod
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from idol_runtime.errors import OutputError
-from idol_runtime.files import lock, sync, writable_target
+from idol_runtime.files import hidden_path, lock, sync, writable_target
 from idol_runtime.frames import Frame
 from idol_runtime.sinks.base import Sink, SinkContext
 from idol_runtime.sinks.policy import UNLIMITED, Limit
@@ -178,9 +177,7 @@ class PartSink(Sink):
         self._check_target(path or self._target)
         self.path = path or self._new_path()
         if mode == "replace":
-            self._hidden = self.path.with_name(
-                f".{self.path.stem[:40]}-{secrets.token_hex(4)}{self.path.suffix[:20]}"
-            )
+            self._hidden = hidden_path(self.path)
         self._open(self._hidden or self.path, mode, frame)
         if math.isfinite(self.context.files.sync_s):
             sync(self.path.parent)

@@ -1,4 +1,4 @@
-"""What all sinks have in common: visible names, recovery, and checks of the target before the first frame."""
+"""Visible names, recovery, and checks of the target before the first frame: the same for all sinks."""
 
 import sys
 from collections.abc import Callable
