@@ -118,6 +118,14 @@ def until() -> Callable[[Callable[[], object]], None]:
     return wait
 
 
+class Events(list[Event]):
+    """The events of a run."""
+
+    def told(self, kind: str, source: str) -> list[Event]:
+        """Return the events of this kind and source so far."""
+        return [event for event in list(self) if (event.kind, event.source) == (kind, source)]
+
+
 @pytest.fixture
 def cameras() -> Iterator[dict[str, str]]:
     """Addresses of two cameras."""
@@ -132,10 +140,8 @@ def test_changes_are_followed_and_other_streams_are_not_touched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
-    events: list[Event] = []
-
-    def told(kind: str, source: str) -> list[Event]:
-        return [event for event in list(events) if (event.kind, event.source) == (kind, source)]
+    events = Events()
+    told = events.told
 
     def entry(name: str, **fields: object) -> dict[str, Any]:
         return {"name": name, "source": cameras[name], "jsonl": str(tmp_path / f"{name}.jsonl"), **fields}
@@ -212,10 +218,8 @@ def test_a_renamed_stream_keeps_its_output(
     until: Callable[[Callable[[], object]], None],
     follow: Callable[[StreamsFile, Run, list[Event]], None],
 ) -> None:
-    events: list[Event] = []
-
-    def told(kind: str, source: str) -> bool:
-        return any((event.kind, event.source) == (kind, source) for event in list(events))
+    events = Events()
+    told = events.told
 
     fields = {"source": cameras["door"], "jsonl": str(tmp_path / "door.jsonl")}
     path = write(tmp_path / "s.json", {"name": "door", **fields})
@@ -272,10 +276,8 @@ def test_a_change_that_cannot_be_used_ends_no_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
-    events: list[Event] = []
-
-    def told(kind: str, source: str) -> list[Event]:
-        return [event for event in list(events) if (event.kind, event.source) == (kind, source)]
+    events = Events()
+    told = events.told
 
     def entry(name: str, output: str, **fields: object) -> dict[str, Any]:
         return {"name": name, "source": cameras[name], "jsonl": str(tmp_path / output), **fields}
