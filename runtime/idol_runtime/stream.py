@@ -27,10 +27,12 @@ class Prepared:
     Attributes:
         image: [h, w, 3] uint8 RGB.
         placement: position of the source frame in the image.
+        seconds: time of the preparation.
     """
 
     image: NDArray[np.uint8]
     placement: Placement
+    seconds: float = 0.0
 
 
 class Stream:
@@ -146,12 +148,12 @@ class Stream:
             )
         if resized:
             self._frame_size = None
+        started = time.perf_counter()
         prepared = self._resized(frame, number)
         self._frame_size = prepared.placement.frame  # after the check: a refused frame must not set the size
         self._prepared = number + 1
-        if np.may_share_memory(prepared.image, frame):
-            return replace(prepared, image=prepared.image.copy())
-        return prepared
+        image = prepared.image.copy() if np.may_share_memory(prepared.image, frame) else prepared.image
+        return replace(prepared, image=image, seconds=time.perf_counter() - started)
 
     def track(
         self, prepared: Prepared | DeviceFrame, output: NetworkOutput, time_s: float | None = None

@@ -8,6 +8,7 @@ A stream starts with its first frame and may be absent from any step. Its result
 only the network is shared, and frames whose outputs would depend on each other are processed one after another.
 """
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -40,6 +41,7 @@ class Streams(LoadedNetwork):
     Attributes:
         at_once: largest batch in frames, as far as the backend allows; higher values need more memory.
         reason: why it is lower than requested; empty if it is not.
+        network_s: seconds that the network took in the last call of `step` or `track`.
 
     Raises:
         ConfigError: `at_once` is lower than 1.
@@ -52,6 +54,7 @@ class Streams(LoadedNetwork):
         requested, self.at_once = self.at_once, self.backend.batch.at_most(self.at_once)
         self.reason = self.backend.batch.why if self.at_once < requested else ""
         self._streams: dict[Hashable, Stream] = {}
+        self.network_s = 0.0
 
     @classmethod
     def open(
@@ -154,7 +157,9 @@ class Streams(LoadedNetwork):
         times: Mapping[K, float],
     ) -> dict[K, FrameResult]:
         with self._exclusive():
+            started = time.perf_counter()
             outputs = list(self._infer([prepared[name] for name in streams]))  # before any stream changes
+            self.network_s = time.perf_counter() - started
             return {
                 name: stream.track(prepared[name], output, times.get(name))
                 for (name, stream), output in zip(streams.items(), outputs, strict=True)

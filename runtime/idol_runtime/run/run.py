@@ -20,6 +20,7 @@ from types import FrameType
 from idol_runtime.errors import ConfigError
 from idol_runtime.events import Event, Tell, guarded, log_event
 from idol_runtime.frames import Frame
+from idol_runtime.run.observer import Observe
 from idol_runtime.run.options import RunOptions, RunSummary, check_outputs
 from idol_runtime.run.source_runner import SourceRunner
 from idol_runtime.run.threads import JOIN_TIMEOUT_S
@@ -45,15 +46,24 @@ class Run:
         failed: True once a source has ended with an error.
     """
 
-    def __init__(self, streams: Streams, *, inputs: Sequence[Path] = (), tell: Tell = log_event) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        *,
+        inputs: Sequence[Path] = (),
+        tell: Tell = log_event,
+        observe: Observe | None = None,
+    ) -> None:
         """Start a run without sources.
 
         Args:
             streams: network and tracks.
             inputs: files beside the sources that no output may replace.
             tell: function that receives the events of the run, in any thread; an error of it is logged.
+            observe: function that receives a report of each frame; see `Observe`.
         """
         self._streams, self._inputs, self._tell = streams, inputs, guarded(tell)
+        self._observe = observe
         self._changed = threading.Condition()
         self._adding = threading.Lock()
         self._count = self._round = 0
@@ -106,6 +116,7 @@ class Run:
                 self._streams.join(number),
                 options,
                 tell=self._tell,
+                observe=self._observe,
                 note=self._streams.note,
                 changed=self._changed,
             )
@@ -206,9 +217,13 @@ class Run:
             return False
         if frames := self._next_frames():
             times = {i: frame.time_s for i, (frame, _) in frames.items()}
+            started = time.perf_counter()
             results = self._streams.track({i: prepared for i, (_, prepared) in frames.items()}, times)
+            network_s = self._streams.network_s
+            shared = {"network": network_s, "track": time.perf_counter() - started - network_s}
             for i, result in results.items():
-                self._runners[i].write(frames[i][0], result)
+                frame, prepared = frames[i]
+                self._runners[i].write(frame, result, {"prepare": prepared.seconds, **shared})
         return True
 
     def _next_frames(self) -> dict[int, tuple[Frame, Prepared]]:

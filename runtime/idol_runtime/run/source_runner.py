@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from idol_runtime.errors import IdolError, OutputError
 from idol_runtime.events import Event, EventKind, Tell, log_event
 from idol_runtime.frames import Frame
 from idol_runtime.run.continuity import Continuity
+from idol_runtime.run.observer import FrameReport, Observe
 from idol_runtime.run.options import RunOptions, RunSummary
 from idol_runtime.run.outputs import OpenOutputs
 from idol_runtime.run.threads import BoundedQueue, WriterThread, prefetch
@@ -30,8 +31,8 @@ from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["DEADLINE_DEPTH", "SourceRunner"]
 
-# Frame, all instances, instances above the score, and a state to save.
-_Tracked: TypeAlias = tuple[Frame, FrameResult, FrameResult, StreamState | None]
+# A report of the frame, still without the time of `write`; all instances, and a state to save.
+_Tracked: TypeAlias = tuple[FrameReport, FrameResult, StreamState | None]
 
 # Most frames that wait under a deadline; a higher value needs more memory.
 DEADLINE_DEPTH = 8
@@ -60,6 +61,7 @@ class SourceRunner:
         options: RunOptions,
         *,
         tell: Tell = log_event,
+        observe: Observe | None = None,
         note: str = "",
         changed: threading.Condition | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class SourceRunner:
             stream: stream that prepares the frames.
             options: source and outputs.
             tell: function that receives the events of the source.
+            observe: function that receives a report of each frame; an error of it is logged once.
             note: caption of annotated videos; empty for no caption.
             changed: condition that is notified when a frame is ready; the same one for all sources.
 
@@ -78,6 +81,7 @@ class SourceRunner:
             OutputError: an output cannot be written.
         """
         self._stream, self.options, self._tell_run, self._note = stream, options, tell, note
+        self._observe = observe
         self._changed = changed or threading.Condition()
         # Dropped frames do not count towards `max_frames`, so that only files are opened with it.
         limit = options.max_frames if source_paths(options.source) else None
@@ -154,13 +158,21 @@ class SourceRunner:
             self.end(error)
         return None
 
-    def write(self, frame: Frame, result: FrameResult) -> None:
-        """Write a result to all outputs; an error ends the source."""
+    def write(self, frame: Frame, result: FrameResult, stages: Mapping[str, float]) -> None:
+        """Write a result to all outputs; an error ends the source.
+
+        Args:
+            frame: frame of the source.
+            result: all instances of the frame.
+            stages: seconds by stage, as far as they are over.
+        """
         assert self._writer is not None
         visible = result.above(self.options.score)
-        summary = self.summary
+        summary, age_s = self.summary, None
         if self._source.live and frame.arrived_s:
-            summary.ages.add(time.monotonic() - frame.arrived_s)
+            age_s = time.monotonic() - frame.arrived_s
+            summary.ages.add(age_s)
+            stages = {"wait": age_s - sum(stages.values()), **stages}
         summary.frames += 1
         # Identities are numbered without gaps.
         summary.tracks = max(summary.tracks, *(result.ids + 1 - self._continuity.first_id).tolist(), 0)
@@ -170,7 +182,8 @@ class SourceRunner:
         except Exception as error:  # noqa: BLE001 - reported in the summary
             self.end(error)
             return
-        self._writer.submit((frame, result, visible, state))
+        counts = summary.frames, self._queue.dropped, summary.tracks
+        self._writer.submit((FrameReport(self.name, frame, visible, stages, age_s, *counts), result, state))
         if self._bar is not None:
             dropped = {"dropped": self._queue.dropped} if self._queue.dropped else {}
             self._bar.set_postfix(tracks=summary.tracks, now=len(visible), **dropped, refresh=False)
@@ -292,8 +305,16 @@ class SourceRunner:
         )
 
     def _write_files(self, item: _Tracked) -> None:
-        frame, result, visible, state = item
-        self._continuity.write(frame, state, lambda: self._files.write(frame, result, visible))
+        report, result, state = item
+        frame, started = report.frame, time.perf_counter()
+        self._continuity.write(frame, state, lambda: self._files.write(frame, result, report.result))
+        if self._observe is not None:
+            stages = {**report.stages, "write": time.perf_counter() - started}
+            try:
+                self._observe(replace(report, stages=stages))
+            except Exception:  # noqa: BLE001 - logged
+                self._observe = None
+                _log.exception("%s: frames are no longer observed", self.name)
 
     def _close_files(self, error: BaseException | None) -> None:
         try:
