@@ -194,6 +194,7 @@ def _gap(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from idol_deploy.streams_file import StreamsFile
+    from idol_runtime.run.notify import ServiceManager
     from idol_runtime.run.options import check_outputs, for_each_source
     from idol_runtime.run.run import Run
     from idol_runtime.streams import Streams
@@ -218,6 +219,8 @@ def run(options: argparse.Namespace) -> int:
     # A log rotation must not end a run that is still being loaded.
     rotates = any(entry.files.rotates for entry in run_options)
     hangups = [number for number in STOP_SIGNALS if rotates and number.name == "SIGHUP"]
+    manager = ServiceManager()
+    manager.status(f"loading {options.bundle}")
     with handling(lambda *_: None, *hangups), steps() as announce:
         opened = Streams.open(
             options.bundle,
@@ -236,9 +239,8 @@ def run(options: argparse.Namespace) -> int:
         reason = streams.backend.reason
         for note in (*reason.splitlines(), *streams.reason.splitlines()):
             print(f"note: {note}")
-        with Run(
-            streams, inputs=[*inputs, *([options.events] if options.events else [])], tell=tell
-        ) as process:
+        events = [options.events] if options.events else []
+        with Run(streams, inputs=[*inputs, *events], tell=tell, manager=manager) as process:
             for entry in run_options:
                 process.add(entry)
             if listing is None:

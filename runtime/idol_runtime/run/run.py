@@ -20,6 +20,7 @@ from types import FrameType
 from idol_runtime.errors import ConfigError
 from idol_runtime.events import Event, Tell, guarded, log_event
 from idol_runtime.frames import Frame
+from idol_runtime.run.notify import ServiceManager
 from idol_runtime.run.observer import Observe
 from idol_runtime.run.options import RunOptions, RunSummary, check_outputs
 from idol_runtime.run.source_runner import SourceRunner
@@ -53,6 +54,7 @@ class Run:
         inputs: Sequence[Path] = (),
         tell: Tell = log_event,
         observe: Observe | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         """Start a run without sources.
 
@@ -61,12 +63,13 @@ class Run:
             inputs: files beside the sources that no output may replace.
             tell: function that receives the events of the run, in any thread; an error of it is logged.
             observe: function that receives a report of each frame; see `Observe`.
+            manager: service manager that is told about the run; None if the process is no service.
         """
         self._streams, self._inputs, self._tell = streams, inputs, guarded(tell)
-        self._observe = observe
+        self._observe, self._manager = observe, manager or ServiceManager({})
         self._changed = threading.Condition()
         self._adding = threading.Lock()
-        self._count = self._round = 0
+        self._count = self._round = self._frames = 0
         self._options: dict[int, RunOptions] = {}  # of sources that run or are being opened
         self._runners: dict[int, SourceRunner] = {}
         self._summaries: deque[tuple[int, RunSummary]] = deque(maxlen=MAX_SUMMARIES)
@@ -171,6 +174,7 @@ class Run:
             BackendError: the inference engine failed; all results before have been written.
         """
         self._running = True
+        self._manager.ready()
         try:
             with handling(self._on_signal, *STOP_SIGNALS):
                 while self._step(more):
@@ -215,6 +219,7 @@ class Run:
                 self._complete(number, runner)
         if not self._runners and (self.interrupted or not more()):
             return False
+        self._manager.alive(len(self._runners), self._frames)
         if frames := self._next_frames():
             times = {i: frame.time_s for i, (frame, _) in frames.items()}
             started = time.perf_counter()
@@ -224,6 +229,7 @@ class Run:
             for i, result in results.items():
                 frame, prepared = frames[i]
                 self._runners[i].write(frame, result, {"prepare": prepared.seconds, **shared})
+            self._frames += len(results)
         return True
 
     def _next_frames(self) -> dict[int, tuple[Frame, Prepared]]:
@@ -261,6 +267,7 @@ class Run:
 
     def _finish(self, error: BaseException | None = None) -> None:
         """End all sources that are left, and wait for all threads."""
+        self._manager.stopping()
         runners = list(self._runners.items())
         for _, runner in runners:
             runner.end(error)
