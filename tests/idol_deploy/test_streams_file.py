@@ -12,7 +12,7 @@ import pytest
 
 from idol_deploy import streams_file
 from idol_deploy.cli import build_parser
-from idol_deploy.commands.run import _add_source_options, _source_options
+from idol_deploy.commands.source_options import add_source_options, source_options
 from idol_deploy.streams_file import StreamsFile
 from idol_runtime.errors import ConfigError
 from idol_runtime.events import Event
@@ -25,7 +25,7 @@ from servers.mjpeg import MjpegServer
 
 def read(path: Path, *arguments: object) -> StreamsFile:
     options = build_parser().parse_args(["run", "model.idol", "--streams", str(path), *map(str, arguments)])
-    return StreamsFile(path, _add_source_options, _source_options, options)
+    return StreamsFile(path, add_source_options, source_options, options)
 
 
 def write(path: Path, *streams: dict[str, Any]) -> Path:
