@@ -1,11 +1,16 @@
 """Messages between a run and its server process, over a pair of Unix sockets.
 
+The run starts `python -m idol_runtime.serve.server SOCKET LISTENER` with the numbers of two inherited descriptors: its
+end of the pair of sockets, and the TCP socket that listens. The server ends with the connection, and for no signal: the
+run ends it.
+
 A message is its length in bytes (4, big-endian) and one msgspec struct as MessagePack. The run sends `Hello` first;
-both sides then send at any time. The end of the connection ends the server.
+both sides then send at any time.
 
 n: instances; h, w: height and width of a picture in pixels.
 """
 
+import socket
 from typing import TypeAlias
 
 import msgspec
@@ -29,6 +34,7 @@ __all__ = [
     "decode_from_run",
     "decode_from_server",
     "encode",
+    "receive",
 ]
 
 # Longest message: a picture with the masks of 300 instances.
@@ -39,7 +45,7 @@ class StreamInfo(msgspec.Struct):
     """A stream of the run.
 
     Attributes:
-        name: name of the stream, unique in the run.
+        name: name of the stream, unique in the run; any text.
         source: its source, without passwords.
         live: True for a camera or a network stream.
         state: kind of the last event about its connection: `waiting`, `connected`, `lost`, `back`, `added` or `ended`.
@@ -70,7 +76,8 @@ class Hello(msgspec.Struct, tag=True):
         page: True for the page and the API; False for health and metrics alone.
         editable: True if streams can be added and removed.
         token: token that clients must know; empty for none.
-        hosts: names that a client may write in its Host header.
+        hosts: names that a client may write in its Host header, in lower case; addresses are always accepted, because
+            only a name can lead a browser from another site to this server.
         streams: streams of the run.
     """
 
@@ -102,8 +109,8 @@ class Picture(msgspec.Struct):
     """
 
     size: tuple[int, int]
-    rgb: bytes
-    masks: bytes
+    rgb: memoryview
+    masks: memoryview
     mask_size: tuple[int, int]
     network: tuple[int, int]
     content: tuple[int, int]
@@ -213,7 +220,35 @@ decode_from_run = msgspec.msgpack.Decoder(FromRun).decode
 decode_from_server = msgspec.msgpack.Decoder(FromServer).decode
 
 
-def encode(message: FromRun | FromServer) -> bytes:
+def encode(message: FromRun | FromServer) -> bytearray:
     """Return a message with its length."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(4, "big") + body
+    data = bytearray(4)
+    _encoder.encode_into(message, data, 4)
+    data[:4] = (len(data) - 4).to_bytes(4, "big")
+    return data
+
+
+def receive(connection: socket.socket) -> bytearray | None:
+    """Wait for a message and return it without its length; None at the end of the connection.
+
+    Raises:
+        OSError: the connection is broken, or the message is longer than `MAX_BYTES`.
+    """
+    head = _read(connection, 4)
+    if head is None:
+        return None
+    size = int.from_bytes(head, "big")
+    if size > MAX_BYTES:
+        raise OSError(f"a message of {size} bytes; at most {MAX_BYTES} are expected")
+    return _read(connection, size)
+
+
+def _read(connection: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        count = connection.recv_into(rest)
+        if not count:
+            return None
+        rest = rest[count:]
+    return data
