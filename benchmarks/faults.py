@@ -5,7 +5,7 @@ object has the same identity before and after a fault unless its track was delet
 events that an operator sees, how many identities go on, and the memory, threads and descriptors of the process before
 and after it. The faults run a few at a time; the longest one takes ten minutes.
 
-    scripts/install-media
+    scripts/install-test-packages
     idol-deploy plugins build
     python -m benchmarks.faults --json benchmarks/results/faults.json
 

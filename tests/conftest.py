@@ -69,9 +69,7 @@ def _no_gstreamer() -> str | None:
         for element in ("videotestsrc", "x264enc", "rtph264pay"):  # of -plugins-base, -ugly and -good
             subprocess.run(["gst-inspect-1.0", "--exists", element], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        return (
-            "GStreamer's RTSP server is missing; install gir1.2-gst-rtsp-server-1.0, …: scripts/install-media"
-        )
+        return "GStreamer's RTSP server is missing: scripts/install-test-packages"
     return None
 
 

@@ -13,7 +13,9 @@ from idol_runtime.sources.opening import open_source
 
 pytest.importorskip("av")
 FFMPEG = shutil.which("ffmpeg")
-pytestmark = pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed: scripts/install-media")
+pytestmark = pytest.mark.skipif(
+    FFMPEG is None, reason="ffmpeg is not installed: scripts/install-test-packages"
+)
 
 X264, X265 = (
     "-c:v libx264 -preset ultrafast -pix_fmt yuv420p",
