@@ -110,16 +110,26 @@ class StreamsFile:
         last, told = self._content, ""
         while not ended.wait(_POLL_S):
             last, problem = self._look(run, tell, last)
+            if problem is None:
+                continue
             if problem and problem != told:
                 tell(Event("refused", self._path.name, f"{problem}; the streams before this change go on"))
+            elif told and not problem:
+                tell(Event("accepted", self._path.name, "the list of streams is in use again"))
             told = problem
 
-    def _look(self, run: Run, tell: Tell, last: bytes) -> tuple[bytes, str]:
-        """Use the content if it has changed and has been the same at the last look; return it and its problem."""
+    def _look(self, run: Run, tell: Tell, last: bytes) -> tuple[bytes, str | None]:
+        """Use the content if it has changed and has been the same at the last look.
+
+        Returns:
+            The content, and its problem: empty for none; None for a content that was another one at the last look.
+        """
         content = last
         try:
             content = self._read()
-            if content == last != self._content:
+            if content != last:
+                return content, None
+            if content != self._content:
                 streams = self._parse(content)
                 same = [new for name, new in streams.items() if new == self._streams.get(name)]
                 check_outputs([new for new in streams.values() if new not in same], self._path, running=same)

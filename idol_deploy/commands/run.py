@@ -2,20 +2,18 @@
 
 import argparse
 import sys
-import threading
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idol_deploy.commands.common import INTERRUPTED
+from idol_deploy.commands.event_outputs import EventOutputs, add_event_outputs, open_event_outputs
 from idol_deploy.commands.source_options import add_network, add_source_options, add_sources, source_options
 from idol_deploy.progress import steps
 from idol_runtime.errors import BackendError, ConfigError
-from idol_runtime.events import Event, EventFile
 from idol_runtime.signals import STOP_SIGNALS, handling
 
 if TYPE_CHECKING:
-    from idol_runtime.run.options import RunSummary
+    from idol_deploy.streams_file import StreamsFile
+    from idol_runtime.run.options import RunOptions, RunSummary
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Track instances through videos with an exported bundle. Needs no PyTorch."
     add = parser.add_argument
     add_sources(parser)
-    add(
-        "--events", type=Path, metavar="FILE", help="append what happens to the sources as JSON lines to FILE"
-    )
+    add_event_outputs(parser)
     add_source_options(parser)
     add_network(parser)
     add(
@@ -40,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from idol_deploy.streams_file import StreamsFile
-    from idol_runtime.run.notify import ServiceManager
     from idol_runtime.run.options import check_outputs, for_each_source
-    from idol_runtime.run.run import Run
-    from idol_runtime.streams import Streams
 
     if options.explain:
         return _explain(options)
@@ -61,7 +54,29 @@ def run(options: argparse.Namespace) -> int:
         run_options = for_each_source(source_options(options), options.source)
     inputs = [options.bundle, *([options.streams] if listing else [])]
     check_outputs(run_options, *inputs, events=options.events)
-    tell = _Console(options.events, single=len(run_options) == 1 and not listing)
+    with open_event_outputs(options, single=len(run_options) == 1 and not listing) as tell:
+        return _run(options, run_options, listing, tell)
+
+
+def _run(
+    options: argparse.Namespace,
+    run_options: "list[RunOptions]",
+    listing: "StreamsFile | None",
+    tell: EventOutputs,
+) -> int:
+    """Process the sources and return the exit status.
+
+    Args:
+        options: parsed options of the command.
+        run_options: options of each source.
+        listing: file of `--streams`; None without one.
+        tell: function that receives the events.
+    """
+    from idol_runtime.run.notify import ServiceManager
+    from idol_runtime.run.run import Run
+    from idol_runtime.streams import Streams
+
+    inputs = [path for path in (options.bundle, options.streams, options.events) if path is not None]
     # A log rotation must not end a run that is still being loaded.
     rotates = any(entry.files.rotates for entry in run_options)
     hangups = [number for number in STOP_SIGNALS if rotates and number.name == "SIGHUP"]
@@ -85,8 +100,9 @@ def run(options: argparse.Namespace) -> int:
         reason = streams.backend.reason
         for note in (*reason.splitlines(), *streams.reason.splitlines()):
             print(f"note: {note}")
-        events = [options.events] if options.events else []
-        with Run(streams, inputs=[*inputs, *events], tell=tell, manager=manager) as process:
+        with Run(
+            streams, inputs=inputs, tell=tell, track_events=tell.track_events, manager=manager
+        ) as process:
             for entry in run_options:
                 process.add(entry)
             if listing is None:
@@ -104,35 +120,6 @@ def run(options: argparse.Namespace) -> int:
     # Closing a window is a normal end of the run.
     interactive = any(output.sink.interactive for entry in run_options for output in entry.outputs)
     return INTERRUPTED if process.interrupted and not interactive else 0
-
-
-class _Console:
-    """A function that prints events on stderr, above the progress bars, and appends them to a file.
-
-    Attributes:
-        single: True for a run of one source, whose error ends the command and is printed then.
-    """
-
-    def __init__(self, path: Path | None, *, single: bool) -> None:
-        self.single = single
-        self._file = None if path is None else EventFile(path)
-        self._lock = threading.Lock()
-
-    def __call__(self, event: Event) -> None:
-        with self._lock:
-            if self._file is not None:
-                self._file(event)
-            # The summaries at the end name the sources that ended well.
-            if event.kind != "ended" or ("error" in event.values and not self.single):
-                self._print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event.source}: {event.message}")
-
-    def _print(self, line: str) -> None:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            print(line, file=sys.stderr)
-        else:
-            tqdm.write(line, file=sys.stderr)
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -11,7 +11,7 @@ import msgspec
 
 from idol_runtime.errors import OutputError
 
-__all__ = ["Event", "EventFile", "EventKind", "Tell", "guarded", "log_event"]
+__all__ = ["Event", "EventFile", "EventKind", "Tell", "Value", "guarded", "log_event"]
 
 EventKind: TypeAlias = Literal[
     "waiting",  # a source cannot be opened yet
@@ -29,8 +29,15 @@ EventKind: TypeAlias = Literal[
     "output_stopped",  # an output cannot be written at the moment
     "output_back",  # a stopped output is written again
     "refused",  # a change of the list of streams cannot be used
+    "accepted",  # a list of streams that was refused can be used
     "evicted",  # something beyond a declared limit was deleted
+    "track_enter",  # an identity is visible for the first time
+    "track_lost",  # an identity is unseen for a while, and may still return
+    "track_back",  # a lost identity is visible again
+    "track_leave",  # an identity was removed from the memory of the tracker
 ]
+
+Value: TypeAlias = int | float | str | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,14 @@ class Event:
         kind: kind of event.
         source: name of the source, without passwords.
         message: one sentence for a person.
-        values: figures, such as the number of dropped frames.
+        values: figures, such as the number of dropped frames; `events.schema.json` has those of every kind.
         time: when it happened, in seconds since 1970 (UTC).
     """
 
     kind: EventKind
     source: str
     message: str
-    values: Mapping[str, int | float | str] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
     time: float = field(default_factory=time.time)
 
 

@@ -19,6 +19,7 @@ from idol_runtime.events import Event
 from idol_runtime.run.run import Run
 from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.streams import Streams
+from samples.events import check_events
 from samples.grey import CONFIG, GreyBackend
 from servers.mjpeg import MjpegServer
 
@@ -164,6 +165,7 @@ def test_changes_are_followed_and_other_streams_are_not_touched(
         until(lambda: told("connected", "yard"))
         path.write_text('{"streams": [')
         until(lambda: told("refused", "s.json"))
+        assert not told("accepted", "s.json")
         write(
             path, entry("door"), entry("yard", score=0.5), {"name": "gone", "source": "g.mp4", "jsonl": "g"}
         )
@@ -181,6 +183,8 @@ def test_changes_are_followed_and_other_streams_are_not_touched(
     assert [summary.source for summary in done] == ["door", "yard", "yard", "door"]
     assert done[-1].frames == 5
     assert len(told("refused", "s.json")) == 1, "a broken file is told once"
+    assert len(told("accepted", "s.json")) == 1, "its return is told"
+    assert {"refused", "accepted"} <= check_events(events)
     assert "g.mp4 does not exist; check the path" in told("refused", "gone")[0].message
     assert (len(told("added", "yard")), len(told("added", "door"))) == (2, 1)
     assert not run.interrupted

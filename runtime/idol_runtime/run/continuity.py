@@ -35,6 +35,7 @@ class Continuity:
         resumed: True if the state of an earlier run is continued.
         skipped: number of frames that the earlier run has processed and that are not read again.
         first_id: identity of the first track that this run starts.
+        resumed_s: time of the last frame of the state that is continued; None without one.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Continuity:
                 self.close()
                 raise
         self.first_id = stream.tracker.next_id
+        self.resumed_s = self._position.time_s if self.resumed else None
 
     def frames(self, source: Iterable[Frame]) -> Iterator[Frame]:
         """Yield the frames of the source; those of a continued camera get the numbers and times after the state's."""
@@ -196,11 +198,11 @@ class Continuity:
             self._file.save(state)
         except OutputError as error:
             if not self._failed:
-                self._tell("output_stopped", str(error))
+                self._tell("output_stopped", str(error), output=str(self._path))
             self._failed = True
         else:
             if self._failed:
-                self._tell("output_back", f"{self._path} is written again")
+                self._tell("output_back", f"{self._path} is written again", output=str(self._path))
             self._failed = False
 
     def _tell_evicted(self, now: float) -> None:

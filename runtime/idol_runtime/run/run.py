@@ -53,6 +53,7 @@ class Run:
         *,
         inputs: Sequence[Path] = (),
         tell: Tell = log_event,
+        track_events: bool = False,
         observe: Observe | None = None,
         manager: ServiceManager | None = None,
     ) -> None:
@@ -62,10 +63,12 @@ class Run:
             streams: network and tracks.
             inputs: files beside the sources that no output may replace.
             tell: function that receives the events of the run, in any thread; an error of it is logged.
+            track_events: tell the events of tracks as well: several for each instance.
             observe: function that receives a report of each frame; see `Observe`.
             manager: service manager that is told about the run; None if the process is no service.
         """
         self._streams, self._inputs, self._tell = streams, inputs, guarded(tell)
+        self._track_events = track_events
         self._observe, self._manager = observe, manager or ServiceManager({})
         self._changed = threading.Condition()
         self._adding = threading.Lock()
@@ -119,6 +122,7 @@ class Run:
                 self._streams.join(number),
                 options,
                 tell=self._tell,
+                track_events=self._track_events,
                 observe=self._observe,
                 note=self._streams.note,
                 changed=self._changed,

@@ -14,25 +14,28 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from idol_runtime.errors import IdolError, OutputError
-from idol_runtime.events import Event, EventKind, Tell, log_event
+from idol_runtime.events import Event, EventKind, Tell, Value, log_event
 from idol_runtime.frames import Frame
 from idol_runtime.run.continuity import Continuity
 from idol_runtime.run.observer import FrameReport, Observe
 from idol_runtime.run.options import RunOptions, RunSummary
 from idol_runtime.run.outputs import OpenOutputs
 from idol_runtime.run.threads import BoundedQueue, WriterThread, prefetch
+from idol_runtime.run.track_events import TrackEvents
 from idol_runtime.sinks.base import SinkContext
 from idol_runtime.sources.base import NOMINAL_FPS, Source
 from idol_runtime.sources.frame_source import FrameSource
 from idol_runtime.sources.opening import open_source, reader_kind, source_paths
 from idol_runtime.state import StreamState
 from idol_runtime.stream import Prepared, Stream
+from idol_runtime.tracking.boxes import Ints
 from idol_runtime.tracking.results import FrameResult
 
 __all__ = ["DEADLINE_DEPTH", "SourceRunner"]
 
-# A report of the frame, still without the time of `write`; all instances, and a state to save.
-_Tracked: TypeAlias = tuple[FrameReport, FrameResult, StreamState | None]
+# A report of the frame, still without the time of `write`; all instances, the identities in the tracker's memory, and a
+# state to save.
+_Tracked: TypeAlias = tuple[FrameReport, FrameResult, Ints | None, StreamState | None]
 
 # Most frames that wait under a deadline; a higher value needs more memory.
 DEADLINE_DEPTH = 8
@@ -61,6 +64,7 @@ class SourceRunner:
         options: RunOptions,
         *,
         tell: Tell = log_event,
+        track_events: bool = False,
         observe: Observe | None = None,
         note: str = "",
         changed: threading.Condition | None = None,
@@ -71,6 +75,7 @@ class SourceRunner:
             stream: stream that prepares the frames.
             options: source and outputs.
             tell: function that receives the events of the source.
+            track_events: tell the events of tracks as well.
             observe: function that receives a report of each frame; an error of it is logged once.
             note: caption of annotated videos; empty for no caption.
             changed: condition that is notified when a frame is ready; the same one for all sources.
@@ -107,6 +112,9 @@ class SourceRunner:
             self._files.close(error)
             source.close()
             raise
+        self._track_events = None
+        if track_events:
+            self._track_events = TrackEvents(stream, self._tell, self._continuity.resumed_s)
         self._dropping, self._queue = self._new_queue()
         self.active, self.removed, self.served = True, False, 0
         self.readers: list[threading.Thread] = []
@@ -183,7 +191,9 @@ class SourceRunner:
             self.end(error)
             return
         counts = summary.frames, self._queue.dropped, summary.tracks
-        self._writer.submit((FrameReport(self.name, frame, visible, stages, age_s, *counts), result, state))
+        bank = self._stream.tracker.bank
+        report = FrameReport(self.name, frame, visible, stages, age_s, *counts)
+        self._writer.submit((report, result, None if bank is None else bank.ids, state))
         if self._bar is not None:
             dropped = {"dropped": self._queue.dropped} if self._queue.dropped else {}
             self._bar.set_postfix(tracks=summary.tracks, now=len(visible), **dropped, refresh=False)
@@ -270,7 +280,7 @@ class SourceRunner:
         """Pass on an event of the source under the name that it has in the run."""
         self._tell_run(replace(event, source=self.options.name or event.source))
 
-    def _tell(self, kind: EventKind, message: str, **values: int | float | str) -> None:
+    def _tell(self, kind: EventKind, message: str, **values: Value) -> None:
         self._tell_run(Event(kind, self.name, message, values))
 
     def _new_queue(self) -> tuple[bool, BoundedQueue[Any]]:
@@ -305,9 +315,11 @@ class SourceRunner:
         )
 
     def _write_files(self, item: _Tracked) -> None:
-        report, result, state = item
+        report, result, alive, state = item
         frame, started = report.frame, time.perf_counter()
         self._continuity.write(frame, state, lambda: self._files.write(frame, result, report.result))
+        if self._track_events is not None:
+            self._track_events.update(frame, report.result, alive)
         if self._observe is not None:
             stages = {**report.stages, "write": time.perf_counter() - started}
             try:
@@ -317,6 +329,9 @@ class SourceRunner:
                 _log.exception("%s: frames are no longer observed", self.name)
 
     def _close_files(self, error: BaseException | None) -> None:
+        # A later run goes on with the identities of a saved state.
+        if self._track_events is not None and self.options.state is None:
+            self._track_events.close()
         try:
             self._files.close(error)
             self._continuity.finish()
