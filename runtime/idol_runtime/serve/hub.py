@@ -1,0 +1,315 @@
+"""The state of a run in its server process, and the clients that wait for changes of it.
+
+A client has no queue: a change marks its topic, and the client reads the newest state when it is ready to send. A slow
+client thus costs no memory and misses frames, not the newest one.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+from starlette.exceptions import HTTPException
+
+from idol_runtime.events import Event
+from idol_runtime.serve.messages import (
+    Edit,
+    EventMessage,
+    FrameMessage,
+    FromRun,
+    FromServer,
+    Hello,
+    Reply,
+    StreamInfo,
+    StreamsMessage,
+    Tick,
+    Watch,
+)
+from idol_runtime.serve.metrics import Metrics
+from idol_runtime.serve.stream_view import Shown, StreamView
+
+__all__ = [
+    "MAX_CLIENTS",
+    "MAX_EVENTS",
+    "MAX_STREAMS",
+    "Artist",
+    "Hub",
+    "Subscription",
+    "Topic",
+    "is_local",
+]
+
+MAX_STREAMS, MAX_CLIENTS, MAX_EVENTS, MAX_EDITS = 64, 64, 1000, 8
+# Share of one address that is not this machine's, of the clients.
+_SHARE = 32
+# A run is unhealthy without a message, or without a step of the network's loop, for this long.
+SILENT_S, STUCK_S = 10.0, 30.0
+_EDIT_S = 20.0
+_LINGER_S = (
+    3.0  # a stream is watched a little longer than its clients, so that polling clients change nothing
+)
+_THUMBNAIL_S = 2.0
+_LATER = {"Retry-After": "5"}
+
+# Name of a stream for `frame` and `picture`; empty for the others.
+Topic: TypeAlias = tuple[Literal["frame", "picture", "streams", "stats", "event"], str]
+
+_log = logging.getLogger(__name__)
+
+
+def is_local(address: str) -> bool:
+    """Return whether an address is this machine's, which may also be that of a proxy for many clients."""
+    return address == "::1" or address.startswith("127.")
+
+
+class Artist(Protocol):
+    """A drawer of pictures."""
+
+    def offer(self, message: FrameMessage, thumbnails: Collection[int]) -> None:
+        """Draw a frame soon, unless a newer one of its stream is offered before."""
+
+
+class Subscription:
+    """A client that waits for changes.
+
+    Attributes:
+        topics: topics that it waits for.
+        address: address of the client.
+    """
+
+    def __init__(
+        self, topics: Collection[Topic], address: str, rate: float, close: Callable[[], None]
+    ) -> None:
+        self.topics, self.address, self._interval_s, self._close = frozenset(topics), address, 1 / rate, close
+        self._changed: set[Topic] = set()
+        self._wake = asyncio.Event()
+        self._last_s = 0.0
+
+    def __enter__(self) -> "Subscription":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def mark(self, topic: Topic) -> None:
+        """Note a change, if the client waits for its topic."""
+        if topic in self.topics:
+            self._changed.add(topic)
+            self._wake.set()
+
+    async def changes(self, timeout_s: float) -> set[Topic]:
+        """Return the topics that changed since the last call; wait for one, but at most `timeout_s`.
+
+        Calls return no more often than the rate of the client allows.
+        """
+        await asyncio.sleep(self._last_s + self._interval_s - time.monotonic())
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout_s)
+        self._last_s = time.monotonic()
+        self._wake.clear()
+        changed, self._changed = self._changed, set()
+        return changed
+
+
+class Hub:
+    """The state of all streams and the clients.
+
+    Args:
+        hello: first message of the run.
+        send: sends a message to the run.
+
+    Attributes:
+        hello: first message of the run.
+        streams: streams by name.
+        events: identity and JSON of the last `MAX_EVENTS` events, oldest first; identities are consecutive, and
+            increase from one process to the next.
+        metrics: figures for Prometheus.
+        artist: drawer of the pictures; None draws nothing.
+    """
+
+    def __init__(self, hello: Hello, send: Callable[[FromServer], None]) -> None:
+        self.hello, self._send = hello, send
+        self.streams: dict[str, StreamView] = {}
+        self.events: deque[tuple[int, bytes]] = deque(maxlen=MAX_EVENTS)
+        self.last_event = int(time.time() * 1000)
+        self.metrics = Metrics(self)
+        self.artist: Artist | None = None
+        self.clients: set[Subscription] = set()
+        self.unsent = 0
+        self.stats = b""
+        self._heard_s = self._stepped_s = time.monotonic()
+        self._wanted: dict[str, float] = {}  # watched streams, and when a client last needed their pictures
+        self._edits: dict[int, asyncio.Future[Reply]] = {}
+        self._numbers = itertools.count(1)
+        self._set_streams(hello.streams)
+
+    def receive(self, message: FromRun) -> None:
+        """Take a message of the run."""
+        self._heard_s = time.monotonic()
+        if isinstance(message, FrameMessage):
+            self._see(message)
+        elif isinstance(message, Tick):
+            self._stepped_s, self.unsent = self._heard_s - message.step_age_s, message.unsent
+        elif isinstance(message, EventMessage):
+            self._tell(message.event)
+        elif isinstance(message, StreamsMessage):
+            self._set_streams(message.streams)
+            self._mark(("streams", ""))
+        elif isinstance(message, Reply):
+            edit = self._edits.get(message.id)
+            if edit is not None and not edit.done():
+                edit.set_result(message)
+
+    def show(self, shown: Shown) -> None:
+        """Take a drawn frame."""
+        if (view := self.streams.get(shown.message.stream)) is not None:
+            view.show(shown)
+            self._mark(("picture", shown.message.stream))
+
+    def tick(self) -> None:
+        """Renew the figures of the last second and the watched streams; called once a second."""
+        now = time.time()
+        for view in self.streams.values():
+            view.forget(now)
+        statistics = {
+            "type": "stats",
+            "time": now,
+            "silent_s": round(time.monotonic() - self._heard_s, 1),
+            "clients": len(self.clients),
+            "streams": [view.stats_json(now) for view in self.streams.values()],
+        }
+        self.stats = msgspec.json.encode(statistics)
+        self._mark(("stats", ""))
+        self._watch()
+
+    def subscribe(self, topics: Collection[Topic], address: str, rate: float = 30.0) -> Subscription:
+        """Return a new client, to be used as a context manager.
+
+        Args:
+            topics: changes that it waits for.
+            address: address of the client.
+            rate: most calls of `changes` that return per second.
+
+        Raises:
+            HTTPException: there are too many clients.
+        """
+        same = sum(client.address == address for client in self.clients)
+        if len(self.clients) >= MAX_CLIENTS or (same >= _SHARE and not is_local(address)):
+            limit = MAX_CLIENTS if len(self.clients) >= MAX_CLIENTS else _SHARE
+            raise HTTPException(503, f"too many clients: {limit}; close one", _LATER)
+        client = Subscription(topics, address, rate, lambda: self.clients.discard(client))
+        self.clients.add(client)
+        self._watch()
+        return client
+
+    async def picture(self, name: str, address: str, timeout_s: float = 5.0) -> Shown | None:
+        """Return a picture of a stream that is at most a second old; None if there is none within `timeout_s`.
+
+        Raises:
+            HTTPException: there are too many clients.
+        """
+        started_s = time.monotonic()
+        with self.subscribe({("picture", name)}, address) as client:
+            while (view := self.streams.get(name)) is not None:
+                if view.shown is not None and view.shown.made_s > started_s - 1:
+                    return view.shown
+                left_s = started_s + timeout_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                await client.changes(left_s)
+        return None
+
+    async def edit(
+        self, *, add: dict[str, str | int | float | bool] | None = None, remove: str = ""
+    ) -> Reply:
+        """Have the run add or remove a stream, and return its answer.
+
+        Raises:
+            HTTPException: other requests are still in progress, or the run does not answer.
+        """
+        if len(self._edits) >= MAX_EDITS:
+            raise HTTPException(503, "too many changes of the streams at once; try again later", _LATER)
+        number = next(self._numbers)
+        future = self._edits[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(Edit(number, add, remove))
+            return await asyncio.wait_for(future, _EDIT_S)
+        except asyncio.TimeoutError:
+            raise HTTPException(503, f"the run did not answer within {_EDIT_S:.0f} s; see its log") from None
+        finally:
+            del self._edits[number]
+
+    def events_after(self, last: int) -> list[tuple[int, bytes]]:
+        """Return the retained events after the one with the identity `last`."""
+        return [event for event in self.events if event[0] > last] if last < self.last_event else []
+
+    def health(self) -> str:
+        """Return why the run is unhealthy; empty if it is healthy."""
+        now = time.monotonic()
+        if now - self._heard_s > SILENT_S:
+            return "the run is silent"
+        return "the network hangs" if now - self._stepped_s > STUCK_S else ""
+
+    def readiness(self) -> str:
+        """Return why no results can be read yet; empty if they can."""
+        if self.streams and all(view.frame is None for view in self.streams.values()):
+            return "no stream has a frame yet"
+        return self.health()
+
+    def streams_json(self) -> list[dict[str, object]]:
+        """Return all streams with their connections and figures."""
+        now = time.time()
+        return [view.stats_json(now) for view in self.streams.values()]
+
+    def _see(self, message: FrameMessage) -> None:
+        view = self.streams.get(message.stream)
+        if view is None:  # removed in the meantime
+            return
+        view.see(message)
+        self.metrics.observe(message)
+        if message.picture is not None and self.artist is not None and message.stream in self._wanted:
+            now = message.wall
+            due = [i for i in message.ids if now - view.tracks[i].thumbnail_s > _THUMBNAIL_S]
+            self.artist.offer(message, due)
+        self._mark(("frame", message.stream))
+
+    def _tell(self, event: Event) -> None:
+        if (view := self.streams.get(event.source)) is not None:
+            view.reconnects += event.kind == "back"
+            if event.kind in ("output_stopped", "output_back"):
+                view.output_stopped = event.kind == "output_stopped"
+        self.last_event += 1
+        self.events.append((self.last_event, msgspec.json.encode(event)))
+        self._mark(("event", ""))
+
+    def _set_streams(self, streams: Collection[StreamInfo]) -> None:
+        names = [info.name for info in streams]
+        if len(names) > MAX_STREAMS:
+            _log.warning(
+                "only the first %d of %d streams are served; use several runs", MAX_STREAMS, len(names)
+            )
+        for name in self.streams.keys() - set(names[:MAX_STREAMS]):
+            self.metrics.remove(name)
+        before, self.streams = self.streams, {}
+        for info in itertools.islice(streams, MAX_STREAMS):
+            view = before.get(info.name) or StreamView(info, self.hello.class_names)
+            view.info = info
+            self.streams[info.name] = view
+
+    def _mark(self, topic: Topic) -> None:
+        for client in self.clients:
+            client.mark(topic)
+
+    def _watch(self) -> None:
+        """Tell the run which pictures are needed, if they change."""
+        now, before = time.monotonic(), self._wanted.keys()
+        needed = {name for client in self.clients for kind, name in client.topics if kind == "picture"}
+        lingering = {name: at for name, at in self._wanted.items() if now - at < _LINGER_S}
+        self._wanted = lingering | dict.fromkeys(needed & self.streams.keys(), now)
+        if self._wanted.keys() != before:
+            self._send(Watch(sorted(self._wanted)))

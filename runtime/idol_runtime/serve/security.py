@@ -1,0 +1,297 @@
+"""The guard before every request: limits, the names of the server, the origin of changes, and the token.
+
+- A browser that was led to this server under another name (DNS rebinding) is refused: the Host header must be an IP
+  address or a name of `Hello.hosts`.
+- A change that another site's page asks for is refused: an Origin header must name this server.
+- With a token, a program sends `Authorization: Bearer TOKEN`, and a browser a cookie that `/login` sets. The cookie is
+  signed with a key made of the token, so that it survives a restart and ends with the token.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["MAX_BODY", "Buckets", "Guard", "Sessions", "client_address"]
+
+MAX_BODY = 64_000
+# Requests per second of one address, and how many may come at once.
+_RATE, _BURST = 400.0, 800.0
+# Wrong tokens of one address: six a minute, ten at once.
+_ATTEMPTS, _ATTEMPTS_BURST = 0.1, 10.0
+_SESSION_S = 12 * 3600
+_PUBLIC = ("/healthz", "/readyz", "/login")
+_LOG_S = 10.0
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+}
+_ENCODED_HEADERS = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+
+_log = logging.getLogger(__name__)
+
+
+class Buckets:
+    """Token buckets by address: a limit of events per second that allows short bursts.
+
+    Args:
+        rate: events per second.
+        burst: most events at once.
+        addresses: most addresses that are remembered; the one that was seen longest ago is forgotten first.
+    """
+
+    def __init__(self, rate: float, burst: float, addresses: int = 1024) -> None:
+        self._rate, self._burst, self._most = rate, burst, addresses
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, address: str, now: float, amount: float = 1.0) -> bool:
+        """Return whether an event is allowed, and count `amount` if it is."""
+        left, then = self._left.pop(address, (self._burst, now))
+        left = min(left + (now - then) * self._rate, self._burst)
+        allowed = left >= 1
+        self._left[address] = (left - amount if allowed else left), now
+        if len(self._left) > self._most:
+            self._left.popitem(last=False)
+        return allowed
+
+
+class Sessions:
+    """Signed cookies: a random number and its end, with a signature that only a holder of the token can make.
+
+    Args:
+        token: token of the server.
+    """
+
+    def __init__(self, token: str) -> None:
+        # A slow function, so that nobody finds a short token by trying signatures.
+        self._key = hashlib.scrypt(token.encode(), salt=b"idol-session", n=2**14, r=8, p=1)
+
+    def cookie(self, scope: Scope) -> str:
+        """Return the value of a Set-Cookie header for a new session."""
+        text = f"{secrets.token_urlsafe(16)}.{int(time.time()) + _SESSION_S}"
+        secure = "; Secure" if scope["scheme"] == "https" else ""
+        return (
+            f"{_cookie_name(scope)}={text}.{self._sign(text)}; Path=/; Max-Age={_SESSION_S}; HttpOnly; "
+            f"SameSite=Strict{secure}"
+        )
+
+    def valid(self, scope: Scope, header: str) -> bool:
+        """Return whether a Cookie header has a session that has not ended."""
+        try:
+            morsel = SimpleCookie(header).get(_cookie_name(scope))
+        except CookieError:
+            return False
+        text, _, signature = morsel.value.rpartition(".") if morsel else ("", "", "")
+        if not hmac.compare_digest(self._sign(text).encode(), signature.encode()):
+            return False
+        return time.time() < int(text.rpartition(".")[2])
+
+    def _sign(self, text: str) -> str:
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+
+
+class Guard:
+    """ASGI middleware that refuses what must not reach the application, and adds headers to every response.
+
+    Args:
+        app: application.
+        token: token that clients must know; empty for none.
+        hosts: names of the server.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: list[str]) -> None:
+        self._app, self._token = app, token.encode()
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+        self.sessions = Sessions(token) if token else None
+        self._requests, self._attempts = Buckets(_RATE, _BURST), Buckets(_ATTEMPTS, _ATTEMPTS_BURST)
+        self._logged_s = float("-inf")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; an unexpected error is logged and becomes status 500."""
+        if scope["type"] != "http":
+            return
+        answer = _Answer(scope, send)
+        scope["guard"] = self
+        try:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            self._check(scope, headers)
+            body = b"" if scope["method"] in ("GET", "HEAD") else await _read(headers, receive)
+            await self._app(scope, _again(body, receive), answer.send)
+        except HTTPException as refusal:
+            await answer.refuse(refusal)
+        except ConnectionError:  # the client left while it sent its request
+            pass
+        except Exception:
+            if time.monotonic() - self._logged_s > _LOG_S:
+                self._logged_s = time.monotonic()
+                _log.exception("a request failed: %s %s", scope["method"], scope["path"])
+            if answer.started:
+                raise
+            await answer.refuse(HTTPException(500, "internal error; see the log of the server"))
+
+    def log_in(self, scope: Scope, token: str) -> bool:
+        """Return whether a token is correct; too many wrong ones of one address are refused.
+
+        Raises:
+            HTTPException: the address has tried too many.
+        """
+        address, now = client_address(scope), time.monotonic()
+        correct = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
+        if not self._attempts.take(address, now, amount=not correct):
+            raise HTTPException(429, "too many wrong tokens; wait a minute", {"Retry-After": "60"})
+        return correct
+
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        method, path = scope["method"], scope["path"]
+        host = headers.get("host", "")
+        name = _host_name(host)
+        if name not in self._hosts and not _is_address(name):
+            raise HTTPException(
+                403, "unknown host; use the address or a name that the server was started with"
+            )
+        if not self._requests.take(client_address(scope), time.monotonic()):
+            raise HTTPException(429, f"more than {_RATE:.0f} requests per second", {"Retry-After": "1"})
+        if method in ("GET", "HEAD"):
+            if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+                raise HTTPException(400, "a GET request has a body; send none", {"Connection": "close"})
+        else:
+            origin = headers.get("origin")
+            if (origin is not None and _netloc(origin) != host.lower()) or (
+                headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
+            ):
+                raise HTTPException(403, "a request of another site", {"Connection": "close"})
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if method == "POST" and path != "/login" and kind != "application/json":
+                raise HTTPException(415, "send Content-Type: application/json", {"Connection": "close"})
+        if not (path in _PUBLIC or path.startswith("/page/") or self._is_known(scope, headers)):
+            if path == "/" and method == "GET":
+                raise HTTPException(303, "log in", {"Location": "/login"})
+            raise HTTPException(401, "send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+
+    def _is_known(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        if self.sessions is None:
+            return True
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.log_in(scope, token.strip())
+        return self.sessions.valid(scope, headers.get("cookie", ""))
+
+
+class _Answer:
+    """The sending side of a request.
+
+    Attributes:
+        started: True once the status is sent.
+    """
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope, self._send = scope, send
+        self._connection = scope.get("state", {}).get("connection")
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the application, with the headers of every response."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            message["headers"] = [*message.get("headers", ()), *_ENCODED_HEADERS]
+        elif self._connection is not None:
+            self._connection.sent += len(message.get("body", b""))
+        await self._send(message)
+
+    async def refuse(self, refusal: HTTPException) -> None:
+        """Send an error."""
+        headers = {"content-type": "application/json", **(refusal.headers or {})}
+        encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": refusal.status_code, "headers": encoded})
+        body = b"" if self._scope["method"] == "HEAD" else msgspec.json.encode({"error": refusal.detail})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def client_address(scope: Scope) -> str:
+    """Return the address of a client; of an IPv6 address its network, which is one client's."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4 or address.is_loopback:
+        return host
+    return str(ipaddress.ip_network((address, 64), strict=False).network_address)
+
+
+def _cookie_name(scope: Scope) -> str:
+    """Return the name of the cookie: browsers do not keep the cookies of two ports apart."""
+    return f"idol_session_{scope['server'][1] if scope.get('server') else 0}"
+
+
+def _host_name(host: str) -> str:
+    """Return the name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _read(headers: Mapping[str, str], receive: Receive) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        HTTPException: the body is too long.
+        ConnectionError: the client has left.
+    """
+    too_long = HTTPException(413, f"the body has more than {MAX_BODY} bytes", {"Connection": "close"})
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > MAX_BODY:
+        raise too_long
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise too_long
+        more = message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return a function that receives a body that was read before, and then what follows."""
+    first = True
+
+    async def receive_again() -> Message:
+        nonlocal first
+        if first:
+            first = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return receive_again

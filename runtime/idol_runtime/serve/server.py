@@ -1,0 +1,121 @@
+"""The server process: messages of a run in, HTTP out.
+
+    python -m idol_runtime.serve.server SOCKET_FD LISTEN_FD
+
+It ends within a second when the run closes its side of the socket, and ignores signals: they are for the run.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+
+from idol_runtime.serve.app import build_app
+from idol_runtime.serve.connections import Connection, close_stalled
+from idol_runtime.serve.hub import Hub
+from idol_runtime.serve.messages import MAX_BYTES, FromRun, FromServer, Hello, decode_from_run, encode
+from idol_runtime.serve.pictures import Pictures
+from idol_runtime.signals import STOP_SIGNALS
+
+__all__ = ["main", "serve"]
+
+# Kernel memory of one connection that nobody reads.
+_SEND_BUFFER = 2**17
+_KEEP_ALIVE_S = 5
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the run."""
+        yield
+
+
+async def serve(run: socket.socket, listener: socket.socket) -> None:
+    """Serve until the run closes its side.
+
+    Args:
+        run: socket of the run.
+        listener: TCP socket that listens.
+    """
+    reader, writer = await asyncio.open_unix_connection(sock=run, limit=2**20)
+
+    def send(message: FromServer) -> None:
+        writer.write(encode(message))
+
+    hello = await _read(reader)
+    if not isinstance(hello, Hello):
+        return
+    hub = Hub(hello, send)
+    hub.artist = pictures = Pictures(hello.class_names, hub.show)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    config = uvicorn.Config(
+        build_app(hub, pictures),
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        forwarded_allow_ips="127.0.0.1,::1",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    server = _Server(config)
+    tasks = [
+        asyncio.ensure_future(server.serve([listener])),
+        asyncio.ensure_future(_tick(hub, server)),
+        asyncio.ensure_future(_receive(reader, hub)),
+    ]
+    # Requests that are left are cut when the loop closes.
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _receive(reader: asyncio.StreamReader, hub: Hub) -> None:
+    while (message := await _read(reader)) is not None:
+        hub.receive(message)
+
+
+async def _tick(hub: Hub, server: uvicorn.Server) -> None:
+    while True:
+        hub.tick()
+        close_stalled(server.server_state.connections)
+        await asyncio.sleep(1)
+
+
+async def _read(reader: asyncio.StreamReader) -> FromRun | None:
+    """Return the next message; None at the end of the run."""
+    try:
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        if size > MAX_BYTES:
+            raise ValueError(f"a message of the run has {size} bytes, at most {MAX_BYTES}")
+        message: FromRun = decode_from_run(await reader.readexactly(size))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return message
+
+
+def main(arguments: list[str]) -> int:
+    """Serve on inherited descriptors and return the exit status.
+
+    Args:
+        arguments: descriptors of the run's socket and of the TCP socket.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # Its messages are about single requests, which anybody may send.
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
+    run, listener = (socket.socket(fileno=int(descriptor)) for descriptor in arguments)
+    asyncio.run(serve(run, listener))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

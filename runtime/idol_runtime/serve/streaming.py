@@ -1,0 +1,147 @@
+"""Endless responses: server-sent events, Motion JPEG, and one response with everything that a page shows.
+
+All formats read the same `Subscription`: they send the newest state when the client can take it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from idol_runtime.serve.hub import Hub, Subscription, Topic
+
+__all__ = ["Endless", "events", "live", "results", "video"]
+
+# A sign of life, which also finds clients that are gone.
+_ALIVE_S = 5.0
+# A frame is sent without its picture if the last picture is older than this.
+_PICTURE_S = 0.5
+_RECENT_EVENTS = 100
+
+
+class Endless:
+    """An ASGI response that lasts until its client leaves or its stream is removed.
+
+    Args:
+        subscribe: starts the subscription.
+        chunks: yields the parts of the body.
+        media_type: type of the body.
+    """
+
+    def __init__(
+        self,
+        subscribe: Callable[[], Subscription],
+        chunks: Callable[[Subscription], AsyncIterator[bytes]],
+        media_type: str,
+    ) -> None:
+        self._subscribe, self._chunks, self._media_type = subscribe, chunks, media_type
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        headers = [(b"content-type", self._media_type.encode()), (b"x-accel-buffering", b"no")]
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        if scope["method"] == "HEAD":
+            await send(start)
+            await send({"type": "http.response.body"})
+            return
+        with self._subscribe() as client:
+            await send(start)
+            sender = asyncio.ensure_future(self._send(client, send))
+            leaving = asyncio.ensure_future(_left(receive))
+            try:
+                await asyncio.wait((sender, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if sender.done():
+                    sender.result()
+            finally:
+                sender.cancel()
+                leaving.cancel()
+                await asyncio.gather(sender, leaving, return_exceptions=True)
+
+    async def _send(self, client: Subscription, send: Send) -> None:
+        async for chunk in self._chunks(client):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def results(hub: Hub, client: Subscription, name: str) -> AsyncIterator[bytes]:
+    """Yield the results of a stream as server-sent events."""
+    changed: set[Topic] = {("frame", name)}
+    while (view := hub.streams.get(name)) is not None:
+        if ("frame", name) in changed and view.frame is not None:
+            yield b"id: %d\ndata: %s\n\n" % (view.frame.index, view.encoded)
+        else:
+            yield b":\n\n"
+        changed = await client.changes(_ALIVE_S)
+
+
+async def events(hub: Hub, client: Subscription, last: int) -> AsyncIterator[bytes]:
+    """Yield the events of the run as server-sent events, from the one after `last`."""
+    while True:
+        new = hub.events_after(last)
+        last = hub.last_event
+        yield b"".join(b"id: %d\ndata: %s\n\n" % event for event in new) or b":\n\n"
+        await client.changes(_ALIVE_S)
+
+
+async def video(hub: Hub, client: Subscription, name: str) -> AsyncIterator[bytes]:
+    """Yield the annotated pictures of a stream as Motion JPEG, with the boundary `frame`."""
+    while (view := hub.streams.get(name)) is not None:
+        # A picture is repeated as a sign of life.
+        if view.shown is not None and view.shown.jpeg:
+            jpeg = view.shown.jpeg
+            head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+            yield head + jpeg + b"\r\n"
+        await client.changes(_ALIVE_S)
+
+
+async def live(hub: Hub, client: Subscription, names: Collection[str]) -> AsyncIterator[bytes]:
+    """Yield records for a page: `hello`, then `streams`, `frame`, `event` and `stats` as they come.
+
+    A record is the length of its JSON and of its JPEG (4 bytes each, big-endian), the JSON and the JPEG.
+    """
+    last = hub.last_event
+    yield _record(msgspec.json.encode(_hello(hub)))
+    changed: set[Topic] = {("streams", ""), *(("picture", name) for name in names)}
+    while True:
+        parts = []
+        if ("streams", "") in changed:
+            streams = [view.info for view in hub.streams.values()]
+            parts.append(_record(msgspec.json.encode({"type": "streams", "streams": streams})))
+        for kind, name in changed:
+            if (view := hub.streams.get(name)) is None:
+                continue
+            age_s = time.monotonic() - view.shown.made_s if view.shown else float("inf")
+            if kind == "picture" and view.shown is not None:
+                parts.append(_record(view.shown.record, view.shown.jpeg))
+            elif kind == "frame" and age_s > _PICTURE_S:
+                parts.append(_record(view.encoded))
+        new = hub.events_after(last)
+        last = hub.last_event
+        parts += [_record(b'{"type":"event","id":%d,"event":%s}' % event) for event in new]
+        if ("stats", "") in changed:
+            parts.append(_record(hub.stats))
+        if parts:
+            yield b"".join(parts)
+        changed = await client.changes(_ALIVE_S)
+
+
+def _hello(hub: Hub) -> dict[str, object]:
+    hello = hub.hello
+    names = ("version", "started", "backend", "graph", "device", "bundle", "class_names", "editable")
+    recent = list(hub.events)[-_RECENT_EVENTS:]
+    return {
+        "type": "hello",
+        **{name: getattr(hello, name) for name in names},
+        "events": [{"id": number, "event": msgspec.Raw(event)} for number, event in recent],
+    }
+
+
+def _record(json: bytes, jpeg: bytes = b"") -> bytes:
+    return len(json).to_bytes(4, "big") + len(jpeg).to_bytes(4, "big") + json + jpeg

@@ -1,0 +1,92 @@
+"""The server process, over real sockets."""
+
+import json
+import signal
+import struct
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from idol_runtime.serve.messages import Edit, Reply, StreamsMessage, Watch
+
+pytest.importorskip("uvicorn")
+
+
+def _records(response):
+    while head := response.read(8):
+        json_size, jpeg_size = struct.unpack(">II", head)
+        yield json.loads(response.read(json_size)), response.read(jpeg_size)
+
+
+def test_results_and_health_are_served_until_the_run_ends(start_server, kit) -> None:
+    server = start_server()
+    status, body = server.get("/healthz")
+    assert (status, json.loads(body)) == (200, {"status": "ok"})
+    assert server.get("/readyz")[0] == 503
+    server.send(kit.frame())
+    _wait_for(lambda: server.get("/readyz")[0] == 200)
+    result = json.loads(server.get("/api/streams/door/result")[1])
+    assert result["frame"] == 7
+    assert result["instances"][0]["class"] == "dog"
+    with server.request("GET", "/api/live") as response:
+        next(_records(response))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            server.process.send_signal(number)
+        assert server.get("/healthz")[0] == 200
+        server.run.close()
+        assert server.process.wait(1) == 0
+
+
+def test_live_sends_pictures_of_the_streams_that_are_watched(start_server, kit) -> None:
+    server = start_server()
+    with server.request("GET", "/api/live?stream=door") as response:
+        assert server.received() == Watch(["door"])
+        records = _records(response)
+        hello, _ = next(records)
+        assert (hello["type"], hello["class_names"]) == ("hello", ["cat", "dog"])
+        server.send(kit.frame(picture=True))
+        while True:
+            record, jpeg = next(records)
+            if jpeg:
+                break
+        assert record["instances"][0]["id"] == 3
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape == (192, 256, 3)
+        assert np.abs(picture[130:160, 180:220].astype(int) - 120).max() < 12  # no mask here
+        assert np.abs(picture[60:80, 180:220].astype(int) - 120).max(axis=2).min() > 10
+    _wait_for(lambda: server.get("/api/streams/door/tracks/3.jpg")[0] == 200)
+
+
+def test_streams_are_changed_by_the_run(start_server, kit) -> None:
+    server = start_server()
+    connection = server.request(
+        "POST",
+        "/api/streams",
+        body=b'{"name": "yard", "source": "rtsp://yard/live", "stride": 2}',
+        headers={"Content-Type": "application/json"},
+    )
+    answers = []
+
+    def post() -> None:
+        with connection as response:
+            answers.append((response.status, json.loads(response.read())))
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    edit = server.received()
+    assert edit == Edit(edit.id, {"name": "yard", "source": "rtsp://yard/live", "stride": 2})
+    server.send(Reply(edit.id, "stream yard: no such host; check the source", 422))
+    thread.join(5)
+    assert answers == [(422, {"error": "stream yard: no such host; check the source"})]
+    server.send(StreamsMessage(kit.hello().streams[1:]))
+    _wait_for(lambda: server.get("/api/streams/door/result")[0] == 404)
+
+
+def _wait_for(condition) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
