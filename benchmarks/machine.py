@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from idol_runtime.files import replacing
+from idol_runtime.processor import processor_name
 
 __all__ = ["keep_memory", "machine_facts", "put_into", "report_result", "write_json"]
 
@@ -30,7 +31,7 @@ def keep_memory() -> None:
 def machine_facts() -> dict[str, str | int]:
     """Return processor, cores, versions and date; no host name and no path."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -67,16 +68,3 @@ def report_result(report: Mapping[str, Any], path: Path | None) -> int:
     print(json.dumps(report, indent=2))
     write_json(report, path)
     return 0 if report["passed"] else 1
-
-
-def _cpu_model() -> str:
-    """Return the processor's name on Linux, its architecture elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.processor() or platform.machine()

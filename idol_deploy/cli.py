@@ -35,6 +35,7 @@ _COMMANDS = {
     "ablate": "measure the effect of each part of the method",
     "figure": "draw figures of training and tracking",
     "inspect": "describe a checkpoint, ONNX file or bundle",
+    "doctor": "list what this machine has and what it lacks",
     "plugins": "build, list or test the deformable-attention kernel",
 }
 _BROKEN_PIPE = 128 + 13  # the status that a shell reports for SIGPIPE

@@ -54,7 +54,7 @@ def test_the_commands() -> None:
             "ablate",
         ),
         *(f"figure {name}" for name in ("pairs", "selection", "identities", "timeline")),
-        *("certify", "inspect", "plugins build", "plugins info", "plugins selftest"),
+        *("certify", "doctor", "inspect", "plugins build", "plugins info", "plugins selftest"),
     }
 
 

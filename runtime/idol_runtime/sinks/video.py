@@ -20,7 +20,7 @@ from idol_runtime.sinks.draw import DrawableResult, draw
 from idol_runtime.sinks.parts import FileSink, Mode
 from idol_runtime.sources.base import MAX_FPS
 
-__all__ = ["VideoSink"]
+__all__ = ["VideoSink", "find_encoder"]
 
 _FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".avi": "avi"}
 _MPEG4 = "mpeg4", "MPEG-4", {"flags": "+qscale", "global_quality": "354"}  # 118 times the quantizer 3
@@ -80,7 +80,7 @@ class VideoSink(FileSink):
         super().__init__(target, context)
         self._rate = Fraction(context.fps).limit_denominator(1001)
         self._tick = 1 / self._rate if self._suffix == ".avi" else Fraction(1, _TICKS)
-        self._encoder((256, 256))
+        find_encoder(self._av, self.path, rate=self._rate, tick=self._tick)
 
     @classmethod
     def check(cls, target: str) -> None:
@@ -107,12 +107,12 @@ class VideoSink(FileSink):
             **({"movflags": self._movflags, "frag_duration": _FRAGMENT_US} if self._suffix == ".mp4" else {}),
             **({"cluster_time_limit": str(int(_FRAGMENT_US) // 1000)} if self._suffix == ".mkv" else {}),
         }
-        name, codec, encoder_options = self._encoder(frame.size)
+        name, codec, encoder_options = find_encoder(self._av, self.path, frame.size, self._rate, self._tick)
         with self._errors():
             # A Python file, because PyAV raises its errors.
             self._container = self._av.open(self._file, "w", format=_FORMATS[self._suffix], options=options)
             self._stream = self._container.add_stream(name, rate=self._rate)
-            self._configure(self._stream.codec_context, frame.size, encoder_options)
+            _configure(self._stream.codec_context, frame.size, self._rate, self._tick, encoder_options)
         self._fact = f"{self.path} is {codec}, encoded by {name}"
 
     def _append(self, frame: Frame, result: DrawableResult) -> None:
@@ -135,28 +135,6 @@ class VideoSink(FileSink):
         position = self._file.tell()
         self._header = self._header or position
         self._size = position if position > self._header else 0
-
-    def _encoder(self, size: tuple[int, int]) -> tuple[str, str, dict[str, str]]:
-        """Return name, codec and options of the first encoder that this build and this machine have."""
-        reason = "none of its encoders is present"
-        for name, codec, options in (_MPEG4,) if self._suffix == ".avi" else _ENCODERS:
-            try:
-                self._configure(self._av.CodecContext.create(name, "w"), size, options).open()
-            except (self._av.FFmpegError, ValueError) as error:  # ValueError: not in this build
-                reason = str(error)
-                continue
-            return name, codec, options
-        raise OutputError(f"PyAV cannot write {self.path}: {reason}; try another suffix, or JSON lines")
-
-    def _configure(self, codec: Any, size: tuple[int, int], options: dict[str, str]) -> Any:
-        height, width = size
-        codec.width, codec.height = width + width % 2, height + height % 2
-        codec.pix_fmt, codec.time_base, codec.framerate = "yuv420p", self._tick, self._rate
-        codec.max_b_frames = 0  # frames in order, and none is held back
-        codec.thread_type = "SLICE"  # threads that share a frame, for the same reason
-        codec.colorspace, codec.color_range = 6, 1  # BT.601 in limited range, as FFmpeg converts RGB
-        codec.options = options
-        return codec
 
     def _encode(self, picture: Any) -> None:
         """Encode a picture, or None for those that the encoder holds back, and write the packets."""
@@ -189,3 +167,46 @@ class VideoSink(FileSink):
             self._encode(None)
             self._container.close()
         self._size = os.fstat(self._file.fileno()).st_size
+
+
+def find_encoder(
+    av: Any,
+    path: Path,
+    size: tuple[int, int] = (256, 256),
+    rate: Fraction = Fraction(30),
+    tick: Fraction = Fraction(1, 30),
+) -> tuple[str, str, dict[str, str]]:
+    """Return name, codec and options of the first encoder that this build and this machine have.
+
+    Args:
+        av: module of PyAV.
+        path: path of the video; its suffix decides which encoders are tried.
+        size: (h, w) of a frame in pixels.
+        rate: frames per second.
+        tick: unit of the frames' times in seconds.
+
+    Raises:
+        OutputError: no encoder can be opened.
+    """
+    reason = "none of its encoders is present"
+    for name, codec, options in (_MPEG4,) if path.suffix.lower() == ".avi" else _ENCODERS:
+        try:
+            _configure(av.CodecContext.create(name, "w"), size, rate, tick, options).open()
+        except (av.FFmpegError, ValueError) as error:  # ValueError: not in this build
+            reason = str(error)
+            continue
+        return name, codec, options
+    raise OutputError(f"PyAV cannot write {path}: {reason}; try another suffix, or JSON lines")
+
+
+def _configure(
+    codec: Any, size: tuple[int, int], rate: Fraction, tick: Fraction, options: dict[str, str]
+) -> Any:
+    height, width = size
+    codec.width, codec.height = width + width % 2, height + height % 2
+    codec.pix_fmt, codec.time_base, codec.framerate = "yuv420p", tick, rate
+    codec.max_b_frames = 0  # frames in order, and none is held back
+    codec.thread_type = "SLICE"  # threads that share a frame, for the same reason
+    codec.colorspace, codec.color_range = 6, 1  # BT.601 in limited range, as FFmpeg converts RGB
+    codec.options = options
+    return codec

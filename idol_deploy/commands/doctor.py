@@ -1,0 +1,29 @@
+"""`idol-deploy doctor`: what this machine has, what `run` would choose, and what is missing."""
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `idol-deploy doctor`."""
+    parser.description = (
+        "List what this machine has, what `run` would choose, and what is missing, each with the command that gets it. "
+        "Exit status 1 if no inference engine can be used or, with a bundle, if none of its graphs runs."
+    )
+    parser.add_argument(
+        "bundle", nargs="?", type=Path, help="also check this bundle, without timing its graphs"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for example for a bug report")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    from idol_runtime.doctor.probe import Subject, examine
+    from idol_runtime.doctor.report import make_report
+
+    bundle = "" if options.bundle is None else str(options.bundle)
+    report = make_report(examine(Subject(Path("/"), bundle)))
+    print(report.as_json() if options.json else report.as_text())
+    return 0 if report.can_run else 1

@@ -1,0 +1,178 @@
+"""Probes of the machine, in child processes with time limits: a driver that crashes or hangs affects one probe only."""
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from idol_runtime.errors import IdolError, MissingDependencyError
+
+__all__ = ["GROUPS", "Finding", "Subject", "examine", "main"]
+
+_CHILD = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from {} import main; main(sys.argv[1:])"
+_STEP_S = 0.01
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The result of a probe.
+
+    Attributes:
+        state: `present`; `missing`; `faulty`: present but unusable; `unknown`: it could not be found out.
+        summary: the result in one line; the reason if it is `faulty` or `unknown`.
+        details: the values by name.
+    """
+
+    state: Literal["present", "missing", "faulty", "unknown"]
+    summary: str
+    details: dict[str, Any] = {}
+
+
+class Subject(NamedTuple):
+    """The subject of an examination.
+
+    Attributes:
+        root: root of the file system; tests use another.
+        bundle: path of a bundle; empty without one.
+    """
+
+    root: Path
+    bundle: str = ""
+
+
+def _group(module: str, *functions: str) -> tuple[str, ...]:
+    return tuple(f"{__package__}.{module}:{function}" for function in functions)
+
+
+# Probes of one child process each, as `module:function`; a function takes a `Subject`, and its name is the finding's.
+GROUPS = (
+    _group("machine", "system", "cpu", "memory", "power", "clock"),
+    _group("engines", "gpu", "library_cuda"),
+    _group("engines", "openvino", "library_openvino"),
+    _group("engines", "onnxruntime", "library_onnxruntime"),
+    _group("engines", "tensorrt", "library_tensorrt"),
+    _group("engines", "pytorch", "library_image", "build_tools"),
+    _group("media", "pyav"),
+    _group("media", "opencv"),
+    _group("media", "gstreamer"),
+    _group("media", "cameras"),
+    _group("machine", "disk"),
+)
+_BUNDLE = _group("engines", "bundle")
+
+
+def examine(
+    subject: Subject, groups: Sequence[Sequence[str]] = GROUPS, limit_s: float = 20.0, bundle_s: float = 180.0
+) -> dict[str, Finding]:
+    """Run the probes and return their findings by name, in the order of the groups; never raises, never hangs.
+
+    Args:
+        subject: what the probes examine.
+        groups: probes of each child process; that of the bundle is added.
+        limit_s: time limit of a process in seconds.
+        bundle_s: time limit of the process that loads the bundle.
+    """
+    waiting = [(group, limit_s) for group in groups] + [(_BUNDLE, bundle_s)] * bool(subject.bundle)
+    running: list[tuple[Sequence[str], subprocess.Popen[bytes], float]] = []
+    findings = {_name(place): Finding("unknown", "not run") for group, _ in waiting for place in group}
+    try:
+        while waiting or running:
+            while waiting and len(running) < max(2, os.cpu_count() or 2):
+                group, seconds = waiting.pop(0)
+                running.append((group, _start(group, subject), time.monotonic() + seconds))
+            for entry in list(running):
+                group, process, until = entry
+                if process.poll() is not None or time.monotonic() > until:
+                    running.remove(entry)
+                    findings |= _finish(group, process)
+            time.sleep(_STEP_S)
+    finally:
+        for _, process, _ in running:
+            _kill(process)
+    return findings
+
+
+def _name(place: str) -> str:
+    return place.partition(":")[2]
+
+
+def _start(group: Sequence[str], subject: Subject) -> "subprocess.Popen[bytes]":
+    arguments = [str(subject.root), subject.bundle, *group, "\n".join(sys.path)]
+    return subprocess.Popen(  # noqa: S603 - our own interpreter, a constant program
+        [sys.executable, "-c", _CHILD.format(__name__), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # with its own children, it is killed as a whole
+    )
+
+
+def _finish(group: Sequence[str], process: "subprocess.Popen[bytes]") -> dict[str, Finding]:
+    """Return the findings of a process that has ended or is to be killed."""
+    status = process.poll()
+    _kill(process)
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)  # a process that cannot be killed holds the pipe open
+    output = process.stdout.read() or b""
+    process.stdout.close()
+    if status is None:
+        reason = "no answer within the time limit"
+    elif status < 0:
+        reason = f"the probe was ended by signal {-status} ({signal.strsignal(-status)})"
+    else:
+        reason = f"the probe ended with exit status {status}"
+    lines = output.split(b"\n")[:-1]  # a line is complete with its line break
+    found = dict(msgspec.json.decode(line, type=tuple[str, Finding]) for line in lines)
+    return {name: found.get(name, Finding("unknown", reason)) for name in map(_name, group)}
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process and its children; one that waits for a driver may not end, and is left."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(0.2)
+    except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+        pass
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run probes in a child process and write a line of JSON for each.
+
+    Args:
+        arguments: root, path of the bundle, and the probes.
+    """
+    root, bundle, *places = arguments
+    output = os.dup(1)
+    os.dup2(2, 1)  # libraries print, too
+    for line in _lines(places, Subject(Path(root), bundle)):
+        os.write(output, line)
+
+
+def _lines(places: Sequence[str], subject: Subject) -> Iterator[bytes]:
+    home = os.path.expanduser("~")
+    for place in places:
+        line = msgspec.json.encode((_name(place), _run(place, subject))).decode()
+        if home.strip("/"):  # reports are published
+            line = re.sub(rf"{re.escape(home)}(?=[/\"\s;,)])", "~", line)
+        yield line.encode() + b"\n"
+
+
+def _run(place: str, subject: Subject) -> Finding:
+    module, _, function = place.partition(":")
+    try:
+        finding: Finding = getattr(importlib.import_module(module), function)(subject)
+    except MissingDependencyError as error:
+        return Finding("missing", f"{error.package} is not installed")
+    except IdolError as error:
+        return Finding("faulty", str(error))
+    except Exception as error:  # noqa: BLE001 - a probe never raises
+        text = " ".join(str(error).split())[:300]
+        return Finding("unknown", f"{type(error).__name__}: {text}")
+    return finding

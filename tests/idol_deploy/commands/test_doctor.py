@@ -1,0 +1,113 @@
+"""`idol-deploy doctor` on this machine, compared with what other programs say about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jsonschema
+import pytest
+
+from idol_runtime.doctor.probe import GROUPS, Finding, Subject
+
+if TYPE_CHECKING:
+    from tests.idol_deploy.conftest import Command
+
+NAMES = [place.partition(":")[2] for group in GROUPS for place in group]
+TEXT = {"type": "string"}
+FINDING = {
+    "type": "object",
+    "properties": {
+        "state": {"enum": ["present", "missing", "faulty", "unknown"]},
+        "summary": {"type": "string", "minLength": 1},
+        "details": {"type": "object"},
+    },
+    "required": ["state", "summary", "details"],
+    "additionalProperties": False,
+}
+ADVICE = {
+    "type": "object",
+    "properties": {
+        "name": TEXT,
+        "why": TEXT,
+        "fix": {"type": "string", "minLength": 1},
+        "needed": {"type": "boolean"},
+    },
+    "required": ["name", "why", "fix", "needed"],
+    "additionalProperties": False,
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "format": {"const": 1},
+        "idol_deploy": TEXT,
+        "can_run": {"type": "boolean"},
+        "run": {"type": "array", "items": TEXT, "minItems": 1},
+        "findings": {
+            "type": "object",
+            "properties": dict.fromkeys([*NAMES, "bundle"], FINDING),
+            "required": NAMES,
+            "additionalProperties": False,
+        },
+        "missing": {"type": "array", "items": ADVICE},
+    },
+    "required": ["format", "idol_deploy", "can_run", "run", "findings", "missing"],
+    "additionalProperties": False,
+}
+
+
+def test_this_machine(idol: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    begun = time.monotonic()
+    done = idol("doctor", "--json")
+    assert time.monotonic() - begun < 15  # 1.7 s on two free cores
+    report = json.loads(done.out)
+    jsonschema.validate(report, SCHEMA)
+    findings = {name: finding["details"] for name, finding in report["findings"].items()}
+    states = {name: finding["state"] for name, finding in report["findings"].items()}
+    assert (done.status, report["can_run"]) == (0, True)
+
+    assert findings["cpu"]["cores"] == os.cpu_count()
+    assert findings["memory"]["total_mib"] == pytest.approx(
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20, rel=0.01
+    )
+    assert findings["system"]["kernel"] == platform.release()
+    assert findings["disk"]["cache"]["free_gib"] == pytest.approx(
+        shutil.disk_usage(tmp_path).free / 2**30, abs=1
+    )
+    for name in ("openvino", "onnxruntime"):
+        try:
+            assert findings[name]["version"] == importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            assert states[name] == "missing"
+    assert states["opencv"] == states["pyav"] == "present"
+    assert str(Path.home()) not in done.out.replace(str(tmp_path), "")
+    if shutil.which("lscpu") and platform.machine() == "x86_64":
+        text = subprocess.run(
+            ["lscpu"], capture_output=True, text=True, check=True, env={"LC_ALL": "C"}
+        ).stdout
+        flags = set(re.search(r"Flags:(.*)", text)[1].split())
+        names = {"avx2": "avx2", "avx512": "avx512f", "amx_int8": "amx_int8", "avx512_bf16": "avx512_bf16"}
+        for feature, flag in names.items():
+            assert (feature in findings["cpu"]["features"]) == (flag in flags)
+
+
+def test_a_bundle_that_cannot_run(idol: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def examine(subject: Subject) -> dict[str, Finding]:
+        finding = Finding("faulty", f"{subject.bundle}: no such file")
+        return {**dict.fromkeys(NAMES, Finding("missing", "not installed")), "bundle": finding}
+
+    monkeypatch.setattr("idol_runtime.doctor.probe.examine", examine)
+    done = idol("doctor", "none.idol")
+    assert done.status == 1
+    assert "\n\nrun: nothing: none.idol: no such file\n" in done.out
+    assert "\nneeded:\n" in done.out
