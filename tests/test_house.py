@@ -31,6 +31,7 @@ OTHER_SUBJECTS = {
     "idol_deploy/train/test_overfit.py": "training, tracking and scoring together",
     "idol_deploy/commands/test_run_state.py": "--state of `run`, in real processes; test_run.py has the rest",
     "runtime/bundle/test_bundle_contents.py": "contents of a bundle; the second half of test_bundle.py",
+    "runtime/serve/test_page.py": "files of the page, which are no Python",
     "runtime/test_golden_check.py": "golden check of pipeline.py; test_pipeline.py has the rest",
 }
 # Modules outside of TORCH_FREE_ROOMS that must not import torch on load.

@@ -1,0 +1,239 @@
+// One stream: its picture, state, figures, tracks and charts.
+
+import { Charts } from "./charts.js";
+import { between, draw, hit, pointAt, zoomed } from "./follow.js";
+import { TrackList, stateText } from "./tracks.js";
+import { $, clock, duration, rate, setText, span } from "./text.js";
+
+const STATES = {
+  added: "Starting", waiting: "Waiting", connected: "Live", back: "Live", lost: "Lost", ended: "Ended",
+};
+const STALE_S = 3; // a live picture that is older is not shown as live
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+export class Card {
+  #bitmap = null; // the last picture; closed when replaced
+  #record = null; // its record
+  #next = null; // picture that waits while another one is decoded
+  #decoding = false;
+  #shownAt = 0; // performance.now() of the last picture
+  #askedAt = 0; // … of the first request for pictures
+  #window = null; // part of the frame that is shown
+  #left = null; // the followed track left: time
+  #frames = 0; // processed so far
+  #seenAt = null; // server time at which the followed track was last in the picture
+
+  // page: open(stream, track or none), remove(stream), now(), connected.
+  constructor(info, page) {
+    this.name = info.name;
+    this.page = page;
+    this.followed = null;
+    this.visible = false;
+    this.root = $("#card").content.cloneNode(true).firstElementChild;
+    const part = (selector) => $(selector, this.root);
+    this.view = part(".view");
+    this.canvas = part("canvas");
+    this.notice = part(".notice");
+    this.bar = part(".following");
+    this.charts = part(".charts");
+    this.dd = Object.fromEntries(["fps", "age", "dropped", "identities"].map((name) => [name, part(`.${name}`)]));
+    const link = part(".name");
+    link.textContent = this.name;
+    link.href = `#/stream/${encodeURIComponent(this.name)}`;
+    part(".remove").setAttribute("aria-label", `Remove stream ${this.name}`);
+    part(".remove").addEventListener("click", () => page.remove(this.name));
+    part(".stop").addEventListener("click", () => page.open(this.name));
+    this.zoom = part(".zoom");
+    this.zoom.addEventListener("click", () => {
+      this.zoom.setAttribute("aria-pressed", String(!this.zooming));
+      this.#draw();
+    });
+    this.canvas.addEventListener("click", (event) => this.#click(event));
+    this.tracks = new TrackList(part(".tracks"), this.name, (id) =>
+      id === this.followed ? page.open(this.name) : page.open(this.name, id),
+    );
+    this.plots = new Charts($("div", this.charts));
+    new ResizeObserver(() => this.plots.draw(page.now())).observe($("div", this.charts));
+    this.update(info);
+  }
+
+  get zooming() {
+    return this.zoom.getAttribute("aria-pressed") === "true";
+  }
+
+  // True if frames come. A file has no connection: it was added, and then its frames come.
+  get live() {
+    const { state, live } = this.info;
+    return state === "connected" || state === "back" || (!live && state === "added" && this.#frames > 0);
+  }
+
+  // Take a StreamInfo; return the sentence to announce if the state has changed.
+  update(info) {
+    const before = this.info?.state;
+    this.info = info;
+    $(".state", this.root).title = info.source;
+    return before && before !== info.state ? `${this.name}: ${STATES[info.state] ?? info.state}` : "";
+  }
+
+  // Show the stream alone and large, or among the others.
+  enlarge(large) {
+    if (large === this.root.classList.contains("large")) return;
+    this.root.classList.toggle("large", large);
+    this.charts.open = large;
+  }
+
+  setVisible(visible) {
+    if (visible && !this.visible) this.#askedAt = performance.now();
+    this.visible = visible;
+  }
+
+  // Take a frame; its picture is decoded unless a newer one arrives first.
+  frame(record, jpeg) {
+    if (record.instances.some((instance) => instance.id === this.followed)) {
+      [this.#seenAt, this.#left] = [record.wall, null];
+    }
+    this.#frames = record.frames;
+    if (!jpeg.length) return;
+    this.#next = [record, jpeg];
+    if (!this.#decoding) this.#decode();
+  }
+
+  async #decode() {
+    this.#decoding = true;
+    while (this.#next) {
+      const [record, jpeg] = this.#next;
+      this.#next = null;
+      try {
+        const bitmap = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
+        this.#bitmap?.close();
+        [this.#bitmap, this.#record, this.#shownAt] = [bitmap, record, performance.now()];
+        this.#draw();
+        this.tick();
+      } catch {
+        // A broken picture: the next one follows.
+      }
+    }
+    this.#decoding = false;
+  }
+
+  #draw() {
+    if (!this.#bitmap) return;
+    const { size, instances } = this.#record;
+    const whole = { x: 0, y: 0, width: size[1], height: size[0] };
+    const instance = this.followed === null ? null : instances.find(({ id }) => id === this.followed);
+    if (this.followed === null || !this.zooming) this.#window = whole;
+    else if (instance) {
+      const target = zoomed(size, instance.box_xyxy);
+      this.#window = still.matches ? target : between(this.#window ?? whole, target, 0.35);
+    }
+    this.view.style.aspectRatio = `${size[1]} / ${size[0]}`;
+    draw(this.canvas, this.#bitmap, size, this.#window, instance, this.followed !== null);
+  }
+
+  #click(event) {
+    if (!this.#record) return;
+    const area = this.canvas.getBoundingClientRect();
+    const across = (event.clientX - area.left) / area.width;
+    const down = (event.clientY - area.top) / area.height;
+    const instance = hit(this.#record.instances, ...pointAt(this.#window, across, down));
+    this.page.open(this.name, instance && instance.id !== this.followed ? instance.id : null);
+  }
+
+  // Follow a track; null ends it.
+  follow(id) {
+    if (id === this.followed) return;
+    [this.followed, this.#seenAt, this.#left, this.#window] = [id, null, null, null];
+    this.zoom.setAttribute("aria-pressed", "false");
+    this.bar.hidden = id === null;
+    this.root.classList.toggle("follows", id !== null);
+    this.#draw();
+    this.tick();
+  }
+
+  // Take the list of tracks from the server.
+  setTracks(tracks) {
+    this.tracks.update(tracks, this.live, this.page.now(), this.followed);
+    this.#describe();
+  }
+
+  // Take the figures of a second.
+  stats(second) {
+    setText(this.dd.fps, this.live ? rate(second.fps) : "–");
+    setText(this.dd.age, this.live ? duration(second.age_s) : "–");
+    setText(this.dd.identities, second.tracks.toLocaleString("en"));
+    setText(this.dd.dropped, second.dropped.toLocaleString("en"));
+    [this.fps, this.#frames] = [second.fps, second.frames];
+    this.plots.add(second);
+    if (this.visible && this.charts.open) this.plots.draw(this.page.now());
+  }
+
+  // Take an event of the stream.
+  event({ kind, values, time }) {
+    if (kind === "track_leave" && values.id === this.followed) this.#left = time;
+  }
+
+  // Update everything that depends on the time.
+  tick() {
+    const { state, live } = this.info;
+    this.root.dataset.state = this.live ? "live" : state;
+    setText($(".state", this.root), this.live && !live ? "Playing" : (STATES[state] ?? state));
+    if (!this.live) for (const name of ["fps", "age"]) setText(this.dd[name], "–");
+    const problem = this.#problem();
+    this.view.classList.toggle("stale", problem !== null && this.#bitmap !== null);
+    this.notice.hidden = problem === null;
+    if (problem) {
+      setText(this.notice.firstElementChild, problem[0]);
+      setText(this.notice.lastElementChild, problem[1]);
+    }
+    this.canvas.setAttribute("aria-label", problem ? `${this.name}: ${problem.join(", ")}` : this.#label());
+    this.#describe();
+  }
+
+  #label() {
+    const names = (this.#record?.instances ?? []).map((instance) => `${instance.class} #${instance.id}`);
+    return `${this.name}: live picture with ${names.length ? names.join(", ") : "no tracks"}`;
+  }
+
+  // Return the title and the sentence that lie over the picture; null over a picture that is live.
+  #problem() {
+    const { state, since, message } = this.info;
+    const ago = span(this.page.now() - since);
+    const age = (performance.now() - this.#shownAt) / 1000;
+    const old = this.#bitmap ? `Last picture ${clock(this.#record.wall)}, ${span(age)} old` : "No picture yet";
+    if (!this.page.connected) return ["No connection to the server", old];
+    if (state === "lost") return [`${this.info.live ? "Camera" : "Source"} lost ${ago} ago`, old];
+    if (state === "ended") return ["Ended", old];
+    if (!this.live) return [STATES[state] ?? state, message || `since ${ago}`];
+    const limit = Math.max(STALE_S, this.fps ? 3 / this.fps : 0);
+    if (this.#bitmap && age < limit) return null;
+    if ((performance.now() - this.#askedAt) / 1000 < limit) return ["Loading", old];
+    return ["No new picture", old];
+  }
+
+  #describe() {
+    if (this.followed === null) return;
+    const track = this.tracks.find(this.followed);
+    const instance = this.#record?.instances.find(({ id }) => id === this.followed);
+    const now = this.page.now();
+    const name = `${(track ?? instance)?.class ?? "track"} #${this.followed}`;
+    let told = `not seen since this page was opened`;
+    if (this.#left !== null) told = `left ${clock(this.#left)}`;
+    else if (!this.live) told = `the ${this.info.live ? "camera is" : "source is"} ${this.root.dataset.state}`;
+    else if (this.#seenAt !== null && now - this.#seenAt < 1.5) told = track?.present ? stateText(track, true, now) : "in view";
+    else if (track) told = track.present ? "in view" : stateText(track, true, now);
+    else if (this.#seenAt !== null) told = `out of view for ${span(now - this.#seenAt)}`;
+    const status = $("p", this.bar);
+    // Screen readers hear the name and the kind of state, not every second.
+    status.dataset.lost = String(!/^in view/.test(told));
+    if (track ?? instance) this.bar.style.setProperty("--track", (track ?? instance).colour);
+    setText(status, `Following ${name}: ${told}`);
+  }
+
+  // Release the picture.
+  close() {
+    this.#next = null;
+    this.#bitmap?.close();
+    this.#bitmap = null;
+    this.root.remove();
+  }
+}

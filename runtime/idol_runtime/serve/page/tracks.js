@@ -1,0 +1,115 @@
+// The list of the tracks of one stream.
+
+import { $, clock, element, setText, span } from "./text.js";
+
+const SHOWN = 40; // rows at most
+const TIMELINE_S = 300;
+const SVG = "http://www.w3.org/2000/svg";
+
+// Return the path of the presence intervals [[start, end], …] in a box of TIMELINE_S x 1 that ends now.
+export function timeline(intervals, now) {
+  let path = "";
+  for (const [start, end] of intervals) {
+    const from = Math.max(0, TIMELINE_S - (now - start));
+    const to = Math.min(TIMELINE_S, TIMELINE_S - (now - end));
+    if (to >= 0) path += `M${from.toFixed(1)} 0H${Math.max(to, from + 1.5).toFixed(1)}V1H${from.toFixed(1)}z`;
+  }
+  return path;
+}
+
+// Return "visible", "lost" (may come back) or "left"; nothing is visible while its stream is not live.
+export function stateOf(track, live) {
+  if (track.present && live) return "visible";
+  return track.left ? "left" : "lost";
+}
+
+// Return how long a track has been in view or out of it, or when it left.
+export function stateText(track, live, now) {
+  const state = stateOf(track, live);
+  if (state === "visible") return `in view for ${span(now - track.intervals.at(-1)[0])}`;
+  if (state === "lost") return `out of view for ${span(now - track.last_seen)}`;
+  return `left ${clock(track.last_seen)}`;
+}
+
+class Row {
+  constructor(onFollow) {
+    this.root = element("li");
+    this.button = element("button", "track");
+    this.button.type = "button";
+    this.button.addEventListener("click", onFollow);
+    this.image = element("img");
+    this.image.alt = "";
+    this.image.loading = "lazy";
+    this.image.addEventListener("error", () => this.image.removeAttribute("src"));
+    this.name = element("span", "class");
+    this.score = element("span", "score");
+    this.state = element("span", "when");
+    const line = document.createElementNS(SVG, "svg");
+    line.setAttribute("viewBox", `0 0 ${TIMELINE_S} 1`);
+    line.setAttribute("preserveAspectRatio", "none");
+    line.setAttribute("aria-hidden", "true");
+    this.path = document.createElementNS(SVG, "path");
+    line.append(this.path);
+    this.button.append(this.image, this.name, this.score, this.state, line);
+    this.root.append(this.button);
+  }
+
+  update(track, state, now, stream, followed) {
+    this.button.dataset.state = state;
+    this.button.style.setProperty("--track", track.colour);
+    this.button.setAttribute("aria-pressed", String(followed));
+    setText(this.name, `${track.class} #${track.id}`);
+    setText(this.score, track.score.toFixed(2));
+    const age = { visible: span(now - track.first_seen), lost: `unseen ${span(now - track.last_seen)}` }[state];
+    setText(this.state, age ?? `left ${clock(track.last_seen)}`);
+    this.path.setAttribute("d", timeline(track.intervals, now));
+    if (track.thumbnail_time) {
+      // A new picture every 10 s is enough.
+      const version = Math.floor(track.thumbnail_time / 10);
+      const source = `/api/streams/${encodeURIComponent(stream)}/tracks/${track.id}.jpg?v=${version}`;
+      if (this.source !== source) this.image.src = this.source = source;
+    }
+  }
+}
+
+export class TrackList {
+  #rows = new Map();
+  #tracks = [];
+
+  // onFollow(id): a track was chosen.
+  constructor(root, stream, onFollow) {
+    this.list = $("ul", root);
+    this.summary = $("p", root);
+    this.stream = stream;
+    this.onFollow = onFollow;
+    setText(this.summary, "none yet");
+  }
+
+  find(id) {
+    return this.#tracks.find((track) => track.id === id);
+  }
+
+  // Show the tracks; live: the stream sends frames; followed: id of the followed one, or null.
+  update(tracks, live, now, followed) {
+    const visible = tracks.filter((track) => stateOf(track, live) === "visible").sort((a, b) => a.id - b.id);
+    const others = tracks.filter((track) => !visible.includes(track)).sort((a, b) => b.last_seen - a.last_seen);
+    const shown = [...visible, ...others].slice(0, SHOWN);
+    const hidden = tracks.length - shown.length;
+    const earlier = `${visible.length} in view, ${others.length} earlier${hidden ? `, ${hidden} not listed` : ""}`;
+    setText(this.summary, tracks.length ? earlier : "none yet");
+    this.#tracks = tracks;
+    const ids = new Set(shown.map((track) => track.id));
+    for (const [id, row] of this.#rows) {
+      if (!ids.has(id)) {
+        row.root.remove();
+        this.#rows.delete(id);
+      }
+    }
+    shown.forEach((track, place) => {
+      let row = this.#rows.get(track.id);
+      if (!row) this.#rows.set(track.id, (row = new Row(() => this.onFollow(track.id))));
+      row.update(track, stateOf(track, live), now, this.stream, track.id === followed);
+      if (this.list.children[place] !== row.root) this.list.insertBefore(row.root, this.list.children[place] ?? null);
+    });
+  }
+}
