@@ -11,8 +11,8 @@ from idol_runtime.serve.messages import FrameMessage
 __all__ = ["SECONDS", "History"]
 
 SECONDS = 600
-_FRAMES, _DROPPED, _AGED, _AGE = range(4)
-_STAGE = 4  # first column of the stages
+_FRAMES, _DROPPED, _AGED, _AGE, _WORST = range(5)
+_STAGE = 5  # first column of the stages
 
 
 class History:
@@ -40,6 +40,7 @@ class History:
         if message.age_s is not None:
             sums[_AGED] += 1
             sums[_AGE] += message.age_s
+            sums[_WORST] = max(sums[_WORST], message.age_s)
         for i, stage in enumerate(STAGES):
             if (seconds := message.stages.get(stage)) is not None:
                 sums[_STAGE + i] += seconds
@@ -51,11 +52,12 @@ class History:
         places = last % SECONDS
         return float(self._sums[places, _FRAMES][self._second[places] == last].sum()) / seconds
 
-    def columns(self, now: float, seconds: int = SECONDS) -> dict[str, object]:
+    def columns(self, now: float, seconds: int = SECONDS) -> dict[str, Any]:
         """Return the last whole seconds before `now`, oldest first, as lists; means are None where nothing was seen.
 
         Returns:
-            `time` (seconds since 1970), `frames` and `dropped` (counts), `age_s` (mean), `stages` (means by stage).
+            `time` (seconds since 1970), `frames` and `dropped` (counts), `age_s` (mean), `age_worst_s`,
+            `stages` (means by stage).
         """
         time = np.arange(int(now) - seconds, int(now))
         places = time % SECONDS
@@ -66,6 +68,7 @@ class History:
             "frames": sums[:, _FRAMES].astype(int).tolist(),
             "dropped": sums[:, _DROPPED].astype(int).tolist(),
             "age_s": _means(sums[:, _AGE], sums[:, _AGED]),
+            "age_worst_s": _means(sums[:, _WORST], np.minimum(sums[:, _AGED], 1)),
             "stages": {stage: _means(sums[:, _STAGE + i], timed[:, i]) for i, stage in enumerate(STAGES)},
         }
 

@@ -8,6 +8,7 @@ import msgspec
 from idol_runtime.serve.history import SECONDS, History
 from idol_runtime.serve.messages import FrameMessage, StreamInfo
 from idol_runtime.sinks.draw import class_name
+from idol_runtime.sinks.palette import id_colour
 
 __all__ = ["MAX_INTERVALS", "MAX_TRACKS", "Shown", "StreamView", "Track"]
 
@@ -26,6 +27,7 @@ class Track:
         first: time at which it was first seen, in seconds since 1970.
         last: time at which it was last seen.
         intervals: times at which it appeared and was last seen, one pair per presence.
+        left: True after the tracker has removed it from its memory.
         thumbnail: JPEG picture; empty before the stream was watched.
         thumbnail_s: time of that picture, in seconds since 1970.
     """
@@ -35,6 +37,7 @@ class Track:
     first: float
     last: float
     intervals: list[list[float]]
+    left: bool = False
     thumbnail: bytes = b""
     thumbnail_s: float = 0.0
 
@@ -150,6 +153,7 @@ class StreamView:
             "id": message.ids[i],
             "label": message.labels[i],
             "class": class_name(message.labels[i], self._class_names),
+            "colour": _colour(message.ids[i]),
             "score": round(message.scores[i], 6),
             "box_xyxy": [round(value, 2) for value in message.boxes_xyxy[i]],
             "first_seen": track.first if track else message.wall,
@@ -163,10 +167,12 @@ class StreamView:
                 "id": track_id,
                 "label": track.label,
                 "class": class_name(track.label, self._class_names),
+                "colour": _colour(track_id),
                 "score": round(track.score, 6),
                 "first_seen": track.first,
                 "last_seen": track.last,
                 "present": track.last == latest,
+                "left": track.left,
                 "intervals": track.intervals,
                 "thumbnail_time": track.thumbnail_s or None,
             }
@@ -177,13 +183,12 @@ class StreamView:
         """Return the figures of the last seconds."""
         last = self.history.columns(now, 1)
         frame, stages = self.frame, last["stages"]
-        assert isinstance(stages, dict)
-        assert isinstance(last["age_s"], list)
         return {
             **msgspec.to_builtins(self.info),
             "up": self.up,
             "fps": self.fps,
             "age_s": last["age_s"][0],
+            "age_worst_s": last["age_worst_s"][0],
             "stages": {stage: means[0] for stage, means in stages.items()},
             "frames": frame.frames if frame else 0,
             "dropped": frame.dropped if frame else 0,
@@ -192,3 +197,8 @@ class StreamView:
             "reconnects": self.reconnects,
             "output_stopped": self.output_stopped,
         }
+
+
+def _colour(track_id: int) -> str:
+    """Return the colour in which a track is drawn, as #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*id_colour(track_id))
