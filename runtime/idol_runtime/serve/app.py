@@ -3,6 +3,7 @@
 Names in URLs are only looked up: no path of a file is made from a request.
 """
 
+import asyncio
 import mimetypes
 import time
 from collections.abc import Awaitable, Callable
@@ -12,17 +13,17 @@ from typing import TypeAlias
 from urllib.parse import parse_qs
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from idol_runtime.json_text import JSON_ERRORS
 from idol_runtime.serve import streaming
 from idol_runtime.serve.history import SECONDS
 from idol_runtime.serve.hub import MAX_EVENTS, Hub, Subscription, Topic
+from idol_runtime.serve.messages import FrameMessage
 from idol_runtime.serve.metrics import CONTENT_TYPE
 from idol_runtime.serve.pictures import Pictures
 from idol_runtime.serve.security import Guard, client_address
@@ -79,12 +80,8 @@ def build_app(hub: Hub, pictures: Pictures) -> Guard:
             stream: api.remove,
         }
         methods = {"/login": ["GET", "POST"], "/api/streams": ["GET", "POST"], stream: ["DELETE"]}
-    app = Starlette(
-        routes=[Route(path, end, methods=methods.get(path, ["GET"])) for path, end in routes.items()],
-        exception_handlers={HTTPException: _refused},
-    )
-    app.router.redirect_slashes = False
-    return Guard(app, hub.hello.token, hub.hello.hosts)
+    table = [Route(path, end, methods=methods.get(path, ["GET"])) for path, end in routes.items()]
+    return Guard(Router(table, redirect_slashes=False, default=_missing), hub.hello.token, hub.hello.hosts)
 
 
 class _Api:
@@ -112,7 +109,7 @@ class _Api:
             fields = parse_qs((await request.body()).decode(), max_num_fields=4)
         except ValueError:
             raise HTTPException(400, "not a form; send the field token") from None
-        if not guard.log_in(request.scope, fields.get("token", [""])[0]):
+        if not guard.log_in(request.scope, fields.get("token", [""])[0].encode()):
             return _html(_LOGIN % "This token is wrong.", 401)
         return RedirectResponse("/", 303, {"Set-Cookie": guard.sessions.cookie(request.scope)})
 
@@ -153,17 +150,19 @@ class _Api:
         view = self._view(request)
         if _number(request, "masks", 0, 0, 1):
             shown = await self._shown(request)
-            frame = view.frame_json(shown.message)
-            masks = await self._pictures.masks(shown.message)
-            instances = frame["instances"]
-            assert isinstance(instances, list)
-            frame["instances"] = [
-                {**instance, "mask": mask} for instance, mask in zip(instances, masks, strict=True)
-            ]
-            return _json(frame)
+            if shown.masked is None:
+                shown.masked = asyncio.ensure_future(self._masked(view, shown.message))
+            return Response(await asyncio.shield(shown.masked), media_type="application/json")
         if view.frame is None:
             raise HTTPException(503, "the stream has no frame yet; try again later", {"Retry-After": "1"})
         return Response(view.encoded, media_type="application/json")
+
+    async def _masked(self, view: StreamView, message: FrameMessage) -> bytes:
+        masks = await self._pictures.masks(message)
+        frame = view.frame_json(message)
+        for instance, mask in zip(frame["instances"], masks, strict=True):
+            instance["mask"] = mask
+        return msgspec.json.encode(frame)
 
     async def results(self, request: Request) -> ASGIApp:
         name = self._view(request).info.name
@@ -265,11 +264,11 @@ def _html(text: str, status: int = 200) -> Response:
     return Response(text, status, {"Cache-Control": "no-store"}, "text/html")
 
 
-async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    response = _json({"error": error.detail}, error.status_code)
-    response.headers.update(error.headers or {})
-    return response
+async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(
+        404,
+        "no such address; docs/serve.md lists all, and a run with --metrics has only /healthz, /readyz and /metrics",
+    )
 
 
 def _read_page() -> _Files:

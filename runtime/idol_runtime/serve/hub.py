@@ -53,7 +53,7 @@ _EDIT_S = 20.0
 _LINGER_S = (
     3.0  # a stream is watched a little longer than its clients, so that polling clients change nothing
 )
-_THUMBNAIL_S = 2.0
+_THUMBNAIL_S, _MAX_THUMBNAILS = 2.0, 20  # age of a thumbnail; most per picture
 _LATER = {"Retry-After": "5"}
 
 # Name of a stream for `frame` and `picture`; empty for the others.
@@ -273,9 +273,9 @@ class Hub:
         view.see(message)
         self.metrics.observe(message)
         if message.picture is not None and self.artist is not None and message.stream in self._wanted:
-            now = message.wall
-            due = [i for i in message.ids if now - view.tracks[i].thumbnail_s > _THUMBNAIL_S]
-            self.artist.offer(message, due)
+            tracks = ((i, view.tracks.get(i)) for i in message.ids)
+            due = [i for i, track in tracks if track and message.wall - track.thumbnail_s > _THUMBNAIL_S]
+            self.artist.offer(message, due[:_MAX_THUMBNAILS])
         self._mark(("frame", message.stream))
 
     def _tell(self, event: Event) -> None:

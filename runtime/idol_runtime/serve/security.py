@@ -124,7 +124,7 @@ class Guard:
         if scope["type"] != "http":
             return
         answer = _Answer(scope, send)
-        scope["guard"] = self
+        scope["guard"] = scope["app"] = self  # with an app, Starlette raises its refusals
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             self._check(scope, headers)
@@ -137,19 +137,19 @@ class Guard:
         except Exception:
             if time.monotonic() - self._logged_s > _LOG_S:
                 self._logged_s = time.monotonic()
-                _log.exception("a request failed: %s %s", scope["method"], scope["path"])
+                _log.exception("a request failed: %s %r", scope["method"], scope["path"])
             if answer.started:
                 raise
             await answer.refuse(HTTPException(500, "internal error; see the log of the server"))
 
-    def log_in(self, scope: Scope, token: str) -> bool:
+    def log_in(self, scope: Scope, token: bytes) -> bool:
         """Return whether a token is correct; too many wrong ones of one address are refused.
 
         Raises:
             HTTPException: the address has tried too many.
         """
         address, now = client_address(scope), time.monotonic()
-        correct = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
+        correct = hmac.compare_digest(token, self._token)
         if not self._attempts.take(address, now, amount=not correct):
             raise HTTPException(429, "too many wrong tokens; wait a minute", {"Retry-After": "60"})
         return correct
@@ -186,7 +186,7 @@ class Guard:
             return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self.log_in(scope, token.strip())
+            return self.log_in(scope, token.strip().encode("latin-1"))
         return self.sessions.valid(scope, headers.get("cookie", ""))
 
 
@@ -216,13 +216,14 @@ class _Answer:
         headers = {"content-type": "application/json", **(refusal.headers or {})}
         encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": refusal.status_code, "headers": encoded})
-        body = b"" if self._scope["method"] == "HEAD" else msgspec.json.encode({"error": refusal.detail})
+        detail = refusal.detail if refusal.status_code != 405 else f"wrong method; use {headers['Allow']}"
+        body = b"" if self._scope["method"] == "HEAD" else msgspec.json.encode({"error": detail})
         await self.send({"type": "http.response.body", "body": body})
 
 
 def client_address(scope: Scope) -> str:
     """Return the address of a client; of an IPv6 address its network, which is one client's."""
-    host = scope["client"][0] if scope.get("client") else ""
+    host = scope["client"][0][:64] if scope.get("client") else ""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,7 +1,9 @@
 """The state of one stream: its latest frame and picture, its tracks and its last ten minutes."""
 
+import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -52,6 +54,7 @@ class Shown:
         thumbnails: JPEG pictures by track.
         made_s: time of the drawing by the monotonic clock.
         record: JSON of the frame for clients of pictures; encoded once for all of them.
+        masked: JSON of the frame with its masks, once a client has asked for it.
     """
 
     message: FrameMessage
@@ -59,6 +62,7 @@ class Shown:
     thumbnails: dict[int, bytes]
     made_s: float = field(default_factory=time.monotonic)
     record: bytes = b""
+    masked: asyncio.Future[bytes] | None = None
 
 
 class StreamView:
@@ -130,7 +134,7 @@ class StreamView:
             self._encoded = msgspec.json.encode(self.frame_json(self.frame) if self.frame else None)
         return self._encoded
 
-    def frame_json(self, message: FrameMessage) -> dict[str, object]:
+    def frame_json(self, message: FrameMessage) -> dict[str, Any]:
         """Return a frame as clients receive it."""
         return {
             "type": "frame",

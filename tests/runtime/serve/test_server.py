@@ -8,11 +8,8 @@ import time
 
 import cv2
 import numpy as np
-import pytest
 
 from idol_runtime.serve.messages import Edit, Reply, StreamsMessage, Watch
-
-pytest.importorskip("uvicorn")
 
 
 def _records(response):

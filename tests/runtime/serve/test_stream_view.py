@@ -1,9 +1,46 @@
+"""Tracks and figures of a stream: presence, colours, and bounds."""
+
 import time
 
 from idol_runtime.events import Event
 from idol_runtime.serve.hub import Hub
 from idol_runtime.serve.messages import EventMessage
+from idol_runtime.serve.stream_view import MAX_INTERVALS, MAX_TRACKS, StreamView
 from idol_runtime.sinks.palette import id_colour
+
+
+def _see(view: StreamView, kit, wall: float, ids: list[int]) -> None:
+    n = len(ids)
+    view.see(kit.frame(wall=wall, ids=ids, labels=[0] * n, scores=[0.5] * n, boxes_xyxy=[[0.0] * 4] * n))
+
+
+def test_presence_has_gaps_of_more_than_a_second(kit) -> None:
+    view = StreamView(kit.hello().streams[0], ["cat"])
+    for wall, ids in [(100.0, [1]), (100.1, [1]), (100.2, []), (100.9, [1]), (101.0, []), (103.0, [1, 2])]:
+        _see(view, kit, wall, ids)
+    newest, oldest = view.tracks_json()
+    assert (newest["id"], oldest["id"]) == (2, 1)
+    assert oldest["intervals"] == [[100.0, 100.9], [103.0, 103.0]]
+    assert (oldest["first_seen"], oldest["last_seen"], oldest["present"]) == (100.0, 103.0, True)
+    # A stream of one frame in five seconds has no gaps between its frames.
+    for wall in (108.0, 113.0):
+        _see(view, kit, wall, [2])
+    assert view.tracks[2].intervals == [[103.0, 113.0]]
+
+
+def test_tracks_and_their_intervals_are_bounded(kit) -> None:
+    view = StreamView(kit.hello().streams[0], ["cat"])
+    for number in range(100):
+        _see(view, kit, 2 * number, [0])
+        _see(view, kit, 2 * number + 0.5, [])
+    assert len(view.tracks[0].intervals) == MAX_INTERVALS
+    assert view.tracks[0].intervals[-1] == [198, 198]
+    for number in range(1, 400):
+        _see(view, kit, 200 + number / 10, [number])
+    assert len(view.tracks) == MAX_TRACKS
+    assert 0 not in view.tracks
+    view.forget(200 + 600 + 39.85)
+    assert view.tracks.keys() == {399}
 
 
 def test_tracks_have_their_colour_and_say_when_they_left(kit) -> None:
