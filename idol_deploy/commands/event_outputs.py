@@ -7,27 +7,34 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from idol_runtime.errors import ConfigError
 from idol_runtime.events import Event, EventFile, Tell
+
+if TYPE_CHECKING:
+    from idol_runtime.delivery.queue import Sender
 
 __all__ = ["EventOutputs", "add_event_outputs", "open_event_outputs"]
 
 
 def add_event_outputs(parser: argparse.ArgumentParser) -> None:
-    """Add `--events`."""
-    parser.add_argument(
-        "--events",
-        type=Path,
-        metavar="FILE",
-        help="append what happens to sources and tracks as JSON lines to FILE",
+    """Add `--events`, `--mqtt` and `--webhook`."""
+    add = parser.add_argument
+    events = "append what happens to sources and tracks as JSON lines to FILE"
+    add("--events", type=Path, metavar="FILE", help=events)
+    mqtt = "publish events at a broker: mqtt[s]://[USER:PASSWORD@]HOST[:PORT]/TOPIC, or @FILE with the URL in a file"
+    add("--mqtt", metavar="URL", help=mqtt)
+    webhook = (
+        "send events with POST to http[s]://[USER:PASSWORD@]HOST[:PORT]/PATH, or @FILE with the URL in a file"
     )
+    add("--webhook", metavar="URL", help=webhook)
 
 
 class EventOutputs:
     """A function that prints events on stderr, above the progress bars, and passes them on.
 
     Attributes:
-        track_events: True if an output takes the events of tracks; the console does not.
         single: True for a run of one source, whose error ends the command and is printed then.
     """
 
@@ -40,7 +47,15 @@ class EventOutputs:
         """
         self._receivers, self.single = receivers, single
         self._lock = threading.Lock()
-        self.track_events = bool(receivers)
+
+    @property
+    def track_events(self) -> bool:
+        """True if an output takes the events of tracks; the console does not."""
+        return bool(self._receivers)
+
+    def add(self, *receivers: Tell) -> None:
+        """Add functions that receive every event."""
+        self._receivers += receivers
 
     def __call__(self, event: Event) -> None:
         """Print an event that is not of a track, and pass every event on."""
@@ -70,9 +85,48 @@ def open_event_outputs(options: argparse.Namespace, *, single: bool = False) -> 
         single: as for `EventOutputs`.
 
     Raises:
-        OutputError: an output cannot be used.
+        ConfigError: a URL cannot be used.
+        MissingDependencyError: the package of an output is not installed.
+        OutputError: the file cannot be written.
     """
-    receivers: list[Tell] = []
-    if options.events is not None:
-        receivers.append(EventFile(options.events))
-    yield EventOutputs(receivers, single=single)
+    from idol_runtime.delivery.queue import FLUSH_S, EventQueue
+
+    senders = _senders(options)  # before the first thread
+    outputs = EventOutputs([] if options.events is None else [EventFile(options.events)], single=single)
+    queues = [EventQueue(sender, outputs) for sender in senders]
+    outputs.add(*queues)
+    try:
+        yield outputs
+    finally:
+        for queue in queues:
+            queue.finish(FLUSH_S)
+        for queue in queues:
+            if lost := queue.join():
+                print(f"warning: {queue.name}: events not delivered: {lost}", file=sys.stderr)
+
+
+def _senders(options: argparse.Namespace) -> "list[Sender]":
+    """Return the senders of `--mqtt` and `--webhook`."""
+    senders: list[Sender] = []
+    if options.mqtt is not None:
+        from idol_runtime.delivery.mqtt import MqttSender
+
+        senders.append(MqttSender(_read_url(options.mqtt)))
+    if options.webhook is not None:
+        from idol_runtime.delivery.webhook import WebhookSender
+
+        senders.append(WebhookSender(_read_url(options.webhook)))
+    return senders
+
+
+def _read_url(text: str) -> str:
+    """Return a URL, which may be in a file, so that its password is in no list of processes."""
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or "it is no text"
+        raise ConfigError(
+            f"cannot read a URL from {text[1:]}: {problem}; check the path and its rights"
+        ) from error

@@ -1,0 +1,57 @@
+"""Fixtures: a certificate of the local host, and no threads that stay."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of 127.0.0.1 that no authority has signed, with its key beside it."""
+    path = tmp_path / "host.pem"
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            str(path.with_suffix(".key")),
+            "-out",
+            str(path),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return path
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """A function that waits for a condition."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = monotonic() + 20
+        while not condition():
+            assert monotonic() < deadline
+            sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("idol-")] == []
