@@ -10,10 +10,10 @@ import msgspec
 from idol_runtime.backends.opening import BACKENDS
 from idol_runtime.doctor.probe import Finding
 
-__all__ = ["Advice", "advise", "engines"]
+__all__ = ["Advice", "advise", "engines", "quoted"]
 
 _NVDLA = "libnvdla_compiler.so"
-_COMMAND = re.compile(r"(?:idol-deploy (?:build|certify|export|plugins)|pip install) .*")
+_COMMAND = re.compile(r"idol-deploy (build|certify|export) .*")
 
 
 class Advice(msgspec.Struct, frozen=True):
@@ -43,6 +43,12 @@ def engines(findings: Mapping[str, Finding]) -> dict[str, list[str]]:
     return {name: found for name, found in devices.items() if found}
 
 
+def quoted(path: str) -> str:
+    """Quote a path for a shell, but not the `~` of the home folder."""
+    home, rest = ("~/", path[2:]) if path.startswith("~/") else ("", path)
+    return home + shlex.quote(rest)
+
+
 def advise(findings: Mapping[str, Finding]) -> list[Advice]:
     """Return what is missing, the needed things first, with at most one entry for each command."""
     machine = _Machine(findings)
@@ -66,6 +72,7 @@ class _Machine:
         self.ubuntu = system.get("os_ids", [""])[0] == "ubuntu"
         self.python = tuple(map(int, system.get("python", "0.0").split(".")[:2]))
         self.prefix = system.get("prefix", ".venv")
+        self.sudo = "" if system.get("root") else "sudo "
 
     def has(self, name: str) -> bool:
         return self.findings[name].state == "present"
@@ -78,13 +85,13 @@ class _Machine:
         for name in names:
             if self.findings[name].state == "faulty":
                 why, _, fix = self.findings[name].summary.partition("; ")
-                yield Advice(name, why, fix)
+                yield Advice(name, why, fix or "see docs/install.md")
 
     def install(self, name: str) -> str:
         return f"pip install 'idol-deploy[{name}]'"
 
     def packages(self, *names: str) -> str:
-        return f"sudo apt install {' '.join(names)}" if self.apt else f"install {' and '.join(names)}"
+        return f"{self.sudo}apt install {' '.join(names)}" if self.apt else f"install {' and '.join(names)}"
 
     def engines(self) -> Iterator[Advice]:
         """Yield OpenVINO and ONNX Runtime; one of them is needed where no engine can be used."""
@@ -114,7 +121,7 @@ class _Machine:
                 option = "--runtime nvidia" if self.jetson else "--gpus all"
                 fix = f"start the container with: docker run {option}"
             elif self.apt and not self.jetson:
-                fix = "sudo ubuntu-drivers install" if self.ubuntu else self.packages("nvidia-driver")
+                fix = f"{self.sudo}ubuntu-drivers install" if self.ubuntu else self.packages("nvidia-driver")
             yield Advice("NVIDIA's driver", fault.why, fix)
         intel = self.findings["gpu"].details.get("intel")
         if intel and self.has("openvino"):
@@ -136,27 +143,31 @@ class _Machine:
     def nvdla(self) -> str:
         """Return the fix of TensorRT's library of JetPack 6, which JetPack 7 does not have."""
         if self.jetpack != "7":
-            place = "on the host: " if self.container else ""
-            return f"{place}sudo apt install nvidia-l4t-dla-compiler"
+            command = "apt install nvidia-l4t-dla-compiler"
+            return f"on the host: sudo {command}" if self.container else self.sudo + command
         if self.container:
             return (
                 "start from an image for Arm servers (SBSA) with JetPack 7's TensorRT 10.16, not from an -igpu or l4t "
                 "image: their TensorRT is made for JetPack 6, and JetPack 7 has no such file"
             )
-        return "sudo apt install --reinstall nvidia-jetpack"
+        return f"{self.sudo}apt install --reinstall nvidia-jetpack"
 
     def get_tensorrt(self) -> str:
         if self.jetpack == "5":
             return "install JetPack 6.1 or newer: JetPack 5 has TensorRT 8.5, which is not supported"
         if self.jetson:
-            if self.findings["tensorrt"].details.get("in_system"):
-                return f"python3 -m venv --system-site-packages {shlex.quote(self.prefix)}"
-            return "sudo apt install nvidia-jetpack"
+            return self.from_jetpack()
         if self.findings["gpu"].details.get("cuda", "").startswith("12."):
             if self.x86:
                 return "pip install tensorrt-cu12 'cuda-python<13'"
             return "install a driver for CUDA 13: TensorRT's packages for Arm need it"
         return self.install("tensorrt")
+
+    def from_jetpack(self) -> str:
+        """Return the command that makes JetPack's Python packages visible, or installs them."""
+        if self.findings["tensorrt"].details.get("in_system"):
+            return f"python3 -m venv --system-site-packages {quoted(self.prefix)}"
+        return self.packages("nvidia-jetpack")
 
     def libraries(self) -> Iterator[Advice]:
         """Yield the compiled libraries of the engines that are there, with the one command that builds all."""
@@ -182,7 +193,7 @@ class _Machine:
         absent = [title for title, name in (("PyAV", "pyav"), ("OpenCV", "opencv")) if self.lacks(name)]
         extra = "jetson" if self.jetson and "PyAV" in absent else "video"
         if absent == ["OpenCV"] and self.jetson:
-            yield Advice("OpenCV", "draws and reads cameras", self.packages("nvidia-jetpack"))
+            yield Advice("OpenCV", "draws and reads cameras", self.from_jetpack())
         elif absent:
             yield Advice(
                 " and ".join(absent), "video files, streams, cameras and drawing", self.install(extra)
@@ -194,7 +205,7 @@ class _Machine:
         elif self.jetson and self.has("gstreamer"):
             elements: dict[str, bool] = self.findings["gstreamer"].details["elements"]
             if lacking := [name for name, there in elements.items() if name.startswith("nv") and not there]:
-                fix = "sudo apt install nvidia-l4t-gstreamer"
+                fix = self.packages("nvidia-l4t-gstreamer")
                 yield Advice("GStreamer's Jetson elements", f"no {', '.join(lacking)}", fix)
         cameras: dict[str, Any] = self.findings["cameras"].details
         for device, camera in cameras.items():
@@ -220,6 +231,6 @@ class _Machine:
         bundle = self.findings.get("bundle", Finding("missing", ""))
         for row in bundle.details.get("candidates", ()):
             command = _COMMAND.search(row["why_not"])
-            if row["graph"] and command:
-                name = f"{row['graph']} graph in {row['backend']}"
+            if command and (command[1] != "build" or self.has("gpu")):
+                name = f"{row['graph'] or 'engine'} in {row['backend']}"
                 yield Advice(name, row["why_not"].partition("; ")[0], command[0].rstrip(". "))

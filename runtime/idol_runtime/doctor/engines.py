@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,12 +53,13 @@ def gpu(subject: Subject) -> Finding:
         if read(device / "class").startswith("0x03")  # display controllers
     }
     nvidia = _NVIDIA in vendors or "Jetson" in read(subject.root / "proc/device-tree/model")
-    version = read(subject.root / "proc/driver/nvidia/version").split("Module")[-1].split()
+    version = re.search(r"Module\s.*?\s(\d+\.[\d.]+)", read(subject.root / "proc/driver/nvidia/version"))
+    toolkit = _toolkit(subject.root)
     details: dict[str, Any] = {
         "nvidia": nvidia,
         "intel": _INTEL in vendors,
-        "driver": next((word for word in version if word[:1].isdigit()), ""),
-        "toolkit": _toolkit(subject.root),
+        "driver": version[1] if version else "",
+        "toolkit": toolkit,
         "devices": [],
     }
     try:
@@ -73,17 +75,16 @@ def gpu(subject: Subject) -> Finding:
             return Finding("faulty", f"NVIDIA GPU, but {error}", details)
         return Finding("missing", f"no NVIDIA GPU{', an Intel GPU' * details['intel']}", details)
     names = ", ".join(f"{gpu['name']} (compute capability {gpu['capability']})" for gpu in details["devices"])
-    toolkit = f", toolkit {details['toolkit']}" if details["toolkit"] else ", no toolkit"
-    text = f"{names or 'no device'}, driver {details['driver']} for CUDA {details['cuda']}{toolkit}"
+    version_text = " ".join(filter(None, ("driver", details["driver"], "for CUDA", details["cuda"])))
+    text = f"{names or 'no device'}, {version_text}, {f'toolkit {toolkit}' if toolkit else 'no toolkit'}"
     return Finding("present" if names else "missing", text, details)
 
 
 def _toolkit(root: Path) -> str:
     """Return the version of the CUDA toolkit in its usual folder; `?` if it states none."""
     text = read(root / "usr/local/cuda/version.json")
-    version = text.partition('"cuda"')[2].partition('"version"')[2].split('"')[1:2]
-    if version:
-        return version[0]
+    if version := re.search(r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"', text):
+        return version[1]
     return "?" if (root / "usr/local/cuda/bin/nvcc").exists() else ""
 
 
@@ -122,7 +123,8 @@ def tensorrt(subject: Subject) -> Finding:
 def pytorch(_: Subject) -> Finding:
     """Look up PyTorch's version, without importing it."""
     try:
-        return Finding("present", f"{importlib.metadata.version('torch')} (not used by `run`)")
+        version = importlib.metadata.version("torch")
+        return Finding("present", f"{version} (not used by `run`)", {"version": version})
     except importlib.metadata.PackageNotFoundError:
         return Finding(
             "missing", "not installed; only training, export and evaluation of checkpoints need it"

@@ -44,6 +44,7 @@ def system(subject: Subject) -> Finding:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "prefix": sys.prefix,
+        "root": hasattr(os, "geteuid") and os.geteuid() == 0,
         "container": _container(root),
     }
     jetson = _jetson(root, kernel)

@@ -16,7 +16,14 @@ from idol_runtime.sinks.video import find_encoder
 
 __all__ = ["cameras", "gstreamer", "opencv", "pyav"]
 
-_CODECS = ("h264", "hevc", "av1", "vp9", "mjpeg")
+# Decoders by codec, as FFmpeg orders them. Its own decoder of AV1 works in hardware only.
+_CODECS = {
+    "h264": ("h264",),
+    "hevc": ("hevc",),
+    "av1": ("libdav1d", "libaom-av1"),
+    "vp9": ("vp9", "libvpx-vp9"),
+    "mjpeg": ("mjpeg",),
+}
 # Elements of the pipelines of docs/streams.md; the last ones are NVIDIA's.
 _ELEMENTS = ("v4l2src", "decodebin", "videoconvert", "matroskamux", "rtspsrc")
 _JETSON_ELEMENTS = ("nvarguscamerasrc", "nvvidconv", "nvv4l2decoder")
@@ -26,7 +33,10 @@ _SECONDS = 15.0
 def pyav(_: Subject) -> Finding:
     """Examine PyAV: FFmpeg's version, decoders, and the encoders that `--save` uses."""
     av = load_av("reading and writing video")
-    decoders = {codec: _decoder(av, codec) for codec in _CODECS}
+    decoders = {
+        codec: next((name for name in names if name in av.codecs_available), "")
+        for codec, names in _CODECS.items()
+    }
     encoders = {suffix: _encoder(av, suffix) for suffix in (".mp4", ".avi")}
     absent = "".join(f", no {name}" for name, decoder in decoders.items() if not decoder)
     decoding = ", ".join(name for name, decoder in decoders.items() if decoder)
@@ -35,14 +45,6 @@ def pyav(_: Subject) -> Finding:
     text = f"{av.__version__} with FFmpeg {ffmpeg}, decodes {decoding}{absent}, --save uses {saving}"
     details = {"version": av.__version__, "ffmpeg": ffmpeg, "decoders": decoders, "encoders": encoders}
     return Finding("present", text, details)
-
-
-def _decoder(av: Any, codec: str) -> str:
-    """Return the name of the decoder of a codec; empty without one."""
-    try:
-        return str(av.codec.Codec(codec, "r").name)
-    except ValueError:  # not in this build
-        return ""
 
 
 def _encoder(av: Any, suffix: str) -> str:
@@ -83,7 +85,10 @@ def cameras(subject: Subject) -> Finding:
     details: dict[str, Any] = {}
     folders = subject.root.glob("sys/class/video4linux/video*")
     for folder in sorted(folders, key=lambda path: int(re.sub(r"\D", "", path.name) or 0)):
-        name, device = read(folder / "name"), subject.root / "dev" / folder.name
+        name, device = (
+            "".join(filter(str.isprintable, read(folder / "name"))),
+            subject.root / "dev" / folder.name,
+        )
         details[folder.name] = {
             "name": name,
             # Sensors of a Jetson's CSI ports; `run --source csi:0` reads them.

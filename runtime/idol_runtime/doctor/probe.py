@@ -19,6 +19,7 @@ __all__ = ["GROUPS", "Finding", "Subject", "examine", "main"]
 
 _CHILD = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from {} import main; main(sys.argv[1:])"
 _STEP_S = 0.01
+_LEAST_PARALLEL = 4  # a process that hangs must not delay the others
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -52,24 +53,22 @@ def _group(module: str, *functions: str) -> tuple[str, ...]:
 
 
 # Probes of one child process each, as `module:function`; a function takes a `Subject`, and its name is the finding's.
+# Findings before a fault of their process are kept, so that the probe of something that may hang or crash comes late.
 GROUPS = (
-    _group("machine", "system", "cpu", "memory", "power", "clock"),
-    _group("engines", "gpu", "library_cuda"),
+    _group("machine", "system", "cpu", "memory", "power", "clock", "disk"),
+    _group("engines", "build_tools", "library_image", "gpu", "library_cuda"),
+    _group("engines", "pytorch", "tensorrt", "library_tensorrt"),
     _group("engines", "openvino", "library_openvino"),
     _group("engines", "onnxruntime", "library_onnxruntime"),
-    _group("engines", "tensorrt", "library_tensorrt"),
-    _group("engines", "pytorch", "library_image", "build_tools"),
-    _group("media", "pyav"),
     _group("media", "opencv"),
-    _group("media", "gstreamer"),
-    _group("media", "cameras"),
-    _group("machine", "disk"),
+    _group("media", "pyav"),
+    _group("media", "cameras", "gstreamer"),
 )
 _BUNDLE = _group("engines", "bundle")
 
 
 def examine(
-    subject: Subject, groups: Sequence[Sequence[str]] = GROUPS, limit_s: float = 20.0, bundle_s: float = 180.0
+    subject: Subject, groups: Sequence[Sequence[str]] = GROUPS, limit_s: float = 15.0, bundle_s: float = 180.0
 ) -> dict[str, Finding]:
     """Run the probes and return their findings by name, in the order of the groups; never raises, never hangs.
 
@@ -84,9 +83,12 @@ def examine(
     findings = {_name(place): Finding("unknown", "not run") for group, _ in waiting for place in group}
     try:
         while waiting or running:
-            while waiting and len(running) < max(2, os.cpu_count() or 2):
+            while waiting and len(running) < max(_LEAST_PARALLEL, os.cpu_count() or 1):
                 group, seconds = waiting.pop(0)
-                running.append((group, _start(group, subject), time.monotonic() + seconds))
+                try:
+                    running.append((group, _start(group, subject), time.monotonic() + seconds))
+                except OSError as error:  # no memory or no process left
+                    findings |= dict.fromkeys(map(_name, group), Finding("unknown", str(error)))
             for entry in list(running):
                 group, process, until = entry
                 if process.poll() is not None or time.monotonic() > until:

@@ -1,13 +1,12 @@
 """The report of an examination, as text and as JSON."""
 
 import importlib.metadata
-import shlex
 from collections.abc import Mapping
 
 import msgspec
 
 from idol_runtime.backends.opening import backend_class
-from idol_runtime.doctor.advice import Advice, advise, engines
+from idol_runtime.doctor.advice import Advice, advise, engines, quoted
 from idol_runtime.doctor.probe import Finding
 
 __all__ = ["Report", "make_report"]
@@ -75,7 +74,7 @@ def _run(usable: Mapping[str, list[str]], bundle: Finding | None) -> list[str]:
         ]
     if bundle.state != "present":
         return [f"nothing: {_unknown(bundle)}{bundle.summary}"]
-    times = f"idol-deploy run {shlex.quote(bundle.details['path'])} --explain times all graphs"
+    times = f"idol-deploy run {quoted(bundle.details['path'])} --explain times all graphs"
     if bundle.details["choice"]:
         return [*bundle.details["choice"], times]
     return [f"the fastest graph, timed at the first start; {bundle.summary}", times]

@@ -37,7 +37,7 @@ ORIN: Mapping[str, str] = {
     },
     "sys/class/video4linux/video0/name": "vi-output, imx219 9-0010\n",
     "sys/class/video4linux/video0/index": "0\n",
-    "sys/class/video4linux/video1/name": "HD Pro Webcam C920\n",
+    "sys/class/video4linux/video1/name": "HD Pro\x1b[2J Webcam C920\n",
     "sys/class/video4linux/video1/index": "0\n",
     "sys/class/video4linux/video2/name": "HD Pro Webcam C920\n",
     "sys/class/video4linux/video2/index": "1\n",

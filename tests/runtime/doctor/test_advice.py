@@ -49,14 +49,25 @@ def _library(state: Any, fix: str) -> Finding:
     return Finding(state, "not built", {"title": "operator", "fix": fix})
 
 
-def _bundle(why_not: str) -> Finding:
+def _bundle(why_not: str, graph: str | None = "bf16") -> Finding:
     return Finding(
-        "present", "", {"candidates": [{"graph": "bf16", "backend": "openvino", "why_not": why_not}]}
+        "present", "", {"candidates": [{"graph": graph, "backend": "openvino", "why_not": why_not}]}
     )
 
 
 NVDLA = "running engines needs tensorrt, which cannot be loaded: libnvdla_compiler.so: cannot open shared object file"
 BUILD = "idol-deploy plugins build"
+
+
+def test_root_needs_no_sudo() -> None:
+    assert _fixes(system=_system(root=True), gstreamer=ABSENT)[0].startswith("apt install ")
+
+
+@pytest.mark.parametrize(("gpu", "fixes"), [(H200, ["idol-deploy build model.idol"]), (COMPLETE["gpu"], [])])
+def test_an_engine_is_built_where_there_is_a_gpu(gpu: Finding, fixes: list[str]) -> None:
+    bundle = _bundle("no engine of model.idol is stored; build one: idol-deploy build model.idol", graph=None)
+    runtime = Finding("present", "", {"devices": ["cuda", "cpu"]})
+    assert _fixes(gpu=gpu, tensorrt=TENSORRT, onnxruntime=runtime, bundle=bundle) == fixes
 
 
 def test_nothing_is_missing() -> None:

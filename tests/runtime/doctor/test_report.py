@@ -32,11 +32,11 @@ def test_with_a_bundle() -> None:
         (["running bf16 on OpenVINO (cpu); remembered from 2026-11-28", "a hint"], "running bf16"),
         ([], "the fastest graph, timed at the first start; bf16 passes"),
     ):
-        details = {"path": "my model.idol", "choice": choice, "candidates": []}
+        details = {"path": "~/my model.idol", "choice": choice, "candidates": []}
         report = make_report({**COMPLETE, "bundle": Finding("present", "bf16 passes", details)})
         assert report.can_run
         assert report.run[0].startswith(first)
-        assert report.run[-1] == "idol-deploy run 'my model.idol' --explain times all graphs"
+        assert report.run[-1] == "idol-deploy run ~/'my model.idol' --explain times all graphs"
     for finding in (Finding("faulty", "no graph runs here: why"), Finding("unknown", "no answer")):
         report = make_report({**COMPLETE, "bundle": finding})
         assert not report.can_run
