@@ -23,6 +23,8 @@ from hypothesis import settings
 from servers.rtsp import GSTREAMER_PYTHON
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from idol_deploy.config import IdolConfig
     from idol_deploy.model.idol import Idol
     from idol_export.export import Exported
@@ -42,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     _skip(items, "clips", _no_clips)
     _skip(items, "pseudo_ytvis", _no_pseudo_ytvis)
     _skip(items, "gstreamer", _no_gstreamer)
+    _skip(items, "browser", _no_browser)
 
 
 def _skip(items: list[pytest.Item], marker: str, missing: Callable[[], str | None]) -> None:
@@ -71,6 +74,13 @@ def _no_gstreamer() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return "GStreamer's RTSP server is missing: scripts/install-test-packages"
     return None
+
+
+def _no_browser() -> str | None:
+    """Explain what is missing to drive a browser; None if nothing is."""
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is missing; pip install playwright"
+    return None if shutil.which("chromium") else "chromium is missing; run scripts/install-test-packages"
 
 
 def _no_gpu() -> str | None:
@@ -274,6 +284,21 @@ def trt_harness(libraries: Path) -> Path:
     if not harness.is_file():
         pytest.skip(f"TensorRT's headers are missing; set TENSORRT_INCLUDE_DIR{_tried('tensorrt')}")
     return harness
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium, for tests marked `browser`."""
+    from playwright.sync_api import sync_playwright
+
+    quiet = "background-networking component-update default-apps gpu quic sync"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet.split())],
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ const page = {
   connected: false,
   skew: 0, // seconds by which the clock of the server is ahead
   now: () => Date.now() / 1000 + page.skew,
-  open(stream, track = null) {
-    location.hash = `#/stream/${encodeURIComponent(stream)}${track === null ? "" : `/track/${track}`}`;
+  open(stream = null, track = null) {
+    const address = stream === null ? "" : `stream/${encodeURIComponent(stream)}`;
+    location.hash = `#/${address}${track === null ? "" : `/track/${track}`}`;
     show(); // now, not with the event
   },
   remove: (stream) => forms.showRemove(stream),
@@ -186,8 +187,7 @@ addEventListener("hashchange", () => {
 });
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || $("dialog[open]") || route.stream === null) return;
-  if (route.track !== null) page.open(route.stream);
-  else location.hash = "#/";
+  page.open(route.track === null ? null : route.stream);
 });
 
 show();
