@@ -79,6 +79,7 @@ class Run:
         self._readers: list[threading.Thread] = []  # of ended sources, as long as they are alive
         self._running = self._cut = self._closed = False
         self.interrupted = self.failed = False
+        self._stepped_s = time.monotonic()
 
     def __enter__(self) -> "Run":
         return self
@@ -90,6 +91,16 @@ class Run:
             self._changed.wait_for(lambda: not self._running)
             self._closed = True
         self._finish(error)
+
+    @property
+    def options(self) -> list[RunOptions]:
+        """Options of the sources that run or are being opened."""
+        return list(self._options.values())
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds since the loop of the network ran last; grows while the network hangs."""
+        return time.monotonic() - self._stepped_s
 
     def add(self, options: RunOptions) -> None:
         """Open a source and its outputs, and take its frames from now on.
@@ -211,7 +222,7 @@ class Run:
 
     def _step(self, more: Callable[[], bool]) -> bool:
         """Process the next frame of the sources that have one; return False at the end of the run."""
-        runners = list(self._runners.items())
+        runners, self._stepped_s = list(self._runners.items()), time.monotonic()
         self.interrupted = self.interrupted or any(runner.stopped for _, runner in runners)
         for number, runner in runners:
             if self.interrupted or runner.removed:
