@@ -30,6 +30,7 @@ _COMMANDS = {
     "certify": "verify reduced-precision graphs on this machine",
     "build": "build a TensorRT engine from a bundle, on the device",
     "run": "track instances through videos with a bundle",
+    "serve": "run, with a live page, an API and metrics over HTTP",
     "bench": "measure the speed of a bundle in every backend",
     "evaluate": "score results, or a model on a data set",
     "ablate": "measure the effect of each part of the method",

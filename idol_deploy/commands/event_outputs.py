@@ -77,11 +77,14 @@ class EventOutputs:
 
 
 @contextlib.contextmanager
-def open_event_outputs(options: argparse.Namespace, *, single: bool = False) -> Iterator[EventOutputs]:
+def open_event_outputs(
+    options: argparse.Namespace, *receivers: Tell, single: bool = False
+) -> Iterator[EventOutputs]:
     """Open the outputs of events until exit.
 
     Args:
         options: parsed options of `add_event_outputs`.
+        receivers: further functions that receive every event.
         single: as for `EventOutputs`.
 
     Raises:
@@ -92,7 +95,8 @@ def open_event_outputs(options: argparse.Namespace, *, single: bool = False) -> 
     from idol_runtime.delivery.queue import FLUSH_S, EventQueue
 
     senders = _senders(options)  # before the first thread
-    outputs = EventOutputs([] if options.events is None else [EventFile(options.events)], single=single)
+    files = [] if options.events is None else [EventFile(options.events)]
+    outputs = EventOutputs([*receivers, *files], single=single)
     queues = [EventQueue(sender, outputs) for sender in senders]
     outputs.add(*queues)
     try:

@@ -1,19 +1,12 @@
 """The `idol-deploy run` command: track instances through videos with a bundle."""
 
 import argparse
-import sys
-from typing import TYPE_CHECKING
 
-from idol_deploy.commands.common import INTERRUPTED
-from idol_deploy.commands.event_outputs import EventOutputs, add_event_outputs, open_event_outputs
-from idol_deploy.commands.source_options import add_network, add_source_options, add_sources, source_options
+from idol_deploy.commands.event_outputs import add_event_outputs
+from idol_deploy.commands.running import add_access, open_publisher, run_sources
+from idol_deploy.commands.source_options import add_network, add_source_options, add_sources
 from idol_deploy.progress import steps
-from idol_runtime.errors import BackendError, ConfigError
-from idol_runtime.signals import STOP_SIGNALS, handling
-
-if TYPE_CHECKING:
-    from idol_deploy.streams_file import StreamsFile
-    from idol_runtime.run.options import RunOptions, RunSummary
+from idol_runtime.errors import BackendError
 
 __all__ = ["add_arguments", "run"]
 
@@ -27,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_options(parser)
     add_network(parser)
     add(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="serve health and Prometheus metrics over HTTP at PORT, of 127.0.0.1 unless HOST is given",
+    )
+    add_access(parser)
+    add(
         "--explain",
         action="store_true",
         help="time every graph in every backend on this machine, print why each is used or not, and stop",
@@ -35,91 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from idol_deploy.streams_file import StreamsFile
-    from idol_runtime.run.options import check_outputs, for_each_source
-
     if options.explain:
         return _explain(options)
-    if bool(options.source) == bool(options.streams):
-        raise ConfigError(
-            "--source is missing; give a video, an image folder, a camera or a URL, or a list of them with --streams"
-            if not options.source
-            else "--source and --streams are both given; write all sources into the file of --streams"
-        )
-    listing = None
-    if options.streams:
-        listing = StreamsFile(options.streams, add_source_options, source_options, options)
-        run_options = listing.load()
-    else:
-        run_options = for_each_source(source_options(options), options.source)
-    inputs = [options.bundle, *([options.streams] if listing else [])]
-    check_outputs(run_options, *inputs, events=options.events)
-    with open_event_outputs(options, single=len(run_options) == 1 and not listing) as tell:
-        return _run(options, run_options, listing, tell)
-
-
-def _run(
-    options: argparse.Namespace,
-    run_options: "list[RunOptions]",
-    listing: "StreamsFile | None",
-    tell: EventOutputs,
-) -> int:
-    """Process the sources and return the exit status.
-
-    Args:
-        options: parsed options of the command.
-        run_options: options of each source.
-        listing: file of `--streams`; None without one.
-        tell: function that receives the events.
-    """
-    from idol_runtime.run.notify import ServiceManager
-    from idol_runtime.run.run import Run
-    from idol_runtime.streams import Streams
-
-    inputs = [path for path in (options.bundle, options.streams, options.events) if path is not None]
-    # A log rotation must not end a run that is still being loaded.
-    rotates = any(entry.files.rotates for entry in run_options)
-    hangups = [number for number in STOP_SIGNALS if rotates and number.name == "SIGHUP"]
-    manager = ServiceManager()
-    manager.status(f"loading {options.bundle}")
-    with handling(lambda *_: None, *hangups), steps() as announce:
-        opened = Streams.open(
-            options.bundle,
-            backend=options.backend,
-            device=options.device,
-            threads=options.threads,
-            graph=options.graph,
-            golden_check=options.golden_check,
-            fit=options.fit,
-            settings=options.set,
-            at_once=options.at_once if listing else min(options.at_once, len(run_options)),
-            announce=announce,
-        )
-    with handling(lambda *_: None, *hangups), opened as streams:
-        backend = streams.backend.name
-        reason = streams.backend.reason
-        for note in (*reason.splitlines(), *streams.reason.splitlines()):
-            print(f"note: {note}")
-        with Run(
-            streams, inputs=inputs, tell=tell, track_events=tell.track_events, manager=manager
-        ) as process:
-            for entry in run_options:
-                process.add(entry)
-            if listing is None:
-                summaries = process.wait()
-            else:
-                with listing.watch(process, tell):
-                    summaries = process.wait(lambda: listing.pending)
-        if streams.backend.reason != reason:  # the engine could not be recorded as a CUDA graph
-            print(f"note: {streams.backend.reason}")
-    if tell.single and summaries and (error := summaries[0].error) is not None:
-        raise error
-    _print_summaries(summaries, backend)
-    if process.failed:
-        return 2
-    # Closing a window is a normal end of the run.
-    interactive = any(output.sink.interactive for entry in run_options for output in entry.outputs)
-    return INTERRUPTED if process.interrupted and not interactive else 0
+    if options.metrics is None:
+        return run_sources(options)
+    with open_publisher(options, options.metrics, page=False) as publisher:
+        return run_sources(options, publisher)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -148,19 +68,3 @@ def _explain(options: argparse.Namespace) -> int:
     for line in choice.lines:
         print(f"note: {line}")
     return 0
-
-
-def _print_summaries(summaries: "list[RunSummary]", backend: str) -> None:
-    if len(summaries) > 1:
-        for summary in summaries:
-            print(f"{summary.source}: {summary.frames} frames, {summary.tracks} tracks")
-    frames, tracks = sum(s.frames for s in summaries), sum(s.tracks for s in summaries)
-    print(f"{frames} frames, {tracks} tracks, {backend}")
-    for summary in summaries:
-        for path in summary.paths:
-            print(f"wrote {path}")
-        for note in summary.notes:
-            print(f"note: {note}")
-    for summary in summaries:
-        if summary.error is not None:
-            print(f"idol-deploy: error: {summary.source} ended early: {summary.error}", file=sys.stderr)

@@ -17,6 +17,7 @@ __all__ = ["add_network", "add_source_options", "add_sources", "source_options"]
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """Add the bundle, `--source` and `--streams`."""
     add = parser.add_argument
+    parser.set_defaults(needs_output=True)
     add("bundle", type=Path, help="exported bundle (.idol file)")
     add(
         "--source",
@@ -187,7 +188,7 @@ def source_options(options: argparse.Namespace) -> "RunOptions":
     from idol_runtime.sources.live import LiveOptions
 
     outputs = requested_outputs(**{kind.name: getattr(options, kind.name) for kind in SINKS})
-    if not outputs:
+    if not outputs and options.needs_output:
         *names, last = (f"--{kind.name}" for kind in SINKS)
         raise ConfigError(f"nothing to write; give {', '.join(names)} or {last}")
     return RunOptions(

@@ -49,6 +49,7 @@ def test_the_commands() -> None:
             "synth",
             "build",
             "run",
+            "serve",
             "bench",
             "evaluate",
             "ablate",

@@ -18,6 +18,8 @@ from idol_runtime.serve.messages import FromRun, FromServer, decode_from_server,
 
 __all__ = ["Supervisor"]
 
+_MODULE = "idol_runtime.serve.server"
+
 # Delay before a server is started again: at first, and at most. It doubles unless the server has run for _STABLE_S.
 _FIRST_DELAY_S, _MAX_DELAY_S, _STABLE_S = 0.5, 30.0, 60.0
 # A server that takes nothing for this time hangs, and is replaced.
@@ -125,7 +127,7 @@ class Supervisor:
         environment.pop(TOKEN_VARIABLE, None)
         descriptors = theirs.fileno(), self._listener.fileno()
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "idol_runtime.serve.server", *map(str, descriptors)],
+            [sys.executable, "-m", _MODULE, *map(str, descriptors)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
