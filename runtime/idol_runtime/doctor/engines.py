@@ -133,19 +133,15 @@ def pytorch(_: Subject) -> Finding:
 
 def build_tools(_: Subject) -> Finding:
     """Look up the tools that compile the libraries."""
-    details: dict[str, Any] = {}
-    finders: dict[str, Callable[[], str | None]] = {
-        "C++ compiler": compiler,
-        "CMake": lambda: shutil.which("cmake"),
-        "nvcc": cuda_compiler,
-    }
-    for name, find in finders.items():
+    details: dict[str, str | None] = {"CMake": shutil.which("cmake")}
+    for name, find in (("C++ compiler", compiler), ("nvcc", cuda_compiler)):
         with contextlib.suppress(PluginError):
             details[name] = find()
-    complete = all(details.get(name) for name in ("C++ compiler", "CMake"))
-    absent = "".join(f", no {name}" for name in finders if not details.get(name))
-    names = ", ".join(name for name in finders if details.get(name)) or "none"
-    return Finding("present" if complete else "missing", names + absent, details)
+    text = ", ".join(
+        name if details.get(name) else f"no {name}" for name in ("C++ compiler", "CMake", "nvcc")
+    )
+    complete = details["CMake"] and details.get("C++ compiler")
+    return Finding("present" if complete else "missing", text, details)
 
 
 def _library(name: str) -> Callable[[Subject], Finding]:

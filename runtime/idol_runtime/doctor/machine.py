@@ -2,7 +2,6 @@
 
 import ctypes
 import datetime
-import math
 import os
 import platform
 import re
@@ -46,12 +45,10 @@ def system(subject: Subject) -> Finding:
         "prefix": sys.prefix,
         "root": hasattr(os, "geteuid") and os.geteuid() == 0,
         "container": _container(root),
+        "jetson": _jetson(root, kernel),
     }
-    jetson = _jetson(root, kernel)
-    details["jetson"] = jetson
     parts = [f"{details['os']}, kernel {kernel}, {details['machine']}, Python {details['python']}"]
-    if jetson:
-        parts.append(", ".join(f"{key} {value}" for key, value in jetson.items() if value))
+    parts += [f"{key} {value}" for key, value in details["jetson"].items() if value]
     if details["container"]:
         parts.append(f"in a container ({details['container']})")
     return Finding("present", ", ".join(parts), details)
@@ -68,8 +65,8 @@ def _container(root: Path) -> str:
     return match[0] if match else ""
 
 
-def _jetson(root: Path, kernel: str) -> dict[str, Any]:
-    """Return a Jetson's board, release of Jetson Linux (`l4t`) and JetPack; empty for another machine."""
+def _jetson(root: Path, kernel: str) -> dict[str, str]:
+    """Return a Jetson's board, release of Jetson Linux (L4T) and JetPack; empty for another machine."""
     board = read(root / "proc/device-tree/model")
     release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read(root / "etc/nv_tegra_release"))
     if not (release or "Jetson" in board or kernel.endswith("-tegra")):
@@ -119,8 +116,9 @@ def power(subject: Subject) -> Finding:
     """Examine CPU governor and clocks, and a Jetson's power mode."""
     sensors = Sensors(root=subject.root)
     cpus = sorted(subject.root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
-    details: dict[str, Any] = {**sensors.facts(), **{k: round(v, 1) for k, v in sensors.read().items()}}
-    details.pop("board", None)
+    details: dict[str, Any] = {name: round(value, 1) for name, value in sensors.read().items()}
+    if mode := sensors.facts().get("power_mode"):
+        details["power_mode"] = mode
     governors = sorted({read(cpu / "scaling_governor") for cpu in cpus} - {""})
     if governors:
         details["governors"] = governors
@@ -144,7 +142,7 @@ def power(subject: Subject) -> Finding:
 
 
 def clock(subject: Subject) -> Finding:
-    """Examine the system clock: synchronised with a time server, and after the release of this version."""
+    """Examine the system clock, and whether it is synchronised with a time server."""
     now = datetime.datetime.now(datetime.timezone.utc)
     text = f"{now:%Y-%m-%d %H:%M} UTC"
     details: dict[str, Any] = {"utc": now.isoformat(timespec="seconds"), "synchronised": None}
@@ -180,6 +178,6 @@ def disk(subject: Subject) -> Finding:
         f"{name} {entry['free_gib']:.1f} GiB free{'' if entry['writable'] else ' (read-only)'}"
         for name, entry in details.items()
     ]
-    low = min((entry["free_gib"] for entry in details.values()), default=math.inf) < _LEAST_FREE_GIB
+    low = min(entry["free_gib"] for entry in details.values()) < _LEAST_FREE_GIB
     fix = "; free some space, and bound the outputs of `run` with --rotate and --retain"
     return Finding("faulty" if low else "present", ", ".join(texts) + fix * low, details)

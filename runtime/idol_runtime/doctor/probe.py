@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -151,19 +151,13 @@ def main(arguments: Sequence[str]) -> None:
         arguments: root, path of the bundle, and the probes.
     """
     root, bundle, *places = arguments
-    output = os.dup(1)
+    output, home = os.dup(1), os.path.expanduser("~")
     os.dup2(2, 1)  # libraries print, too
-    for line in _lines(places, Subject(Path(root), bundle)):
-        os.write(output, line)
-
-
-def _lines(places: Sequence[str], subject: Subject) -> Iterator[bytes]:
-    home = os.path.expanduser("~")
     for place in places:
-        line = msgspec.json.encode((_name(place), _run(place, subject))).decode()
+        line = msgspec.json.encode((_name(place), _run(place, Subject(Path(root), bundle)))).decode()
         if home.strip("/"):  # reports are published
             line = re.sub(rf"{re.escape(home)}(?=[/\"\s;,)])", "~", line)
-        yield line.encode() + b"\n"
+        os.write(output, f"{line}\n".encode())
 
 
 def _run(place: str, subject: Subject) -> Finding:
