@@ -13,20 +13,24 @@ on the command line. The command line has the values of the fields that are miss
 import argparse
 import contextlib
 import copy
+import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 import msgspec
 
+from idol_deploy.stream_requests import MAX_NAME, MAX_REQUESTED, Fields, RequestError, StreamRequests
 from idol_runtime.errors import ConfigError, IdolError
 from idol_runtime.events import Event, Tell
+from idol_runtime.files import replacing
 from idol_runtime.run.options import RunOptions, check_outputs
 from idol_runtime.run.run import Run
+from idol_runtime.serve.messages import Edit, Reply
 
 __all__ = ["MAX_BYTES", "MAX_STREAMS", "StreamsFile"]
 
@@ -34,11 +38,9 @@ MAX_BYTES, MAX_STREAMS = 2**20, 1000
 # Time between two looks at the file. A change is used when it has stayed the same for this time.
 _POLL_S = 1.0
 
-_Fields: TypeAlias = dict[str, str | int | float | bool]
-
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
-    streams: list[_Fields]
+    streams: list[Fields]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,6 +75,12 @@ class StreamsFile:
         self._streams: dict[str, RunOptions] = {}
         self._changing: set[str] = set()  # streams that a thread adds or removes
         self._lock = threading.Lock()
+        self._using = threading.Lock()  # held while a content is checked and used
+
+    @property
+    def editable(self) -> bool:
+        """True if `edit` can change the list: it is JSON, which can be written again without losing comments."""
+        return self._path.suffix.lower() == ".json"
 
     @property
     def pending(self) -> bool:
@@ -106,10 +114,63 @@ class StreamsFile:
             ended.set()
             thread.join()
 
+    def edit(self, run: Run, tell: Tell, requests: StreamRequests, edit: Edit) -> Reply:
+        """Add a stream to the file or remove one, and use the change at once.
+
+        Args:
+            run: run of the streams.
+            tell: function that receives what is refused later, when the source is opened.
+            requests: checks of a stream to add.
+            edit: change of the list.
+
+        Returns:
+            The answer for the client: 404 for a stream that is not listed, 409 if the list cannot take the change, and
+            422 for a stream that is not allowed or cannot be used.
+        """
+        try:
+            with self._using:
+                self._edit(run, tell, requests, edit)
+        except IdolError as error:
+            return Reply(edit.id, str(error), error.status if isinstance(error, RequestError) else 422)
+        return Reply(edit.id)
+
+    def _edit(self, run: Run, tell: Tell, requests: StreamRequests, edit: Edit) -> None:
+        try:
+            content = self._read()
+            streams = self._parse(content)
+            entries = msgspec.json.decode(content, type=_Content).streams
+        except IdolError as error:
+            raise RequestError(f"the streams file has an error that comes first: {error}", 409) from error
+        if edit.add is None:
+            if edit.remove not in streams:
+                raise RequestError(
+                    f"no stream is named {edit.remove[:MAX_NAME]!r}; give the name of a listed one", 404
+                )
+            del streams[edit.remove]
+            entries = [entry for entry in entries if entry.get("name") != edit.remove]
+        else:
+            name, fields = requests.checked(edit.add)
+            if name in streams:
+                raise RequestError(f"another stream is named {name}; give another name", 409)
+            if len(streams) >= MAX_REQUESTED:
+                raise RequestError(f"{len(streams)} streams are listed; remove one first", 409)
+            options = self._options(name, dict(fields))
+            check_outputs([options], self._path, *requests.protected, running=list(streams.values()))
+            streams[name] = options
+            entries.append({"name": name, **fields})
+        content = msgspec.json.format(msgspec.json.encode(_Content(entries)), indent=2) + b"\n"
+        with replacing(self._path, keep_mode=True) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._content = content
+        self._apply(run, tell, streams)
+
     def _follow(self, run: Run, tell: Tell, ended: threading.Event) -> None:
         last, told = self._content, ""
         while not ended.wait(_POLL_S):
-            last, problem = self._look(run, tell, last)
+            with self._using:
+                last, problem = self._look(run, tell, last)
             if problem is None:
                 continue
             if problem and problem != told:
@@ -152,6 +213,8 @@ class StreamsFile:
         # Before any is added, which may have an output of one that ends.
         ended = {name for name in changed if _remove(run, name)}
         for name in idle:
+            if name not in streams and name not in ended:  # its source had ended before
+                tell(Event("removed", name, "removed from the list"))
             # Opening a source may take long, and must not delay another change.
             threading.Thread(
                 target=self._change,
@@ -236,7 +299,7 @@ class StreamsFile:
                 raise ConfigError(f"{self._path}: stream {name or number}: {error}") from error
         return streams
 
-    def _options(self, name: str, fields: _Fields) -> RunOptions:
+    def _options(self, name: str, fields: Fields) -> RunOptions:
         source = fields.pop("source", "")
         if source == "" or isinstance(source, bool | float):
             raise ConfigError("the source is missing; give a path, a URL or a camera")

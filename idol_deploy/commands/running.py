@@ -1,6 +1,7 @@
 """The run that `run` and `serve` share: sources through a bundle, with a live server if one is asked for."""
 
 import argparse
+import functools
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ from idol_runtime.errors import ConfigError
 from idol_runtime.signals import STOP_SIGNALS, handling
 
 if TYPE_CHECKING:
+    from idol_deploy.stream_requests import StreamRequests
     from idol_deploy.streams_file import StreamsFile
     from idol_runtime.run.options import RunOptions, RunSummary
     from idol_runtime.serve.publisher import Publisher
@@ -61,12 +63,17 @@ def open_publisher(options: argparse.Namespace, address: str, *, page: bool) -> 
     return Publisher(access, page=page)
 
 
-def run_sources(options: argparse.Namespace, publisher: "Publisher | None" = None) -> int:
+def run_sources(
+    options: argparse.Namespace,
+    publisher: "Publisher | None" = None,
+    requests: "StreamRequests | None" = None,
+) -> int:
     """Process the sources of `run` or `serve` and return the exit status.
 
     Args:
         options: parsed options of the command.
         publisher: publisher of the run, which is started here; None for none.
+        requests: checks of streams that are added over HTTP; None if none can be added.
     """
     from idol_deploy.streams_file import StreamsFile
     from idol_runtime.run.options import check_outputs, for_each_source
@@ -89,7 +96,7 @@ def run_sources(options: argparse.Namespace, publisher: "Publisher | None" = Non
     check_outputs(run_options, *inputs, events=options.events)
     single = len(run_options) == 1 and not listing
     with open_event_outputs(options, *([publisher.tell] if publisher else []), single=single) as tell:
-        return _run(options, run_options, listing, tell, publisher)
+        return _run(options, run_options, listing, tell, publisher, requests)
 
 
 def _run(
@@ -98,6 +105,7 @@ def _run(
     listing: "StreamsFile | None",
     tell: EventOutputs,
     publisher: "Publisher | None",
+    requests: "StreamRequests | None",
 ) -> int:
     """Process the sources and return the exit status.
 
@@ -107,6 +115,7 @@ def _run(
         listing: file of `--streams`; None without one.
         tell: function that receives the events.
         publisher: publisher of the run; None for none.
+        requests: checks of streams that are added over HTTP; None if none can be added.
     """
     from idol_runtime.run.notify import ServiceManager
     from idol_runtime.run.run import Run
@@ -147,7 +156,10 @@ def _run(
             for entry in run_options:
                 process.add(entry)
             if publisher is not None:
-                publisher.start(streams, process, bundle=options.bundle.name)
+                edit = None
+                if listing is not None and listing.editable and requests is not None:
+                    edit = functools.partial(listing.edit, process, tell, requests)
+                publisher.start(streams, process, bundle=options.bundle.name, edit=edit)
                 print(f"serving {publisher.url}", flush=True)
             if listing is None:
                 summaries = process.wait()

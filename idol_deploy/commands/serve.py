@@ -1,6 +1,7 @@
 """The `idol-deploy serve` command: run the sources and show them over HTTP."""
 
 import argparse
+from pathlib import Path
 
 from idol_deploy.commands.event_outputs import add_event_outputs
 from idol_deploy.commands.running import add_access, open_publisher, run_sources
@@ -23,6 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="listen at this address; 0.0.0.0 or [::] is every address of this machine (default: 127.0.0.1:8080)",
     )
     add_access(parser)
+    add(
+        "--media",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="let streams that are added over HTTP read the files in DIR; may be repeated (default: no files)",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="let streams that are added over HTTP write outputs into DIR (default: no outputs)",
+    )
     add_event_outputs(parser)
     add_source_options(parser)
     add_network(parser)
@@ -31,5 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    from idol_deploy.stream_requests import StreamRequests
+
+    protected = [path for path in (options.bundle, options.token_file, options.events) if path is not None]
+    requests = StreamRequests(options.media, options.data, protected)
     with open_publisher(options, options.http, page=True) as publisher:
-        return run_sources(options, publisher)
+        return run_sources(options, publisher, requests)

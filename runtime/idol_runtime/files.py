@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -134,8 +135,12 @@ def hidden_path(target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, keep_mode: bool = False) -> Iterator[Path]:
     """Yield a temporary path with the target's suffix; rename it to the target on success, delete it on failure.
+
+    Args:
+        path: target.
+        keep_mode: give the new file the permissions of the target, if it exists; False: those of a new file.
 
     Raises:
         OutputError: the target cannot be written, or the disk is full.
@@ -145,6 +150,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         # Not with tempfile, whose files are private: applying the umask would need reading it, which sets it.
         temporary.touch(exist_ok=False)
+        if keep_mode and target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         mode = temporary.stat().st_mode
     except OSError as error:
         raise write_error(target, error) from error
