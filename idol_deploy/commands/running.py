@@ -165,7 +165,8 @@ def _run(
                 summaries = process.wait()
             else:
                 with listing.watch(process, tell):
-                    summaries = process.wait(lambda: listing.pending)
+                    # A server with a list waits for further streams.
+                    summaries = process.wait(lambda: requests is not None or listing.pending)
         if streams.backend.reason != reason:  # the engine could not be recorded as a CUDA graph
             print(f"note: {streams.backend.reason}")
     if tell.single and summaries and (error := summaries[0].error) is not None:
