@@ -72,8 +72,7 @@ class MqttSender:
             self._drop()
             if isinstance(error, OutputError):
                 raise
-            problem = getattr(error, "strerror", None) or error
-            raise OutputError(f"cannot be reached: {problem}; check the network and the broker") from error
+            raise OutputError(f"cannot be reached: {error}; check the network and the broker") from error
 
     def close(self) -> None:
         """Publish the end and close the connection."""

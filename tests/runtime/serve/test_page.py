@@ -171,7 +171,9 @@ def test_functions_of_the_page(page: Page) -> None:
     # A box in a corner: the window stays in the frame, has its shape, and holds the box.
     window = page.evaluate("import('/page/follow.js').then((m) => m.zoomed([400, 800], [700, 0, 800, 60]))")
     assert window == pytest.approx({"x": 500, "y": 0, "width": 300, "height": 150})
-    path = page.evaluate("import('/page/tracks.js').then((m) => m.timeline([[0, 100], [890, 950]], 1000))")
+    path = page.evaluate(
+        "import('/page/tracks.js').then((m) => m.timeline([[0, 100], [890, 950]], 1000, 300))"
+    )
     assert path == "M190.0 0H250.0V1H190.0z"
 
 

@@ -132,9 +132,10 @@ export class Card {
 
   #click(event) {
     if (!this.#record) return;
-    const area = this.canvas.getBoundingClientRect();
-    const across = (event.clientX - area.left) / area.width;
-    const down = (event.clientY - area.top) / area.height;
+    const { left, top, width, height } = this.canvas.getBoundingClientRect();
+    const scale = Math.min(width / this.canvas.width, height / this.canvas.height); // bars on two sides
+    const across = 0.5 + (event.clientX - left - width / 2) / (scale * this.canvas.width);
+    const down = 0.5 + (event.clientY - top - height / 2) / (scale * this.canvas.height);
     const instance = hit(this.#record.instances, ...pointAt(this.#window, across, down));
     this.page.open(this.name, instance && instance.id !== this.followed ? instance.id : null);
   }
@@ -179,7 +180,7 @@ export class Card {
     setText($(".state", this.root), this.live && !live ? "Playing" : (STATES[state] ?? state));
     if (!this.live) for (const name of ["fps", "age"]) setText(this.dd[name], "–");
     const problem = this.#problem();
-    this.view.classList.toggle("stale", problem !== null && this.#bitmap !== null);
+    this.view.classList.toggle("stale", problem !== null);
     this.notice.hidden = problem === null;
     if (problem) {
       setText(this.notice.firstElementChild, problem[0]);

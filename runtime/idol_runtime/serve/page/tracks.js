@@ -3,16 +3,17 @@
 import { $, clock, element, setText, span } from "./text.js";
 
 const SHOWN = 40; // rows at most
-const TIMELINE_S = 300;
+const SHORTEST_S = 30; // the timelines begin with the first track, at least this and at most that long ago
+const LONGEST_S = 300;
 const SVG = "http://www.w3.org/2000/svg";
 
-// Return the path of the presence intervals [[start, end], …] in a box of TIMELINE_S x 1 that ends now.
-export function timeline(intervals, now) {
+// Return the path of the presence intervals [[start, end], …] in a box of 300 x 1 for the last seconds before now.
+export function timeline(intervals, now, seconds) {
+  const x = (time) => Math.min(Math.max(300 * (1 - (now - time) / seconds), 0), 300);
   let path = "";
   for (const [start, end] of intervals) {
-    const from = Math.max(0, TIMELINE_S - (now - start));
-    const to = Math.min(TIMELINE_S, TIMELINE_S - (now - end));
-    if (to >= 0) path += `M${from.toFixed(1)} 0H${Math.max(to, from + 1.5).toFixed(1)}V1H${from.toFixed(1)}z`;
+    const from = x(start).toFixed(1);
+    if (now - end <= seconds) path += `M${from} 0H${Math.max(x(end), x(start) + 1).toFixed(1)}V1H${from}z`;
   }
   return path;
 }
@@ -45,7 +46,7 @@ class Row {
     this.score = element("span", "score");
     this.state = element("span", "when");
     const line = document.createElementNS(SVG, "svg");
-    line.setAttribute("viewBox", `0 0 ${TIMELINE_S} 1`);
+    line.setAttribute("viewBox", "0 0 300 1");
     line.setAttribute("preserveAspectRatio", "none");
     line.setAttribute("aria-hidden", "true");
     this.path = document.createElementNS(SVG, "path");
@@ -54,7 +55,7 @@ class Row {
     this.root.append(this.button);
   }
 
-  update(track, state, now, stream, followed) {
+  update(track, state, now, seconds, stream, followed) {
     this.button.dataset.state = state;
     this.button.style.setProperty("--track", track.colour);
     this.button.setAttribute("aria-pressed", String(followed));
@@ -62,7 +63,7 @@ class Row {
     setText(this.score, track.score.toFixed(2));
     const age = { visible: span(now - track.first_seen), lost: `unseen ${span(now - track.last_seen)}` }[state];
     setText(this.state, age ?? `left ${clock(track.last_seen)}`);
-    this.path.setAttribute("d", timeline(track.intervals, now));
+    this.path.setAttribute("d", timeline(track.intervals, now, seconds));
     if (track.thumbnail_time) {
       // A new picture every 10 s is enough.
       const version = Math.floor(track.thumbnail_time / 10);
@@ -79,7 +80,7 @@ export class TrackList {
   // onFollow(id): a track was chosen.
   constructor(root, stream, onFollow) {
     this.list = $("ul", root);
-    this.summary = $("p", root);
+    [this.summary, this.scale] = root.querySelectorAll("p");
     this.stream = stream;
     this.onFollow = onFollow;
     setText(this.summary, "none yet");
@@ -95,8 +96,11 @@ export class TrackList {
     const others = tracks.filter((track) => !visible.includes(track)).sort((a, b) => b.last_seen - a.last_seen);
     const shown = [...visible, ...others].slice(0, SHOWN);
     const hidden = tracks.length - shown.length;
-    const earlier = `${visible.length} in view, ${others.length} earlier${hidden ? `, ${hidden} not listed` : ""}`;
-    setText(this.summary, tracks.length ? earlier : "none yet");
+    const longest = now - Math.min(...tracks.map((track) => track.first_seen));
+    const seconds = Math.min(Math.max(longest, SHORTEST_S), LONGEST_S);
+    const numbers = `${visible.length} in view, ${others.length} earlier${hidden ? `, ${hidden} not listed` : ""}`;
+    setText(this.summary, tracks.length ? numbers : "none yet");
+    setText(this.scale, tracks.length ? `last ${span(seconds)}` : "");
     this.#tracks = tracks;
     const ids = new Set(shown.map((track) => track.id));
     for (const [id, row] of this.#rows) {
@@ -108,7 +112,7 @@ export class TrackList {
     shown.forEach((track, place) => {
       let row = this.#rows.get(track.id);
       if (!row) this.#rows.set(track.id, (row = new Row(() => this.onFollow(track.id))));
-      row.update(track, stateOf(track, live), now, this.stream, track.id === followed);
+      row.update(track, stateOf(track, live), now, seconds, this.stream, track.id === followed);
       if (this.list.children[place] !== row.root) this.list.insertBefore(row.root, this.list.children[place] ?? null);
     });
   }

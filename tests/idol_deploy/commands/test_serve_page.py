@@ -1,0 +1,228 @@
+"""The live page in Chromium in front of `idol-deploy serve`: real cameras, the bundled demo model, and what fails.
+
+    IDOL_SCREENSHOTS=docs/images pytest -n 0 -m slow tests/idol_deploy/commands/test_serve_page.py
+
+renews the pictures of the documents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from servers.mjpeg import MjpegServer
+from servers.rtsp import free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from tests.idol_deploy.conftest import Command, Start
+
+BUNDLE = Path(__file__).parents[3] / "models/edge_synth/edge_synth.idol"
+HOSTILE = "<img src=x onerror=document.title='run'>"
+SCREENSHOTS = os.environ.get("IDOL_SCREENSHOTS")
+FIRST_PAINT_MS = 1000
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture
+def cameras(idol: Command, tmp_path: Path) -> Iterator[list[MjpegServer]]:
+    """Two cameras whose objects move forwards and backwards, so that no identity ends by a jump."""
+    folder = tmp_path / "synth"
+    shape = ("--preset", "easy", "--size", "480x768", "--frames", 24, "--videos", 2, "--seed", 7)
+    assert idol("synth", "--split", "val", *shape, "-o", folder).status == 0
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for video in sorted((folder / "JPEGImages").iterdir()):
+            frames = [path.read_bytes() for path in sorted(video.iterdir())]
+            servers.append(stack.enter_context(MjpegServer(fps=6, pictures=frames + frames[::-1])))
+        yield servers
+
+
+class Served:
+    """A process of `idol-deploy serve` that is started again at the same port."""
+
+    def __init__(self, start: Start, cameras: list[MjpegServer], names: list[str], folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        streams = [
+            {"name": name, "source": camera.url, "state": str(folder / f"{i}.state")}
+            for i, (name, camera) in enumerate(zip(names, cameras, strict=True))
+        ]
+        (folder / "streams.json").write_text(json.dumps({"streams": streams}))
+        options = ("--streams", folder / "streams.json", "--http", str(self.port), "--score", "0.3")
+        engine = ("--backend", "onnxruntime", "--graph", "portable", "--threads", "1")
+        self._start: Callable[[], subprocess.Popen[str]] = lambda: start("serve", BUNDLE, *options, *engine)
+        self.process = self._start()
+
+    def restart(self) -> None:
+        """Kill the process, and start it again."""
+        self.process.kill()
+        self.process.communicate()
+        self.process = self._start()
+
+    @property
+    def server_pid(self) -> int:
+        """Process of the HTTP server."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        children = [pid for task in tasks for pid in task.read_text().split()]
+        for pid in children:
+            if b"idol_runtime.serve.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+        raise AssertionError(f"no server process among {children}")
+
+
+@pytest.fixture
+def served(
+    start: Start, cameras: list[MjpegServer], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Served]:
+    served = Served(start, cameras, getattr(request, "param", ["door", HOSTILE]), tmp_path)
+    try:
+        yield served
+    finally:
+        served.process.send_signal(signal.SIGTERM)
+        served.process.communicate(timeout=30)
+
+
+def open_page(chromium: Browser, served: Served, problems: list[str], **options: Any) -> Page:
+    """Open the page; a message in its console, an error and a refusal of its policy are problems."""
+    from playwright.sync_api import Error
+
+    page = chromium.new_context(**options).new_page()
+    # Chromium reports every request that fails because the server is down.
+    page.on("console", lambda line: "net::ERR_" in line.text or problems.append(line.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            page.goto(served.url)
+        except Error:  # the server does not listen yet
+            assert time.monotonic() < deadline
+            assert served.process.poll() is None
+            time.sleep(0.2)
+        else:
+            return page
+
+
+def wait(page: Page, condition: str, timeout_s: float = 40) -> None:
+    """Wait until a JavaScript expression is true; Playwright's function needs `eval`, which the page forbids."""
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, f"{condition}\n{page.inner_text('body')}"
+        page.wait_for_timeout(50)
+
+
+def first_paint_ms(page: Page) -> float:
+    wait(page, "performance.getEntriesByName('first-contentful-paint').length === 1")
+    return float(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+
+
+def state(number: int, expected: str) -> str:
+    return f"document.querySelectorAll('.card')[{number}].dataset.state === '{expected}'"
+
+
+LIVE = "document.querySelectorAll('.card[data-state=live] .view:not(.stale)').length === 2"
+IN_VIEW = "/: in view/.test(document.querySelector('.card .following p').textContent)"
+
+
+def test_cameras_servers_and_runs_come_and_go(
+    chromium: Browser,
+    served: Served,
+    cameras: list[MjpegServer],
+    record_property: Callable[[str, object], None],
+) -> None:
+    problems: list[str] = []
+    page = open_page(chromium, served, problems, viewport={"width": 1280, "height": 800})
+    wait(page, LIVE)
+    assert page.locator(".name").all_inner_texts() == ["door", HOSTILE]
+    assert page.title() == "idol_deploy"
+    page.evaluate("window.same = true")  # until the page is loaded again
+
+    # A camera is lost and returns; the other one goes on.
+    cameras[1].stop()
+    wait(page, state(1, "lost"))
+    assert "Camera lost" in page.locator(".notice:visible").inner_text()
+    assert page.locator(".card").nth(1).locator(".stale").count() == 1
+    assert page.evaluate(state(0, "live"))
+    cameras[1].start()
+    wait(page, LIVE)
+
+    # A track is followed.
+    wait(page, "document.querySelector('.track[data-state=visible]') !== null")
+    track = page.locator(".track[data-state=visible]").first
+    name = track.locator(".class").inner_text()
+    entered = f"""[...document.querySelectorAll('#events li[data-source=door]')]
+        .filter((row) => row.textContent.includes({json.dumps(name.replace("#", "") + " enters")})).length"""
+    track.click()
+    wait(page, IN_VIEW)
+    assert name in page.inner_text(".following p")
+
+    # The server process dies: the page connects again by itself, to the same run.
+    os.kill(served.server_pid, signal.SIGKILL)
+    wait(page, "!document.querySelector('#banner').hidden")
+    wait(page, "document.querySelector('#connection').dataset.state === 'open'")
+    wait(page, IN_VIEW)
+
+    # The whole run dies: identities continue after it.
+    served.restart()
+    wait(page, "!document.querySelector('#banner').hidden")
+    wait(page, "document.querySelector('#connection').dataset.state === 'open'", 60)
+    wait(page, IN_VIEW)
+    assert name in page.inner_text(".following p")
+    wait(page, "/door *continues after frame/.test(document.querySelector('#events').textContent)")
+    assert page.evaluate(entered) == 1
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    wait(page, LIVE)
+    assert page.evaluate("window.same") is True
+    assert page.title() == "idol_deploy"
+    assert not problems
+    page.context.close()
+
+    paints = []
+    for _ in range(3):
+        page = open_page(chromium, served, problems)
+        paints.append(first_paint_ms(page))
+        page.context.close()
+    record_property("first_contentful_paint_ms", paints)
+    assert statistics.median(paints) < FIRST_PAINT_MS, paints
+
+
+@pytest.mark.skipif(not SCREENSHOTS, reason="IDOL_SCREENSHOTS is not set")
+@pytest.mark.parametrize("served", [["door", "yard"]], indirect=True)
+def test_pictures_of_the_documents(chromium: Browser, served: Served) -> None:
+    folder = Path(str(SCREENSHOTS))
+    size = {"width": 1280, "height": 800}
+    page = open_page(chromium, served, [], viewport=size)
+    wait(page, LIVE)
+    page.wait_for_timeout(20000)  # the timelines fill
+    _save(page, folder / "serve.png")
+    page.locator(".card").first.locator(".track[data-state=visible]").nth(1).click()
+    page.wait_for_timeout(3000)
+    _save(page, folder / "serve_follow.png")
+    size = {"width": 390, "height": 844}
+    phone = open_page(
+        chromium, served, [], viewport=size, color_scheme="dark", has_touch=True, is_mobile=True
+    )
+    phone.goto(page.url)
+    phone.locator(".card:visible .zoom").tap()
+    phone.wait_for_timeout(3000)
+    _save(phone, folder / "serve_phone.png")
+
+
+def _save(page: Page, path: Path) -> None:
+    """Save a screenshot with 256 colours."""
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256).save(path, optimize=True)
