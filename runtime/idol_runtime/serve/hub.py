@@ -5,7 +5,6 @@ client thus costs no memory and misses frames, not the newest one.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
@@ -108,8 +107,12 @@ class Subscription:
         Calls return no more often than the rate of the client allows.
         """
         await asyncio.sleep(self._last_s + self._interval_s - time.monotonic())
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout_s)
+        # Before Python 3.12, asyncio.wait_for returns in place of a cancellation that comes together with the event.
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
         self._last_s = time.monotonic()
         self._wake.clear()
         changed, self._changed = self._changed, set()

@@ -25,8 +25,8 @@ from idol_runtime.signals import STOP_SIGNALS
 __all__ = ["main", "serve"]
 
 # Kernel memory of one connection that nobody reads.
-_SEND_BUFFER = 2**17
-_KEEP_ALIVE_S = 5
+_SEND_BUFFER = 2**16
+_KEEP_ALIVE_S, _TICK_S = 5, 1.0
 
 
 class _Server(uvicorn.Server):
@@ -72,10 +72,20 @@ async def serve(run: socket.socket, listener: socket.socket) -> None:
         asyncio.ensure_future(_tick(hub, server)),
         asyncio.ensure_future(_receive(reader, hub)),
     ]
-    # Requests that are left are cut when the loop closes.
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        # Responses are cut: uvicorn would wait for those that never end.
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        listener.close()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        writer.close()
+        await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
 
 
 async def _receive(reader: asyncio.StreamReader, hub: Hub) -> None:
@@ -87,7 +97,7 @@ async def _tick(hub: Hub, server: uvicorn.Server) -> None:
     while True:
         hub.tick()
         close_stalled(server.server_state.connections)
-        await asyncio.sleep(1)
+        await asyncio.sleep(_TICK_S)
 
 
 async def _read(reader: asyncio.StreamReader) -> FromRun | None:

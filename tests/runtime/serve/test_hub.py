@@ -64,6 +64,24 @@ def test_a_slow_client_gets_the_newest_and_an_own_rate(kit, now) -> None:
     assert naps == [0.25]
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_a_client_that_leaves_at_the_time_of_a_change_ends(kit, turns: int) -> None:
+    hub = Hub(kit.hello(), lambda message: None)
+
+    async def leave() -> None:
+        with hub.subscribe({("stats", "")}, "a") as client:
+            waiting = asyncio.ensure_future(client.changes(5))
+            await asyncio.sleep(0.01)
+            hub.tick()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if waiting.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+
+    asyncio.run(leave())
+
+
 def test_clients_are_limited_in_all_and_by_address(kit) -> None:
     hub = Hub(kit.hello(), lambda message: None)
     clients = [hub.subscribe({("stats", "")}, "10.0.0.9") for _ in range(32)]

@@ -2,12 +2,14 @@
 
 import json
 import signal
+import socket
 import struct
 import threading
 import time
 
 import cv2
 import numpy as np
+import pytest
 
 from idol_runtime.serve.messages import Edit, Reply, StreamsMessage, Watch
 
@@ -80,6 +82,37 @@ def test_streams_are_changed_by_the_run(start_server, kit) -> None:
     assert answers == [(422, {"error": "stream yard: no such host; check the source"})]
     server.send(StreamsMessage(kit.hello().streams[1:]))
     _wait_for(lambda: server.get("/api/streams/door/result")[0] == 404)
+
+
+@pytest.mark.slow
+def test_clients_that_read_nothing_cost_no_memory_and_are_dropped(start_server, kit) -> None:
+    server = start_server()
+    request = b"GET /api/live?stream=door&rate=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    noise = np.random.default_rng(0).integers(0, 255, (192, 256, 3), dtype=np.uint8)
+    message = kit.frame(picture=True)
+    message.picture.rgb = noise.data
+    clients = []
+    server.send(message)
+    _wait_for(lambda: server.get("/readyz")[0] == 200)
+    before = server.memory()
+    for _ in range(60):
+        client = socket.create_connection(("127.0.0.1", server.port))
+        client.sendall(request)
+        clients.append(client)
+    started = time.monotonic()
+    slowest = 0.0
+    while b"\nidol_clients 0.0\n" not in server.get("/metrics")[1] or time.monotonic() - started < 5:
+        assert time.monotonic() - started < 20
+        server.send(message)
+        asked = time.monotonic()
+        assert server.get("/api/streams/door/result")[0] == 200
+        slowest = max(slowest, time.monotonic() - asked)
+        time.sleep(0.03)
+    assert 10 < time.monotonic() - started < 18
+    assert server.memory() - before < 60e6
+    assert slowest < 0.5
+    for client in clients:
+        client.close()
 
 
 def _wait_for(condition) -> None:

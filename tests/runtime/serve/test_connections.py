@@ -1,0 +1,150 @@
+"""Connections over real sockets: clients that neither send nor read, and too many of them."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+
+from idol_runtime.serve import connections, server
+from idol_runtime.serve.messages import encode
+
+GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def here(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """Serve in this process, with short times."""
+    monkeypatch.setattr(connections, "STALLED_S", 0.5)
+    monkeypatch.setattr(server, "_TICK_S", 0.1)
+    run, theirs = socket.socketpair()
+    run.settimeout(5)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(theirs, listener)), daemon=True)
+    thread.start()
+    run.sendall(encode(kit.hello()))
+    opened: list[socket.socket] = []
+
+    def connect(data: bytes) -> socket.socket:
+        client = socket.socket()
+        opened.append(client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**13)
+        client.settimeout(5)
+        client.connect(("127.0.0.1", port))
+        client.sendall(data)
+        return client
+
+    yield SimpleNamespace(connect=connect, send=lambda message: run.sendall(encode(message)))
+    for client in opened:
+        client.close()
+    run.close()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def _is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(2**16) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("start", "trickle"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nX: ", b"a"),
+        (b"POST /api/streams HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+         b"Content-Length: 1000\r\n\r\n", b" "),
+        (b"GET /nonsense HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n", b" "),
+    ],
+    ids=["nothing", "headers", "body", "body of a refused request"],
+)  # fmt: skip
+def test_a_request_that_never_ends_is_closed(here: SimpleNamespace, start: bytes, trickle: bytes) -> None:
+    client = here.connect(start)
+    started = time.monotonic()
+    try:
+        while time.monotonic() - started < 3:
+            time.sleep(0.1)
+            client.sendall(trickle)
+            client.settimeout(0.01)
+            try:
+                if not client.recv(2**16):
+                    break
+            except TimeoutError:
+                pass
+    except ConnectionError:
+        pass
+    assert time.monotonic() - started < 2
+
+
+def test_many_requests_on_one_connection_are_served(here: SimpleNamespace) -> None:
+    client = here.connect(b"")
+    for _ in range(7):
+        client.sendall(GET % b"/healthz")
+        data = client.recv(2**16)
+        assert data.startswith(b"HTTP/1.1 200")
+        while b"}" not in data:
+            data += client.recv(2**16)
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def send_pictures(here: SimpleNamespace, kit: SimpleNamespace) -> Iterator[Callable[[], None]]:
+    """Send pictures of noise, which take many bytes as JPEG, until the test ends."""
+    message = kit.frame(picture=True, boxes_xyxy=[[0.0] * 4] * 2)
+    noise = np.random.default_rng(0).integers(0, 255, 192 * 256 * 3, dtype=np.uint8)
+    message = msgspec.structs.replace(
+        message, picture=msgspec.structs.replace(message.picture, rgb=noise.data)
+    )
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.wait(0.03):
+            here.send(message)
+
+    thread = threading.Thread(target=send, daemon=True)
+    yield thread.start
+    ended.set()
+    thread.join(5)
+
+
+def test_a_client_that_reads_nothing_is_dropped_and_a_slow_one_is_not(
+    here: SimpleNamespace, send_pictures: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STALLED_S", 0.8)
+    silent = here.connect(GET % b"/api/streams/door/video?rate=30")
+    slow = here.connect(GET % b"/api/streams/door/video?rate=30")
+    send_pictures()
+    received, deadline = 0, time.monotonic() + 1.8
+    while time.monotonic() < deadline:
+        received += len(slow.recv(2**13))
+        time.sleep(0.05)
+    assert received > 2**17
+    silent.settimeout(1)
+    rest = 0
+    while not _is_closed(silent):
+        rest += 1
+    assert rest * 2**16 < 2**22
+    slow.settimeout(1)
+    assert slow.recv(2**16)
+
+
+def test_connections_are_limited(here: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    first = here.connect(GET % b"/api/events")
+    second = here.connect(GET % b"/api/events")
+    assert first.recv(2**16).startswith(b"HTTP/1.1 200")
+    assert second.recv(2**16).startswith(b"HTTP/1.1 200")
+    third = here.connect(GET % b"/healthz")
+    assert third.recv(2**16).startswith(b"HTTP/1.1 503")
+    assert _is_closed(third)
+    first.close()
+    time.sleep(0.1)
+    assert here.connect(GET % b"/healthz").recv(2**16).startswith(b"HTTP/1.1 200")
