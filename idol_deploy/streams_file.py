@@ -26,7 +26,7 @@ import msgspec
 
 from idol_deploy.stream_requests import MAX_NAME, MAX_REQUESTED, Fields, RequestError, StreamRequests
 from idol_runtime.errors import ConfigError, IdolError
-from idol_runtime.events import Event, Tell
+from idol_runtime.events import Event, Tell, guarded
 from idol_runtime.files import replacing
 from idol_runtime.run.options import RunOptions, check_outputs
 from idol_runtime.run.run import Run
@@ -105,7 +105,7 @@ class StreamsFile:
         """
         ended = threading.Event()
         thread = threading.Thread(
-            target=self._follow, args=(run, tell, ended), name="idol-streams-file", daemon=True
+            target=self._follow, args=(run, guarded(tell), ended), name="idol-streams-file", daemon=True
         )
         thread.start()
         try:

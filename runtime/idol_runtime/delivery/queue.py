@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from idol_runtime.errors import OutputError
-from idol_runtime.events import Event, EventKind, Tell
+from idol_runtime.events import Event, EventKind, Tell, guarded
 
 __all__ = ["CAPACITY", "FLUSH_S", "Delivery", "EventQueue", "RejectedError", "Sender"]
 
@@ -74,12 +74,13 @@ class EventQueue:
 
         Args:
             sender: connection to the receiver.
-            tell: function that receives the events of the delivery itself: `output_stopped` and `output_back`.
+            tell: function that receives the events of the delivery itself: `output_stopped` and `output_back`;
+                an error of it is logged.
             capacity: number of events that wait at most.
             wait_s: longest first wait after a failure in seconds.
         """
         self.name = sender.name
-        self._sender, self._tell, self._capacity, self._wait_s = sender, tell, capacity, wait_s
+        self._sender, self._tell, self._capacity, self._wait_s = sender, guarded(tell), capacity, wait_s
         self._prefix, self._numbers = secrets.token_hex(6), count()
         self._items: deque[Delivery] = deque()
         self._changed = threading.Condition()

@@ -97,6 +97,20 @@ def test_rejected_events_are_not_sent_again(until: Until) -> None:
     assert told[1].values["lost"] == 4
 
 
+def test_an_error_of_the_function_for_events_ends_no_delivery(until: Until) -> None:
+    def fail(event: Event) -> None:
+        raise BrokenPipeError(event.kind)
+
+    receiver = Receiver(OutputError("down"))
+    queue = EventQueue(receiver, fail, wait_s=0.01)
+    put(queue, 1)
+    until(lambda: len(receiver.tried) > 1)
+    receiver.problem = None
+    queue.finish(5)
+    assert queue.join() == 0
+    assert len(receiver.received) == 1
+
+
 def test_the_end_of_a_run_waits_shortly(until: Until) -> None:
     """For a receiver that fails and for one that hangs; what was not delivered is counted."""
     failing, hanging = Receiver(OutputError("down")), Receiver()
