@@ -62,10 +62,10 @@ class EventOutputs:
         with self._lock:
             for receive in self._receivers:
                 receive(event)
-            # The summaries at the end name the sources that ended well.
-            hidden = event.kind == "ended" and ("error" not in event.values or self.single)
-            if not hidden and not event.kind.startswith("track_"):
-                self._print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event.source}: {event.message}")
+        # The summaries at the end name the sources that ended well.
+        hidden = event.kind == "ended" and ("error" not in event.values or self.single)
+        if not hidden and not event.kind.startswith("track_"):
+            self._print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {event.source}: {event.message}")
 
     def _print(self, line: str) -> None:
         try:
