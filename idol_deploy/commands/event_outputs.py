@@ -15,7 +15,7 @@ from idol_runtime.events import Event, EventFile, Tell
 if TYPE_CHECKING:
     from idol_runtime.delivery.queue import Sender
 
-__all__ = ["EventOutputs", "add_event_outputs", "open_event_outputs"]
+__all__ = ["EventOutputs", "add_event_outputs", "has_event_outputs", "open_event_outputs"]
 
 
 def add_event_outputs(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,11 @@ def add_event_outputs(parser: argparse.ArgumentParser) -> None:
         "send events with POST to http[s]://[USER:PASSWORD@]HOST[:PORT]/PATH, or @FILE with the URL in a file"
     )
     add("--webhook", metavar="URL", help=webhook)
+
+
+def has_event_outputs(options: argparse.Namespace) -> bool:
+    """Return True if an option of `add_event_outputs` is given."""
+    return any(output is not None for output in (options.events, options.mqtt, options.webhook))
 
 
 class EventOutputs:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from idol_deploy.commands.common import add_association, add_backend, positive
+from idol_deploy.commands.event_outputs import has_event_outputs
 from idol_runtime.errors import ConfigError
 from idol_runtime.sinks.opening import SINKS, requested_outputs
 
@@ -188,9 +189,9 @@ def source_options(options: argparse.Namespace) -> "RunOptions":
     from idol_runtime.sources.live import LiveOptions
 
     outputs = requested_outputs(**{kind.name: getattr(options, kind.name) for kind in SINKS})
-    if not outputs and options.needs_output:
-        *names, last = (f"--{kind.name}" for kind in SINKS)
-        raise ConfigError(f"nothing to write; give {', '.join(names)} or {last}")
+    if not outputs and options.needs_output and not has_event_outputs(options):
+        names = ", ".join(f"--{kind.name}" for kind in SINKS)
+        raise ConfigError(f"nothing to write; give {names}, --events, --mqtt or --webhook")
     return RunOptions(
         source="",
         outputs=outputs,

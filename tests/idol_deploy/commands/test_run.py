@@ -220,7 +220,7 @@ def test_a_kind_of_sink_is_one_module_and_one_line_of_the_registry(
         assert PublishSink.published == []
         assert idol(*arguments, "mqtt://host/{source}/{number}").status == 0
         message = idol("run", toy.path, "--source", images).err
-        assert "give --save, --jsonl, --results, --masks, --display or --publish" in message
+        assert "give --save, --jsonl, --results, --masks, --display, --publish, --events," in message
     finally:
         SINKS.remove(kind)
     topics = [f"mqtt://host/images/{number}" for number in (1, 2)]
@@ -452,7 +452,7 @@ def test_bad_bundles(
         (["--masks", "taken.txt"], "give a folder"),
         (["--jsonl", "a", "--results", "a"], "give each its own"),
         (["--jsonl", "a", "--results", "./pngs/../a"], "give each its own"),
-        ([], "give --save, --jsonl, --results, --masks or --display"),
+        ([], "give --save, --jsonl, --results, --masks, --display, --events, --mqtt or --webhook"),
         (["--jsonl", "good.jsonl", "--masks", "taken.txt"], "give a folder"),
         (["--save", "good.mp4", "--results", "missing/a.json"], "create it first"),
         (["--save", "clip.mp4"], "clip.mp4 is an input as well; give the output another name"),
