@@ -15,7 +15,6 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 from starlette.exceptions import HTTPException
 
-from idol_runtime.events import Event
 from idol_runtime.serve.messages import (
     Edit,
     EventMessage,
@@ -129,8 +128,8 @@ class Hub:
     Attributes:
         hello: first message of the run.
         streams: streams by name.
-        events: identity and JSON of the last `MAX_EVENTS` events, oldest first; identities are consecutive, and
-            increase from one process to the next.
+        events: identity and JSON of the last `MAX_EVENTS` events, oldest first.
+        last_event: identity of the last event; 0 for none.
         metrics: figures for Prometheus.
         artist: drawer of the pictures; None draws nothing.
     """
@@ -139,7 +138,7 @@ class Hub:
         self.hello, self._send = hello, send
         self.streams: dict[str, StreamView] = {}
         self.events: deque[tuple[int, bytes]] = deque(maxlen=MAX_EVENTS)
-        self.last_event = int(time.time() * 1000)
+        self.last_event = 0
         self.metrics = Metrics(self)
         self.artist: Artist | None = None
         self.clients: set[Subscription] = set()
@@ -150,6 +149,8 @@ class Hub:
         self._edits: dict[int, asyncio.Future[Reply]] = {}
         self._numbers = itertools.count(1)
         self._set_streams(hello.streams)
+        for message in hello.events:
+            self._tell(message)
 
     def receive(self, message: FromRun) -> None:
         """Take a message of the run."""
@@ -159,7 +160,7 @@ class Hub:
         elif isinstance(message, Tick):
             self._stepped_s, self.unsent = self._heard_s - message.step_age_s, message.unsent
         elif isinstance(message, EventMessage):
-            self._tell(message.event)
+            self._tell(message)
         elif isinstance(message, StreamsMessage):
             self._set_streams(message.streams)
             self._mark(("streams", ""))
@@ -281,7 +282,8 @@ class Hub:
             self.artist.offer(message, due[:_MAX_THUMBNAILS])
         self._mark(("frame", message.stream))
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, message: EventMessage) -> None:
+        event = message.event
         if (view := self.streams.get(event.source)) is not None:
             view.reconnects += event.kind == "back"
             number = event.values.get("id")
@@ -289,7 +291,7 @@ class Hub:
                 view.tracks[number].left = True
             if event.kind in ("output_stopped", "output_back"):
                 view.output_stopped = event.kind == "output_stopped"
-        self.last_event += 1
+        self.last_event = message.id
         self.events.append((self.last_event, msgspec.json.encode(event)))
         self._mark(("event", ""))
 

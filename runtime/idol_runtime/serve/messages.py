@@ -61,6 +61,18 @@ class StreamInfo(msgspec.Struct):
     message: str = ""
 
 
+class EventMessage(msgspec.Struct, tag=True):
+    """An event of the run.
+
+    Attributes:
+        event: the event.
+        id: its number; numbers are consecutive, and increase from one run to the next.
+    """
+
+    event: Event
+    id: int
+
+
 class Hello(msgspec.Struct, tag=True):
     """The first message of a run.
 
@@ -79,6 +91,7 @@ class Hello(msgspec.Struct, tag=True):
         hosts: names that a client may write in its Host header, in lower case; addresses are always accepted, because
             only a name can lead a browser from another site to this server.
         streams: streams of the run.
+        events: last events so far, oldest first.
     """
 
     version: str
@@ -94,6 +107,7 @@ class Hello(msgspec.Struct, tag=True):
     token: str
     hosts: list[str]
     streams: list[StreamInfo]
+    events: list[EventMessage]
 
 
 class Picture(msgspec.Struct):
@@ -152,12 +166,6 @@ class FrameMessage(msgspec.Struct, tag=True):
     dropped: int
     tracks: int
     picture: Picture | None = None
-
-
-class EventMessage(msgspec.Struct, tag=True):
-    """An event of the run."""
-
-    event: Event
 
 
 class StreamsMessage(msgspec.Struct, tag=True):

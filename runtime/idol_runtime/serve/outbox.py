@@ -8,10 +8,10 @@ from collections.abc import Callable
 from idol_runtime.run.observer import FrameReport
 from idol_runtime.serve.messages import EventMessage, FrameMessage, Picture, Reply
 
-__all__ = ["Outbox"]
+__all__ = ["MAX_EVENTS", "Outbox"]
 
 # Largest numbers of waiting messages. Frames are a kilobyte each, without their pictures.
-_MAX_EVENTS, _MAX_FRAMES = 10_000, 300
+MAX_EVENTS, _MAX_FRAMES = 1000, 300
 # Shortest time between two pictures of a stream.
 _PICTURE_S = 0.1
 
@@ -58,7 +58,7 @@ class Outbox:
     def put(self, message: EventMessage | Reply) -> None:
         """Append an event or a reply."""
         with self._changed:
-            if len(self._events) >= _MAX_EVENTS:
+            if len(self._events) >= MAX_EVENTS:
                 self._events.popleft()
                 self.unsent += 1
             self._events.append(message)
@@ -97,11 +97,12 @@ class Outbox:
             waiting.message.picture = self._draw(report)
         return waiting.message
 
-    def forget_frames(self) -> None:
-        """Drop all frames, which are too old for a server that has just started, and watch no stream."""
+    def clear(self) -> None:
+        """Drop everything, which a new server gets in its first message or not at all; watch no stream."""
         with self._changed:
             self.unsent += len(self._frames)
             self._frames.clear()
+            self._events.clear()
             self._pictures.clear()
             self._watched = frozenset()
 

@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -44,7 +45,7 @@ from idol_runtime.serve.messages import (
     Tick,
     Watch,
 )
-from idol_runtime.serve.outbox import Outbox
+from idol_runtime.serve.outbox import MAX_EVENTS, Outbox
 from idol_runtime.serve.supervisor import Supervisor
 from idol_runtime.sources.opening import reader_kind
 
@@ -89,6 +90,8 @@ class Publisher:
         self._outbox = Outbox(self._picture)
         self._lock = threading.Lock()
         self._infos: dict[str, StreamInfo] = {}
+        self._recent: deque[EventMessage] = deque(maxlen=MAX_EVENTS)
+        self._number = int(1e3 * self._started)  # of the last event
         self._changed = False
         self._tick_s = 0.0
         self._closing = False
@@ -138,6 +141,7 @@ class Publisher:
             token=self._access.token,
             hosts=self._access.hosts,
             streams=[],
+            events=[],
         )
         self._run, self._edit = run, edit
         with self._lock:
@@ -171,12 +175,15 @@ class Publisher:
     def tell(self, event: Event) -> None:
         """Queue an event; a `Tell` function."""
         with self._lock:
+            self._number += 1
+            message = EventMessage(event, self._number)
+            self._recent.append(message)
+            self._outbox.put(message)
             if event.kind == "removed":
                 self._changed = self._infos.pop(event.source, None) is not None or self._changed
             elif event.kind in _STATES:
                 self._infos[event.source] = self._info(event.source, event.kind, event.time, event.message)
                 self._changed = True
-        self._outbox.put(EventMessage(event))
 
     def _info(self, name: str, state: str, since: float, message: str = "") -> StreamInfo:
         """Return a stream with a new state; its source is known once the run has it."""
@@ -188,12 +195,13 @@ class Publisher:
         return StreamInfo(name, before.source, before.live, state, since, message)
 
     def _begin(self) -> Hello:
-        """Return the first message for a new server, which has the true state of the streams."""
+        """Return the first message for a new server, with the state of the streams and the last events."""
         assert self._hello is not None
-        self._outbox.forget_frames()
         with self._lock:
+            self._outbox.clear()
             self._changed = False
-            return msgspec.structs.replace(self._hello, streams=list(self._infos.values()))
+            streams, events = list(self._infos.values()), list(self._recent)
+        return msgspec.structs.replace(self._hello, streams=streams, events=events)
 
     def _take(self) -> FromRun | None:
         """Return the list of streams if it has changed, a sign of life if one is due, or the next queued message."""

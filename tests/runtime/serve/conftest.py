@@ -56,6 +56,7 @@ def make_hello(**changes: Any) -> Hello:
             StreamInfo("door", "rtsp://door/live", True, "connected", 1e9),
             StreamInfo("a/b ü", "clip.mp4", False, "added", 1e9),
         ],
+        events=[],
     )
     return msgspec.structs.replace(hello, **changes)
 

@@ -79,7 +79,7 @@ def test_masks_are_those_of_the_frame(get, hub, kit) -> None:
 
 def test_events_continue_after_the_last_one_received(get, hub) -> None:
     for number in range(3):
-        hub.receive(EventMessage(Event("lost", "door", f"event {number}")))
+        hub.receive(EventMessage(Event("lost", "door", f"event {number}"), 1000 + number))
     first = hub.last_event - 2
 
     def received(path: str = "/api/events", **headers: str) -> list[tuple[int, str]]:

@@ -111,8 +111,8 @@ def test_health_is_that_of_the_run_and_its_network(kit, now) -> None:
 def test_streams_come_and_go(kit, caplog) -> None:
     hub = Hub(kit.hello(), lambda message: None)
     hub.receive(kit.frame())
-    hub.receive(EventMessage(Event("output_stopped", "door", "disk full")))
-    hub.receive(EventMessage(Event("back", "door", "back")))
+    hub.receive(EventMessage(Event("output_stopped", "door", "disk full"), 1))
+    hub.receive(EventMessage(Event("back", "door", "back"), 2))
     door = hub.streams["door"]
     assert (door.output_stopped, door.reconnects) == (True, 1)
     many = [StreamInfo(str(number), "0", True, "added", 0.0) for number in range(100)]
@@ -123,8 +123,8 @@ def test_streams_come_and_go(kit, caplog) -> None:
     hub.receive(StreamsMessage(many[:1]))
     hub.receive(kit.frame())  # was still under way
     assert hub.streams.keys() == {"0"}
-    for _ in range(1200):
-        hub.receive(EventMessage(Event("lost", "door", "lost")))
+    for number in range(1200):
+        hub.receive(EventMessage(Event("lost", "door", "lost"), number))
     assert len(hub.events) == 1000
 
 

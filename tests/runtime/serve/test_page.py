@@ -126,7 +126,7 @@ def test_the_page_shows_follows_and_loses_streams_on_a_phone(page: Page, cameras
     assert max(page.locator("canvas:visible").first.evaluate(shade)) < 70, (
         "the rest of the picture is not dimmed"
     )
-    cameras.server.send(EventMessage(Event("track_leave", "door", "dog 3 leaves", {"id": 3})))
+    cameras.server.send(EventMessage(Event("track_leave", "door", "dog 3 leaves", {"id": 3}), 1))
     cameras.sending = [HOSTILE]
     cameras.until(page, "/dog #3: left/.test(document.querySelector('.following p').textContent)")
 

@@ -46,8 +46,8 @@ def test_tracks_and_their_intervals_are_bounded(kit) -> None:
 def test_tracks_have_their_colour_and_say_when_they_left(kit) -> None:
     hub = Hub(kit.hello(), lambda message: None)
     hub.receive(kit.frame())
-    hub.receive(EventMessage(Event("track_leave", "door", "cat 12 leaves", {"id": 12, "label": 0})))
-    hub.receive(EventMessage(Event("track_leave", "door", "cat 99 leaves", {"id": 99})))  # not known here
+    hub.receive(EventMessage(Event("track_leave", "door", "cat 12 leaves", {"id": 12, "label": 0}), 1))
+    hub.receive(EventMessage(Event("track_leave", "door", "cat 99 leaves", {"id": 99}), 2))  # not known here
     left = {track["id"]: track["left"] for track in hub.streams["door"].tracks_json()}
     assert left == {3: False, 12: True}
     instances = hub.streams["door"].frame_json(kit.frame())["instances"]

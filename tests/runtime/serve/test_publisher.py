@@ -1,0 +1,337 @@
+"""The publisher of a run, with a stand-in for its server process that lets the test read and write the messages."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import servers
+from idol_runtime.errors import MissingDependencyError
+from idol_runtime.events import Event
+from idol_runtime.frames import Frame
+from idol_runtime.preprocess import Placement
+from idol_runtime.run.observer import FrameReport
+from idol_runtime.run.options import RunOptions
+from idol_runtime.run.run import Run
+from idol_runtime.serve import publisher as publisher_module
+from idol_runtime.serve import supervisor
+from idol_runtime.serve.access import Access
+from idol_runtime.serve.messages import (
+    Edit,
+    EventMessage,
+    FrameMessage,
+    FromRun,
+    FromServer,
+    Hello,
+    Reply,
+    StreamsMessage,
+    Tick,
+    Watch,
+    decode_from_run,
+    encode,
+    receive,
+)
+from idol_runtime.serve.publisher import Publisher
+from idol_runtime.streams import Streams
+from idol_runtime.tracking.results import FrameResult
+from samples.grey import CONFIG, GreyBackend
+from servers.mjpeg import MjpegServer
+
+
+class Client:
+    """The test's end of the connection to a run."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        port = int(publisher.url.rstrip("/").rpartition(":")[2])
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._socket.close()
+
+    def send(self, message: FromServer) -> None:
+        self._socket.sendall(encode(message))
+
+    def next(self) -> FromRun:
+        data = receive(self._socket)
+        assert data is not None
+        return decode_from_run(data)
+
+    def until(self, match: Callable[[FromRun], object]) -> FromRun:
+        """Return the first message that matches."""
+        deadline = time.monotonic() + 20
+        while not match(message := self.next()):
+            assert time.monotonic() < deadline
+        return message
+
+
+def state(name: str, value: str) -> Callable[[FromRun], bool]:
+    """Return a function that is True for a list of streams in which this one has this state."""
+    return lambda m: (
+        isinstance(m, StreamsMessage) and any((s.name, s.state) == (name, value) for s in m.streams)
+    )
+
+
+def report(size: tuple[int, int] = (32, 64), instances: int = 1, index: int = 0) -> FrameReport:
+    rng = np.random.default_rng(0)
+    image = np.asarray(Image.fromarray(rng.integers(0, 255, (8, 16, 3), np.uint8)).resize(size[::-1]))
+    result = FrameResult(
+        index=index,
+        ids=np.arange(instances),
+        labels=np.zeros(instances, np.int64),
+        scores=np.linspace(0.9, 0.5, instances, dtype=np.float32),
+        class_scores=np.ones((instances, 1), np.float32),
+        boxes_xyxy=np.ones((instances, 4), np.float32),
+        mask_logits=rng.normal(size=(instances, 8, 16)).astype(np.float32),
+        placement=Placement(frame=size, network=(32, 64), content=(32, 64)),
+        class_names=("grey",),
+    )
+    return FrameReport(
+        "door", Frame(index, 0.0, image), result, {"write": 0.001}, None, index + 1, 0, instances
+    )
+
+
+@pytest.fixture(autouse=True)
+def relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the server by `servers/relay.py`, which is started again at once."""
+    monkeypatch.setattr(supervisor, "_MODULE", "servers.relay")
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY_S", 0.01)
+    paths = str(Path(servers.__path__[0]).parent), os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("IDOL_DEPLOY_TOKEN", "secret")
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    with Publisher(Access(port=0, token="t" * 16)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def run(publisher: Publisher) -> Iterator[Run]:
+    """A run without sources."""
+    with Run(Streams(GreyBackend(), CONFIG), tell=publisher.tell, observe=publisher.observe) as opened:
+        yield opened
+
+
+def start(publisher: Publisher, run: Run, edit: Callable[[Edit], Reply] | None = None) -> int:
+    """Start the server and return its process."""
+    publisher.start(run._streams, run, bundle="a.idol", edit=edit)
+    supervised = publisher._supervisor
+    assert supervised is not None
+    while not supervised.pid:
+        time.sleep(0.01)
+    return supervised.pid
+
+
+def test_a_server_gets_the_run_its_frames_and_its_states(publisher: Publisher, run: Run) -> None:
+    with MjpegServer((32, 64), 100) as camera:
+        run.add(RunOptions(camera.url.replace("//", "//me:secret@"), name="door"))
+        start(publisher, run)
+        thread = threading.Thread(target=run.wait, args=(lambda: True,))
+        thread.start()
+        with Client(publisher) as client:
+            hello = client.next()
+            assert isinstance(hello, Hello)
+            assert (hello.pid, hello.bundle, hello.token) == (os.getpid(), "a.idol", "t" * 16)
+            assert (hello.backend, hello.device, hello.class_names) == ("grey", "numpy", ["grey"])
+            assert (hello.page, hello.editable) == (True, False)
+            (door,) = hello.streams
+            assert (door.name, door.live) == ("door", True)
+            assert "secret" not in door.source
+            frame = client.until(lambda m: isinstance(m, FrameMessage))
+            assert isinstance(frame, FrameMessage)
+            assert (frame.stream, frame.size, frame.ids, frame.labels) == ("door", (32, 64), [0], [0])
+            assert list(frame.stages) == ["wait", "prepare", "network", "track", "write"]
+            assert frame.picture is None
+            camera.fault = "refuse"
+            client.until(state("door", "lost"))
+            camera.fault = ""
+            client.until(state("door", "back"))
+            run.add(RunOptions(camera.url, name="yard"))
+            added = client.until(state("yard", "added"))
+            assert isinstance(added, StreamsMessage)
+            assert [(s.name, s.source) for s in added.streams][1] == ("yard", camera.url)
+            run.remove("door")
+            gone = client.until(lambda m: isinstance(m, StreamsMessage) and len(m.streams) == 1)
+            assert isinstance(gone, StreamsMessage)
+            assert gone.streams[0].name == "yard"
+            run.stop()
+            thread.join(10)
+            client.until(state("yard", "ended"))
+
+
+def test_pictures_are_sent_for_watched_streams_alone(publisher: Publisher, run: Run) -> None:
+    start(publisher, run)
+    large, small = report((1080, 1920), 3), report((32, 64), 0)
+    with Client(publisher) as client:
+        client.next()
+        publisher.observe(large)
+        client.send(Watch(["door"]))
+        deadline = time.monotonic() + 10
+        while not publisher._outbox._watched:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        begin = time.monotonic()
+        for index in range(60):
+            publisher.observe(large if index == 0 else small)
+            time.sleep(0.005)
+        seconds = time.monotonic() - begin
+        publisher.tell(Event("ended", "x", "x"))
+        frames = [client.until(lambda m: isinstance(m, FrameMessage)) for _ in range(61)]
+        pictures = [m.picture for m in frames if isinstance(m, FrameMessage) and m.picture is not None]
+        assert frames[0].picture is None
+        assert len(pictures) <= 1 + 10 * seconds
+        assert len(pictures) >= 3
+        first, other = pictures[:2]
+        assert first.size == (540, 960)
+        pixels = np.frombuffer(first.rgb, np.uint8).reshape(540, 960, 3).astype(float)
+        expected = np.asarray(Image.fromarray(large.frame.image).resize((960, 540), Image.Resampling.BOX))
+        assert np.abs(pixels - expected).max() <= 1
+        masks = np.frombuffer(first.masks, np.float32).reshape(3, *first.mask_size)
+        assert np.array_equal(masks, large.result.mask_logits)
+        assert (other.size, len(other.masks)) == ((32, 64), 0)
+        assert np.array_equal(np.frombuffer(other.rgb, np.uint8), small.frame.image.ravel())
+
+
+def test_a_server_that_does_not_read_holds_nobody_up(publisher: Publisher, run: Run) -> None:
+    start(publisher, run)
+    frame = report((540, 960))
+    with Client(publisher) as client:
+        client.next()
+        client.send(Watch(["door"]))
+        slowest, begin = 0.0, time.perf_counter()
+        for index in range(3000):
+            before = time.perf_counter()
+            publisher.observe(frame)
+            if index % 30 == 0:
+                publisher.tell(Event("dropped", "door", str(index)))
+            slowest = max(slowest, time.perf_counter() - before)
+        assert time.perf_counter() - begin < 1.5, "0.5 ms for a frame"
+        assert slowest < 0.5
+        assert len(publisher._outbox._frames) <= 300
+        assert len(publisher._outbox._pictures) <= 1, "images are not collected"
+        told = [client.until(lambda m: isinstance(m, EventMessage)) for _ in range(100)]
+        assert [m.event.message for m in told if isinstance(m, EventMessage)] == [
+            str(30 * i) for i in range(100)
+        ]
+        late = client.until(lambda m: isinstance(m, Tick) and m.unsent)
+        assert isinstance(late, Tick)
+        assert late.unsent <= 3000
+
+
+@pytest.mark.parametrize("end", ["killed", "hangs", "wrong"])
+def test_a_server_that_fails_is_started_again_with_the_true_state(
+    publisher: Publisher,
+    run: Run,
+    end: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(supervisor, "_HANG_S", 1)
+    pid = start(publisher, run)
+    with Client(publisher) as client, caplog.at_level(logging.WARNING):
+        assert isinstance(client.next(), Hello)
+        publisher.tell(Event("connected", "door", "640x360"))
+        client.until(state("door", "connected"))
+        if end == "killed":
+            os.kill(pid, signal.SIGKILL)
+        elif end == "wrong":
+            client._socket.sendall(b"\0\0\0\1x")
+        else:
+            os.kill(pid, signal.SIGSTOP)
+            for _ in range(2000):
+                publisher.tell(Event("evicted", "door", "x" * 1000))
+        publisher.tell(Event("lost", "door", "no frame for 10 s"))
+        with Client(publisher) as again:
+            hello = again.next()
+            assert isinstance(hello, Hello)
+            assert [(s.name, s.state, s.message) for s in hello.streams] == [
+                ("door", "lost", "no frame for 10 s")
+            ]
+            last = hello.events[-1]
+            assert last.event.message == "no frame for 10 s"
+            assert [m.id for m in hello.events] == list(range(last.id + 1 - len(hello.events), last.id + 1))
+            publisher.tell(Event("back", "door", "back"))
+            after = again.until(lambda m: isinstance(m, EventMessage))
+            assert isinstance(after, EventMessage)
+            assert after.id == last.id + 1
+    assert "the server process ended (" in caplog.text
+    assert "the run goes on, and it is started again in 0.01 s" in caplog.text
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_process_has_nothing_but_its_connection(publisher: Publisher, run: Run, tmp_path: Path) -> None:
+    with (tmp_path / "other").open("w") as other:
+        os.set_inheritable(other.fileno(), True)
+        pid = start(publisher, run)
+        with Client(publisher) as client:
+            client.next()
+            proc = Path(f"/proc/{pid}")
+            links = {os.readlink(link) for link in (proc / "fd").iterdir()}
+            assert sum(link.startswith("socket:") for link in links) == 3, "run, listener and the test"
+            assert "/dev/null" in links
+            assert str(tmp_path / "other") not in links
+            assert b"IDOL_DEPLOY_TOKEN" not in (proc / "environ").read_bytes()
+            assert b"tttt" not in (proc / "cmdline").read_bytes()
+            assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
+            assert os.getsid(pid) == pid != os.getsid(0), "Ctrl-C reaches the run alone"
+            publisher.tell(Event("ended", "door", "last"))
+            publisher.__exit__()
+            client.until(lambda m: isinstance(m, EventMessage) and m.event.message == "last")
+    assert not proc.exists()
+    with pytest.raises(ConnectionRefusedError):
+        Client(publisher)
+
+
+def test_changes_of_the_list_are_answered(
+    publisher: Publisher, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    def edit(change: Edit) -> Reply:
+        if change.remove == "bug":
+            raise ZeroDivisionError
+        return Reply(change.id, "no", 404)
+
+    start(publisher, run, edit)
+    with Client(publisher) as client:
+        hello = client.next()
+        assert isinstance(hello, Hello)
+        assert hello.editable
+        for number, name in enumerate(("door", "bug")):
+            client.send(Edit(number, remove=name))
+        replies = [client.until(lambda m: isinstance(m, Reply)) for _ in range(2)]
+        assert replies == [Reply(0, "no", 404), Reply(1, "internal error; see the log of the run", 500)]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_run_of_fixed_sources_refuses_changes(publisher: Publisher, run: Run) -> None:
+    start(publisher, run)
+    with Client(publisher) as client:
+        client.send(Edit(3, add={"name": "a", "source": 0}))
+        reply = client.until(lambda m: isinstance(m, Reply))
+        assert isinstance(reply, Reply)
+        assert (reply.id, reply.status) == (3, 409)
+        assert reply.error.endswith("start it with --streams FILE.json")
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        publisher_module.importlib.util,
+        "find_spec",
+        lambda name: None if name == "prometheus_client" else name,
+    )
+    with pytest.raises(
+        MissingDependencyError, match=r"prometheus-client.*pip install 'idol-deploy\[serve\]'"
+    ):
+        Publisher(Access(port=0))
