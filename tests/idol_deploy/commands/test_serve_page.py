@@ -48,7 +48,7 @@ def cameras(idol: Command, tmp_path: Path) -> Iterator[list[MjpegServer]]:
         servers = []
         for video in sorted((folder / "JPEGImages").iterdir()):
             frames = [path.read_bytes() for path in sorted(video.iterdir())]
-            servers.append(stack.enter_context(MjpegServer(fps=6, pictures=frames + frames[::-1])))
+            servers.append(stack.enter_context(MjpegServer(fps=4, pictures=frames + frames[::-1])))
         yield servers
 
 
@@ -208,11 +208,11 @@ def test_pictures_of_the_documents(chromium: Browser, served: Served) -> None:
     size = {"width": 1280, "height": 800}
     page = open_page(chromium, served, [], viewport=size)
     wait(page, LIVE)
-    page.wait_for_timeout(20000)  # the timelines fill
-    _save(page, folder / "serve.png")
-    page.locator(".card").first.locator(".track[data-state=visible]").nth(1).click()
+    page.wait_for_timeout(30000)  # the timelines fill
+    _save(page, folder / "serve.webp")
+    page.locator(".card").first.locator(".track[data-state=visible]").first.click()
     page.wait_for_timeout(3000)
-    _save(page, folder / "serve_follow.png")
+    _save(page, folder / "serve_follow.webp")
     size = {"width": 390, "height": 844}
     phone = open_page(
         chromium, served, [], viewport=size, color_scheme="dark", has_touch=True, is_mobile=True
@@ -220,9 +220,8 @@ def test_pictures_of_the_documents(chromium: Browser, served: Served) -> None:
     phone.goto(page.url)
     phone.locator(".card:visible .zoom").tap()
     phone.wait_for_timeout(3000)
-    _save(phone, folder / "serve_phone.png")
+    _save(phone, folder / "serve_phone.webp")
 
 
 def _save(page: Page, path: Path) -> None:
-    """Save a screenshot with 256 colours."""
-    Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256).save(path, optimize=True)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, quality=85, method=6)

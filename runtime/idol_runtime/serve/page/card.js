@@ -21,9 +21,9 @@ export class Card {
   #window = null; // part of the frame that is shown
   #left = null; // the followed track left: time
   #frames = 0; // processed so far
-  #seenAt = null; // server time at which the followed track was last in the picture
+  #told = ""; // kind of what was last told about the followed track
 
-  // page: open(stream, track or none), remove(stream), now(), connected.
+  // page: open(stream, track or none), remove(stream), speak(sentence), now(), connected.
   constructor(info, page) {
     this.name = info.name;
     this.page = page;
@@ -89,9 +89,6 @@ export class Card {
 
   // Take a frame; its picture is decoded unless a newer one arrives first.
   frame(record, jpeg) {
-    if (record.instances.some((instance) => instance.id === this.followed)) {
-      [this.#seenAt, this.#left] = [record.wall, null];
-    }
     this.#frames = record.frames;
     if (!jpeg.length) return;
     this.#next = [record, jpeg];
@@ -143,7 +140,7 @@ export class Card {
   // Follow a track; null ends it.
   follow(id) {
     if (id === this.followed) return;
-    [this.followed, this.#seenAt, this.#left, this.#window] = [id, null, null, null];
+    [this.followed, this.#left, this.#window, this.#told] = [id, null, null, ""];
     this.zoom.setAttribute("aria-pressed", "false");
     this.bar.hidden = id === null;
     this.root.classList.toggle("follows", id !== null);
@@ -203,7 +200,7 @@ export class Card {
     const old = this.#bitmap ? `Last picture ${clock(this.#record.wall)}, ${span(age)} old` : "No picture yet";
     if (!this.page.connected) return ["No connection to the server", old];
     if (state === "lost") return [`${this.info.live ? "Camera" : "Source"} lost ${ago} ago`, old];
-    if (state === "ended") return ["Ended", old];
+    if (state === "ended") return ["Ended", message || old];
     if (!this.live) return [STATES[state] ?? state, message || `since ${ago}`];
     const limit = Math.max(STALE_S, this.fps ? 3 / this.fps : 0);
     if (this.#bitmap && age < limit) return null;
@@ -211,23 +208,25 @@ export class Card {
     return ["No new picture", old];
   }
 
+  // Tell what the followed track does; screen readers hear a change, not every second.
   #describe() {
     if (this.followed === null) return;
+    const now = this.page.now();
     const track = this.tracks.find(this.followed);
     const instance = this.#record?.instances.find(({ id }) => id === this.followed);
-    const now = this.page.now();
     const name = `${(track ?? instance)?.class ?? "track"} #${this.followed}`;
-    let told = `not seen since this page was opened`;
-    if (this.#left !== null) told = `left ${clock(this.#left)}`;
-    else if (!this.live) told = `the ${this.info.live ? "camera is" : "source is"} ${this.root.dataset.state}`;
-    else if (this.#seenAt !== null && now - this.#seenAt < 1.5) told = track?.present ? stateText(track, true, now) : "in view";
-    else if (track) told = track.present ? "in view" : stateText(track, true, now);
-    else if (this.#seenAt !== null) told = `out of view for ${span(now - this.#seenAt)}`;
-    const status = $("p", this.bar);
-    // Screen readers hear the name and the kind of state, not every second.
-    status.dataset.lost = String(!/^in view/.test(told));
+    let told = "not seen since the server was started";
+    if (!this.live) told = `the ${this.info.live ? "camera" : "source"} is ${this.root.dataset.state}`;
+    else if (this.#left !== null) told = `left ${clock(this.#left)}`;
+    else if (track) told = stateText(track, true, now);
+    else if (instance) told = "in view";
     if (track ?? instance) this.bar.style.setProperty("--track", (track ?? instance).colour);
+    const status = $("p", this.bar);
+    status.dataset.lost = String(!told.startsWith("in view"));
     setText(status, `Following ${name}: ${told}`);
+    const kind = told.replace(/ for .*/, "");
+    if (kind !== this.#told) this.page.speak(`${name}: ${kind}`);
+    this.#told = kind;
   }
 
   // Release the picture.

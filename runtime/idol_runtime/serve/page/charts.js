@@ -1,8 +1,9 @@
 // Charts of one stream: latency by stage, frame age and dropped frames, second by second.
 
-import { duration, element, setText } from "./text.js";
+import { duration, element, setText, span } from "./text.js";
 
-const SECONDS = 300; // shown and remembered
+const SECONDS = 300; // shown and remembered at most
+const FEWEST_SECONDS = 60; // shown at least
 const STAGES = ["wait", "prepare", "network", "track", "write"];
 const GAP_S = 5; // a longer time without frames is left blank
 const HEIGHT = 96; // CSS pixels
@@ -38,7 +39,7 @@ class Chart {
     });
   }
 
-  draw(seconds, now) {
+  draw(seconds, now, length) {
     const width = this.#canvas.clientWidth;
     if (!width) return;
     const last = seconds.at(-1);
@@ -55,12 +56,12 @@ class Chart {
     const sums = seconds.map((second) => this.series.map(([, , of]) => of(second) ?? 0));
     const highest = sums.map((row) => (this.kind === "lines" ? Math.max(...row) : row.reduce((a, b) => a + b, 0)));
     const top = ceiling(Math.max(0, ...highest), this.unit);
-    const x = (time) => width * (1 - (now - time) / SECONDS);
+    const x = (time) => width * (1 - (now - time) / length);
     const y = (value) => (HEIGHT - BOTTOM) * (1 - value / top);
     this.#grid(context, width, top, y);
     const draw = { stack: this.#stack, lines: this.#lines, bars: this.#bars }[this.kind];
-    draw.call(this, context, seconds, sums, x, y, width);
-    this.#labels(context, width, top);
+    draw.call(this, context, seconds, sums, x, y, width / length);
+    this.#labels(context, width, top, length);
   }
 
   #grid(context, width, top, y) {
@@ -74,7 +75,7 @@ class Chart {
     }
   }
 
-  #labels(context, width, top) {
+  #labels(context, width, top, length) {
     context.font = "11px system-ui, sans-serif";
     context.lineWidth = 3;
     context.strokeStyle = style("--card");
@@ -84,7 +85,7 @@ class Chart {
       context.fillText(text, left, base);
     };
     write(this.text(top), 2, 11);
-    write("5 min ago", 2, HEIGHT - 2);
+    write(`${span(length)} ago`, 2, HEIGHT - 2);
     context.textAlign = "right";
     write("now", width - 2, HEIGHT - 2);
     context.textAlign = "left";
@@ -101,7 +102,7 @@ class Chart {
     }
   }
 
-  #stack(context, seconds, sums, x, y, width) {
+  #stack(context, seconds, sums, x, y, second) {
     for (const [first, end] of this.#parts(seconds)) {
       let below = new Array(end - first).fill(0);
       this.series.forEach(([, colour], i) => {
@@ -109,9 +110,9 @@ class Chart {
         context.beginPath();
         const point = (value, at) => context.lineTo(x(seconds[first + at].time), y(value));
         above.forEach(point);
-        // A second is as wide as the way to the next one.
-        context.lineTo(x(seconds[end - 1].time) + width / SECONDS, y(above.at(-1)));
-        context.lineTo(x(seconds[end - 1].time) + width / SECONDS, y(below.at(-1)));
+        const last = x(seconds[end - 1].time) + second;
+        context.lineTo(last, y(above.at(-1)));
+        context.lineTo(last, y(below.at(-1)));
         for (let at = below.length - 1; at >= 0; at--) point(below[at], at);
         context.fillStyle = style(colour);
         context.fill();
@@ -133,11 +134,10 @@ class Chart {
     });
   }
 
-  #bars(context, seconds, sums, x, y, width) {
+  #bars(context, seconds, sums, x, y, second) {
     context.fillStyle = style(this.series[0][1]);
-    const bar = Math.max(1, width / SECONDS);
-    seconds.forEach((second, at) => {
-      if (sums[at][0]) context.fillRect(x(second.time), y(sums[at][0]), bar, y(0) - y(sums[at][0]));
+    seconds.forEach(({ time }, at) => {
+      context.fillRect(x(time), y(sums[at][0]), Math.max(1, second), y(0) - y(sums[at][0]));
     });
   }
 }
@@ -180,6 +180,7 @@ export class Charts {
 
   draw(now) {
     const shown = this.#seconds.filter((second) => second.time > now - SECONDS);
-    for (const chart of this.#charts) chart.draw(shown, now);
+    const length = Math.min(Math.max(now - (shown[0]?.time ?? now), FEWEST_SECONDS), SECONDS);
+    for (const chart of this.#charts) chart.draw(shown, now, length);
   }
 }

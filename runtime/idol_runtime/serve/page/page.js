@@ -21,6 +21,7 @@ const page = {
     show(); // now, not with the event
   },
   remove: (stream) => forms.showRemove(stream),
+  speak,
 };
 const feed = new Feed(receive, connection);
 let hello = null;

@@ -18,15 +18,17 @@ export function timeline(intervals, now, seconds) {
   return path;
 }
 
+const MISSED_S = 1; // a track that is missing for less is still shown as visible
+
 // Return "visible", "lost" (may come back) or "left"; nothing is visible while its stream is not live.
-export function stateOf(track, live) {
-  if (track.present && live) return "visible";
-  return track.left ? "left" : "lost";
+export function stateOf(track, live, now) {
+  if (track.left) return "left";
+  return live && (track.present || now - track.last_seen < MISSED_S) ? "visible" : "lost";
 }
 
 // Return how long a track has been in view or out of it, or when it left.
 export function stateText(track, live, now) {
-  const state = stateOf(track, live);
+  const state = stateOf(track, live, now);
   if (state === "visible") return `in view for ${span(now - track.intervals.at(-1)[0])}`;
   if (state === "lost") return `out of view for ${span(now - track.last_seen)}`;
   return `left ${clock(track.last_seen)}`;
@@ -92,7 +94,7 @@ export class TrackList {
 
   // Show the tracks; live: the stream sends frames; followed: id of the followed one, or null.
   update(tracks, live, now, followed) {
-    const visible = tracks.filter((track) => stateOf(track, live) === "visible").sort((a, b) => a.id - b.id);
+    const visible = tracks.filter((track) => stateOf(track, live, now) === "visible").sort((a, b) => a.id - b.id);
     const others = tracks.filter((track) => !visible.includes(track)).sort((a, b) => b.last_seen - a.last_seen);
     const shown = [...visible, ...others].slice(0, SHOWN);
     const hidden = tracks.length - shown.length;
@@ -112,7 +114,7 @@ export class TrackList {
     shown.forEach((track, place) => {
       let row = this.#rows.get(track.id);
       if (!row) this.#rows.set(track.id, (row = new Row(() => this.onFollow(track.id))));
-      row.update(track, stateOf(track, live), now, seconds, this.stream, track.id === followed);
+      row.update(track, stateOf(track, live, now), now, seconds, this.stream, track.id === followed);
       if (this.list.children[place] !== row.root) this.list.insertBefore(row.root, this.list.children[place] ?? null);
     });
   }
