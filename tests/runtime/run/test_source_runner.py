@@ -208,27 +208,28 @@ def test_sources_are_added_and_removed_while_running(
         thread = threading.Thread(target=run.wait)
         thread.start()
 
-        def until(name: str, count: int) -> None:
+        def until(condition: Callable[[], object]) -> None:
             deadline = time.monotonic() + 10
-            while not any(
-                runner.name == name and runner.summary.frames >= count
-                for runner in list(run._runners.values())
-            ):
-                if count == 5 and (tmp_path / f"{name}.jsonl").exists() and len(indices(tmp_path, name)) == 5:
-                    return
+            while not condition():
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
 
-        until("a", 3)
+        def frames(name: str) -> int:
+            return max(
+                (runner.summary.frames for runner in list(run._runners.values()) if runner.name == name),
+                default=0,
+            )
+
+        until(lambda: frames("a") >= 3)
         run.add(entry("b", endless()))
-        until("b", 3)
+        until(lambda: frames("b") >= 3)
         with pytest.raises(ConfigError, match="two sources have the same name: b"):
             run.add(entry("b", endless()))
         run.remove("b")
         with pytest.raises(ConfigError, match="no source is named z; add it first"):
             run.remove("z")
         run.add(entry("b", itertools.repeat(0.0, 5), live=False))  # waits for the end of the first one
-        until("b", 5)
+        until(lambda: ("ended", "b") in [(event.kind, event.source) for event in list(events)])
         run.stop()
         thread.join(10)
     assert not thread.is_alive()
