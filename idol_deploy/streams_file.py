@@ -174,7 +174,8 @@ class StreamsFile:
             if problem is None:
                 continue
             if problem and problem != told:
-                tell(Event("refused", self._path.name, f"{problem}; the streams before this change go on"))
+                message = f"{problem.removeprefix(f'{self._path}: ')}; the streams before this change go on"
+                tell(Event("refused", self._path.name, message))
             elif told and not problem:
                 tell(Event("accepted", self._path.name, "the list of streams is in use again"))
             told = problem

@@ -112,6 +112,7 @@ def eventful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_LONGEST_WAIT_S", 0.05)
     monkeypatch.setattr(base, "RETRY_S", 0.0)
     monkeypatch.setattr(source_runner, "_DROP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(source_runner, "_BURST_S", 0.0)
 
 
 @pytest.mark.usefixtures("eventful")

@@ -72,7 +72,8 @@ class MqttSender:
             self._drop()
             if isinstance(error, OutputError):
                 raise
-            raise OutputError(f"cannot be reached: {error}; check the network and the broker") from error
+            problem = getattr(error, "strerror", None) or error
+            raise OutputError(f"cannot be reached: {problem}; check the network and the broker") from error
 
     def close(self) -> None:
         """Publish the end and close the connection."""

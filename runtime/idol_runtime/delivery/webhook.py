@@ -71,7 +71,8 @@ class WebhookSender:
         except http.client.HTTPException as error:
             raise OutputError(f"the answer is no HTTP: {type(error).__name__}; check the URL") from error
         except OSError as error:
-            raise OutputError(f"cannot be reached: {error}; check the network and the receiver") from error
+            problem = error.strerror or error
+            raise OutputError(f"cannot be reached: {problem}; check the network and the receiver") from error
         if 200 <= status < 300:
             return
         answer = f"answers {status} {reason}"

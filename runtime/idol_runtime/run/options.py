@@ -67,15 +67,15 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.score <= 1:
-            raise ConfigError(f"score must lie between 0 and 1, got {self.score}")
+            raise ConfigError(f"--score must lie between 0 and 1, got {self.score}")
         if not self.after_gap_s >= 0:
-            raise ConfigError(f"after_gap_s must not be negative, got {self.after_gap_s}")
+            raise ConfigError(f"--after-gap must not be negative, got {self.after_gap_s}")
         if isinstance(self.queue, str) and self.queue not in ("block", "latest"):
             raise ConfigError(
                 f"unknown queue policy: {self.queue}; use block, latest or a number of milliseconds"
             )
         if isinstance(self.queue, int | float) and not 0 < self.queue < float("inf"):
-            raise ConfigError(f"queue must be more than 0 milliseconds, got {self.queue}; use latest for 0")
+            raise ConfigError(f"--queue must be more than 0 milliseconds, got {self.queue}; use latest for 0")
         if self.queue not in (None, "block") and source_paths(self.source):
             raise ConfigError(
                 f"--queue {self.queue} applies to cameras and streams only, but {self.source} is a file; leave "

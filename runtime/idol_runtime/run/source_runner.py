@@ -41,6 +41,9 @@ _Tracked: TypeAlias = tuple[FrameReport, FrameResult, Ints | None, StreamState |
 DEADLINE_DEPTH = 8
 # Time between two events about dropped frames: the first, and the longest if dropping goes on.
 _DROP_INTERVAL_S, _MAX_DROP_INTERVAL_S = 10.0, 600.0
+# Time after a connection in which drops are only counted: the pictures that a stream sends while its format is detected
+# arrive together.
+_BURST_S = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ class SourceRunner:
             OutputError: an output cannot be written.
         """
         self._stream, self.options, self._tell_run, self._note = stream, options, tell, note
-        self._observe = observe
+        self._observe, self._burst_until_s = observe, float("-inf")
         self._changed = changed or threading.Condition()
         # Dropped frames do not count towards `max_frames`, so that only files are opened with it.
         limit = options.max_frames if source_paths(options.source) else None
@@ -203,7 +206,10 @@ class SourceRunner:
 
     def tell_drops(self) -> None:
         """Tell about frames dropped since the last call that told; at most every 10 s, and less often if it goes on."""
-        now, dropped = time.monotonic(), self._queue.dropped - self._told_dropped
+        now = time.monotonic()
+        if now < self._burst_until_s:
+            self._told_dropped = self._queue.dropped
+        dropped = self._queue.dropped - self._told_dropped
         if dropped and now - self._told_s >= self._interval_s:
             quiet = now - self._told_s > 2 * self._interval_s
             self._interval_s = _DROP_INTERVAL_S if quiet else min(2 * self._interval_s, _MAX_DROP_INTERVAL_S)
@@ -250,7 +256,7 @@ class SourceRunner:
         if self._writer is not None:
             error = error or self._writer.error
             if not self._writer.done:
-                error = error or OutputError(f"{self.name}: an output hangs; check its disk or its receiver")
+                error = error or OutputError("an output hangs; check its disk or its receiver")
         summary.error = error if isinstance(error, Exception) else None
         if summary.error is not None and not isinstance(error, IdolError):
             _log.error("%s: internal error", self.name, exc_info=error)
@@ -277,7 +283,9 @@ class SourceRunner:
             self._writer.join(timeout_s)
 
     def _tell_source(self, event: Event) -> None:
-        """Pass on an event of the source under the name that it has in the run."""
+        """Pass on an event of the source under the name that it has in the run; called before the frame it is about."""
+        if event.kind in ("connected", "back"):
+            self._burst_until_s = time.monotonic() + _BURST_S
         self._tell_run(replace(event, source=self.options.name or event.source))
 
     def _tell(self, kind: EventKind, message: str, **values: Value) -> None:

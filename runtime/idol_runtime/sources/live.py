@@ -58,12 +58,15 @@ class LiveOptions:
 
     def __post_init__(self) -> None:
         if self.reconnect is not None and self.reconnect < 0:
-            raise ConfigError(f"reconnect must be at least 0, got {self.reconnect}; None stands for no limit")
-        for name in ("open_timeout_s", "read_timeout_s"):
-            if not 0 < getattr(self, name) < threading.TIMEOUT_MAX:
-                raise ConfigError(f"{name} must be greater than 0 s, got {getattr(self, name)}")
+            raise ConfigError(
+                f"--reconnect must be at least 0, got {self.reconnect}; None stands for no limit"
+            )
+        limits = {"open_timeout_s": self.open_timeout_s, "--read-timeout": self.read_timeout_s}
+        for name, seconds in limits.items():
+            if not 0 < seconds < threading.TIMEOUT_MAX:
+                raise ConfigError(f"{name} must be greater than 0 s, got {seconds}")
         if not self.frozen_s >= 0:
-            raise ConfigError(f"frozen_s must be at least 0 s, got {self.frozen_s}")
+            raise ConfigError(f"--frozen must be at least 0 s, got {self.frozen_s}; give 0 for no limit")
 
 
 class ClosedError(SourceError):

@@ -176,7 +176,7 @@ def test_a_camera_that_is_not_waited_for(refused: Callable[..., str], toy: Toy, 
     command = "run", toy.path, "--source", "rtsp://user:hunter2@127.0.0.1:9/live", "--jsonl", tmp_path / "a"
     message = refused(*command, "--reconnect", "off", "--read-timeout", 5)
     assert "cannot open rtsp://***@127.0.0.1:9/live: Connection refused" in message
-    assert "read_timeout_s must be greater than 0 s, got 0.0" in refused(*command, "--read-timeout", 0)
+    assert "--read-timeout must be greater than 0 s, got 0.0" in refused(*command, "--read-timeout", 0)
 
 
 class PublishSink(Sink):

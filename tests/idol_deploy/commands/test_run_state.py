@@ -93,7 +93,7 @@ def test_a_state_of_other_settings_or_another_bundle_is_refused(
     ("gap", "expected"),
     [
         ("soon", "'soon' is no gap; use keep, reset or seconds"),
-        ("-1", "after_gap_s must not be negative, got -1.0"),
+        ("-1", "--after-gap must not be negative, got -1.0"),
     ],
 )
 def test_a_gap_is_a_number_of_seconds_or_a_word(

@@ -92,7 +92,7 @@ def _states_are_closed() -> Iterator[None]:
 
 @pytest.mark.parametrize("after_gap_s", [-1.0, math.nan])
 def test_a_negative_gap_is_refused(after_gap_s: float) -> None:
-    with pytest.raises(ConfigError, match=f"^after_gap_s must not be negative, got {after_gap_s}"):
+    with pytest.raises(ConfigError, match=f"^--after-gap must not be negative, got {after_gap_s}"):
         RunOptions("camera", after_gap_s=after_gap_s)
 
 

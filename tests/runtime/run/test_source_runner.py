@@ -129,6 +129,27 @@ def test_a_deadline_processes_a_burst_and_drops_what_is_too_old(entry: Callable[
     assert summary.ages.percentile(100) < 0.18
 
 
+@pytest.mark.parametrize(("slow_s", "told"), [(0.0, False), (0.5, True)])
+def test_the_burst_of_a_new_connection_is_no_slow_network(
+    entry: Callable[..., RunOptions], monkeypatch: pytest.MonkeyPatch, slow_s: float, told: bool
+) -> None:
+    """Pictures that arrive together are counted; only those that are dropped later are told."""
+    monkeypatch.setattr(source_runner, "_BURST_S", 0.4)
+    camera = source_runner.open_source
+
+    def connect(source: str, tell: Callable[[Event], None], **_: object) -> object:
+        tell(Event("connected", "a", "sends frames of 32x64", {"width": 64, "height": 32}))
+        return camera(source)
+
+    monkeypatch.setattr(source_runner, "open_source", connect)
+    burst = [*[0.0] * 40, *(0.6 + t / 200 for t in range(int(200 * slow_s))), 1.2]
+    run, events = finish(Streams(SlowBackend(0.03), CONFIG), entry("a", burst))
+    dropped = [event.values for event in events if event.kind == "dropped"]
+    assert run.summaries[0].dropped > 30
+    assert bool(dropped) == told
+    assert all(values["dropped"] <= values["total"] - 30 for values in dropped)  # type: ignore[operator]
+
+
 def test_a_camera_that_hangs_and_a_disk_that_hangs_hold_up_nobody(
     entry: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

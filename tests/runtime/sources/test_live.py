@@ -351,9 +351,14 @@ def test_faults_of_an_http_camera(fault: Fault, message: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    "option",
-    [{"reconnect": -1}, {"open_timeout_s": 0.0}, {"read_timeout_s": float("nan")}, {"frozen_s": -1.0}],
+    ("option", "name"),
+    [
+        ({"reconnect": -1}, "--reconnect"),
+        ({"open_timeout_s": 0.0}, "open_timeout_s"),
+        ({"read_timeout_s": float("nan")}, "--read-timeout"),
+        ({"frozen_s": -1.0}, "--frozen"),
+    ],
 )
-def test_impossible_options(option: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(option))} must be"):
+def test_impossible_options(option: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be"):
         LiveOptions(**option)
