@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -90,6 +91,12 @@ def make_frame(
     return msgspec.structs.replace(message, **changes)
 
 
+def complete(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in a thread: Playwright leaves a running event loop in this one."""
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(asyncio.run, coroutine).result()
+
+
 @dataclass
 class Answer:
     """A response: status, headers by lower-case name, and body."""
@@ -156,7 +163,7 @@ def ask(
 
         await asyncio.wait_for(app(scope, receive, send), 10)
 
-    asyncio.run(run())
+    complete(run())
     start = sent[0]
     names = {name.decode().lower(): value.decode() for name, value in start["headers"]}
     return Answer(start["status"], names, b"".join(part.get("body", b"") for part in sent[1:]))
@@ -215,7 +222,9 @@ class ServerProcess:
 
 @pytest.fixture
 def kit() -> SimpleNamespace:
-    return SimpleNamespace(hello=make_hello, frame=make_frame, ask=ask, token=TOKEN, tick=Tick(0.0, 0))
+    return SimpleNamespace(
+        hello=make_hello, frame=make_frame, ask=ask, complete=complete, token=TOKEN, tick=Tick(0.0, 0)
+    )
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_a_slow_client_gets_the_newest_and_an_own_rate(kit, now) -> None:
                 hub.tick()
                 assert await client.changes(1) == {("stats", "")}
 
-    asyncio.run(read())
+    kit.complete(read())
     assert naps == [0.25]
 
 
@@ -79,7 +79,7 @@ def test_a_client_that_leaves_at_the_time_of_a_change_ends(kit, turns: int) -> N
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
 
-    asyncio.run(leave())
+    kit.complete(leave())
 
 
 def test_clients_are_limited_in_all_and_by_address(kit) -> None:
@@ -144,5 +144,5 @@ def test_edits_are_answered_by_the_run_or_not_at_all(kit, monkeypatch: pytest.Mo
         assert "too many changes" in answers[8].detail
         assert "did not answer" in answers[0].detail
 
-    asyncio.run(edit())
+    kit.complete(edit())
     assert not hub._edits
