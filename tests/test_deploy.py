@@ -1,5 +1,6 @@
 """Files of `deploy/`, checked by the programs that read them."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,3 +29,20 @@ def test_every_alert_has_a_test() -> None:
     assert {
         alert for alert in alerts if not re.search(rf"alertname: {alert}\b.*\n +eval_time", tests)
     } == set()
+
+
+def test_the_server_exposes_every_metric_of_the_alerts() -> None:
+    pytest.importorskip("starlette")
+    parser = pytest.importorskip("prometheus_client.parser")
+    from idol_runtime.serve.hub import Hub
+    from idol_runtime.serve.messages import FrameMessage, Hello, StreamInfo
+
+    door = StreamInfo("door", "rtsp://door", True, "connected", 1.0)
+    start = "0.1.0", os.getpid(), 1.0, "openvino", "fp32", "cpu", "model.idol", ["cat"], False, False, "", []
+    hub = Hub(Hello(*start, [door]), lambda _: None)
+    hub.receive(FrameMessage("door", 0, 0.0, 1.0, (8, 8), [], [], [], [], {"network": 0.1}, 0.1, 1, 0, 0))
+    families = parser.text_string_to_metric_families(hub.metrics.text().decode())
+    exposed = {sample.name for family in families for sample in family.samples}
+    used = set(re.findall(r"idol_\w+", (PROMETHEUS / "alerts.yml").read_text()))
+    assert len(used) >= 9
+    assert used - exposed == set()
