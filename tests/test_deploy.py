@@ -1,9 +1,11 @@
 """Files of `deploy/`, checked by the programs that read them."""
 
-import os
+import json
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,18 +33,55 @@ def test_every_alert_has_a_test() -> None:
     } == set()
 
 
-def test_the_server_exposes_every_metric_of_the_alerts() -> None:
-    pytest.importorskip("starlette")
-    parser = pytest.importorskip("prometheus_client.parser")
-    from idol_runtime.serve.hub import Hub
-    from idol_runtime.serve.messages import FrameMessage, Hello, StreamInfo
+def unit(tmp_path: Path, command: str = sys.executable) -> Path:
+    """Return a copy of the unit whose command exists."""
+    path = tmp_path / "idol-deploy.service"
+    path.write_text((DEPLOY / path.name).read_text().replace("/opt/idol-deploy/bin/idol-deploy", command))
+    return path
 
-    door = StreamInfo("door", "rtsp://door", True, "connected", 1.0)
-    start = "0.1.0", os.getpid(), 1.0, "openvino", "fp32", "cpu", "model.idol", ["cat"], False, False, "", []
-    hub = Hub(Hello(*start, [door]), lambda _: None)
-    hub.receive(FrameMessage("door", 0, 0.0, 1.0, (8, 8), [], [], [], [], {"network": 0.1}, 0.1, 1, 0, 0))
-    families = parser.text_string_to_metric_families(hub.metrics.text().decode())
-    exposed = {sample.name for family in families for sample in family.samples}
-    used = set(re.findall(r"idol_\w+", (PROMETHEUS / "alerts.yml").read_text()))
-    assert len(used) >= 9
-    assert used - exposed == set()
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd: scripts/install-test-packages")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    command = ["systemd-analyze", "verify", str(unit(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", str(unit(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("systemd is older than 250")
+    assert done.returncode == 0, done.stdout[-500:]
+
+
+def commands() -> dict[str, list[str]]:
+    """Return the arguments of the service, and of each image."""
+    service = (DEPLOY / "idol-deploy.service").read_text().replace("\\\n", " ")
+    start = re.findall(r"^ExecStart=(.*)", service, re.M)[0].replace(
+        "$IDOL_DEPLOY_OPTIONS", "--http 127.0.0.1:9"
+    )
+    found = {"service": shlex.split(start)[1:]}
+    for path in (DEPLOY / "docker").glob("*.Dockerfile"):
+        lines = path.read_text().replace("\\\n", " ")
+        found[path.stem] = json.loads(re.findall(r"^CMD (.*)", lines, re.M)[0])
+    return found
+
+
+@pytest.mark.parametrize("place", ["service", "cpu", "cuda", "jetpack6", "jetpack7"])
+def test_the_command_line_accepts_the_arguments(place: str) -> None:
+    from idol_deploy.cli import build_parser
+
+    options = build_parser().parse_args(commands()[place])
+    assert options.bundle == Path("model.idol")
+    assert options.streams == Path("streams.json")
+
+
+def test_images_are_pinned_and_run_without_root() -> None:
+    paths = list((DEPLOY / "docker").glob("*.Dockerfile"))
+    assert len(paths) == 4
+    for path in paths:
+        text = path.read_text()
+        assert text.startswith(("# Built and run", "# Not built, not run")), path
+        bases = re.findall(r"^FROM (\S+)", text, re.M)
+        assert len(bases) == 2
+        assert all(re.search(r":\D*\d+\.\d", base) for base in bases), f"{path}: name a tag"
+        assert re.search(r"^USER 10001$", text, re.M)
+        assert "/healthz" in text.partition("HEALTHCHECK")[2]

@@ -144,7 +144,7 @@ def _run(
         backend = streams.backend.name
         reason = streams.backend.reason
         for note in (*reason.splitlines(), *streams.reason.splitlines()):
-            print(f"note: {note}")
+            print(f"note: {note}", flush=True)  # a service's log shows it at once
         with Run(
             streams,
             inputs=inputs,

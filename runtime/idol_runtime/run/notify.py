@@ -59,7 +59,7 @@ class ServiceManager:
         if now - self._sent_s >= self._interval_s:
             rate = (frames - self._frames) / (now - self._sent_s)
             self._sent_s, self._frames = now, frames
-            self._send(f"{self._alive}STATUS={sources} sources, {rate:.1f} frames/s")
+            self._send(f"{self._alive}STATUS={sources} source{'s' * (sources != 1)}, {rate:.1f} frames/s")
 
     def stopping(self) -> None:
         """Tell that the run ends and completes its outputs, for which the manager waits `TimeoutStopSec=`."""

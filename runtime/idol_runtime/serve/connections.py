@@ -5,6 +5,8 @@ that nobody reads.
 """
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -65,4 +67,7 @@ def close_stalled(connections: Iterable[object]) -> None:
     now = time.monotonic()
     for connection in list(connections):
         if isinstance(connection, Connection) and connection.stalled(now):
+            # With a reset: the kernel would keep what nobody reads for minutes, and the client would learn nothing.
+            own = connection.transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.transport.abort()

@@ -58,7 +58,7 @@ def test_a_run_is_ready_alive_and_stopping(manager: socket.socket, tmp_path: Pat
         run.wait()
     lines = received(manager)
     assert lines[:2] == ["READY=1", "WATCHDOG=1"]
-    assert "STATUS=1 sources, 0.0 frames/s" in lines
+    assert "STATUS=1 source, 0.0 frames/s" in lines
     assert 3 <= lines.count("WATCHDOG=1") <= 8, "about every 0.1 s, as far as the loop of 0.2 s allows"
     assert "STOPPING=1" in lines[-4:]
     assert "WATCHDOG=1" not in lines[lines.index("STOPPING=1") :]

@@ -1,8 +1,10 @@
 """Metrics, read by Prometheus' own parser and checked by promtool."""
 
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client import parser
@@ -59,3 +61,10 @@ def test_promtool_finds_no_fault(hub: Hub) -> None:
         ["promtool", "check", "metrics"], input=hub.metrics.text(), capture_output=True, check=False
     )
     assert (check.returncode, check.stdout + check.stderr) == (0, b"")
+
+
+def test_every_metric_of_the_alerts_is_exposed(hub: Hub) -> None:
+    alerts = Path(__file__).parents[3] / "deploy" / "prometheus" / "alerts.yml"
+    used = set(re.findall(r"idol_\w+", alerts.read_text()))
+    assert len(used) >= 9
+    assert used - {name for name, _ in _samples(hub)} == set()
