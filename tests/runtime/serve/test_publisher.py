@@ -106,6 +106,7 @@ def relay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the server by `servers/relay.py`, which is started again at once."""
     monkeypatch.setattr(supervisor, "_MODULE", "servers.relay")
     monkeypatch.setattr(supervisor, "_FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(publisher_module, "_TICK_S", 0.05)
     paths = str(Path(servers.__path__[0]).parent), os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.setenv("IDOL_DEPLOY_TOKEN", "secret")
