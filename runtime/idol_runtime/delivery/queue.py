@@ -157,7 +157,8 @@ class EventQueue:
         if problem is not None and not self._failing:
             self._failing = True
             wait = "; events wait, and are sent again" if again else "; events are lost"
-            text = str(problem) if isinstance(problem, OutputError) else repr(problem)
+            # The message of another error may have a part of the URL.
+            text = str(problem) if isinstance(problem, OutputError) else f"fails: {type(problem).__name__}"
             self._event("output_stopped", text + wait)
         elif problem is None and batch and self._failing:
             with self._changed:

@@ -66,7 +66,7 @@ def test_events_that_failed_are_sent_again_in_order(until: Until) -> None:
 
 
 def test_the_oldest_events_beyond_the_limit_are_dropped_and_counted(until: Until) -> None:
-    receiver, told = Receiver(OSError("no network")), list[Event]()
+    receiver, told = Receiver(ValueError("https://host/s3cret")), list[Event]()
     queue = EventQueue(receiver, told.append, capacity=50, wait_s=0.01)
     start = time.monotonic()
     put(queue, *range(10_000))
@@ -77,6 +77,7 @@ def test_the_oldest_events_beyond_the_limit_are_dropped_and_counted(until: Until
     queue.finish(5)
     assert queue.join() == 0
     assert [message for message, _ in receiver.received] == [str(number) for number in range(9950, 10_000)]
+    assert told[0].message == "fails: ValueError; events wait, and are sent again"
     assert told[1].values["lost"] == 9950
 
 
