@@ -38,8 +38,10 @@ _LOGIN = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>Log in</title>
+<link rel="icon" href="/page/icon.svg">
 <link rel="stylesheet" href="/page/page.css">
 <form method="post" action="/login" class="login">
+<h1>idol_deploy</h1>
 <label>Token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
 <button>Log in</button>
 <p role="alert">%s</p>
@@ -142,7 +144,7 @@ class _Api:
     def _check_editable(self) -> None:
         if not self._hub.hello.editable:
             raise HTTPException(
-                403,
+                409,
                 "the list of streams cannot be changed over HTTP; start serve with a .json file of streams",
             )
 

@@ -2,7 +2,8 @@
 
 - A browser that was led to this server under another name (DNS rebinding) is refused: the Host header must be an IP
   address or a name of `Hello.hosts`.
-- A change that another site's page asks for is refused: an Origin header must name this server.
+- A request of another site's page is refused, except for a link to this one: an Origin header must name this server,
+  and `Sec-Fetch-Site` this site.
 - With a token, a program sends `Authorization: Bearer TOKEN`, and a browser a cookie that `/login` sets. The cookie is
   signed with a key made of the token, so that it survives a restart and ends with the token.
 """
@@ -167,15 +168,12 @@ class Guard:
         if method in ("GET", "HEAD"):
             if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
                 raise HTTPException(400, "a GET request has a body; send none", {"Connection": "close"})
-        else:
-            origin = headers.get("origin")
-            if (origin is not None and _netloc(origin) != host.lower()) or (
-                headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
-            ):
-                raise HTTPException(403, "a request of another site", {"Connection": "close"})
+        elif method == "POST" and path != "/login":
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-            if method == "POST" and path != "/login" and kind != "application/json":
+            if kind != "application/json":
                 raise HTTPException(415, "send Content-Type: application/json", {"Connection": "close"})
+        if _is_foreign(method, headers):
+            raise HTTPException(403, "a request of another site", {"Connection": "close"})
         if not (path in _PUBLIC or path.startswith("/page/") or self._is_known(scope, headers)):
             if path == "/" and method == "GET":
                 raise HTTPException(303, "log in", {"Location": "/login"})
@@ -251,6 +249,14 @@ def _netloc(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
+
+
+def _is_foreign(method: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the page of another site sends a request; it may only lead the browser to this one."""
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return method not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"
+    origin = headers.get("origin")
+    return origin is not None and _netloc(origin) != headers["host"].lower()
 
 
 def _is_address(name: str) -> bool:

@@ -137,12 +137,21 @@ def test_a_fixed_list_of_streams_and_a_run_without_page(kit) -> None:
     hub = Hub(kit.hello(editable=False), lambda message: None)
     app = build_app(hub, Pictures([], hub.show))
     answer = kit.ask(app, "/api/streams", method="POST", headers=JSON, body=b'{"name": "a"}')
-    assert (answer.status, "start serve with a .json file" in answer.json["error"]) == (403, True)
-    assert kit.ask(app, "/api/streams/door", method="DELETE").status == 403
+    assert (answer.status, "start serve with a .json file" in answer.json["error"]) == (409, True)
+    assert kit.ask(app, "/api/streams/door", method="DELETE").status == 409
     hub = Hub(kit.hello(page=False), lambda message: None)
     app = build_app(hub, Pictures([], hub.show))
     statuses = [kit.ask(app, path).status for path in ("/metrics", "/healthz", "/api/streams", "/")]
     assert statuses == [200, 200, 404, 404]
+
+
+def test_too_many_clients_are_told_so(get, hub) -> None:
+    for _ in range(64):
+        hub.subscribe({("stats", "")}, "127.0.0.1")
+    for path in ("/api/events", "/api/live", "/api/streams/door/video", "/api/streams/door/picture.jpg"):
+        answer = get(path)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json["error"].startswith("too many clients: 64")
 
 
 def test_page_files_and_schema(kit, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -63,6 +63,19 @@ def test_changes_come_from_the_own_page_or_a_program(make_app, kit, headers, sta
     assert "error" in answer.json
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),  # a link
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, 403),  # an <img>
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, 200),
+        ({"origin": "http://evil.example"}, 403),
+    ],
+)
+def test_pages_of_other_sites_may_only_link(make_app, kit, headers, status: int) -> None:
+    assert kit.ask(make_app(), "/api/streams", headers=headers).status == status
+
+
 def test_long_bodies_are_refused(make_app, kit) -> None:
     app = make_app()
     post = {"method": "POST"}
