@@ -18,7 +18,7 @@ export function timeline(intervals, now, seconds) {
   return path;
 }
 
-const MISSED_S = 1; // a track that is missing for less is still shown as visible
+const MISSED_S = 1.5; // a track that is missing for less is still shown as visible
 
 // Return "visible", "lost" (may come back) or "left"; nothing is visible while its stream is not live.
 export function stateOf(track, live, now) {
