@@ -1,4 +1,4 @@
-"""Fuzzing of every parser with mutated files, in worker processes.
+"""Fuzzing of every parser with mutated files and HTTP requests, in worker processes.
 
     scripts/fuzz [--inputs N] [--seed N] [--workers N] [--only PARSER ...] [--json OUT]
 

@@ -9,6 +9,7 @@ from random import Random
 import msgspec
 
 from fuzzing.campaign import Parser
+from fuzzing.http_requests import answer, make_body, make_query
 from fuzzing.mutate import (
     Seal,
     mutate_archive,
@@ -290,4 +291,6 @@ PARSERS: Mapping[str, Parser] = {
     "snapshot": Parser(lambda rng: mutate_archive(rng, SNAPSHOT_MEMBERS, stored_zip), _read_snapshot, 0.7),
     "onnx": Parser(_bytes(TINY_ONNX), _describe_onnx, 0.5),
     "image": Parser(_bytes(*images()), _open_image, 0.7),
+    "http query": Parser(make_query, answer, 5),
+    "http body": Parser(make_body, answer, 5),
 }
