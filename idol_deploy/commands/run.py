@@ -6,7 +6,7 @@ from idol_deploy.commands.event_outputs import add_event_outputs
 from idol_deploy.commands.running import add_access, open_publisher, run_sources
 from idol_deploy.commands.source_options import add_network, add_source_options, add_sources
 from idol_deploy.progress import steps
-from idol_runtime.errors import BackendError
+from idol_runtime.errors import BackendError, ConfigError
 
 __all__ = ["add_arguments", "run"]
 
@@ -37,6 +37,10 @@ def run(options: argparse.Namespace) -> int:
     if options.explain:
         return _explain(options)
     if options.metrics is None:
+        if options.token_file or options.allow_host:
+            raise ConfigError(
+                "--token-file and --allow-host are for the server of --metrics; add --metrics PORT"
+            )
         return run_sources(options)
     with open_publisher(options, options.metrics, page=False) as publisher:
         return run_sources(options, publisher)

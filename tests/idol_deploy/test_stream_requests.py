@@ -3,19 +3,26 @@
 import json
 import re
 import stat
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from idol_deploy.cli import build_parser
 from idol_deploy.commands.source_options import add_source_options, source_options
 from idol_deploy.stream_requests import RequestError, StreamRequests
 from idol_deploy.streams_file import StreamsFile
-from idol_runtime.errors import ConfigError
+from idol_runtime.errors import ConfigError, IdolError
 from idol_runtime.events import Event
 from idol_runtime.run.run import Run
 from idol_runtime.serve.messages import Edit, Reply
+from idol_runtime.sources.gstreamer import PipelineReader
+from idol_runtime.sources.opening import reader_kind, source_paths
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
 
@@ -218,6 +225,74 @@ def test_a_file_that_somebody_has_broken_or_filled_is_not_written(editor: Editor
     editor.path.write_text(json.dumps({"streams": [fields(name=str(n)) for n in range(64)]}))
     assert editor(add=fields()).error == "64 streams are listed; remove one first"
     assert editor(remove="5").status == 200
+
+
+def test_a_stream_that_has_ended_is_removed_with_an_event(editor: Editor, folder: Path) -> None:
+    """The run has no such source any more, and viewers must forget it nevertheless."""
+    (folder / "clip").mkdir()
+    Image.new("RGB", (64, 32)).save(folder / "clip" / "0.png")
+    editor.path.write_text(json.dumps({"streams": [fields(name="first", source=str(folder / "clip"))]}))
+    with editor.run as run:
+        for options in editor.listing.load():
+            run.add(options)
+        thread = threading.Thread(target=run.wait, args=(lambda: True,))
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not any(event.kind == "ended" for event in editor.events):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert editor(remove="first") == Reply(7)
+        run.stop()
+        thread.join()
+    assert [(event.kind, event.source) for event in editor.events] == [
+        ("ended", "first"),
+        ("removed", "first"),
+    ]
+
+
+_PIECES = st.sampled_from(
+    [
+        *(
+            "..",
+            "/",
+            "day",
+            "a b.mp4",
+            "link",
+            "out",
+            "key",
+            "~",
+            "http://",
+            "rtsp://",
+            "me:x@",
+            "door",
+            ":80",
+        ),
+        *("gst:", "[", "]", "?", "#", "%2e", "\\", "{source}", "*", "/dev/video", "0", "-1", "é", ".", " ! "),
+        *("\0", "\n", "\u2028"),
+    ]
+)
+_TEXTS = st.lists(_PIECES, max_size=6).map("".join) | st.text(max_size=20)
+_VALUES = _TEXTS | st.integers() | st.floats(allow_nan=False) | st.booleans()
+_NAMES = st.sampled_from(
+    ["name", "source", "save", "jsonl", "masks", "state", "queue", "score", "rotate", "results"]
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(_NAMES | _TEXTS, _VALUES, max_size=5))
+def test_no_request_leads_out_of_the_folders(
+    folder: Path, requests: StreamRequests, editor: Editor, change: dict[str, Any]
+) -> None:
+    try:
+        name, checked = requests.checked({"name": "a", "source": 0, **change})
+        accepted = editor.listing._options(name, dict(checked))
+    except IdolError:
+        return
+    for path in accepted.paths:
+        assert path.resolve().is_relative_to(folder / "data")
+    for path in source_paths(accepted.source):
+        assert path.resolve().is_relative_to(folder / "media")
+    assert reader_kind(accepted.source) is not PipelineReader
 
 
 def test_toml_is_not_written(folder: Path) -> None:

@@ -187,12 +187,14 @@ class Publisher:
 
     def _info(self, name: str, state: str, since: float, message: str = "") -> StreamInfo:
         """Return a stream with a new state; its source is known once the run has it."""
-        for options in self._run.options if self._run is not None else ():
-            if options.name == name:
-                kind = reader_kind(options.source)
-                return StreamInfo(name, kind.title(options.source), kind.live, state, since, message)
-        before = self._infos.get(name, StreamInfo(name, "", False, state, since))
-        return StreamInfo(name, before.source, before.live, state, since, message)
+        info = self._infos.get(name, StreamInfo(name, "", False, state, since))
+        source, live = info.source, info.live
+        if self._run is not None and (state == "added" or not source):
+            for options in self._run.options:
+                if options.name == name:
+                    kind = reader_kind(options.source)
+                    source, live = kind.title(options.source), kind.live
+        return StreamInfo(name, source, live, state, since, message)
 
     def _begin(self) -> Hello:
         """Return the first message for a new server, with the state of the streams and the last events."""

@@ -184,6 +184,13 @@ def test_what_is_refused_before_the_network_is_loaded(
     assert problem in done.err
 
 
+def test_a_token_without_a_server_is_refused(idol: Command) -> None:
+    done = idol("run", "gone.idol", "--source", "0", "--jsonl", "x", "--token-file", "t")
+    assert done.err == (
+        "idol-deploy: error: --token-file and --allow-host are for the server of --metrics; add --metrics PORT\n"
+    )
+
+
 def test_a_taken_port_is_refused(idol: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
