@@ -134,6 +134,9 @@ def state(number: int, expected: str) -> str:
     return f"document.querySelectorAll('.card')[{number}].dataset.state === '{expected}'"
 
 
+DISCONNECTED = (
+    "!document.querySelector('#banner').hidden && !document.querySelector('.card[data-state=live]')"
+)
 LIVE = "document.querySelectorAll('.card[data-state=live] .view:not(.stale)').length === 2"
 IN_VIEW = "/: in view/.test(document.querySelector('.card .following p').textContent)"
 
@@ -172,13 +175,13 @@ def test_cameras_servers_and_runs_come_and_go(
 
     # The server process dies: the page connects again by itself, to the same run.
     os.kill(served.server_pid, signal.SIGKILL)
-    wait(page, "!document.querySelector('#banner').hidden")
+    wait(page, DISCONNECTED)
     wait(page, "document.querySelector('#connection').dataset.state === 'open'")
     wait(page, IN_VIEW)
 
     # The whole run dies: identities continue after it.
     served.restart()
-    wait(page, "!document.querySelector('#banner').hidden")
+    wait(page, DISCONNECTED)
     wait(page, "document.querySelector('#connection').dataset.state === 'open'", 60)
     wait(page, IN_VIEW)
     assert name in page.inner_text(".following p")

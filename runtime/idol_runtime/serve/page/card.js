@@ -6,7 +6,8 @@ import { TrackList, stateText } from "./tracks.js";
 import { $, clock, duration, rate, setText, span } from "./text.js";
 
 const STATES = {
-  added: "Starting", waiting: "Waiting", connected: "Live", back: "Live", lost: "Lost", ended: "Ended",
+  added: "Starting", waiting: "Waiting", connected: "Live", back: "Live", live: "Live", lost: "Lost", ended: "Ended",
+  unknown: "Unknown",
 };
 const STALE_S = 3; // a live picture that is older is not shown as live
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -61,10 +62,15 @@ export class Card {
     return this.zoom.getAttribute("aria-pressed") === "true";
   }
 
-  // True if frames come. A file has no connection: it was added, and then its frames come.
-  get live() {
+  // "live" if frames come, "unknown" without a server, else the state of the stream. A file is added, and frames follow.
+  get state() {
     const { state, live } = this.info;
-    return state === "connected" || state === "back" || (!live && state === "added" && this.#frames > 0);
+    if (!this.page.connected) return "unknown";
+    return state === "connected" || state === "back" || (!live && state === "added" && this.#frames) ? "live" : state;
+  }
+
+  get live() {
+    return this.state === "live";
   }
 
   // Take a StreamInfo; return the sentence to announce if the state has changed.
@@ -72,7 +78,7 @@ export class Card {
     const before = this.info?.state;
     this.info = info;
     $(".state", this.root).title = info.source;
-    return before && before !== info.state ? `${this.name}: ${STATES[info.state] ?? info.state}` : "";
+    return before && before !== info.state ? `${this.name}: ${STATES[info.state]}` : "";
   }
 
   // Show the stream alone and large, or among the others.
@@ -172,10 +178,12 @@ export class Card {
 
   // Update everything that depends on the time.
   tick() {
-    const { state, live } = this.info;
-    this.root.dataset.state = this.live ? "live" : state;
-    setText($(".state", this.root), this.live && !live ? "Playing" : (STATES[state] ?? state));
-    if (!this.live) for (const name of ["fps", "age"]) setText(this.dd[name], "–");
+    const { state } = this;
+    const changed = this.root.dataset.state !== state;
+    this.root.dataset.state = state;
+    setText($(".state", this.root), state === "live" && !this.info.live ? "Playing" : STATES[state]);
+    if (state !== "live") for (const name of ["fps", "age"]) setText(this.dd[name], "–");
+    if (changed) this.setTracks(this.tracks.tracks);
     const problem = this.#problem();
     this.view.classList.toggle("stale", problem !== null);
     this.notice.hidden = problem === null;
@@ -194,14 +202,15 @@ export class Card {
 
   // Return the title and the sentence that lie over the picture; null over a picture that is live.
   #problem() {
-    const { state, since, message } = this.info;
+    const { state } = this;
+    const { since, message } = this.info;
     const ago = span(this.page.now() - since);
     const age = (performance.now() - this.#shownAt) / 1000;
     const old = this.#bitmap ? `Last picture ${clock(this.#record.wall)}, ${span(age)} old` : "No picture yet";
-    if (!this.page.connected) return ["No connection to the server", old];
+    if (state === "unknown") return ["No connection to the server", old];
     if (state === "lost") return [`${this.info.live ? "Camera" : "Source"} lost ${ago} ago`, old];
     if (state === "ended") return ["Ended", message || old];
-    if (!this.live) return [STATES[state] ?? state, message || `since ${ago}`];
+    if (state !== "live") return [STATES[state], message || `since ${ago}`];
     const limit = Math.max(STALE_S, this.fps ? 3 / this.fps : 0);
     if (this.#bitmap && age < limit) return null;
     if ((performance.now() - this.#askedAt) / 1000 < limit) return ["Loading", old];
@@ -216,7 +225,8 @@ export class Card {
     const instance = this.#record?.instances.find(({ id }) => id === this.followed);
     const name = `${(track ?? instance)?.class ?? "track"} #${this.followed}`;
     let told = "not seen since the server was started";
-    if (!this.live) told = `the ${this.info.live ? "camera" : "source"} is ${this.root.dataset.state}`;
+    if (this.state === "unknown") told = "no connection to the server";
+    else if (!this.live) told = `the ${this.info.live ? "camera" : "source"} is ${this.state}`;
     else if (this.#left !== null) told = `left ${clock(this.#left)}`;
     else if (track) told = stateText(track, true, now);
     else if (instance) told = "in view";

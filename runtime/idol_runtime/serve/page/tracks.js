@@ -77,7 +77,7 @@ class Row {
 
 export class TrackList {
   #rows = new Map();
-  #tracks = [];
+  tracks = [];
 
   // onFollow(id): a track was chosen.
   constructor(root, stream, onFollow) {
@@ -89,7 +89,7 @@ export class TrackList {
   }
 
   find(id) {
-    return this.#tracks.find((track) => track.id === id);
+    return this.tracks.find((track) => track.id === id);
   }
 
   // Show the tracks; live: the stream sends frames; followed: id of the followed one, or null.
@@ -103,7 +103,7 @@ export class TrackList {
     const numbers = `${visible.length} in view, ${others.length} earlier${hidden ? `, ${hidden} not listed` : ""}`;
     setText(this.summary, tracks.length ? numbers : "none yet");
     setText(this.scale, tracks.length ? `last ${span(seconds)}` : "");
-    this.#tracks = tracks;
+    this.tracks = tracks;
     const ids = new Set(shown.map((track) => track.id));
     for (const [id, row] of this.#rows) {
       if (!ids.has(id)) {
