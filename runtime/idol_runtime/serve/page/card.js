@@ -18,7 +18,6 @@ export class Card {
   #next = null; // picture that waits while another one is decoded
   #decoding = false;
   #shownAt = 0; // performance.now() of the last picture
-  #askedAt = 0; // … of the first request for pictures
   #window = null; // part of the frame that is shown
   #left = null; // the followed track left: time
   #frames = 0; // processed so far
@@ -30,6 +29,7 @@ export class Card {
     this.page = page;
     this.followed = null;
     this.visible = false;
+    this.askedAt = 0; // performance.now() of the first request for pictures
     this.root = $("#card").content.cloneNode(true).firstElementChild;
     const part = (selector) => $(selector, this.root);
     this.view = part(".view");
@@ -89,7 +89,7 @@ export class Card {
   }
 
   setVisible(visible) {
-    if (visible && !this.visible) this.#askedAt = performance.now();
+    if (visible && !this.visible) this.askedAt = performance.now();
     this.visible = visible;
   }
 
@@ -106,15 +106,13 @@ export class Card {
     while (this.#next) {
       const [record, jpeg] = this.#next;
       this.#next = null;
-      try {
-        const bitmap = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
-        this.#bitmap?.close();
-        [this.#bitmap, this.#record, this.#shownAt] = [bitmap, record, performance.now()];
-        this.#draw();
-        this.tick();
-      } catch {
-        // A broken picture: the next one follows.
-      }
+      const blob = new Blob([jpeg], { type: "image/jpeg" });
+      const bitmap = await createImageBitmap(blob).catch(() => null);
+      if (!bitmap) continue; // broken; the next one follows
+      this.#bitmap?.close();
+      [this.#bitmap, this.#record, this.#shownAt] = [bitmap, record, performance.now()];
+      this.#draw();
+      this.tick();
     }
     this.#decoding = false;
   }
@@ -213,7 +211,7 @@ export class Card {
     if (state !== "live") return [STATES[state], message || `since ${ago}`];
     const limit = Math.max(STALE_S, this.fps ? 3 / this.fps : 0);
     if (this.#bitmap && age < limit) return null;
-    if ((performance.now() - this.#askedAt) / 1000 < limit) return ["Loading", old];
+    if ((performance.now() - this.askedAt) / 1000 < limit) return ["Loading", old];
     return ["No new picture", old];
   }
 
@@ -224,7 +222,7 @@ export class Card {
     const track = this.tracks.find(this.followed);
     const instance = this.#record?.instances.find(({ id }) => id === this.followed);
     const name = `${(track ?? instance)?.class ?? "track"} #${this.followed}`;
-    let told = "not seen since the server was started";
+    let told = this.tracks.tracks.length ? "not seen in the last ten minutes" : "not seen yet";
     if (this.state === "unknown") told = "no connection to the server";
     else if (!this.live) told = `the ${this.info.live ? "camera" : "source"} is ${this.state}`;
     else if (this.#left !== null) told = `left ${clock(this.#left)}`;

@@ -18,8 +18,9 @@ export async function request(path, method = "GET", body = undefined) {
   throw await refusal(response);
 }
 
-// Return the error of a response.
+// Return the error of a response; go to the login if the session has ended.
 async function refusal(response) {
+  if (response.status === 401) location.assign("/login");
   const told = await response.json().catch(() => ({}));
   return new ApiError(told.error ?? `the server answered ${response.status}`, response.status);
 }
@@ -93,7 +94,6 @@ export class Feed {
   async #read(connection) {
     const query = new URLSearchParams(this.#streams.map((name) => ["stream", name]));
     const response = await fetch(`/api/live?${query}`, { signal: connection.signal, cache: "no-store" });
-    if (response.status === 401) return location.assign("/login");
     if (response.status === 404) this.#streams = []; // one of them was removed; `streams` tells which
     if (!response.ok) throw await refusal(response);
     const reader = response.body.getReader();

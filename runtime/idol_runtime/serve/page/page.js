@@ -147,7 +147,10 @@ function watch(delay) {
     feed.watch(document.hidden ? [] : visible.map((card) => card.name));
   }, delay);
 }
-document.addEventListener("visibilitychange", () => watch(document.hidden ? 5000 : 0));
+document.addEventListener("visibilitychange", () => {
+  for (const card of cards.values()) card.askedAt = performance.now();
+  watch(document.hidden ? 5000 : 0);
+});
 
 // Address: #/, #/stream/NAME, #/stream/NAME/track/ID
 
