@@ -47,6 +47,21 @@ def test_the_scene_has_as_many_identities_as_the_tracker_finds(load: Any) -> Non
         assert len(ids) == scene.tracks(number + 1)
 
 
+def test_frame_times_are_compared_by_round_without_their_beginning(load: Any) -> None:
+    """Frames of 20 ms, of 22 ms under load, and of 500 ms while the load settles."""
+    kinds, times, rounds = ("none", "load", "none"), [0.0], list[tuple[str, float, float]]()
+    for kind in kinds:
+        begin = times[-1]
+        while times[-1] < begin + 8:
+            settling = times[-1] < begin + 3.9
+            times.append(times[-1] + (0.5 if settling else 0.022 if kind == "load" else 0.02))
+        rounds.append((kind, begin, times[-1]))
+    report = load("serve").frame_times(np.array(times), rounds)
+    assert report["ratio"] == {"none": 1.0, "load": 1.1}
+    assert report["ratio_by_round"] == [1.1]
+    assert report["frame_ms"]["none"]["p99"] == pytest.approx(20)
+
+
 def test_growth_is_found(load: Any) -> None:
     soak = load("soak")
     steady = [(float(i), 80.0, 8.0, 11.0, 2.0 + i % 2, 3.0) for i in range(200)]
