@@ -119,6 +119,7 @@ def test_streams_are_added_watched_and_removed(
     assert (served.process.returncode, "wrote " in out) == (130, True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_its_identities_at_the_same_port(
     serve: Callable[..., Served], toy: Toy, camera: MjpegServer, tmp_path: Path
 ) -> None:
@@ -160,10 +161,19 @@ def test_metrics_alone(serve: Callable[..., Served], toy: Toy, camera: MjpegServ
     request = urllib.request.Request(served.url + "metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=10) as response:
         assert b"idol_frames_total" in response.read()
+    server = served.server()
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # as a service manager sends to all processes
+        os.kill(server, number)
     served.process.send_signal(signal.SIGTERM)
-    out, _ = served.process.communicate(timeout=30)
+    out, errors = served.process.communicate(timeout=30)
     assert served.process.returncode == 130
     assert f"wrote {tmp_path / 'a.jsonl'}" in out
+    assert "server process ended" not in errors
+    assert not Path(f"/proc/{server}").exists()
 
 
 @pytest.mark.parametrize(
