@@ -201,7 +201,7 @@ def test_pictures_are_sent_for_watched_streams_alone(publisher: Publisher, run: 
         assert np.abs(pixels - expected).max() <= 1
         masks = np.frombuffer(first.masks, np.float32).reshape(3, *first.mask_size)
         assert np.array_equal(masks, large.result.mask_logits)
-        assert (other.size, len(other.masks)) == ((32, 64), 0)
+        assert (other.size, bytes(other.masks)) == ((32, 64), b"")
         assert np.array_equal(np.frombuffer(other.rgb, np.uint8), small.frame.image.ravel())
 
 
