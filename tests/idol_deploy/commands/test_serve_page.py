@@ -142,10 +142,7 @@ IN_VIEW = "/: in view/.test(document.querySelector('.card .following p').textCon
 
 
 def test_cameras_servers_and_runs_come_and_go(
-    chromium: Browser,
-    served: Served,
-    cameras: list[MjpegServer],
-    record_property: Callable[[str, object], None],
+    chromium: Browser, served: Served, cameras: list[MjpegServer]
 ) -> None:
     problems: list[str] = []
     page = open_page(chromium, served, problems, viewport={"width": 1280, "height": 800})
@@ -200,7 +197,6 @@ def test_cameras_servers_and_runs_come_and_go(
         page = open_page(chromium, served, problems)
         paints.append(first_paint_ms(page))
         page.context.close()
-    record_property("first_contentful_paint_ms", paints)
     assert statistics.median(paints) < FIRST_PAINT_MS, paints
 
 
