@@ -27,7 +27,6 @@ from idol_runtime.serve.messages import (
     Hello,
     Picture,
     StreamInfo,
-    Tick,
     decode_from_server,
     encode,
 )
@@ -222,9 +221,7 @@ class ServerProcess:
 
 @pytest.fixture
 def kit() -> SimpleNamespace:
-    return SimpleNamespace(
-        hello=make_hello, frame=make_frame, ask=ask, complete=complete, token=TOKEN, tick=Tick(0.0, 0)
-    )
+    return SimpleNamespace(hello=make_hello, frame=make_frame, ask=ask, complete=complete, token=TOKEN)
 
 
 @pytest.fixture
