@@ -64,10 +64,14 @@ def test_the_stages_of_a_camera_add_up_to_the_age_of_the_frame(tmp_path: Path) -
         assert tuple(report.stages) == STAGES
         assert min(report.stages.values()) >= 0
         assert report.age_s == pytest.approx(sum(report.stages.values()) - report.stages["write"])
-        assert 0.03 <= report.stages["network"] < 0.2
-        assert 0.01 <= report.stages["write"] < 0.2
-    waits = sorted(report.stages["wait"] for report in reports)
-    assert waits[7] < 0.035, "the newest frame waits for one call of the network at most"
+        assert report.stages["network"] >= 0.03
+        assert report.stages["write"] >= 0.01
+    wait, network, write = (
+        np.median([report.stages[name] for report in reports]) for name in ("wait", "network", "write")
+    )
+    assert network < 0.1
+    assert write < 0.1
+    assert wait < 1.5 * network, "the newest frame waits for one call of the network at most"
 
 
 def test_a_report_has_the_visible_result_and_no_age_for_a_file(images: Path, tmp_path: Path) -> None:
