@@ -286,7 +286,7 @@ def trt_harness(libraries: Path) -> Path:
     return harness
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop runs in this thread until then
 def chromium() -> Iterator[Browser]:
     """A headless Chromium, for tests marked `browser`."""
     from playwright.sync_api import sync_playwright
