@@ -16,6 +16,8 @@ __all__ = ["VideoReader"]
 # How a complete file ends, by its format. FFmpeg decodes the part of a last picture that is there.
 _LAST_BYTES = {"gif": b";", "apng": b"IEND\xaeB`\x82"}
 _TAIL = 8
+# Formats whose files name other files, which FFmpeg would read: also outside the folders that a client may use.
+_PLAYLISTS = {"concat", "dash", "hls", "imf", "sdp"}
 
 
 class VideoReader(ContainerReader):
@@ -25,7 +27,9 @@ class VideoReader(ContainerReader):
     """
 
     hint = "check that a video player plays it"
-    open_error = "{name} is not a video that FFmpeg can read, or is cut short; " + hint
+    open_error = (
+        "{name} is not a video that FFmpeg can read, is cut short, or is a playlist of other files; " + hint
+    )
 
     def __init__(self, source: Source) -> None:
         """Open a video file or a pipe.
@@ -78,11 +82,12 @@ class VideoReader(ContainerReader):
             self._pipe.close()
 
     def _open(self) -> Any:
-        if self._regular:
-            # An absolute path, because FFmpeg takes text before a colon for a protocol.
-            return self._av.open(f"file:{self._path.absolute()}", metadata_errors="replace")
-        self._pipe = _Pipe(self._path, self.name)
-        return self._av.open(self._pipe, metadata_errors="replace")
+        # An absolute path, because FFmpeg takes text before a colon for a protocol.
+        place: Any = f"file:{self._path.absolute()}"
+        if not self._regular:
+            place = self._pipe = _Pipe(self._path, self.name)
+        formats = ",".join(self._av.formats_available - _PLAYLISTS)
+        return self._av.open(place, options={"format_whitelist": formats}, metadata_errors="replace")
 
     def _is_live(self, duration_s: float | None) -> bool:
         return not self._regular

@@ -146,6 +146,24 @@ def test_no_video_at_all(tmp_path: Path) -> None:
         open_source(tmp_path / "notes.mp4")
 
 
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile link\n",
+    ],
+)
+def test_a_playlist_reads_no_other_file(tmp_path: Path, playlist: str) -> None:
+    """A file in a folder that a client may read must not lead to one that it may not read."""
+    secret = write_video(tmp_path / "secret.avi").rename(tmp_path / "secret.ts")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "link").symlink_to(secret)
+    path = tmp_path / "media" / "list"
+    path.write_text(playlist.format(secret))
+    with pytest.raises(SourceError, match="or is a playlist of other files"):
+        open_source(path)
+
+
 def test_sound_is_no_video(tmp_path: Path) -> None:
     with av.open(tmp_path / "sound.mp4", "w") as container:
         stream = container.add_stream("aac", rate=48_000)
