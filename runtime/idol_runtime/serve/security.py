@@ -16,7 +16,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 import msgspec
@@ -90,15 +89,17 @@ class Sessions:
         )
 
     def valid(self, scope: Scope, header: str) -> bool:
-        """Return whether a Cookie header has a session that has not ended."""
-        try:
-            morsel = SimpleCookie(header).get(_cookie_name(scope))
-        except CookieError:
-            return False
-        text, _, signature = morsel.value.rpartition(".") if morsel else ("", "", "")
-        if not hmac.compare_digest(self._sign(text).encode(), signature.encode()):
-            return False
-        return time.time() < int(text.rpartition(".")[2])
+        """Return whether a Cookie header has a session that has not ended.
+
+        Browsers send the cookies of all ports of a host, so that the others have any form, and any number the name.
+        """
+        pairs = (part.strip().partition("=") for part in header.split(";"))
+        return any(self._is_session(value) for name, _, value in pairs if name == _cookie_name(scope))
+
+    def _is_session(self, value: str) -> bool:
+        text, _, signature = value.rpartition(".")
+        signed = hmac.compare_digest(self._sign(text).encode(), signature.encode())
+        return signed and time.time() < int(text.rpartition(".")[2])
 
     def _sign(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()

@@ -141,6 +141,13 @@ def test_browsers_log_in_with_a_cookie(make_app, kit, monkeypatch: pytest.Monkey
     number, end, signature = value.split(".")
     for forged in (f"{number}.{int(end) + 1}.{signature}", f"{number}.{end}.", signature, "é.9.", ".."):
         assert kit.ask(app, "/metrics", headers={"cookie": f"{name}={forged}"}).status == 401
+    # Browsers send the cookies of all ports of a host, whatever is in them.
+    for others in ('a={"b": 1}; {}; c=é', "a b; {}", f"{name}=old.1.x; {{}}", f"{{}}; {name}=", "=;;{}"):
+        header = {"cookie": others.replace("{}", cookie)}
+        assert kit.ask(app, "/api/streams", headers=header).status == 200, others
+    started = time.perf_counter()
+    assert kit.ask(app, "/api/streams", headers={"cookie": f'{name}="' + "\\" * 60_000}).status == 401
+    assert time.perf_counter() - started < 0.5
     later = time.time() + 13 * 3600
     monkeypatch.setattr(security.time, "time", lambda: later)
     assert kit.ask(app, "/api/streams", headers={"cookie": cookie}).status == 401
