@@ -217,7 +217,15 @@ class _Machine:
                 yield Advice(f"/dev/{device}", "the kernel has this camera, but no device file exists", fix)
 
     def rest(self) -> Iterator[Advice]:
-        """Yield the clock, the disk, the power mode, and graphs of the bundle that do not run yet."""
+        """Yield the extras, the clock, the disk, the power mode, and graphs of the bundle that do not run yet."""
+        purposes = {
+            "serve": "idol-deploy serve and run --metrics",
+            "mqtt": "events to an MQTT broker (--mqtt)",
+        }
+        for name, purpose in purposes.items():
+            if self.lacks(name):
+                yield Advice(name, purpose, self.install(name))
+        yield from self.faults(*purposes)
         for fault in self.faults("clock"):
             yield Advice("clock", fault.why, f"{'on the host: ' * self.container}{fault.fix}")
         yield from self.faults("disk")

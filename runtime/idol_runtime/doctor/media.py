@@ -1,9 +1,11 @@
-"""Probes of decoders, encoders, GStreamer and cameras."""
+"""Probes of decoders, encoders, GStreamer, cameras, and the packages that send results elsewhere."""
 
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ from idol_plugins.errors import PluginError
 from idol_runtime.doctor.machine import read
 from idol_runtime.doctor.probe import Finding, Subject
 from idol_runtime.errors import OutputError
-from idol_runtime.optional import load_av, load_cv2
+from idol_runtime.optional import import_optional, load_av, load_cv2
 from idol_runtime.sinks.video import find_encoder
 
-__all__ = ["cameras", "gstreamer", "opencv", "pyav"]
+__all__ = ["cameras", "gstreamer", "mqtt", "opencv", "pyav", "serve"]
 
 # Decoders by codec, as FFmpeg orders them. Its own decoder of AV1 works in hardware only.
 _CODECS = {
@@ -100,3 +102,22 @@ def cameras(subject: Subject) -> Finding:
     # Further nodes of a device, such as index 1, have no pictures but metadata.
     first = [f"{device} {camera['name']}" for device, camera in details.items() if not camera["index"]]
     return Finding("present" if first else "missing", ", ".join(first) or "no video device", details)
+
+
+def serve(_: Subject) -> Finding:
+    """Examine the packages of the server."""
+    modules = {"starlette": "starlette", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"}
+    return _packages("serve", modules)
+
+
+def mqtt(_: Subject) -> Finding:
+    """Examine the MQTT client."""
+    return _packages("mqtt", {"paho-mqtt": "paho.mqtt.client"})
+
+
+def _packages(extra: str, modules: Mapping[str, str]) -> Finding:
+    """Import the packages of an extra, given by distribution, and return their versions."""
+    for package, module in modules.items():
+        import_optional(module, package, extra, extra)
+    versions = {package: importlib.metadata.version(package) for package in modules}
+    return Finding("present", ", ".join(map(" ".join, versions.items())), versions)

@@ -63,6 +63,7 @@ GROUPS = (
     _group("media", "opencv"),
     _group("media", "pyav"),
     _group("media", "cameras", "gstreamer"),
+    _group("media", "serve", "mqtt"),
 )
 _BUNDLE = _group("engines", "bundle")
 

@@ -14,7 +14,7 @@ ABSENT = Finding("missing", "not installed")
 ALL = (
     *("system", "cpu", "memory", "power", "clock", "gpu", "library_cuda", "openvino", "library_openvino"),
     *("onnxruntime", "library_onnxruntime", "tensorrt", "library_tensorrt", "pytorch", "library_image"),
-    *("build_tools", "pyav", "opencv", "gstreamer", "cameras", "disk"),
+    *("build_tools", "pyav", "opencv", "gstreamer", "cameras", "serve", "mqtt", "disk"),
 )
 ELEMENTS = dict.fromkeys(("v4l2src", "nvarguscamerasrc", "nvvidconv", "nvv4l2decoder"), True)
 COMPLETE = {
@@ -85,6 +85,8 @@ def test_nothing_is_missing() -> None:
             "pip uninstall -y onnxruntime && pip install 'idol-deploy[gpu]'",
         ),
         ({"system": _system(), "pyav": ABSENT, "opencv": ABSENT}, "pip install 'idol-deploy[video]'"),
+        ({"serve": ABSENT}, "pip install 'idol-deploy[serve]'"),
+        ({"mqtt": ABSENT}, "pip install 'idol-deploy[mqtt]'"),
         (
             {"system": _jetson("6.2"), "tensorrt": TENSORRT, "pyav": ABSENT},
             "pip install 'idol-deploy[jetson]'",

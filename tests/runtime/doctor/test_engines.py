@@ -48,14 +48,25 @@ def test_jetpack_7_without_the_library_of_jetpack_6(
 
 def test_missing_packages(tmp_path: Path, make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     block = "raise ModuleNotFoundError(f'No module named {__name__!r}', name=__name__)"
-    _fake(tmp_path, monkeypatch, onnxruntime=block, tensorrt=block, cv2=block, av=block)
+    _fake(
+        tmp_path,
+        monkeypatch,
+        onnxruntime=block,
+        tensorrt=block,
+        cv2=block,
+        av=block,
+        starlette=block,
+        paho=block,
+    )
     root = make_root({**ORIN_6, "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": ""})
-    findings = examine(Subject(root), _groups("onnxruntime", "tensorrt", "pyav", "opencv"))
+    findings = examine(Subject(root), _groups("onnxruntime", "tensorrt", "pyav", "opencv", "serve"))
     assert findings["onnxruntime"] == Finding("missing", "onnxruntime is not installed")
     assert findings["library_onnxruntime"].state in ("missing", "unknown")
     assert findings["tensorrt"] == Finding("missing", "not installed", {"in_system": True})
     assert findings["pyav"] == Finding("missing", "av is not installed")
     assert findings["opencv"].state == "missing"
+    assert findings["serve"] == Finding("missing", "starlette is not installed")
+    assert findings["mqtt"] == Finding("missing", "paho-mqtt is not installed")
 
 
 def test_a_tensorrt_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
