@@ -141,6 +141,17 @@ def test_the_page_shows_follows_and_loses_streams_on_a_phone(page: Page, cameras
 
 
 @pytest.mark.browser
+def test_a_picture_that_the_server_kept_is_not_live(page: Page, cameras: Cameras, kit: Any) -> None:
+    def shows_its_age() -> bool:
+        cameras.server.send(kit.frame("door", 1, picture=True, wall=time.time() - 65))
+        notices = page.locator(".card:first-child .stale .notice span").all_inner_texts()
+        return any(re.fullmatch(r"Last picture [\d:]+, 1 min 0\d s old", notice) for notice in notices)
+
+    cameras.sending = []
+    cameras.until(page, shows_its_age)
+
+
+@pytest.mark.browser
 def test_functions_of_the_page(page: Page) -> None:
     assert (
         page.evaluate(

@@ -203,7 +203,8 @@ export class Card {
     const { state } = this;
     const { since, message } = this.info;
     const ago = span(this.page.now() - since);
-    const age = (performance.now() - this.#shownAt) / 1000;
+    // The first picture of a connection may be old: the server keeps it from the last client.
+    const age = Math.max((performance.now() - this.#shownAt) / 1000, this.page.now() - (this.#record?.wall ?? 0));
     const old = this.#bitmap ? `Last picture ${clock(this.#record.wall)}, ${span(age)} old` : "No picture yet";
     if (state === "unknown") return ["No connection to the server", old];
     if (state === "lost") return [`${this.info.live ? "Camera" : "Source"} lost ${ago} ago`, old];
