@@ -44,7 +44,9 @@ class Row {
     this.image.alt = "";
     this.image.loading = "lazy";
     this.image.addEventListener("error", () => this.image.removeAttribute("src"));
+    [this.class, this.id] = [element("span"), element("span")];
     this.name = element("span", "class");
+    this.name.append(this.class, this.id);
     this.score = element("span", "score");
     this.state = element("span", "when");
     const line = document.createElementNS(SVG, "svg");
@@ -61,7 +63,8 @@ class Row {
     this.button.dataset.state = state;
     this.button.style.setProperty("--track", track.colour);
     this.button.setAttribute("aria-pressed", String(followed));
-    setText(this.name, `${track.class} #${track.id}`);
+    setText(this.class, track.class);
+    setText(this.id, ` #${track.id}`);
     setText(this.score, track.score.toFixed(2));
     const age = { visible: span(now - track.first_seen), lost: `unseen ${span(now - track.last_seen)}` }[state];
     setText(this.state, age ?? `left ${clock(track.last_seen)}`);
