@@ -104,10 +104,10 @@ class StreamRequests:
             path = _inside(folder, text)
             if path is not None and os.path.isfile(path):  # False for a name that is too long
                 return str(path)
-        where = ", ".join(map(str, self.media)) or "no folder; start serve with --media DIR"
+        hint = "" if self.media else "; for files, start serve with --media DIR"
         raise RequestError(
-            f"the source must be a URL ({', '.join(_SCHEMES)}), a camera (0, /dev/video0) or a file of --media, which "
-            f"is {where}"
+            f"the source must be a URL ({', '.join(_SCHEMES)}), a camera (0, /dev/video0) or a file in a folder of "
+            f"--media{hint}"
         )
 
     def _output(self, field: str, value: object) -> str:

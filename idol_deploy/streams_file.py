@@ -265,7 +265,10 @@ class StreamsFile:
             with self._path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
         except OSError as error:
-            raise ConfigError(f"cannot read {self._path}: {error.strerror}; check the path") from error
+            fix = "check the path"
+            if self.editable and isinstance(error, FileNotFoundError):
+                fix = f"""create it with: echo '{{"streams": []}}' > {self._path}"""
+            raise ConfigError(f"cannot read {self._path}: {error.strerror}; {fix}") from error
         if len(content) > MAX_BYTES:
             raise ConfigError(f"{self._path} is larger than {MAX_BYTES} bytes; list fewer streams")
         return content

@@ -104,7 +104,7 @@ def test_a_file_that_is_no_list_of_streams(tmp_path: Path, name: str, content: b
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"s\.(json|toml)"):
         read(path).load()
-    with pytest.raises(ConfigError, match=r"No such file or directory; check the path"):
+    with pytest.raises(ConfigError, match=r"No such file or directory; create it with: echo"):
         read(tmp_path / "gone.json").load()
 
 

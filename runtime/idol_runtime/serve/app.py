@@ -43,6 +43,7 @@ _LOGIN = """<!doctype html>
 <form method="post" action="/login" class="login">
 <h1>idol_deploy</h1>
 <label>Token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
+<p class="quiet">On the server, it is in the file of <code>--token-file</code>.</p>
 <button>Log in</button>
 <p role="alert">%s</p>
 </form>

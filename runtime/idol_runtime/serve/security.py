@@ -162,7 +162,7 @@ class Guard:
         name = _host_name(host)
         if name not in self._hosts and not _is_address(name):
             raise HTTPException(
-                403, "unknown host; use the address or a name that the server was started with"
+                403, "unknown host name; start the server with --allow-host NAME, or use its address"
             )
         if not self._requests.take(client_address(scope), time.monotonic()):
             raise HTTPException(429, f"more than {_RATE:.0f} requests per second", {"Retry-After": "1"})
@@ -178,7 +178,11 @@ class Guard:
         if not (path in _PUBLIC or path.startswith("/page/") or self._is_known(scope, headers)):
             if path == "/" and method == "GET":
                 raise HTTPException(303, "log in", {"Location": "/login"})
-            raise HTTPException(401, "send Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(
+                401,
+                "the token is missing or wrong; send Authorization: Bearer TOKEN",
+                {"WWW-Authenticate": "Bearer"},
+            )
 
     def _is_known(self, scope: Scope, headers: Mapping[str, str]) -> bool:
         if self.sessions is None:

@@ -34,7 +34,9 @@ class Served:
         self.process = process
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
-        self.url = next(line.split()[1] for line in lines if line.startswith("serving "))
+        self.url = next(line.split()[1] for line in lines if line.startswith("serving ")).removesuffix(
+            "metrics"
+        )
 
     def get(self, path: str, data: object = None, **options: Any) -> Any:
         """Return the JSON of a response."""
