@@ -7,14 +7,18 @@ writes the messages. A test that does not read makes it a server that does not r
 import contextlib
 import os
 import socket
-import sys
 import threading
 
 __all__ = ["main"]
 
 
-def main(run: socket.socket, listener: socket.socket) -> None:
-    """Pass messages on until the run closes the connection."""
+def main(arguments: list[str]) -> None:
+    """Pass messages on until the run closes the connection.
+
+    Args:
+        arguments: descriptors of the run's socket and of the TCP socket.
+    """
+    run, listener = (socket.socket(fileno=int(number)) for number in arguments)
     client = listener.accept()[0]
     threading.Thread(target=_pass, args=(client, run), daemon=True).start()
     _pass(run, client)
@@ -25,7 +29,3 @@ def _pass(sender: socket.socket, receiver: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := sender.recv(2**16):
             receiver.sendall(data)
-
-
-if __name__ == "__main__":
-    main(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Messages between a run and its server process, over a pair of Unix sockets.
 
-The run starts `python -m idol_runtime.serve.server SOCKET LISTENER` with the numbers of two inherited descriptors: its
+The run starts `idol_runtime.serve.server` in a process with the numbers of two inherited descriptors as arguments: its
 end of the pair of sockets, and the TCP socket that listens. The server ends with the connection, and for no signal: the
 run ends it.
 

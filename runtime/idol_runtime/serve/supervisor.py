@@ -19,6 +19,16 @@ from idol_runtime.serve.messages import FromRun, FromServer, decode_from_server,
 __all__ = ["Supervisor"]
 
 _MODULE = "idol_runtime.serve.server"
+# Imports no module from the current folder, and reports a broken package in one line.
+_CHILD = """
+import sys
+sys.path[:] = filter(None, sys.path)
+try:
+    from {} import main
+except Exception as error:
+    sys.exit(f"the server process cannot be started: {{error!r}}; install idol-deploy[serve] again")
+sys.exit(main(sys.argv[1:]))
+"""
 
 # Delay before a server is started again: at first, and at most. It doubles unless the server has run for _STABLE_S.
 _FIRST_DELAY_S, _MAX_DELAY_S, _STABLE_S = 0.5, 30.0, 60.0
@@ -123,11 +133,10 @@ class Supervisor:
         return outcome or f"exit status {status}"
 
     def _start(self, theirs: socket.socket) -> "subprocess.Popen[bytes]":
-        environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no modules from the current folder
-        environment.pop(TOKEN_VARIABLE, None)
+        environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
         descriptors = theirs.fileno(), self._listener.fileno()
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", _MODULE, *map(str, descriptors)],
+            [sys.executable, "-c", _CHILD.format(_MODULE), *map(str, descriptors)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

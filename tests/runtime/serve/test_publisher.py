@@ -271,6 +271,27 @@ def test_a_server_that_fails_is_started_again_with_the_true_state(
         os.kill(pid, 0)
 
 
+def test_a_broken_package_is_reported_in_one_line(
+    publisher: Publisher,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "broken.py").write_text("raise TypeError('descriptor')")
+    monkeypatch.setattr(supervisor, "_MODULE", "broken")
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY_S", 60)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    start(publisher, run)
+    err, deadline = "", time.monotonic() + 10
+    while "\n" not in err and time.monotonic() < deadline:
+        time.sleep(0.02)
+        err += capfd.readouterr().err
+    assert err == (
+        "the server process cannot be started: TypeError('descriptor'); install idol-deploy[serve] again\n"
+    )
+
+
 def test_the_process_has_nothing_but_its_connection(publisher: Publisher, run: Run, tmp_path: Path) -> None:
     with (tmp_path / "other").open("w") as other:
         os.set_inheritable(other.fileno(), True)
