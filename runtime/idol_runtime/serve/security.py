@@ -166,6 +166,8 @@ class Guard:
             )
         if not self._requests.take(client_address(scope), time.monotonic()):
             raise HTTPException(429, f"more than {_RATE:.0f} requests per second", {"Retry-After": "1"})
+        if "transfer-encoding" in headers and "content-length" in headers:  # proxies read it in two ways
+            raise HTTPException(400, "two lengths of the body; send one", {"Connection": "close"})
         if method in ("GET", "HEAD"):
             if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
                 raise HTTPException(400, "a GET request has a body; send none", {"Connection": "close"})

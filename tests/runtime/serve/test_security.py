@@ -85,6 +85,9 @@ def test_long_bodies_are_refused(make_app, kit) -> None:
     assert kit.ask(app, "/api/streams", headers=JSON, body=chunks, **post).status == 413
     assert kit.ask(app, "/api/streams", headers=JSON, body=chunks[:8], **post).status == 400
     assert kit.ask(app, "/api/streams", headers={"content-length": "5"}, body=b"hello").status == 400
+    smuggled = {**JSON, "content-length": "60", "transfer-encoding": "chunked"}
+    answer = kit.ask(app, "/api/streams", headers=smuggled, body=b"[]", **post)
+    assert (answer.json["error"][:11], answer.headers["connection"]) == ("two lengths", "close")
 
 
 def test_requests_per_second_are_limited(make_app, kit, monkeypatch: pytest.MonkeyPatch) -> None:
