@@ -158,11 +158,16 @@ class StreamsFile:
             check_outputs([options], self._path, *requests.protected, running=list(streams.values()))
             streams[name] = options
             entries.append({"name": name, **fields})
-        content = msgspec.json.format(msgspec.json.encode(_Content(entries)), indent=2) + b"\n"
+        before, content = (
+            content,
+            msgspec.json.format(msgspec.json.encode(_Content(entries)), indent=2) + b"\n",
+        )
         with replacing(self._path, keep_mode=True) as temporary, temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            if self._read() != before:  # written by somebody in the meantime
+                raise RequestError("the streams file was changed at the same time; try again", 409)
         self._content = content
         self._apply(run, tell, streams)
 

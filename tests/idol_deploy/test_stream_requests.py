@@ -1,6 +1,7 @@
 """Streams that come over HTTP: what they may read and write, and their way into the streams file."""
 
 import json
+import os
 import re
 import stat
 import threading
@@ -293,6 +294,21 @@ def test_no_request_leads_out_of_the_folders(
     for path in source_paths(accepted.source):
         assert path.resolve().is_relative_to(folder / "media")
     assert reader_kind(accepted.source) is not PipelineReader
+
+
+def test_a_change_by_hand_at_the_same_time_is_kept(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_hand = json.dumps({"streams": [fields(name="by hand")]})
+    monkeypatch.setattr(os, "fsync", lambda _: editor.path.write_text(by_hand))
+    reply = editor(add=fields())
+    assert (reply.status, reply.error) == (
+        409,
+        "the streams file was changed at the same time; try again",
+    )
+    monkeypatch.undo()
+    assert editor.path.read_text() == by_hand
+    assert editor(add=fields()) == Reply(7)
+    assert editor.names() == ["by hand", "door"]
+    assert [path.name for path in editor.path.parent.iterdir() if path.is_file()] == ["s.json"]
 
 
 def test_toml_is_not_written(folder: Path) -> None:
