@@ -43,7 +43,7 @@ _LOGIN = """<!doctype html>
 <form method="post" action="/login" class="login">
 <h1>idol_deploy</h1>
 <label>Token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
-<p class="quiet">On the server, it is in the file of <code>--token-file</code>.</p>
+<p class="quiet">It is in the file that <code>--token-file</code> names on the server.</p>
 <button>Log in</button>
 <p role="alert">%s</p>
 </form>
