@@ -160,7 +160,10 @@ def _run(
                 if listing is not None and listing.editable and requests is not None:
                     edit = functools.partial(listing.edit, process, tell, requests)
                 publisher.start(streams, process, bundle=options.bundle.name, edit=edit)
-                print(f"serving {publisher.url}{' (open it in a browser)' if requests else 'metrics'}", flush=True)
+                print(
+                    f"serving {publisher.url}{' (open it in a browser)' if requests else 'metrics'}",
+                    flush=True,
+                )
             if listing is None:
                 summaries = process.wait()
             else:
