@@ -274,11 +274,13 @@ class Hub:
         view = self.streams.get(message.stream)
         if view is None:  # removed in the meantime
             return
+        if view.frame is not None and message.frames < view.frame.frames:  # removed and added again
+            view = self.streams[message.stream] = StreamView(view.info, self.hello.class_names)
         view.see(message)
         self.metrics.observe(message)
         if message.picture is not None and self.artist is not None and message.stream in self._wanted:
             tracks = ((i, view.tracks.get(i)) for i in message.ids)
-            due = [i for i, track in tracks if track and message.wall - track.thumbnail_s > _THUMBNAIL_S]
+            due = [i for i, track in tracks if track and abs(message.wall - track.thumbnail_s) > _THUMBNAIL_S]
             self.artist.offer(message, due[:_MAX_THUMBNAILS])
         self._mark(("frame", message.stream))
 

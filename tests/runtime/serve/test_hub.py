@@ -1,6 +1,8 @@
 """The state of a run and its clients."""
 
 import asyncio
+import time
+from types import SimpleNamespace
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -146,3 +148,30 @@ def test_edits_are_answered_by_the_run_or_not_at_all(kit, monkeypatch: pytest.Mo
 
     kit.complete(edit())
     assert not hub._edits
+
+
+def test_a_stream_that_was_replaced_starts_again(kit) -> None:
+    """A change of its options removes it and adds it again: the server may see only the list after both."""
+    hub = Hub(kit.hello(), lambda message: None)
+    for index in range(3):
+        hub.receive(kit.frame(index=index, dropped=20))
+    hub.receive(StreamsMessage(kit.hello().streams))
+    wall = hub.streams["door"].frame.wall + 5
+    hub.receive(
+        kit.frame(index=0, dropped=1, wall=wall, ids=[3], labels=[0], scores=[0.5], boxes_xyxy=[[0.0] * 4])
+    )
+    view = hub.streams["door"]
+    assert [track["intervals"] for track in view.tracks_json()] == [[[wall, wall]]]
+    assert view.history.columns(wall + 1, 1)["dropped"] == [1]
+
+
+def test_thumbnails_go_on_after_the_clock_was_set_back(kit) -> None:
+    offered: list[list[int]] = []
+    hub = Hub(kit.hello(), lambda message: None)
+    hub.artist = SimpleNamespace(offer=lambda message, thumbnails: offered.append(thumbnails))
+    with hub.subscribe(_picture("door"), "a"):
+        hub.receive(kit.frame(index=0, picture=True))
+        for track in hub.streams["door"].tracks.values():
+            track.thumbnail_s = time.time() + 3600
+        hub.receive(kit.frame(index=1, picture=True))
+    assert offered == [[3, 12]] * 2
