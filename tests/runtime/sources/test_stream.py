@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,37 @@ def test_a_file_over_http_is_read_once(
     assert times == pytest.approx(TIMES)
     assert Handler.requests == requests
     assert ("closed the connection after 8 frames" in caplog.text) == (way == "close")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://", "file:"])
+def test_a_playlist_reads_no_local_file(scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg refuses it; a camera that sends a playlist must not show a file of this machine."""
+    secret = tmp_path / "secret.ts"
+    with av.open(str(secret), "w", format="mpegts") as container:
+        video = container.add_stream("mpeg2video", rate=25)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for _ in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8))))
+        container.mux(video.encode(None))
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"
+
+    def answer(handler: Handler) -> None:
+        listed = handler.path == "/list.m3u8"
+        body = playlist.format(f"{scheme}{secret}" if scheme else "near.ts").encode()
+        body = body if listed else secret.read_bytes()
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/vnd.apple.mpegurl" if listed else "video/mp2t")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    monkeypatch.setattr(Handler, "do_GET", answer)
+    with server() as address:
+        if scheme:
+            with pytest.raises(SourceError, match="cannot open"):
+                open_source(f"{address}/list.m3u8")
+        else:
+            open_source(f"{address}/list.m3u8").close()
 
 
 def test_a_file_whose_connection_is_lost_does_not_start_again() -> None:
