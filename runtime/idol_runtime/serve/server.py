@@ -27,6 +27,9 @@ __all__ = ["main", "serve"]
 # Kernel memory of one connection that nobody reads.
 _SEND_BUFFER = 2**16
 _KEEP_ALIVE_S, _TICK_S = 5, 1.0
+# Connections that are accepted at a time. Together with `MAX_CONNECTIONS` they are fewer than the descriptors of a
+# process: without one, asyncio logs thousands of lines per second.
+_BACKLOG = 128
 
 
 class _Server(uvicorn.Server):
@@ -65,6 +68,7 @@ async def serve(run: socket.socket, listener: socket.socket) -> None:
         server_header=False,
         forwarded_allow_ips="127.0.0.1,::1",
         timeout_keep_alive=_KEEP_ALIVE_S,
+        backlog=_BACKLOG,
     )
     server = _Server(config)
     tasks = [

@@ -1,6 +1,7 @@
 """The server process, over real sockets."""
 
 import json
+import resource
 import signal
 import socket
 import struct
@@ -82,6 +83,27 @@ def test_streams_are_changed_by_the_run(start_server, kit) -> None:
     assert answers == [(422, {"error": "stream yard: no such host; check the source"})]
     server.send(StreamsMessage(kit.hello().streams[1:]))
     _wait_for(lambda: server.get("/api/streams/door/result")[0] == 404)
+
+
+def test_many_clients_at_once_need_few_descriptors(start_server, capfd) -> None:
+    server = start_server()
+    assert server.get("/healthz")[0] == 200
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (450, 450))
+    server.process.send_signal(signal.SIGSTOP)
+    clients = []
+    for _ in range(600):
+        clients.append(socket.socket())
+        clients[-1].setblocking(False)
+        clients[-1].connect_ex(("127.0.0.1", server.port))
+    server.process.send_signal(signal.SIGCONT)
+    for client in clients[:100]:
+        client.settimeout(5)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+    for client in clients:
+        client.close()
+    _wait_for(lambda: server.get("/healthz")[0] == 200)
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.slow
