@@ -77,6 +77,7 @@ def run_sources(
     """
     from idol_deploy.streams_file import StreamsFile
     from idol_runtime.run.options import check_outputs, for_each_source
+    from idol_runtime.sources.opening import reader_kind
 
     if bool(options.source) == bool(options.streams):
         raise ConfigError(
@@ -92,6 +93,8 @@ def run_sources(
         run_options = for_each_source(source_options(options), options.source)
         if publisher is not None:
             run_options = _named(run_options)
+    for entry in run_options:  # before the network is loaded, which may take minutes
+        reader_kind(entry.source).check(entry.source)
     inputs = [options.bundle, *([options.streams] if listing else [])]
     check_outputs(run_options, *inputs, events=options.events)
     single = len(run_options) == 1 and not listing

@@ -43,19 +43,8 @@ class VideoReader(ContainerReader):
         """
         self._path = local_path(source)
         self._pipe: _Pipe | None = None
-        try:
-            # Only a regular file may be opened to look at it: data taken out of a pipe would be lost.
-            status = self._path.stat()
-            self._regular = stat.S_ISREG(status.st_mode)
-            if self._regular:
-                self._path.open("rb").close()
-        except FileNotFoundError as error:
-            raise SourceError(f"{source} does not exist; check the path") from error
-        except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-            reason = getattr(error, "strerror", None) or error
-            raise SourceError(
-                f"cannot read {source}: {reason}; check the path and its permissions"
-            ) from error
+        status = _status(self._path, source)
+        self._regular = stat.S_ISREG(status.st_mode)
         if not self._regular:
             self.hint = "a pipe needs a format that is read from front to back, such as MPEG-TS or Matroska"
             self.open_error = "{name} sends no video that FFmpeg can read; " + self.hint
@@ -67,6 +56,11 @@ class VideoReader(ContainerReader):
     def accepts(cls, source: Source) -> bool:
         """Return True: this is the last kind to be tried."""
         return True
+
+    @classmethod
+    def check(cls, source: Source) -> None:
+        """Check that the file exists and can be read."""
+        _status(local_path(source), source)
 
     @classmethod
     def paths(cls, source: Source) -> list[Path]:
@@ -143,3 +137,22 @@ class _Pipe:
     def close(self) -> None:
         """Close the pipe."""
         os.close(self._file)
+
+
+def _status(path: Path, source: Source) -> os.stat_result:
+    """Return the status of a file that can be read.
+
+    Raises:
+        SourceError: it does not exist or cannot be read.
+    """
+    try:
+        # Only a regular file may be opened to look at it: data taken out of a pipe would be lost.
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            path.open("rb").close()
+    except FileNotFoundError as error:
+        raise SourceError(f"{source} does not exist; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"cannot read {source}: {reason}; check the path and its permissions") from error
+    return status

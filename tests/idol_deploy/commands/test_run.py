@@ -506,6 +506,10 @@ def test_run_explains_its_choice_without_a_source(
     none = refused("run", toy.path, "--explain", "--backend", "onnxruntime", "--graph", "plugin")
     assert none == "idol-deploy: error: no candidate runs; the table has the reasons\n"
     assert "--source is missing" in refused("run", toy.path)
+    # Before the bundle is loaded.
+    assert "gone.mp4 does not exist" in refused(
+        "run", "gone.idol", "--source", "gone.mp4", "--jsonl", "a.jsonl"
+    )
 
 
 @pytest.mark.parametrize(
