@@ -22,6 +22,8 @@ _RESTART_S = 1.0
 _STALE_S = 1.0
 # Threads that decode a live source: each one delays the picture by a frame.
 _LIVE_THREADS = 4
+# Pixels of a picture. Larger ones, which a hostile camera may send, would take gigabytes of memory and are not decoded.
+_MAX_PIXELS = 2**26
 # Frame count of an AVI file that was written to a pipe.
 _NO_COUNT = 2**30
 
@@ -124,6 +126,12 @@ class ContainerReader(DecodingReader):
             self.notes.append(f"{self.name} holds {count} videos; only track {self._stream.index} is read")
         if self._stream.codec_context is None:
             raise self._no_decoder()
+        height, width = self._stream.codec_context.height, self._stream.codec_context.width
+        if height * width > _MAX_PIXELS:
+            raise SourceError(
+                f"{self.name} has frames of {height}x{width} pixels; scale them to at most 8192x8192"
+            )
+        self._stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
         self._stream.thread_type = "AUTO"
         if self._container.duration is None:
             self._stream.codec_context.thread_count = _LIVE_THREADS

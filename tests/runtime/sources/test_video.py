@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from idol_runtime.errors import SourceError
+from idol_runtime.sources import container as container_module
 from idol_runtime.sources import video as video_module
 from idol_runtime.sources.opening import open_source
 from samples.captures import HEIGHT, WIDTH, read_all, shade, write_stream, write_video
@@ -162,6 +163,21 @@ def test_a_playlist_reads_no_other_file(tmp_path: Path, playlist: str) -> None:
     path.write_text(playlist.format(secret))
     with pytest.raises(SourceError, match="or is a playlist of other files"):
         open_source(path)
+
+
+def test_huge_pictures_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_module, "_MAX_PIXELS", 100_000)
+    path = tmp_path / "a.mjpeg"
+    for first, complaint in (
+        (100, "a.mjpeg ends at frame 1"),
+        (1000, "frames of 500x1000 pixels; scale them"),
+    ):
+        pictures = io.BytesIO()
+        for width in (first, 1000):
+            Image.new("RGB", (width, width // 2)).save(pictures, "JPEG")
+        path.write_bytes(pictures.getvalue())
+        with pytest.raises(SourceError, match=complaint):
+            read_all(path)
 
 
 def test_sound_is_no_video(tmp_path: Path) -> None:
