@@ -264,7 +264,7 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def _html(text: str, status: int = 200) -> Response:
-    return Response(text, status, {"Cache-Control": "no-store"}, "text/html")
+    return Response(text, status, media_type="text/html")
 
 
 async def _missing(scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,6 +33,7 @@ _SESSION_S = 12 * 3600
 _PUBLIC = ("/healthz", "/readyz", "/login")
 _LOG_S = 10.0
 _HEADERS = {
+    "cache-control": "no-store",  # unless the application allows it
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "cross-origin-resource-policy": "same-origin",
@@ -211,7 +212,8 @@ class _Answer:
         """Send a message of the application, with the headers of every response."""
         if message["type"] == "http.response.start":
             self.started = True
-            message["headers"] = [*message.get("headers", ()), *_ENCODED_HEADERS]
+            headers = dict([*_ENCODED_HEADERS, *message.get("headers", ())])
+            message["headers"] = list(headers.items())
         elif self._connection is not None:
             self._connection.sent += len(message.get("body", b""))
         await self._send(message)

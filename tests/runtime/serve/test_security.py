@@ -169,6 +169,10 @@ def test_every_response_has_the_headers_of_security(make_app, kit) -> None:
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "access-control-allow-origin" not in answer.headers
+        assert answer.headers["cache-control"] == "no-store"
+    assert kit.ask(make_app(), "/").headers["cache-control"] == "no-cache", (
+        "the files of the page are no secret"
+    )
 
 
 def test_an_unexpected_error_is_logged_and_tells_nothing(make_app, kit, monkeypatch, caplog) -> None:
