@@ -191,7 +191,7 @@ def source_options(options: argparse.Namespace) -> "RunOptions":
     outputs = requested_outputs(**{kind.name: getattr(options, kind.name) for kind in SINKS})
     if not outputs and options.needs_output and not has_event_outputs(options):
         names = ", ".join(f"--{kind.name}" for kind in SINKS)
-        raise ConfigError(f"nothing to write; give {names}, --events, --mqtt or --webhook")
+        raise ConfigError(f"nothing to write; give {names}, --events, --mqtt or --webhook, or use `serve`")
     return RunOptions(
         source="",
         outputs=outputs,

@@ -60,8 +60,8 @@ class Access:
         except OSError as error:
             listener.close()
             raise ConfigError(
-                f"cannot listen at {_joined(self.host, self.port)}: {error.strerror}; give a free port and an address "
-                "of this machine"
+                f"cannot listen at {_joined(self.host, self.port)}: {error.strerror}; give --http or --metrics "
+                "a free port and an address of this machine"
             ) from error
         return listener
 

@@ -208,4 +208,5 @@ def test_a_taken_port_is_refused(idol: Command) -> None:
         port = taken.getsockname()[1]
         done = idol("run", "gone.idol", "--source", "0", "--jsonl", "x", "--metrics", port)
     assert done.status == 2
-    assert f"cannot listen at 127.0.0.1:{port}: Address already in use; give a free port" in done.err
+    problem = "Address already in use; give --http or --metrics a free port"
+    assert f"cannot listen at 127.0.0.1:{port}: {problem}" in done.err

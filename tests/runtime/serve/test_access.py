@@ -58,7 +58,8 @@ def test_loopback_needs_no_token(host: str) -> None:
         url = Access(host, 0).url(listener)
         assert url == f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         with pytest.raises(
-            ConfigError, match=r"cannot listen at .*: Address already in use; give a free port"
+            ConfigError,
+            match=r"cannot listen at .*: Address already in use; give --http or --metrics a free port",
         ):
             Access(host, port).listen()
     Access(host, port).listen().close()  # free again at once
