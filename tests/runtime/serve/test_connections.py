@@ -1,6 +1,7 @@
 """Connections over real sockets: clients that neither send nor read, and too many of them."""
 
 import asyncio
+import select
 import socket
 import threading
 import time
@@ -122,16 +123,14 @@ def test_a_client_that_reads_nothing_is_dropped_and_a_slow_one_is_not(
     silent = here.connect(GET % b"/api/streams/door/video?rate=30")
     slow = here.connect(GET % b"/api/streams/door/video?rate=30")
     send_pictures()
-    received, deadline = 0, time.monotonic() + 1.8
-    while time.monotonic() < deadline:
+    dropped = select.poll()  # reads nothing: a read would be progress
+    dropped.register(silent, 0)
+    received, deadline = 0, time.monotonic() + 20
+    while not dropped.poll(0):
+        assert time.monotonic() < deadline
         received += len(slow.recv(2**13))
         time.sleep(0.05)
-    assert received > 2**17
-    silent.settimeout(1)
-    rest = 0
-    while not _is_closed(silent):
-        rest += 1
-    assert rest * 2**16 < 2**22
+    assert received > 2**16
     slow.settimeout(1)
     assert slow.recv(2**16)
 
