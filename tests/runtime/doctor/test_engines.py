@@ -85,7 +85,8 @@ def test_a_gpu_without_a_driver(make_root: MakeRoot, monkeypatch: pytest.MonkeyP
     def refuse(_: str) -> None:
         raise OSError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    for module in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(cuda_driver.ctypes, "CDLL", refuse)
     finding = engines.gpu(Subject(make_root(SERVER)))
     assert (finding.state, finding.details["devices"]) == ("faulty", [])
