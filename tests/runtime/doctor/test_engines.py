@@ -77,8 +77,12 @@ def test_a_tensorrt_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_pytorch_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _fake(tmp_path, monkeypatch, torch="raise SystemExit(7)")
+    (tmp_path / "torch-9.8.dist-info").mkdir()
+    (tmp_path / "torch-9.8.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torch\nVersion: 9.8\n"
+    )
     (finding,) = examine(Subject(tmp_path), [["idol_runtime.doctor.engines:pytorch"]]).values()
-    assert finding.state == "present"
+    assert (finding.state, finding.details["version"]) == ("present", "9.8")
 
 
 def test_a_gpu_without_a_driver(make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
