@@ -31,8 +31,9 @@ from idol_runtime.serve.messages import (
     Reply,
     StreamInfo,
 )
-from idol_runtime.serve.pictures import Pictures, draw_message
+from idol_runtime.serve.pictures import Pictures
 from idol_runtime.serve.security import Buckets
+from idol_runtime.serve.stream_view import Shown
 
 __all__ = ["answer", "make_body", "make_query"]
 
@@ -231,9 +232,8 @@ def _app(loop: asyncio.AbstractEventLoop, folder: Path, token: str) -> Any:
     hub = Hub(hello, send)
     frame = _frame()
     hub.receive(frame)
-    shown = draw_message(frame, ("cat",), frame.ids)
-    shown.made_s = float("inf")  # never too old
-    hub.show(shown)
+    # Not drawn: OpenCV hangs in a fork of a process that has used its threads. The picture is never too old.
+    hub.show(Shown(frame, b"picture", dict.fromkeys(frame.ids, b"thumbnail"), float("inf")))
     app = build_app(hub, Pictures(["cat"], hub.show))
     app._requests = app._attempts = Buckets(1e9, 1e9)
     return app
