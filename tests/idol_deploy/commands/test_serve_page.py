@@ -163,7 +163,7 @@ def test_cameras_servers_and_runs_come_and_go(
     # A track is followed.
     wait(page, "document.querySelector('.track[data-state=visible]') !== null")
     track = page.locator(".track[data-state=visible]").first
-    name = track.locator(".class").inner_text()
+    name = " ".join(track.locator(".class").inner_text().split())
     entered = f"""[...document.querySelectorAll('#events li[data-source=door]')]
         .filter((row) => row.textContent.includes({json.dumps(name.replace("#", "") + " enters")})).length"""
     track.click()
