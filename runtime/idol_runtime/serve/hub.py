@@ -185,7 +185,7 @@ class Hub:
             "time": now,
             "silent_s": round(time.monotonic() - self._heard_s, 1),
             "clients": len(self.clients),
-            "streams": [view.stats_json(now) for view in self.streams.values()],
+            "streams": self.streams_json(),
         }
         self.stats = msgspec.json.encode(statistics)
         self._mark(("stats", ""))
