@@ -143,7 +143,7 @@ def soak(frames: int, bundle: Path | None, folder: Path) -> dict[str, Any]:
     }
     complete = summary.frames == frames and written == list(range(written[0], frames))
     complete &= report["expected_tracks"] in (None, summary.tracks)
-    return {"passed": complete and all(report["flat"].values()), **report}
+    return {"passed": complete and all(report["flat"].values()), "complete": complete, **report}
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
