@@ -26,7 +26,7 @@ from idol_runtime.serve.hub import MAX_EVENTS, Hub, Subscription, Topic
 from idol_runtime.serve.messages import FrameMessage
 from idol_runtime.serve.metrics import CONTENT_TYPE
 from idol_runtime.serve.pictures import Pictures
-from idol_runtime.serve.security import Guard, client_address
+from idol_runtime.serve.security import Guard, client_of
 from idol_runtime.serve.stream_view import Shown, StreamView
 
 __all__ = ["build_app"]
@@ -233,11 +233,11 @@ class _Api:
         self, request: Request, topics: set[Topic], rate: int = _MAX_RATE
     ) -> Callable[[], Subscription]:
         rate = _number(request, "rate", rate, 1, _MAX_RATE)
-        return lambda: self._hub.subscribe(topics, client_address(request.scope), rate)
+        return lambda: self._hub.subscribe(topics, client_of(request.scope), rate)
 
     async def _shown(self, request: Request) -> Shown:
         name = self._view(request).info.name
-        shown = await self._hub.picture(name, client_address(request.scope))
+        shown = await self._hub.picture(name, client_of(request.scope))
         if shown is None:
             raise HTTPException(503, "the stream sent no picture within 5 s; try again later")
         return shown

@@ -14,7 +14,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from idol_runtime.serve.hub import is_local
+from idol_runtime.serve.security import client_address, is_local
 
 __all__ = ["MAX_CONNECTIONS", "STALLED_S", "Connection", "close_stalled"]
 
@@ -45,7 +45,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the connection, unless there are too many."""
         super().connection_made(transport)
-        address = self.client[0] if self.client else ""
+        host, port = self.client or ("", 0)
+        self.client = (address := client_address(host)), port
         others = (other for other in self.connections if isinstance(other, Connection))
         same = sum(other.client is not None and other.client[0] == address for other in others)
         if len(self.connections) > MAX_CONNECTIONS or (same > _SHARE and not is_local(address)):

@@ -29,6 +29,7 @@ from idol_runtime.serve.messages import (
     Watch,
 )
 from idol_runtime.serve.metrics import Metrics
+from idol_runtime.serve.security import is_local
 from idol_runtime.serve.stream_view import Shown, StreamView
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "Hub",
     "Subscription",
     "Topic",
-    "is_local",
 ]
 
 MAX_STREAMS, MAX_CLIENTS, MAX_EVENTS, MAX_EDITS = 64, 64, 1000, 8
@@ -58,11 +58,6 @@ _LATER = {"Retry-After": "5"}
 Topic: TypeAlias = tuple[Literal["frame", "picture", "streams", "stats", "event"], str]
 
 _log = logging.getLogger(__name__)
-
-
-def is_local(address: str) -> bool:
-    """Return whether an address is this machine's, which may also be that of a proxy for many clients."""
-    return address == "::1" or address.startswith("127.")
 
 
 class Artist(Protocol):

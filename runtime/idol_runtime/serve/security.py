@@ -22,7 +22,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY", "Buckets", "Guard", "Sessions", "client_address"]
+__all__ = ["MAX_BODY", "Buckets", "Guard", "Sessions", "client_address", "client_of", "is_local"]
 
 MAX_BODY = 64_000
 # Requests per second of one address, and how many may come at once.
@@ -151,7 +151,7 @@ class Guard:
         Raises:
             HTTPException: the address has tried too many.
         """
-        address, now = client_address(scope), time.monotonic()
+        address, now = client_of(scope), time.monotonic()
         correct = hmac.compare_digest(token, self._token)
         if not self._attempts.take(address, now, amount=not correct):
             raise HTTPException(429, "too many wrong tokens; wait a minute", {"Retry-After": "60"})
@@ -165,7 +165,7 @@ class Guard:
             raise HTTPException(
                 403, "unknown host name; start the server with --allow-host NAME, or use its address"
             )
-        if not self._requests.take(client_address(scope), time.monotonic()):
+        if not self._requests.take(client_of(scope), time.monotonic()):
             raise HTTPException(429, f"more than {_RATE:.0f} requests per second", {"Retry-After": "1"})
         if "transfer-encoding" in headers and "content-length" in headers:  # proxies read it in two ways
             raise HTTPException(400, "two lengths of the body; send one", {"Connection": "close"})
@@ -228,16 +228,30 @@ class _Answer:
         await self.send({"type": "http.response.body", "body": body})
 
 
-def client_address(scope: Scope) -> str:
-    """Return the address of a client; of an IPv6 address its network, which is one client's."""
-    host = scope["client"][0][:64] if scope.get("client") else ""
+def client_address(host: str) -> str:
+    """Return the address that counts as one client: of an IPv6 address its /64 network.
+
+    A socket of IPv6 has IPv4 clients as `::ffff:10.0.0.5`, which is one network.
+    """
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host[:64])
     except ValueError:
-        return host
+        return host[:64]
     if address.version == 4 or address.is_loopback:
-        return host
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
     return str(ipaddress.ip_network((address, 64), strict=False).network_address)
+
+
+def client_of(scope: Scope) -> str:
+    """Return the address of the client of a request, which a proxy on this machine may have named."""
+    return client_address(scope["client"][0]) if scope.get("client") else ""
+
+
+def is_local(address: str) -> bool:
+    """Return whether an address is this machine's, which may also be that of a proxy for many clients."""
+    return address == "::1" or address.startswith("127.")
 
 
 def _cookie_name(scope: Scope) -> str:

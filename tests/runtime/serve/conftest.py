@@ -171,9 +171,9 @@ def ask(
 class ServerProcess:
     """A real server process, and the run's side of its socket."""
 
-    def __init__(self, hello: Hello) -> None:
+    def __init__(self, hello: Hello, listener: socket.socket | None = None) -> None:
         self.run, theirs = socket.socketpair()
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         descriptors = [theirs.fileno(), self.listener.fileno()]
         self.process = subprocess.Popen(
@@ -228,8 +228,8 @@ def kit() -> SimpleNamespace:
 def start_server() -> Iterator[Callable[..., ServerProcess]]:
     servers: list[ServerProcess] = []
 
-    def start(**changes: Any) -> ServerProcess:
-        servers.append(ServerProcess(make_hello(**changes)))
+    def start(*, listener: socket.socket | None = None, **changes: Any) -> ServerProcess:
+        servers.append(ServerProcess(make_hello(**changes), listener))
         return servers[-1]
 
     yield start

@@ -1,6 +1,8 @@
 """The guard before the application: names, origins, limits and the token."""
 
+import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -154,6 +156,36 @@ def test_browsers_log_in_with_a_cookie(make_app, kit, monkeypatch: pytest.Monkey
     later = time.time() + 13 * 3600
     monkeypatch.setattr(security.time, "time", lambda: later)
     assert kit.ask(app, "/api/streams", headers={"cookie": cookie}).status == 401
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="the machine has no IPv6")
+def test_ipv4_clients_of_every_address_have_their_own_limits(start_server, kit) -> None:
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    server = start_server(listener=listener, token=kit.token)
+
+    def status(client: str, token: str) -> int:
+        headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": client}
+        with server.request("GET", "/metrics", headers=headers) as response:
+            return response.status
+
+    assert [status("10.0.0.8", "wrong") for _ in range(11)] == [401] * 10 + [429]
+    assert [status(client, kit.token) for client in ("10.0.0.9", "127.0.0.1", "2001:db8::1")] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("10.0.0.5", "10.0.0.5"),
+        ("::ffff:10.0.0.5", "10.0.0.5"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_clients_are_told_apart_by_their_address(host: str, address: str) -> None:
+    assert security.client_address(host) == address
 
 
 def test_wrong_tokens_are_limited_by_address(make_app, kit) -> None:
