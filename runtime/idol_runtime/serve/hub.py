@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from idol_runtime.serve.messages import (
     Edit,
+    End,
     EventMessage,
     FrameMessage,
     FromRun,
@@ -33,6 +34,7 @@ from idol_runtime.serve.security import is_local
 from idol_runtime.serve.stream_view import Shown, StreamView
 
 __all__ = [
+    "END",
     "MAX_CLIENTS",
     "MAX_EVENTS",
     "MAX_STREAMS",
@@ -55,7 +57,9 @@ _THUMBNAIL_S, _MAX_THUMBNAILS = 2.0, 20  # age of a thumbnail; most per picture
 _LATER = {"Retry-After": "5"}
 
 # Name of a stream for `frame` and `picture`; empty for the others.
-Topic: TypeAlias = tuple[Literal["frame", "picture", "streams", "stats", "event"], str]
+Topic: TypeAlias = tuple[Literal["frame", "picture", "streams", "stats", "event", "end"], str]
+# The end of the run, which every client waits for.
+END: Topic = ("end", "")
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +82,8 @@ class Subscription:
     def __init__(
         self, topics: Collection[Topic], address: str, rate: float, close: Callable[[], None]
     ) -> None:
-        self.topics, self.address, self._interval_s, self._close = frozenset(topics), address, 1 / rate, close
+        self.topics = frozenset((END, *topics))
+        self.address, self._interval_s, self._close = address, 1 / rate, close
         self._changed: set[Topic] = set()
         self._wake = asyncio.Event()
         self._last_s = 0.0
@@ -127,6 +132,7 @@ class Hub:
         last_event: identity of the last event; 0 for none.
         metrics: figures for Prometheus.
         artist: drawer of the pictures; None draws nothing.
+        ended: True once the run has told its end.
     """
 
     def __init__(self, hello: Hello, send: Callable[[FromServer], None]) -> None:
@@ -138,6 +144,7 @@ class Hub:
         self.artist: Artist | None = None
         self.clients: set[Subscription] = set()
         self.unsent = 0
+        self.ended = False
         self.stats = b""
         self._heard_s = self._stepped_s = time.monotonic()
         self._wanted: dict[str, float] = {}  # watched streams, and when a client last needed their pictures
@@ -159,6 +166,9 @@ class Hub:
         elif isinstance(message, StreamsMessage):
             self._set_streams(message.streams)
             self._mark(("streams", ""))
+        elif isinstance(message, End):
+            self.ended = True
+            self._mark(END)
         elif isinstance(message, Reply):
             edit = self._edits.get(message.id)
             if edit is not None and not edit.done():
@@ -195,8 +205,10 @@ class Hub:
             rate: most calls of `changes` that return per second.
 
         Raises:
-            HTTPException: there are too many clients.
+            HTTPException: there are too many clients, or the run has ended.
         """
+        if self.ended:
+            raise HTTPException(503, "the run has ended", _LATER)
         same = sum(client.address == address for client in self.clients)
         if len(self.clients) >= MAX_CLIENTS or (same >= _SHARE and not is_local(address)):
             limit = MAX_CLIENTS if len(self.clients) >= MAX_CLIENTS else _SHARE

@@ -20,6 +20,7 @@ from idol_runtime.events import Event
 __all__ = [
     "MAX_BYTES",
     "Edit",
+    "End",
     "EventMessage",
     "FrameMessage",
     "FromRun",
@@ -186,6 +187,10 @@ class Tick(msgspec.Struct, tag=True):
     unsent: int
 
 
+class End(msgspec.Struct, tag=True):
+    """The last message of a run that ends by itself or is stopped; one that is killed sends none."""
+
+
 class Reply(msgspec.Struct, tag=True):
     """The answer to an `Edit`.
 
@@ -220,7 +225,7 @@ class Edit(msgspec.Struct, tag=True):
     remove: str = ""
 
 
-FromRun: TypeAlias = Hello | FrameMessage | EventMessage | StreamsMessage | Tick | Reply
+FromRun: TypeAlias = Hello | FrameMessage | EventMessage | StreamsMessage | Tick | Reply | End
 FromServer: TypeAlias = Watch | Edit
 
 _encoder = msgspec.msgpack.Encoder()

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from idol_runtime.errors import MissingDependencyError
+from idol_runtime.errors import IdolError, MissingDependencyError
 from idol_runtime.events import Event
 from idol_runtime.optional import load_cv2
 from idol_runtime.pipeline import LoadedNetwork
@@ -33,6 +33,7 @@ from idol_runtime.run.run import Run
 from idol_runtime.serve.access import Access
 from idol_runtime.serve.messages import (
     Edit,
+    End,
     EventMessage,
     FrameMessage,
     FromRun,
@@ -95,6 +96,7 @@ class Publisher:
         self._changed = False
         self._tick_s = 0.0
         self._closing = False
+        self._end: End | None = None
         self._edit: Callable[[Edit], Reply] | None = None
         self._run: Run | None = None
         self._supervisor: Supervisor | None = None
@@ -103,7 +105,9 @@ class Publisher:
     def __enter__(self) -> "Publisher":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, _: object, error: object, __: object) -> None:
+        if isinstance(error, IdolError | None):
+            self._end = End()
         self._closing = True
         self._outbox.finish()
         if self._supervisor is not None:
@@ -206,7 +210,10 @@ class Publisher:
         return msgspec.structs.replace(self._hello, streams=streams, events=events)
 
     def _take(self) -> FromRun | None:
-        """Return the list of streams if it has changed, a sign of life if one is due, or the next queued message."""
+        """Return the list of streams if it has changed, a sign of life if one is due, or the next queued message.
+
+        After the last one come the end of the run, unless it failed, and None.
+        """
         while True:
             with self._lock:
                 changed, self._changed = self._changed, False
@@ -217,8 +224,11 @@ class Publisher:
                 self._tick_s = now
                 return Tick(self._run.step_age_s, self._outbox.unsent)
             message = self._outbox.get(self._tick_s + _TICK_S - now)
-            if message is not None or self._closing:
+            if message is not None:
                 return message
+            if self._closing:
+                end, self._end = self._end, None
+                return end
 
     def _receive(self, message: FromServer) -> None:
         if isinstance(message, Watch):

@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 
 import uvicorn
@@ -27,6 +28,8 @@ __all__ = ["main", "serve"]
 # Kernel memory of one connection that nobody reads.
 _SEND_BUFFER = 2**16
 _KEEP_ALIVE_S, _TICK_S = 5, 1.0
+# Longest time in which the end of the run is sent to clients.
+_END_S = 0.5
 # Connections that are accepted at a time. Together with `MAX_CONNECTIONS` they are fewer than the descriptors of a
 # process: without one, asyncio logs thousands of lines per second.
 _BACKLOG = 128
@@ -74,7 +77,7 @@ async def serve(run: socket.socket, listener: socket.socket) -> None:
     tasks = [
         asyncio.ensure_future(server.serve([listener])),
         asyncio.ensure_future(_tick(hub, server)),
-        asyncio.ensure_future(_receive(reader, hub)),
+        asyncio.ensure_future(_receive(reader, hub, server)),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -92,9 +95,17 @@ async def serve(run: socket.socket, listener: socket.socket) -> None:
         await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
 
 
-async def _receive(reader: asyncio.StreamReader, hub: Hub) -> None:
+async def _receive(reader: asyncio.StreamReader, hub: Hub, server: uvicorn.Server) -> None:
     while (message := await _read(reader)) is not None:
         hub.receive(message)
+    # Clients that read are told the end of the run.
+    deadline = time.monotonic() + _END_S
+    while hub.ended and time.monotonic() < deadline and (hub.clients or _unsent(server)):
+        await asyncio.sleep(0.01)
+
+
+def _unsent(server: uvicorn.Server) -> int:
+    return sum(one.transport.get_write_buffer_size() for one in server.server_state.connections)
 
 
 async def _tick(hub: Hub, server: uvicorn.Server) -> None:

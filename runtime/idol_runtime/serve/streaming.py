@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from idol_runtime.serve.hub import Hub, Subscription, Topic
+from idol_runtime.serve.hub import END, Hub, Subscription, Topic
 
 __all__ = ["Endless", "events", "live", "results", "video"]
 
@@ -19,10 +19,11 @@ _ALIVE_S = 5.0
 # A frame is sent without its picture if the last picture is older than this.
 _PICTURE_S = 0.5
 _RECENT_EVENTS = 100
+_END_EVENT = b"event: end\ndata: {}\n\n"
 
 
 class Endless:
-    """An ASGI response that lasts until its client leaves or its stream is removed.
+    """An ASGI response that lasts until its client leaves, its stream is removed, or the run ends.
 
     Args:
         subscribe: starts the subscription.
@@ -78,16 +79,23 @@ async def results(hub: Hub, client: Subscription, name: str) -> AsyncIterator[by
             yield b"id: %d\ndata: %s\n\n" % (view.frame.index, view.encoded)
         else:
             yield b":\n\n"
+        if END in changed:
+            break
         changed = await client.changes(_ALIVE_S)
+    yield _END_EVENT
 
 
 async def events(hub: Hub, client: Subscription, last: int) -> AsyncIterator[bytes]:
     """Yield the events of the run as server-sent events, from the one after `last`."""
+    changed: set[Topic] = set()
     while True:
         new = hub.events_after(last)
         last = hub.last_event
         yield b"".join(b"id: %d\ndata: %s\n\n" % event for event in new) or b":\n\n"
-        await client.changes(_ALIVE_S)
+        if END in changed:
+            break
+        changed = await client.changes(_ALIVE_S)
+    yield _END_EVENT
 
 
 async def video(hub: Hub, client: Subscription, name: str) -> AsyncIterator[bytes]:
@@ -98,11 +106,12 @@ async def video(hub: Hub, client: Subscription, name: str) -> AsyncIterator[byte
             jpeg = view.shown.jpeg
             head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
             yield head + jpeg + b"\r\n"
-        await client.changes(_ALIVE_S)
+        if END in await client.changes(_ALIVE_S):
+            break
 
 
 async def live(hub: Hub, client: Subscription, names: Collection[str]) -> AsyncIterator[bytes]:
-    """Yield records for a page: `hello`, then `streams`, `frame`, `event` and `stats` as they come.
+    """Yield records for a page: `hello`, then `streams`, `frame`, `event` and `stats` as they come, and `end`.
 
     A record is the length of its JSON and of its JPEG (4 bytes each, big-endian), the JSON and the JPEG.
     """
@@ -127,8 +136,12 @@ async def live(hub: Hub, client: Subscription, names: Collection[str]) -> AsyncI
         parts += [_record(b'{"type":"event","id":%d,"event":%s}' % event) for event in new]
         if ("stats", "") in changed:
             parts.append(_record(hub.stats))
+        if END in changed:
+            parts.append(_record(b'{"type":"end"}'))
         if parts:
             yield b"".join(parts)
+        if END in changed:
+            break
         changed = await client.changes(_ALIVE_S)
 
 

@@ -68,9 +68,9 @@ class Served:
         self._start: Callable[[], subprocess.Popen[str]] = lambda: start("serve", BUNDLE, *options, *engine)
         self.process = self._start()
 
-    def restart(self) -> None:
-        """Kill the process, and start it again."""
-        self.process.kill()
+    def restart(self, number: signal.Signals) -> None:
+        """End the process by a signal, and start it again."""
+        self.process.send_signal(number)
         self.process.communicate()
         self.process = self._start()
 
@@ -134,9 +134,8 @@ def state(number: int, expected: str) -> str:
     return f"document.querySelectorAll('.card')[{number}].dataset.state === '{expected}'"
 
 
-DISCONNECTED = (
-    "!document.querySelector('#banner').hidden && !document.querySelector('.card[data-state=live]')"
-)
+BANNER = "/{}/.test(document.querySelector('#banner').textContent) && !document.querySelector('.card[data-state=live]')"
+DISCONNECTED, ENDED = BANNER.format("^No connection"), BANNER.format("^The run has ended")
 LIVE = "document.querySelectorAll('.card[data-state=live] .view:not(.stale)').length === 2"
 IN_VIEW = "/: in view/.test(document.querySelector('.card .following p').textContent)"
 
@@ -177,13 +176,19 @@ def test_cameras_servers_and_runs_come_and_go(
     wait(page, IN_VIEW)
 
     # The whole run dies: identities continue after it.
-    served.restart()
+    served.restart(signal.SIGKILL)
     wait(page, DISCONNECTED)
     wait(page, "document.querySelector('#connection').dataset.state === 'open'", 60)
     wait(page, IN_VIEW)
     assert name in page.inner_text(".following p")
     wait(page, "/door *continues after frame/.test(document.querySelector('#events').textContent)")
     assert page.evaluate(entered) == 1
+
+    # It is stopped, and the service is started again.
+    served.restart(signal.SIGTERM)
+    wait(page, ENDED)
+    wait(page, "document.querySelector('#connection').dataset.state === 'open'", 60)
+    wait(page, IN_VIEW)
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     wait(page, LIVE)

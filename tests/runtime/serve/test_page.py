@@ -13,7 +13,7 @@ import pytest
 
 import idol_runtime.serve
 from idol_runtime.events import Event
-from idol_runtime.serve.messages import EventMessage, StreamInfo, StreamsMessage
+from idol_runtime.serve.messages import End, EventMessage, StreamInfo, StreamsMessage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -138,6 +138,10 @@ def test_the_page_shows_follows_and_loses_streams_on_a_phone(page: Page, cameras
     page.keyboard.press("Escape")
     assert page.url.endswith("#/")
     assert page.locator(".card:visible").count() == 2
+
+    cameras.server.send(End())
+    page.locator("#banner", has_text="The run has ended").wait_for()
+    assert page.locator(".notice strong").all_inner_texts() == ["Ended", "Ended"]
 
 
 @pytest.mark.browser

@@ -26,6 +26,7 @@ from idol_runtime.serve import supervisor
 from idol_runtime.serve.access import Access
 from idol_runtime.serve.messages import (
     Edit,
+    End,
     EventMessage,
     FrameMessage,
     FromRun,
@@ -308,8 +309,9 @@ def test_the_process_has_nothing_but_its_connection(publisher: Publisher, run: R
             assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 5)
             assert os.getsid(pid) == pid != os.getsid(0), "Ctrl-C reaches the run alone"
             publisher.tell(Event("ended", "door", "last"))
-            publisher.__exit__()
+            publisher.__exit__(None, None, None)
             client.until(lambda m: isinstance(m, EventMessage) and m.event.message == "last")
+            client.until(lambda m: isinstance(m, End))
     assert not proc.exists()
     with pytest.raises(ConnectionRefusedError):
         Client(publisher)

@@ -1,5 +1,7 @@
 """The server process, over real sockets."""
 
+import contextlib
+import http.client
 import json
 import resource
 import signal
@@ -12,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from idol_runtime.serve.messages import Edit, Reply, StreamsMessage, Watch
+from idol_runtime.events import Event
+from idol_runtime.serve.messages import Edit, End, EventMessage, Reply, StreamsMessage, Watch
 
 
 def _records(response):
@@ -58,6 +61,28 @@ def test_live_sends_pictures_of_the_streams_that_are_watched(start_server, kit) 
         assert np.abs(picture[130:160, 180:220].astype(int) - 120).max() < 12  # no mask here
         assert np.abs(picture[60:80, 180:220].astype(int) - 120).max(axis=2).min() > 10
     _wait_for(lambda: server.get("/api/streams/door/tracks/3.jpg")[0] == 200)
+
+
+def test_clients_are_told_the_end_of_a_run_that_is_not_killed(start_server, kit) -> None:
+    paths = ("/api/live", "/api/streams/door/results", "/api/events", "/api/streams/door/video")
+    for told in (True, False):
+        server = start_server()
+        with contextlib.ExitStack() as stack:
+            responses = [stack.enter_context(server.request("GET", path)) for path in paths]
+            last = EventMessage(Event("ended", "door", "door ended"), 5)
+            server.send(*([last, End()] if told else []))
+            server.run.close()
+            assert server.process.wait(2) == 0
+            if not told:
+                for response in responses:
+                    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                        response.read()
+                continue
+            records = [record for record, _ in _records(responses[0])]
+            assert [record["type"] for record in records[-2:]] == ["event", "end"]
+            bodies = [response.read() for response in responses[1:]]
+        assert all(body.endswith(b"event: end\ndata: {}\n\n") for body in bodies[:2])
+        assert b"id: 5\n" in bodies[1]
 
 
 def test_streams_are_changed_by_the_run(start_server, kit) -> None:

@@ -23,7 +23,7 @@ export class Card {
   #frames = 0; // processed so far
   #told = ""; // kind of what was last told about the followed track
 
-  // page: open(stream, track or none), remove(stream), speak(sentence), now(), connected.
+  // page: open(stream, track or none), remove(stream), speak(sentence), now(), connected, ended.
   constructor(info, page) {
     this.name = info.name;
     this.page = page;
@@ -62,9 +62,11 @@ export class Card {
     return this.zoom.getAttribute("aria-pressed") === "true";
   }
 
-  // "live" if frames come, "unknown" without a server, else the state of the stream. A file is added, and frames follow.
+  // "live" if frames come, "ended" with the run, "unknown" without a server, else the state of the stream.
+  // A file is added, and frames follow.
   get state() {
     const { state, live } = this.info;
+    if (this.page.ended) return "ended";
     if (!this.page.connected) return "unknown";
     return state === "connected" || state === "back" || (!live && state === "added" && this.#frames) ? "live" : state;
   }
@@ -208,7 +210,7 @@ export class Card {
     const old = this.#bitmap ? `Last picture ${clock(this.#record.wall)}, ${span(age)} old` : "No picture yet";
     if (state === "unknown") return ["No connection to the server", old];
     if (state === "lost") return [`${this.info.live ? "Camera" : "Source"} lost ${ago} ago`, old];
-    if (state === "ended") return ["Ended", message || old];
+    if (state === "ended") return ["Ended", (this.info.state === "ended" && message) || old];
     if (state !== "live") return [STATES[state], message || `since ${ago}`];
     const limit = Math.max(STALE_S, this.fps ? 3 / this.fps : 0);
     if (this.#bitmap && age < limit) return null;

@@ -62,8 +62,9 @@ export class Feed {
   #timer = 0;
   #failures = 0;
   #heard = 0;
+  #ended = false; // the last run has told its end
 
-  // onRecord(value, jpeg): a record. onState(state, reason): "open" or "lost".
+  // onRecord(value, jpeg): a record. onState(state, reason): "open", "ended" with the run, or "lost".
   constructor(onRecord, onState) {
     this.onRecord = onRecord;
     this.onState = onState;
@@ -104,6 +105,7 @@ export class Feed {
       if (done) throw new Error("end of the connection");
       this.#heard = performance.now();
       for (const [record, jpeg] of records.push(value)) {
+        this.#ended = record.type === "end";
         if (record.type === "hello") {
           this.#failures = 0;
           this.onState("open");
@@ -117,7 +119,8 @@ export class Feed {
     if (connection !== this.#connection) return; // replaced by another one
     this.#connection = null;
     connection.abort();
-    this.onState("lost", error instanceof ApiError ? error.message : "");
+    const reason = error instanceof ApiError ? error.message : "";
+    this.onState(this.#ended && !reason ? "ended" : "lost", reason);
     const wait = Math.min(FIRST_WAIT_MS * 2 ** this.#failures++, LONGEST_WAIT_MS);
     this.#timer = setTimeout(() => this.retry(), wait * (0.75 + Math.random() / 2));
   }

@@ -13,6 +13,7 @@ const events = new EventList();
 const forms = new Forms();
 const page = {
   connected: false,
+  ended: false, // the run
   skew: 0, // seconds by which the clock of the server is ahead
   now: () => Date.now() / 1000 + page.skew,
   open(stream = null, track = null) {
@@ -87,11 +88,13 @@ function speak(sentence) {
 function connection(state, reason) {
   const again = !page.connected;
   page.connected = state === "open";
-  $("#connection").dataset.state = state;
-  setText($("#connection"), page.connected ? "Connected" : "Connecting");
+  page.ended = state === "ended";
+  $("#connection").dataset.state = $("#banner").dataset.state = state;
+  setText($("#connection"), { open: "Connected", ended: "Run ended", lost: "Connecting" }[state]);
   $("#banner").hidden = page.connected;
-  const why = reason ? `: ${reason}` : "";
-  setText($("#banner"), page.connected ? "" : `No connection to the server${why}. This page connects again by itself.`);
+  const lost = `No connection to the server${reason ? `: ${reason}` : ""}. This page connects again by itself.`;
+  const ended = "The run has ended. This page connects to the next one by itself.";
+  setText($("#banner"), { open: "", ended, lost }[state]);
   if (page.connected && again) for (const card of cards.values()) loadHistory(card);
   tick();
 }
