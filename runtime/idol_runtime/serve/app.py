@@ -40,7 +40,7 @@ _LOGIN = """<!doctype html>
 <title>Log in</title>
 <link rel="icon" href="/page/icon.svg">
 <link rel="stylesheet" href="/page/page.css">
-<form method="post" action="/login" class="login">
+<form method="post" class="login">
 <h1>idol_deploy</h1>
 <label>Token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
 <p class="quiet">It is in the file that <code>--token-file</code> names on the server.</p>

@@ -197,14 +197,16 @@ def test_a_page_without_its_token_asks_for_it(chromium: Browser, start_server: A
     server = start_server(token=kit.token)
     context = chromium.new_context()
     page = context.new_page()
-    page.goto(f"http://127.0.0.1:{server.port}/")
-    assert page.url.endswith("/login")
+    track = "/#/stream/a%2Fb%20%C3%BC/track/7"
+    page.goto(f"http://127.0.0.1:{server.port}{track}")
+    assert urlsplit(page.url).path == "/login"
     page.get_by_label("Token").fill("wrong")
     page.keyboard.press("Enter")
     page.get_by_role("alert").filter(has_text="This token is wrong").wait_for()
     page.get_by_label("Token").fill(kit.token)
     page.keyboard.press("Enter")
     page.locator("#connection[data-state=open]").wait_for()
+    assert page.url.endswith(f"{server.port}{track}"), "the login leads to another view"
     context.clear_cookies()  # the session ends
-    page.wait_for_url("**/login")
+    page.wait_for_url("**/login" + track[1:])
     context.close()

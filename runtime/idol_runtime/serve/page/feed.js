@@ -20,7 +20,7 @@ export async function request(path, method = "GET", body = undefined) {
 
 // Return the error of a response; go to the login if the session has ended.
 async function refusal(response) {
-  if (response.status === 401) location.assign("/login");
+  if (response.status === 401) location.assign(`/login${location.hash}`);
   const told = await response.json().catch(() => ({}));
   return new ApiError(told.error ?? `the server answered ${response.status}`, response.status);
 }
