@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 # The same examples in every run, and no failure on a busy machine.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
+
+# A shell ignores SIGINT in jobs of the background, and so would every process of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Real clips, which may not be redistributed: IDOL_CLIPS, or a folder next to the checkout.
 CLIPS = Path(os.environ.get("IDOL_CLIPS") or Path(__file__).parents[2] / "shared" / "data" / "clips")
