@@ -45,25 +45,20 @@ class Access:
             ConfigError: the host is unknown, the port is taken, or a token is missing.
         """
         family, address = self._resolve()
-        if not self.token and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+        if not self.token and not ipaddress.ip_address(address[0]).is_loopback:
             raise ConfigError(
                 f"{self.host} can be reached from other machines, and there is no token; {_HOW}, or listen at 127.0.0.1"
             )
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        ipv6 = family == socket.AF_INET6  # `::` takes IPv4 as well
         try:
-            # A port of connections that have just ended can be used again.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # `::` takes IPv4 as well
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            listener.bind(address)
-            listener.listen(128)
+            return socket.create_server(
+                address, family=family, backlog=128, dualstack_ipv6=ipv6 and socket.has_dualstack_ipv6()
+            )
         except OSError as error:
-            listener.close()
             raise ConfigError(
-                f"cannot listen at {_joined(self.host, self.port)}: {error.strerror}; give --http or --metrics "
-                "a free port and an address of this machine"
+                f"cannot listen at {_joined(self.host, self.port)}: {os.strerror(error.errno or 0)}; give --http or "
+                "--metrics a free port and an address of this machine"
             ) from error
-        return listener
 
     @property
     def hosts(self) -> list[str]:
@@ -97,7 +92,7 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises:
         ConfigError: the text has another form.
     """
-    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+):)?(\d{1,5})", text, re.ASCII)
+    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[\w.-]+):)?(\d{1,5})", text, re.ASCII)
     if match is None or int(match[2]) > 65535:
         raise ConfigError(f"not an address: {text!r}; give a port or HOST:PORT, such as 8080 or [::1]:8080")
     return (match[1] or "127.0.0.1").strip("[]"), int(match[2])

@@ -1,5 +1,6 @@
 """Who may reach the server: addresses, tokens, and the refusal of an open one."""
 
+import errno
 import socket
 from pathlib import Path
 
@@ -19,6 +20,7 @@ IPV6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="the m
         ("0.0.0.0:0", ("0.0.0.0", 0)),
         ("[::1]:8080", ("::1", 8080)),
         ("[fe80::1%eth0]:1", ("fe80::1%eth0", 1)),
+        ("[fe80::1%br-lan.100]:1", ("fe80::1%br-lan.100", 1)),
         ("my-box.local:65535", ("my-box.local", 65535)),
     ],
 )
@@ -86,6 +88,15 @@ def test_every_address_is_ipv4_too() -> None:
 def test_hosts_that_are_not_here(host: str) -> None:
     with pytest.raises(ConfigError, match="address of this machine"):
         Access(host, 0, TOKEN).listen()
+
+
+def test_a_machine_without_ipv6_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(ConfigError, match=r"cannot listen at \[::1\]:80: Address family not supported"):
+        Access("::1", 80).listen()
 
 
 def test_the_names_of_the_machine_are_accepted_and_those_that_are_given() -> None:
