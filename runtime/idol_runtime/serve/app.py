@@ -106,7 +106,7 @@ class _Api:
         guard: Guard = request.scope["guard"]
         if guard.sessions is None:
             return RedirectResponse("/", 303)
-        if request.method == "GET":
+        if request.method != "POST":
             return _html(_LOGIN % "")
         try:
             fields = parse_qs((await request.body()).decode(), max_num_fields=4)

@@ -130,6 +130,7 @@ def _log_in(app, kit, token: str, **options):
 def test_browsers_log_in_with_a_cookie(make_app, kit, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(token=kit.token)
     assert b"<form" in kit.ask(app, "/login").body
+    assert [kit.ask(app, "/login", method="HEAD").status for _ in range(11)] == [200] * 11
     assert _log_in(app, kit, "wrong").status == 401
     assert _log_in(app, kit, kit.token, headers={"origin": "http://evil.example"}).status == 403
     answer = _log_in(app, kit, kit.token)
