@@ -90,8 +90,10 @@ class StreamView:
     def see(self, message: FrameMessage) -> None:
         """Add a frame."""
         before, self.frame, self._encoded = self.frame, message, b""
-        self.history.add(message, message.dropped - before.dropped if before else message.dropped)
         wall, previous = message.wall, before.wall if before else 0.0
+        if wall < previous - _GAP_S:  # the clock was set back
+            self.tracks, self.history = {}, History()
+        self.history.add(message, message.dropped - before.dropped if before else message.dropped)
         for track_id, label, score in zip(message.ids, message.labels, message.scores, strict=True):
             track = self.tracks.get(track_id)
             if track is None:

@@ -43,6 +43,14 @@ def test_tracks_and_their_intervals_are_bounded(kit) -> None:
     assert view.tracks.keys() == {399}
 
 
+def test_nothing_is_left_of_the_time_before_the_clock_was_set_back(kit) -> None:
+    view, now = StreamView(kit.hello().streams[0], ["cat"]), 1000.0
+    for wall in (now + 298, now + 299, now, now + 298):
+        _see(view, kit, wall, [1])
+    assert view.tracks[1].intervals == [[now, now + 298]]
+    assert view.history.columns(now + 299, 1)["frames"] == [1]
+
+
 def test_tracks_have_their_colour_and_say_when_they_left(kit) -> None:
     hub = Hub(kit.hello(), lambda message: None)
     hub.receive(kit.frame())
