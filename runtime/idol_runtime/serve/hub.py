@@ -150,6 +150,7 @@ class Hub:
         self._wanted: dict[str, float] = {}  # watched streams, and when a client last needed their pictures
         self._edits: dict[int, asyncio.Future[Reply]] = {}
         self._numbers = itertools.count(1)
+        self._listed = 0  # number of the run's streams
         self._set_streams(hello.streams)
         for message in hello.events:
             self._tell(message)
@@ -306,7 +307,8 @@ class Hub:
 
     def _set_streams(self, streams: Collection[StreamInfo]) -> None:
         names = [info.name for info in streams]
-        if len(names) > MAX_STREAMS:
+        listed, self._listed = self._listed, len(names)
+        if len(names) > max(listed, MAX_STREAMS):
             _log.warning(
                 "only the first %d of %d streams are served; use several runs", MAX_STREAMS, len(names)
             )

@@ -122,6 +122,9 @@ def test_streams_come_and_go(kit, caplog) -> None:
     assert hub.streams["door"] is door
     assert (len(hub.streams), door.up) == (64, False)
     assert "the first 64 of 101" in caplog.text
+    caplog.clear()
+    hub.receive(StreamsMessage([StreamInfo("door", "rtsp://door", True, "back", 0.0), *many]))
+    assert not caplog.text
     hub.receive(StreamsMessage(many[:1]))
     hub.receive(kit.frame())  # was still under way
     assert hub.streams.keys() == {"0"}
