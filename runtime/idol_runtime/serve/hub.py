@@ -295,12 +295,9 @@ class Hub:
     def _tell(self, message: EventMessage) -> None:
         event = message.event
         if (view := self.streams.get(event.source)) is not None:
-            view.reconnects += event.kind == "back"
             number = event.values.get("id")
             if event.kind == "track_leave" and isinstance(number, int) and number in view.tracks:
                 view.tracks[number].left = True
-            if event.kind in ("output_stopped", "output_back"):
-                view.output_stopped = event.kind == "output_stopped"
         self.last_event = message.id
         self.events.append((self.last_event, msgspec.json.encode(event)))
         self._mark(("event", ""))

@@ -52,6 +52,8 @@ class StreamInfo(msgspec.Struct):
         state: kind of the last event about its connection: `waiting`, `connected`, `lost`, `back`, `added` or `ended`.
         since: time of that event, in seconds since 1970.
         message: sentence of that event.
+        reconnects: number of times that the source came back.
+        stopped_outputs: outputs that cannot be written at the moment.
     """
 
     name: str
@@ -60,6 +62,8 @@ class StreamInfo(msgspec.Struct):
     state: str
     since: float
     message: str = ""
+    reconnects: int = 0
+    stopped_outputs: list[str] = []
 
 
 class EventMessage(msgspec.Struct, tag=True):

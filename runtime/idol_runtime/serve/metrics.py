@@ -120,11 +120,11 @@ def _figures(view: "StreamView") -> dict[str, float | None]:
     return {
         "idol_frames_total": frame.frames if frame else 0,
         "idol_frames_dropped_total": frame.dropped if frame else 0,
-        "idol_reconnects_total": view.reconnects,
+        "idol_reconnects_total": view.info.reconnects,
         "idol_tracks_started_total": frame.tracks if frame else 0,
         "idol_tracks": len(frame.ids) if frame else 0,
         "idol_frames_per_second": view.fps,
         "idol_stream_up": 1 if view.up else 0 if view.info.live else None,
         "idol_last_frame_timestamp_seconds": frame.wall if frame else None,
-        "idol_output_stopped": float(view.output_stopped),
+        "idol_output_stopped": float(bool(view.info.stopped_outputs)),
     }

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from idol_runtime.errors import IdolError, MissingDependencyError
@@ -57,7 +57,7 @@ MAX_PICTURE = 960
 # Time between two signs of life.
 _TICK_S = 1.0
 # Events that change the state of a stream.
-_STATES = ("added", "waiting", "connected", "lost", "back", "ended")
+_STATES = ("waiting", "connected", "lost", "back", "ended")
 
 _log = logging.getLogger(__name__)
 
@@ -150,9 +150,7 @@ class Publisher:
         self._run, self._edit = run, edit
         with self._lock:
             for options in run.options:
-                before = self._infos.get(options.name)
-                state = ("added", self._started) if before is None else (before.state, before.since)
-                self._infos[options.name] = self._info(options.name, *state)
+                self._follow(Event("added", options.name, "", time=self._started))
         self._supervisor = Supervisor(self._listener, self._begin, self._take, self._receive)
 
     def observe(self, report: FrameReport) -> None:
@@ -183,22 +181,34 @@ class Publisher:
             message = EventMessage(event, self._number)
             self._recent.append(message)
             self._outbox.put(message)
-            if event.kind == "removed":
-                self._changed = self._infos.pop(event.source, None) is not None or self._changed
-            elif event.kind in _STATES:
-                self._infos[event.source] = self._info(event.source, event.kind, event.time, event.message)
-                self._changed = True
+            self._follow(event)
 
-    def _info(self, name: str, state: str, since: float, message: str = "") -> StreamInfo:
-        """Return a stream with a new state; its source is known once the run has it."""
-        info = self._infos.get(name, StreamInfo(name, "", False, state, since))
-        source, live = info.source, info.live
-        if self._run is not None and (state == "added" or not source):
-            for options in self._run.options:
+    def _follow(self, event: Event) -> None:
+        """Change the list of streams as an event says."""
+        name, kind, info = event.source, event.kind, self._infos.get(event.source)
+        if kind == "added":
+            source, live = "", False
+            for options in self._run.options if self._run is not None else ():
                 if options.name == name:
-                    kind = reader_kind(options.source)
-                    source, live = kind.title(options.source), kind.live
-        return StreamInfo(name, source, live, state, since, message)
+                    reader = reader_kind(options.source)
+                    source, live = reader.title(options.source), reader.live
+            info = StreamInfo(name, source, live, kind, event.time)
+        elif info is None:  # its thread goes on for a moment after it was removed
+            return
+        elif kind == "removed":
+            del self._infos[name]
+            self._changed = True
+            return
+        elif kind in _STATES:
+            reconnects = info.reconnects + (kind == "back")
+            info = replace(info, state=kind, since=event.time, message=event.message, reconnects=reconnects)
+        elif kind in ("output_stopped", "output_back"):
+            output = str(event.values.get("output", ""))
+            others = [other for other in info.stopped_outputs if other != output]
+            info = replace(info, stopped_outputs=[*others, *[output] * (kind == "output_stopped")])
+        else:
+            return
+        self._infos[name], self._changed = info, True
 
     def _begin(self) -> Hello:
         """Return the first message for a new server, with the state of the streams and the last events."""
@@ -207,7 +217,7 @@ class Publisher:
             self._outbox.clear()
             self._changed = False
             streams, events = list(self._infos.values()), list(self._recent)
-        return msgspec.structs.replace(self._hello, streams=streams, events=events)
+        return replace(self._hello, streams=streams, events=events)
 
     def _take(self) -> FromRun | None:
         """Return the list of streams if it has changed, a sign of life if one is due, or the next queued message.

@@ -74,8 +74,6 @@ class StreamView:
         shown: latest drawn frame; None if nobody has watched.
         tracks: tracks by identity: at most `MAX_TRACKS` of the last ten minutes.
         history: figures per second.
-        reconnects: number of times that the source came back.
-        output_stopped: True while an output of the stream cannot be written.
     """
 
     def __init__(self, info: StreamInfo, class_names: list[str]) -> None:
@@ -84,7 +82,6 @@ class StreamView:
         self.shown: Shown | None = None
         self.tracks: dict[int, Track] = {}
         self.history = History()
-        self.reconnects, self.output_stopped = 0, False
         self._encoded = b""
 
     def see(self, message: FrameMessage) -> None:
@@ -200,8 +197,7 @@ class StreamView:
             "dropped": frame.dropped if frame else 0,
             "tracks": frame.tracks if frame else 0,
             "last_frame": frame.wall if frame else None,
-            "reconnects": self.reconnects,
-            "output_stopped": self.output_stopped,
+            "output_stopped": bool(self.info.stopped_outputs),
         }
 
 

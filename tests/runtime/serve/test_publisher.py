@@ -15,7 +15,7 @@ from PIL import Image
 
 import servers
 from idol_runtime.errors import MissingDependencyError
-from idol_runtime.events import Event
+from idol_runtime.events import Event, EventKind
 from idol_runtime.frames import Frame
 from idol_runtime.preprocess import Placement
 from idol_runtime.run.observer import FrameReport
@@ -242,6 +242,7 @@ def test_a_server_that_fails_is_started_again_with_the_true_state(
     pid = start(publisher, run)
     with Client(publisher) as client, caplog.at_level(logging.WARNING):
         assert isinstance(client.next(), Hello)
+        publisher.tell(Event("added", "door", "added"))
         publisher.tell(Event("connected", "door", "640x360"))
         client.until(state("door", "connected"))
         if end == "killed":
@@ -270,6 +271,35 @@ def test_a_server_that_fails_is_started_again_with_the_true_state(
     assert "the run goes on, and it is started again in 0.01 s" in caplog.text
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_streams_have_the_state_of_their_events_also_for_a_later_server(
+    publisher: Publisher, run: Run
+) -> None:
+    def tell(*kinds: EventKind, output: str = "") -> None:
+        for kind in kinds:
+            publisher.tell(Event(kind, "door", kind, {"output": output}))
+
+    pid = start(publisher, run)
+    with Client(publisher) as client:
+        client.next()
+        tell("added", "connected", "lost", "back", "lost", "back")
+        tell("output_stopped", output="a.mp4")
+        tell("output_stopped", output="b.jsonl")
+        tell("output_back", output="a.mp4")
+        client.until(lambda m: isinstance(m, StreamsMessage) and m.streams[0].stopped_outputs == ["b.jsonl"])
+        tell(*["track_enter"] * 1000)
+        os.kill(pid, signal.SIGKILL)
+        with Client(publisher) as again:
+            hello = again.next()
+            assert isinstance(hello, Hello)
+            (door,) = hello.streams
+            assert (door.state, door.reconnects, door.stopped_outputs) == ("back", 2, ["b.jsonl"])
+            tell("removed", "lost")  # the thread of its source goes on for a moment
+            publisher.tell(Event("added", "yard", "added"))
+            streams = again.until(state("yard", "added"))
+            assert isinstance(streams, StreamsMessage)
+            assert [info.name for info in streams.streams] == ["yard"]
 
 
 def test_a_broken_package_is_reported_in_one_line(
