@@ -42,4 +42,5 @@ HEALTHCHECK --start-period=10m \
     CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/healthz', timeout=5)"]
 ENTRYPOINT ["idol-deploy"]
 CMD ["serve", "model.idol", "--streams", "streams.json", "--http", "0.0.0.0:8080", \
-     "--token-file", "/run/secrets/idol-deploy-token", "--data", "results", "--state", "results/{source}.state"]
+     "--token-file", "/run/secrets/idol-deploy-token", "--data", "results", "--state", "results/{source}.state", \
+     "--rotate", "1h", "--retain", "7d,5GB"]

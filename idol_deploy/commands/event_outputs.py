@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idol_runtime.errors import ConfigError
-from idol_runtime.events import Event, EventFile, Tell
+from idol_runtime.events import Event, Tell
 
 if TYPE_CHECKING:
+    from idol_runtime.delivery.event_file import EventFile
     from idol_runtime.delivery.queue import Sender
 
 __all__ = ["EventOutputs", "add_event_outputs", "has_event_outputs", "open_event_outputs"]
@@ -21,7 +22,7 @@ __all__ = ["EventOutputs", "add_event_outputs", "has_event_outputs", "open_event
 def add_event_outputs(parser: argparse.ArgumentParser) -> None:
     """Add `--events`, `--mqtt` and `--webhook`."""
     add = parser.add_argument
-    events = "append what happens to sources and tracks as JSON lines to FILE"
+    events = "append what happens to sources and tracks as JSON lines to FILE, within --rotate and --retain"
     add("--events", type=Path, metavar="FILE", help=events)
     mqtt = "publish events at a broker: mqtt[s]://[USER:PASSWORD@]HOST[:PORT]/TOPIC, or @FILE with the URL in a file"
     add("--mqtt", metavar="URL", help=mqtt)
@@ -43,14 +44,16 @@ class EventOutputs:
         single: True for a run of one source, whose error ends the command and is printed then.
     """
 
-    def __init__(self, receivers: list[Tell], *, single: bool) -> None:
+    def __init__(self, receivers: list[Tell], file: "EventFile | None" = None, *, single: bool) -> None:
         """Prepare the console.
 
         Args:
             receivers: functions that receive every event.
+            file: file that receives every event as well; None for none.
             single: see the attribute.
         """
-        self._receivers, self.single = receivers, single
+        self._file, self.single = file, single
+        self._receivers: list[Tell] = [*receivers, *([file] if file else [])]
         self._lock = threading.Lock()
 
     @property
@@ -61,6 +64,11 @@ class EventOutputs:
     def add(self, *receivers: Tell) -> None:
         """Add functions that receive every event."""
         self._receivers += receivers
+
+    def rotate(self) -> None:
+        """Continue the file in a new one from the next event on; may be called in a signal handler."""
+        if self._file is not None:
+            self._file.rotate()
 
     def __call__(self, event: Event) -> None:
         """Print an event that is not of a track, and pass every event on."""
@@ -88,20 +96,24 @@ def open_event_outputs(
     """Open the outputs of events until exit.
 
     Args:
-        options: parsed options of `add_event_outputs`.
+        options: parsed options of `add_event_outputs` and `add_source_options`.
         receivers: further functions that receive every event.
         single: as for `EventOutputs`.
 
     Raises:
-        ConfigError: a URL cannot be used.
+        ConfigError: a URL, or a limit of the file, cannot be used.
         MissingDependencyError: the package of an output is not installed.
         OutputError: the file cannot be written.
     """
+    from idol_runtime.delivery.event_file import EventFile
     from idol_runtime.delivery.queue import FLUSH_S, EventQueue
+    from idol_runtime.sinks.policy import FilePolicy
 
     senders = _senders(options)  # before the first thread
-    files = [] if options.events is None else [EventFile(options.events)]
-    outputs = EventOutputs([*receivers, *files], single=single)
+    file = None
+    if options.events is not None:
+        file = EventFile(options.events, FilePolicy.parse(options.rotate, options.retain, options.sync))
+    outputs = EventOutputs([*receivers], file, single=single)
     queues = [EventQueue(sender, outputs) for sender in senders]
     outputs.add(*queues)
     try:

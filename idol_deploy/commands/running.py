@@ -126,7 +126,7 @@ def _run(
 
     inputs = [path for path in (options.bundle, options.streams, options.events) if path is not None]
     # A log rotation must not end a run that is still being loaded.
-    rotates = any(entry.files.rotates for entry in run_options)
+    rotates = options.rotate is not None or any(entry.files.rotates for entry in run_options)
     hangups = [number for number in STOP_SIGNALS if rotates and number.name == "SIGHUP"]
     manager = ServiceManager()
     manager.status(f"loading {options.bundle}")
@@ -154,6 +154,7 @@ def _run(
             tell=tell,
             observe=None if publisher is None else publisher.observe,
             track_events=tell.track_events,
+            rotate=None if options.rotate is None else tell.rotate,
             manager=manager,
         ) as process:
             for entry in run_options:

@@ -143,14 +143,14 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--rotate",
         metavar="LIMIT",
-        help="continue every output in a new file after a time or a size, such as 1h, 500MB or 1h,500MB (default: one "
-        "file)",
+        help="continue every output, and --events, in a new file after a time or a size, such as 1h, 500MB or "
+        "1h,500MB (default: one file)",
     )
     add(
         "--retain",
         metavar="LIMIT",
-        help="delete the oldest files of an output beyond an age or a total size, such as 7d or 20GB; needs --rotate "
-        "(default: keep all)",
+        help="delete the oldest files of an output or of --events beyond an age or a total size, such as 7d or 20GB; "
+        "needs --rotate (default: keep all)",
     )
     add(
         "--sync",

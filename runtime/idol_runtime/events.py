@@ -4,14 +4,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, TypeAlias
 
-import msgspec
-
-from idol_runtime.errors import OutputError
-
-__all__ = ["Event", "EventFile", "EventKind", "Tell", "Value", "guarded", "log_event"]
+__all__ = ["Event", "EventKind", "Tell", "Value", "guarded", "log_event"]
 
 EventKind: TypeAlias = Literal[
     "waiting",  # a source cannot be opened yet
@@ -79,43 +74,3 @@ def guarded(tell: Tell) -> Tell:
             _log.exception("%s: an event was not told: %s", event.source, event.message)
 
     return tell_safely
-
-
-class EventFile:
-    """A function that appends events to a file, one JSON object per line.
-
-        {"kind": "lost", "source": "door", "message": "…", "values": {}, "time": 1795862999.5}
-
-    The file is opened for each event, so that another program may rename it. A line that cannot be written, for example
-    on a full disk, is lost, and the first loss is logged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Check the file.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        self._path, self._failed = path, False
-        try:
-            with path.open("ab"):
-                pass
-        except OSError as error:
-            raise OutputError(
-                f"cannot write events to {path}: {error.strerror}; give --events a file in an existing folder"
-            ) from error
-
-    def __call__(self, event: Event) -> None:
-        """Append an event."""
-        try:
-            with self._path.open("a+b") as file:
-                # A line that was cut short ends here, so that only this line is lost.
-                end = file.seek(0, 2)
-                cut = end and file.seek(end - 1) is not None and file.read(1) != b"\n"
-                file.write(b"\n" * bool(cut) + msgspec.json.encode(event) + b"\n")
-        except OSError as error:
-            if not self._failed:
-                _log.warning("events are not written to %s: %s; free some space", self._path, error.strerror)
-            self._failed = True
-        else:
-            self._failed = False

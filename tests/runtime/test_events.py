@@ -1,8 +1,6 @@
-"""Events: their schema, and the file of events: whole lines, renamed files and full disks."""
+"""Events and their schema."""
 
 import io
-import json
-import logging
 import threading
 import time
 from dataclasses import replace
@@ -13,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idol_runtime.errors import OutputError
-from idol_runtime.events import Event, EventFile, EventKind
+from idol_runtime.events import Event, EventKind
 from idol_runtime.run import source_runner
 from idol_runtime.run.options import RunOptions
 from idol_runtime.run.run import Run
@@ -26,47 +23,6 @@ from idol_runtime.streams import Streams
 from samples.events import SCHEMA, check_events, problems
 from samples.scene import CONFIG, SceneBackend, picture
 from servers.mjpeg import MjpegServer
-
-
-def test_lines_are_appended_and_only_a_cut_line_is_lost(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    tell = EventFile(path)
-    event = Event("dropped", "door", "7 frames dropped", {"dropped": 7})
-    tell(event)
-    path.write_bytes(path.read_bytes() + b'{"kind": "los')  # the process was killed
-    EventFile(path)(event)
-    first, cut, second = path.read_text().splitlines()
-    assert json.loads(first) == json.loads(second)
-    assert json.loads(first) == {
-        "kind": "dropped",
-        "source": "door",
-        "message": "7 frames dropped",
-        "values": {"dropped": 7},
-        "time": event.time,
-    }
-    assert cut == '{"kind": "los'
-    path.rename(tmp_path / "events.1")
-    tell(event)
-    assert path.read_text() == second + "\n"
-
-
-def test_a_file_that_cannot_be_written_does_not_end_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "logs"
-    with pytest.raises(OutputError, match="give --events a file in an existing folder"):
-        EventFile(folder / "events")
-    folder.mkdir()
-    tell = EventFile(folder / "events")
-    (folder / "events").unlink()
-    folder.rmdir()
-    with caplog.at_level(logging.WARNING):
-        tell(Event("lost", "door", "lost"))
-        tell(Event("lost", "door", "lost"))
-    assert len(caplog.records) == 1
-    folder.mkdir()
-    tell(Event("back", "door", "back"))
-    assert (folder / "events").read_text().count("\n") == 1
 
 
 def test_every_kind_has_a_branch_of_the_schema() -> None:

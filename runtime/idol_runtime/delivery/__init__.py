@@ -1,3 +1,3 @@
-"""Delivery of events to other machines: a bounded queue, and one file per kind of receiver."""
+"""Delivery of events: a file, and a bounded queue with one module per kind of receiver on other machines."""
 
 __all__: list[str] = []

@@ -55,6 +55,7 @@ class Run:
         tell: Tell = log_event,
         track_events: bool = False,
         observe: Observe | None = None,
+        rotate: Callable[[], None] | None = None,
         manager: ServiceManager | None = None,
     ) -> None:
         """Start a run without sources.
@@ -65,11 +66,13 @@ class Run:
             tell: function that receives the events of the run, in any thread; an error of it is logged.
             track_events: tell the events of tracks as well: several for each instance.
             observe: function that receives a report of each frame; see `Observe`.
+            rotate: function that `rotate` calls as well, for other files; None: SIGHUP rotates only if an output does.
             manager: service manager that is told about the run; None if the process is no service.
         """
         self._streams, self._inputs, self._tell = streams, inputs, guarded(tell)
         self._track_events = track_events
         self._observe, self._manager = observe, manager or ServiceManager({})
+        self._rotate = rotate
         self._changed = threading.Condition()
         self._adding = threading.Lock()
         self._count = self._round = self._frames = 0
@@ -171,13 +174,15 @@ class Run:
         """Continue all outputs in new files from their next frames on; may be called in a signal handler."""
         for runner in list(self._runners.values()):
             runner.rotate()
+        if self._rotate is not None:
+            self._rotate()
 
     def wait(self, more: Callable[[], bool] = lambda: False) -> list[RunSummary]:
         """Process all sources to their ends or to `stop`, and complete every output.
 
         In the main thread, the first signal of Ctrl-C, SIGTERM or SIGHUP stops the run as `stop` does. A second Ctrl-C
         or SIGTERM drops the results that are not written yet; a second SIGHUP, which a closed terminal may send, has no
-        effect. Where outputs rotate, SIGHUP rotates them instead.
+        effect. Where files rotate, SIGHUP rotates them instead.
 
         Args:
             more: function that returns True if sources may still be added, although all have ended.
@@ -211,7 +216,7 @@ class Run:
         return summaries
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        rotates = any(options.files.rotates for options in list(self._options.values()))
+        rotates = self._rotate or any(options.files.rotates for options in list(self._options.values()))
         hangup = signal.Signals(number).name == "SIGHUP"
         if hangup and rotates:
             self.rotate()

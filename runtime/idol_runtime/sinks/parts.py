@@ -9,7 +9,6 @@ import stat
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -19,10 +18,10 @@ from idol_runtime.errors import OutputError
 from idol_runtime.files import hidden_path, lock, sync, writable_target
 from idol_runtime.frames import Frame
 from idol_runtime.sinks.base import Sink, SinkContext
-from idol_runtime.sinks.policy import UNLIMITED, Limit
+from idol_runtime.sinks.policy import UNLIMITED, FilePolicy
 from idol_runtime.tracking.results import FrameResult
 
-__all__ = ["FileSink", "Mode", "PartSink", "part_size"]
+__all__ = ["FileSink", "Mode", "PartSeries", "PartSink", "part_size"]
 
 Mode: TypeAlias = Literal["new", "append", "replace"]
 
@@ -53,11 +52,10 @@ class PartSink(Sink):
         # The part that is continued; None: a new one.
         self._continued: Path | None = self._target
         with self._output_errors():
-            parts = _parts(self._target, self._are_folders) if context.files.rotates else []
-            self._old = _Retained(parts, context.files.retain)
+            self._series = PartSeries(self._target, context.files, self._are_folders)
             if context.files.rotates:
                 self._check_target(self._new_path())
-                self._continued = parts[-1].path if parts and self._resumes else None
+                self._continued = self._series.newest if self._resumes else None
 
     @classmethod
     def check(cls, target: str) -> None:
@@ -142,7 +140,8 @@ class PartSink(Sink):
                 self._close_part()
             if not self.context.live:
                 raise OutputError(f"cannot write {self.path}: it was moved or deleted; start the run again")
-        if self._is_open and (self._rotation_asked or self._is_full(now) or self._splits(frame)):
+        is_full = self._rotation_asked or self._series.is_full(self._size, now - self._opened_s)
+        if self._is_open and (is_full or self._splits(frame)):
             self._close_part()
             self._continued = None
         self._rotation_asked = False
@@ -159,14 +158,10 @@ class PartSink(Sink):
         except (OSError, OutputError):
             self._close_part(torn=True)
             raise
-        if gone := self._old.evict(now, self._size):
+        if gone := self._series.evict(now, self._size):
             self._evicted += len(gone)
             message = f"parts of {self._target} deleted by --retain: {len(gone)}, up to {gone[-1].name}"
             self._tell("evicted", message, parts=len(gone))
-
-    def _is_full(self, now: float) -> bool:
-        limit = self.context.files.rotate
-        return self._size >= limit.size or now - self._opened_s >= limit.seconds
 
     def _open_part(self, now: float, frame: Frame) -> None:
         previous, path = self.path, self._continued
@@ -183,18 +178,14 @@ class PartSink(Sink):
             sync(self.path.parent)
         self._is_open, self._opened_s, self._continued = True, now, self.path
         if mode == "append":
-            self._old.remove(self.path)
+            self._series.remove(self.path)
         if mode != "append" or not self._parts:
             self._parts += 1
         if self.path != previous and (self._parts > 1 or (self._resumes and not self.context.files.rotates)):
             self._tell("rotated", f"{previous.name} continues in {self.path.name}", part=str(self.path))
 
     def _new_path(self) -> Path:
-        """Return an unused name with the time."""
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        stem, suffix = self._target.stem, self._target.suffix
-        names = (f"{stem}-{stamp}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
-        return next(path for name in names if not os.path.lexists(path := self._target.with_name(name)))
+        return self._series.new_path()
 
     def _close_part(self, torn: bool = False) -> None:
         self._is_open = False
@@ -206,7 +197,7 @@ class PartSink(Sink):
                 self._hidden.unlink(missing_ok=True)
                 self._hidden = None
             if self._size:
-                self._old.add(self.path, self._size)
+                self._series.add(self.path, self._size)
 
 
 class FileSink(PartSink):
@@ -302,22 +293,49 @@ class _OldPart(NamedTuple):
     size: int
 
 
-class _Retained:
-    """The complete parts of an output, the oldest first. Without a limit, none is remembered.
+class PartSeries:
+    """The parts of an output: their names, the end of one, and the deletion of complete ones, the oldest first.
 
     Ages are measured by the monotonic clock; only parts of earlier runs have the ages that their times state.
+
+    Attributes:
+        newest: newest part of earlier runs; None without one and without `--rotate`.
     """
 
-    def __init__(self, parts: Sequence[_Part], limit: Limit) -> None:
-        self._limit, self._parts, self._size = limit, deque[_OldPart](), 0
+    def __init__(self, target: Path, files: FilePolicy, are_folders: bool = False) -> None:
+        """Find the parts of earlier runs.
+
+        Args:
+            target: path that the names of the parts are made from.
+            files: limits of the parts.
+            are_folders: True for parts that are folders.
+
+        Raises:
+            OSError: the folder of the target cannot be read.
+        """
+        self._target, self._files, self._size = target, files, 0
+        self._parts = deque[_OldPart]()  # complete parts; none is remembered without a limit
+        parts = _parts(target, are_folders) if files.rotates else []
+        self.newest = parts[-1].path if parts else None
         ahead = time.time() - time.monotonic()
-        for path, modified in parts if limit != UNLIMITED else ():
+        for path, modified in parts if files.retain != UNLIMITED else ():
             with contextlib.suppress(OSError):  # deleted meanwhile
                 self.add(path, part_size(path), min(modified - ahead, time.monotonic()))
 
+    def is_full(self, size: int, age_s: float) -> bool:
+        """Return True if a part of this size in bytes and this age ends."""
+        return size >= self._files.rotate.size or age_s >= self._files.rotate.seconds
+
+    def new_path(self) -> Path:
+        """Return an unused name with the time."""
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        stem, suffix = self._target.stem, self._target.suffix
+        names = (f"{stem}-{stamp}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
+        return next(path for name in names if not os.path.lexists(path := self._target.with_name(name)))
+
     def add(self, path: Path, size: int, ended_s: float | None = None) -> None:
         """Add a complete part."""
-        if self._limit != UNLIMITED:
+        if self._files.retain != UNLIMITED:
             self._parts.append(_OldPart(path, time.monotonic() if ended_s is None else ended_s, size))
             self._size += size
 
@@ -333,9 +351,9 @@ class _Retained:
             now: time on the monotonic clock.
             open_size: bytes of the part that is written.
         """
-        gone = []
+        limit, gone = self._files.retain, []
         while self._parts and (
-            self._size + open_size > self._limit.size or now - self._parts[0].ended_s > self._limit.seconds
+            self._size + open_size > limit.size or now - self._parts[0].ended_s > limit.seconds
         ):
             part = self._parts.popleft()
             self._size -= part.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,17 @@ def test_a_file_and_a_webhook_get_the_same_events(
     identities = {instance["id"] for line in lines for instance in json.loads(line)["instances"]}
     for kind in ("track_enter", "track_leave"):
         assert {event["values"]["id"] for event in events if event["kind"] == kind} == identities
+
+
+def test_the_limits_of_the_outputs_are_those_of_the_file(
+    idol: Command, toy: Toy, images: Path, tmp_path: Path
+) -> None:
+    arguments = "run", toy.path, "--source", images, "--events", tmp_path / "events.jsonl"
+    assert idol(*arguments, "--rotate", "1kB", "--retain", "2kB").status == 0
+    paths = list(tmp_path.glob("events*"))
+    assert all(re.fullmatch(r"events-\d{8}T\d{6}Z(-\d+)?\.jsonl", path.name) for path in paths)
+    assert 1000 < sum(path.stat().st_size for path in paths) <= 2000
+    assert "--retain deletes whole files and needs --rotate" in idol(*arguments, "--retain", "2kB").err
 
 
 @pytest.mark.skipif(

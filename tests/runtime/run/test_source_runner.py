@@ -302,6 +302,14 @@ def test_a_second_sighup_drops_no_results() -> None:
             run._on_signal(signal.SIGTERM, None)
 
 
+def test_sighup_rotates_further_files_also_without_sources() -> None:
+    rotations: list[str] = []
+    with Run(Streams(GreyBackend(), CONFIG), rotate=lambda: rotations.append("")) as run:
+        run._on_signal(signal.SIGHUP, None)
+        assert rotations
+        assert not run.interrupted
+
+
 def test_an_error_of_the_function_for_events_ends_no_source(
     entry: Callable[..., RunOptions], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,106 @@
+"""The file of events: whole lines, renamed files, full disks, and the limits of its parts."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from idol_runtime.delivery.event_file import EventFile
+from idol_runtime.errors import OutputError
+from idol_runtime.events import Event
+from idol_runtime.sinks.policy import FilePolicy
+
+
+def test_lines_are_appended_and_only_a_cut_line_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tell = EventFile(path)
+    event = Event("dropped", "door", "7 frames dropped", {"dropped": 7})
+    tell(event)
+    path.write_bytes(path.read_bytes() + b'{"kind": "los')  # the process was killed
+    EventFile(path)(event)
+    first, cut, second = path.read_text().splitlines()
+    assert json.loads(first) == json.loads(second)
+    assert json.loads(first) == {
+        "kind": "dropped",
+        "source": "door",
+        "message": "7 frames dropped",
+        "values": {"dropped": 7},
+        "time": event.time,
+    }
+    assert cut == '{"kind": "los'
+    path.rename(tmp_path / "events.1")
+    tell(event)
+    assert path.read_text() == second + "\n"
+
+
+def test_a_file_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    with pytest.raises(OutputError, match="give --events a file in an existing folder"):
+        EventFile(folder / "events")
+    folder.mkdir()
+    tell = EventFile(folder / "events")
+    (folder / "events").unlink()
+    folder.rmdir()
+    with caplog.at_level(logging.WARNING):
+        tell(Event("lost", "door", "lost"))
+        tell(Event("lost", "door", "lost"))
+    assert len(caplog.records) == 1
+    folder.mkdir()
+    tell(Event("back", "door", "back"))
+    assert (folder / "events").read_text().count("\n") == 1
+
+
+def told(folder: Path) -> list[list[str]]:
+    """Return the messages of every part, in the order of their names."""
+    paths = sorted(folder.glob("events-*Z*.jsonl"), key=lambda path: (len(path.name), path.name))
+    return [[json.loads(line)["message"] for line in path.read_text().splitlines()] for path in paths]
+
+
+def test_parts_end_are_continued_and_are_deleted_as_those_of_an_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, path = [1000.0], tmp_path / "events.jsonl"
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    path.write_text("of a run without --rotate\n")
+    files = FilePolicy.parse("10s", "25s")
+    tell = EventFile(path, files)
+    for second in range(25):
+        tell(Event("lost", "door", f"{second:02d}"))
+        now[0] += 1
+    parts = [[f"{second:02d}" for second in range(start, start + 10)] for start in (0, 10)]
+    assert told(tmp_path) == [*parts, ["20", "21", "22", "23", "24"]]
+    tell = EventFile(path, files)
+    tell(Event("lost", "door", "a restart"))
+    assert told(tmp_path)[2][-2:] == ["24", "a restart"]
+    tell.rotate()
+    now[0] += 26
+    tell(Event("lost", "door", "later"))
+    assert told(tmp_path) == [["20", "21", "22", "23", "24", "a restart"], ["later"]]
+    assert path.read_text() == "of a run without --rotate\n"
+
+
+def test_parts_are_bounded_on_a_disk_that_is_gone_for_a_while(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    tell = EventFile(folder / "events.jsonl", FilePolicy.parse("1kB", "5kB"))
+    for _ in range(100):
+        tell(Event("lost", "door", "x" * 100))
+    folder.rename(tmp_path / "gone")
+    for _ in range(100):
+        tell(Event("lost", "door", "nobody sees this"))
+    (tmp_path / "gone").rename(folder)
+    for _ in range(100):
+        tell(Event("back", "door", "x" * 100))
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert len(sizes) > 3
+    assert max(sizes) < 1300
+    assert sum(sizes) <= 5000
+    assert told(folder)[-1][-1] == "x" * 100
+
+
+def test_a_name_without_room_for_the_time_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="File name too long; give --events"):
+        EventFile(tmp_path / f"{240 * 'n'}.jsonl", FilePolicy.parse("1h"))
