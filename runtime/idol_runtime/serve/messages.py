@@ -10,6 +10,7 @@ both sides then send at any time.
 n: instances; h, w: height and width of a picture in pixels.
 """
 
+import json
 import socket
 from typing import TypeAlias
 
@@ -238,9 +239,13 @@ decode_from_server = msgspec.msgpack.Decoder(FromServer).decode
 
 
 def encode(message: FromRun | FromServer) -> bytearray:
-    """Return a message with its length."""
+    """Return a message with its length; parts of file names that are no UTF-8 become question marks."""
     data = bytearray(4)
-    _encoder.encode_into(message, data, 4)
+    try:
+        _encoder.encode_into(message, data, 4)
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False).encode(errors="replace")
+        _encoder.encode_into(msgspec.json.decode(text, type=type(message)), data, 4)
     data[:4] = (len(data) - 4).to_bytes(4, "big")
     return data
 

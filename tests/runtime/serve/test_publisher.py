@@ -302,6 +302,16 @@ def test_streams_have_the_state_of_their_events_also_for_a_later_server(
             assert [info.name for info in streams.streams] == ["yard"]
 
 
+def test_file_names_that_are_no_utf8_are_sent(publisher: Publisher, run: Run) -> None:
+    start(publisher, run)
+    with Client(publisher) as client:
+        client.next()
+        publisher.tell(Event("ended", "clip", "\udcff ü.mp4"))
+        message = client.until(lambda m: isinstance(m, EventMessage))
+        assert isinstance(message, EventMessage)
+        assert message.event.message == "? ü.mp4"
+
+
 def test_a_broken_package_is_reported_in_one_line(
     publisher: Publisher,
     run: Run,
