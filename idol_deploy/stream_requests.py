@@ -18,10 +18,10 @@ from idol_runtime.sources.camera import CameraReader
 from idol_runtime.sources.opening import reader_kind
 from idol_runtime.sources.stream import StreamReader
 
-__all__ = ["MAX_NAME", "MAX_REQUESTED", "Fields", "RequestError", "StreamRequests"]
+__all__ = ["MAX_NAME", "Fields", "RequestError", "StreamRequests"]
 
-# Longest name and longest other value in characters, and the number of listed streams from which none is added.
-MAX_NAME, MAX_TEXT, MAX_REQUESTED = 100, 2000, 64
+# Longest name and longest other value in characters.
+MAX_NAME, MAX_TEXT = 100, 2000
 
 _SCHEMES = ("rtsp", "rtsps", "http", "https")
 _OUTPUTS = ("save", "jsonl", "masks", "state")

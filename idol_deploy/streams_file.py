@@ -24,13 +24,13 @@ from typing import NoReturn
 
 import msgspec
 
-from idol_deploy.stream_requests import MAX_NAME, MAX_REQUESTED, Fields, RequestError, StreamRequests
+from idol_deploy.stream_requests import MAX_NAME, Fields, RequestError, StreamRequests
 from idol_runtime.errors import ConfigError, IdolError
 from idol_runtime.events import Event, Tell, guarded
 from idol_runtime.files import replacing
 from idol_runtime.run.options import RunOptions, check_outputs
 from idol_runtime.run.run import Run
-from idol_runtime.serve.messages import Edit, Reply
+from idol_runtime.serve.messages import MAX_SERVED, Edit, Reply
 
 __all__ = ["MAX_BYTES", "MAX_STREAMS", "StreamsFile"]
 
@@ -152,7 +152,7 @@ class StreamsFile:
             name, fields = requests.checked(edit.add)
             if name in streams:
                 raise RequestError(f"another stream is named {name}; give another name", 409)
-            if len(streams) >= MAX_REQUESTED:
+            if len(streams) >= MAX_SERVED:
                 raise RequestError(f"{len(streams)} streams are listed; remove one first", 409)
             options = self._options(name, dict(fields))
             check_outputs([options], self._path, *requests.protected, running=list(streams.values()))

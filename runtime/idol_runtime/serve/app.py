@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from idol_runtime.json_text import JSON_ERRORS
 from idol_runtime.serve import streaming
 from idol_runtime.serve.history import SECONDS
-from idol_runtime.serve.hub import MAX_EVENTS, Hub, Subscription, Topic
-from idol_runtime.serve.messages import FrameMessage
+from idol_runtime.serve.hub import Hub, Subscription, Topic
+from idol_runtime.serve.messages import MAX_EVENTS, FrameMessage
 from idol_runtime.serve.metrics import CONTENT_TYPE
 from idol_runtime.serve.pictures import Pictures
 from idol_runtime.serve.security import Guard, client_of

@@ -10,12 +10,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from starlette.exceptions import HTTPException
 
 from idol_runtime.serve.messages import (
+    MAX_EVENTS,
+    MAX_SERVED,
     Edit,
     End,
     EventMessage,
@@ -33,22 +35,13 @@ from idol_runtime.serve.metrics import Metrics
 from idol_runtime.serve.security import is_local
 from idol_runtime.serve.stream_view import Shown, StreamView
 
-__all__ = [
-    "END",
-    "MAX_CLIENTS",
-    "MAX_EVENTS",
-    "MAX_STREAMS",
-    "Artist",
-    "Hub",
-    "Subscription",
-    "Topic",
-]
+__all__ = ["END", "Hub", "Subscription", "Topic"]
 
-MAX_STREAMS, MAX_CLIENTS, MAX_EVENTS, MAX_EDITS = 64, 64, 1000, 8
+_MAX_CLIENTS, _MAX_EDITS = 64, 8
 # Share of one address that is not this machine's, of the clients.
 _SHARE = 32
 # A run is unhealthy without a message, or without a step of the network's loop, for this long.
-SILENT_S, STUCK_S = 10.0, 30.0
+_SILENT_S, _STUCK_S = 10.0, 30.0
 _EDIT_S = 20.0
 _LINGER_S = (
     3.0  # a stream is watched a little longer than its clients, so that polling clients change nothing
@@ -62,13 +55,6 @@ Topic: TypeAlias = tuple[Literal["frame", "picture", "streams", "stats", "event"
 END: Topic = ("end", "")
 
 _log = logging.getLogger(__name__)
-
-
-class Artist(Protocol):
-    """A drawer of pictures."""
-
-    def offer(self, message: FrameMessage, thumbnails: Collection[int]) -> None:
-        """Draw a frame soon, unless a newer one of its stream is offered before."""
 
 
 class Subscription:
@@ -131,7 +117,7 @@ class Hub:
         events: identity and JSON of the last `MAX_EVENTS` events, oldest first.
         last_event: identity of the last event; 0 for none.
         metrics: figures for Prometheus.
-        artist: drawer of the pictures; None draws nothing.
+        draw: function that draws a frame, with thumbnails of these tracks; None draws nothing.
         ended: True once the run has told its end.
     """
 
@@ -141,7 +127,7 @@ class Hub:
         self.events: deque[tuple[int, bytes]] = deque(maxlen=MAX_EVENTS)
         self.last_event = 0
         self.metrics = Metrics(self)
-        self.artist: Artist | None = None
+        self.draw: Callable[[FrameMessage, Collection[int]], None] | None = None
         self.clients: set[Subscription] = set()
         self.unsent = 0
         self.ended = False
@@ -211,8 +197,8 @@ class Hub:
         if self.ended:
             raise HTTPException(503, "the run has ended", _LATER)
         same = sum(client.address == address for client in self.clients)
-        if len(self.clients) >= MAX_CLIENTS or (same >= _SHARE and not is_local(address)):
-            limit = MAX_CLIENTS if len(self.clients) >= MAX_CLIENTS else _SHARE
+        if len(self.clients) >= _MAX_CLIENTS or (same >= _SHARE and not is_local(address)):
+            limit = _MAX_CLIENTS if len(self.clients) >= _MAX_CLIENTS else _SHARE
             raise HTTPException(503, f"too many clients: {limit}; close one", _LATER)
         client = Subscription(topics, address, rate, lambda: self.clients.discard(client))
         self.clients.add(client)
@@ -244,7 +230,7 @@ class Hub:
         Raises:
             HTTPException: other requests are still in progress, or the run does not answer.
         """
-        if len(self._edits) >= MAX_EDITS:
+        if len(self._edits) >= _MAX_EDITS:
             raise HTTPException(503, "too many changes of the streams at once; try again later", _LATER)
         number = next(self._numbers)
         future = self._edits[number] = asyncio.get_running_loop().create_future()
@@ -263,9 +249,9 @@ class Hub:
     def health(self) -> str:
         """Return why the run is unhealthy; empty if it is healthy."""
         now = time.monotonic()
-        if now - self._heard_s > SILENT_S:
+        if now - self._heard_s > _SILENT_S:
             return "the run is silent"
-        return "the network hangs" if now - self._stepped_s > STUCK_S else ""
+        return "the network hangs" if now - self._stepped_s > _STUCK_S else ""
 
     def readiness(self) -> str:
         """Return why no results can be read yet; empty if they can."""
@@ -286,10 +272,10 @@ class Hub:
             view = self.streams[message.stream] = StreamView(view.info, self.hello.class_names)
         view.see(message)
         self.metrics.observe(message)
-        if message.picture is not None and self.artist is not None and message.stream in self._wanted:
+        if message.picture is not None and self.draw is not None and message.stream in self._wanted:
             tracks = ((i, view.tracks.get(i)) for i in message.ids)
             due = [i for i, track in tracks if track and abs(message.wall - track.thumbnail_s) > _THUMBNAIL_S]
-            self.artist.offer(message, due[:_MAX_THUMBNAILS])
+            self.draw(message, due[:_MAX_THUMBNAILS])
         self._mark(("frame", message.stream))
 
     def _tell(self, message: EventMessage) -> None:
@@ -305,14 +291,14 @@ class Hub:
     def _set_streams(self, streams: Collection[StreamInfo]) -> None:
         names = [info.name for info in streams]
         listed, self._listed = self._listed, len(names)
-        if len(names) > max(listed, MAX_STREAMS):
+        if len(names) > max(listed, MAX_SERVED):
             _log.warning(
-                "only the first %d of %d streams are served; use several runs", MAX_STREAMS, len(names)
+                "only the first %d of %d streams are served; use several runs", MAX_SERVED, len(names)
             )
-        for name in self.streams.keys() - set(names[:MAX_STREAMS]):
+        for name in self.streams.keys() - set(names[:MAX_SERVED]):
             self.metrics.remove(name)
         before, self.streams = self.streams, {}
-        for info in itertools.islice(streams, MAX_STREAMS):
+        for info in itertools.islice(streams, MAX_SERVED):
             view = before.get(info.name) or StreamView(info, self.hello.class_names)
             view.info = info
             self.streams[info.name] = view

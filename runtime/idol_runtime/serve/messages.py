@@ -20,6 +20,8 @@ from idol_runtime.events import Event
 
 __all__ = [
     "MAX_BYTES",
+    "MAX_EVENTS",
+    "MAX_SERVED",
     "Edit",
     "End",
     "EventMessage",
@@ -41,6 +43,8 @@ __all__ = [
 
 # Longest message: a picture with the masks of 300 instances.
 MAX_BYTES = 2**27
+# Last events that are stored, and streams that are served.
+MAX_EVENTS, MAX_SERVED = 1000, 64
 
 
 class StreamInfo(msgspec.Struct):

@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 
 from idol_runtime.run.observer import FrameReport
-from idol_runtime.serve.messages import EventMessage, FrameMessage, Picture, Reply
+from idol_runtime.serve.messages import MAX_EVENTS, EventMessage, FrameMessage, Picture, Reply
 
-__all__ = ["MAX_EVENTS", "Outbox"]
+__all__ = ["Outbox"]
 
-# Largest numbers of waiting messages. Frames are a kilobyte each, without their pictures.
-MAX_EVENTS, _MAX_FRAMES = 1000, 300
+# Largest number of waiting frames, of a kilobyte each without their pictures.
+_MAX_FRAMES = 300
 # Shortest time between two pictures of a stream.
 _PICTURE_S = 0.1
 

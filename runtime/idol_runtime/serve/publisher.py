@@ -32,6 +32,7 @@ from idol_runtime.run.observer import FrameReport
 from idol_runtime.run.run import Run
 from idol_runtime.serve.access import Access
 from idol_runtime.serve.messages import (
+    MAX_EVENTS,
     Edit,
     End,
     EventMessage,
@@ -46,7 +47,7 @@ from idol_runtime.serve.messages import (
     Tick,
     Watch,
 )
-from idol_runtime.serve.outbox import MAX_EVENTS, Outbox
+from idol_runtime.serve.outbox import Outbox
 from idol_runtime.serve.supervisor import Supervisor
 from idol_runtime.sources.opening import reader_kind
 

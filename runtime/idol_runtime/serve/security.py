@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY", "Buckets", "Guard", "Sessions", "client_address", "client_of", "is_local"]
+__all__ = ["Buckets", "Guard", "Sessions", "client_address", "client_of", "is_local"]
 
-MAX_BODY = 64_000
+_MAX_BODY = 64_000
 # Requests per second of one address, and how many may come at once.
 _RATE, _BURST = 400.0, 800.0
 # Wrong tokens of one address: six a minute, ten at once.
@@ -131,11 +132,10 @@ class Guard:
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             self._check(scope, headers)
-            body = b"" if scope["method"] in ("GET", "HEAD") else await _read(headers, receive)
-            await self._app(scope, _again(body, receive), answer.send)
+            await self._app(scope, _limited(receive), answer.send)
         except HTTPException as refusal:
             await answer.refuse(refusal)
-        except ConnectionError:  # the client left while it sent its request
+        except ClientDisconnect:  # the client left while it sent its request
             pass
         except Exception:
             if time.monotonic() - self._logged_s > _LOG_S:
@@ -290,38 +290,16 @@ def _is_address(name: str) -> bool:
     return True
 
 
-async def _read(headers: Mapping[str, str], receive: Receive) -> bytes:
-    """Return the body of a request.
+def _limited(receive: Receive) -> Receive:
+    """Return a function that receives the body of a request and refuses a long one."""
+    left = _MAX_BODY
 
-    Raises:
-        HTTPException: the body is too long.
-        ConnectionError: the client has left.
-    """
-    too_long = HTTPException(413, f"the body has more than {MAX_BODY} bytes", {"Connection": "close"})
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length[:20]) > MAX_BODY:
-        raise too_long
-    body, more = b"", True
-    while more:
+    async def receive_limited() -> Message:
+        nonlocal left
         message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionError
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise too_long
-        more = message.get("more_body", False)
-    return body
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(413, f"the body has more than {_MAX_BODY} bytes", {"Connection": "close"})
+        return message
 
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a function that receives a body that was read before, and then what follows."""
-    first = True
-
-    async def receive_again() -> Message:
-        nonlocal first
-        if first:
-            first = False
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
-
-    return receive_again
+    return receive_limited

@@ -58,7 +58,8 @@ async def serve(run: socket.socket, listener: socket.socket) -> None:
     if not isinstance(hello, Hello):
         return
     hub = Hub(hello, send)
-    hub.artist = pictures = Pictures(hello.class_names, hub.show)
+    pictures = Pictures(hello.class_names, hub.show)
+    hub.draw = pictures.offer
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     config = uvicorn.Config(
         build_app(hub, pictures),

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from types import SimpleNamespace
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -168,7 +167,7 @@ def test_a_stream_that_was_replaced_starts_again(kit) -> None:
 def test_thumbnails_go_on_after_the_clock_was_set_back(kit) -> None:
     offered: list[list[int]] = []
     hub = Hub(kit.hello(), lambda message: None)
-    hub.artist = SimpleNamespace(offer=lambda message, thumbnails: offered.append(thumbnails))
+    hub.draw = lambda message, thumbnails: offered.append(thumbnails)
     with hub.subscribe(_picture("door"), "a"):
         hub.receive(kit.frame(index=0, picture=True))
         for track in hub.streams["door"].tracks.values():

@@ -81,8 +81,6 @@ def test_pages_of_other_sites_may_only_link(make_app, kit, headers, status: int)
 def test_long_bodies_are_refused(make_app, kit) -> None:
     app = make_app()
     post = {"method": "POST"}
-    long = {**JSON, "content-length": "64001"}
-    assert kit.ask(app, "/api/streams", headers=long, **post).status == 413
     chunks = [b"[" * 8000] * 9
     assert kit.ask(app, "/api/streams", headers=JSON, body=chunks, **post).status == 413
     assert kit.ask(app, "/api/streams", headers=JSON, body=chunks[:8], **post).status == 400
