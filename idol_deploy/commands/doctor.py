@@ -20,10 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from idol_runtime.doctor.probe import Subject, examine
-    from idol_runtime.doctor.report import make_report
+    import msgspec
+
+    from idol_runtime.doctor.probe import examine
+    from idol_runtime.doctor.report import as_text, make_report
+    from idol_runtime.doctor.subject import Subject
 
     bundle = "" if options.bundle is None else str(options.bundle)
     report = make_report(examine(Subject(Path("/"), bundle)))
-    print(report.as_json() if options.json else report.as_text())
-    return 0 if report.can_run else 1
+    encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    print(encoded.decode() if options.json else as_text(report))
+    return 0 if report["can_run"] else 1

@@ -1,17 +1,17 @@
 """Probes of the GPU, the inference engines, the compiled libraries, and a bundle on this machine."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
+import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from idol_plugins.build import compiler, cuda_compiler
 from idol_plugins.cuda_driver import open_driver
 from idol_plugins.errors import PluginError
+from idol_plugins.libraries import BUILD
 from idol_plugins.openvino import import_openvino
 from idol_plugins.selftest import IMAGE, TARGETS
 from idol_runtime.backends.base import OpenOptions
@@ -19,47 +19,41 @@ from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, import_onnxrun
 from idol_runtime.backends.opening import Candidate, list_candidates
 from idol_runtime.backends.openvino import OpenVinoBackend
 from idol_runtime.backends.remembered import load_choice
+from idol_runtime.backends.tensorrt import TensorRTBackend
 from idol_runtime.backends.tensorrt_api import import_tensorrt
 from idol_runtime.bundle.bundle import Bundle
-from idol_runtime.doctor.machine import read
-from idol_runtime.doctor.probe import Finding, Subject
+from idol_runtime.doctor.probe import Finding
+from idol_runtime.doctor.subject import Subject, install_extra
 from idol_runtime.errors import IdolError, MissingDependencyError
-from idol_runtime.pipeline import check_golden_frame
+from idol_runtime.pipeline import open_network
 
 __all__ = [
-    "build_tools",
     "bundle",
     "gpu",
-    "library_cuda",
     "library_image",
     "library_onnxruntime",
     "library_openvino",
     "library_tensorrt",
     "onnxruntime",
     "openvino",
-    "pytorch",
     "tensorrt",
 ]
 
-_NVIDIA, _INTEL = "0x10de", "0x8086"
+_X86 = platform.machine() in ("x86_64", "AMD64")
 _CAPABILITY = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+_CUDA_13_DRIVER = 580  # the oldest driver for CUDA 13
+_NVDLA = "libnvdla_compiler.so"
+_BUILD_TOOLS = {"g++": "c++", "cmake": "cmake"}  # commands by package
 
 
 def gpu(subject: Subject) -> Finding:
-    """Examine the GPUs on the PCI bus, NVIDIA's driver with its devices, and the CUDA toolkit."""
-    vendors = {
-        read(device / "vendor")
-        for device in subject.root.glob("sys/bus/pci/devices/*")
-        if read(device / "class").startswith("0x03")  # display controllers
-    }
-    nvidia = _NVIDIA in vendors or "Jetson" in read(subject.root / "proc/device-tree/model")
-    version = re.search(r"Module\s.*?\s(\d+\.[\d.]+)", read(subject.root / "proc/driver/nvidia/version"))
-    toolkit = _toolkit(subject.root)
+    """Examine NVIDIA's driver with its devices, the CUDA toolkit, and the GPUs on the PCI bus."""
+    text = subject.read("usr/local/cuda/version.json")
+    toolkit = re.search(r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"', text)
     details: dict[str, Any] = {
-        "nvidia": nvidia,
-        "intel": _INTEL in vendors,
-        "driver": version[1] if version else "",
-        "toolkit": toolkit,
+        "nvidia": subject.nvidia,
+        "driver": subject.driver or "?",
+        "toolkit": toolkit[1] if toolkit else "not found",
         "devices": [],
     }
     try:
@@ -71,36 +65,48 @@ def gpu(subject: Subject) -> Finding:
             capability = ".".join(str(driver.call("cuDeviceGetAttribute", a, device)) for a in _CAPABILITY)
             details["devices"].append({"name": driver.device_name(device), "capability": capability})
     except PluginError as error:
-        if nvidia or details["driver"]:
-            return Finding("faulty", f"NVIDIA GPU, but {error}", details)
-        return Finding("missing", f"no NVIDIA GPU{', an Intel GPU' * details['intel']}", details)
+        if not subject.nvidia:
+            return Finding("missing", "no NVIDIA GPU", details)
+        why, _, fix = str(error).partition("; ")
+        return Finding("faulty", f"NVIDIA GPU, but {why}", details, _get_driver(subject) or fix)
     names = ", ".join(f"{gpu['name']} (compute capability {gpu['capability']})" for gpu in details["devices"])
-    version_text = " ".join(filter(None, ("driver", details["driver"], "for CUDA", details["cuda"])))
-    text = f"{names or 'no device'}, {version_text}, {f'toolkit {toolkit}' if toolkit else 'no toolkit'}"
-    return Finding("present" if names else "missing", text, details)
+    versions = "driver {driver} for CUDA {cuda}, toolkit {toolkit}".format_map(details)
+    return Finding("present" if names else "missing", f"{names or 'no device'}, {versions}", details)
 
 
-def _toolkit(root: Path) -> str:
-    """Return the version of the CUDA toolkit in its usual folder; `?` if it states none."""
-    text = read(root / "usr/local/cuda/version.json")
-    if version := re.search(r'"cuda"\s*:\s*{[^}]*"version"\s*:\s*"([\d.]+)"', text):
-        return version[1]
-    return "?" if (root / "usr/local/cuda/bin/nvcc").exists() else ""
+def _get_driver(subject: Subject) -> str:
+    """Return the command that makes NVIDIA's driver usable; empty if there is none."""
+    if subject.container:
+        option = "--runtime nvidia" if subject.jetson else "--gpus all"
+        return f"start the container with: docker run {option}"
+    if subject.jetson:
+        return ""
+    if subject.system.get("ID") == "ubuntu":
+        return subject.on_host("ubuntu-drivers install")
+    return subject.packages("nvidia-driver")
 
 
-def onnxruntime(_: Subject) -> Finding:
+def onnxruntime(subject: Subject) -> Finding:
     """Examine ONNX Runtime: version, execution providers, and the devices that `run` uses."""
-    module = import_onnxruntime()
+    # The wheels with CUDA.
+    cuda = subject.nvidia and not subject.jetson and (_X86 or sys.version_info >= (3, 11))
+    try:
+        module = import_onnxruntime()
+    except MissingDependencyError:
+        fix = install_extra("gpu" if cuda else "cpu")
+        return Finding("missing", "onnxruntime is not installed", {}, fix)
     providers = [name.removesuffix("ExecutionProvider") for name in module.get_available_providers()]
-    devices = list(OnnxRuntimeBackend.available_devices())
-    text = f"{module.__version__}, providers {', '.join(providers)}"
-    return Finding(
-        "present", text, {"version": module.__version__, "providers": providers, "devices": devices}
-    )
+    available = OnnxRuntimeBackend.available_devices()
+    devices = [device for device in available if device == "cpu" or subject.nvidia]
+    details = {"version": module.__version__, "providers": providers, "devices": devices}
+    fix = f"pip uninstall -y onnxruntime && {install_extra('gpu')}" if cuda and "cuda" not in devices else ""
+    return Finding("present", f"{module.__version__}, providers {', '.join(providers)}", details, fix)
 
 
 def openvino(_: Subject) -> Finding:
     """Examine OpenVINO: release and devices."""
+    if not _X86 and importlib.util.find_spec("openvino") is None:
+        return Finding("missing", "not installed")
     devices = list(OpenVinoBackend.available_devices())
     version = importlib.metadata.version("openvino")
     core = import_openvino().Core()
@@ -111,56 +117,62 @@ def openvino(_: Subject) -> Finding:
 
 
 def tensorrt(subject: Subject) -> Finding:
-    """Examine TensorRT's Python package."""
+    """Examine TensorRT's Python package, and whether it has a GPU."""
     try:
-        module = import_tensorrt()
+        version = import_tensorrt().__version__
+        devices = list(TensorRTBackend.available_devices())
     except MissingDependencyError:
-        system = any(subject.root.glob("usr/lib/python3*/dist-packages/tensorrt"))
-        return Finding("missing", "not installed", {"in_system": system})
-    return Finding("present", module.__version__, {"version": module.__version__, "devices": ["cuda"]})
+        return Finding("missing", "not installed", {}, _get_tensorrt(subject) if subject.nvidia else "")
+    except IdolError as error:
+        if _NVDLA not in str(error):
+            raise
+        return Finding("faulty", str(error), {}, _get_nvdla(subject))
+    return Finding("present", version, {"version": version, "devices": devices})
 
 
-def pytorch(_: Subject) -> Finding:
-    """Look up PyTorch's version, without importing it."""
-    try:
-        version = importlib.metadata.version("torch")
-        return Finding("present", f"{version} (not used by `run`)", {"version": version})
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            "missing", "not installed; only training, export and evaluation of checkpoints need it"
+def _get_tensorrt(subject: Subject) -> str:
+    """Return the command that gets TensorRT."""
+    if subject.jetson:
+        return subject.from_jetpack("tensorrt")
+    if int(subject.driver.partition(".")[0] or _CUDA_13_DRIVER) >= _CUDA_13_DRIVER:
+        return install_extra("tensorrt")
+    if _X86:
+        return "pip install tensorrt-cu12 'cuda-python<13'"
+    return "install a driver for CUDA 13: TensorRT's packages for Arm need it"
+
+
+def _get_nvdla(subject: Subject) -> str:
+    """Return the fix for a TensorRT that needs a library of JetPack 6, which JetPack 7 does not have."""
+    if not subject.jetson.get("JetPack", "").startswith("7"):
+        return subject.on_host("apt install nvidia-l4t-dla-compiler")
+    if subject.container:
+        return (
+            "start from an image for Arm servers (SBSA) with JetPack 7's TensorRT 10.16, not from an -igpu or l4t "
+            "image: their TensorRT is made for JetPack 6, and JetPack 7 has no such file"
         )
-
-
-def build_tools(_: Subject) -> Finding:
-    """Look up the tools that compile the libraries."""
-    details: dict[str, str | None] = {"CMake": shutil.which("cmake")}
-    for name, find in (("C++ compiler", compiler), ("nvcc", cuda_compiler)):
-        with contextlib.suppress(PluginError):
-            details[name] = find()
-    text = ", ".join(
-        name if details.get(name) else f"no {name}" for name in ("C++ compiler", "CMake", "nvcc")
-    )
-    complete = details["CMake"] and details.get("C++ compiler")
-    return Finding("present" if complete else "missing", text, details)
+    return subject.on_host("apt install --reinstall nvidia-jetpack")
 
 
 def _library(name: str) -> Callable[[Subject], Finding]:
     """Return the probe of a compiled library, which loads it."""
     (target,) = (target for target in (*TARGETS, IMAGE) if target.name == name)
 
-    def probe(_: Subject) -> Finding:
+    def probe(subject: Subject) -> Finding:
         status = target.status()
-        details = {"title": target.title, "file": str(status.file or ""), "fix": status.fix}
+        details = {"file": str(status.file or "")}
         if status.ready:
             return Finding("present", ", ".join(filter(None, (str(status.file), status.detail))), details)
-        if status.file is None:
-            return Finding("missing", status.why, details)
-        return Finding("faulty", f"{status.why}; {status.fix}", details)
+        fix = status.fix
+        if target is not IMAGE and importlib.util.find_spec(name) is None:
+            fix = ""  # its engine is not installed
+        elif BUILD in fix:
+            tools = [package for package, command in _BUILD_TOOLS.items() if shutil.which(command) is None]
+            fix = f"{subject.packages(*tools)} && " * bool(tools) + BUILD + fix.partition(BUILD)[2]
+        return Finding("missing" if status.file is None else "faulty", status.why, details, fix)
 
     return probe
 
 
-library_cuda = _library("cuda")
 library_image = _library("image")
 library_onnxruntime = _library("onnxruntime")
 library_openvino = _library("openvino")
@@ -172,35 +184,29 @@ def bundle(subject: Subject) -> Finding:
     options = OpenOptions()
     with Bundle.open(subject.bundle) as opened:
         choice = load_choice(opened, options)
-        remembered = choice and (choice.backend, choice.device, choice.graph)
         candidates = list_candidates(opened, options)
-        candidates.sort(key=lambda c: _place(c) != remembered)
-        best = next((c for c in candidates if not c.why_not and _passes(c, opened, options)), None)
-    rows = []
-    for candidate in candidates:
-        state = "passed" if candidate is best else "refused" if candidate.why_not else "not tried"
-        place = zip(("backend", "device", "graph"), _place(candidate), strict=True)
-        rows.append({**dict(place), "state": state, "why_not": candidate.why_not})
-    details: dict[str, Any] = {"path": subject.bundle, "choice": [], "candidates": rows}
+    remembered = choice and (choice.backend, choice.device, choice.graph)
+    candidates.sort(key=lambda c: (c.backend, c.device, c.graph) != remembered)
+    best = next((c for c in candidates if not c.why_not and _runs(c, subject.bundle)), None)
+    refused = [f"{c} ({c.device}): {c.why_not}" for c in candidates if c.why_not]
+    details: dict[str, Any] = {"choice": [], "refused": refused}
+    if choice and best and (best.backend, best.device, best.graph) == remembered:
+        details["choice"] = choice.lines
+    commands = re.findall(r"idol-deploy (?:certify|export|build) .*\w", "\n".join(refused))
+    useful = [command for command in commands if subject.nvidia or " build " not in command]
+    fix = " && ".join(dict.fromkeys(useful))
     if best is None:
         last = next((c.why_not for c in reversed(candidates) if c.error is not None), "")
-        return Finding("faulty", f"no graph runs here: {last}", details)
-    if choice is not None and _place(best) == remembered:
-        details["choice"] = choice.lines
-    return Finding("present", f"{best} ({best.device}) passes the golden check", details)
+        return Finding("faulty", f"no graph runs here: {last}", details, fix)
+    return Finding("present", f"{best} ({best.device}) passes the golden check", details, fix)
 
 
-def _place(candidate: Candidate) -> tuple[str, str, str | None]:
-    return candidate.backend, candidate.device, candidate.graph
-
-
-def _passes(candidate: Candidate, opened: Bundle, options: OpenOptions) -> bool:
+def _runs(candidate: Candidate, path: str) -> bool:
     """Load a candidate and check its outputs; write the error into it."""
+    assert candidate.graph is not None
+    options = OpenOptions(candidate.backend, candidate.device, graph=candidate.graph)
     try:
-        with contextlib.closing(candidate.open(opened, options)) as backend:
-            tolerances = opened.tolerances(backend.graph, backend.engine)
-            check_golden_frame(backend, opened.golden_frame(), tolerances)
+        open_network(path, options).close()
     except IdolError as error:
         candidate.refuse(error)
-        return False
-    return True
+    return not candidate.why_not

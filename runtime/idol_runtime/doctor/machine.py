@@ -1,4 +1,4 @@
-"""Probes of the system, processor, memory, clocks and disks, from files of the kernel."""
+"""Probes of the system, processor, memory, clocks and disks."""
 
 import ctypes
 import datetime
@@ -6,81 +6,50 @@ import os
 import platform
 import re
 import shutil
-import sys
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from idol_plugins.libraries import user_cache
 from idol_runtime.bench.sensors import Sensors
-from idol_runtime.doctor.probe import Finding, Subject
+from idol_runtime.doctor.probe import Finding
+from idol_runtime.doctor.subject import Subject
+from idol_runtime.errors import BackendError
 from idol_runtime.processor import processor_features, processor_name
 
-__all__ = ["clock", "cpu", "disk", "memory", "power", "read", "system"]
+__all__ = ["clock", "cpu", "disk", "gpu_clocks", "power", "system", "tool_output"]
 
-# JetPack by the release of Jetson Linux and, for containers that hide it, by the kernel.
-_JETPACK = {"35": "5", "36": "6", "38": "7", "39": "7", "5.10": "5", "5.15": "6", "6.8": "7"}
-_TIME_ERROR, _STA_UNSYNC, _STATUS_OFFSET = 5, 0x40, 5 * ctypes.sizeof(ctypes.c_long)
+_TIME_ERROR = 5
 _LEAST_FREE_GIB = 1.0
-
-
-def read(path: Path) -> str:
-    """Return the text of a file without zero bytes at its end; empty if the file is missing."""
-    try:
-        return path.read_text(errors="replace").strip().rstrip("\0")
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
+_TOOL_SECONDS = 10.0
+# Fields of nvidia-smi by their keys in `details`, two texts and then numbers; old drivers have them as well.
+_GPU_FIELDS = {
+    "name": "name",
+    "persistence": "persistence_mode",
+    "mhz": "clocks.sm",
+    "max_mhz": "clocks.max.sm",
+    "limit_w": "power.limit",
+    "default_limit_w": "power.default_limit",
+    "memory_mib": "memory.total",
+}
 
 
 def system(subject: Subject) -> Finding:
     """Examine the operating system, the container and a Jetson's releases."""
-    root = subject.root
-    names = dict(re.findall(r'^(\w+)="?(.*?)"?$', read(root / "etc/os-release"), re.MULTILINE))
-    kernel = read(root / "proc/sys/kernel/osrelease") or platform.release()
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", subject.read("proc/meminfo"), re.MULTILINE)
     details: dict[str, Any] = {
-        "os": names.get("PRETTY_NAME", platform.system()),
-        "os_ids": [names.get("ID", ""), *names.get("ID_LIKE", "").split()],
-        "kernel": kernel,
+        "os": subject.system.get("PRETTY_NAME", platform.system()),
+        "kernel": subject.kernel,
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "prefix": sys.prefix,
-        "root": hasattr(os, "geteuid") and os.geteuid() == 0,
-        "container": _container(root),
-        "jetson": _jetson(root, kernel),
+        "memory_mib": int(memory[1]) // 1024 if memory else None,
+        "container": subject.container,
+        "jetson": subject.jetson,
     }
-    parts = [f"{details['os']}, kernel {kernel}, {details['machine']}, Python {details['python']}"]
-    parts += [f"{key} {value}" for key, value in details["jetson"].items() if value]
-    if details["container"]:
-        parts.append(f"in a container ({details['container']})")
-    return Finding("present", ", ".join(parts), details)
-
-
-def _container(root: Path) -> str:
-    """Return the kind of container that this process runs in; empty outside of one."""
-    if kind := read(root / "run/systemd/container"):
-        return kind
-    for name, kind in ((".dockerenv", "docker"), ("run/.containerenv", "podman")):
-        if (root / name).exists():
-            return kind
-    match = re.search(r"kubepods|lxc|docker|libpod", read(root / "proc/1/cgroup"))
-    return match[0] if match else ""
-
-
-def _jetson(root: Path, kernel: str) -> dict[str, str]:
-    """Return a Jetson's board, release of Jetson Linux (L4T) and JetPack; empty for another machine."""
-    board = read(root / "proc/device-tree/model")
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", read(root / "etc/nv_tegra_release"))
-    if not (release or "Jetson" in board or kernel.endswith("-tegra")):
-        return {}
-    status = read(root / "var/lib/dpkg/status")
-    package = re.search(
-        r"^Package: nvidia-jetpack\n(?:\S.*\n| .*\n)*?Version: ([\d.]+)", status, re.MULTILINE
-    )
-    jetpack = _JETPACK.get(release[1] if release else ".".join(kernel.split(".")[:2]), "")
-    return {
-        "board": board,
-        "L4T": f"{release[1]}.{release[2]}" if release else "",
-        "JetPack": package[1] if package else jetpack,
-    }
+    text = "{os}, kernel {kernel}, {machine}, Python {python}, {memory_mib} MiB of memory".format_map(details)
+    text += "".join(f", {key} {value}" for key, value in subject.jetson.items() if value)
+    text += f", in a container ({subject.container})" if subject.container else ""
+    return Finding("present", text, details)
 
 
 def cpu(subject: Subject) -> Finding:
@@ -88,7 +57,7 @@ def cpu(subject: Subject) -> Finding:
     cpuinfo = subject.root / "proc/cpuinfo"
     total = len(re.findall(r"^processor\s*:", cpuinfo.read_text(), re.MULTILINE))
     usable = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total)
-    quota = read(subject.root / "sys/fs/cgroup/cpu.max").split()
+    quota = subject.read("sys/fs/cgroup/cpu.max").split()
     if len(quota) == 2 and quota[0] != "max":
         usable = min(usable, int(quota[0]) / int(quota[1]))
     name, features = processor_name(cpuinfo), processor_features(cpuinfo)
@@ -97,87 +66,93 @@ def cpu(subject: Subject) -> Finding:
     return Finding("present", f"{name}, {total} cores{limit}, {' '.join(features) or 'no vectors'}", details)
 
 
-def memory(subject: Subject) -> Finding:
-    """Examine the memory of the machine and the limit of the container."""
-    text = (subject.root / "proc/meminfo").read_text()
-    values = {name: int(kib) / 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    total, available, swap = values["MemTotal"], values["MemAvailable"], values.get("SwapTotal", 0)
-    details = {"total_mib": round(total), "available_mib": round(available), "swap_mib": round(swap)}
-    folder = subject.root / "sys/fs/cgroup"
-    limit = read(folder / "memory.max") or read(folder / "memory/memory.limit_in_bytes")
-    text = f"{available / 1024:.1f} GiB available of {total / 1024:.1f} GiB"
-    if limit.isdecimal() and int(limit) / 2**20 < total:
-        details["limit_mib"] = int(limit) // 2**20
-        text += f", limited to {int(limit) / 2**30:.1f} GiB"
-    return Finding("present", text, details)
-
-
 def power(subject: Subject) -> Finding:
-    """Examine CPU governor and clocks, and a Jetson's power mode."""
-    sensors = Sensors(root=subject.root)
-    cpus = sorted(subject.root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
+    """Examine CPU governor and clocks, and a Jetson's GPU clock and power mode."""
+    sensors, parts, fix = Sensors(root=subject.root), [], ""
     details: dict[str, Any] = {name: round(value, 1) for name, value in sensors.read().items()}
     if mode := sensors.facts().get("power_mode"):
-        details["power_mode"] = mode
-    governors = sorted({read(cpu / "scaling_governor") for cpu in cpus} - {""})
-    if governors:
-        details["governors"] = governors
-        details["clocks_fixed"] = all(
-            read(c / "scaling_min_freq") == read(c / "scaling_max_freq") for c in cpus
-        )
-    modes = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", read(subject.root / "etc/nvpmodel.conf"))
-    if modes:
-        details["power_modes"] = {name: int(number) for number, name in modes}
-    parts = []
-    if "power_mode" in details:
-        parts.append(f"power mode {details['power_mode']}")
-    if governors:
+        modes = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", subject.read("etc/nvpmodel.conf"))
+        details |= {"power_mode": mode, "power_modes": {name: int(number) for number, name in modes}}
+        parts.append(f"power mode {mode}")
+        fastest = next((number for number, name in modes if name.startswith("MAXN")), "")
+        if fastest not in ("", mode.partition(" ")[0]):
+            parts.append("slower than MAXN, which needs more power")
+            fix = subject.on_host(f"nvpmodel -m {fastest}")
+    cpus = list(subject.root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
+    if governors := sorted({subject.read(cpu / "scaling_governor") for cpu in cpus} - {""}):
+        limits = [[subject.read(cpu / f"scaling_{end}_freq") for end in ("min", "max")] for cpu in cpus]
+        details |= {"governors": governors, "clocks_fixed": all(low == high for low, high in limits)}
         parts.append(f"CPU governor {', '.join(governors)}{', clocks fixed' * details['clocks_fixed']}")
-    parts += [
-        f"{name[:3].upper()} {details[name]:.0f} MHz" for name in ("cpu_mhz", "gpu_mhz") if name in details
-    ]
+    parts += [f"{key[:3].upper()} {details[key]:.0f} MHz" for key in ("cpu_mhz", "gpu_mhz") if key in details]
     if not parts:
         return Finding("unknown", "the kernel states neither a CPU clock nor a power mode", details)
-    return Finding("present", ", ".join(parts), details)
+    return Finding("present", ", ".join(parts), details, fix)
+
+
+def gpu_clocks(subject: Subject) -> Finding:
+    """Examine clocks, power limits and memory of NVIDIA GPUs with nvidia-smi, which has few of them on a Jetson."""
+    if shutil.which("nvidia-smi") is None:
+        return Finding("missing", "nvidia-smi is not installed")
+    query = f"--query-gpu={','.join(_GPU_FIELDS.values())}"
+    lines = tool_output("nvidia-smi", query, "--format=csv,noheader,nounits").splitlines()
+    rows = [row for line in lines if len(row := line.split(", ")) == len(_GPU_FIELDS)]
+    gpus: list[dict[str, Any]] = [
+        dict(zip(_GPU_FIELDS, (*row[:2], *map(_number, row[2:])), strict=True)) for row in rows
+    ]
+    line = "{name} at {mhz} of {max_mhz} MHz, power limit {limit_w} of {default_limit_w} W, {memory_mib} MiB"
+    text = ", ".join(line.format_map(gpu).replace("None", "?") for gpu in gpus)
+    limits = [(gpu["limit_w"], gpu["default_limit_w"]) for gpu in gpus]
+    low = [
+        (index, default) for index, (limit, default) in enumerate(limits) if limit and limit < (default or 0)
+    ]
+    fix = subject.on_host("nvidia-smi -i {} -pl {}".format(*low[0])) if low else ""
+    return Finding("present" if gpus else "unknown", text or "nvidia-smi lists no GPU", {"gpus": gpus}, fix)
+
+
+def _number(text: str) -> int | None:
+    """Return a value of nvidia-smi, rounded; None for `[N/A]` and the like."""
+    return round(float(text)) if re.fullmatch(r"\d+(\.\d+)?", text) else None
+
+
+def tool_output(*command: str) -> str:
+    """Return the output of a tool.
+
+    Raises:
+        BackendError: it fails, or does not end in time.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_TOOL_SECONDS, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        raise BackendError(f"{command[0]} does not end in {_TOOL_SECONDS:g} s") from error
+    output = done.stdout.decode(errors="replace")
+    if done.returncode:
+        reason = " ".join(output.split())[:200]
+        raise BackendError(f"{command[0]} fails with exit status {done.returncode}: {reason}")
+    return output
 
 
 def clock(subject: Subject) -> Finding:
-    """Examine the system clock, and whether it is synchronised with a time server."""
-    now = datetime.datetime.now(datetime.timezone.utc)
-    text = f"{now:%Y-%m-%d %H:%M} UTC"
-    details: dict[str, Any] = {"utc": now.isoformat(timespec="seconds"), "synchronised": None}
+    """Examine the system's time, and whether the kernel states that it is synchronised with a time server."""
     buffer = ctypes.create_string_buffer(512)  # struct timex; its `modes` are 0: read only
-    try:
-        state = int(ctypes.CDLL(None, use_errno=True).adjtimex(buffer))
-    except AttributeError:
-        return Finding("unknown", f"{text}; this system has no adjtimex", details)
+    state = int(ctypes.CDLL(None, use_errno=True).adjtimex(buffer))
     if state < 0:
-        return Finding("unknown", f"{text}; adjtimex: {os.strerror(ctypes.get_errno())}", details)
-    status = ctypes.c_int.from_buffer(buffer, _STATUS_OFFSET).value
-    synchronised = details["synchronised"] = state != _TIME_ERROR and not status & _STA_UNSYNC
-    if not synchronised:
-        return Finding("faulty", f"{text}, not synchronised; sudo timedatectl set-ntp true", details)
-    return Finding("present", f"{text}, synchronised", details)
+        return Finding("unknown", f"adjtimex: {os.strerror(ctypes.get_errno())}")
+    now, details = datetime.datetime.now(datetime.timezone.utc), {"synchronised": state != _TIME_ERROR}
+    if state == _TIME_ERROR:
+        fix = subject.on_host("timedatectl set-ntp true")
+        return Finding("faulty", f"{now:%Y-%m-%d %H:%M} UTC, not synchronised", details, fix)
+    return Finding("present", f"{now:%Y-%m-%d %H:%M} UTC, synchronised", details)
 
 
-def disk(subject: Subject) -> Finding:
-    """Examine the space of the current folder, the cache and the service's state folder."""
-    folders = {"current folder": Path.cwd(), "cache": user_cache()}
-    if state := os.environ.get("STATE_DIRECTORY"):  # set by systemd
-        folders["state folder"] = Path(state.split(":")[0])
+def disk(_: Subject) -> Finding:
+    """Examine the space of the current folder and of the cache."""
     details: dict[str, Any] = {}
-    for name, folder in folders.items():
+    texts = []
+    for name, folder in (("current folder", Path.cwd()), ("cache", user_cache())):
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(nearest).free / 2**30
-        details[name] = {
-            "path": str(folder),
-            "free_gib": round(free, 2),
-            "writable": os.access(nearest, os.W_OK | os.X_OK),
-        }
-    texts = [
-        f"{name} {entry['free_gib']:.1f} GiB free{'' if entry['writable'] else ' (read-only)'}"
-        for name, entry in details.items()
-    ]
+        free, writable = shutil.disk_usage(nearest).free / 2**30, os.access(nearest, os.W_OK | os.X_OK)
+        details[name] = {"path": str(folder), "free_gib": round(free, 2), "writable": writable}
+        texts.append(f"{name} {free:.1f} GiB free{'' if writable else ' (read-only)'}")
     low = min(entry["free_gib"] for entry in details.values()) < _LEAST_FREE_GIB
-    fix = "; free some space, and bound the outputs of `run` with --rotate and --retain"
-    return Finding("faulty" if low else "present", ", ".join(texts) + fix * low, details)
+    fix = "free some space, and bound the outputs of `run` with --rotate and --retain"
+    return Finding("faulty" if low else "present", ", ".join(texts), details, fix * low)

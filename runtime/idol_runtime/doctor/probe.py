@@ -1,5 +1,6 @@
 """Probes of the machine, in child processes with time limits: a driver that crashes or hangs affects one probe only."""
 
+import contextlib
 import importlib
 import os
 import re
@@ -9,17 +10,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
+from idol_runtime.doctor.subject import Subject, install_extra
 from idol_runtime.errors import IdolError, MissingDependencyError
 
-__all__ = ["GROUPS", "Finding", "Subject", "examine", "main"]
+__all__ = ["GROUPS", "Finding", "examine", "main"]
 
 _CHILD = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from {} import main; main(sys.argv[1:])"
-_STEP_S = 0.01
-_LEAST_PARALLEL = 4  # a process that hangs must not delay the others
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -29,23 +29,13 @@ class Finding(msgspec.Struct, frozen=True):
         state: `present`; `missing`; `faulty`: present but unusable; `unknown`: it could not be found out.
         summary: the result in one line; the reason if it is `faulty` or `unknown`.
         details: the values by name.
+        fix: command that gets what is missing or makes it faster, or an instruction; empty without one.
     """
 
     state: Literal["present", "missing", "faulty", "unknown"]
     summary: str
     details: dict[str, Any] = {}
-
-
-class Subject(NamedTuple):
-    """The subject of an examination.
-
-    Attributes:
-        root: root of the file system; tests use another.
-        bundle: path of a bundle; empty without one.
-    """
-
-    root: Path
-    bundle: str = ""
+    fix: str = ""
 
 
 def _group(module: str, *functions: str) -> tuple[str, ...]:
@@ -55,15 +45,15 @@ def _group(module: str, *functions: str) -> tuple[str, ...]:
 # Probes of one child process each, as `module:function`; a function takes a `Subject`, and its name is the finding's.
 # Findings before a fault of their process are kept, so that the probe of something that may hang or crash comes late.
 GROUPS = (
-    _group("machine", "system", "cpu", "memory", "power", "clock", "disk"),
-    _group("engines", "build_tools", "library_image", "gpu", "library_cuda"),
-    _group("engines", "pytorch", "tensorrt", "library_tensorrt"),
+    _group("machine", "system", "cpu", "power", "clock", "disk"),
+    _group("machine", "gpu_clocks"),
+    _group("engines", "library_image", "gpu"),
+    _group("engines", "tensorrt", "library_tensorrt"),
     _group("engines", "openvino", "library_openvino"),
     _group("engines", "onnxruntime", "library_onnxruntime"),
     _group("media", "opencv"),
     _group("media", "pyav"),
-    _group("media", "cameras", "gstreamer"),
-    _group("media", "serve", "mqtt"),
+    _group("media", "serve", "mqtt", "cameras", "gstreamer"),
 )
 _BUNDLE = _group("engines", "bundle")
 
@@ -79,23 +69,18 @@ def examine(
         limit_s: time limit of a process in seconds.
         bundle_s: time limit of the process that loads the bundle.
     """
-    waiting = [(group, limit_s) for group in groups] + [(_BUNDLE, bundle_s)] * bool(subject.bundle)
+    jobs = [(group, limit_s) for group in groups] + [(_BUNDLE, bundle_s)] * bool(subject.bundle)
+    lost, begun = Finding("unknown", "no process could be started for the probe"), time.monotonic()
+    findings = {_name(place): lost for group, _ in jobs for place in group}
     running: list[tuple[Sequence[str], subprocess.Popen[bytes], float]] = []
-    findings = {_name(place): Finding("unknown", "not run") for group, _ in waiting for place in group}
     try:
-        while waiting or running:
-            while waiting and len(running) < max(_LEAST_PARALLEL, os.cpu_count() or 1):
-                group, seconds = waiting.pop(0)
-                try:
-                    running.append((group, _start(group, subject), time.monotonic() + seconds))
-                except OSError as error:  # no memory or no process left
-                    findings |= dict.fromkeys(map(_name, group), Finding("unknown", str(error)))
-            for entry in list(running):
-                group, process, until = entry
-                if process.poll() is not None or time.monotonic() > until:
-                    running.remove(entry)
-                    findings |= _finish(group, process)
-            time.sleep(_STEP_S)
+        with contextlib.suppress(OSError):  # no memory or no process left
+            for group, seconds in jobs:
+                running.append((group, _start(group, subject), begun + seconds))
+        for group, process, until in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+            findings |= _finish(group, process)
     finally:
         for _, process, _ in running:
             _kill(process)
@@ -138,11 +123,9 @@ def _finish(group: Sequence[str], process: "subprocess.Popen[bytes]") -> dict[st
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     """Kill a process and its children; one that waits for a driver may not end, and is left."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(0.2)
-    except (ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
-        pass
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -157,7 +140,7 @@ def main(arguments: Sequence[str]) -> None:
     for place in places:
         line = msgspec.json.encode((_name(place), _run(place, Subject(Path(root), bundle)))).decode()
         if home.strip("/"):  # reports are published
-            line = re.sub(rf"{re.escape(home)}(?=[/\"\s;,)])", "~", line)
+            line = re.sub(rf"(?<!'){re.escape(home)}(?=[/\"\s;,)])", "~", line)
         os.write(output, f"{line}\n".encode())
 
 
@@ -166,9 +149,11 @@ def _run(place: str, subject: Subject) -> Finding:
     try:
         finding: Finding = getattr(importlib.import_module(module), function)(subject)
     except MissingDependencyError as error:
-        return Finding("missing", f"{error.package} is not installed")
+        extra = "jetson" if subject.jetson and error.extra == "video" else error.extra
+        return Finding("missing", f"{error.package} is not installed", {}, install_extra(extra))
     except IdolError as error:
-        return Finding("faulty", str(error))
+        summary, _, fix = str(error).partition("; ")
+        return Finding("faulty", summary, {}, fix)
     except Exception as error:  # noqa: BLE001 - a probe never raises
         text = " ".join(str(error).split())[:300]
         return Finding("unknown", f"{type(error).__name__}: {text}")

@@ -1,84 +1,78 @@
-"""The report of an examination, as text and as JSON."""
+"""The report of an examination: what `run` would choose, and the commands that get what is missing."""
 
 import importlib.metadata
 from collections.abc import Mapping
+from typing import Any
 
-import msgspec
-
-from idol_runtime.backends.opening import backend_class
-from idol_runtime.doctor.advice import Advice, advise, engines, quoted
+from idol_runtime.backends.opening import BACKENDS, backend_class
 from idol_runtime.doctor.probe import Finding
 
-__all__ = ["Report", "make_report"]
+__all__ = ["as_text", "make_report"]
 
 _MARKS = {"present": "+", "missing": "-", "faulty": "!", "unknown": "?"}
-_LEGEND = "+ present, - missing, ! faulty, ? could not be found out"
+_LEGEND = "(+ present, - missing, ! faulty, ? could not be found out)"
+# Engines as `run` tries them, and as they are recommended where none can be used.
+_TRIED, _RECOMMENDED = tuple(BACKENDS)[::-1], ("openvino", "onnxruntime", "tensorrt")
 
 
-class Report(msgspec.Struct, frozen=True):
-    """The report; docs/cli.md describes its JSON.
-
-    Attributes:
-        format: version of the JSON; it grows when a key is removed or changes its meaning.
-        idol_deploy: version of this package.
-        can_run: True if an engine can be used or, with a bundle, if a graph of it passes the golden check.
-        run: what `run` would choose and why, in lines.
-        findings: result of each probe by name.
-        missing: what is missing, with the command that gets it.
-    """
-
-    format: int
-    idol_deploy: str
-    can_run: bool
-    run: list[str]
-    findings: dict[str, Finding]
-    missing: list[Advice]
-
-    def as_json(self) -> str:
-        """Return the report as JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
-
-    def as_text(self) -> str:
-        """Return the report for people."""
-        width = max(map(len, self.findings)) + 1
-        lines = [
-            f"{_MARKS[finding.state]} {name.replace('_', ' '):{width}} {_unknown(finding)}{finding.summary}"
-            for name, finding in self.findings.items()
-        ]
-        lines += [f"({_LEGEND})", "", f"run: {self.run[0]}", *(f"     {line}" for line in self.run[1:]), ""]
-        for title, needed in (("needed:", True), ("optional:", False)):
-            entries = [entry for entry in self.missing if entry.needed is needed]
-            lines += [title] * bool(entries)
-            lines += [text for e in entries for text in (f"  {e.name}: {e.why}", f"      {e.fix}")]
-        return "\n".join(lines if self.missing else [*lines, "nothing is missing"])
-
-
-def make_report(findings: dict[str, Finding]) -> Report:
-    """Return the report of these findings."""
-    usable = engines(findings)
+def make_report(findings: Mapping[str, Finding]) -> dict[str, Any]:
+    """Return the report of these findings; docs/cli.md describes it."""
+    usable = {n: findings[n].details["devices"] for n in _TRIED if findings[n].state == "present"}
     bundle = findings.get("bundle")
-    can_run = bool(usable) if bundle is None else bundle.state == "present"
-    version = importlib.metadata.version("idol-deploy")
-    return Report(1, version, can_run, _run(usable, bundle), findings, advise(findings))
+    return {
+        "format": 1,
+        "idol_deploy": importlib.metadata.version("idol-deploy"),
+        "can_run": bool(usable) if bundle is None else bundle.state == "present",
+        "run": _run(usable, bundle),
+        "needed": next((name for name in _RECOMMENDED if findings[name].fix and not usable), ""),
+        "findings": findings,
+    }
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    """Return the report for people."""
+    findings: Mapping[str, Finding] = report["findings"]
+    width = max(map(len, findings)) + 1
+    lines = [f"{_MARKS[f.state]} {_title(name):{width}} {_summary(f)}" for name, f in findings.items()]
+    lines += [_LEGEND, "", f"run: {report['run'][0]}", *(f"     {line}" for line in report["run"][1:]), ""]
+    fixes = _fixes(findings)
+    for title, needed in (("needed:", True), ("optional:", False)):
+        chosen = {fix: names for fix, names in fixes.items() if (report["needed"] in names) is needed}
+        lines += [title] * bool(chosen)
+        for fix, names in chosen.items():
+            lines += [*(f"  {_title(name)}: {_summary(findings[name])}" for name in names), f"      {fix}"]
+    return "\n".join(lines if fixes else [*lines, "nothing is missing"])
+
+
+def _fixes(findings: Mapping[str, Finding]) -> dict[str, list[str]]:
+    """Return the commands, each with the names of its findings; of two, the one that continues the other is enough."""
+    commands, fixes = [finding.fix for finding in findings.values()], dict[str, list[str]]()
+    for name, finding in findings.items():
+        if finding.fix:
+            longest = max((command for command in commands if command.startswith(finding.fix)), key=len)
+            fixes.setdefault(longest, []).append(name)
+    return fixes
 
 
 def _run(usable: Mapping[str, list[str]], bundle: Finding | None) -> list[str]:
     """Return what `run` would choose, and why."""
-    names = [f"{backend_class(name).title} ({', '.join(devices)})" for name, devices in usable.items()]
     if bundle is None:
-        if not names:
+        if not usable:
             return ["nothing: no inference engine can be used"]
+        names = ", ".join(f"{backend_class(name).title} ({', '.join(usable[name])})" for name in usable)
         return [
-            f"the fastest of {', '.join(names)}; the first start with a bundle times its graphs",
+            f"the fastest of {names}; the first start with a bundle times its graphs",
             "idol-deploy doctor BUNDLE checks a bundle; idol-deploy run BUNDLE --explain times its graphs",
         ]
     if bundle.state != "present":
-        return [f"nothing: {_unknown(bundle)}{bundle.summary}"]
-    times = f"idol-deploy run {quoted(bundle.details['path'])} --explain times all graphs"
-    if bundle.details["choice"]:
-        return [*bundle.details["choice"], times]
-    return [f"the fastest graph, timed at the first start; {bundle.summary}", times]
+        return [f"nothing: {_summary(bundle)}"]
+    first = f"the fastest graph, timed at the first start; {bundle.summary}"
+    return [*(bundle.details["choice"] or [first]), "idol-deploy run BUNDLE --explain times all graphs"]
 
 
-def _unknown(finding: Finding) -> str:
-    return "could not be found out: " if finding.state == "unknown" else ""
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _summary(finding: Finding) -> str:
+    return f"could not be found out: {finding.summary}" if finding.state == "unknown" else finding.summary

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import jsonschema
 import pytest
 
-from idol_runtime.doctor.probe import GROUPS, Finding, Subject
+from idol_runtime.doctor.probe import GROUPS, Finding
+from idol_runtime.doctor.subject import Subject
 
 if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command
@@ -29,19 +30,9 @@ FINDING = {
         "state": {"enum": ["present", "missing", "faulty", "unknown"]},
         "summary": {"type": "string", "minLength": 1},
         "details": {"type": "object"},
+        "fix": TEXT,
     },
-    "required": ["state", "summary", "details"],
-    "additionalProperties": False,
-}
-ADVICE = {
-    "type": "object",
-    "properties": {
-        "name": TEXT,
-        "why": TEXT,
-        "fix": {"type": "string", "minLength": 1},
-        "needed": {"type": "boolean"},
-    },
-    "required": ["name", "why", "fix", "needed"],
+    "required": ["state", "summary", "details", "fix"],
     "additionalProperties": False,
 }
 SCHEMA = {
@@ -57,9 +48,9 @@ SCHEMA = {
             "required": NAMES,
             "additionalProperties": False,
         },
-        "missing": {"type": "array", "items": ADVICE},
+        "needed": {"enum": ["", "openvino", "onnxruntime", "tensorrt"]},
     },
-    "required": ["format", "idol_deploy", "can_run", "run", "findings", "missing"],
+    "required": ["format", "idol_deploy", "can_run", "run", "findings", "needed"],
     "additionalProperties": False,
 }
 
@@ -77,7 +68,7 @@ def test_this_machine(idol: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (done.status, report["can_run"]) == (0, True)
 
     assert findings["cpu"]["cores"] == os.cpu_count()
-    assert findings["memory"]["total_mib"] == pytest.approx(
+    assert findings["system"]["memory_mib"] == pytest.approx(
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20, rel=0.01
     )
     assert findings["system"]["kernel"] == platform.release()
@@ -104,7 +95,8 @@ def test_this_machine(idol: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_bundle_that_cannot_run(idol: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def examine(subject: Subject) -> dict[str, Finding]:
         finding = Finding("faulty", f"{subject.bundle}: no such file")
-        return {**dict.fromkeys(NAMES, Finding("missing", "not installed")), "bundle": finding}
+        missing = Finding("missing", "not installed", {}, "pip install it")
+        return {**dict.fromkeys(NAMES, missing), "bundle": finding}
 
     monkeypatch.setattr("idol_runtime.doctor.probe.examine", examine)
     done = idol("doctor", "none.idol")

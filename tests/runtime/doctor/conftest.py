@@ -65,12 +65,12 @@ SERVER: Mapping[str, str] = {
     "proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n",
     "run/.containerenv": "",
     "sys/fs/cgroup/cpu.max": "150000 100000\n",
-    "sys/fs/cgroup/memory.max": f"{2**30}\n",
     "sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de\n",
     "sys/bus/pci/devices/0000:01:00.0/class": "0x030200\n",
 }
 
 MakeRoot = Callable[[Mapping[str, str]], Path]
+Script = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -85,3 +85,17 @@ def make_root(tmp_path: Path) -> MakeRoot:
         return tmp_path / "root"
 
     return make
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Function that writes a shell script, which comes first on the PATH."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
+
+    def write(name: str, text: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+
+    return write

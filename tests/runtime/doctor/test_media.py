@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +12,12 @@ import numpy as np
 import pytest
 
 from idol_runtime.doctor import media
-from idol_runtime.doctor.probe import Subject
-from idol_runtime.errors import IdolError
+from idol_runtime.doctor.subject import Subject
+from idol_runtime.errors import IdolError, MissingDependencyError
 from tests.runtime.doctor.conftest import ORIN
 
 if TYPE_CHECKING:
-    from tests.runtime.doctor.conftest import MakeRoot
+    from tests.runtime.doctor.conftest import MakeRoot, Script
 
 SUBJECT = Subject(Path("/"))
 LISTING = (
@@ -55,33 +57,46 @@ def test_codecs_that_the_build_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert av.CodecContext.create(encoder, "w").is_encoder
 
 
-def _script(folder: Path, name: str, text: str) -> None:
-    (folder / name).write_text(f"#!/bin/sh\n{text}")
-    (folder / name).chmod(0o755)
-
-
-def test_gstreamer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    _script(tmp_path, "gst-launch-1.0", "echo gst-launch-1.0 version 1.24.2; echo GStreamer 1.24.2")
-    _script(tmp_path, "gst-inspect-1.0", f"cat <<END\n{LISTING}END\n")
-    finding = media.gstreamer(SUBJECT)
+def test_gstreamer(
+    script: Script, make_root: MakeRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    script("gst-launch-1.0", "echo gst-launch-1.0 version 1.24.2; echo GStreamer 1.24.2")
+    script("gst-inspect-1.0", f"cat <<END\n{LISTING}END\n")
+    finding = media.gstreamer(Subject(make_root(ORIN)))
     assert finding.details["version"] == "1.24.2"
     assert [name for name, there in finding.details["elements"].items() if there] == ["nvarguscamerasrc"]
     assert "no v4l2src" in finding.summary
-    _script(tmp_path, "gst-inspect-1.0", "exit 4")
-    with pytest.raises(IdolError, match=r"gst-inspect-1\.0 fails with exit status 4; "):
+    packages = "gstreamer1.0-plugins-base gstreamer1.0-plugins-good nvidia-l4t-gstreamer"
+    assert finding.fix == f"sudo apt install {packages}"
+    assert "nvvidconv" not in media.gstreamer(SUBJECT).details["elements"]
+    script("gst-inspect-1.0", "exit 4")
+    with pytest.raises(IdolError, match=r"gst-inspect-1\.0 fails with exit status 4"):
         media.gstreamer(SUBJECT)
     monkeypatch.setenv("PATH", "")
-    assert media.gstreamer(SUBJECT).state == "missing"
+    finding = media.gstreamer(Subject(make_root(ORIN)))
+    assert finding.state == "missing"
+    assert finding.fix == "sudo apt install gstreamer1.0-tools gstreamer1.0-plugins-good"
 
 
-def test_cameras(make_root: MakeRoot) -> None:
+def test_cameras(make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_root(ORIN)
+    finding = media.cameras(Subject(root))
+    # Without control characters, and without the node of metadata.
+    assert finding.summary == "video0 vi-output, imx219 9-0010, video1 HD Pro[2J Webcam C920"
+    assert [camera["kind"] for camera in finding.details.values()] == ["csi", "v4l2"]
+    assert finding.fix == ""
     (root / "dev/video1").unlink()
     finding = media.cameras(Subject(root))
-    assert (
-        finding.summary == "video0 vi-output, imx219 9-0010, video1 HD Pro[2J Webcam C920"
-    )  # no control characters
-    kinds = {name: (camera["kind"], camera["exists"]) for name, camera in finding.details.items()}
-    assert kinds == {"video0": ("csi", True), "video1": ("v4l2", False), "video2": ("v4l2", True)}
+    assert finding.fix == "start the container with: docker run --device /dev/video1"
+    assert finding.summary.endswith("C920 (no device file)")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert media.cameras(Subject(root)).fix.startswith("sudo usermod -aG video $USER")
     assert media.cameras(Subject(root / "dev")).state == "missing"
+
+
+def test_opencv_of_jetpack(make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert media.opencv(Subject(make_root(ORIN))).fix.endswith("apt install nvidia-jetpack")
+    with pytest.raises(MissingDependencyError):
+        media.opencv(SUBJECT)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from idol_runtime.doctor.probe import Finding, Subject, examine
+from idol_runtime.doctor.probe import Finding, examine
+from idol_runtime.doctor.subject import Subject
 
 PROBES = """
 import ctypes, os, pathlib, subprocess, time
@@ -63,8 +64,8 @@ def test_findings_and_their_states(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert _run(root, "good", "raises", "faulty", "missing", "nonsense") == {
         "good": Finding("present", f"~/model.idol of {root}, /home/somebodyfs"),
         "raises": Finding("unknown", "PermissionError: [Errno 13] Permission denied: '/dev/nvidia0'"),
-        "faulty": Finding("faulty", "TensorRT 8.6 is too old; install 10.3"),
-        "missing": Finding("missing", "av is not installed"),
+        "faulty": Finding("faulty", "TensorRT 8.6 is too old", {}, "install 10.3"),
+        "missing": Finding("missing", "av is not installed", {}, "pip install 'idol-deploy[video]'"),
         "nonsense": Finding("unknown", "AttributeError: module 'probes_of_test' has no attribute 'nonsense'"),
     }
 
@@ -105,7 +106,7 @@ def test_no_process_can_be_started(root: Path, monkeypatch: pytest.MonkeyPatch) 
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr("idol_runtime.doctor.probe.subprocess.Popen", refuse)
-    finding = Finding("unknown", "[Errno 11] Resource temporarily unavailable")
+    finding = Finding("unknown", "no process could be started for the probe")
     assert _run(root, "good", "faulty") == {"good": finding, "faulty": finding}
 
 
