@@ -17,7 +17,7 @@ EventKind: TypeAlias = Literal[
     "ended",  # a source is finished
     "added",  # a source was added to the run
     "removed",  # a source was taken out of the run
-    "dropped",  # frames were dropped, because the network or an output is slower than the source
+    "dropped",  # frames are dropped continuously, because the network or an output is slower than the source
     "tracks_reset",  # identities before this event are not continued
     "resumed",  # the state of an earlier run is continued
     "rotated",  # an output continues in a new file

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from idol_runtime.events import Event, EventKind
-from idol_runtime.run import source_runner
+from idol_runtime.run import drops, source_runner
 from idol_runtime.run.options import RunOptions
 from idol_runtime.run.run import Run
 from idol_runtime.sinks import base
@@ -49,8 +49,8 @@ TRACK: dict[str, Any] = {
         ("track_enter", TRACK | {"absence_s": 1.0}, False),
         ("track_lost", TRACK | {"absence_s": 1.0, "absence_frames": 5}, True),
         ("track_lost", TRACK, False),
-        ("dropped", {"dropped": 7, "total": 7}, True),
-        ("dropped", {"dropped": -7, "total": 7}, False),
+        ("dropped", {"dropped": 7, "frames": 3, "seconds": 10.0, "total": 7}, True),
+        ("dropped", {"dropped": -7, "frames": 3, "seconds": 10.0, "total": 7}, False),
         ("dropped", {"dropped": 7}, False),
         ("lost", {"gap_s": 1.0}, False),
         ("evicted", {"parts": 1}, False),
@@ -67,7 +67,7 @@ def eventful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the waits of cameras and outputs."""
     monkeypatch.setattr(live, "_LONGEST_WAIT_S", 0.05)
     monkeypatch.setattr(base, "RETRY_S", 0.0)
-    monkeypatch.setattr(source_runner, "_DROP_INTERVAL_S", 0.05)
+    monkeypatch.setattr(drops, "_INTERVAL_S", 0.05)
     monkeypatch.setattr(source_runner, "_BURST_S", 0.0)
 
 

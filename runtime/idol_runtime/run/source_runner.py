@@ -17,6 +17,7 @@ from idol_runtime.errors import IdolError, OutputError
 from idol_runtime.events import Event, EventKind, Tell, Value, log_event
 from idol_runtime.frames import Frame
 from idol_runtime.run.continuity import Continuity
+from idol_runtime.run.drops import DropReports
 from idol_runtime.run.observer import FrameReport, Observe
 from idol_runtime.run.options import RunOptions, RunSummary
 from idol_runtime.run.outputs import OpenOutputs
@@ -39,8 +40,6 @@ _Tracked: TypeAlias = tuple[FrameReport, FrameResult, Ints | None, StreamState |
 
 # Most frames that wait under a deadline; a higher value needs more memory.
 DEADLINE_DEPTH = 8
-# Time between two events about dropped frames: the first, and the longest if dropping goes on.
-_DROP_INTERVAL_S, _MAX_DROP_INTERVAL_S = 10.0, 600.0
 # Time after a connection in which drops are only counted: the pictures that a stream sends while its format is detected
 # arrive together.
 _BURST_S = 5.0
@@ -124,7 +123,7 @@ class SourceRunner:
         self._writer: WriterThread[_Tracked] | None = None
         self._error: BaseException | None = None
         self._bar: Any = None
-        self._told_dropped, self._told_s, self._interval_s = 0, float("-inf"), _DROP_INTERVAL_S
+        self._drops = DropReports(time.monotonic(), options.stride, self._tell)
 
     def start(self) -> None:
         """Start the threads and the progress bar; only the first call has an effect."""
@@ -205,21 +204,12 @@ class SourceRunner:
             self.end()
 
     def tell_drops(self) -> None:
-        """Tell about frames dropped since the last call that told; at most every 10 s, and less often if it goes on."""
-        now = time.monotonic()
+        """Tell about frames that are dropped continuously; those after a connection are only counted."""
+        now, counts = time.monotonic(), (self._queue.dropped, self.summary.frames)
         if now < self._burst_until_s:
-            self._told_dropped = self._queue.dropped
-        dropped = self._queue.dropped - self._told_dropped
-        if dropped and now - self._told_s >= self._interval_s:
-            quiet = now - self._told_s > 2 * self._interval_s
-            self._interval_s = _DROP_INTERVAL_S if quiet else min(2 * self._interval_s, _MAX_DROP_INTERVAL_S)
-            self._told_dropped, self._told_s = self._queue.dropped, now
-            self._tell(
-                "dropped",
-                f"{dropped} frame{'s' * (dropped > 1)} dropped; the network or an output is slower than the source",
-                dropped=dropped,
-                total=self._queue.dropped,
-            )
+            self._drops.restart(now, *counts)
+        elif self._writer is not None:
+            self._drops.update(now, *counts, slow_output=self._writer.full)
 
     def rotate(self) -> None:
         """Continue the outputs in new files from the next frame on; may be called in any thread."""

@@ -15,8 +15,8 @@ import pytest
 from idol_runtime.errors import ConfigError, SourceError
 from idol_runtime.events import Event
 from idol_runtime.frames import Frame
+from idol_runtime.run import drops, source_runner
 from idol_runtime.run import run as run_module
-from idol_runtime.run import source_runner
 from idol_runtime.run.options import RunOptions
 from idol_runtime.run.run import Run
 from idol_runtime.sinks.jsonl import JsonlSink
@@ -108,16 +108,34 @@ def finish(streams: Streams, *entries: RunOptions) -> tuple[Run, list[Event]]:
     return run, events
 
 
-def test_a_fast_camera_waits_for_the_network_alone(entry: Callable[..., RunOptions]) -> None:
+def test_a_fast_camera_waits_for_the_network_alone(
+    entry: Callable[..., RunOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """120 frames a second into a network that processes 33; `benchmarks.live` measures the ages."""
+    monkeypatch.setattr(drops, "_INTERVAL_S", 0.8)
     times = itertools.count(0, 1 / 120)
     run, events = finish(Streams(SlowBackend(0.03), CONFIG), entry("fast", times, max_frames=100))
     (summary,) = run.summaries
     assert (summary.frames, summary.ages.count) == (100, 100)
     assert summary.dropped > 200
     assert 0.03 < summary.ages.percentile(50) < 0.12, "no queue of old frames"
-    drops = [event for event in events if event.kind == "dropped"]
-    assert 1 <= len(drops) <= 2, "at once, then at most every 10 s"
+    told = [event for event in events if event.kind == "dropped"]
+    assert 1 <= len(told) <= 3
+    assert all("and the network takes one every" in event.message for event in told)
+    assert told[-1].values["total"] == sum(event.values["dropped"] for event in told)  # type: ignore[misc]
+
+
+def test_a_slow_output_is_the_reason_of_dropped_frames(
+    entry: Callable[..., RunOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = JsonlSink.write
+    monkeypatch.setattr(JsonlSink, "write", lambda *arguments: (time.sleep(0.05), write(*arguments)))
+    monkeypatch.setattr(drops, "_INTERVAL_S", 0.3)
+    _, events = finish(
+        Streams(GreyBackend(), CONFIG), entry("a", (i / 100 for i in range(80)), queue="latest")
+    )
+    told = [event.message for event in events if event.kind == "dropped"]
+    assert any("and the outputs take one every" in message for message in told)
 
 
 def test_a_deadline_processes_a_burst_and_drops_what_is_too_old(entry: Callable[..., RunOptions]) -> None:
@@ -135,6 +153,7 @@ def test_the_burst_of_a_new_connection_is_no_slow_network(
 ) -> None:
     """Pictures that arrive together are counted; only those that are dropped later are told."""
     monkeypatch.setattr(source_runner, "_BURST_S", 0.4)
+    monkeypatch.setattr(drops, "_INTERVAL_S", 0.1)
     camera = source_runner.open_source
 
     def connect(source: str, tell: Callable[[Event], None], **_: object) -> object:
