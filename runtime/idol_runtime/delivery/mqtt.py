@@ -6,6 +6,8 @@ The topic of an event is `PREFIX/SOURCE/KIND`, and its message a JSON object. Th
 
 import contextlib
 import re
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +28,28 @@ _TIMEOUT_S = 10.0
 _KEEPALIVE_S = 20
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _MAX_LEVEL = 100
+# Bytes of a packet of the broker; a confirmation has 2.
+_MAX_PACKET = 64
+
+
+class _SmallPackets:
+    """A socket that reads short packets only; without a limit, a broker can have the client allocate 256 MiB."""
+
+    __slots__ = ()
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        if buflen > _MAX_PACKET:  # the client reads the rest of a packet in one call
+            raise OSError(f"a packet of {buflen} bytes")
+        received: bytes = super().recv(buflen, flags)  # type: ignore[misc]
+        return received
+
+
+class _Socket(_SmallPackets, socket.socket):
+    __slots__ = ()
+
+
+class _TlsSocket(_SmallPackets, ssl.SSLSocket):
+    __slots__ = ()
 
 
 class MqttSender:
@@ -95,8 +119,12 @@ class MqttSender:
                 problems.append(str(reason))
             answered.set()
 
+        def on_socket_open(client: Any, data: object, opened: socket.socket) -> None:
+            opened.__class__ = _TlsSocket if isinstance(opened, ssl.SSLSocket) else _Socket
+
         client = self._mqtt.Client(self._mqtt.CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
-        client.on_connect, client.connect_timeout = on_connect, _TIMEOUT_S
+        client.on_connect, client.on_socket_open = on_connect, on_socket_open
+        client.connect_timeout = _TIMEOUT_S
         client.will_set(f"{self._prefix}/status", b"offline", qos=1, retain=True)
         if self._user is not None:
             client.username_pw_set(self._user, self._password)

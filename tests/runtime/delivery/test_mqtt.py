@@ -1,8 +1,12 @@
 """Events at an MQTT broker that is killed, refuses passwords, or has a certificate; Debian's mosquitto."""
 
+import contextlib
 import json
 import socket
+import ssl
+import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +133,38 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
         sender = MqttSender(f"mqtt://127.0.0.1:{silent.getsockname()[1]}/site")
         with pytest.raises(OutputError, match=r"does not answer in 0\.2 s; check the port"):
             sender.send([])
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["mqtt", "mqtts"])
+def test_a_long_packet_of_a_broker_takes_no_memory(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    monkeypatch.setattr("idol_runtime.delivery.mqtt._TIMEOUT_S", 0.5)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with context.wrap_socket(connection, server_side=True) if secure else connection as client:
+            client.settimeout(20)
+            client.recv(1000)
+            client.sendall(b"\x20\xff\xff\xff\x7f")  # CONNACK of 256 MiB
+            with contextlib.suppress(OSError):
+                client.recv(1)  # its end
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        broker = threading.Thread(target=answer, args=(server,))
+        broker.start()
+        sender = MqttSender(f"mqtt{'s' * secure}://127.0.0.1:{server.getsockname()[1]}/site")
+        tracemalloc.start()
+        try:
+            with pytest.raises(OutputError, match="does not answer"):
+                sender.send([])
+            assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+        finally:
+            tracemalloc.stop()
+            broker.join()
 
 
 @pytest.mark.parametrize(
