@@ -6,7 +6,8 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -54,7 +55,9 @@ class WebhookSender:
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connect: Callable[..., http.client.HTTPConnection] = http.client.HTTPConnection
+        if parts.scheme == "https":
+            self._connect = partial(http.client.HTTPSConnection, context=ssl.create_default_context())
 
     def send(self, batch: Sequence[Delivery]) -> None:
         """Send events in one request.
@@ -87,13 +90,7 @@ class WebhookSender:
 
     def _post(self, body: bytes) -> tuple[int, str]:
         """Return the status of the answer and its name."""
-        if self._tls is None:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
-        else:
-            connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=_TIMEOUT_S, context=self._tls
-            )
-        with contextlib.closing(connection):
+        with contextlib.closing(self._connect(self._host, self._port, timeout=_TIMEOUT_S)) as connection:
             connection.connect()
             late, sock = threading.Event(), connection.sock
 
