@@ -68,6 +68,11 @@ class OpenOutputs:
         for sink in self._sinks or ():
             sink.rotate()
 
+    def end_parts(self) -> None:
+        """Complete the open file of every output; the next frame begins a new one."""
+        for sink in self._sinks or ():
+            sink.end_part()
+
     @property
     def stopped(self) -> bool:
         """True if the user asked in a window to end the run."""

@@ -235,6 +235,7 @@ class Run:
             else:
                 runner.start()
             runner.tell_drops()
+            runner.end_silent()
             if runner.ended:
                 self._complete(number, runner)
         if not self._runners and (self.interrupted or not more()):

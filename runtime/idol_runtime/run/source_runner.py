@@ -120,7 +120,8 @@ class SourceRunner:
         self._dropping, self._queue = self._new_queue()
         self.active, self.removed, self.served = True, False, 0
         self.readers: list[threading.Thread] = []
-        self._writer: WriterThread[_Tracked] | None = None
+        self._writer: WriterThread[_Tracked | None] | None = None
+        self._silent_at_s = float("inf")  # time at which a source without frames ends its files
         self._error: BaseException | None = None
         self._bar: Any = None
         self._drops = DropReports(time.monotonic(), options.stride, self._tell)
@@ -196,6 +197,7 @@ class SourceRunner:
         bank = self._stream.tracker.bank
         report = FrameReport(self.name, frame, visible, stages, age_s, *counts)
         self._writer.submit((report, result, None if bank is None else bank.ids, state))
+        self._silent_at_s = time.monotonic() + self.options.files.rotate.seconds
         if self._bar is not None:
             dropped = {"dropped": self._queue.dropped} if self._queue.dropped else {}
             self._bar.set_postfix(tracks=summary.tracks, now=len(visible), **dropped, refresh=False)
@@ -210,6 +212,12 @@ class SourceRunner:
             self._drops.restart(now, *counts)
         elif self._writer is not None:
             self._drops.update(now, *counts, slow_output=self._writer.full)
+
+    def end_silent(self) -> None:
+        """Complete the open files once no frame has come for the time of `--rotate`."""
+        if self._writer is not None and not self._writer.full and time.monotonic() >= self._silent_at_s:
+            self._silent_at_s = float("inf")
+            self._writer.submit(None)
 
     def rotate(self) -> None:
         """Continue the outputs in new files from the next frame on; may be called in any thread."""
@@ -312,7 +320,10 @@ class SourceRunner:
             tell=self._tell_run,
         )
 
-    def _write_files(self, item: _Tracked) -> None:
+    def _write_files(self, item: _Tracked | None) -> None:
+        if item is None:
+            self._files.end_parts()
+            return
         report, result, alive, state = item
         frame, started = report.frame, time.perf_counter()
         self._continuity.write(frame, state, lambda: self._files.write(frame, result, report.result))

@@ -147,6 +147,9 @@ class Sink(ABC):
     def rotate(self) -> None:  # noqa: B027 - an optional action
         """Continue in a new file from the next frame on; called from any thread. The default does nothing."""
 
+    def end_part(self) -> None:  # noqa: B027 - an optional action
+        """Complete the open file; the next frame begins a new one. The default does nothing."""
+
     @abstractmethod
     def _write(self, frame: Frame, result: FrameResult) -> None:
         """Write one frame and its result.

@@ -70,6 +70,13 @@ class PartSink(Sink):
         """Continue in a new file from the next frame on; called from any thread."""
         self._rotation_asked = True
 
+    def end_part(self) -> None:
+        """Complete the open part; the next frame begins a new one."""
+        if self._is_open:
+            with contextlib.suppress(OSError, OutputError):  # the next frame tells that the disk is full
+                self._close_part()
+            self._continued = None
+
     def close(self) -> None:
         """Complete the open part; may be called twice.
 

@@ -21,7 +21,7 @@ from idol_runtime.run.options import RunOptions
 from idol_runtime.run.run import Run
 from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.sinks.opening import requested_outputs
-from idol_runtime.sinks.policy import FilePolicy
+from idol_runtime.sinks.policy import FilePolicy, Limit
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
 
@@ -340,6 +340,18 @@ def test_an_error_of_the_function_for_events_ends_no_source(
         (summary,) = run.wait()
     assert summary.error is None
     assert "a: an event was not told: ended after" in caplog.text
+
+
+def test_the_files_of_a_silent_camera_end(
+    entry: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    end_part = JsonlSink.end_part
+    monkeypatch.setattr(JsonlSink, "end_part", lambda sink: (end_part(sink), ended.set()))
+    options = entry("a", [0.0, lambda: ended.wait(20)], files=FilePolicy(Limit(seconds=0.1)))
+    finish(Streams(GreyBackend(), CONFIG), options)
+    assert ended.is_set()
+    assert [len(path.read_text().splitlines()) for path in tmp_path.glob("a-*.jsonl")] == [1, 1]
 
 
 def test_sighup_continues_rotating_outputs_in_new_files(

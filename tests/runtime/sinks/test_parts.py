@@ -15,10 +15,12 @@ import pytest
 
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
+from idol_runtime.files import lock
 from idol_runtime.sinks import parts
 from idol_runtime.sinks.base import Sink
 from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.sinks.masks import MaskSink
+from idol_runtime.sinks.parts import part_size
 from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.sinks.video import VideoSink
 from samples.results import context, frame, nothing, result
@@ -237,6 +239,23 @@ def test_a_second_run_does_not_write_the_same_file(
     if kind is JsonlSink:
         assert [json.loads(line)["frame"] for line in path.read_text().splitlines()] == [0, 1]
     kind(tmp_path / name, facts).close()
+
+
+@pytest.mark.parametrize(("kind", "name"), KINDS)
+def test_a_part_that_ends_without_a_frame_is_complete(tmp_path: Path, kind: type[Sink], name: str) -> None:
+    facts = context(live=True, files=FilePolicy.parse("1h"))
+    with kind(tmp_path / name, facts) as sink:
+        sink.end_part()
+        sink.write(frame(0), result())  # type: ignore[arg-type]
+        sink.end_part()
+        (path,) = tmp_path.iterdir()
+        if kind is not MaskSink:
+            with path.open("rb") as file:
+                lock(file.fileno(), path)
+        before = part_size(path)
+        sink.write(frame(1), result())  # type: ignore[arg-type]
+        assert part_size(path) == before
+    assert len(names(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(("kind", "name"), KINDS)
