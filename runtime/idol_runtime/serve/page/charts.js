@@ -1,11 +1,11 @@
 // Charts of one stream: latency by stage, frame age and dropped frames, second by second.
 
-import { duration, element, setText, span } from "./text.js";
+import { duration, element, setText } from "./text.js";
 
 const SECONDS = 300; // shown and remembered at most
 const FEWEST_SECONDS = 60; // shown at least
 const STAGES = ["wait", "prepare", "network", "track", "write"];
-const GAP_S = 5; // a longer time without frames is left blank
+const GAP_S = 5; // a longer time without frames interrupts a line
 const HEIGHT = 96; // CSS pixels
 const BOTTOM = 14; // of them for the time axis
 
@@ -16,15 +16,17 @@ export function ceiling(value, unit) {
   return step;
 }
 
+const sum = (values) => values.reduce((a, b) => a + b, 0);
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 class Chart {
   #canvas = element("canvas");
   #legend = element("ul", "legend");
 
-  // series: [[label, CSS variable of the colour, function of a second]]; text: function of a value.
-  constructor(title, series, { unit, text, kind }) {
-    Object.assign(this, { title, series, unit, text, kind });
+  // series: [[label, CSS variable of the colour, function of a second]]; unit: of the axis; text: function of a value.
+  // lines: draw lines, not bars.
+  constructor(title, series, { unit, text, lines = false }) {
+    Object.assign(this, { title, series, unit, text, lines });
     this.root = element("figure");
     this.root.append(element("figcaption", "", title), this.#canvas, this.#legend);
     this.#canvas.setAttribute("role", "img");
@@ -53,92 +55,55 @@ class Chart {
     this.#canvas.height = Math.round(HEIGHT * ratio);
     const context = this.#canvas.getContext("2d");
     context.scale(ratio, ratio);
-    const sums = seconds.map((second) => this.series.map(([, , of]) => of(second) ?? 0));
-    const highest = sums.map((row) => (this.kind === "lines" ? Math.max(...row) : row.reduce((a, b) => a + b, 0)));
-    const top = ceiling(Math.max(0, ...highest), this.unit);
-    const x = (time) => width * (1 - (now - time) / length);
+    const rows = seconds.map((second) => this.series.map(([, , of]) => of(second) ?? 0));
+    const top = ceiling(Math.max(0, ...rows.map((row) => (this.lines ? Math.max(...row) : sum(row)))), this.unit);
+    const x = (time) => Math.round(width * ratio * (1 - (now - time) / length)) / ratio;
     const y = (value) => (HEIGHT - BOTTOM) * (1 - value / top);
-    this.#grid(context, width, top, y);
-    const draw = { stack: this.#stack, lines: this.#lines, bars: this.#bars }[this.kind];
-    draw.call(this, context, seconds, sums, x, y, width / length);
-    this.#labels(context, width, top, length);
+    context.fillStyle = style("--line");
+    for (const value of [0, top / 2, top]) context.fillRect(0, Math.max(0, Math.round(y(value)) - 1), width, 1);
+    if (this.lines) this.#drawLines(context, seconds, rows, x, y);
+    else this.#drawBars(context, seconds, rows, x, y);
+    this.#label(context, width, top, length);
   }
 
-  #grid(context, width, top, y) {
-    context.strokeStyle = style("--line");
-    for (const value of [0, top / 2, top]) {
-      const at = Math.max(0.5, Math.round(y(value)) - 0.5);
-      context.beginPath();
-      context.moveTo(0, at);
-      context.lineTo(width, at);
-      context.stroke();
-    }
-  }
-
-  #labels(context, width, top, length) {
-    context.font = "11px system-ui, sans-serif";
-    context.lineWidth = 3;
-    context.strokeStyle = style("--card");
-    context.fillStyle = style("--quiet");
-    const write = (text, left, base) => {
-      context.strokeText(text, left, base);
-      context.fillText(text, left, base);
-    };
-    write(this.text(top), 2, 11);
-    write(`${span(length)} ago`, 2, HEIGHT - 2);
-    context.textAlign = "right";
-    write("now", width - 2, HEIGHT - 2);
-    context.textAlign = "left";
-  }
-
-  // Yield the parts [first, end) of the seconds that have no gap, such as a lost camera.
-  *#parts(seconds) {
-    let first = 0;
-    for (let i = 1; i <= seconds.length; i++) {
-      if (i === seconds.length || seconds[i].time - seconds[i - 1].time > GAP_S) {
-        yield [first, i];
-        first = i;
+  #drawBars(context, seconds, rows, x, y) {
+    const colours = this.series.map(([, colour]) => style(colour));
+    seconds.forEach(({ time }, at) => {
+      const left = x(time);
+      for (let i = colours.length; i > 0; i--) {
+        const above = y(sum(rows[at].slice(0, i)));
+        context.fillStyle = colours[i - 1];
+        context.fillRect(left, above, Math.max(1, x(time + 1) - left), y(0) - above);
       }
-    }
+    });
   }
 
-  #stack(context, seconds, sums, x, y, second) {
-    for (const [first, end] of this.#parts(seconds)) {
-      let below = new Array(end - first).fill(0);
-      this.series.forEach(([, colour], i) => {
-        const above = below.map((value, at) => value + sums[first + at][i]);
-        context.beginPath();
-        const point = (value, at) => context.lineTo(x(seconds[first + at].time), y(value));
-        above.forEach(point);
-        const last = x(seconds[end - 1].time) + second;
-        context.lineTo(last, y(above.at(-1)));
-        context.lineTo(last, y(below.at(-1)));
-        for (let at = below.length - 1; at >= 0; at--) point(below[at], at);
-        context.fillStyle = style(colour);
-        context.fill();
-        below = above;
-      });
-    }
-  }
-
-  #lines(context, seconds, sums, x, y) {
+  #drawLines(context, seconds, rows, x, y) {
     context.lineWidth = 1.5;
     context.lineJoin = "round";
     this.series.forEach(([, colour], i) => {
       context.strokeStyle = style(colour);
-      for (const [first, end] of this.#parts(seconds)) {
-        context.beginPath();
-        for (let at = first; at < end; at++) context.lineTo(x(seconds[at].time), y(sums[at][i]));
-        context.stroke();
-      }
+      context.beginPath();
+      seconds.forEach(({ time }, at) => {
+        const gap = at && time - seconds[at - 1].time > GAP_S;
+        context[gap ? "moveTo" : "lineTo"](x(time), y(rows[at][i]));
+      });
+      context.stroke();
     });
   }
 
-  #bars(context, seconds, sums, x, y, second) {
-    context.fillStyle = style(this.series[0][1]);
-    seconds.forEach(({ time }, at) => {
-      context.fillRect(x(time), y(sums[at][0]), Math.max(1, second), y(0) - y(sums[at][0]));
-    });
+  #label(context, width, top, length) {
+    context.font = "11px system-ui, sans-serif";
+    context.lineWidth = 3;
+    context.strokeStyle = style("--card");
+    context.fillStyle = style("--quiet");
+    const labels = [["left", this.text(top), 11], ["left", `${Math.round(length)} s ago`, HEIGHT - 2], ["right", "now", HEIGHT - 2]];
+    for (const [side, text, base] of labels) {
+      context.textAlign = side;
+      const at = side === "left" ? 2 : width - 2;
+      context.strokeText(text, at, base);
+      context.fillText(text, at, base);
+    }
   }
 }
 
@@ -150,9 +115,9 @@ export class Charts {
   constructor(root) {
     const time = { unit: 0.001, text: duration };
     this.#charts = [
-      new Chart("Latency by stage", STAGES.map((s) => [s, `--${s}`, (second) => second.stages?.[s]]), { ...time, kind: "stack" }),
-      new Chart("Frame age", [["mean", "--mean", (s) => s.age_s], ["worst", "--worst", (s) => s.age_worst_s]], { ...time, kind: "lines" }),
-      new Chart("Dropped frames", [["in the last second", "--bad", (s) => s.dropped]], { unit: 1, text: (value) => String(Math.round(value ?? 0)), kind: "bars" }),
+      new Chart("Latency by stage", STAGES.map((s) => [s, `--${s}`, (second) => second.stages?.[s]]), time),
+      new Chart("Frame age", [["mean", "--network", (s) => s.age_s], ["worst", "--write", (s) => s.age_worst_s]], { ...time, lines: true }),
+      new Chart("Dropped frames", [["in the last second", "--bad", (s) => s.dropped]], { unit: 1, text: (value) => `${Math.round(value ?? 0)}/s` }),
     ];
     root.append(...this.#charts.map((chart) => chart.root));
   }
