@@ -44,8 +44,8 @@ _LOGIN = """<!doctype html>
 <h1>idol_deploy</h1>
 <label>Token <input type="password" name="token" autocomplete="current-password" required autofocus></label>
 <p class="quiet">It is in the file that <code>--token-file</code> names on the server.</p>
-<button>Log in</button>
-<p role="alert">%s</p>
+<button class="main">Log in</button>
+<p class="error" role="alert">%s</p>
 </form>
 </html>
 """

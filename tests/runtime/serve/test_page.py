@@ -126,9 +126,13 @@ def test_the_page_shows_follows_and_loses_streams_on_a_phone(page: Page, cameras
     assert max(page.locator("canvas:visible").first.evaluate(shade)) < 70, (
         "the rest of the picture is not dimmed"
     )
+    page.locator(".track:visible", has_text="#12").focus()
     cameras.server.send(EventMessage(Event("track_leave", "door", "dog 3 leaves", {"id": 3}), 1))
     cameras.sending = [HOSTILE]
     cameras.until(page, "/dog #3: left/.test(document.querySelector('.following p').textContent)")
+    assert page.evaluate("document.activeElement.closest('li:first-child') !== null"), (
+        "a moved row loses the focus"
+    )
 
     cameras.server.send(StreamsMessage(streams("lost")))
     cameras.until(page, "document.querySelector('.card').dataset.state === 'lost'")

@@ -19,8 +19,8 @@ export class Card {
   #decoding = false;
   #shownAt = 0; // performance.now() of the last picture
   #window = null; // part of the frame that is shown
-  #left = null; // the followed track left: time
   #frames = 0; // processed so far
+  #second = {}; // last figures
   #told = ""; // kind of what was last told about the followed track
 
   // page: open(stream, track or none), remove(stream), speak(sentence), now(), connected, ended.
@@ -146,10 +146,9 @@ export class Card {
   // Follow a track; null ends it.
   follow(id) {
     if (id === this.followed) return;
-    [this.followed, this.#left, this.#window, this.#told] = [id, null, null, ""];
+    [this.followed, this.#window, this.#told] = [id, null, ""];
     this.zoom.setAttribute("aria-pressed", "false");
     this.bar.hidden = id === null;
-    this.root.classList.toggle("follows", id !== null);
     this.#draw();
     this.tick();
   }
@@ -162,18 +161,11 @@ export class Card {
 
   // Take the figures of a second.
   stats(second) {
-    setText(this.dd.fps, this.live ? rate(second.fps) : "–");
-    setText(this.dd.age, this.live ? duration(second.age_s) : "–");
-    setText(this.dd.identities, second.tracks.toLocaleString("en"));
-    setText(this.dd.dropped, second.dropped.toLocaleString("en"));
-    [this.fps, this.#frames] = [second.fps, second.frames];
+    this.#second = second;
+    this.#frames = second.frames;
     this.plots.add(second);
+    this.tick();
     if (this.visible && this.charts.open) this.plots.draw(this.page.now());
-  }
-
-  // Take an event of the stream.
-  event({ kind, values, time }) {
-    if (kind === "track_leave" && values.id === this.followed) this.#left = time;
   }
 
   // Update everything that depends on the time.
@@ -182,7 +174,11 @@ export class Card {
     const changed = this.root.dataset.state !== state;
     this.root.dataset.state = state;
     setText($(".state", this.root), state === "live" && !this.info.live ? "Playing" : STATES[state]);
-    if (state !== "live") for (const name of ["fps", "age"]) setText(this.dd[name], "–");
+    const { fps, age_s, tracks = 0, dropped = 0 } = this.#second;
+    setText(this.dd.fps, this.live ? rate(fps) : "–");
+    setText(this.dd.age, this.live ? duration(age_s) : "–");
+    setText(this.dd.identities, tracks.toLocaleString("en"));
+    setText(this.dd.dropped, dropped.toLocaleString("en"));
     if (changed) this.setTracks(this.tracks.tracks);
     const problem = this.#problem();
     this.view.classList.toggle("stale", problem !== null);
@@ -211,8 +207,8 @@ export class Card {
     if (state === "unknown") return ["No connection to the server", old];
     if (state === "lost") return [`${this.info.live ? "Camera" : "Source"} lost ${ago} ago`, old];
     if (state === "ended") return ["Ended", (this.info.state === "ended" && message) || old];
-    if (state !== "live") return [STATES[state], message || `since ${ago}`];
-    const limit = Math.max(STALE_S, this.fps ? 3 / this.fps : 0);
+    if (state !== "live") return [STATES[state], message || `for ${ago}`];
+    const limit = Math.max(STALE_S, this.#second.fps ? 3 / this.#second.fps : 0);
     if (this.#bitmap && age < limit) return null;
     if ((performance.now() - this.askedAt) / 1000 < limit) return ["Loading", old];
     return ["No new picture", old];
@@ -228,13 +224,13 @@ export class Card {
     let told = this.tracks.tracks.length ? "not seen in the last ten minutes" : "not seen yet";
     if (this.state === "unknown") told = "no connection to the server";
     else if (!this.live) told = `the ${this.info.live ? "camera" : "source"} is ${this.state}`;
-    else if (this.#left !== null) told = `left ${clock(this.#left)}`;
     else if (track) told = stateText(track, true, now);
     else if (instance) told = "in view";
     if (track ?? instance) this.bar.style.setProperty("--track", (track ?? instance).colour);
     const status = $("p", this.bar);
     status.dataset.lost = String(!told.startsWith("in view"));
-    setText(status, `Following ${name}: ${told}`);
+    setText(status.firstElementChild, `Following ${name}: `);
+    setText(status.lastElementChild, told);
     const kind = told.replace(/ for .*/, "");
     if (kind !== this.#told) this.page.speak(`${name}: ${kind}`);
     this.#told = kind;

@@ -39,10 +39,7 @@ function receive(record, jpeg) {
       page.skew = time - Date.now() / 1000;
       for (const second of streams) cards.get(second.name)?.stats({ time, ...second });
     },
-    event: ({ id, event }) => {
-      events.add(id, event);
-      cards.get(event.source)?.event(event);
-    },
+    event: ({ id, event }) => events.add(id, event),
   }[record.type];
   take?.(record);
 }

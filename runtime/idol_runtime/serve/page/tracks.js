@@ -45,17 +45,18 @@ class Row {
     this.image.loading = "lazy";
     this.image.addEventListener("error", () => this.image.removeAttribute("src"));
     [this.class, this.id] = [element("span"), element("span")];
-    this.name = element("span", "class");
-    this.name.append(this.class, this.id);
     this.score = element("span", "score");
     this.state = element("span", "when");
+    const [top, name] = [element("span", "top-line"), element("span", "class")];
+    name.append(this.class, this.id);
+    top.append(name, this.state);
     const line = document.createElementNS(SVG, "svg");
     line.setAttribute("viewBox", "0 0 300 1");
     line.setAttribute("preserveAspectRatio", "none");
     line.setAttribute("aria-hidden", "true");
     this.path = document.createElementNS(SVG, "path");
     line.append(this.path);
-    this.button.append(this.image, this.name, this.score, this.state, line);
+    this.button.append(this.image, top, this.score, line);
     this.root.append(this.button);
   }
 
@@ -114,11 +115,13 @@ export class TrackList {
         this.#rows.delete(id);
       }
     }
+    const focused = document.activeElement;
     shown.forEach((track, place) => {
       let row = this.#rows.get(track.id);
       if (!row) this.#rows.set(track.id, (row = new Row(() => this.onFollow(track.id))));
       row.update(track, stateOf(track, live, now), now, seconds, this.stream, track.id === followed);
       if (this.list.children[place] !== row.root) this.list.insertBefore(row.root, this.list.children[place] ?? null);
     });
+    if (this.list.contains(focused)) focused.focus({ preventScroll: true }); // a row that is moved loses it
   }
 }
