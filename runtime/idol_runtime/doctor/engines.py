@@ -6,14 +6,14 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from idol_plugins.cuda_driver import open_driver
 from idol_plugins.errors import PluginError
 from idol_plugins.libraries import BUILD
 from idol_plugins.openvino import import_openvino
-from idol_plugins.selftest import IMAGE, TARGETS
+from idol_plugins.selftest import IMAGE, TARGETS, Target
 from idol_runtime.backends.base import OpenOptions
 from idol_runtime.backends.onnxruntime import OnnxRuntimeBackend, import_onnxruntime
 from idol_runtime.backends.opening import Candidate, list_candidates
@@ -43,6 +43,7 @@ _X86 = platform.machine() in ("x86_64", "AMD64")
 _CAPABILITY = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _CUDA_13_DRIVER = 580  # the oldest driver for CUDA 13
 _NVDLA = "libnvdla_compiler.so"
+_TARGETS = {target.name: target for target in TARGETS}
 _BUILD_TOOLS = {"g++": "c++", "cmake": "cmake"}  # commands by package
 
 
@@ -153,30 +154,25 @@ def _get_nvdla(subject: Subject) -> str:
     return subject.on_host("apt install --reinstall nvidia-jetpack")
 
 
-def _library(name: str) -> Callable[[Subject], Finding]:
-    """Return the probe of a compiled library, which loads it."""
-    (target,) = (target for target in (*TARGETS, IMAGE) if target.name == name)
-
-    def probe(subject: Subject) -> Finding:
-        status = target.status()
-        details = {"file": str(status.file or "")}
-        if status.ready:
-            return Finding("present", ", ".join(filter(None, (str(status.file), status.detail))), details)
-        fix = status.fix
-        if target is not IMAGE and importlib.util.find_spec(name) is None:
-            fix = ""  # its engine is not installed
-        elif BUILD in fix:
-            tools = [package for package, command in _BUILD_TOOLS.items() if shutil.which(command) is None]
-            fix = f"{subject.packages(*tools)} && " * bool(tools) + BUILD + fix.partition(BUILD)[2]
-        return Finding("missing" if status.file is None else "faulty", status.why, details, fix)
-
-    return probe
+def _library(target: Target, subject: Subject) -> Finding:
+    """Examine a compiled library, which is loaded."""
+    status = target.status()
+    details = {"file": str(status.file or "")}
+    if status.ready:
+        return Finding("present", ", ".join(filter(None, (str(status.file), status.detail))), details)
+    fix = status.fix
+    if target is not IMAGE and importlib.util.find_spec(target.name) is None:
+        fix = ""  # its engine is not installed
+    elif BUILD in fix:
+        tools = [package for package, command in _BUILD_TOOLS.items() if shutil.which(command) is None]
+        fix = f"{subject.packages(*tools)} && " * bool(tools) + BUILD + fix.partition(BUILD)[2]
+    return Finding("missing" if status.file is None else "faulty", status.why, details, fix)
 
 
-library_image = _library("image")
-library_onnxruntime = _library("onnxruntime")
-library_openvino = _library("openvino")
-library_tensorrt = _library("tensorrt")
+library_image = partial(_library, IMAGE)
+library_onnxruntime = partial(_library, _TARGETS["onnxruntime"])
+library_openvino = partial(_library, _TARGETS["openvino"])
+library_tensorrt = partial(_library, _TARGETS["tensorrt"])
 
 
 def bundle(subject: Subject) -> Finding:

@@ -135,10 +135,10 @@ def main(arguments: Sequence[str]) -> None:
         arguments: root, path of the bundle, and the probes.
     """
     root, bundle, *places = arguments
-    output, home = os.dup(1), os.path.expanduser("~")
+    subject, output, home = Subject(Path(root), bundle), os.dup(1), os.path.expanduser("~")
     os.dup2(2, 1)  # libraries print, too
     for place in places:
-        line = msgspec.json.encode((_name(place), _run(place, Subject(Path(root), bundle)))).decode()
+        line = msgspec.json.encode((_name(place), _run(place, subject))).decode()
         if home.strip("/"):  # reports are published
             line = re.sub(rf"(?<!'){re.escape(home)}(?=[/\"\s;,)])", "~", line)
         os.write(output, f"{line}\n".encode())
