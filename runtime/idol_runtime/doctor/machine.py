@@ -76,7 +76,7 @@ def power(subject: Subject) -> Finding:
         parts.append(f"power mode {mode}")
         fastest = next((number for number, name in modes if name.startswith("MAXN")), "")
         if fastest not in ("", mode.partition(" ")[0]):
-            parts.append("slower than MAXN, which needs more power")
+            parts[0] += " (MAXN is faster and needs more power)"
             fix = subject.on_host(f"nvpmodel -m {fastest}")
     cpus = list(subject.root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
     if governors := sorted({subject.read(cpu / "scaling_governor") for cpu in cpus} - {""}):

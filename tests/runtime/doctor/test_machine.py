@@ -39,7 +39,7 @@ def test_limits_of_a_container(make_root: MakeRoot, monkeypatch: pytest.MonkeyPa
 def test_power_mode_and_clocks(make_root: MakeRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     finding = machine.power(Subject(make_root(ORIN)))
-    assert finding.summary.startswith("power mode 1 (25W), slower than MAXN")
+    assert finding.summary.startswith("power mode 1 (25W) (MAXN is faster and needs more power), ")
     assert finding.summary.endswith("CPU governor schedutil, CPU 730 MHz")
     assert finding.fix == "sudo nvpmodel -m 2"
     assert finding.details["power_modes"] == {"15W": 0, "25W": 1, "MAXN_SUPER": 2}
