@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
 import msgspec
@@ -128,26 +128,22 @@ class _Api:
             )
         except JSON_ERRORS as error:
             raise HTTPException(400, f"not a JSON object of a stream's fields: {error}") from None
-        self._check_editable()
-        reply = await self._hub.edit(add=fields)
-        if reply.error:
-            raise HTTPException(reply.status, reply.error)
+        await self._edit(add=fields)
         return _json({"name": fields.get("name", "")}, 201)
 
     async def remove(self, request: Request) -> Response:
-        self._check_editable()
-        name = request.path_params["name"]
-        reply = await self._hub.edit(remove=name)
-        if reply.error:
-            raise HTTPException(reply.status, reply.error)
-        return _json({"name": name})
+        await self._edit(remove=request.path_params["name"])
+        return _json({"name": request.path_params["name"]})
 
-    def _check_editable(self) -> None:
+    async def _edit(self, **change: Any) -> None:
         if not self._hub.hello.editable:
             raise HTTPException(
                 409,
                 "the list of streams cannot be changed over HTTP; start serve with a .json file of streams",
             )
+        reply = await self._hub.edit(**change)
+        if reply.error:
+            raise HTTPException(reply.status, reply.error)
 
     async def result(self, request: Request) -> Response:
         view = self._view(request)
@@ -170,14 +166,14 @@ class _Api:
     async def results(self, request: Request) -> ASGIApp:
         name = self._view(request).info.name
         subscribe = self._subscribe(request, {("frame", name), ("streams", "")})
-        return streaming.Endless(
+        return streaming.endless(
             subscribe, lambda client: streaming.results(self._hub, client, name), "text/event-stream"
         )
 
     async def video(self, request: Request) -> ASGIApp:
         name = self._view(request).info.name
         subscribe = self._subscribe(request, {("picture", name), ("streams", "")})
-        return streaming.Endless(
+        return streaming.endless(
             subscribe,
             lambda client: streaming.video(self._hub, client, name),
             "multipart/x-mixed-replace; boundary=frame",
@@ -211,7 +207,7 @@ class _Api:
         if header.isascii() and header.isdecimal():
             # No event of this process has a higher identity: all events are sent.
             last = int(header[:20]) if int(header[:20]) <= hub.last_event else 0
-        return streaming.Endless(
+        return streaming.endless(
             self._subscribe(request, {("event", "")}),
             lambda client: streaming.events(hub, client, last),
             "text/event-stream",
@@ -223,7 +219,7 @@ class _Api:
             self._find(name)
         topics: set[Topic] = {("streams", ""), ("stats", ""), ("event", "")}
         topics |= {(kind, name) for name in names for kind in ("picture", "frame")}
-        return streaming.Endless(
+        return streaming.endless(
             self._subscribe(request, topics, 10),
             lambda client: streaming.live(self._hub, client, names),
             "application/octet-stream",

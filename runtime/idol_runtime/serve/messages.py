@@ -11,15 +11,13 @@ n: instances; h, w: height and width of a picture in pixels.
 """
 
 import json
-import socket
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import msgspec
 
 from idol_runtime.events import Event
 
 __all__ = [
-    "MAX_BYTES",
     "MAX_EVENTS",
     "MAX_SERVED",
     "Edit",
@@ -41,8 +39,8 @@ __all__ = [
     "receive",
 ]
 
-# Longest message: a picture with the masks of 300 instances.
-MAX_BYTES = 2**27
+# Longest message of the server, which repeats the body of a request.
+_MAX_BYTES = 2**22
 # Last events that are stored, and streams that are served.
 MAX_EVENTS, MAX_SERVED = 1000, 64
 
@@ -254,27 +252,15 @@ def encode(message: FromRun | FromServer) -> bytearray:
     return data
 
 
-def receive(connection: socket.socket) -> bytearray | None:
-    """Wait for a message and return it without its length; None at the end of the connection.
+def receive(stream: BinaryIO) -> bytes | None:
+    """Wait for a message of the server and return it without its length; None at the end of the connection.
 
     Raises:
-        OSError: the connection is broken, or the message is longer than `MAX_BYTES`.
+        OSError: the connection is broken, or the message is too long.
     """
-    head = _read(connection, 4)
-    if head is None:
-        return None
+    head = stream.read(4)
     size = int.from_bytes(head, "big")
-    if size > MAX_BYTES:
-        raise OSError(f"a message of {size} bytes; at most {MAX_BYTES} are expected")
-    return _read(connection, size)
-
-
-def _read(connection: socket.socket, size: int) -> bytearray | None:
-    data = bytearray(size)
-    rest = memoryview(data)
-    while rest:
-        count = connection.recv_into(rest)
-        if not count:
-            return None
-        rest = rest[count:]
-    return data
+    if size > _MAX_BYTES:
+        raise OSError(f"a message of {size} bytes; at most {_MAX_BYTES} are expected")
+    data = stream.read(size)
+    return data if len(head) == 4 and len(data) == size else None

@@ -43,7 +43,6 @@ class Outbox:
         self._changed = threading.Condition()
         self._events: deque[EventMessage | Reply] = deque()
         self._frames: deque[_Waiting] = deque()
-        self._pictures: dict[str, _Waiting] = {}
         self._due: dict[str, float] = {}
         self._watched: frozenset[str] = frozenset()
         self._finished = False
@@ -70,15 +69,14 @@ class Outbox:
         with self._changed:
             due = self._due.get(stream, now)
             pictured = stream in self._watched and now >= due
-            waiting = _Waiting(message, report if pictured else None)
             if pictured:
                 self._due[stream] = max(due, now - _PICTURE_S) + _PICTURE_S
-                self._drop_picture(self._pictures.get(stream))
-                self._pictures[stream] = waiting
+                for waiting in self._frames:
+                    if waiting.report is not None and waiting.message.stream == stream:
+                        waiting.report, self.unsent = None, self.unsent + 1
             if len(self._frames) >= _MAX_FRAMES:
-                self._drop_picture(self._frames.popleft())
-                self.unsent += 1
-            self._frames.append(waiting)
+                self.unsent += 1 + (self._frames.popleft().report is not None)
+            self._frames.append(_Waiting(message, report if pictured else None))
             self._changed.notify()
 
     def get(self, timeout_s: float) -> EventMessage | Reply | FrameMessage | None:
@@ -90,11 +88,8 @@ class Outbox:
             if not self._frames:
                 return None
             waiting = self._frames.popleft()
-            report = waiting.report
-            if report is not None:
-                del self._pictures[waiting.message.stream]
-        if report is not None:
-            waiting.message.picture = self._draw(report)
+        if waiting.report is not None:
+            waiting.message.picture = self._draw(waiting.report)
         return waiting.message
 
     def clear(self) -> None:
@@ -103,7 +98,6 @@ class Outbox:
             self.unsent += len(self._frames)
             self._frames.clear()
             self._events.clear()
-            self._pictures.clear()
             self._watched = frozenset()
 
     def finish(self) -> None:
@@ -111,9 +105,3 @@ class Outbox:
         with self._changed:
             self._finished = True
             self._changed.notify_all()
-
-    def _drop_picture(self, waiting: _Waiting | None) -> None:
-        if waiting is not None and waiting.report is not None:
-            waiting.report = None
-            self._pictures.pop(waiting.message.stream)
-            self.unsent += 1

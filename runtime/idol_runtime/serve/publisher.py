@@ -245,15 +245,12 @@ class Publisher:
         if isinstance(message, Watch):
             self._outbox.watch(frozenset(message.streams))
             return
-        reply = Reply(
-            message.id, "the streams of this run cannot be changed; start it with --streams FILE.json", 409
-        )
-        if self._edit is not None:
-            try:
-                reply = self._edit(message)
-            except Exception:  # noqa: BLE001 - logged
-                _log.exception("a change of the streams failed")
-                reply = Reply(message.id, "internal error; see the log of the run", 500)
+        try:
+            assert self._edit is not None  # the server was told so
+            reply = self._edit(message)
+        except Exception:  # noqa: BLE001 - logged
+            _log.exception("a change of the streams failed")
+            reply = Reply(message.id, "internal error; see the log of the run", 500)
         self._outbox.put(reply)
 
     def _picture(self, report: FrameReport) -> Picture:

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -159,8 +159,7 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         method, path = scope["method"], scope["path"]
-        host = headers.get("host", "")
-        name = _host_name(host)
+        name = _split(f"//{headers.get('host', '')}").hostname or ""
         if name not in self._hosts and not _is_address(name):
             raise HTTPException(
                 403, "unknown host name; start the server with --allow-host NAME, or use its address"
@@ -259,19 +258,12 @@ def _cookie_name(scope: Scope) -> str:
     return f"idol_session_{scope['server'][1] if scope.get('server') else 0}"
 
 
-def _host_name(host: str) -> str:
-    """Return the name in a Host header, without its port."""
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL, which are empty if it is none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return urlsplit(url)
     except ValueError:
-        return ""
-
-
-def _netloc(origin: str) -> str:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
+        return urlsplit("")
 
 
 def _is_foreign(method: str, headers: Mapping[str, str]) -> bool:
@@ -279,7 +271,7 @@ def _is_foreign(method: str, headers: Mapping[str, str]) -> bool:
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return method not in ("GET", "HEAD") or headers.get("sec-fetch-mode") != "navigate"
     origin = headers.get("origin")
-    return origin is not None and _netloc(origin) != headers["host"].lower()
+    return origin is not None and _split(origin).netloc.lower() != headers["host"].lower()
 
 
 def _is_address(name: str) -> bool:

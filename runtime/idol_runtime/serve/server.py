@@ -19,7 +19,7 @@ import uvicorn
 from idol_runtime.serve.app import build_app
 from idol_runtime.serve.connections import Connection, close_stalled
 from idol_runtime.serve.hub import Hub
-from idol_runtime.serve.messages import MAX_BYTES, FromRun, FromServer, Hello, decode_from_run, encode
+from idol_runtime.serve.messages import FromRun, FromServer, Hello, decode_from_run, encode
 from idol_runtime.serve.pictures import Pictures
 from idol_runtime.signals import STOP_SIGNALS
 
@@ -120,8 +120,6 @@ async def _read(reader: asyncio.StreamReader) -> FromRun | None:
     """Return the next message; None at the end of the run."""
     try:
         size = int.from_bytes(await reader.readexactly(4), "big")
-        if size > MAX_BYTES:
-            raise ValueError(f"a message of the run has {size} bytes, at most {MAX_BYTES}")
         message: FromRun = decode_from_run(await reader.readexactly(size))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None

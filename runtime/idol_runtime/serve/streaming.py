@@ -3,16 +3,16 @@
 All formats read the same `Subscription`: they send the newest state when the client can take it.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from idol_runtime.serve.hub import END, Hub, Subscription, Topic
 
-__all__ = ["Endless", "events", "live", "results", "video"]
+__all__ = ["endless", "events", "live", "results", "video"]
 
 # A sign of life, which also finds clients that are gone.
 _ALIVE_S = 5.0
@@ -22,8 +22,12 @@ _RECENT_EVENTS = 100
 _END_EVENT = b"event: end\ndata: {}\n\n"
 
 
-class Endless:
-    """An ASGI response that lasts until its client leaves, its stream is removed, or the run ends.
+def endless(
+    subscribe: Callable[[], Subscription],
+    chunks: Callable[[Subscription], AsyncIterator[bytes]],
+    media_type: str,
+) -> ASGIApp:
+    """Return a response that lasts until its client leaves, its stream is removed, or the run ends.
 
     Args:
         subscribe: starts the subscription.
@@ -31,44 +35,16 @@ class Endless:
         media_type: type of the body.
     """
 
-    def __init__(
-        self,
-        subscribe: Callable[[], Subscription],
-        chunks: Callable[[Subscription], AsyncIterator[bytes]],
-        media_type: str,
-    ) -> None:
-        self._subscribe, self._chunks, self._media_type = subscribe, chunks, media_type
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response."""
-        headers = [(b"content-type", self._media_type.encode()), (b"x-accel-buffering", b"no")]
-        start = {"type": "http.response.start", "status": 200, "headers": headers}
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {"X-Accel-Buffering": "no"}
         if scope["method"] == "HEAD":
-            await send(start)
-            await send({"type": "http.response.body"})
+            await Response(headers=headers, media_type=media_type)(scope, receive, send)
             return
-        with self._subscribe() as client:
-            await send(start)
-            sender = asyncio.ensure_future(self._send(client, send))
-            leaving = asyncio.ensure_future(_left(receive))
-            try:
-                await asyncio.wait((sender, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if sender.done():
-                    sender.result()
-            finally:
-                sender.cancel()
-                leaving.cancel()
-                await asyncio.gather(sender, leaving, return_exceptions=True)
+        with subscribe() as client:
+            response = StreamingResponse(chunks(client), headers=headers, media_type=media_type)
+            await response(scope, receive, send)
 
-    async def _send(self, client: Subscription, send: Send) -> None:
-        async for chunk in self._chunks(client):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body"})
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    return respond
 
 
 async def results(hub: Hub, client: Subscription, name: str) -> AsyncIterator[bytes]:

@@ -150,8 +150,9 @@ class Supervisor:
 
     def _read(self, connection: socket.socket) -> None:
         try:
-            while (data := receive(connection)) is not None:
-                self._receive(decode_from_server(data))
+            with connection.makefile("rb") as stream:
+                while (data := receive(stream)) is not None:
+                    self._receive(decode_from_server(data))
         except OSError:
             pass  # the connection has ended
         except msgspec.DecodeError as error:
