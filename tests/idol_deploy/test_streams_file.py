@@ -16,6 +16,7 @@ from idol_deploy.commands.source_options import add_source_options, source_optio
 from idol_deploy.streams_file import StreamsFile
 from idol_runtime.errors import ConfigError
 from idol_runtime.events import Event
+from idol_runtime.run.options import RunSummary
 from idol_runtime.run.run import Run
 from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.streams import Streams
@@ -108,142 +109,128 @@ def test_a_file_that_is_no_list_of_streams(tmp_path: Path, name: str, content: b
         read(tmp_path / "gone.json").load()
 
 
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+class Followed:
+    """A run that follows a streams file in a thread.
 
-    return wait
+    Attributes:
+        path: the file.
+        events: events of the run so far.
+        summaries: summaries of the run, once it has ended.
+    """
 
+    def __init__(self, path: Path) -> None:
+        self.path, self.events, self.summaries = path, list[Event](), list[RunSummary]()
+        self.listing = read(path)
+        self.run = Run(Streams(GreyBackend(), CONFIG), tell=self.events.append)
+        for options in self.listing.load():
+            self.run.add(options)
+        self.thread = threading.Thread(target=self._follow)
+        self.thread.start()
 
-class Events(list[Event]):
-    """The events of a run."""
+    def _follow(self) -> None:
+        with self.listing.watch(self.run, self.events.append):
+            self.summaries = self.run.wait(lambda: self.listing.pending)
+
+    def write(self, *streams: dict[str, Any]) -> None:
+        write(self.path, *streams)
 
     def told(self, kind: str, source: str) -> list[Event]:
         """Return the events of this kind and source so far."""
-        return [event for event in list(self) if (event.kind, event.source) == (kind, source)]
+        return [event for event in list(self.events) if (event.kind, event.source) == (kind, source)]
+
+    def until(self, kind: str, source: str, count: int = 1) -> None:
+        """Wait until so many events of this kind and source were told."""
+        until(lambda: len(self.told(kind, source)) >= count)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture
-def cameras() -> Iterator[dict[str, str]]:
-    """Addresses of two cameras."""
+def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Followed]]:
+    """A function that runs and follows a file of these streams until the test ends."""
+    monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
+    runs: list[Followed] = []
+
+    def start(*streams: dict[str, Any]) -> Followed:
+        runs.append(Followed(write(tmp_path / "s.json", *streams)))
+        return runs[-1]
+
+    yield start
+    for one in runs:
+        one.run.stop()
+        one.thread.join(20)
+        assert not one.thread.is_alive()
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
+    """A function that returns the stream `door` or `yard` of a camera with this output and these fields."""
     with MjpegServer((32, 64), 100) as door, MjpegServer((32, 64), 100) as yard:
-        yield {"door": door.url, "yard": yard.url}
+        sources = {"door": door.url, "yard": yard.url}
+
+        def make(name: str, output: str = "", **fields: object) -> dict[str, Any]:
+            return {
+                "name": name,
+                "source": sources[name],
+                "jsonl": str(tmp_path / (output or name)),
+                **fields,
+            }
+
+        yield make
 
 
 def test_changes_are_followed_and_other_streams_are_not_touched(
-    tmp_path: Path,
-    cameras: dict[str, str],
-    until: Callable[[Callable[[], object]], None],
-    monkeypatch: pytest.MonkeyPatch,
+    follow: Callable[..., Followed], entry: Callable[..., dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
-    events = Events()
-    told = events.told
-
-    def entry(name: str, **fields: object) -> dict[str, Any]:
-        return {"name": name, "source": cameras[name], "jsonl": str(tmp_path / f"{name}.jsonl"), **fields}
-
-    path = write(tmp_path / "s.json", entry("door"))
-    listing = read(path)
-    with Run(Streams(GreyBackend(), CONFIG), tell=events.append) as run:
-        for options in listing.load():
-            run.add(options)
-        done: list[Any] = []
-
-        def process() -> None:
-            with listing.watch(run, events.append):
-                done.extend(run.wait(lambda: listing.pending))
-
-        thread = threading.Thread(target=process)
-        thread.start()
-        until(lambda: told("connected", "door"))
-        write(path, entry("door"), entry("yard"))
-        until(lambda: told("connected", "yard"))
-        path.write_text('{"streams": [')
-        until(lambda: told("refused", "s.json"))
-        assert not told("accepted", "s.json")
-        write(
-            path, entry("door"), entry("yard", score=0.5), {"name": "gone", "source": "g.mp4", "jsonl": "g"}
-        )
-        until(lambda: told("refused", "gone"))
-        until(lambda: len(told("connected", "yard")) == 2)
-        write(path, entry("yard", score=0.5))
-        until(lambda: told("removed", "door"))
-        write(path)
-        until(lambda: len(told("removed", "yard")) == 2)
-        time.sleep(0.3)
-        assert thread.is_alive(), "an empty list waits for a source"
-        write(path, entry("door", queue="block", max_frames=5))
-        thread.join(20)
-    assert not thread.is_alive()
-    assert [summary.source for summary in done] == ["door", "yard", "yard", "door"]
-    assert done[-1].frames == 5
-    (refused,) = told("refused", "s.json")  # a broken file is told once
+    run = follow(entry("door"))
+    run.until("connected", "door")
+    run.write(entry("door"), entry("yard"))
+    run.until("connected", "yard")
+    run.path.write_text('{"streams": [')
+    run.until("refused", "s.json")
+    assert not run.told("accepted", "s.json")
+    run.write(entry("door"), entry("yard", score=0.5), {"name": "gone", "source": "g.mp4", "jsonl": "g"})
+    run.until("refused", "gone")
+    run.until("connected", "yard", 2)
+    run.write(entry("yard", score=0.5))
+    run.until("removed", "door")
+    run.write()
+    run.until("removed", "yard", 2)
+    time.sleep(0.3)
+    assert run.thread.is_alive(), "an empty list waits for a source"
+    run.write(entry("door", queue="block", max_frames=5))
+    run.thread.join(20)
+    assert [summary.source for summary in run.summaries] == ["door", "yard", "yard", "door"]
+    assert run.summaries[-1].frames == 5
+    (refused,) = run.told("refused", "s.json")  # a broken file is told once
     assert refused.message.startswith("Input data was truncated"), "the file is named once"
-    assert len(told("accepted", "s.json")) == 1, "its return is told"
-    assert {"refused", "accepted"} <= check_events(events)
-    assert "g.mp4 does not exist; check the path" in told("refused", "gone")[0].message
-    assert (len(told("added", "yard")), len(told("added", "door"))) == (2, 1)
-    assert not run.interrupted
-
-
-@pytest.fixture
-def follow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[StreamsFile, Run, list[Event]], None]]:
-    """A function that runs the streams of a file in a thread until the test ends."""
-    monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
-    threads: list[tuple[Run, threading.Thread]] = []
-
-    def start(listing: StreamsFile, run: Run, events: list[Event]) -> None:
-        for options in listing.load():
-            run.add(options)
-
-        def process() -> None:
-            with listing.watch(run, events.append):
-                run.wait(lambda: listing.pending)
-
-        threads.append((run, threading.Thread(target=process)))
-        threads[-1][1].start()
-
-    yield start
-    for run, thread in threads:
-        run.stop()
-        thread.join(20)
-        assert not thread.is_alive()
+    assert len(run.told("accepted", "s.json")) == 1, "its return is told"
+    assert {"refused", "accepted"} <= check_events(run.events)
+    assert "g.mp4 does not exist; check the path" in run.told("refused", "gone")[0].message
+    assert (len(run.told("added", "yard")), len(run.told("added", "door"))) == (2, 1)
+    assert not run.run.interrupted
 
 
 def test_a_renamed_stream_keeps_its_output(
-    tmp_path: Path,
-    cameras: dict[str, str],
-    until: Callable[[Callable[[], object]], None],
-    follow: Callable[[StreamsFile, Run, list[Event]], None],
+    follow: Callable[..., Followed], entry: Callable[..., dict[str, Any]]
 ) -> None:
-    events = Events()
-    told = events.told
-
-    fields = {"source": cameras["door"], "jsonl": str(tmp_path / "door.jsonl")}
-    path = write(tmp_path / "s.json", {"name": "door", **fields})
-    run = Run(Streams(GreyBackend(), CONFIG), tell=events.append)
-    follow(read(path), run, events)
-    until(lambda: told("connected", "door"))
-    write(path, {"name": "gate", **fields})
-    until(lambda: told("connected", "gate") or told("refused", "gate"))
-    assert not told("refused", "gate")
+    run = follow(entry("door"))
+    run.until("connected", "door")
+    run.write(entry("door") | {"name": "gate"})
+    until(lambda: run.told("connected", "gate") or run.told("refused", "gate"))
+    assert not run.told("refused", "gate")
 
 
 def test_the_last_of_many_changes_counts_while_an_output_is_being_closed(
-    tmp_path: Path,
-    cameras: dict[str, str],
-    until: Callable[[Callable[[], object]], None],
-    follow: Callable[[StreamsFile, Run, list[Event]], None],
+    follow: Callable[..., Followed],
+    entry: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    events: list[Event] = []
     closing = threading.Event()
     close = JsonlSink.close
 
@@ -252,73 +239,46 @@ def test_the_last_of_many_changes_counts_while_an_output_is_being_closed(
         close(self)
 
     monkeypatch.setattr(JsonlSink, "close", hang)
-
-    def door(score: float) -> dict[str, Any]:
-        return {"name": "door", "source": cameras["door"], "jsonl": str(tmp_path / "d"), "score": score}
-
-    path = write(tmp_path / "s.json", door(0))
-    run = Run(Streams(GreyBackend(), CONFIG), tell=events.append)
-    listing = read(path)
-    follow(listing, run, events)
-    until(lambda: any(event.kind == "connected" for event in list(events)))
+    run = follow(entry("door", score=0))
+    run.until("connected", "door")
+    listed = run.listing
     for i in range(1, 6):
-        write(path, door(i / 10))
-        until(lambda: [options.score for options in listing._streams.values()] == [i / 10])  # noqa: B023
-    write(path)
-    until(lambda: not listing._streams)
+        run.write(entry("door", score=i / 10))
+        until(lambda: [options.score for options in listed._streams.values()] == [i / 10])  # noqa: B023
+    run.write()
+    until(lambda: not listed._streams)
     closing.set()
-    until(lambda: not listing._changing)
-    until(lambda: not run._runners)
-    assert [event for event in events if event.kind == "refused"] == []
-    write(path, door(0.6))
-    until(lambda: [runner.options.score for runner in list(run._runners.values())] == [0.6])
+    until(lambda: not listed._changing)
+    until(lambda: not run.run._runners)
+    assert [event for event in run.events if event.kind == "refused"] == []
+    run.write(entry("door", score=0.6))
+    until(lambda: [runner.options.score for runner in list(run.run._runners.values())] == [0.6])
 
 
 def test_a_change_that_cannot_be_used_ends_no_stream(
-    tmp_path: Path,
-    cameras: dict[str, str],
-    until: Callable[[Callable[[], object]], None],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, follow: Callable[..., Followed], entry: Callable[..., dict[str, Any]]
 ) -> None:
-    monkeypatch.setattr(streams_file, "_POLL_S", 0.02)
-    events = Events()
-    told = events.told
-
-    def entry(name: str, output: str, **fields: object) -> dict[str, Any]:
-        return {"name": name, "source": cameras[name], "jsonl": str(tmp_path / output), **fields}
-
-    door, yard, state = entry("door", "d"), entry("yard", "y"), str(tmp_path / "state")
-    path = write(tmp_path / "s.json", door, yard | {"state": state})
-    listing = read(path)
-    with Run(Streams(GreyBackend(), CONFIG), tell=events.append) as run:
-        for options in listing.load():
-            run.add(options)
-
-        def process() -> None:
-            with listing.watch(run, events.append):
-                run.wait(lambda: listing.pending)
-
-        thread = threading.Thread(target=process)
-        thread.start()
-        until(lambda: told("connected", "door") and told("connected", "yard") and Path(state).exists())
-        # Another stream has this output, or its folder does not exist.
-        write(path, door, entry("yard", "d"))
-        until(lambda: len(told("refused", "s.json")) == 1)
-        write(path, door, entry("yard", "missing/y"))
-        until(lambda: len(told("refused", "s.json")) == 2)
-        assert not told("removed", "yard")
-        # The state belongs to another source: this is known only after the stream before has ended.
-        write(path, door, yard | {"state": state, "stride": 2})
-        until(lambda: len(told("connected", "yard")) == 2)
-        # Two streams exchange their outputs.
-        write(path, entry("door", "y"), entry("yard", "d"))
-        until(lambda: len(told("connected", "door")) == 2 and len(told("connected", "yard")) == 3)
-        run.stop()
-        thread.join(20)
-    assert not thread.is_alive()
-    first, second = (event.message for event in told("refused", "s.json"))
+    door, yard, state = entry("door"), entry("yard"), str(tmp_path / "state")
+    run = follow(door, yard | {"state": state})
+    run.until("connected", "door")
+    run.until("connected", "yard")
+    until(Path(state).exists)
+    # Another stream has this output, or its folder does not exist.
+    run.write(door, entry("yard", "door"))
+    run.until("refused", "s.json")
+    run.write(door, entry("yard", "missing/y"))
+    run.until("refused", "s.json", 2)
+    assert not run.told("removed", "yard")
+    # The state belongs to another source: this is known only after the stream before has ended.
+    run.write(door, yard | {"state": state, "stride": 2})
+    run.until("connected", "yard", 2)
+    # Two streams exchange their outputs.
+    run.write(entry("door", "yard"), entry("yard", "door"))
+    run.until("connected", "door", 2)
+    run.until("connected", "yard", 3)
+    first, second = (event.message for event in run.told("refused", "s.json"))
     assert "two outputs have the same name" in first
     assert "does not exist; create it first; the streams before this change go on" in second
-    (refused,) = told("refused", "yard")
+    (refused,) = run.told("refused", "yard")
     assert "with --stride 1, not to" in refused.message
     assert refused.message.endswith("the stream before this change goes on")
