@@ -52,7 +52,7 @@ class StreamRequests:
     Attributes:
         media: folders of files that may be sources.
         data: folder of outputs; None for none.
-        protected: further files that no output may replace.
+        protected: further files that no output may replace; None is ignored.
 
     Raises:
         ConfigError: a folder does not exist.
@@ -60,7 +60,7 @@ class StreamRequests:
 
     media: Sequence[Path] = ()
     data: Path | None = None
-    protected: Sequence[Path] = ()
+    protected: Sequence[Path | None] = ()
 
     def __post_init__(self) -> None:
         for option, folder in (*(("media", folder) for folder in self.media), ("data", self.data)):

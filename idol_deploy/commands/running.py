@@ -95,8 +95,7 @@ def run_sources(
             run_options = _named(run_options)
     for entry in run_options:  # before the network is loaded, which may take minutes
         reader_kind(entry.source).check(entry.source)
-    inputs = [options.bundle, *([options.streams] if listing else [])]
-    check_outputs(run_options, *inputs, events=options.events)
+    check_outputs(run_options, options.bundle, options.streams, events=options.events)
     single = len(run_options) == 1 and not listing
     with open_event_outputs(options, *([publisher.tell] if publisher else []), single=single) as tell:
         return _run(options, run_options, listing, tell, publisher, requests)
@@ -124,7 +123,6 @@ def _run(
     from idol_runtime.run.run import Run
     from idol_runtime.streams import Streams
 
-    inputs = [path for path in (options.bundle, options.streams, options.events) if path is not None]
     # A log rotation must not end a run that is still being loaded.
     rotates = options.rotate is not None or any(entry.files.rotates for entry in run_options)
     hangups = [number for number in STOP_SIGNALS if rotates and number.name == "SIGHUP"]
@@ -150,7 +148,7 @@ def _run(
             print(f"note: {note}", flush=True)  # a service's log shows it at once
         with Run(
             streams,
-            inputs=inputs,
+            inputs=(options.bundle, options.streams, options.events),
             tell=tell,
             observe=None if publisher is None else publisher.observe,
             track_events=tell.track_events,

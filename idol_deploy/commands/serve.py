@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     from idol_deploy.stream_requests import StreamRequests
 
-    protected = [path for path in (options.bundle, options.token_file, options.events) if path is not None]
+    protected = options.bundle, options.token_file, options.events
     requests = StreamRequests(options.media, options.data, protected)
     with open_publisher(options, options.http, page=True) as publisher:
         return run_sources(options, publisher, requests)

@@ -119,13 +119,17 @@ def refuse_replacing(outputs: Iterable[Path | None], inputs: Iterable[str | Path
             raise ConfigError(f"{path} is an input as well; give the output another name")
 
 
-def _identity(path: str | Path | None) -> tuple[int, int] | None:
-    """Return device and inode, equal for all names of a file; None if the file does not exist."""
-    try:
-        status = None if path is None else os.stat(path)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
+def _identity(path: str | Path | None) -> tuple[int, int] | Path | None:
+    """Return device and inode, equal for all names of a file; of a missing file the path, None if it cannot exist."""
+    if path is None:
         return None
-    return status and (status.st_dev, status.st_ino)
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a NUL in the name
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:  # a file that is written later
+            return Path(path).resolve()
+        return status.st_dev, status.st_ino
+    return None
 
 
 def hidden_path(target: Path) -> Path:

@@ -115,7 +115,7 @@ def test_the_umask_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [oct(mode) for mode in modes if mode & stat.S_IWOTH] == []
 
 
-@pytest.mark.parametrize("name", ["a", "sub/../a", "soft", "hard", "~/a"])
+@pytest.mark.parametrize("name", ["a", "sub/../a", "soft", "hard", "~/a", "sub/../later"])
 def test_an_output_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -124,15 +124,16 @@ def test_an_output_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "soft").symlink_to("a")
     (tmp_path / "hard").hardlink_to("a")
     output = Path(os.path.expanduser(name))
+    inputs = [None, "rtsp://host/live", tmp_path / "a", tmp_path / "later"]
     with pytest.raises(ConfigError, match=f"{output} is an input as well; give the output another name"):
-        refuse_replacing([None, Path("new"), output], [None, "rtsp://host/live", tmp_path / "a"])
+        refuse_replacing([None, Path("new"), output], inputs)
 
 
 def test_outputs_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     (tmp_path / "b").touch()
-    inputs = [tmp_path / "a", tmp_path / "gone", "a\0b", "x" * 5000, None]
-    refuse_replacing([tmp_path / "b", tmp_path / "gone", Path("a\0b"), None], inputs)
+    inputs = [tmp_path / "a", tmp_path / "gone", tmp_path / "a" / "c", "a\0b", "x" * 5000, None]
+    refuse_replacing([tmp_path / "b", tmp_path / "new", tmp_path / "a" / "c", Path("a\0b"), None], inputs)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])

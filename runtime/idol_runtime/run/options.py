@@ -156,7 +156,7 @@ def for_each_source(template: RunOptions, sources: Sequence[Source]) -> list[Run
 
 def check_outputs(
     options: Sequence[RunOptions],
-    *inputs: Path,
+    *inputs: Path | None,
     events: Path | None = None,
     running: Sequence[RunOptions] = (),
 ) -> None:
@@ -164,7 +164,7 @@ def check_outputs(
 
     Args:
         options: options of every source.
-        inputs: further files that must not be replaced.
+        inputs: further files that must not be replaced; None is ignored.
         events: file of the events; None for none.
         running: options of sources that run; only the paths of their outputs are compared, because an output that
             cannot be written at the moment must not hinder another source.

@@ -51,7 +51,7 @@ class Run:
         self,
         streams: Streams,
         *,
-        inputs: Sequence[Path] = (),
+        inputs: Sequence[Path | None] = (),
         tell: Tell = log_event,
         track_events: bool = False,
         observe: Observe | None = None,
@@ -62,7 +62,7 @@ class Run:
 
         Args:
             streams: network and tracks.
-            inputs: files beside the sources that no output may replace.
+            inputs: files beside the sources that no output may replace; None is ignored.
             tell: function that receives the events of the run, in any thread; an error of it is logged.
             track_events: tell the events of tracks as well: several for each instance.
             observe: function that receives a report of each frame; see `Observe`.
