@@ -115,6 +115,7 @@ def test_the_page_shows_follows_and_loses_streams_on_a_phone(page: Page, cameras
     cameras.until(page, "document.querySelectorAll('.card:first-child .track').length === 2")
     page.locator(".track").first.tap()
     assert page.url.endswith("#/stream/door/track/3")
+    assert page.evaluate("scrollY") == 0, "the picture is out of sight"
     cameras.until(
         page, "/^Following dog #3: in view for/.test(document.querySelector('.following p').textContent)"
     )

@@ -3,7 +3,7 @@
 import { Charts } from "./charts.js";
 import { between, draw, hit, pointAt, zoomed } from "./follow.js";
 import { TrackList, stateText } from "./tracks.js";
-import { $, clock, duration, rate, setText, span } from "./text.js";
+import { $, address, clock, duration, rate, setText, span } from "./text.js";
 
 const STATES = {
   added: "Starting", waiting: "Waiting", connected: "Live", back: "Live", live: "Live", lost: "Lost", ended: "Ended",
@@ -40,7 +40,7 @@ export class Card {
     this.dd = Object.fromEntries(["fps", "age", "dropped", "identities"].map((name) => [name, part(`.${name}`)]));
     const link = part(".name");
     link.textContent = this.name;
-    link.href = `#/stream/${encodeURIComponent(this.name)}`;
+    link.href = address(this.name);
     part(".remove").setAttribute("aria-label", `Remove stream ${this.name}`);
     part(".remove").addEventListener("click", () => page.remove(this.name));
     part(".stop").addEventListener("click", () => page.open(this.name));
@@ -155,7 +155,7 @@ export class Card {
 
   // Take the list of tracks from the server.
   setTracks(tracks) {
-    this.tracks.update(tracks, this.live, this.page.now(), this.followed);
+    this.tracks.update(tracks, this.state, this.page.now(), this.followed);
     this.#describe();
   }
 
@@ -217,15 +217,15 @@ export class Card {
   // Tell what the followed track does; screen readers hear a change, not every second.
   #describe() {
     if (this.followed === null) return;
-    const now = this.page.now();
+    const { state } = this;
     const track = this.tracks.find(this.followed);
     const instance = this.#record?.instances.find(({ id }) => id === this.followed);
     const name = `${(track ?? instance)?.class ?? "track"} #${this.followed}`;
     let told = this.tracks.tracks.length ? "not seen in the last ten minutes" : "not seen yet";
-    if (this.state === "unknown") told = "no connection to the server";
-    else if (!this.live) told = `the ${this.info.live ? "camera" : "source"} is ${this.state}`;
-    else if (track) told = stateText(track, true, now);
-    else if (instance) told = "in view";
+    if (state === "unknown") told = "no connection to the server";
+    else if (state !== "live" && state !== "ended") told = `the stream is ${STATES[state].toLowerCase()}`;
+    else if (track) told = stateText(track, state, this.page.now());
+    else if (instance) told = state === "live" ? "in view" : "left";
     if (track ?? instance) this.bar.style.setProperty("--track", (track ?? instance).colour);
     const status = $("p", this.bar);
     status.dataset.lost = String(!told.startsWith("in view"));

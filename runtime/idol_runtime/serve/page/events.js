@@ -1,6 +1,6 @@
 // The list of events, newest first.
 
-import { $, clock, element } from "./text.js";
+import { $, address, clock, element } from "./text.js";
 
 const MOST = 200;
 const BAD = new Set(["lost", "output_stopped", "refused", "dropped"]);
@@ -33,7 +33,7 @@ export class EventList {
     const when = element("time", "", clock(time));
     when.dateTime = new Date(time * 1000).toISOString();
     const link = element("a", "", source);
-    link.href = `#/stream/${encodeURIComponent(source)}${track ? `/track/${values.id}` : ""}`;
+    link.href = address(source, track ? values.id : null);
     row.hidden = this.stream !== null && source !== this.stream;
     row.append(when, link, element("span", "", message));
     this.list.prepend(row);

@@ -7,6 +7,8 @@ export class ApiError extends Error {
   }
 }
 
+export const streamPath = (stream, part = "") => `/api/streams/${encodeURIComponent(stream)}${part}`;
+
 // Send a request; return the response, or throw the server's sentence as an ApiError.
 export async function request(path, method = "GET", body = undefined) {
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };

@@ -1,6 +1,6 @@
 // The dialogs: add a stream, remove a stream.
 
-import { request } from "./feed.js";
+import { request, streamPath } from "./feed.js";
 import { $, setText } from "./text.js";
 
 // Send the form of a dialog with `send(fields)`; close it, or show the error and keep what was typed.
@@ -34,7 +34,7 @@ export class Forms {
     submit($("#new"), ({ name, source, score }) =>
       request("/api/streams", "POST", { name, source, ...(score === "" ? {} : { score: Number(score) }) }),
     );
-    submit(this.remove, () => request(`/api/streams/${encodeURIComponent(this.#removed)}`, "DELETE"));
+    submit(this.remove, () => request(streamPath(this.#removed), "DELETE"));
     $("#add").addEventListener("click", () => $("#new").showModal());
   }
 

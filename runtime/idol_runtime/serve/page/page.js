@@ -2,9 +2,9 @@
 
 import { Card } from "./card.js";
 import { EventList } from "./events.js";
-import { Feed, request } from "./feed.js";
+import { Feed, request, streamPath } from "./feed.js";
 import { Forms } from "./forms.js";
-import { $, setText } from "./text.js";
+import { $, address, setText } from "./text.js";
 
 const TRACKS_MS = 1000; // between two looks at the tracks of a stream
 
@@ -17,8 +17,7 @@ const page = {
   skew: 0, // seconds by which the clock of the server is ahead
   now: () => Date.now() / 1000 + page.skew,
   open(stream = null, track = null) {
-    const address = stream === null ? "" : `stream/${encodeURIComponent(stream)}`;
-    location.hash = `#/${address}${track === null ? "" : `/track/${track}`}`;
+    location.hash = stream === null ? "#/" : address(stream, track);
     show(); // now, not with the event
   },
   remove: (stream) => forms.showRemove(stream),
@@ -103,7 +102,7 @@ setInterval(tick, 500);
 
 async function loadHistory(card) {
   try {
-    const response = await request(`/api/streams/${encodeURIComponent(card.name)}/history`);
+    const response = await request(streamPath(card.name, "/history"));
     card.plots.load(await response.json());
   } catch {
     // The charts begin with the next second.
@@ -116,7 +115,7 @@ async function followTracks() {
   for (const card of [...cards.values()].filter((one) => one.visible)) {
     if (!page.connected || document.hidden) break;
     try {
-      const response = await request(`/api/streams/${encodeURIComponent(card.name)}/tracks`);
+      const response = await request(streamPath(card.name, "/tracks"));
       card.setTracks((await response.json()).tracks);
     } catch {
       // The next look is soon.
@@ -156,6 +155,7 @@ document.addEventListener("visibilitychange", () => {
 
 function show() {
   const [, stream, track] = /^#\/stream\/([^/]+)(?:\/track\/(\d+))?$/.exec(location.hash) ?? [];
+  const before = route.stream;
   route = { stream: null, track: track === undefined ? null : Number(track) };
   try {
     route.stream = stream === undefined ? null : decodeURIComponent(stream);
@@ -173,6 +173,7 @@ function show() {
   events.filter(focused ? route.stream : null);
   document.title = `${focused ? `${route.stream} · ` : ""}idol_deploy`;
   showEmpty(focused);
+  if (route.stream !== before) scrollTo({ top: 0 });
 }
 
 function showEmpty(focused) {
@@ -185,10 +186,7 @@ function showEmpty(focused) {
   setText($("#empty p"), unknown ? "It may have been removed." : how);
 }
 
-addEventListener("hashchange", () => {
-  show();
-  if (route.track === null) scrollTo({ top: 0 });
-});
+addEventListener("hashchange", show);
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || $("dialog[open]") || route.stream === null) return;
   page.open(route.track === null ? null : route.stream);

@@ -9,6 +9,11 @@ export function element(tag, className = "", text = "") {
   return made;
 }
 
+// Return the address of a stream, or of one of its tracks, in the page.
+export function address(stream, track = null) {
+  return `#/stream/${encodeURIComponent(stream)}${track === null ? "" : `/track/${track}`}`;
+}
+
 // Set a text only if it differs, so that screen readers and the layout are left alone.
 export function setText(target, text) {
   if (target.textContent !== text) target.textContent = text;

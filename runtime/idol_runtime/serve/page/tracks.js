@@ -1,5 +1,6 @@
 // The list of the tracks of one stream.
 
+import { streamPath } from "./feed.js";
 import { $, clock, element, setText, span } from "./text.js";
 
 const SHOWN = 40; // rows at most
@@ -20,15 +21,15 @@ export function timeline(intervals, now, seconds) {
 
 const MISSED_S = 1.5; // a track that is missing for less is still shown as visible
 
-// Return "visible", "lost" (may come back) or "left"; nothing is visible while its stream is not live.
-export function stateOf(track, live, now) {
-  if (track.left) return "left";
-  return live && (track.present || now - track.last_seen < MISSED_S) ? "visible" : "lost";
+// Return "visible", "lost" (may come back) or "left"; tracks are visible in a live stream only, and leave with its end.
+export function stateOf(track, stream, now) {
+  if (track.left || stream === "ended") return "left";
+  return stream === "live" && (track.present || now - track.last_seen < MISSED_S) ? "visible" : "lost";
 }
 
 // Return how long a track has been in view or out of it, or when it left.
-export function stateText(track, live, now) {
-  const state = stateOf(track, live, now);
+export function stateText(track, stream, now) {
+  const state = stateOf(track, stream, now);
   if (state === "visible") return `in view for ${span(now - track.intervals.at(-1)[0])}`;
   if (state === "lost") return `out of view for ${span(now - track.last_seen)}`;
   return `left ${clock(track.last_seen)}`;
@@ -73,7 +74,7 @@ class Row {
     if (track.thumbnail_time) {
       // A new picture every 10 s is enough.
       const version = Math.floor(track.thumbnail_time / 10);
-      const source = `/api/streams/${encodeURIComponent(stream)}/tracks/${track.id}.jpg?v=${version}`;
+      const source = streamPath(stream, `/tracks/${track.id}.jpg?v=${version}`);
       if (this.source !== source) this.image.src = this.source = source;
     }
   }
@@ -96,9 +97,9 @@ export class TrackList {
     return this.tracks.find((track) => track.id === id);
   }
 
-  // Show the tracks; live: the stream sends frames; followed: id of the followed one, or null.
-  update(tracks, live, now, followed) {
-    const visible = tracks.filter((track) => stateOf(track, live, now) === "visible").sort((a, b) => a.id - b.id);
+  // Show the tracks; state: of the stream; followed: id of the followed one, or null.
+  update(tracks, state, now, followed) {
+    const visible = tracks.filter((track) => stateOf(track, state, now) === "visible").sort((a, b) => a.id - b.id);
     const others = tracks.filter((track) => !visible.includes(track)).sort((a, b) => b.last_seen - a.last_seen);
     const shown = [...visible, ...others].slice(0, SHOWN);
     const hidden = tracks.length - shown.length;
@@ -119,7 +120,7 @@ export class TrackList {
     shown.forEach((track, place) => {
       let row = this.#rows.get(track.id);
       if (!row) this.#rows.set(track.id, (row = new Row(() => this.onFollow(track.id))));
-      row.update(track, stateOf(track, live, now), now, seconds, this.stream, track.id === followed);
+      row.update(track, stateOf(track, state, now), now, seconds, this.stream, track.id === followed);
       if (this.list.children[place] !== row.root) this.list.insertBefore(row.root, this.list.children[place] ?? null);
     });
     if (this.list.contains(focused)) focused.focus({ preventScroll: true }); // a row that is moved loses it
