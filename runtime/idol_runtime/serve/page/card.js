@@ -23,7 +23,7 @@ export class Card {
   #second = {}; // last figures
   #told = ""; // kind of what was last told about the followed track
 
-  // page: open(stream, track or none), remove(stream), speak(sentence), now(), connected, ended.
+  // page: open(stream, track or none), remove(stream), speak(sentence), now(), connection.
   constructor(info, page) {
     this.name = info.name;
     this.page = page;
@@ -66,8 +66,7 @@ export class Card {
   // A file is added, and frames follow.
   get state() {
     const { state, live } = this.info;
-    if (this.page.ended) return "ended";
-    if (!this.page.connected) return "unknown";
+    if (this.page.connection !== "open") return this.page.connection === "ended" ? "ended" : "unknown";
     return state === "connected" || state === "back" || (!live && state === "added" && this.#frames) ? "live" : state;
   }
 

@@ -1,11 +1,6 @@
 // Requests to the server, and the one stream of records that the page lives on: /api/live.
 
-export class ApiError extends Error {
-  constructor(message, status) {
-    super(message);
-    this.status = status;
-  }
-}
+class ApiError extends Error {}
 
 export const streamPath = (stream, part = "") => `/api/streams/${encodeURIComponent(stream)}${part}`;
 
@@ -24,7 +19,7 @@ export async function request(path, method = "GET", body = undefined) {
 async function refusal(response) {
   if (response.status === 401) location.assign(`/login${location.hash}`);
   const told = await response.json().catch(() => ({}));
-  return new ApiError(told.error ?? `the server answered ${response.status}`, response.status);
+  return new ApiError(told.error ?? `the server answered ${response.status}`);
 }
 
 // Splits the bytes of /api/live into records: two lengths (uint32, big-endian), JSON, JPEG.
@@ -78,7 +73,7 @@ export class Feed {
 
   // Ask for the pictures of these streams. A change opens a new connection.
   watch(streams) {
-    const same = streams.length === this.#streams.length && streams.every((name, i) => name === this.#streams[i]);
+    const same = JSON.stringify(streams) === JSON.stringify(this.#streams);
     if (same && (this.#connection || this.#timer)) return;
     this.#streams = streams;
     if (!this.#timer) this.retry();

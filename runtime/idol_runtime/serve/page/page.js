@@ -12,8 +12,7 @@ const cards = new Map();
 const events = new EventList();
 const forms = new Forms();
 const page = {
-  connected: false,
-  ended: false, // the run
+  connection: "lost", // or "open", or "ended" with the run
   skew: 0, // seconds by which the clock of the server is ahead
   now: () => Date.now() / 1000 + page.skew,
   open(stream = null, track = null) {
@@ -82,16 +81,15 @@ function speak(sentence) {
 // Connection
 
 function connection(state, reason) {
-  const again = !page.connected;
-  page.connected = state === "open";
-  page.ended = state === "ended";
+  const again = page.connection !== "open";
+  page.connection = state;
   $("#connection").dataset.state = $("#banner").dataset.state = state;
   setText($("#connection"), { open: "Connected", ended: "Run ended", lost: "Connecting" }[state]);
-  $("#banner").hidden = page.connected;
+  $("#banner").hidden = state === "open";
   const lost = `No connection to the server${reason ? `: ${reason}` : ""}. This page connects again by itself.`;
   const ended = "The run has ended. This page connects to the next one by itself.";
   setText($("#banner"), { open: "", ended, lost }[state]);
-  if (page.connected && again) for (const card of cards.values()) loadHistory(card);
+  if (state === "open" && again) for (const card of cards.values()) loadHistory(card);
   tick();
 }
 
@@ -113,7 +111,7 @@ async function loadHistory(card) {
 async function followTracks() {
   const started = performance.now();
   for (const card of [...cards.values()].filter((one) => one.visible)) {
-    if (!page.connected || document.hidden) break;
+    if (page.connection !== "open" || document.hidden) break;
     try {
       const response = await request(streamPath(card.name, "/tracks"));
       card.setTracks((await response.json()).tracks);
