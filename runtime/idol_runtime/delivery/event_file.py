@@ -8,8 +8,8 @@ import msgspec
 
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
-from idol_runtime.sinks.parts import PartSeries
 from idol_runtime.sinks.policy import FilePolicy
+from idol_runtime.sinks.series import PartSeries
 
 __all__ = ["EventFile"]
 

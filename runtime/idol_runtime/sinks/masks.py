@@ -11,7 +11,8 @@ from idol_runtime.errors import OutputError
 from idol_runtime.files import replacing, sync, writable_target
 from idol_runtime.frames import Frame
 from idol_runtime.sinks.draw import DrawableResult
-from idol_runtime.sinks.parts import Mode, PartSink, part_size
+from idol_runtime.sinks.parts import Mode, PartSink
+from idol_runtime.sinks.series import part_size
 
 __all__ = ["MaskSink"]
 

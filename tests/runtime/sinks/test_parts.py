@@ -16,12 +16,12 @@ import pytest
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
 from idol_runtime.files import lock
-from idol_runtime.sinks import parts
+from idol_runtime.sinks import series
 from idol_runtime.sinks.base import Sink
 from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.sinks.masks import MaskSink
-from idol_runtime.sinks.parts import part_size
 from idol_runtime.sinks.policy import FilePolicy
+from idol_runtime.sinks.series import part_size
 from idol_runtime.sinks.video import VideoSink
 from samples.results import context, frame, nothing, result
 
@@ -49,7 +49,7 @@ class Clock:
             def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
                 return datetime.fromtimestamp(clock.wall, tz)
 
-        monkeypatch.setattr(parts, "datetime", Now)
+        monkeypatch.setattr(series, "datetime", Now)
 
 
 @pytest.fixture

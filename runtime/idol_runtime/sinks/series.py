@@ -1,0 +1,120 @@
+"""The series of files or folders that an output is written as: their names, their limits and their deletion."""
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections import deque
+from datetime import datetime, timezone
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+from idol_runtime.sinks.policy import UNLIMITED, FilePolicy
+
+__all__ = ["PartSeries", "part_size"]
+
+
+class _Part(NamedTuple):
+    path: Path
+    modified: float  # in seconds since 1970
+
+
+class _OldPart(NamedTuple):
+    path: Path
+    ended_s: float  # on the monotonic clock
+    size: int
+
+
+class PartSeries:
+    """The parts of an output: their names, the end of one, and the deletion of complete ones, the oldest first.
+
+    Ages are measured by the monotonic clock; only parts of earlier runs have the ages that their times state.
+
+    Attributes:
+        newest: newest part of earlier runs; None without one and without `--rotate`.
+    """
+
+    def __init__(self, target: Path, files: FilePolicy, are_folders: bool = False) -> None:
+        """Find the parts of earlier runs.
+
+        Args:
+            target: path that the names of the parts are made from.
+            files: limits of the parts.
+            are_folders: True for parts that are folders.
+
+        Raises:
+            OSError: the folder of the target cannot be read.
+        """
+        self._target, self._files, self._size = target, files, 0
+        self._parts = deque[_OldPart]()  # complete parts; none is remembered without a limit
+        parts = _parts(target, are_folders) if files.rotates else []
+        self.newest = parts[-1].path if parts else None
+        ahead = time.time() - time.monotonic()
+        for path, modified in parts if files.retain != UNLIMITED else ():
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                self.add(path, part_size(path), min(modified - ahead, time.monotonic()))
+
+    def is_full(self, size: int, age_s: float) -> bool:
+        """Return True if a part of this size in bytes and this age ends."""
+        return size >= self._files.rotate.size or age_s >= self._files.rotate.seconds
+
+    def new_path(self) -> Path:
+        """Return an unused name with the time."""
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        stem, suffix = self._target.stem, self._target.suffix
+        names = (f"{stem}-{stamp}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
+        return next(path for name in names if not os.path.lexists(path := self._target.with_name(name)))
+
+    def add(self, path: Path, size: int, ended_s: float | None = None) -> None:
+        """Add a complete part."""
+        if self._files.retain != UNLIMITED:
+            self._parts.append(_OldPart(path, time.monotonic() if ended_s is None else ended_s, size))
+            self._size += size
+
+    def remove(self, path: Path) -> None:
+        """Remove a part that is continued."""
+        self._size -= sum(part.size for part in self._parts if part.path == path)
+        self._parts = deque(part for part in self._parts if part.path != path)
+
+    def evict(self, now: float, open_size: int) -> list[Path]:
+        """Delete the parts beyond the limit, and return their paths.
+
+        Args:
+            now: time on the monotonic clock.
+            open_size: bytes of the part that is written.
+        """
+        limit, gone = self._files.retain, []
+        while self._parts and (
+            self._size + open_size > limit.size or now - self._parts[0].ended_s > limit.seconds
+        ):
+            part = self._parts.popleft()
+            self._size -= part.size
+            with contextlib.suppress(OSError):  # a part may have been moved, or hold files of the user
+                if part.path.is_dir():
+                    for file in part.path.glob("*.png"):
+                        file.unlink()
+                    part.path.rmdir()
+                else:
+                    part.path.unlink()
+                gone.append(part.path)
+        return gone
+
+
+def _parts(target: Path, are_folders: bool) -> list[_Part]:
+    """Return the existing parts of an output that have a time in their names, the oldest first; no links."""
+    pattern = re.compile(re.escape(target.stem) + r"-\d{8}T\d{6}Z(-\d+)?" + re.escape(target.suffix))
+    parts = []
+    for path in target.parent.iterdir():
+        if pattern.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                status = path.lstat()
+                if (stat.S_ISDIR if are_folders else stat.S_ISREG)(status.st_mode):
+                    parts.append(_Part(path, status.st_mtime))
+    return sorted(parts, key=lambda part: part.modified)
+
+
+def part_size(path: Path) -> int:
+    """Return the size of a file, or of the files in a folder, in bytes."""
+    return sum(part_size(entry) for entry in path.iterdir()) if path.is_dir() else path.stat().st_size
