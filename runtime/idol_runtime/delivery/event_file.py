@@ -66,13 +66,13 @@ class EventFile:
                 cut = end and file.seek(end - 1) is not None and file.read(1) != b"\n"
                 file.write(b"\n" * bool(cut) + msgspec.json.encode(event) + b"\n")
                 self._size = file.tell()
-            self._series.evict(now, self._size)
         except OSError as error:
             if not self._failed:
                 _log.warning("events are not written to %s: %s; free some space", self._path, error.strerror)
             self._failed = True
         else:
             self._failed = False
+        self._series.evict(now, self._size)  # on a full disk, this may make the room
 
     def rotate(self) -> None:
         """Continue in a new part from the next event on, if the file has parts; called from any thread."""

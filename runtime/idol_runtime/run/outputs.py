@@ -69,7 +69,7 @@ class OpenOutputs:
             sink.rotate()
 
     def end_parts(self) -> None:
-        """Complete the open file of every output; the next frame begins a new one."""
+        """Complete the open file of every output while no frame comes, and delete old ones."""
         for sink in self._sinks or ():
             sink.end_part()
 

@@ -121,7 +121,7 @@ class SourceRunner:
         self.active, self.removed, self.served = True, False, 0
         self.readers: list[threading.Thread] = []
         self._writer: WriterThread[_Tracked | None] | None = None
-        self._silent_at_s = float("inf")  # time at which a source without frames ends its files
+        self._silent_at_s = 0.0  # time at which a source without frames ends its files
         self._error: BaseException | None = None
         self._bar: Any = None
         self._drops = DropReports(time.monotonic(), options.stride, self._tell)
@@ -214,9 +214,10 @@ class SourceRunner:
             self._drops.update(now, *counts, slow_output=self._writer.full)
 
     def end_silent(self) -> None:
-        """Complete the open files once no frame has come for the time of `--rotate`."""
-        if self._writer is not None and not self._writer.full and time.monotonic() >= self._silent_at_s:
-            self._silent_at_s = float("inf")
+        """Complete the open files and delete old ones, whenever no frame has come for the time of `--rotate`."""
+        now, limit_s = time.monotonic(), self.options.files.rotate.seconds
+        if self._writer is not None and not self._writer.full and now >= self._silent_at_s:
+            self._silent_at_s = now + limit_s
             self._writer.submit(None)
 
     def rotate(self) -> None:

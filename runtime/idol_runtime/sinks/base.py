@@ -148,7 +148,7 @@ class Sink(ABC):
         """Continue in a new file from the next frame on; called from any thread. The default does nothing."""
 
     def end_part(self) -> None:  # noqa: B027 - an optional action
-        """Complete the open file; the next frame begins a new one. The default does nothing."""
+        """Complete the open file while no frame comes, and delete old ones; the default does nothing."""
 
     @abstractmethod
     def _write(self, frame: Frame, result: FrameResult) -> None:

@@ -66,11 +66,12 @@ class PartSink(Sink):
         self._rotation_asked = True
 
     def end_part(self) -> None:
-        """Complete the open part; the next frame begins a new one."""
+        """Complete the open part, and delete the parts beyond the limit; the next frame begins a new one."""
         if self._is_open:
             with contextlib.suppress(OSError, OutputError):  # the next frame tells that the disk is full
                 self._close_part()
             self._continued = None
+        self._evict(time.monotonic())
 
     def close(self) -> None:
         """Complete the open part; may be called twice.
@@ -132,6 +133,12 @@ class PartSink(Sink):
     def _write(self, frame: Frame, result: FrameResult) -> None:
         now = time.monotonic()
         try:
+            self._write_part(now, frame, result)
+        finally:  # on a full disk, this may make the room
+            self._evict(now)
+
+    def _write_part(self, now: float, frame: Frame, result: FrameResult) -> None:
+        try:
             self._check_disk()
         except OutputError:
             if self._is_open:
@@ -160,7 +167,11 @@ class PartSink(Sink):
         except (OSError, OutputError):
             self._close_part(torn=True)
             raise
-        if gone := self._series.evict(now, self._size):
+
+    def _evict(self, now: float) -> None:
+        if gone := self._series.evict(now, self._size if self._is_open else 0):
+            if self._continued in gone:
+                self._continued = None
             self._evicted += len(gone)
             message = f"parts of {self._target} deleted by --retain: {len(gone)}, up to {gone[-1].name}"
             self._tell("evicted", message, parts=len(gone))

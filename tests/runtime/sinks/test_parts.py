@@ -155,6 +155,34 @@ def test_the_oldest_parts_are_deleted_by_age(
         assert len(names(tmp_path)) == 7  # one that is written, and six that ended in the last minute
 
 
+@pytest.mark.parametrize(("kind", "name"), KINDS)
+def test_old_parts_are_deleted_also_on_a_full_disk_and_without_frames(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, kind: type[Sink], name: str
+) -> None:
+    """Otherwise, a disk that is full before the first part is old enough would stay full."""
+    facts = context(live=True, files=FilePolicy.parse("10s", "60s"))
+    with kind(tmp_path / name, facts) as sink:
+        for i in range(10):
+            sink.write(frame(i), result())  # type: ignore[arg-type]
+            clock.monotonic += 10
+            clock.wall += 10
+        assert len(names(tmp_path)) == 8
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "_append", lambda *_: Path("/dev/full").write_bytes(b"x"))
+            for i in range(10, 20):
+                sink.write(frame(i), result())  # type: ignore[arg-type]
+                clock.monotonic += 10
+                clock.wall += 10
+        assert names(tmp_path) == []
+        sink.write(frame(20), result())  # type: ignore[arg-type]
+        assert len(names(tmp_path)) == 1
+        assert sink.frames_lost == 10
+        sink.end_part()
+        clock.monotonic += 61
+        sink.end_part()
+        assert names(tmp_path) == [], "no frame comes"
+
+
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
