@@ -2,7 +2,8 @@
 
     IDOL_SCREENSHOTS=docs/images pytest -n 0 -m slow tests/idol_deploy/commands/test_serve_page.py
 
-renews the pictures of the documents.
+renews the pictures of the documents, with the fastest engine and the libraries of `IDOL_PLUGINS`. The machine must be
+idle.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 BUNDLE = Path(__file__).parents[3] / "models/edge_synth/edge_synth.idol"
 HOSTILE = "<img src=x onerror=document.title='run'>"
 SCREENSHOTS = os.environ.get("IDOL_SCREENSHOTS")
+PLUGINS = os.environ.get("IDOL_PLUGINS", "")  # hidden from tests
+FPS = 15 if SCREENSHOTS else 4
 FIRST_PAINT_MS = 1000
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -48,7 +51,7 @@ def cameras(idol: Command, tmp_path: Path) -> Iterator[list[MjpegServer]]:
         servers = []
         for video in sorted((folder / "JPEGImages").iterdir()):
             frames = [path.read_bytes() for path in sorted(video.iterdir())]
-            servers.append(stack.enter_context(MjpegServer(fps=4, pictures=frames + frames[::-1])))
+            servers.append(stack.enter_context(MjpegServer(fps=FPS, pictures=frames + frames[::-1])))
         yield servers
 
 
@@ -64,7 +67,7 @@ class Served:
         ]
         (folder / "streams.json").write_text(json.dumps({"streams": streams}))
         options = ("--streams", folder / "streams.json", "--http", str(self.port), "--score", "0.3")
-        engine = ("--backend", "onnxruntime", "--graph", "portable", "--threads", "1")
+        engine = () if SCREENSHOTS else ("--backend", "onnxruntime", "--graph", "portable", "--threads", "1")
         self._start: Callable[[], subprocess.Popen[str]] = lambda: start("serve", BUNDLE, *options, *engine)
         self.process = self._start()
 
@@ -87,8 +90,14 @@ class Served:
 
 @pytest.fixture
 def served(
-    start: Start, cameras: list[MjpegServer], tmp_path: Path, request: pytest.FixtureRequest
+    start: Start,
+    cameras: list[MjpegServer],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Served]:
+    if SCREENSHOTS:
+        monkeypatch.setenv("IDOL_PLUGINS", PLUGINS)
     served = Served(start, cameras, getattr(request, "param", ["door", HOSTILE]), tmp_path)
     try:
         yield served
