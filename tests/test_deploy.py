@@ -72,6 +72,7 @@ def test_the_command_line_accepts_the_arguments(place: str) -> None:
     options = build_parser().parse_args(commands()[place])
     assert options.bundle == Path("model.idol")
     assert options.streams == Path("streams.json")
+    assert (options.rotate, options.retain) == ("1h", "7d,5GB"), "a disk must not fill up"
 
 
 def test_images_are_pinned_and_run_without_root() -> None:
