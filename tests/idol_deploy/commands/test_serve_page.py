@@ -35,7 +35,7 @@ BUNDLE = Path(__file__).parents[3] / "models/edge_synth/edge_synth.idol"
 HOSTILE = "<img src=x onerror=document.title='run'>"
 SCREENSHOTS = os.environ.get("IDOL_SCREENSHOTS")
 PLUGINS = os.environ.get("IDOL_PLUGINS", "")  # hidden from tests
-FPS = 15 if SCREENSHOTS else 4
+FPS = 12 if SCREENSHOTS else 4
 FIRST_PAINT_MS = 1000
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -66,7 +66,7 @@ class Served:
             for i, (name, camera) in enumerate(zip(names, cameras, strict=True))
         ]
         (folder / "streams.json").write_text(json.dumps({"streams": streams}))
-        options = ("--streams", folder / "streams.json", "--http", str(self.port), "--score", "0.3")
+        options = ("--streams", folder / "streams.json", "--http", str(self.port), "--score", "0.4")
         engine = () if SCREENSHOTS else ("--backend", "onnxruntime", "--graph", "portable", "--threads", "1")
         self._start: Callable[[], subprocess.Popen[str]] = lambda: start("serve", BUNDLE, *options, *engine)
         self.process = self._start()
@@ -226,13 +226,15 @@ def test_pictures_of_the_documents(chromium: Browser, served: Served) -> None:
     page.locator(".card").first.locator(".track[data-state=visible]").first.click()
     page.wait_for_timeout(3000)
     _save(page, folder / "serve_follow.webp")
+    address = page.url
+    page.context.close()
     size = {"width": 390, "height": 844}
     phone = open_page(
         chromium, served, [], viewport=size, color_scheme="dark", has_touch=True, is_mobile=True
     )
-    phone.goto(page.url)
+    phone.goto(address)
     phone.locator(".card:visible .zoom").tap()
-    phone.wait_for_timeout(3000)
+    phone.wait_for_timeout(5000)
     _save(phone, folder / "serve_phone.webp")
 
 
