@@ -88,7 +88,7 @@ class StreamView:
         """Add a frame."""
         before, self.frame, self._encoded = self.frame, message, b""
         wall, previous = message.wall, before.wall if before else 0.0
-        if wall < previous - _GAP_S:  # the clock was set back
+        if not -_GAP_S <= wall - previous <= SECONDS:  # the clock was set
             self.tracks, self.history = {}, History()
         self.history.add(message, message.dropped - before.dropped if before else message.dropped)
         for track_id, label, score in zip(message.ids, message.labels, message.scores, strict=True):

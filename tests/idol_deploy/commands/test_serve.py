@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from servers.mjpeg import MjpegServer
+from servers.rtsp import free_port
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -126,10 +127,8 @@ def test_a_killed_run_continues_its_identities_at_the_same_port(
     serve: Callable[..., Served], toy: Toy, camera: MjpegServer, tmp_path: Path
 ) -> None:
     """SIGKILL of the server alone, which the run replaces, and of the run, whose server ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ("serve", toy.path, "--source", camera.url, "--http", port, "--state", tmp_path / "a.state")
+    state, port = tmp_path / "a.state", free_port()
+    command = ("serve", toy.path, "--source", camera.url, "--http", port, "--state", state)
     served = serve(*command)
     name = served.until("api/streams", frames(5))["streams"][0]["name"]
     first = served.server()
