@@ -35,6 +35,7 @@ from PIL import Image
 
 from benchmarks.load import Answer, Load
 from benchmarks.machine import machine_facts, report_result
+from benchmarks.soak import resources
 from idol_runtime.timing import summarise
 
 __all__ = ["Served", "frame_times", "main", "measure", "stall", "write_video"]
@@ -105,11 +106,6 @@ class Served:
         tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
-    def memory_mib(self) -> float:
-        """Return the resident memory of the server."""
-        status = Path(f"/proc/{self.server}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
     def cpu_s(self) -> float:
         """Return the processor time of the server so far."""
         fields = Path(f"/proc/{self.server}/stat").read_text().rpartition(")")[2].split()
@@ -162,7 +158,7 @@ def measure(served: Served, load: Load, rounds: int, seconds: float) -> tuple[li
     """Alternate between no clients and the load, then let clients stall; return the rounds and other figures."""
     done, answers, cpu_s = list[Round](), list[Answer](), 0.0
     time.sleep(2)
-    memory = {"before": served.memory_mib()}
+    memory = {"before": resources(served.server)["rss_mib"]}
     for _ in range(rounds):
         done.append(_round("none", seconds))
         before = served.cpu_s()
@@ -170,13 +166,13 @@ def measure(served: Served, load: Load, rounds: int, seconds: float) -> tuple[li
         done.append(_round("load", seconds))
         answers.append(load.stop())
         cpu_s += served.cpu_s() - before
-    memory["load"] = served.memory_mib()
+    memory["load"] = resources(served.server)["rss_mib"]
     dropped_s = list[float]()
     for _ in range(STALLS):
         begin = time.monotonic()
         dropped_s += stall(served.port, STALLED)
         done += [("stalled", begin, time.monotonic()), _round("none", seconds)]
-    memory["stalled"] = served.memory_mib()
+    memory["stalled"] = resources(served.server)["rss_mib"]
     requests_ms = [ms for answer in answers for ms in answer["request_ms"]]
     return done, {
         "requests_per_s": round(min(answer["requests_per_s"] for answer in answers), 1),

@@ -6,7 +6,7 @@ Names in URLs are only looked up: no path of a file is made from a request.
 import asyncio
 import mimetypes
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -51,6 +51,7 @@ _LOGIN = """<!doctype html>
 """
 _Files: TypeAlias = dict[str, tuple[bytes, str]]  # contents and types by name
 _Endpoint: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
+_Chunks: TypeAlias = Callable[[Hub, Subscription], AsyncIterator[bytes]]
 
 
 def build_app(hub: Hub, pictures: Pictures) -> Guard:
@@ -165,19 +166,14 @@ class _Api:
 
     async def results(self, request: Request) -> ASGIApp:
         name = self._view(request).info.name
-        subscribe = self._subscribe(request, {("frame", name), ("streams", "")})
-        return streaming.endless(
-            subscribe, lambda client: streaming.results(self._hub, client, name), "text/event-stream"
-        )
+        topics: set[Topic] = {("frame", name), ("streams", "")}
+        return self._endless(request, topics, partial(streaming.results, name), "text/event-stream")
 
     async def video(self, request: Request) -> ASGIApp:
         name = self._view(request).info.name
-        subscribe = self._subscribe(request, {("picture", name), ("streams", "")})
-        return streaming.endless(
-            subscribe,
-            lambda client: streaming.video(self._hub, client, name),
-            "multipart/x-mixed-replace; boundary=frame",
-        )
+        topics: set[Topic] = {("picture", name), ("streams", "")}
+        kind = "multipart/x-mixed-replace; boundary=frame"
+        return self._endless(request, topics, partial(streaming.video, name), kind)
 
     async def picture(self, request: Request) -> Response:
         return Response((await self._shown(request)).jpeg, media_type="image/jpeg")
@@ -200,18 +196,13 @@ class _Api:
         return _json({"stream": view.info.name, **view.history.columns(time.time(), seconds)})
 
     async def events(self, request: Request) -> ASGIApp:
-        hub = self._hub
-        recent = _number(request, "recent", 0, 0, MAX_EVENTS)
+        newest = self._hub.last_event
+        last = newest - _number(request, "recent", 0, 0, MAX_EVENTS)
         header = request.headers.get("last-event-id", "")
-        last = hub.last_event - recent
         if header.isascii() and header.isdecimal():
             # No event of this process has a higher identity: all events are sent.
-            last = int(header[:20]) if int(header[:20]) <= hub.last_event else 0
-        return streaming.endless(
-            self._subscribe(request, {("event", "")}),
-            lambda client: streaming.events(hub, client, last),
-            "text/event-stream",
-        )
+            last = int(header[:20]) if int(header[:20]) <= newest else 0
+        return self._endless(request, {("event", "")}, partial(streaming.events, last), "text/event-stream")
 
     async def live(self, request: Request) -> ASGIApp:
         names = dict.fromkeys(request.query_params.getlist("stream"))
@@ -219,17 +210,25 @@ class _Api:
             self._find(name)
         topics: set[Topic] = {("streams", ""), ("stats", ""), ("event", "")}
         topics |= {(kind, name) for name in names for kind in ("picture", "frame")}
-        return streaming.endless(
-            self._subscribe(request, topics, 10),
-            lambda client: streaming.live(self._hub, client, names),
-            "application/octet-stream",
-        )
+        return self._endless(request, topics, partial(streaming.live, names), "application/octet-stream", 10)
 
-    def _subscribe(
-        self, request: Request, topics: set[Topic], rate: int = _MAX_RATE
-    ) -> Callable[[], Subscription]:
+    def _endless(
+        self, request: Request, topics: set[Topic], chunks: _Chunks, media_type: str, rate: int = _MAX_RATE
+    ) -> ASGIApp:
+        """Return a response that lasts until its client leaves, its stream is removed, or the run ends."""
         rate = _number(request, "rate", rate, 1, _MAX_RATE)
-        return lambda: self._hub.subscribe(topics, client_of(request.scope), rate)
+        headers = {"X-Accel-Buffering": "no"}
+        if request.method == "HEAD":
+            return Response(headers=headers, media_type=media_type)
+
+        async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+            with self._hub.subscribe(topics, client_of(scope), rate) as client:
+                response = StreamingResponse(
+                    chunks(self._hub, client), headers=headers, media_type=media_type
+                )
+                await response(scope, receive, send)
+
+        return respond
 
     async def _shown(self, request: Request) -> Shown:
         name = self._view(request).info.name

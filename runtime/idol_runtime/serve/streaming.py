@@ -1,18 +1,16 @@
-"""Endless responses: server-sent events, Motion JPEG, and one response with everything that a page shows.
+"""Bodies of endless responses: server-sent events, Motion JPEG, and one response with everything that a page shows.
 
 All formats read the same `Subscription`: they send the newest state when the client can take it.
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from idol_runtime.serve.hub import END, Hub, Subscription, Topic
 
-__all__ = ["endless", "events", "live", "results", "video"]
+__all__ = ["events", "live", "results", "video"]
 
 # A sign of life, which also finds clients that are gone.
 _ALIVE_S = 5.0
@@ -22,32 +20,7 @@ _RECENT_EVENTS = 100
 _END_EVENT = b"event: end\ndata: {}\n\n"
 
 
-def endless(
-    subscribe: Callable[[], Subscription],
-    chunks: Callable[[Subscription], AsyncIterator[bytes]],
-    media_type: str,
-) -> ASGIApp:
-    """Return a response that lasts until its client leaves, its stream is removed, or the run ends.
-
-    Args:
-        subscribe: starts the subscription.
-        chunks: yields the parts of the body.
-        media_type: type of the body.
-    """
-
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {"X-Accel-Buffering": "no"}
-        if scope["method"] == "HEAD":
-            await Response(headers=headers, media_type=media_type)(scope, receive, send)
-            return
-        with subscribe() as client:
-            response = StreamingResponse(chunks(client), headers=headers, media_type=media_type)
-            await response(scope, receive, send)
-
-    return respond
-
-
-async def results(hub: Hub, client: Subscription, name: str) -> AsyncIterator[bytes]:
+async def results(name: str, hub: Hub, client: Subscription) -> AsyncIterator[bytes]:
     """Yield the results of a stream as server-sent events."""
     changed: set[Topic] = {("frame", name)}
     while (view := hub.streams.get(name)) is not None:
@@ -61,7 +34,7 @@ async def results(hub: Hub, client: Subscription, name: str) -> AsyncIterator[by
     yield _END_EVENT
 
 
-async def events(hub: Hub, client: Subscription, last: int) -> AsyncIterator[bytes]:
+async def events(last: int, hub: Hub, client: Subscription) -> AsyncIterator[bytes]:
     """Yield the events of the run as server-sent events, from the one after `last`."""
     changed: set[Topic] = set()
     while True:
@@ -74,7 +47,7 @@ async def events(hub: Hub, client: Subscription, last: int) -> AsyncIterator[byt
     yield _END_EVENT
 
 
-async def video(hub: Hub, client: Subscription, name: str) -> AsyncIterator[bytes]:
+async def video(name: str, hub: Hub, client: Subscription) -> AsyncIterator[bytes]:
     """Yield the annotated pictures of a stream as Motion JPEG, with the boundary `frame`."""
     while (view := hub.streams.get(name)) is not None:
         # A picture is repeated as a sign of life.
@@ -86,7 +59,7 @@ async def video(hub: Hub, client: Subscription, name: str) -> AsyncIterator[byte
             break
 
 
-async def live(hub: Hub, client: Subscription, names: Collection[str]) -> AsyncIterator[bytes]:
+async def live(names: Collection[str], hub: Hub, client: Subscription) -> AsyncIterator[bytes]:
     """Yield records for a page: `hello`, then `streams`, `frame`, `event` and `stats` as they come, and `end`.
 
     A record is the length of its JSON and of its JPEG (4 bytes each, big-endian), the JSON and the JPEG.
