@@ -16,6 +16,10 @@ from idol_runtime.sinks.policy import UNLIMITED, FilePolicy
 __all__ = ["PartSeries", "part_size"]
 
 
+# Names of the masks in a folder, and of those that were not complete when their run was killed.
+_MASK = re.compile(r"(\d{6,}|\.\d{6,}-[0-9a-f]{8})\.png\Z")
+
+
 class _Part(NamedTuple):
     path: Path
     modified: float  # in seconds since 1970
@@ -48,6 +52,7 @@ class PartSeries:
             OSError: the folder of the target cannot be read.
         """
         self._target, self._files, self._size = target, files, 0
+        self._are_folders = are_folders
         self._parts = deque[_OldPart]()  # complete parts; none is remembered without a limit
         parts = _parts(target, are_folders) if files.rotates else []
         self.newest = parts[-1].path if parts else None
@@ -92,9 +97,11 @@ class PartSeries:
             part = self._parts.popleft()
             self._size -= part.size
             with contextlib.suppress(OSError):  # a part may have been moved, or hold files of the user
-                if part.path.is_dir():
-                    for file in part.path.glob("*.png"):
-                        file.unlink()
+                if not _is_part(part.path.lstat(), self._are_folders):
+                    continue
+                if self._are_folders:
+                    for file in filter(_MASK.match, os.listdir(part.path)):
+                        os.unlink(part.path / file)
                     part.path.rmdir()
                 else:
                     part.path.unlink()
@@ -110,11 +117,18 @@ def _parts(target: Path, are_folders: bool) -> list[_Part]:
         if pattern.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 status = path.lstat()
-                if (stat.S_ISDIR if are_folders else stat.S_ISREG)(status.st_mode):
+                if _is_part(status, are_folders):
                     parts.append(_Part(path, status.st_mtime))
     return sorted(parts, key=lambda part: part.modified)
 
 
+def _is_part(status: os.stat_result, is_folder: bool) -> bool:
+    """Return True for a file or a folder, and False for a link, and for what is in the place of a part."""
+    return stat.S_ISDIR(status.st_mode) if is_folder else stat.S_ISREG(status.st_mode)
+
+
 def part_size(path: Path) -> int:
     """Return the size of a file, or of the files in a folder, in bytes."""
-    return sum(part_size(entry) for entry in path.iterdir()) if path.is_dir() else path.stat().st_size
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path))

@@ -313,6 +313,50 @@ def test_links_and_things_of_another_kind_are_no_parts(tmp_path: Path, kind: typ
     assert kind is MaskSink or (other / "mine.png").exists()
 
 
+@pytest.mark.parametrize(("kind", "name"), KINDS)
+def test_files_of_the_user_in_the_place_of_a_part_are_not_deleted(
+    tmp_path: Path, clock: Clock, kind: type[Sink], name: str
+) -> None:
+    """For example, a part was moved to another disk, and a link to it is in its place."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+
+    def write(frames: range) -> list[Path]:
+        for i in frames:
+            sink.write(frame(i), result())  # type: ignore[arg-type]
+            clock.monotonic += 1
+            clock.wall += 1
+        return sorted(path for path in tmp_path.iterdir() if path != archive)
+
+    facts = context(live=True, files=FilePolicy.parse(rotate="1s", retain="10s,1GB"))
+    with kind(tmp_path / name, facts) as sink:
+        linked, replaced, extended, *_ = write(range(5))
+        for moved in (linked, replaced):
+            moved.rename(archive / moved.name)
+        linked.symlink_to(archive / linked.name)
+        if kind is MaskSink:
+            replaced.write_text("mine")
+            (extended / "mine.png").touch()
+            (extended / ".000002-0123abcd.png").touch()  # of a killed run
+            for loop in ("loop", "other"):
+                (extended / loop).symlink_to(extended)
+        else:
+            replaced.mkdir()
+            (replaced / "mine.png").touch()
+        content = sorted(archive.rglob("*.*"))
+        write(range(5, 30))
+    with kind(tmp_path / name, facts) as sink:
+        write(range(30, 40))
+    assert sorted(archive.rglob("*.*")) == content
+    assert linked.is_symlink()
+    if kind is MaskSink:
+        assert replaced.exists()
+        assert sorted(path.name for path in extended.iterdir()) == ["loop", "mine.png", "other"]
+    else:
+        assert (replaced / "mine.png").exists()
+        assert not extended.exists()
+
+
 def test_a_name_without_room_for_the_time_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="File name too long; choose another place"):
         JsonlSink(tmp_path / f"{240 * 'n'}.jsonl", context(files=FilePolicy.parse(rotate="1h")))
