@@ -1,4 +1,4 @@
-"""JSON of files that others write: its encodings, the errors of its parser, and where a value is not a number."""
+"""JSON: its encodings, the errors of its parser, where a value is not a number, and names that are no Unicode."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["JSON_ERRORS", "json_fault", "to_utf8"]
+__all__ = ["JSON_ERRORS", "json_fault", "to_json", "to_utf8"]
 
 # Errors that msgspec raises for a text that is no JSON, is nested too deeply, or has other values than its type.
 JSON_ERRORS = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -22,6 +22,15 @@ def to_utf8(text: bytes) -> bytes:
     """
     encoding = json.detect_encoding(text)
     return text if encoding == "utf-8" else text.decode(encoding).encode()
+
+
+def to_json(value: object) -> bytes:
+    """Return a value as JSON; parts of file names that are no UTF-8 become question marks."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False, separators=(",", ":"))
+        return text.encode(errors="replace")
 
 
 def json_fault(error: BaseException, text: bytes, fix: str) -> str:

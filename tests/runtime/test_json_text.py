@@ -3,7 +3,7 @@ import json
 import msgspec
 import pytest
 
-from idol_runtime.json_text import JSON_ERRORS, json_fault, to_utf8
+from idol_runtime.json_text import JSON_ERRORS, json_fault, to_json, to_utf8
 
 VALUE = {"name": "Straße 日本", "ids": [3_000_000_001]}
 
@@ -36,3 +36,8 @@ def test_a_fault_names_its_place_and_its_fix(text: bytes, fault: str) -> None:
 def test_half_of_an_encoding() -> None:
     with pytest.raises(JSON_ERRORS):
         to_utf8(json.dumps(VALUE).encode("utf-16")[:-1])
+
+
+def test_file_names_that_are_no_utf8_are_encoded() -> None:
+    assert to_json({"ü": ("\udcff ü.mp4", 1.5)}) == '{"ü":["? ü.mp4",1.5]}'.encode()
+    assert to_json(VALUE) == msgspec.json.encode(VALUE)

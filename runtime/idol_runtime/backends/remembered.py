@@ -24,7 +24,7 @@ from idol_runtime.bundle.engine_file import engines_of
 from idol_runtime.bundle.sealed_zip import sha256
 from idol_runtime.errors import OutputError
 from idol_runtime.files import write_text
-from idol_runtime.json_text import JSON_ERRORS
+from idol_runtime.json_text import JSON_ERRORS, to_json
 from idol_runtime.processor import processor_features, processor_name
 
 __all__ = ["Choice", "load_choice", "store_choice"]
@@ -77,7 +77,7 @@ def store_choice(bundle: Bundle, options: OpenOptions, best: Candidate, text: st
     depends = _dependencies(bundle, options)
     choice = Choice(depends, best.backend, best.device, best.graph, text, hint)
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    encoded = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(choice, date=today)))
+    encoded = msgspec.json.format(to_json(msgspec.structs.replace(choice, date=today)))
     with contextlib.suppress(OSError, OutputError, PluginError):
         path = _path(bundle, options)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def _dependencies(bundle: Bundle, options: OpenOptions) -> dict[str, Any]:
         ],
         "environment": {name: os.environ[name] for name in names if name in os.environ},
     }
-    builtins: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    builtins: dict[str, Any] = msgspec.json.decode(to_json(value))
     return builtins
 
 

@@ -4,10 +4,9 @@ import logging
 import time
 from pathlib import Path
 
-import msgspec
-
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
+from idol_runtime.json_text import to_json
 from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.sinks.series import PartSeries
 
@@ -64,7 +63,7 @@ class EventFile:
                 # A line that was cut short ends here, so that only this line is lost.
                 end = file.seek(0, 2)
                 cut = end and file.seek(end - 1) is not None and file.read(1) != b"\n"
-                file.write(b"\n" * bool(cut) + msgspec.json.encode(event) + b"\n")
+                file.write(b"\n" * bool(cut) + to_json(event) + b"\n")
                 self._size = file.tell()
         except OSError as error:
             if not self._failed:

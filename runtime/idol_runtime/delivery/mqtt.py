@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-
 from idol_runtime.delivery.queue import Delivery
 from idol_runtime.errors import ConfigError, OutputError
+from idol_runtime.json_text import to_json
 from idol_runtime.optional import import_optional
 
 __all__ = ["MqttSender"]
@@ -90,7 +89,7 @@ class MqttSender:
         try:
             if self._client is None:
                 self._client = self._connect()
-            messages = [(self._topic(delivery), msgspec.json.encode(delivery.encode())) for delivery in batch]
+            messages = [(self._topic(delivery), to_json(delivery.encode())) for delivery in batch]
             self._publish(self._client, messages)
         except (OSError, RuntimeError, ValueError, OutputError) as error:
             self._drop()

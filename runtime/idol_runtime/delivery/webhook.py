@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-
 from idol_runtime.delivery.queue import Delivery, RejectedError
 from idol_runtime.errors import ConfigError, OutputError
+from idol_runtime.json_text import to_json
 
 __all__ = ["WebhookSender"]
 
@@ -68,7 +67,7 @@ class WebhookSender:
         """
         if not batch:
             return
-        body = msgspec.json.encode([delivery.encode() for delivery in batch])
+        body = to_json([delivery.encode() for delivery in batch])
         try:
             status, reason = self._post(body)
         except http.client.HTTPException as error:

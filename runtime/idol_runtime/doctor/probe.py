@@ -16,6 +16,7 @@ import msgspec
 
 from idol_runtime.doctor.subject import Subject, install_extra
 from idol_runtime.errors import IdolError, MissingDependencyError
+from idol_runtime.json_text import to_json
 
 __all__ = ["GROUPS", "Finding", "examine", "main"]
 
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str]) -> None:
     subject, output, home = Subject(Path(root), bundle), os.dup(1), os.path.expanduser("~")
     os.dup2(2, 1)  # libraries print, too
     for place in places:
-        line = msgspec.json.encode((_name(place), _run(place, subject))).decode()
+        line = to_json((_name(place), _run(place, subject))).decode()
         if home.strip("/"):  # reports are published
             line = re.sub(rf"(?<!'){re.escape(home)}(?=[/\"\s;,)])", "~", line)
         os.write(output, f"{line}\n".encode())

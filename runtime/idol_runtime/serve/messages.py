@@ -10,12 +10,12 @@ both sides then send at any time.
 n: instances; h, w: height and width of a picture in pixels.
 """
 
-import json
 from typing import BinaryIO, TypeAlias
 
 import msgspec
 
 from idol_runtime.events import Event
+from idol_runtime.json_text import to_json
 
 __all__ = [
     "MAX_EVENTS",
@@ -246,8 +246,7 @@ def encode(message: FromRun | FromServer) -> bytearray:
     try:
         _encoder.encode_into(message, data, 4)
     except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(message), ensure_ascii=False).encode(errors="replace")
-        _encoder.encode_into(msgspec.json.decode(text, type=type(message)), data, 4)
+        _encoder.encode_into(msgspec.json.decode(to_json(message), type=type(message)), data, 4)
     data[:4] = (len(data) - 4).to_bytes(4, "big")
     return data
 

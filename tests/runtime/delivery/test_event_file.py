@@ -53,6 +53,12 @@ def test_a_file_that_cannot_be_written_does_not_end_the_run(
     assert (folder / "events").read_text().count("\n") == 1
 
 
+def test_names_that_are_no_utf8_are_written(tmp_path: Path) -> None:
+    EventFile(tmp_path / "events")(Event("ended", "\udcff.mp4", "ended", {"part": "\udcfe"}))
+    line = json.loads((tmp_path / "events").read_text())
+    assert (line["source"], line["values"]) == ("?.mp4", {"part": "?"})
+
+
 def told(folder: Path) -> list[list[str]]:
     """Return the messages of every part, in the order of their names."""
     paths = sorted(folder.glob("events-*Z*.jsonl"), key=lambda path: (len(path.name), path.name))
