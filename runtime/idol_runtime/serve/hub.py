@@ -5,11 +5,12 @@ client thus costs no memory and misses frames, not the newest one.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -65,20 +66,12 @@ class Subscription:
         address: address of the client.
     """
 
-    def __init__(
-        self, topics: Collection[Topic], address: str, rate: float, close: Callable[[], None]
-    ) -> None:
+    def __init__(self, topics: Collection[Topic], address: str, rate: float) -> None:
         self.topics = frozenset((END, *topics))
-        self.address, self._interval_s, self._close = address, 1 / rate, close
+        self.address, self._interval_s = address, 1 / rate
         self._changed: set[Topic] = set()
         self._wake = asyncio.Event()
         self._last_s = 0.0
-
-    def __enter__(self) -> "Subscription":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
 
     def mark(self, topic: Topic) -> None:
         """Note a change, if the client waits for its topic."""
@@ -183,8 +176,11 @@ class Hub:
         self._mark(("stats", ""))
         self._watch()
 
-    def subscribe(self, topics: Collection[Topic], address: str, rate: float = 30.0) -> Subscription:
-        """Return a new client, to be used as a context manager.
+    @contextlib.contextmanager
+    def subscribe(
+        self, topics: Collection[Topic], address: str, rate: float = 30.0
+    ) -> Iterator[Subscription]:
+        """Yield a new client.
 
         Args:
             topics: changes that it waits for.
@@ -200,10 +196,13 @@ class Hub:
         if len(self.clients) >= _MAX_CLIENTS or (same >= _SHARE and not is_local(address)):
             limit = _MAX_CLIENTS if len(self.clients) >= _MAX_CLIENTS else _SHARE
             raise HTTPException(503, f"too many clients: {limit}; close one", _LATER)
-        client = Subscription(topics, address, rate, lambda: self.clients.discard(client))
+        client = Subscription(topics, address, rate)
         self.clients.add(client)
-        self._watch()
-        return client
+        try:
+            self._watch()
+            yield client
+        finally:
+            self.clients.discard(client)
 
     async def picture(self, name: str, address: str, timeout_s: float = 5.0) -> Shown | None:
         """Return a picture of a stream that is at most a second old; None if there is none within `timeout_s`.

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 
 import uvicorn
 
@@ -33,13 +32,6 @@ _END_S = 0.5
 # Connections that are accepted at a time. Together with `MAX_CONNECTIONS` they are fewer than the descriptors of a
 # process: without one, asyncio logs thousands of lines per second.
 _BACKLOG = 128
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the run."""
-        yield
 
 
 async def serve(run: socket.socket, listener: socket.socket) -> None:
@@ -74,7 +66,8 @@ async def serve(run: socket.socket, listener: socket.socket) -> None:
         timeout_keep_alive=_KEEP_ALIVE_S,
         backlog=_BACKLOG,
     )
-    server = _Server(config)
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign]  # they are for the run
     tasks = [
         asyncio.ensure_future(server.serve([listener])),
         asyncio.ensure_future(_tick(hub, server)),

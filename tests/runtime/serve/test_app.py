@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 from urllib.parse import quote
 
@@ -146,12 +147,13 @@ def test_a_fixed_list_of_streams_and_a_run_without_page(kit) -> None:
 
 
 def test_too_many_clients_are_told_so(get, hub) -> None:
-    for _ in range(64):
-        hub.subscribe({("stats", "")}, "127.0.0.1")
-    for path in ("/api/events", "/api/live", "/api/streams/door/video", "/api/streams/door/picture.jpg"):
-        answer = get(path)
-        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-        assert answer.json["error"].startswith("too many clients: 64")
+    with ExitStack() as clients:
+        for _ in range(64):
+            clients.enter_context(hub.subscribe({("stats", "")}, "127.0.0.1"))
+        for path in ("/api/events", "/api/live", "/api/streams/door/video", "/api/streams/door/picture.jpg"):
+            answer = get(path)
+            assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+            assert answer.json["error"].startswith("too many clients: 64")
 
 
 def test_page_files_and_schema(kit, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import ExitStack
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -28,7 +29,8 @@ def test_the_run_hears_which_streams_are_watched(kit, now) -> None:
     hub = Hub(kit.hello(), sent.append)
     with hub.subscribe(_picture("door"), "a"), hub.subscribe(_picture("door"), "b"):
         assert sent == [Watch(["door"])]
-        hub.subscribe(_picture("nobody"), "c").__exit__()
+        with hub.subscribe(_picture("nobody"), "c"):
+            pass
     now[0] += 1
     hub.tick()
     with hub.subscribe(_picture("door"), "a"):  # a client that polls changes nothing
@@ -85,14 +87,21 @@ def test_a_client_that_leaves_at_the_time_of_a_change_ends(kit, turns: int) -> N
 
 def test_clients_are_limited_in_all_and_by_address(kit) -> None:
     hub = Hub(kit.hello(), lambda message: None)
-    clients = [hub.subscribe({("stats", "")}, "10.0.0.9") for _ in range(32)]
+
+    def connect(address: str, count: int = 1) -> ExitStack:
+        with ExitStack() as clients:
+            for _ in range(count):
+                clients.enter_context(hub.subscribe({("stats", "")}, address))
+            return clients.pop_all()
+
+    others = connect("10.0.0.9", 32)
     with pytest.raises(HTTPException, match="too many clients: 32"):
-        hub.subscribe({("stats", "")}, "10.0.0.9")
-    clients += [hub.subscribe({("stats", "")}, "127.0.0.1") for _ in range(32)]
-    with pytest.raises(HTTPException, match="too many clients: 64"):
-        hub.subscribe({("stats", "")}, "127.0.0.1")
-    clients[0].__exit__()
-    hub.subscribe({("stats", "")}, "127.0.0.1")
+        connect("10.0.0.9")
+    with connect("127.0.0.1", 32), pytest.raises(HTTPException, match="too many clients: 64"):
+        connect("127.0.0.1")
+    connect("127.0.0.1").close()
+    others.close()
+    assert not hub.clients
 
 
 def test_health_is_that_of_the_run_and_its_network(kit, now) -> None:
