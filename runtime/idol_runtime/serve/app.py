@@ -226,7 +226,8 @@ class _Api:
                 response = StreamingResponse(
                     chunks(self._hub, client), headers=headers, media_type=media_type
                 )
-                await response(scope, receive, send)
+                # Some releases of uvicorn promise that sending fails once the client has left, and it does not.
+                await response({**scope, "asgi": {"spec_version": "2.3"}}, receive, send)
 
         return respond
 

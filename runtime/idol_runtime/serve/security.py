@@ -245,7 +245,8 @@ def client_address(host: str) -> str:
 
 def client_of(scope: Scope) -> str:
     """Return the address of the client of a request, which a proxy on this machine may have named."""
-    return client_address(scope["client"][0]) if scope.get("client") else ""
+    host, _ = scope.get("client") or ("", 0)
+    return client_address(host or "")  # None in releases of uvicorn, behind proxies of this machine alone
 
 
 def is_local(address: str) -> bool:
