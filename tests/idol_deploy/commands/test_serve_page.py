@@ -146,6 +146,9 @@ def state(number: int, expected: str) -> str:
 BANNER = "/{}/.test(document.querySelector('#banner').textContent) && !document.querySelector('.card[data-state=live]')"
 DISCONNECTED, ENDED = BANNER.format("^No connection"), BANNER.format("^The run has ended")
 LIVE = "document.querySelectorAll('.card[data-state=live] .view:not(.stale)').length === 2"
+FAST = (
+    "[...document.querySelectorAll('.card:not([hidden]) .fps')].every((one) => Number(one.textContent) > 10)"
+)
 IN_VIEW = "/: in view/.test(document.querySelector('.card .following p').textContent)"
 
 
@@ -239,4 +242,5 @@ def test_pictures_of_the_documents(chromium: Browser, served: Served) -> None:
 
 
 def _save(page: Page, path: Path) -> None:
+    wait(page, FAST)
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, quality=85, method=6)
