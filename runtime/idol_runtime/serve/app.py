@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from idol_runtime.json_text import JSON_ERRORS
 from idol_runtime.serve import streaming
 from idol_runtime.serve.history import SECONDS
-from idol_runtime.serve.hub import Hub, Subscription, Topic
+from idol_runtime.serve.hub import MAX_RATE, Hub, Subscription, Topic
 from idol_runtime.serve.messages import MAX_EVENTS, FrameMessage
 from idol_runtime.serve.metrics import CONTENT_TYPE
 from idol_runtime.serve.pictures import Pictures
@@ -32,7 +32,6 @@ from idol_runtime.serve.stream_view import Shown, StreamView
 __all__ = ["build_app"]
 
 _PAGE = Path(__file__).parent / "page"
-_MAX_RATE = 30
 _LOGIN = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -213,10 +212,10 @@ class _Api:
         return self._endless(request, topics, partial(streaming.live, names), "application/octet-stream", 10)
 
     def _endless(
-        self, request: Request, topics: set[Topic], chunks: _Chunks, media_type: str, rate: int = _MAX_RATE
+        self, request: Request, topics: set[Topic], chunks: _Chunks, media_type: str, rate: int = MAX_RATE
     ) -> ASGIApp:
         """Return a response that lasts until its client leaves, its stream is removed, or the run ends."""
-        rate = _number(request, "rate", rate, 1, _MAX_RATE)
+        rate = _number(request, "rate", rate, 1, MAX_RATE)
         headers = {"X-Accel-Buffering": "no"}
         if request.method == "HEAD":
             return Response(headers=headers, media_type=media_type)

@@ -36,9 +36,10 @@ from idol_runtime.serve.metrics import Metrics
 from idol_runtime.serve.security import is_local
 from idol_runtime.serve.stream_view import Shown, StreamView
 
-__all__ = ["END", "Hub", "Subscription", "Topic"]
+__all__ = ["END", "MAX_RATE", "Hub", "Subscription", "Topic"]
 
 _MAX_CLIENTS, _MAX_EDITS = 64, 8
+MAX_RATE = 30  # messages per second and client
 # Share of one address that is not this machine's, of the clients.
 _SHARE = 32
 # A run is unhealthy without a message, or without a step of the network's loop, for this long.
@@ -178,7 +179,7 @@ class Hub:
 
     @contextlib.contextmanager
     def subscribe(
-        self, topics: Collection[Topic], address: str, rate: float = 30.0
+        self, topics: Collection[Topic], address: str, rate: float = MAX_RATE
     ) -> Iterator[Subscription]:
         """Yield a new client.
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from idol_runtime.serve.hub import Hub
     from idol_runtime.serve.stream_view import StreamView
 
-__all__ = ["BUCKETS", "CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Upper bounds in seconds, from a frame on a GPU to a camera that hangs.
-BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class Metrics(Collector):
@@ -42,14 +42,14 @@ class Metrics(Collector):
             "idol_stage_seconds",
             "Time of a frame in a stage.",
             ["stream", "stage"],
-            buckets=BUCKETS,
+            buckets=_BUCKETS,
             registry=registry,
         )
         self._ages = Histogram(
             "idol_frame_age_seconds",
             "Time from the arrival of a frame to its result.",
             ["stream"],
-            buckets=BUCKETS,
+            buckets=_BUCKETS,
             registry=registry,
         )
         registry.register(self)

@@ -22,7 +22,7 @@ from idol_runtime.sinks.draw import draw
 from idol_runtime.tracking.results import FrameResult
 from idol_runtime.tracking.rle import RLE, encode_crops
 
-__all__ = ["Pictures", "draw_message", "encode_masks"]
+__all__ = ["Pictures", "draw_message"]
 
 _QUALITY, _THUMBNAIL = 80, 96
 
@@ -58,7 +58,7 @@ class Pictures:
     async def masks(self, message: FrameMessage) -> list[RLE]:
         """Return the masks of a frame at its full size, as compressed RLE."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, encode_masks, message, self._class_names)
+        return await loop.run_in_executor(self._executor, _encode_masks, message, self._class_names)
 
     async def _draw(self) -> None:
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ def draw_message(message: FrameMessage, class_names: tuple[str, ...], thumbnails
     return Shown(msgspec.structs.replace(message, picture=masks), jpeg, small)
 
 
-def encode_masks(message: FrameMessage, class_names: tuple[str, ...]) -> list[RLE]:
+def _encode_masks(message: FrameMessage, class_names: tuple[str, ...]) -> list[RLE]:
     """Return the masks of a frame at its full size, as compressed RLE."""
     assert message.picture is not None
     return encode_crops(_result(message, message.picture, message.size, class_names).crops, message.size)

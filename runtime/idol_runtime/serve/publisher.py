@@ -51,10 +51,10 @@ from idol_runtime.serve.outbox import Outbox
 from idol_runtime.serve.supervisor import Supervisor
 from idol_runtime.sources.opening import reader_kind
 
-__all__ = ["MAX_PICTURE", "Publisher"]
+__all__ = ["Publisher"]
 
 # Longest side of a picture in pixels.
-MAX_PICTURE = 960
+_MAX_PICTURE = 960
 # Time between two signs of life.
 _TICK_S = 1.0
 # Events that change the state of a stream.
@@ -254,10 +254,10 @@ class Publisher:
         self._outbox.put(reply)
 
     def _picture(self, report: FrameReport) -> Picture:
-        """Return a frame of at most `MAX_PICTURE` pixels per side, and its masks."""
+        """Return a frame of at most `_MAX_PICTURE` pixels per side, and its masks."""
         image, placement = report.frame.image, report.result.placement
         height, width = image.shape[:2]
-        scale = MAX_PICTURE / max(height, width)
+        scale = _MAX_PICTURE / max(height, width)
         if scale < 1:
             assert self._cv2 is not None
             height, width = max(1, round(scale * height)), max(1, round(scale * width))
