@@ -64,6 +64,7 @@ class EventFile:
                 end = file.seek(0, 2)
                 cut = end and file.seek(end - 1) is not None and file.read(1) != b"\n"
                 file.write(b"\n" * bool(cut) + to_json(event) + b"\n")
+                file.flush()  # raises an error of the disk before the size is counted
                 self._size = file.tell()
         except OSError as error:
             if not self._failed:

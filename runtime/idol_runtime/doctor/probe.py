@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> None:
     os.dup2(2, 1)  # libraries print, too
     for place in places:
         line = to_json((_name(place), _run(place, subject))).decode()
-        if home.strip("/"):  # reports are published
+        if os.path.isabs(home) and home.strip("/"):  # reports are published
             line = re.sub(rf"(?<!'){re.escape(home)}(?=[/\"\s;,)])", "~", line)
         os.write(output, f"{line}\n".encode())
 

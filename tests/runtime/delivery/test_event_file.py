@@ -107,6 +107,19 @@ def test_parts_are_bounded_on_a_disk_that_is_gone_for_a_while(tmp_path: Path) ->
     assert told(folder)[-1][-1] == "x" * 100
 
 
+def test_a_full_disk_begins_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    tell = EventFile(tmp_path / "events.jsonl", FilePolicy.parse("1s"))
+    (part,) = tmp_path.iterdir()
+    part.unlink()
+    part.symlink_to("/dev/full")
+    for _ in range(3):
+        tell(Event("lost", "door", "nobody sees this"))
+        now[0] += 1
+    assert [*tmp_path.iterdir()] == [part]
+
+
 def test_a_name_without_room_for_the_time_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="File name too long; give --events"):
         EventFile(tmp_path / f"{240 * 'n'}.jsonl", FilePolicy.parse("1h"))
