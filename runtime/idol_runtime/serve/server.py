@@ -86,7 +86,7 @@ async def serve(run: socket.socket, listener: socket.socket) -> None:
         for connection in list(server.server_state.connections):
             connection.transport.abort()
         writer.close()
-        await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
+        # `asyncio.run` cancels the requests that are left, which may wait for the run.
 
 
 async def _receive(reader: asyncio.StreamReader, hub: Hub, server: uvicorn.Server) -> None:

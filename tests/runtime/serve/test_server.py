@@ -34,7 +34,12 @@ def test_results_and_health_are_served_until_the_run_ends(start_server, kit) -> 
     result = json.loads(server.get("/api/streams/door/result")[1])
     assert result["frame"] == 7
     assert result["instances"][0]["class"] == "dog"
-    with server.request("GET", "/api/live") as response:
+    with (
+        server.request("GET", "/api/live") as response,
+        socket.create_connection(("127.0.0.1", server.port)) as unanswered,
+    ):
+        unanswered.sendall(b"DELETE /api/streams/door HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert isinstance(server.received(), Edit)
         next(_records(response))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             server.process.send_signal(number)
