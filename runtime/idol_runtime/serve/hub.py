@@ -288,20 +288,18 @@ class Hub:
         self.events.append((self.last_event, msgspec.json.encode(event)))
         self._mark(("event", ""))
 
-    def _set_streams(self, streams: Collection[StreamInfo]) -> None:
-        names = [info.name for info in streams]
-        listed, self._listed = self._listed, len(names)
-        if len(names) > max(listed, MAX_SERVED):
+    def _set_streams(self, streams: list[StreamInfo]) -> None:
+        if len(streams) > max(self._listed, MAX_SERVED):
             _log.warning(
-                "only the first %d of %d streams are served; use several runs", MAX_SERVED, len(names)
+                "only the first %d of %d streams are served; use several runs", MAX_SERVED, len(streams)
             )
-        for name in self.streams.keys() - set(names[:MAX_SERVED]):
-            self.metrics.remove(name)
+        self._listed = len(streams)
         before, self.streams = self.streams, {}
-        for info in itertools.islice(streams, MAX_SERVED):
-            view = before.get(info.name) or StreamView(info, self.hello.class_names)
-            view.info = info
-            self.streams[info.name] = view
+        for info in streams[:MAX_SERVED]:
+            view = before.pop(info.name, None) or StreamView(info, self.hello.class_names)
+            view.info, self.streams[info.name] = info, view
+        for name in before:
+            self.metrics.remove(name)
 
     def _mark(self, topic: Topic) -> None:
         for client in self.clients:
