@@ -191,6 +191,7 @@ class PartSink(Sink):
             sync(self.path.parent)
         self._is_open, self._opened_s, self._continued = True, now, self.path
         if mode == "append":
+            self._opened_s -= self._series.age_s(self.path)
             self._series.remove(self.path)
         if mode != "append" or not self._parts:
             self._parts += 1

@@ -15,7 +15,8 @@ from idol_runtime.sinks.policy import UNLIMITED, FilePolicy
 
 __all__ = ["PartSeries", "part_size"]
 
-
+# The time in the name of a part.
+_TIME = "%Y%m%dT%H%M%SZ"
 # Names of the masks in a folder, and of those that were not complete when their run was killed.
 _MASK = re.compile(r"(\d{6,}|\.\d{6,}-[0-9a-f]{8})\.png\Z")
 
@@ -65,9 +66,17 @@ class PartSeries:
         """Return True if a part of this size in bytes and this age ends."""
         return size >= self._files.rotate.size or age_s >= self._files.rotate.seconds
 
+    def age_s(self, path: Path) -> float:
+        """Return the seconds since the time in the name of a part; 0 without one or if it has not come yet."""
+        now = datetime.now(timezone.utc)
+        with contextlib.suppress(ValueError):
+            started = datetime.strptime(path.stem[len(self._target.stem) + 1 :][:16], _TIME)
+            return max(0.0, (now - started.replace(tzinfo=timezone.utc)).total_seconds())
+        return 0.0
+
     def new_path(self) -> Path:
         """Return an unused name with the time."""
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        stamp = datetime.now(timezone.utc).strftime(_TIME)
         stem, suffix = self._target.stem, self._target.suffix
         names = (f"{stem}-{stamp}{f'-{n}' if n > 1 else ''}{suffix}" for n in count(1))
         return next(path for name in names if not os.path.lexists(path := self._target.with_name(name)))

@@ -120,6 +120,15 @@ def test_a_full_disk_begins_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [*tmp_path.iterdir()] == [part]
 
 
+def test_restarts_do_not_lengthen_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "events-20200101T000000Z.jsonl"
+    path.touch()
+    for _ in range(3):
+        EventFile(tmp_path / "events.jsonl", FilePolicy.parse("1h"))(Event("lost", "door", "lost"))
+    assert [len(part) for part in told(tmp_path)] == [1, 2]
+    assert path.read_text().count("\n") == 1
+
+
 def test_a_name_without_room_for_the_time_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="File name too long; give --events"):
         EventFile(tmp_path / f"{240 * 'n'}.jsonl", FilePolicy.parse("1h"))

@@ -313,6 +313,23 @@ def test_links_and_things_of_another_kind_are_no_parts(tmp_path: Path, kind: typ
     assert kind is MaskSink or (other / "mine.png").exists()
 
 
+def test_restarts_do_not_lengthen_a_part(tmp_path: Path, clock: Clock) -> None:
+    """A camera that is switched off every half hour has parts of an hour, too."""
+    facts = context(live=True, files=FilePolicy.parse(rotate="1h"))
+    for start in range(0, 20, 2):
+        with JsonlSink(tmp_path / "out.jsonl", facts) as sink:
+            for i in (start, start + 1):
+                sink.write(frame(i), result())
+                clock.monotonic += 900
+                clock.wall += 900
+    assert [len(part) for part in lines(tmp_path)][-2:] == [4, 3]
+    clock.wall -= 86400 * 365
+    with JsonlSink(tmp_path / "out.jsonl", facts) as sink:
+        sink.write(frame(20), result())
+        sink.write(frame(21), result())
+    assert [len(part) for part in lines(tmp_path)][-1] == 5, "the clock was set back"
+
+
 @pytest.mark.parametrize(("kind", "name"), KINDS)
 def test_files_of_the_user_in_the_place_of_a_part_are_not_deleted(
     tmp_path: Path, clock: Clock, kind: type[Sink], name: str
