@@ -161,6 +161,13 @@ def test_a_picture_that_the_server_kept_is_not_live(page: Page, cameras: Cameras
 
 
 @pytest.mark.browser
+def test_an_absent_track_can_be_zoomed_before_the_first_picture(page: Page, cameras: Cameras) -> None:
+    page.goto(f"{cameras.url}#/stream/door/track/99")
+    page.locator(".zoom:visible").tap()
+    cameras.until(page, f"document.querySelector(`.card:first-child{LIVE}`) !== null")
+
+
+@pytest.mark.browser
 def test_functions_of_the_page(page: Page) -> None:
     assert (
         page.evaluate(

@@ -123,10 +123,10 @@ export class Card {
     const { size, instances } = this.#record;
     const whole = { x: 0, y: 0, width: size[1], height: size[0] };
     const instance = this.followed === null ? null : instances.find(({ id }) => id === this.followed);
-    if (this.followed === null || !this.zooming) this.#window = whole;
-    else if (instance) {
+    if (!this.zooming || !this.#window) this.#window = whole;
+    if (this.zooming && instance) {
       const target = zoomed(size, instance.box_xyxy);
-      this.#window = still.matches ? target : between(this.#window ?? whole, target, 0.35);
+      this.#window = still.matches ? target : between(this.#window, target, 0.35);
     }
     this.view.style.aspectRatio = `${size[1]} / ${size[0]}`;
     draw(this.canvas, this.#bitmap, size, this.#window, instance, this.followed !== null);
