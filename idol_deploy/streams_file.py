@@ -37,6 +37,8 @@ __all__ = ["MAX_BYTES", "MAX_STREAMS", "StreamsFile"]
 MAX_BYTES, MAX_STREAMS = 2**20, 1000
 # Time between two looks at the file. A change is used when it has stayed the same for this time.
 _POLL_S = 1.0
+# Longest wait for the start of a stream that a client adds.
+_START_S = 5.0
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,7 +76,8 @@ class StreamsFile:
         self._content = b""
         self._streams: dict[str, RunOptions] = {}
         self._changing: set[str] = set()  # streams that a thread adds or removes
-        self._lock = threading.Lock()
+        self._problems: dict[str, str] = {}  # of streams that the last change added in vain
+        self._lock = threading.Condition()
         self._using = threading.Lock()  # held while a content is checked and used
 
     @property
@@ -119,7 +122,7 @@ class StreamsFile:
 
         Args:
             run: run of the streams.
-            tell: function that receives what is refused later, when the source is opened.
+            tell: function that receives what is refused when the source is opened.
             requests: checks of a stream to add.
             edit: change of the list.
 
@@ -158,10 +161,18 @@ class StreamsFile:
             check_outputs([options], self._path, *requests.protected, running=list(streams.values()))
             streams[name] = options
             entries.append({"name": name, **fields})
-        before, content = (
-            content,
-            msgspec.json.format(msgspec.json.encode(_Content(entries)), indent=2) + b"\n",
-        )
+        self._write(content, entries)
+        self._apply(run, tell, streams)
+        if edit.add is not None:
+            with self._lock:
+                self._lock.wait_for(lambda: name not in self._changing, _START_S)
+                problem = self._problems.pop(name, "")
+            if problem:  # the next start would end with it
+                self._write(self._content, entries[:-1])
+                raise RequestError(problem)
+
+    def _write(self, before: bytes, entries: list[Fields]) -> None:
+        content = msgspec.json.format(msgspec.json.encode(_Content(entries)), indent=2) + b"\n"
         with replacing(self._path, keep_mode=True) as temporary, temporary.open("wb") as file:
             file.write(content)
             file.flush()
@@ -169,7 +180,6 @@ class StreamsFile:
             if self._read() != before:  # written by somebody in the meantime
                 raise RequestError("the streams file was changed at the same time; try again", 409)
         self._content = content
-        self._apply(run, tell, streams)
 
     def _follow(self, run: Run, tell: Tell, ended: threading.Event) -> None:
         last, told = self._content, ""
@@ -208,6 +218,7 @@ class StreamsFile:
 
     def _apply(self, run: Run, tell: Tell, streams: dict[str, RunOptions]) -> None:
         with self._lock:
+            self._problems.clear()
             before = self._streams
             changed = [
                 name for name in before.keys() | streams.keys() if before.get(name) != streams.get(name)
@@ -243,6 +254,7 @@ class StreamsFile:
                 new = self._streams.get(name)
                 if new is done:
                     self._changing.remove(name)
+                    self._lock.notify_all()
                     return
                 done = new
             _remove(run, name)
@@ -251,16 +263,17 @@ class StreamsFile:
                     run.add(new)
                     before = new
                 except Exception as error:  # noqa: BLE001 - a thread that ends would block this name
-                    problem = f"not added: {error if isinstance(error, IdolError) else repr(error)}"
+                    problem = str(error) if isinstance(error, IdolError) else repr(error)
                     before = None if before is new else before
                     more = "" if before is None else "; the stream before this change goes on"
-                    tell(Event("refused", name, problem + more))
-                    self._fall_back(new, before)
+                    tell(Event("refused", name, f"not added: {problem}{more}"))
+                    self._fall_back(new, before, problem)
 
-    def _fall_back(self, refused: RunOptions, before: RunOptions | None) -> None:
+    def _fall_back(self, refused: RunOptions, before: RunOptions | None, problem: str) -> None:
         """List the stream before a refused one, if it is still listed; the next change of the file tries it again."""
         with self._lock:
             if self._streams.get(refused.name) is refused:
+                self._problems[refused.name] = problem
                 del self._streams[refused.name]
                 if before is not None:
                     self._streams[refused.name] = before

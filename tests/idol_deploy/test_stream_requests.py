@@ -228,6 +228,18 @@ def test_a_file_that_somebody_has_broken_or_filled_is_not_written(editor: Editor
     assert editor(remove="5").status == 200
 
 
+def test_a_stream_that_cannot_be_opened_is_not_listed(editor: Editor, folder: Path) -> None:
+    """The next start would end with its error."""
+    (folder / "media" / "text.mp4").write_text("no video")
+    before = editor.path.read_bytes()
+    reply = editor(add=fields(source="text.mp4"))
+    assert reply.status == 422
+    assert "text.mp4 is not a video that FFmpeg can read" in reply.error
+    assert json.loads(editor.path.read_bytes()) == json.loads(before)
+    assert [(event.kind, event.source) for event in editor.events] == [("refused", "door")]
+    assert editor(add=fields()) == Reply(7)
+
+
 def test_a_stream_that_has_ended_is_removed_with_an_event(editor: Editor, folder: Path) -> None:
     """The run has no such source any more, and viewers must forget it nevertheless."""
     (folder / "clip").mkdir()
