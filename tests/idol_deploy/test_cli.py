@@ -144,6 +144,7 @@ def test_version(idol: Command) -> None:
         (["build", "x.idol", "--max-batch", "0"], "'0' is not a positive whole number"),
         (["inspect"], "see idol-deploy inspect --help"),
         (["plugins"], "see idol-deploy plugins --help"),
+        (["plugins", "info", "--jsn"], "unrecognized arguments: --jsn; see idol-deploy plugins info --help"),
         (["plugins", "selftest", "--seed", "-1"], "-1"),
         (["plugins", "selftest", "--cases", "few"], "'few' is not a whole number"),
         (["export", "--weights", "w", "--preset", "p", "-o", "o"], "--frame-size"),
