@@ -31,12 +31,22 @@ class Access:
         port: TCP port; 0 for any free one.
         token: token that clients must know; empty for none, which only a loopback address allows.
         names: further names by which clients may call the server.
+
+    Raises:
+        ConfigError: a further name is none.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     token: str = ""
     names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+                raise ConfigError(
+                    f"--allow-host is no host name: {name!r}; give one without scheme and port: cameras.example"
+                )
 
     def listen(self) -> socket.socket:
         """Return a socket that listens at the address.

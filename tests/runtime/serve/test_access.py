@@ -99,6 +99,16 @@ def test_a_machine_without_ipv6_says_so(monkeypatch: pytest.MonkeyPatch) -> None
         Access("::1", 80).listen()
 
 
+@pytest.mark.parametrize(
+    "name", ["https://cameras.example", "cameras.example:443", "cameras.example/", "", "a b"]
+)
+def test_names_that_no_client_sends(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--allow-host is no host name: .*; give one without scheme and port"
+    ):
+        Access(names=(name,))
+
+
 def test_the_names_of_the_machine_are_accepted_and_those_that_are_given() -> None:
     hosts = Access("My-Box", names=("cameras.example.org",)).hosts
     assert {

@@ -205,7 +205,7 @@ export class Card {
     const old = this.#bitmap ? `Last picture ${clock(this.#record.wall)}, ${span(age)} old` : "No picture yet";
     if (state === "unknown") return ["No connection to the server", old];
     if (state === "lost") return [`${this.info.live ? "Camera" : "Source"} lost ${ago} ago`, old];
-    if (state === "ended") return ["Ended", this.info.state === "ended" ? message.replace(/^ended /, "") : old];
+    if (state === "ended") return ["Ended", this.info.state === "ended" ? message.replace(/^ended (early: )?/, "") : old];
     if (state !== "live") return [STATES[state], message || `for ${ago}`];
     const limit = Math.max(STALE_S, this.#second.fps ? 3 / this.#second.fps : 0);
     if (this.#bitmap && age < limit) return null;
