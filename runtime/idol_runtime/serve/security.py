@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Buckets", "Guard", "Sessions", "client_address", "client_of", "is_local"]
 
-_MAX_BODY = 64_000
+_MAX_BODY, _MAX_HEADERS = 64_000, 16_000
 # Requests per second of one address, and how many may come at once.
 _RATE, _BURST = 400.0, 800.0
 # Wrong tokens of one address: six a minute, ten at once.
@@ -166,6 +166,10 @@ class Guard:
             )
         if not self._requests.take(client_of(scope), time.monotonic()):
             raise HTTPException(429, f"more than {_RATE:.0f} requests per second", {"Retry-After": "1"})
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADERS:
+            raise HTTPException(
+                400, f"the headers have more than {_MAX_HEADERS} bytes", {"Connection": "close"}
+            )
         if "transfer-encoding" in headers and "content-length" in headers:  # proxies read it in two ways
             raise HTTPException(400, "two lengths of the body; send one", {"Connection": "close"})
         if method in ("GET", "HEAD"):
