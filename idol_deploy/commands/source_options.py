@@ -172,7 +172,10 @@ def _queue_policy(text: str) -> "QueuePolicy":
 
 
 def _attempts(text: str) -> int | None:
-    return None if text == "forever" else 0 if text == "off" else positive(text)
+    try:
+        return None if text == "forever" else 0 if text == "off" else positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no limit; use forever, off or a number") from None
 
 
 def _gap(text: str) -> float:

@@ -133,6 +133,10 @@ def test_version(idol: Command) -> None:
         (["run", "x.idol"], "--source"),
         (["run", "x.idol", "--source", "0", "--stride", "0"], "'0' is not a positive whole number"),
         (["run", "x.idol", "--source", "0", "--score", "high"], "invalid float"),
+        (
+            ["run", "x.idol", "--source", "0", "--reconnect", "0"],
+            "'0' is no limit; use forever, off or a number",
+        ),
         (["evaluate"], "--gt"),
         (["evaluate", "--gt", "g"], "give --pred, or --bundle, or --weights with --preset"),
         (["evaluate", "--gt", "g", "--pred", "p", "--ious"], "give --json as well"),
