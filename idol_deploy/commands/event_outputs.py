@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EventOutputs", "add_event_outputs", "has_event_outputs", "open_event_outputs"]
 
+# Events that wait at most for the disk of the file.
+_FILE_CAPACITY = 10_000
+
 
 def add_event_outputs(parser: argparse.ArgumentParser) -> None:
     """Add `--events`, `--mqtt` and `--webhook`."""
@@ -49,11 +52,11 @@ class EventOutputs:
 
         Args:
             receivers: functions that receive every event.
-            file: file that receives every event as well; None for none.
+            file: file of the events, for `rotate`; None for none.
             single: see the attribute.
         """
         self._file, self.single = file, single
-        self._receivers: list[Tell] = [*receivers, *([file] if file else [])]
+        self._receivers = receivers
         self._lock = threading.Lock()
 
     @property
@@ -115,6 +118,8 @@ def open_event_outputs(
         file = EventFile(options.events, FilePolicy.parse(options.rotate, options.retain, options.sync))
     outputs = EventOutputs([*receivers], file, single=single)
     queues = [EventQueue(sender, outputs) for sender in senders]
+    if file is not None:  # its disk may hang
+        queues.append(EventQueue(file, outputs, capacity=_FILE_CAPACITY))
     outputs.add(*queues)
     try:
         yield outputs

@@ -2,8 +2,10 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from idol_runtime.delivery.queue import Delivery
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
 from idol_runtime.json_text import to_json
@@ -16,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class EventFile:
-    """A function that appends events to a file, one JSON object per line.
+    """A function, and a `Sender`, that appends events to a file, one JSON object per line.
 
         {"kind": "lost", "source": "door", "message": "…", "values": {}, "time": 1795862999.5}
 
@@ -35,6 +37,7 @@ class EventFile:
         Raises:
             OutputError: the file cannot be written.
         """
+        self.name = str(path)
         self._files, self._path = files or FilePolicy(), path
         self._failed = self._rotation_asked = False
         self._opened_s = time.monotonic()
@@ -74,6 +77,14 @@ class EventFile:
         else:
             self._failed = False
         self._series.evict(now, self._size)  # on a full disk, this may make the room
+
+    def send(self, batch: Sequence[Delivery]) -> None:
+        """Append events."""
+        for delivery in batch:
+            self(delivery.event)
+
+    def close(self) -> None:
+        """Do nothing: the file is opened for each event."""
 
     def rotate(self) -> None:
         """Continue in a new part from the next event on, if the file has parts; called from any thread."""

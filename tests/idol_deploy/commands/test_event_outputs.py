@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from idol_deploy.commands.event_outputs import add_event_outputs, open_event_outputs
 from idol_runtime.delivery import queue
+from idol_runtime.delivery.event_file import EventFile
+from idol_runtime.events import Event
 from samples.events import problems
 from servers.mosquitto import MOSQUITTO, Broker
 from servers.rtsp import free_port
@@ -52,6 +57,30 @@ def test_the_limits_of_the_outputs_are_those_of_the_file(
     assert all(re.fullmatch(r"events-\d{8}T\d{6}Z(-\d+)?\.jsonl", path.name) for path in paths)
     assert 1000 < sum(path.stat().st_size for path in paths) <= 2000
     assert "--retain deletes whole files and needs --rotate" in idol(*arguments, "--retain", "2kB").err
+
+
+def test_a_disk_that_hangs_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, hangs = tmp_path / "events", threading.Event()
+    write = EventFile.__call__
+
+    def write_later(self: EventFile, event: Event) -> None:
+        hangs.wait(60)
+        write(self, event)
+
+    monkeypatch.setattr(EventFile, "__call__", write_later)
+    parser = argparse.ArgumentParser()
+    add_event_outputs(parser)
+    options = parser.parse_args(["--events", str(path)])
+    options.rotate, options.retain, options.sync = None, None, "1"
+    with open_event_outputs(options) as tell:
+        for number in range(10_200):
+            tell(Event("track_enter", "door", str(number)))
+        assert path.read_bytes() == b""
+        hangs.set()
+    messages = [int(json.loads(line)["message"]) for line in path.read_text().splitlines()]
+    assert messages[-1] == 10_199
+    assert messages == sorted(messages)
+    assert 10_000 <= len(messages) <= 10_100, "the newest ones, and those that were being written"
 
 
 @pytest.mark.skipif(
