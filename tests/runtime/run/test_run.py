@@ -183,7 +183,7 @@ def test_the_newest_frames_of_a_stream_are_saved_at_their_times(tmp_path: Path) 
     outputs = requested_outputs(save=saved, jsonl=lines)
     (summary,) = run(Streams(SlowBackend(), CONFIG), [RunOptions(pipe, outputs, queue="latest")])
     shown = [json.loads(line)["time_s"] for line in lines.read_text().splitlines()]
-    assert 1 < summary.frames < 30
+    assert summary.frames < 30
     assert max(min(abs(time_s - t) for t in times) for time_s in shown) < 0.001
     with open_source(saved) as video:
         assert [frame.time_s for frame in video] == pytest.approx([t - shown[0] for t in shown], abs=1e-4)
