@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from idol_export.graph.adapter import ExportGraph
@@ -43,6 +44,7 @@ def test_groups_of_the_network(toy: Toy) -> None:
     assert {"backbone/4", "backbone/8", "backbone/16", "backbone/32", "encoder"} <= set(counts)
 
 
+@pytest.mark.slow  # a second network to trace
 def test_groups_are_the_same_where_batches_are_of_any_size(toy: Toy) -> None:
     """The shape before a normalisation is computed from the normalised value."""
     probe = probe_to_onnx(ExportGraph(toy.model, toy.size), dynamic_batch=True)
