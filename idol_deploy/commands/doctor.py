@@ -28,6 +28,6 @@ def run(options: argparse.Namespace) -> int:
 
     bundle = "" if options.bundle is None else str(options.bundle)
     report = make_report(examine(Subject(Path("/"), bundle)))
-    encoded = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    print(encoded.decode() if options.json else as_text(report))
+    as_json = options.json
+    print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() if as_json else as_text(report))
     return 0 if report["can_run"] else 1

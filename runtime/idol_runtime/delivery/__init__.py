@@ -1,3 +1,3 @@
-"""Delivery of events: a file, and a bounded queue with one module per kind of receiver on other machines."""
+"""Delivery of events: a bounded queue, and one module per kind of receiver."""
 
 __all__: list[str] = []

@@ -45,8 +45,7 @@ class EventFile:
             self._series = PartSeries(path.resolve(), self._files)
             if self._files.rotates:
                 self._path = self._series.newest or self._series.new_path()
-                self._opened_s -= self._series.age_s(self._path)
-            self._series.remove(self._path)
+                self._opened_s -= self._series.resume(self._path)
             with self._path.open("ab") as file:
                 self._size = file.tell()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A bounded queue of events that wait for a receiver on another machine.
+"""A bounded queue of events that wait for a receiver: another machine, or a file whose disk may hang.
 
 A thread sends the events in their order, in batches. An event that may not have arrived is sent again with the same
 `id`. The run never waits: when the queue is full, its oldest event is dropped and counted.

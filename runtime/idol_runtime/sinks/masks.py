@@ -1,5 +1,6 @@
 """Id masks: one 16-bit PNG per frame."""
 
+import re
 from itertools import count
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class MaskSink(PartSink):
         OutputError: the folder cannot be written.
     """
 
-    _are_folders = True
+    # Masks, and those that were not complete when their run was killed.
+    _contents = re.compile(r"(\d{6,}|\.\d{6,}-[0-9a-f]{8})\.png")
 
     @classmethod
     def _check_target(cls, path: Path) -> Path:

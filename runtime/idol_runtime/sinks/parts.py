@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import time
 from abc import abstractmethod
 from pathlib import Path
@@ -32,7 +33,7 @@ class PartSink(Sink):
     earlier one, append to the newest part or start the next one.
     """
 
-    _are_folders = False
+    _contents: re.Pattern[str] | None = None  # names of the files in a part; None: a part is a file
 
     def __init__(self, target: str | Path, context: SinkContext) -> None:
         super().__init__(target, context)
@@ -47,7 +48,7 @@ class PartSink(Sink):
         # The part that is continued; None: a new one.
         self._continued: Path | None = self._target
         with self._output_errors():
-            self._series = PartSeries(self._target, context.files, self._are_folders)
+            self._series = PartSeries(self._target, context.files, self._contents)
             if context.files.rotates:
                 self._check_target(self._new_path())
                 self._continued = self._series.newest if self._resumes else None
@@ -191,8 +192,7 @@ class PartSink(Sink):
             sync(self.path.parent)
         self._is_open, self._opened_s, self._continued = True, now, self.path
         if mode == "append":
-            self._opened_s -= self._series.age_s(self.path)
-            self._series.remove(self.path)
+            self._opened_s -= self._series.resume(self.path)
         if mode != "append" or not self._parts:
             self._parts += 1
         if self.path != previous and (self._parts > 1 or (self._resumes and not self.context.files.rotates)):

@@ -17,8 +17,6 @@ __all__ = ["PartSeries", "part_size"]
 
 # The time in the name of a part.
 _TIME = "%Y%m%dT%H%M%SZ"
-# Names of the masks in a folder, and of those that were not complete when their run was killed.
-_MASK = re.compile(r"(\d{6,}|\.\d{6,}-[0-9a-f]{8})\.png\Z")
 
 
 class _Part(NamedTuple):
@@ -41,21 +39,21 @@ class PartSeries:
         newest: newest part of earlier runs; None without one and without `--rotate`.
     """
 
-    def __init__(self, target: Path, files: FilePolicy, are_folders: bool = False) -> None:
+    def __init__(self, target: Path, files: FilePolicy, contents: re.Pattern[str] | None = None) -> None:
         """Find the parts of earlier runs.
 
         Args:
             target: path that the names of the parts are made from.
             files: limits of the parts.
-            are_folders: True for parts that are folders.
+            contents: names of the files in a part that is a folder; None for parts that are files.
 
         Raises:
             OSError: the folder of the target cannot be read.
         """
         self._target, self._files, self._size = target, files, 0
-        self._are_folders = are_folders
+        self._contents = contents
         self._parts = deque[_OldPart]()  # complete parts; none is remembered without a limit
-        parts = _parts(target, are_folders) if files.rotates else []
+        parts = _parts(target, contents is not None) if files.rotates else []
         self.newest = parts[-1].path if parts else None
         ahead = time.time() - time.monotonic()
         for path, modified in parts if files.retain != UNLIMITED else ():
@@ -65,14 +63,6 @@ class PartSeries:
     def is_full(self, size: int, age_s: float) -> bool:
         """Return True if a part of this size in bytes and this age ends."""
         return size >= self._files.rotate.size or age_s >= self._files.rotate.seconds
-
-    def age_s(self, path: Path) -> float:
-        """Return the seconds since the time in the name of a part; 0 without one or if it has not come yet."""
-        now = datetime.now(timezone.utc)
-        with contextlib.suppress(ValueError):
-            started = datetime.strptime(path.stem[len(self._target.stem) + 1 :][:16], _TIME)
-            return max(0.0, (now - started.replace(tzinfo=timezone.utc)).total_seconds())
-        return 0.0
 
     def new_path(self) -> Path:
         """Return an unused name with the time."""
@@ -87,10 +77,18 @@ class PartSeries:
             self._parts.append(_OldPart(path, time.monotonic() if ended_s is None else ended_s, size))
             self._size += size
 
-    def remove(self, path: Path) -> None:
-        """Remove a part that is continued."""
+    def resume(self, path: Path) -> float:
+        """Take a part that is continued out of the complete ones, and return its age in seconds.
+
+        The age begins with the time in the name of the part; it is 0 without one, or if that time has not come yet.
+        """
         self._size -= sum(part.size for part in self._parts if part.path == path)
         self._parts = deque(part for part in self._parts if part.path != path)
+        now = datetime.now(timezone.utc)
+        with contextlib.suppress(ValueError):
+            started = datetime.strptime(path.stem[len(self._target.stem) + 1 :][:16], _TIME)
+            return max(0.0, (now - started.replace(tzinfo=timezone.utc)).total_seconds())
+        return 0.0
 
     def evict(self, now: float, open_size: int) -> list[Path]:
         """Delete the parts beyond the limit, and return their paths.
@@ -106,10 +104,10 @@ class PartSeries:
             part = self._parts.popleft()
             self._size -= part.size
             with contextlib.suppress(OSError):  # a part may have been moved, or hold files of the user
-                if not _is_part(part.path.lstat(), self._are_folders):
+                if not _is_part(part.path.lstat(), self._contents is not None):
                     continue
-                if self._are_folders:
-                    for file in filter(_MASK.match, os.listdir(part.path)):
+                if self._contents is not None:
+                    for file in filter(self._contents.fullmatch, os.listdir(part.path)):
                         os.unlink(part.path / file)
                     part.path.rmdir()
                 else:
