@@ -118,8 +118,8 @@ def open_event_outputs(
         file = EventFile(options.events, FilePolicy.parse(options.rotate, options.retain, options.sync))
     outputs = EventOutputs([*receivers], file, single=single)
     queues = [EventQueue(sender, outputs) for sender in senders]
-    if file is not None:  # its disk may hang
-        queues.append(EventQueue(file, outputs, capacity=_FILE_CAPACITY))
+    if file is not None:  # its disk may hang or be full; parts end between two events
+        queues.append(EventQueue(file, outputs, capacity=_FILE_CAPACITY, batch=1))
     outputs.add(*queues)
     try:
         yield outputs

@@ -1,30 +1,26 @@
 """The file of the events of a run."""
 
-import logging
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from idol_runtime.delivery.queue import Delivery
 from idol_runtime.errors import OutputError
-from idol_runtime.events import Event
 from idol_runtime.json_text import to_json
 from idol_runtime.sinks.policy import FilePolicy
 from idol_runtime.sinks.series import PartSeries
 
 __all__ = ["EventFile"]
 
-_log = logging.getLogger(__name__)
-
 
 class EventFile:
-    """A function, and a `Sender`, that appends events to a file, one JSON object per line.
+    """A sender that appends events to a file, one JSON object per line.
 
         {"kind": "lost", "source": "door", "message": "…", "values": {}, "time": 1795862999.5}
 
     With `--rotate`, the file is a series of parts with the names of those of an output; a restart continues the newest
-    one. The file is opened for each event, so that another program may rename it. A line that cannot be written, for
-    example on a full disk, is lost, and the first loss is logged.
+    one. The file is opened for each batch, so that another program may rename it.
     """
 
     def __init__(self, path: Path, files: FilePolicy | None = None) -> None:
@@ -39,7 +35,7 @@ class EventFile:
         """
         self.name = str(path)
         self._files, self._path = files or FilePolicy(), path
-        self._failed = self._rotation_asked = False
+        self._rotation_asked = False
         self._opened_s = time.monotonic()
         try:
             self._series = PartSeries(path.resolve(), self._files)
@@ -53,38 +49,46 @@ class EventFile:
                 f"cannot write events to {path}: {error.strerror}; give --events a file in an existing folder"
             ) from error
 
-    def __call__(self, event: Event) -> None:
-        """Append an event."""
+    def send(self, batch: Sequence[Delivery]) -> None:
+        """Append events.
+
+        Raises:
+            OutputError: none of them is written.
+        """
         now = time.monotonic()
         try:
-            is_full = self._rotation_asked or self._series.is_full(self._size, now - self._opened_s)
-            if is_full and self._size:
-                self._series.add(self._path, self._size)
-                self._path, self._size, self._opened_s = self._series.new_path(), 0, now
-                self._rotation_asked = False
-            with self._path.open("a+b") as file:
-                # A line that was cut short ends here, so that only this line is lost.
-                end = file.seek(0, 2)
-                cut = end and file.seek(end - 1) is not None and file.read(1) != b"\n"
-                file.write(b"\n" * bool(cut) + to_json(event) + b"\n")
-                file.flush()  # raises an error of the disk before the size is counted
-                self._size = file.tell()
+            self._end_full_part(now)
+            self._append(b"".join(to_json(delivery.event) + b"\n" for delivery in batch))
         except OSError as error:
-            if not self._failed:
-                _log.warning("events are not written to %s: %s; free some space", self._path, error.strerror)
-            self._failed = True
-        else:
-            self._failed = False
-        self._series.evict(now, self._size)  # on a full disk, this may make the room
-
-    def send(self, batch: Sequence[Delivery]) -> None:
-        """Append events."""
-        for delivery in batch:
-            self(delivery.event)
+            raise OutputError(f"is not written: {error.strerror}; check the disk and the folder") from error
+        finally:
+            self._series.evict(now, self._size)  # on a full disk, this may make the room
 
     def close(self) -> None:
-        """Do nothing: the file is opened for each event."""
+        """Do nothing: the file is opened for each batch."""
 
     def rotate(self) -> None:
         """Continue in a new part from the next event on, if the file has parts; called from any thread."""
         self._rotation_asked = self._files.rotates
+
+    def _end_full_part(self, now: float) -> None:
+        is_full = self._rotation_asked or self._series.is_full(self._size, now - self._opened_s)
+        if is_full and self._size:
+            self._series.add(self._path, self._size)
+            self._path, self._size, self._opened_s = self._series.new_path(), 0, now
+            self._rotation_asked = False
+
+    def _append(self, lines: bytes) -> None:
+        with self._path.open("a+b", buffering=0) as file:
+            end = file.seek(0, 2)
+            # A line that was cut short ends here, so that only this line is lost.
+            cut = end and file.seek(end - 1) is not None and file.read(1) != b"\n"
+            data = b"\n" * bool(cut) + lines
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
+            self._size = file.tell()

@@ -21,7 +21,7 @@ from idol_runtime.events import Event, EventKind, Tell, guarded
 __all__ = ["CAPACITY", "FLUSH_S", "Delivery", "EventQueue", "RejectedError", "Sender"]
 
 # Events that wait at most, and those that are sent together.
-CAPACITY, _BATCH = 1000, 100
+CAPACITY, BATCH = 1000, 100
 # Longest wait between two attempts to send: the first wait is a second, the next ones double.
 _LONGEST_WAIT_S = 30.0
 # Time between two looks at a connection without events.
@@ -69,7 +69,9 @@ class Sender(Protocol):
 class EventQueue:
     """A function that accepts events and delivers them in a thread."""
 
-    def __init__(self, sender: Sender, tell: Tell, *, capacity: int = CAPACITY, wait_s: float = 1.0) -> None:
+    def __init__(
+        self, sender: Sender, tell: Tell, *, capacity: int = CAPACITY, batch: int = BATCH, wait_s: float = 1.0
+    ) -> None:
         """Start the thread.
 
         Args:
@@ -77,10 +79,12 @@ class EventQueue:
             tell: function that receives the events of the delivery itself: `output_stopped` and `output_back`;
                 an error of it is logged.
             capacity: number of events that wait at most.
+            batch: number of events that are sent together at most.
             wait_s: longest first wait after a failure in seconds.
         """
         self.name = sender.name
-        self._sender, self._tell, self._capacity, self._wait_s = sender, guarded(tell), capacity, wait_s
+        self._sender, self._tell = sender, guarded(tell)
+        self._capacity, self._batch, self._wait_s = capacity, batch, wait_s
         self._prefix, self._numbers = secrets.token_hex(6), count()
         self._items: deque[Delivery] = deque()
         self._changed = threading.Condition()
@@ -120,7 +124,7 @@ class EventQueue:
         failures = 0
         while self._wait(failures):
             with self._changed:
-                batch = [self._items.popleft() for _ in range(min(_BATCH, len(self._items)))]
+                batch = [self._items.popleft() for _ in range(min(self._batch, len(self._items)))]
                 self._sending = len(batch)
             failures = 0 if self._deliver(batch) else failures + 1
         self._sender.close()

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import pytest
 from idol_deploy.commands.event_outputs import add_event_outputs, open_event_outputs
 from idol_runtime.delivery import queue
 from idol_runtime.delivery.event_file import EventFile
+from idol_runtime.delivery.queue import Delivery
 from idol_runtime.events import Event
 from samples.events import problems
 from servers.mosquitto import MOSQUITTO, Broker
@@ -61,13 +62,13 @@ def test_the_limits_of_the_outputs_are_those_of_the_file(
 
 def test_a_disk_that_hangs_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, hangs = tmp_path / "events", threading.Event()
-    write = EventFile.__call__
+    send = EventFile.send
 
-    def write_later(self: EventFile, event: Event) -> None:
+    def send_later(self: EventFile, batch: Sequence[Delivery]) -> None:
         hangs.wait(60)
-        write(self, event)
+        send(self, batch)
 
-    monkeypatch.setattr(EventFile, "__call__", write_later)
+    monkeypatch.setattr(EventFile, "send", send_later)
     parser = argparse.ArgumentParser()
     add_event_outputs(parser)
     options = parser.parse_args(["--events", str(path)])
