@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from servers.rtsp import GSTREAMER_PYTHON
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from idol_export.export import Exported
 
 # The same examples in every run, and no failure on a busy machine.
-settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 
 # A shell ignores SIGINT in jobs of the background, and so would every process of the tests.

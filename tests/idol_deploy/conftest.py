@@ -157,10 +157,11 @@ def _heed_interrupts() -> None:
 
 @pytest.fixture
 def start() -> Start:
-    """Function that starts the command in a process of its own."""
+    """Function that starts the command in a process of its own, after the Python code in `first`."""
 
-    def run(*arguments: object, **options: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-W", "error", "-m", "idol_deploy.cli", *map(str, arguments)]
+    def run(*arguments: object, first: str = "", **options: object) -> subprocess.Popen[str]:
+        code = f"{first}\nfrom idol_deploy.cli import entry; raise SystemExit(entry())"
+        command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # A background job of a shell ignores Ctrl-C, and so would its children.
         return subprocess.Popen(command, **pipes, **options, preexec_fn=_heed_interrupts)

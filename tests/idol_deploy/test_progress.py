@@ -9,6 +9,7 @@ import pytest
 
 from idol_deploy import progress
 from idol_deploy.progress import StepDisplay, counted, steps
+from samples.waiting import LIMIT_S
 
 
 class _Clock:
@@ -91,7 +92,7 @@ def test_a_terminal_is_redrawn_while_a_step_says_nothing(
     monkeypatch.setattr(StepDisplay, "_draw", once_more)
     with steps(redraw=True) as announce:
         announce("tracing")
-        assert drawn.wait(10)
+        assert drawn.wait(LIMIT_S)
     assert not any(thread.name == "idol-progress" for thread in threading.enumerate())
     assert capsys.readouterr().err.endswith("\r\x1b[K")
 

@@ -5,7 +5,6 @@ import os
 import re
 import stat
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from idol_deploy import streams_file
 from idol_deploy.cli import build_parser
 from idol_deploy.commands.source_options import add_source_options, source_options
 from idol_deploy.stream_requests import RequestError, StreamRequests
@@ -26,6 +26,7 @@ from idol_runtime.sources.gstreamer import PipelineReader
 from idol_runtime.sources.opening import reader_kind, source_paths
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import LIMIT_S, until
 
 
 @pytest.fixture
@@ -228,8 +229,11 @@ def test_a_file_that_somebody_has_broken_or_filled_is_not_written(editor: Editor
     assert editor(remove="5").status == 200
 
 
-def test_a_stream_that_cannot_be_opened_is_not_listed(editor: Editor, folder: Path) -> None:
+def test_a_stream_that_cannot_be_opened_is_not_listed(
+    editor: Editor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next start would end with its error."""
+    monkeypatch.setattr(streams_file, "_START_S", LIMIT_S)
     (folder / "media" / "text.mp4").write_text("no video")
     before = editor.path.read_bytes()
     reply = editor(add=fields(source="text.mp4"))
@@ -250,10 +254,7 @@ def test_a_stream_that_has_ended_is_removed_with_an_event(editor: Editor, folder
             run.add(options)
         thread = threading.Thread(target=run.wait, args=(lambda: True,))
         thread.start()
-        deadline = time.monotonic() + 20
-        while not any(event.kind == "ended" for event in editor.events):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: any(event.kind == "ended" for event in editor.events))
         assert editor(remove="first") == Reply(7)
         run.stop()
         thread.join()
@@ -291,7 +292,7 @@ _NAMES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.dictionaries(_NAMES | _TEXTS, _VALUES, max_size=5))
 def test_no_request_leads_out_of_the_folders(
     folder: Path, requests: StreamRequests, editor: Editor, change: dict[str, Any]

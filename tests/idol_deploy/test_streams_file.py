@@ -3,7 +3,6 @@
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.streams import Streams
 from samples.events import check_events
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import LIMIT_S, until
 from servers.mjpeg import MjpegServer
 
 
@@ -31,8 +31,13 @@ def read(path: Path, *arguments: object) -> StreamsFile:
 
 
 def write(path: Path, *streams: dict[str, Any]) -> Path:
+    return replace(path, json.dumps({"streams": streams}))
+
+
+def replace(path: Path, content: str) -> Path:
+    """Write the file at once, so that no look at it finds a part."""
     new = path.with_suffix(".new")
-    new.write_text(json.dumps({"streams": streams}))
+    new.write_text(content)
     return new.replace(path)
 
 
@@ -143,13 +148,6 @@ class Followed:
         until(lambda: len(self.told(kind, source)) >= count)
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Followed]]:
     """A function that runs and follows a file of these streams until the test ends."""
@@ -163,7 +161,7 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     yield start
     for one in runs:
         one.run.stop()
-        one.thread.join(20)
+        one.thread.join(LIMIT_S)
         assert not one.thread.is_alive()
 
 
@@ -191,7 +189,7 @@ def test_changes_are_followed_and_other_streams_are_not_touched(
     run.until("connected", "door")
     run.write(entry("door"), entry("yard"))
     run.until("connected", "yard")
-    run.path.write_text('{"streams": [')
+    replace(run.path, '{"streams": [')
     run.until("refused", "s.json")
     assert not run.told("accepted", "s.json")
     run.write(entry("door"), entry("yard", score=0.5), {"name": "gone", "source": "g.mp4", "jsonl": "g"})
@@ -201,10 +199,8 @@ def test_changes_are_followed_and_other_streams_are_not_touched(
     run.until("removed", "door")
     run.write()
     run.until("removed", "yard", 2)
-    time.sleep(0.3)
-    assert run.thread.is_alive(), "an empty list waits for a source"
-    run.write(entry("door", queue="block", max_frames=5))
-    run.thread.join(20)
+    run.write(entry("door", queue="block", max_frames=5))  # an empty list waits for a source
+    run.thread.join(LIMIT_S)
     assert [summary.source for summary in run.summaries] == ["door", "yard", "yard", "door"]
     assert run.summaries[-1].frames == 5
     (refused,) = run.told("refused", "s.json")  # a broken file is told once
@@ -235,7 +231,7 @@ def test_the_last_of_many_changes_counts_while_an_output_is_being_closed(
     close = JsonlSink.close
 
     def hang(self: JsonlSink) -> None:
-        closing.wait(20)
+        closing.wait(LIMIT_S)
         close(self)
 
     monkeypatch.setattr(JsonlSink, "close", hang)

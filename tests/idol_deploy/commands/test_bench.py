@@ -27,7 +27,8 @@ def test_bench_measures_a_bundle(idol: Command, toy: Toy, tmp_path: Path) -> Non
     assert len(row["network_ms"]) == 3
     assert row["golden_error"] < 1e-4
     assert report["roofline"]["work"]["flops"] > 1e7
-    assert 0 < row["roofline_share"] < 1
+    share = report["roofline"]["floor_ms"] / row["stages_ms"]["network"]["p50"]
+    assert row["roofline_share"] == pytest.approx(share, rel=0.01)
     used = report["used_why"].partition("\n")[0]
     assert used.startswith("running portable on ")
     assert row["used"] == ("ONNX Runtime (cpu)" in used)

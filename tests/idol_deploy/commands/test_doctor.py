@@ -9,15 +9,17 @@ import platform
 import re
 import shutil
 import subprocess
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jsonschema
 import pytest
 
+from idol_runtime.doctor import probe
 from idol_runtime.doctor.probe import GROUPS, Finding
 from idol_runtime.doctor.subject import Subject
+from samples.waiting import LIMIT_S
 
 if TYPE_CHECKING:
     from tests.idol_deploy.conftest import Command
@@ -58,9 +60,11 @@ SCHEMA = {
 def test_this_machine(idol: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    begun = time.monotonic()
+    # 1.7 s on two free cores; the limit of a probe is tested without the machine's libraries.
+    monkeypatch.setattr(probe, "examine", partial(probe.examine, limit_s=LIMIT_S))
+    free = [shutil.disk_usage(tmp_path).free]
     done = idol("doctor", "--json")
-    assert time.monotonic() - begun < 15  # 1.7 s on two free cores
+    free.append(shutil.disk_usage(tmp_path).free)  # other processes write to the disk
     report = json.loads(done.out)
     jsonschema.validate(report, SCHEMA)
     findings = {name: finding["details"] for name, finding in report["findings"].items()}
@@ -72,9 +76,7 @@ def test_this_machine(idol: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20, rel=0.01
     )
     assert findings["system"]["kernel"] == platform.release()
-    assert findings["disk"]["cache"]["free_gib"] == pytest.approx(
-        shutil.disk_usage(tmp_path).free / 2**30, abs=1
-    )
+    assert min(free) / 2**30 - 1 < findings["disk"]["cache"]["free_gib"] < max(free) / 2**30 + 1
     for name in ("openvino", "onnxruntime"):
         try:
             assert findings[name]["version"] == importlib.metadata.version(name)
@@ -98,7 +100,7 @@ def test_a_bundle_that_cannot_run(idol: Command, monkeypatch: pytest.MonkeyPatch
         missing = Finding("missing", "not installed", {}, "pip install it")
         return {**dict.fromkeys(NAMES, missing), "bundle": finding}
 
-    monkeypatch.setattr("idol_runtime.doctor.probe.examine", examine)
+    monkeypatch.setattr(probe, "examine", examine)
     done = idol("doctor", "none.idol")
     assert done.status == 1
     assert "\n\nrun: nothing: none.idol: no such file\n" in done.out

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idol_deploy.commands.event_outputs import add_event_outputs, open_event_outputs
+from idol_deploy.commands.event_outputs import EventOutputs, add_event_outputs, open_event_outputs
 from idol_runtime.delivery import queue
 from idol_runtime.delivery.event_file import EventFile
-from idol_runtime.delivery.queue import Delivery
+from idol_runtime.delivery.queue import Delivery, EventQueue
 from idol_runtime.events import Event
 from samples.events import problems
+from samples.waiting import LIMIT_S
 from servers.mosquitto import MOSQUITTO, Broker
 from servers.rtsp import free_port
 from servers.webhook import Webhook
@@ -26,6 +27,11 @@ from servers.webhook import Webhook
 if TYPE_CHECKING:
     from tests.conftest import Toy
     from tests.idol_deploy.conftest import Command
+
+
+@pytest.fixture(autouse=True)
+def _all_events_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "FLUSH_S", LIMIT_S)
 
 
 def test_a_file_and_a_webhook_get_the_same_events(
@@ -65,7 +71,7 @@ def test_a_disk_that_hangs_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.
     send = EventFile.send
 
     def send_later(self: EventFile, batch: Sequence[Delivery]) -> None:
-        hangs.wait(60)
+        hangs.wait(LIMIT_S)
         send(self, batch)
 
     monkeypatch.setattr(EventFile, "send", send_later)
@@ -102,13 +108,26 @@ def test_a_broker_gets_the_events(idol: Command, toy: Toy, images: Path, tmp_pat
 def test_a_receiver_that_is_down_does_not_change_the_run(
     idol: Command, toy: Toy, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "FLUSH_S", 0.2)
+    stopped = threading.Event()
+    tell, finish = EventOutputs.__call__, EventQueue.finish
+
+    def tell_it(self: EventOutputs, event: Event) -> None:
+        tell(self, event)
+        if event.kind == "output_stopped":
+            stopped.set()
+
+    def finish_later(self: EventQueue, seconds: float) -> None:
+        assert stopped.wait(LIMIT_S)
+        finish(self, 0.2)
+
+    monkeypatch.setattr(EventOutputs, "__call__", tell_it)
+    monkeypatch.setattr(EventQueue, "finish", finish_later)
     url = f"http://user:passw0rd@127.0.0.1:{free_port()}/s3cret"
     done = idol("run", toy.path, "--source", images, "--jsonl", tmp_path / "a.jsonl", "--webhook", url)
     assert done.status == 0
-    stopped, lost = done.err.splitlines()
-    assert "http://127.0.0.1:" in stopped
-    assert "cannot be reached: " in stopped
+    first, lost = done.err.splitlines()
+    assert "http://127.0.0.1:" in first
+    assert "cannot be reached: " in first
     assert "events not delivered: " in lost
     assert "passw0rd" not in done.out + done.err
     assert "s3cret" not in done.out + done.err

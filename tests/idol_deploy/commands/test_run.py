@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +29,7 @@ from idol_runtime.stream import Prepared
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.results import FrameResult
 from idol_runtime.tracking.rle import decode_rle
+from samples.waiting import LIMIT_S, until
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -174,7 +174,7 @@ def test_a_file_has_no_latest_frame(
 
 def test_a_camera_that_is_not_waited_for(refused: Callable[..., str], toy: Toy, tmp_path: Path) -> None:
     command = "run", toy.path, "--source", "rtsp://user:hunter2@127.0.0.1:9/live", "--jsonl", tmp_path / "a"
-    message = refused(*command, "--reconnect", "off", "--read-timeout", 5)
+    message = refused(*command, "--reconnect", "off", "--read-timeout", LIMIT_S)
     assert "cannot open rtsp://***@127.0.0.1:9/live: Connection refused" in message
     assert "--read-timeout must be greater than 0 s, got 0.0" in refused(*command, "--read-timeout", 0)
 
@@ -627,13 +627,9 @@ def test_a_true_signal_finishes_every_output(
     for i in range(FRAMES, 4000):
         os.link(first, images / f"frame{i}.png")
     with _running(start("run", toy.path, "--source", images, *_to(outputs))) as process:
-        deadline = time.monotonic() + 60
-        while not (outputs["masks"] / "000003.png").exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until((outputs["masks"] / "000003.png").exists, process)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, err) == (130, "")
     assert f"wrote {outputs['a.jsonl']}" in out
     frames = len(_lines(outputs["a.jsonl"]))
@@ -655,15 +651,8 @@ def test_a_lost_source_is_told_at_once_and_decides_the_exit_status(
     events.write_bytes(b'{"kind": "ad')  # cut by a kill
 
     def told(kind: str, source: str) -> list[str]:
-        lines = [line for line in events.read_text().splitlines()[1:] if line.endswith("}")]
+        lines = events.read_text().split("\n")[1:-1]  # the last one may not be whole yet
         return [e["message"] for e in map(json.loads, lines) if (e["kind"], e["source"]) == (kind, source)]
-
-    def until(process: subprocess.Popen[str], kind: str, source: str) -> None:
-        deadline = time.monotonic() + 60
-        while not told(kind, source):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
 
     with MjpegServer(toy.size, 10) as stays, MjpegServer(toy.size, 10) as goes:
         sources = {"stays": stays.url, "goes": goes.url, "file": str(images)}
@@ -681,12 +670,12 @@ def test_a_lost_source_is_told_at_once_and_decides_the_exit_status(
             tmp_path / "{source}.jsonl",
         )
         with _running(start(*command, "--no-golden-check")) as process:
-            until(process, "connected", "goes")
-            until(process, "ended", "file")
+            until(lambda: told("connected", "goes") and told("ended", "file"), process)
+            until((tmp_path / "stays.jsonl").exists, process)
             goes.stop()
-            until(process, "lost", "goes")
+            until(lambda: told("lost", "goes"), process)
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=LIMIT_S)
             goes.start()
     assert process.returncode == 2
     assert err.count("file: ended early: ") == 1
@@ -698,8 +687,8 @@ def test_a_lost_source_is_told_at_once_and_decides_the_exit_status(
 
 
 def test_a_run_in_a_process_of_its_own(toy: Toy, clip: Path, start: Start, outputs: dict[str, Path]) -> None:
-    process = start("run", toy.path, "--source", clip, *_to(outputs))
-    out, err = process.communicate(timeout=120)
+    with _running(start("run", toy.path, "--source", clip, *_to(outputs))) as process:
+        out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, err) == (0, "")
     assert f"{FRAMES} frames" in out
     _check_outputs(outputs, FRAMES)
@@ -733,9 +722,8 @@ def test_errors_of_a_process_of_its_own(
         (tmp_path / name).write_bytes(b"\0noise" * 99)
     (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:-200])
     arguments = [argument.format(toy=toy.path) for argument in arguments]
-    with unchanged():
-        process = start(*arguments, cwd=tmp_path)
-        out, err = process.communicate(timeout=120)
+    with unchanged(), _running(start(*arguments, cwd=tmp_path)) as process:
+        out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 2, err
     assert err.startswith("idol-deploy: error: ")
     assert err.count("\n") == 1

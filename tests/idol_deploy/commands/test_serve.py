@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from samples.waiting import LIMIT_S, until
 from servers.mjpeg import MjpegServer
-from servers.rtsp import free_port
 
 if TYPE_CHECKING:
     from tests.conftest import Toy
@@ -44,21 +43,18 @@ class Served:
         body = None if data is None else json.dumps(data).encode()
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, body, headers, **options)
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
             return json.load(response)
 
     def until(self, path: str, match: Callable[[Any], object]) -> Any:
         """Ask again and again until the answer matches."""
-        deadline = time.monotonic() + 30
-        answer = None
-        while time.monotonic() < deadline:
-            with contextlib.suppress(urllib.error.HTTPError):
+
+        def matching() -> Any:
+            with contextlib.suppress(OSError):  # an error of HTTP, or a server that is killed
                 answer = self.get(path)
-                if match(answer):
-                    return answer
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.02)
-        raise AssertionError(answer)
+                return [answer] if match(answer) else []
+
+        return until(matching, self.process)[0]
 
     def server(self) -> int:
         """Return the server process."""
@@ -91,6 +87,14 @@ def camera(toy: Toy) -> Iterator[MjpegServer]:
         yield opened
 
 
+def lives(pid: int) -> bool:
+    """Return False for a process that has ended, also if nobody has waited for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def frames(count: int) -> Callable[[Any], bool]:
     return lambda answer: any(stream["frames"] >= count for stream in answer["streams"])
 
@@ -118,7 +122,7 @@ def test_streams_are_added_watched_and_removed(
     assert json.loads(listing.read_text()) == {"streams": []}
     assert (data / "a.jsonl").read_bytes().count(b"\n") >= 3
     served.process.send_signal(signal.SIGINT)
-    out, _ = served.process.communicate(timeout=30)
+    out, _ = served.process.communicate(timeout=LIMIT_S)
     assert (served.process.returncode, "wrote " in out) == (130, True)
 
 
@@ -127,9 +131,9 @@ def test_a_killed_run_continues_its_identities_at_the_same_port(
     serve: Callable[..., Served], toy: Toy, camera: MjpegServer, tmp_path: Path
 ) -> None:
     """SIGKILL of the server alone, which the run replaces, and of the run, whose server ends."""
-    state, port = tmp_path / "a.state", free_port()
-    command = ("serve", toy.path, "--source", camera.url, "--http", port, "--state", state)
-    served = serve(*command)
+    state = tmp_path / "a.state"
+    command = ("serve", toy.path, "--source", camera.url, "--state", state, "--after-gap", "keep", "--http")
+    served = serve(*command, 0)
     name = served.until("api/streams", frames(5))["streams"][0]["name"]
     first = served.server()
     os.kill(first, signal.SIGKILL)
@@ -139,15 +143,13 @@ def test_a_killed_run_continues_its_identities_at_the_same_port(
     served.until("readyz", lambda answer: True)
     result = served.until(f"api/streams/{name}/result", lambda answer: answer["instances"])
     before = {instance["id"] for instance in result["instances"]}
-    time.sleep(1.1)  # a state is saved every second
+    saved = state.read_bytes()
+    until(lambda: state.read_bytes() != saved)  # as it is every second
     server = served.server()
     served.process.kill()
     served.process.communicate()
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{server}").exists() and "Z" not in Path(f"/proc/{server}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline, "the server outlives the run"
-        time.sleep(0.02)
-    second = serve(*command)
+    until(lambda: not lives(server))
+    second = serve(*command, served.url.split(":")[2].strip("/"))
     assert second.url == served.url
     answer = second.until(f"api/streams/{name}/result", lambda answer: answer["instances"])
     assert {instance["id"] for instance in answer["instances"]} & before, "same scene, same identities"
@@ -160,7 +162,7 @@ def test_metrics_alone(serve: Callable[..., Served], toy: Toy, camera: MjpegServ
     with pytest.raises(urllib.error.HTTPError, match="404"):
         served.get("api/streams")
     request = urllib.request.Request(served.url + "metrics", headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
         assert b"idol_frames_total" in response.read()
     server = served.server()
     for number in (
@@ -170,11 +172,11 @@ def test_metrics_alone(serve: Callable[..., Served], toy: Toy, camera: MjpegServ
     ):  # as a service manager sends to all processes
         os.kill(server, number)
     served.process.send_signal(signal.SIGTERM)
-    out, errors = served.process.communicate(timeout=30)
+    out, errors = served.process.communicate(timeout=LIMIT_S)
     assert served.process.returncode == 130
     assert f"wrote {tmp_path / 'a.jsonl'}" in out
     assert "server process ended" not in errors
-    assert not Path(f"/proc/{server}").exists()
+    until(lambda: not lives(server))
 
 
 @pytest.mark.parametrize(

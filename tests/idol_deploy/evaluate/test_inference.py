@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from idol_runtime.errors import BackendError, ConfigError, DataError, FrameError
 from idol_runtime.pipeline import Pipeline
 from idol_runtime.tracking.detection import NetworkOutput
 from idol_runtime.tracking.results import VideoResult
+from samples.waiting import LIMIT_S, until
 
 CLASSES = tuple(Category(name, i) for i, name in enumerate(("cat", "dog", "owl"), 1))
 CONFIG = StreamConfig(CLASSES, Preprocessing(short_side=None))
@@ -142,7 +144,7 @@ def test_processes_share_the_videos(work: InferenceTask) -> None:
     first = threading.Thread(target=process, args=(0,))
     first.start()
     process(1)
-    first.join(timeout=60)
+    first.join(LIMIT_S)
     assert sorted(outcome) == [False, True]
     assert [pipeline.steps for pipeline in pipelines] == [3 + 1, 2 + 4]
     assert json.loads(work.results.read_text()) == _by_hand(work)
@@ -160,11 +162,10 @@ def test_the_first_process_tells_of_another_that_failed(work: InferenceTask) -> 
 
     waiting = threading.Thread(target=first)
     waiting.start()
-    while waiting.is_alive() and not (work.parts / "rank0.started").exists():
-        time.sleep(0.01)
+    until((work.parts / "rank0.started").exists)
     with pytest.raises(SourceError):
         run_videos(replace(work, shard=Shard(1, 2)), Counting)
-    waiting.join(timeout=60)
+    waiting.join(LIMIT_S)
     assert "process 1 failed: frame" in str(errors[0])
 
 
@@ -180,12 +181,22 @@ def test_a_silent_process_is_not_awaited_for_ever(
 
 
 def test_a_slow_process_is_awaited(work: InferenceTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_SILENT_S", 1.0)
+    now, looks = 0.0, 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        time.sleep(0.01)
+
     monkeypatch.setattr(shards, "_SIGN_S", 0.0)
+    monkeypatch.setattr(shards, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
 
     class Slow(Counting):
         def step(self, frame: object) -> object:
-            time.sleep(0.3)  # six frames, longer than the limit
+            nonlocal now
+            before = looks
+            until(lambda: looks >= before + 2 or not first.is_alive())  # so that it has seen the last sign
+            now += 0.4 * shards._SILENT_S
             return super().step(frame)
 
     outcome: list[bool] = []
@@ -194,7 +205,7 @@ def test_a_slow_process_is_awaited(work: InferenceTask, monkeypatch: pytest.Monk
     )
     first.start()
     run_videos(replace(work, shard=Shard(1, 2)), Slow)
-    first.join(timeout=60)
+    first.join(LIMIT_S)
     assert outcome == [True]
 
 

@@ -1,7 +1,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ import pytest
 
 from idol_deploy.train.processes import joined
 from idol_runtime.errors import ConfigError
+from samples.waiting import LIMIT_S
+from servers.rtsp import free_port
 
 # The processes find each other without torchrun, which would end all of them.
 SCRIPT = """
@@ -19,7 +20,7 @@ from idol_deploy.train import processes as module
 from idol_runtime.errors import IdolError
 
 how, lost, patience = sys.argv[1:]
-module._PATIENCE = datetime.timedelta(seconds=int(patience))
+module._PATIENCE = datetime.timedelta(seconds=float(patience))
 try:
     with module.joined("cpu") as processes:
         processes.mean(torch.ones(1))
@@ -55,25 +56,18 @@ def started(rank: int, port: int, *arguments: object) -> Iterator[subprocess.Pop
         process.communicate()
 
 
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port: int = held.getsockname()[1]
-    return port
-
-
 # A stopped process sends nothing; both must start within the timeout, also on a busy machine.
 @pytest.mark.parametrize(
     ("how", "lost", "patience"),
-    [("killed", 0, 100), ("killed", 1, 100), pytest.param("stopped", 1, 15, marks=pytest.mark.slow)],
+    [("killed", 0, LIMIT_S), ("killed", 1, LIMIT_S), pytest.param("stopped", 1, 30, marks=pytest.mark.slow)],
 )
-def test_a_process_that_is_gone_ends_the_others(how: str, lost: int, patience: int) -> None:
+def test_a_process_that_is_gone_ends_the_others(how: str, lost: int, patience: float) -> None:
     port = free_port()
     with (
         started(lost, port, how, lost, patience) as gone,
         started(1 - lost, port, how, lost, patience) as left,
     ):
-        output, _ = left.communicate(timeout=120)
+        output, _ = left.communicate(timeout=2 * LIMIT_S)
     assert left.returncode == 2, output
     assert f"TrainingError process {1 - lost} of 2 lost the others: " in output
     assert "continue all with --resume" in output
@@ -83,7 +77,7 @@ def test_a_process_that_is_gone_ends_the_others(how: str, lost: int, patience: i
 
 def test_processes_that_never_come_are_not_awaited_for_ever() -> None:
     with started(0, free_port(), "killed", 1, 2) as alone:
-        output, _ = alone.communicate(timeout=120)
+        output, _ = alone.communicate(timeout=LIMIT_S)
     assert alone.returncode == 2, output
     assert "ConfigError cannot reach the other processes: " in output
     assert "start them with torchrun" in output
