@@ -28,7 +28,7 @@ __all__ = ["Parser", "Report", "fuzz"]
 
 _CHUNK = 500
 _MEMORY = 2**30  # bytes that the inputs of a worker may need beyond those at its start
-_CPU_S, _WALL_S = 10, 120  # of one input
+_CPU_S, _WALL_S = 30, 600  # of one input
 _SAVED = 4096  # bytes of an input that a report has
 
 

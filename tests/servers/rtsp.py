@@ -1,6 +1,8 @@
 """An RTSP server on loopback, Debian's GStreamer in a process of its own, which tests start, stall and kill."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,9 +20,11 @@ _ENCODERS = {
 
 
 def free_port() -> int:
-    """Return a TCP port on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Return a TCP port on which nothing listens, and which the system gives to no other socket meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class RtspServer:
