@@ -78,10 +78,11 @@ def test_frames_of_a_fast_camera_stay_young(load: Any, tmp_path: Path) -> None:
     streams = Streams(camera.StubNetwork(0.04, number_per_frame=1e3 / live.FPS), camera.CONFIG)
     case = live.measure(streams, 150, clips=False, folder=tmp_path)
     assert case["frames"] == 150
-    assert case["dropped"] > 300
-    # The stub sleeps, and a picture waits for at most one other. Times of a busy machine are longer.
-    assert 40 <= case["network_ms"]["p50"] < case["age_ms"]["p50"] < 80
-    assert case["since_sent_ms"]["p50"] == pytest.approx(case["age_ms"]["p50"], abs=20)
+    assert case["dropped"] > 100
+    # The stub sleeps, and a picture waits for at most one other; those of a queue are seconds old.
+    network, age, since_sent = (case[name]["p50"] for name in ("network_ms", "age_ms", "since_sent_ms"))
+    assert 40 <= network < age < 3 * network
+    assert since_sent < age + 10 * network
 
 
 @pytest.mark.slow
