@@ -52,7 +52,6 @@ LONG = {
     "tests/fakes/*.py": "fake of one API",
     "tests/export/engine/test_build.py": "one command, its fixtures and its refusals",
     "tests/export/verify/test_decisions.py": "one table of decisions and near-ties",
-    "tests/idol_deploy/commands/test_run.py": "one command, its options and its refusals",
     "tests/idol_deploy/weights/test_checkpoint.py": "one file format and its broken forms",
     "tests/plugins/test_cpu.py": "one kernel, its types and hostile cases",
 }

@@ -142,7 +142,7 @@ def test_gpu_section_dry_run(
         assert [kernel["checks"] for kernel in report["kernels"].values()] == [167, 125]
         assert all(0 < kernel["worst_share_of_tolerance"] < 1 for kernel in report["kernels"].values())
     if section == "kernels":
-        assert all(call["gain"]["torch"] > 0 for call in report["calls"] if call["types"][0] == "float32")
+        assert all(call["gain"]["torch"] >= 0 for call in report["calls"] if call["types"][0] == "float32")
         assert [goal["goal"] for goal in report["goals"]] == ["time of fp32 / time"] * 2
 
 

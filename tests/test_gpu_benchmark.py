@@ -287,7 +287,7 @@ def test_gpu_dry_run(libraries: Path, packed: Path, tmp_path: Path) -> None:
     assert {*sections.split(","), "compiled"} == result["sections"].keys()
     assert "limit" not in result["skipped"]
     found = result["sections"]
-    assert found["backward"]["network"]["gain"] > 0
+    assert found["backward"]["network"]["gain"] >= 0
     assert found["frames"]["cut"] == []
     first, second = found["frames"]["cases"]
     kinds = {f"{mode} {kind}" for mode in ("eager", "operator") for kind in ("fp32", "tf32", "fp16", "bf16")}

@@ -30,6 +30,8 @@ OTHER_SUBJECTS = {
     "idol_deploy/commands/test_faults.py": "cameras that fail during `run`; test_run.py has the rest",
     "idol_deploy/train/test_overfit.py": "training, tracking and scoring together",
     "idol_deploy/commands/test_serve_page.py": "the live page of `serve`, in a browser",
+    "idol_deploy/commands/test_run_refusals.py": "what `run` refuses; test_run.py has the rest",
+    "idol_deploy/commands/test_run_signals.py": "signals that end `run`; test_run.py has the rest",
     "idol_deploy/commands/test_run_state.py": "--state of `run`, in real processes; test_run.py has the rest",
     "runtime/bundle/test_bundle_contents.py": "contents of a bundle; the second half of test_bundle.py",
     "runtime/serve/test_page.py": "files of the page, which are no Python",

@@ -156,17 +156,22 @@ def _heed_interrupts() -> None:
 
 
 @pytest.fixture
-def start() -> Start:
+def start() -> Iterator[Start]:
     """Function that starts the command in a process of its own, after the Python code in `first`."""
+    processes: list[subprocess.Popen[str]] = []
 
     def run(*arguments: object, first: str = "", **options: object) -> subprocess.Popen[str]:
         code = f"{first}\nfrom idol_deploy.cli import entry; raise SystemExit(entry())"
         command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # A background job of a shell ignores Ctrl-C, and so would its children.
-        return subprocess.Popen(command, **pipes, **options, preexec_fn=_heed_interrupts)
+        processes.append(subprocess.Popen(command, **pipes, **options, preexec_fn=_heed_interrupts))
+        return processes[-1]
 
-    return run
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,15 +47,9 @@ def long(toy: Toy, write_images: Callable[..., Path], tmp_path: Path) -> Path:
     return write_images(tmp_path / "long", np.stack(frames))
 
 
-@contextlib.contextmanager
-def _running(process: subprocess.Popen[str], lines: Path, count: int) -> Iterator[subprocess.Popen[str]]:
+def _wait(process: subprocess.Popen[str], lines: Path, count: int) -> None:
     """Wait until the process has written so many lines."""
-    try:
-        until(lambda: lines.exists() and lines.read_bytes().count(b"\n") >= count, process)
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    until(lambda: lines.exists() and lines.read_bytes().count(b"\n") >= count, process)
 
 
 def test_a_stopped_and_a_killed_run_continue_as_one_that_was_not(
@@ -67,19 +59,21 @@ def test_a_stopped_and_a_killed_run_continue_as_one_that_was_not(
     assert idol("run", toy.path, "--source", long, "--jsonl", whole).status == 0
     command = ("run", toy.path, "--source", long, "--jsonl", lines, "--state", state)
     go_on = tmp_path / "go on"
-    with _running(start(*command, first=HELD.format(str(go_on))), lines, 10) as process:
-        process.send_signal(signal.SIGTERM)
-        go_on.touch()
-        out, _ = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 130
+    process = start(*command, first=HELD.format(str(go_on)))
+    _wait(process, lines, 10)
+    process.send_signal(signal.SIGTERM)
+    go_on.touch()
+    out, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
     stopped = lines.read_bytes()
     assert 10 <= stopped.count(b"\n") < FRAMES, out
     assert whole.read_bytes().startswith(stopped)
     assert load_state(state).clean
     go_on.unlink()
-    held = start(*command, first=HELD.format(str(go_on)))
-    with _running(held, lines, stopped.count(b"\n") + 10) as process:
-        process.kill()
+    process = start(*command, first=HELD.format(str(go_on)))
+    _wait(process, lines, stopped.count(b"\n") + 10)
+    process.kill()
+    process.communicate()
     assert not load_state(state).clean
     done = idol(*command)
     assert (done.status, lines.read_bytes() == whole.read_bytes()) == (0, True)
@@ -134,9 +128,10 @@ def test_a_killed_camera_gives_no_identity_twice(toy: Toy, start: Start, tmp_pat
         settings = ("--set", "association.match_score=1", "--after-gap", "keep")
         count = 0
         for end in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
-            with _running(start(*command, *settings), lines, count + 70) as process:
-                process.send_signal(end)
-                process.wait(LIMIT_S)
+            process = start(*command, *settings)
+            _wait(process, lines, count + 70)
+            process.send_signal(end)
+            process.communicate(timeout=LIMIT_S)
             saved = load_state(state)
             count = lines.read_bytes().count(b"\n")
     written = [json.loads(line) for line in lines.read_bytes().splitlines()]

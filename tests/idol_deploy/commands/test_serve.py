@@ -64,21 +64,16 @@ class Served:
 
 
 @pytest.fixture
-def serve(start: Start, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def serve(start: Start, tmp_path: Path) -> Callable[..., Served]:
     """Function that starts a command with these arguments and returns it once it serves."""
-    processes = []
     token = tmp_path / "token"
     token.write_text(TOKEN)
     token.chmod(0o600)
 
     def run(*arguments: object) -> Served:
-        processes.append(start(*arguments, "--token-file", token, "--backend", "onnxruntime"))
-        return Served(processes[-1])
+        return Served(start(*arguments, "--token-file", token, "--backend", "onnxruntime"))
 
-    yield run
-    for process in processes:
-        process.kill()
-        process.communicate()
+    return run
 
 
 @pytest.fixture
