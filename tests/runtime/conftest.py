@@ -1,8 +1,10 @@
-"""Fixtures: a bundle of a few kilobytes and ways to break it, without torch and onnx."""
+"""Fixtures: a bundle of a few kilobytes and ways to break it, without torch and onnx; waits for other threads."""
 
+import threading
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import msgspec
@@ -170,3 +172,23 @@ class BundleKit:
 @pytest.fixture(scope="session")
 def kit() -> BundleKit:
     return BundleKit((Path(__file__).parents[1] / "data" / "tiny.onnx").read_bytes())
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Callable[[], object]], None]:
+    """A function that waits for a condition."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = monotonic() + 60
+        while not condition():
+            assert monotonic() < deadline
+            sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def no_thread_is_left(until: Callable[[Callable[[], object]], None]) -> Iterator[None]:
+    """Wait for the end of the threads that the test has started."""
+    yield
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("idol-")])

@@ -48,7 +48,7 @@ class Broker:
     def start(self) -> None:
         """Start the broker and wait until it listens."""
         self._process = subprocess.Popen([MOSQUITTO, "-c", self._folder / "mosquitto.conf"])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             assert self._process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log

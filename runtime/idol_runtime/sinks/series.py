@@ -126,7 +126,8 @@ def _parts(target: Path, are_folders: bool) -> list[_Part]:
                 status = path.lstat()
                 if _is_part(status, are_folders):
                     parts.append(_Part(path, status.st_mtime))
-    return sorted(parts, key=lambda part: part.modified)
+    # By their names where the clock of the file system does not tell them apart.
+    return sorted(parts, key=lambda part: (part.modified, len(part.path.name), part.path.name))
 
 
 def _is_part(status: os.stat_result, is_folder: bool) -> bool:

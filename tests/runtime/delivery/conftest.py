@@ -1,10 +1,7 @@
 """Fixtures: a certificate of the local host, and no threads that stay."""
 
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 
@@ -38,20 +35,6 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def until() -> Callable[[Callable[[], object]], None]:
-    """A function that waits for a condition."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = monotonic() + 20
-        while not condition():
-            assert monotonic() < deadline
-            sleep(0.01)
-
-    return wait
-
-
 @pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("idol-")] == []
+def _no_thread_is_left(no_thread_is_left: None) -> None:
+    """Leave no thread to the next test."""

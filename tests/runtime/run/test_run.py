@@ -26,12 +26,6 @@ from idol_runtime.tracking.detection import NetworkOutput
 from samples.grey import CONFIG, GreyBackend
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("idol-")] == []
-
-
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
     """Folders of 9, 4 and 6 frames, with different frame sizes."""

@@ -63,12 +63,6 @@ class SlowBackend(GreyBackend):
         return super().infer(images)
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("idol-")] == []
-
-
 @pytest.fixture
 def cameras(monkeypatch: pytest.MonkeyPatch) -> dict[str, Camera]:
     """Cameras by their sources."""

@@ -9,12 +9,6 @@ import pytest
 from idol_runtime.run.threads import QUEUE_DEPTH, BoundedQueue, WriterThread, prefetch
 
 
-@pytest.fixture(autouse=True)
-def _no_thread_is_left() -> Iterator[None]:
-    yield
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("idol-")] == []
-
-
 def wait_until(done: threading.Event) -> None:
     assert done.wait(10)
 
