@@ -93,10 +93,14 @@ def test_the_tiny_graph_is_what_its_script_makes(kit: Any) -> None:
 def test_onnxruntime_rests_between_frames(kit: Any) -> None:
     """By default its threads spin for 40 ms, on the cores that decode masks."""
     session = open_session(TINY.read_bytes(), threads=2)
-    session.run(None, {"image": np.zeros((1, *kit.size, 3), np.uint8)})
-    before = time.process_time()
-    time.sleep(0.1)
-    assert time.process_time() - before < 0.01
+
+    def seconds() -> float:
+        session.run(None, {"image": np.zeros((1, *kit.size, 3), np.uint8)})
+        before = time.process_time()
+        time.sleep(0.1)
+        return time.process_time() - before
+
+    assert any(seconds() < 0.01 for _ in range(20)), "threads of other tests may work now and then"
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 2**31, 2**100])

