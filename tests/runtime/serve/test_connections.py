@@ -1,11 +1,10 @@
-"""Connections over real sockets: clients that neither send nor read, and too many of them."""
+"""Connections over real sockets: clients that neither send nor read, and too many of them; on a clock of the test."""
 
 import asyncio
 import select
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 
 import msgspec
@@ -20,11 +19,25 @@ GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture
 def here(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """Serve in this process, with short times."""
-    monkeypatch.setattr(connections, "STALLED_S", 0.5)
-    monkeypatch.setattr(server, "_TICK_S", 0.1)
+    """Serve in this process; `wait` lets time pass for the connections, which the server then looks at."""
+    now, ticks = [1000.0], threading.Semaphore(0)
+
+    def tick(all_connections: Iterable[object]) -> None:
+        connections.close_stalled(all_connections)
+        ticks.release()
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+        while ticks.acquire(blocking=False):
+            pass
+        for _ in range(2):  # the first one may have begun before
+            assert ticks.acquire(timeout=60)
+
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(server, "close_stalled", tick)
+    monkeypatch.setattr(server, "_TICK_S", 0.01)
     run, theirs = socket.socketpair()
-    run.settimeout(5)
+    run.settimeout(60)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(theirs, listener)), daemon=True)
@@ -36,16 +49,16 @@ def here(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simp
         client = socket.socket()
         opened.append(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**13)
-        client.settimeout(5)
+        client.settimeout(60)
         client.connect(("127.0.0.1", port))
         client.sendall(data)
         return client
 
-    yield SimpleNamespace(connect=connect, send=lambda message: run.sendall(encode(message)))
+    yield SimpleNamespace(connect=connect, wait=wait, send=lambda message: run.sendall(encode(message)))
     for client in opened:
         client.close()
     run.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -69,20 +82,18 @@ def _is_closed(client: socket.socket) -> bool:
 )  # fmt: skip
 def test_a_request_that_never_ends_is_closed(here: SimpleNamespace, start: bytes, trickle: bytes) -> None:
     client = here.connect(start)
-    started = time.monotonic()
-    try:
-        while time.monotonic() - started < 3:
-            time.sleep(0.1)
+    client.settimeout(0.01)
+    for _ in range(20):
+        here.wait(2)
+        try:
             client.sendall(trickle)
-            client.settimeout(0.01)
-            try:
-                if not client.recv(2**16):
-                    break
-            except TimeoutError:
-                pass
-    except ConnectionError:
-        pass
-    assert time.monotonic() - started < 2
+            if not client.recv(2**16):
+                return
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            return
+    pytest.fail("the connection is open")
 
 
 def test_many_requests_on_one_connection_are_served(here: SimpleNamespace) -> None:
@@ -93,7 +104,7 @@ def test_many_requests_on_one_connection_are_served(here: SimpleNamespace) -> No
         assert data.startswith(b"HTTP/1.1 200")
         while b"}" not in data:
             data += client.recv(2**16)
-        time.sleep(0.1)
+        here.wait(2)
 
 
 @pytest.fixture
@@ -113,29 +124,32 @@ def send_pictures(here: SimpleNamespace, kit: SimpleNamespace) -> Iterator[Calla
     thread = threading.Thread(target=send, daemon=True)
     yield thread.start
     ended.set()
-    thread.join(5)
+    thread.join()
 
 
 def test_a_client_that_reads_nothing_is_dropped_and_a_slow_one_is_not(
-    here: SimpleNamespace, send_pictures: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    here: SimpleNamespace, send_pictures: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(connections, "STALLED_S", 0.8)
     silent = here.connect(GET % b"/api/streams/door/video?rate=30")
     slow = here.connect(GET % b"/api/streams/door/video?rate=30")
     send_pictures()
     dropped = select.poll()  # reads nothing: a read would be progress
     dropped.register(silent, 0)
-    received, deadline = 0, time.monotonic() + 20
-    while not dropped.poll(0):
-        assert time.monotonic() < deadline
-        received += len(slow.recv(2**13))
-        time.sleep(0.05)
-    assert received > 2**16
-    slow.settimeout(1)
-    assert slow.recv(2**16)
+    received = 0
+    for _ in range(1000):
+        if dropped.poll(0) and received > 2**18:
+            break
+        data = slow.recv(2**13)
+        assert data
+        received += len(data)
+        here.wait(0.5)
+    assert dropped.poll(0)
+    assert received > 2**18
 
 
-def test_connections_are_limited(here: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_are_limited(
+    here: SimpleNamespace, until: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
     first = here.connect(GET % b"/api/events")
     second = here.connect(GET % b"/api/events")
@@ -145,5 +159,4 @@ def test_connections_are_limited(here: SimpleNamespace, monkeypatch: pytest.Monk
     assert third.recv(2**16).startswith(b"HTTP/1.1 503")
     assert _is_closed(third)
     first.close()
-    time.sleep(0.1)
-    assert here.connect(GET % b"/healthz").recv(2**16).startswith(b"HTTP/1.1 200")
+    until(lambda: here.connect(GET % b"/healthz").recv(2**16).startswith(b"HTTP/1.1 200"))
