@@ -54,20 +54,14 @@ class Cameras:
         self.sending = ["door", HOSTILE]
         self.requests: list[str] = []
 
-    def run(self, page: Page, seconds: float = 0.3) -> None:
-        """Send frames while the page works."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+    def until(self, page: Page, condition: str | Callable[[], bool]) -> None:
+        """Send frames until a condition is true, here or in the page."""
+        deadline = time.monotonic() + 60
+        while not (page.evaluate(condition) if isinstance(condition, str) else condition()):
+            assert time.monotonic() < deadline, f"{condition}\n{page.inner_text('body')}"
             self.index += 1
             self.server.send(*(self.kit.frame(name, self.index, picture=True) for name in self.sending))
             page.wait_for_timeout(40)
-
-    def until(self, page: Page, condition: str | Callable[[], bool]) -> None:
-        """Send frames until a condition is true, here or in the page."""
-        deadline = time.monotonic() + 10
-        while not (page.evaluate(condition) if isinstance(condition, str) else condition()):
-            assert time.monotonic() < deadline, f"{condition}\n{page.inner_text('body')}"
-            self.run(page, 0.1)
 
 
 def streams(state: str = "connected") -> list[StreamInfo]:
@@ -115,25 +109,22 @@ def test_the_page_shows_follows_and_loses_streams_on_a_phone(page: Page, cameras
     cameras.until(page, "document.querySelectorAll('.card:first-child .track').length === 2")
     page.locator(".track").first.tap()
     assert page.url.endswith("#/stream/door/track/3")
-    assert page.evaluate("scrollY") == 0, "the picture is out of sight"
+    cameras.until(page, "scrollY === 0")  # the picture is in sight
     cameras.until(
         page, "/^Following dog #3: in view for/.test(document.querySelector('.following p').textContent)"
     )
-    assert page.locator(".card:visible").count() == 1
+    cameras.until(page, lambda: page.locator(".card:visible").count() == 1)
     # Pictures are asked for only where the user looks.
     cameras.until(page, lambda: parse_qs(urlsplit(cameras.requests[-1]).query) == {"stream": ["door"]})
     shade = "c => [...c.getContext('2d').getImageData(128, 150, 1, 1).data].slice(0, 3)"
-    cameras.run(page)
-    assert max(page.locator("canvas:visible").first.evaluate(shade)) < 70, (
-        "the rest of the picture is not dimmed"
-    )
+    # The rest of the picture is dimmed.
+    cameras.until(page, lambda: max(page.locator("canvas:visible").first.evaluate(shade)) < 70)
     page.locator(".track:visible", has_text="#12").focus()
     cameras.server.send(EventMessage(Event("track_leave", "door", "dog 3 leaves", {"id": 3}), 1))
     cameras.sending = [HOSTILE]
     cameras.until(page, "/dog #3: left/.test(document.querySelector('.following p').textContent)")
-    assert page.evaluate("document.activeElement.closest('li:first-child') !== null"), (
-        "a moved row loses the focus"
-    )
+    # A row that moves keeps the focus.
+    cameras.until(page, "document.activeElement.closest('li:first-child') !== null")
 
     cameras.server.send(StreamsMessage(streams("lost")))
     cameras.until(page, "document.querySelector('.card').dataset.state === 'lost'")
@@ -142,11 +133,11 @@ def test_the_page_shows_follows_and_loses_streams_on_a_phone(page: Page, cameras
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     assert page.url.endswith("#/")
-    assert page.locator(".card:visible").count() == 2
+    cameras.until(page, lambda: page.locator(".card:visible").count() == 2)
 
     cameras.server.send(End())
     page.locator("#banner", has_text="The run has ended").wait_for()
-    assert page.locator(".notice strong").all_inner_texts() == ["Ended", "Ended"]
+    cameras.until(page, lambda: page.locator(".notice strong").all_inner_texts() == ["Ended", "Ended"])
 
 
 @pytest.mark.browser
