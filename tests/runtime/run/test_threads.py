@@ -2,15 +2,17 @@
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
 from idol_runtime.run.threads import QUEUE_DEPTH, BoundedQueue, WriterThread, prefetch
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
+
 
 def wait_until(done: threading.Event) -> None:
-    assert done.wait(10)
+    assert done.wait(60)
 
 
 def slowly(item: int) -> int:
@@ -30,7 +32,7 @@ def test_order_is_kept_through_both_stages() -> None:
     for item in started(range(100)):
         writer.submit(item)
     writer.finish()
-    writer.join(10)
+    writer.join(60)
     assert (written, writer.done, writer.error) == (list(range(100)), True, None)
 
 
@@ -52,7 +54,7 @@ def test_prefetch_reads_no_more_than_the_queue_depth() -> None:
     assert len(made) == QUEUE_DEPTH + 1, "the items in the queue, and one that waits for room"
     assert next(queue) == 0
     queue.cancel()
-    thread.join(10)
+    thread.join(60)
 
 
 def test_an_exception_comes_after_the_items_before_it() -> None:
@@ -106,8 +108,8 @@ def test_a_writer_that_fails_drops_what_follows_and_tells_its_owner() -> None:
     for item in range(1000):
         writer.submit(item)
     with changed:
-        assert changed.wait_for(lambda: writer.done, 10), "the condition is notified"
-    writer.join(10)
+        assert changed.wait_for(lambda: writer.done, 60), "the condition is notified"
+    writer.join(60)
     assert (written, str(writer.error), closed) == ([0, 1, 2], "the disk is full", [writer.error])
 
 
@@ -118,7 +120,7 @@ def test_an_error_in_closing_is_reported_unless_there_was_one_before() -> None:
     writer = WriterThread[int](slowly, close)
     writer.submit(0)
     writer.finish()
-    writer.join(10)
+    writer.join(60)
     assert str(writer.error) == "the disk is full"
 
 
@@ -129,11 +131,11 @@ def test_what_was_submitted_before_the_end_is_written(reason: Exception | None) 
     for item in range(QUEUE_DEPTH):
         writer.submit(item)
     writer.finish(reason)
-    writer.join(10)
+    writer.join(60)
     assert written == [*range(QUEUE_DEPTH), reason]
 
 
-def test_a_slow_writer_bounds_what_waits() -> None:
+def test_a_slow_writer_bounds_what_waits(until: Callable[[Callable[[], object]], None]) -> None:
     done, go_on = [], threading.Event()
 
     def write(item: int) -> None:
@@ -147,11 +149,11 @@ def test_a_slow_writer_bounds_what_waits() -> None:
     late.start()
     late.join(0.05)
     assert late.is_alive(), "one item is being written, and the queue is full"
-    assert writer.full
+    until(lambda: writer.full)
     go_on.set()
-    late.join(10)
+    late.join(60)
     writer.finish()
-    writer.join(10)
+    writer.join(60)
     assert done == [*range(QUEUE_DEPTH), 8, 9]
 
 
@@ -164,5 +166,5 @@ def test_a_writer_that_is_cancelled_drops_what_waits() -> None:
     writer.submit(1)
     writer.cancel()
     go_on.set()
-    writer.join(10)
+    writer.join(60)
     assert (done, writer.done) == ([0], True)
