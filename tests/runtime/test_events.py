@@ -124,7 +124,7 @@ def test_events_of_a_run_follow_the_schema(tmp_path: Path) -> None:
         until("resumed")
         until("connected", 2)
         run.stop()
-        thread.join(20)
+        thread.join(60)
     # The others are events of `--streams` and of absent instances.
     assert check_events(events) == {*get_args(EventKind)} - {
         "refused",

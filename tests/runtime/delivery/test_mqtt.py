@@ -157,11 +157,13 @@ def test_a_long_packet_of_a_broker_takes_no_memory(
     def answer(server: socket.socket) -> None:
         connection, _ = server.accept()
         connection.settimeout(60)
-        with contextlib.suppress(OSError):  # the client ends the connection at any time
-            with context.wrap_socket(connection, server_side=True) if secure else connection as client:
-                client.recv(1000)
-                client.sendall(b"\x20\xff\xff\xff\x7f")  # CONNACK of 256 MiB
-                client.recv(1)  # its end
+        with (
+            contextlib.suppress(OSError),  # the client ends the connection at any time
+            context.wrap_socket(connection, server_side=True) if secure else connection as client,
+        ):
+            client.recv(1000)
+            client.sendall(b"\x20\xff\xff\xff\x7f")  # CONNACK of 256 MiB
+            client.recv(1)  # its end
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         broker = threading.Thread(target=answer, args=(server,))

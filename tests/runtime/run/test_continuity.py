@@ -292,7 +292,7 @@ def test_identities_of_a_camera_that_is_restarted(
             camera.size = size
             camera.start()
         run.stop()
-        thread.join(10)
+        thread.join(60)
     written = [json.loads(line) for line in lines.read_text().splitlines()]
     assert {instance["id"] for line in written for instance in line["instances"]} == expected
     frames, times = [line["frame"] for line in written], [line["time_s"] for line in written]

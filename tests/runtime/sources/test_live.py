@@ -202,7 +202,7 @@ def test_a_decoder_that_hangs_is_given_up(hasty: dict[str, float]) -> None:
             go_on.set()
             for thread in threading.enumerate():
                 if thread.name == "idol-live":
-                    thread.join(20)
+                    thread.join(60)
 
     camera.clock.on_wait = on_wait
     assert brightness(camera.frames()) == [1, 2]
@@ -230,7 +230,7 @@ def test_closing_ends_a_wait(waits_for: str) -> None:
     assert waiting.wait(20)
     before = time.monotonic()
     camera.source.close()
-    thread.join(20)
+    thread.join(60)
     assert time.monotonic() - before < 3
     go_on.set()
 

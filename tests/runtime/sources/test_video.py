@@ -303,10 +303,14 @@ def test_a_signal_ends_the_wait_for_a_pipe(tmp_path: Path, sent: bytes) -> None:
 
     before = signal.signal(signal.SIGTERM, interrupt)
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def read() -> None:
+        timer.start()  # here, because a busy machine may go on only after the signal
+        read_all(pipe)
+
     try:
         with pytest.raises(KeyboardInterrupt):
-            timer.start()  # here, because a busy machine may go on only after the signal
-            read_all(pipe)
+            read()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may still come after another error
         timer.cancel()
