@@ -189,6 +189,7 @@ def until() -> Callable[[Callable[[], object]], None]:
 
 @pytest.fixture
 def no_thread_is_left(until: Callable[[Callable[[], object]], None]) -> Iterator[None]:
-    """Wait for the end of the threads that the test has started."""
+    """Wait for the end of the threads that the test has started; those of earlier tests are not its own."""
+    before = {*threading.enumerate()}
     yield
-    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("idol-")])
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("idol-") and t not in before])
