@@ -128,5 +128,5 @@ class Hanging(FakeCapture):
     def grab(self) -> bool:
         if self.position:
             self.hangs.set()
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(120)
         return super().grab()

@@ -2,9 +2,11 @@
 
 import gc
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
@@ -21,6 +23,7 @@ from idol_runtime.sources.live import MAX_HANGING, LiveOptions, LiveReader
 from idol_runtime.sources.opening import open_source
 from servers.mjpeg import Fault, MjpegServer
 
+Until = Callable[[Callable[[], object]], None]
 LOST = SourceError("camera was unplugged; plug it in")
 
 
@@ -111,14 +114,6 @@ class Camera:
         return [event.kind for event in self.events]
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Options with short time limits."""
-    monkeypatch.setattr(live, "_GRACE_S", 0.0)
-    monkeypatch.setattr(live, "_CLOSE_S", 0.05)
-    return {"open_timeout_s": 0.05, "read_timeout_s": 0.05}
-
-
 def brightness(frames: list[Frame]) -> list[int]:
     return [int(frame.image[0, 0, 0]) for frame in frames]
 
@@ -189,29 +184,47 @@ def test_attempts_and_waits_start_again() -> None:
     assert camera.clock.waits == [1, 2, 4, 1, 1, 2, 4, 8]
 
 
-def test_a_decoder_that_hangs_is_given_up(hasty: dict[str, float]) -> None:
+def test_a_decoder_that_hangs_is_given_up(until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hanging threads are limited, and end when their calls return."""
-    before, go_on = threading.active_count(), threading.Event()
-    hangs = [go_on.wait, 9]
-    camera = Camera([1, *hangs], *[hangs] * (MAX_HANGING - 1), [2], **hasty)
+    before, hung, go_on = {*threading.enumerate()}, threading.Event(), threading.Event()
+
+    class Impatient(Future[Any]):
+        """A call that is given up once it hangs, whatever its time limit is."""
+
+        def result(self, timeout: float | None = None) -> Any:
+            if timeout:
+                until(lambda: self.done() or hung.is_set())
+                hung.clear()
+            return super().result(0)
+
+    def hang() -> None:
+        hung.set()
+        assert go_on.wait(120)
+
+    def new_threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "idol-live"} - before
+
+    monkeypatch.setattr(live, "Future", Impatient)
+    monkeypatch.setattr(live, "_CLOSE_S", 0.05)
+    hangs = [hang, 9]
+    camera = Camera([1, *hangs], *[hangs] * (MAX_HANGING - 1), [2])
 
     def on_wait() -> None:
         if len(camera.clock.waits) == MAX_HANGING + 3:
-            assert threading.active_count() == before + MAX_HANGING
+            assert len(new_threads()) == MAX_HANGING
             assert len(camera.scripts) == 1, "no further connection is tried"
             go_on.set()
-            for thread in threading.enumerate():
-                if thread.name == "idol-live":
-                    thread.join(60)
+            for thread in new_threads():
+                thread.join(60)
 
     camera.clock.on_wait = on_wait
     assert brightness(camera.frames()) == [1, 2]
     assert camera.events[1].message == (
-        "sent no frame for 0.05 s; check the camera and its network; it is opened again"
+        "sent no frame for 10 s; check the camera and its network; it is opened again"
     )
     assert len(camera.readers) == MAX_HANGING + 1
+    until(lambda: not new_threads())
     assert all(reader.closed for reader in camera.readers)
-    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("waits_for", ["a decoder", "the next attempt"])
@@ -220,18 +233,17 @@ def test_closing_ends_a_wait(waits_for: str) -> None:
 
     def hang() -> None:
         waiting.set()
-        go_on.wait(20)
+        go_on.wait(120)
 
-    camera = Camera([1, hang] if waits_for == "a decoder" else [1, LOST])
+    camera = Camera([1, hang] if waits_for == "a decoder" else [1, LOST], read_timeout_s=120)
     if waits_for == "the next attempt":
-        camera.clock.on_wait = lambda: (waiting.set(), camera.reader._stopped.wait(20))
+        camera.clock.on_wait = lambda: (waiting.set(), camera.reader._stopped.wait(120))
     thread = threading.Thread(target=camera.frames)
     thread.start()
-    assert waiting.wait(20)
-    before = time.monotonic()
+    assert waiting.wait(60)
     camera.source.close()
     thread.join(60)
-    assert time.monotonic() - before < 3
+    assert not thread.is_alive()
     go_on.set()
 
 
@@ -290,7 +302,9 @@ def resources() -> tuple[int, int]:
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
 
-def test_twenty_restarts_of_a_server_leave_no_threads_and_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_restarts_of_a_server_leave_no_threads_and_files(
+    until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "_LONGEST_WAIT_S", 0.02)
     events: list[Event] = []
     with (
@@ -306,26 +320,26 @@ def test_twenty_restarts_of_a_server_leave_no_threads_and_files(monkeypatch: pyt
                 server.stop()
                 server.start()
                 assert next(frame.epoch for frame in frames if frame.epoch >= epoch) == epoch
-            deadline = time.monotonic() + 10
-            while resources() != before and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert resources() == before
+            # Fewer, if those of an earlier test were not gone yet.
+            until(lambda: all(now <= then for now, then in zip(resources(), before, strict=True)))
         finally:
             gc.enable()
     assert [event.kind for event in events] == ["connected", *["lost", "back"] * 20]
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fault", "message", "limits"),
     [
-        ("drop", "was lost at frame"),
-        ("refuse", "was lost at frame"),
-        ("stall", "was lost at frame"),
-        ("garbage", "sent no picture that can be decoded for 0.3 s"),
-        ("freeze", "has sent the same picture for 0.3 s"),
+        ("drop", "was lost at frame", {}),
+        ("refuse", "was lost at frame", {}),
+        ("stall", "was lost at frame|sent no picture that can be decoded for 2 s", {"read_timeout_s": 2.0}),
+        ("garbage", "sent no picture that can be decoded for 0.3 s", {}),
+        ("freeze", "has sent the same picture for 0.3 s", {"frozen_s": 0.3}),
     ],
 )
-def test_faults_of_an_http_camera(fault: Fault, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_of_an_http_camera(
+    fault: Fault, message: str, limits: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "_LONGEST_WAIT_S", 0.1)
     events: list[Event] = []
 
@@ -334,20 +348,20 @@ def test_faults_of_an_http_camera(fault: Fault, message: str, monkeypatch: pytes
         if event.kind == "lost":
             server.fault, server.size = "", (96, 128)
 
-    rules = LiveOptions(read_timeout_s=0.3, frozen_s=0.3)
+    rules = LiveOptions(**limits)
     with MjpegServer(fps=100) as server, open_source(server.url, live=rules, tell=tell) as source:
         frames = iter(source)
         first = list(islice(frames, 10))
         server.fault = fault
+        if fault == "garbage":  # only now, because a busy camera may be late
+            source._reader._connection.opened.result()._silence_s = 0.3  # type: ignore[attr-defined]
         rest = [frame for frame in islice(frames, 60) if frame.epoch][:5]
     assert [event.kind for event in events] == ["connected", "lost", "back", "resized"]
-    assert events[1].message.startswith(message)
+    assert re.match(message, events[1].message)
     assert [frame.size for frame in rest] == [(96, 128)] * 5
     times = [frame.time_s for frame in (*first, *rest)]
     assert times == sorted(times)
-    assert rest[0].arrived_s - first[-1].arrived_s == pytest.approx(
-        rest[0].time_s - first[-1].time_s, abs=0.1
-    )
+    assert rest[0].time_s - first[-1].time_s >= 0.05, "the shortest wait"
 
 
 @pytest.mark.parametrize(
