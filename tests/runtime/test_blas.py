@@ -51,12 +51,12 @@ def test_threads_that_overlap_leave_as_many_as_before() -> None:
 
     @one_blas_thread()
     def first() -> None:
-        entered.wait(10)
+        entered.wait(60)
 
     @one_blas_thread()
     def second() -> None:
         entered.set()
-        assert left.wait(10)
+        assert left.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.submit(first), pool.submit(second)

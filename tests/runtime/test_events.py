@@ -83,7 +83,7 @@ def test_events_of_a_run_follow_the_schema(tmp_path: Path) -> None:
     folder.mkdir()
 
     def until(kind: str, count: int = 1) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while [event.kind for event in list(events)].count(kind) < count:
             assert time.monotonic() < deadline, f"no event {kind}: {events}"
             time.sleep(0.01)

@@ -88,7 +88,7 @@ def test_a_row_runs_in_a_process_of_its_own(opened: Callable[[BenchRow], Worker]
         assert list(taken) == [stage for stage in STAGES if stage in taken]
         assert set(taken) >= set(STAGES) - {"draw"}
         assert taken["copy"] == 0.5
-        assert 19 <= taken["network"] < 2000
+        assert taken["network"] >= 19
     assert worker.peak_mib() > 10
 
 
@@ -96,7 +96,7 @@ def test_a_burst_is_sampled_while_it_runs(opened: Callable[[BenchRow], Worker], 
     worker = opened(BenchRow("slow", partial(answering, str(tiny_bundle), 1.0, 0.02)))
     samples: list[int] = []
     frames, seconds = worker.run(0.3, 0.05, lambda: samples.append(worker.pid))
-    assert 0.3 <= seconds < 2
+    assert seconds >= 0.3
     assert 1 <= frames <= seconds / 0.02
     assert 1 <= len(samples) <= seconds / 0.05 + 1
     assert worker.pid != os.getpid()

@@ -1,5 +1,6 @@
 """GStreamer pipelines: exact pictures, ends, errors with their fix, and processes that hang or crash."""
 
+import contextlib
 import io
 import os
 import re
@@ -201,9 +202,10 @@ def test_a_process_that_hangs_or_crashes_leaves_nothing(fault: signal.Signals | 
 
 def _children() -> list[int]:
     """Return the pipelines that this process has started, also those that have ended and are not yet waited for."""
-    children = {
-        int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
-    }
+    children: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            children |= {int(pid) for pid in path.read_text().split()}
     return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().startswith("gst-launch")]
 
 

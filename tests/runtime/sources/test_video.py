@@ -135,7 +135,7 @@ def test_pictures_are_freed_without_the_garbage_collector(tmp_path: Path) -> Non
     gc.disable()
     try:
         assert len(read_all(path)) == 30
-        assert count() == before
+        assert count() <= before
     finally:
         gc.enable()
 
