@@ -254,8 +254,8 @@ class SourceRunner:
         summary, error = self.summary, self._error
         if self._writer is not None:
             error = error or self._writer.error
-            if not self._writer.done:
-                error = error or OutputError("an output hangs; check its disk or its receiver")
+            if not self._writer.done and not isinstance(error, Exception):
+                error = OutputError("an output hangs; check its disk or its receiver")
         summary.error = error if isinstance(error, Exception) else None
         if summary.error is not None and not isinstance(error, IdolError):
             _log.error("%s: internal error", self.name, exc_info=error)

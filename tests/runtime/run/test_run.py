@@ -14,6 +14,7 @@ from PIL import Image
 
 from idol_runtime.errors import BackendError, ConfigError, FrameError, OutputError, SourceError
 from idol_runtime.frames import Frame
+from idol_runtime.run import run as run_module
 from idol_runtime.run import source_runner
 from idol_runtime.run.options import RunOptions, RunSummary, for_each_source
 from idol_runtime.run.run import Run, run
@@ -300,3 +301,25 @@ def test_sighup_rotates_further_files_also_without_sources() -> None:
         run._on_signal(signal.SIGHUP, None)
         assert rotations
         assert not run.interrupted
+
+
+def test_an_output_that_hangs_is_named_also_if_the_frames_are_interrupted(
+    folders: list[Path], until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second signal may come while the sources still run."""
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class Interrupted(GreyBackend):
+        def infer(self, images: np.ndarray) -> list[NetworkOutput]:
+            if self.seen:
+                until(hangs.is_set)
+                raise KeyboardInterrupt
+            return super().infer(images)
+
+    monkeypatch.setattr(run_module, "JOIN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(JsonlSink, "write", lambda *_: (hangs.set(), go_on.wait(120)))
+    with Run(Streams(Interrupted(), CONFIG)) as process:
+        process.add(*options(folders[:1]))
+        (summary,) = process.wait()
+    assert "an output hangs; check its disk" in str(summary.error)
+    go_on.set()
