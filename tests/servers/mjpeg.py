@@ -3,6 +3,7 @@
 import functools
 import io
 import random
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -35,7 +36,12 @@ class MjpegServer:
     ) -> None:
         self.size, self.fps, self.pictures = size, fps, pictures
         self.fault: Fault = ""
-        self.connections = self.sent = self._shown = self._port = 0
+        self.connections = self.sent = self._shown = 0
+        # Nobody else gets the port between `stop` and `start`: it is bound, without listening.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self._port: int = self._reserved.getsockname()[1]
         self.start()
         self.url = f"http://127.0.0.1:{self._port}/camera"
 
@@ -44,6 +50,7 @@ class MjpegServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._reserved.close()
 
     def start(self) -> None:
         """Listen, on the same port as before."""
@@ -59,7 +66,7 @@ class MjpegServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # clients close at any time
-        self._port, self._open = self._server.server_port, threading.Event()
+        self._open = threading.Event()
         self._open.set()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
