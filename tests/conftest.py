@@ -6,6 +6,7 @@ import ctypes.util
 import importlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,15 @@ def _no_libraries_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("IDOL_PLUGINS", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _random_numbers_of_its_own() -> None:
+    """Seed the global generators, so that no test's numbers depend on the tests before it in its process."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
