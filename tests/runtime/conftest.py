@@ -4,7 +4,6 @@ import threading
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import msgspec
@@ -30,6 +29,7 @@ from idol_runtime.bundle.bundle import (
 )
 from idol_runtime.config import Category, Preprocessing, StreamConfig
 from idol_runtime.errors import BundleError
+from samples.waiting import until
 
 SIZE = (16, 24)
 _FIXES = ("export it again", "upgrade idol-deploy", "idol-deploy export")
@@ -174,21 +174,8 @@ def kit() -> BundleKit:
     return BundleKit((Path(__file__).parents[1] / "data" / "tiny.onnx").read_bytes())
 
 
-@pytest.fixture(scope="session")
-def until() -> Callable[[Callable[[], object]], None]:
-    """A function that waits for a condition."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        deadline = monotonic() + 60
-        while not condition():
-            assert monotonic() < deadline
-            sleep(0.01)
-
-    return wait
-
-
 @pytest.fixture
-def no_thread_is_left(until: Callable[[Callable[[], object]], None]) -> Iterator[None]:
+def no_thread_is_left() -> Iterator[None]:
     """Wait for the end of the threads that the test has started; those of earlier tests are not its own."""
     before = {*threading.enumerate()}
     yield

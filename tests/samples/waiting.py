@@ -1,8 +1,8 @@
 """Waiting in tests: no test depends on the speed of the machine."""
 
 import subprocess
-import time
 from collections.abc import Callable
+from time import monotonic, sleep  # not those that a test replaces
 from typing import TypeVar
 
 __all__ = ["LIMIT_S", "until"]
@@ -20,9 +20,9 @@ def until(condition: Callable[[], T], process: "subprocess.Popen[str] | None" = 
         condition: function that is called again and again.
         process: process that must not end meanwhile; None for none.
     """
-    deadline = time.monotonic() + LIMIT_S
+    deadline = monotonic() + LIMIT_S
     while not (value := condition()):
         assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, value
-        time.sleep(0.01)
+        assert monotonic() < deadline, value
+        sleep(0.01)
     return value

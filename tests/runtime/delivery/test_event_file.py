@@ -4,7 +4,6 @@ import contextlib
 import json
 import resource
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from idol_runtime.delivery.queue import Delivery, EventQueue
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
 from idol_runtime.sinks.policy import FilePolicy
+from samples.waiting import until
 
 
 def append(file: EventFile, event: Event) -> None:
@@ -49,9 +49,7 @@ def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
         EventFile(tmp_path / "logs" / "events")
 
 
-def test_events_wait_for_a_disk_that_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[[Callable[[], object]], None]
-) -> None:
+def test_events_wait_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, told = tmp_path / "events", list[Event]()
     queue = EventQueue(EventFile(path), told.append, batch=1, wait_s=0.01)
     path.unlink()

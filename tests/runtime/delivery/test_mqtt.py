@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from idol_runtime.delivery.queue import Delivery, EventQueue
 from idol_runtime.errors import ConfigError, OutputError
 from idol_runtime.events import Event
 from samples.events import problems
+from samples.waiting import until
 from servers.mosquitto import MOSQUITTO, Broker
 
 mqtt = pytest.importorskip("paho.mqtt.client")
@@ -26,7 +27,6 @@ mqtt = pytest.importorskip("paho.mqtt.client")
 mosquitto = pytest.mark.skipif(
     not Path(MOSQUITTO).exists(), reason="mosquitto is missing; run scripts/install-test-packages"
 )
-Until = Callable[[Callable[[], object]], None]
 BATCH = [Delivery(Event("lost", "front/door #1", "lost"), "a-1")]
 
 
@@ -37,7 +37,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 @mosquitto
-def test_a_broker_is_killed_and_started_again(broker: Broker, until: Until) -> None:
+def test_a_broker_is_killed_and_started_again(broker: Broker) -> None:
     """Every event arrives, in order; those whose arrival was not confirmed come again."""
     told: list[Event] = []
     queue = EventQueue(MqttSender(f"mqtt://127.0.0.1:{broker.port}/site/a"), told.append, wait_s=0.05)
@@ -64,7 +64,7 @@ def test_a_broker_is_killed_and_started_again(broker: Broker, until: Until) -> N
 
 
 @mosquitto
-def test_messages_and_the_retained_status(broker: Broker, until: Until) -> None:
+def test_messages_and_the_retained_status(broker: Broker) -> None:
     """The status is `offline` after a lost connection and after the end."""
     messages: list[tuple[str, bytes]] = []
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from idol_runtime.delivery.queue import Delivery, EventQueue, RejectedError
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
 from samples.events import check_events
+from samples.waiting import until
 
 
 class Receiver:
@@ -40,10 +41,7 @@ def put(queue: EventQueue, *numbers: int) -> None:
         queue(Event("lost", "door", str(number)))
 
 
-Until = Callable[[Callable[[], object]], None]
-
-
-def test_events_that_failed_are_sent_again_in_order(until: Until) -> None:
+def test_events_that_failed_are_sent_again_in_order() -> None:
     receiver, told = Receiver(OutputError("answers 503; check the receiver")), list[Event]()
     queue = EventQueue(receiver, told.append, wait_s=0.01)
     put(queue, *range(250))
@@ -65,7 +63,7 @@ def test_events_that_failed_are_sent_again_in_order(until: Until) -> None:
     assert (stopped.source, back.values) == ("test://host", {"output": "test://host", "lost": 0})
 
 
-def test_the_oldest_events_beyond_the_limit_are_dropped_and_counted(until: Until) -> None:
+def test_the_oldest_events_beyond_the_limit_are_dropped_and_counted() -> None:
     receiver, told = Receiver(ValueError("https://host/s3cret")), list[Event]()
     queue = EventQueue(receiver, told.append, capacity=50, wait_s=0.01)
     receiver.go_on.clear()
@@ -83,7 +81,7 @@ def test_the_oldest_events_beyond_the_limit_are_dropped_and_counted(until: Until
     assert told[1].values["lost"] == 9950
 
 
-def test_rejected_events_are_not_sent_again(until: Until) -> None:
+def test_rejected_events_are_not_sent_again() -> None:
     receiver, told = Receiver(RejectedError("answers 404 Not Found; check the URL")), list[Event]()
     queue = EventQueue(receiver, told.append)
     put(queue, 1, 2, 3)
@@ -100,7 +98,7 @@ def test_rejected_events_are_not_sent_again(until: Until) -> None:
     assert told[1].values["lost"] == 4
 
 
-def test_an_error_of_the_function_for_events_ends_no_delivery(until: Until) -> None:
+def test_an_error_of_the_function_for_events_ends_no_delivery() -> None:
     def fail(event: Event) -> None:
         raise BrokenPipeError(event.kind)
 
@@ -114,7 +112,7 @@ def test_an_error_of_the_function_for_events_ends_no_delivery(until: Until) -> N
     assert len(receiver.received) == 1
 
 
-def test_the_end_of_a_run_waits_shortly(until: Until) -> None:
+def test_the_end_of_a_run_waits_shortly() -> None:
     """For a receiver that fails and for one that hangs; what was not delivered is counted."""
     failing, hanging = Receiver(OutputError("down")), Receiver()
     hanging.go_on.clear()

@@ -3,7 +3,6 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,19 @@ from idol_runtime.delivery.webhook import WebhookSender
 from idol_runtime.errors import ConfigError, OutputError
 from idol_runtime.events import Event
 from samples.events import problems
+from samples.waiting import until
 from servers.rtsp import free_port
 from servers.webhook import Webhook, drip
 
 EVENT = Event("back", "door", "sends again after 2.5 s", {"gap_s": 2.5})
 BATCH = [Delivery(EVENT, "a-1")]
-Until = Callable[[Callable[[], object]], None]
 
 
 def with_user(url: str) -> str:
     return url.replace("://", "://us%40er:pass%2Fword@")
 
 
-def test_events_arrive_once_the_receiver_works(until: Until) -> None:
+def test_events_arrive_once_the_receiver_works() -> None:
     """Errors, rate limits and answers that are no HTTP; the same events come again with the same ids."""
 
     def garbage(client: BaseHTTPRequestHandler) -> None:
@@ -79,7 +78,7 @@ def test_rejections_and_redirects_are_final(status: int) -> None:
         assert len(server.requests) == 1, "no redirect is followed"
 
 
-def test_slow_answers_and_dead_receivers_end_in_time(until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_answers_and_dead_receivers_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sender = WebhookSender(f"http://127.0.0.1:{free_port()}/")
     with pytest.raises(
         OutputError, match=r"cannot be reached: .*refused; check the network and the receiver"

@@ -14,6 +14,7 @@ import pytest
 from idol_runtime.doctor import probe
 from idol_runtime.doctor.probe import Finding, examine
 from idol_runtime.doctor.subject import Subject
+from samples.waiting import until
 
 PROBES = """
 import ctypes, os, pathlib, subprocess, time
@@ -73,7 +74,7 @@ def test_findings_and_their_states(root: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the process that is left
 def test_hanging_probes_end_with_their_children_or_are_left(
-    root: Path, until: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([1000.0])
 

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from idol_runtime.sinks.jsonl import JsonlSink
 from idol_runtime.sinks.opening import requested_outputs
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import until
 from servers.mjpeg import MjpegServer
 
 
@@ -42,9 +42,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("slow_write")
-def test_the_stages_of_a_camera_add_up_to_the_age_of_the_frame(
-    tmp_path: Path, until: Callable[[Callable[[], object]], None]
-) -> None:
+def test_the_stages_of_a_camera_add_up_to_the_age_of_the_frame(tmp_path: Path) -> None:
     class SlowBackend(GreyBackend):
         """A network that needs 30 ms for a frame, and longer than its camera."""
 

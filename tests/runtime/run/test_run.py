@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,9 @@ from idol_runtime.sources.opening import open_source
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
-Until = Callable[[Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_several_sources_give_what_each_gives_alone(folders: list[Path]) -> None
     assert not any(s.interrupted or s.error for s in summaries)
 
 
-def test_frames_of_one_size_go_together_until_a_source_ends(folders: list[Path], until: Until) -> None:
+def test_frames_of_one_size_go_together_until_a_source_ends(folders: list[Path]) -> None:
     class SlowBackend(GreyBackend):
         def infer(self, images: np.ndarray) -> list[NetworkOutput]:
             until(lambda: all(runner.ready for runner in process._runners.values()))
@@ -168,7 +168,7 @@ def test_a_saved_video_has_the_times_of_its_source(tmp_path: Path) -> None:
         assert [frame.time_s for frame in video] == pytest.approx(times, abs=1e-4)
 
 
-def test_the_newest_frames_of_a_stream_are_saved_at_their_times(tmp_path: Path, until: Until) -> None:
+def test_the_newest_frames_of_a_stream_are_saved_at_their_times(tmp_path: Path) -> None:
     from samples.captures import write_stream
 
     class SlowBackend(GreyBackend):
@@ -191,9 +191,7 @@ def test_the_newest_frames_of_a_stream_are_saved_at_their_times(tmp_path: Path, 
         assert [frame.time_s for frame in video] == pytest.approx([t - shown[0] for t in shown], abs=1e-4)
 
 
-def test_files_do_not_wait_for_a_camera(
-    folders: list[Path], until: Until, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_do_not_wait_for_a_camera(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     camera, opened = Camera(), source_runner.open_source
     monkeypatch.setattr(
         source_runner, "open_source", lambda s, **how: camera if s == "camera" else opened(s, **how)
@@ -304,7 +302,7 @@ def test_sighup_rotates_further_files_also_without_sources() -> None:
 
 
 def test_an_output_that_hangs_is_named_also_if_the_frames_are_interrupted(
-    folders: list[Path], until: Until, monkeypatch: pytest.MonkeyPatch
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second signal may come while the sources still run."""
     hangs, go_on = threading.Event(), threading.Event()

@@ -26,9 +26,9 @@ from idol_runtime.sinks.opening import requested_outputs
 from idol_runtime.sinks.policy import FilePolicy, Limit
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
-Until = Callable[[Callable[[], object]], None]
 
 
 class Camera:
@@ -67,9 +67,9 @@ class Bursts(GreyBackend):
         script: script of the camera.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, until: Until, *calls: tuple[int, float]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *calls: tuple[int, float]) -> None:
         super().__init__()
-        self._calls, self._until, self._now = [*calls, (0, 0.03)], until, 1000.0
+        self._calls, self._now = [*calls, (0, 0.03)], 1000.0
         self._allowed, self._sent, self._permits = 1, 0, threading.Semaphore(1)
         clock = SimpleNamespace(monotonic=lambda: self._now, perf_counter=time.perf_counter)
         monkeypatch.setattr(source_runner, "time", clock)
@@ -86,7 +86,7 @@ class Bursts(GreyBackend):
         self._allowed += frames
         for _ in range(frames):
             self._permits.release()
-        self._until(lambda: self._sent == self._allowed)
+        until(lambda: self._sent == self._allowed)
         return super().infer(images)
 
 
@@ -132,12 +132,12 @@ def finish(
 
 
 def test_a_fast_camera_waits_for_the_network_alone(
-    entry: Callable[..., RunOptions], tmp_path: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+    entry: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """133 frames a second into a network that processes 33; `benchmarks.live` measures the ages."""
     monkeypatch.setattr(drops, "_INTERVAL_S", 0.1)
     monkeypatch.setattr(WriterThread, "full", False)  # the output is fast
-    network = Bursts(monkeypatch, until, *[(4, 0.03)] * 19)
+    network = Bursts(monkeypatch, *[(4, 0.03)] * 19)
     run, events = finish(Streams(network, CONFIG), entry("fast", network.script))
     (summary,) = run.summaries
     assert (summary.frames, summary.ages.count, summary.dropped) == (20, 20, 57)
@@ -166,10 +166,10 @@ def test_a_slow_output_is_the_reason_of_dropped_frames(
 
 
 def test_a_deadline_processes_a_burst_and_drops_what_is_too_old(
-    entry: Callable[..., RunOptions], tmp_path: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+    entry: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = [3, 0, 0, 40, 0, 0, 0, 1]
-    network = Bursts(monkeypatch, until, *[(frames, 0.03) for frames in calls])
+    network = Bursts(monkeypatch, *[(frames, 0.03) for frames in calls])
     run, _ = finish(Streams(network, CONFIG), entry("a", network.script, queue=100.0))
     (summary,) = run.summaries
     assert summary.frames + summary.dropped == 45
@@ -182,13 +182,12 @@ def test_a_deadline_processes_a_burst_and_drops_what_is_too_old(
 @pytest.mark.parametrize(("burst", "told"), [(1, []), (20, [(19, 58)])])
 def test_the_burst_of_a_new_connection_is_no_slow_network(
     entry: Callable[..., RunOptions],
-    until: Until,
     monkeypatch: pytest.MonkeyPatch,
     burst: int,
     told: list[tuple[int, int]],
 ) -> None:
     """Pictures that arrive together are counted; only those that are dropped later are told."""
-    network = Bursts(monkeypatch, until, (40, 0.03), (burst, 20))
+    network = Bursts(monkeypatch, (40, 0.03), (burst, 20))
     camera = source_runner.open_source
 
     def connect(source: str, tell: Callable[[Event], None], **_: object) -> object:
@@ -203,7 +202,7 @@ def test_the_burst_of_a_new_connection_is_no_slow_network(
 
 
 def test_a_camera_that_hangs_and_a_disk_that_hangs_hold_up_nobody(
-    entry: Callable[..., RunOptions], tmp_path: Path, until: Until, monkeypatch: pytest.MonkeyPatch
+    entry: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
     write = JsonlSink.write
@@ -275,7 +274,7 @@ def test_four_streams_give_what_each_gives_alone_and_one_that_breaks_costs_the_o
 
 
 def test_sources_are_added_and_removed_while_running(
-    entry: Callable[..., RunOptions], tmp_path: Path, until: Until
+    entry: Callable[..., RunOptions], tmp_path: Path
 ) -> None:
     events: list[Event] = []
     endless = lambda: itertools.count(0, 1 / 200)  # noqa: E731
@@ -315,7 +314,7 @@ def test_sources_are_added_and_removed_while_running(
 
 
 def test_the_second_signal_ends_a_run_whose_disk_hangs(
-    entry: Callable[..., RunOptions], until: Until, monkeypatch: pytest.MonkeyPatch
+    entry: Callable[..., RunOptions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, hangs = threading.Event(), threading.Event()
 

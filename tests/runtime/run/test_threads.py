@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from idol_runtime.run.threads import QUEUE_DEPTH, BoundedQueue, WriterThread, prefetch
+from samples.waiting import until
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -135,7 +136,7 @@ def test_what_was_submitted_before_the_end_is_written(reason: Exception | None) 
     assert written == [*range(QUEUE_DEPTH), reason]
 
 
-def test_a_slow_writer_bounds_what_waits(until: Callable[[Callable[[], object]], None]) -> None:
+def test_a_slow_writer_bounds_what_waits() -> None:
     done, go_on = [], threading.Event()
 
     def write(item: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from idol_runtime.serve import connections, server
 from idol_runtime.serve.messages import encode
+from samples.waiting import until
 
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -147,9 +148,7 @@ def test_a_client_that_reads_nothing_is_dropped_and_a_slow_one_is_not(
     assert received > 2**18
 
 
-def test_connections_are_limited(
-    here: SimpleNamespace, until: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connections_are_limited(here: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
     first = here.connect(GET % b"/api/events")
     second = here.connect(GET % b"/api/events")

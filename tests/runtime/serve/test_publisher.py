@@ -45,9 +45,9 @@ from idol_runtime.serve.publisher import Publisher
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.results import FrameResult
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import until
 from servers.mjpeg import MjpegServer
 
-Until = Callable[[Callable[[], object]], None]
 T = TypeVar("T")
 
 
@@ -181,7 +181,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_pictures_are_sent_for_watched_streams_alone(
-    publisher: Publisher, run: Run, now: list[float], until: Until
+    publisher: Publisher, run: Run, now: list[float]
 ) -> None:
     start(publisher, run)
     large, small = report((1080, 1920), 3), report((32, 64), 0)
@@ -212,7 +212,7 @@ def test_pictures_are_sent_for_watched_streams_alone(
 
 
 def test_a_server_that_does_not_read_holds_nobody_up(
-    publisher: Publisher, run: Run, now: list[float], until: Until, monkeypatch: pytest.MonkeyPatch
+    publisher: Publisher, run: Run, now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "_HANG_S", 120)
     start(publisher, run)
@@ -327,7 +327,6 @@ def test_a_broken_package_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
-    until: Until,
 ) -> None:
     (tmp_path / "broken.py").write_text("raise TypeError('descriptor')")
     monkeypatch.setattr(supervisor, "_MODULE", "broken")

@@ -16,6 +16,7 @@ import pytest
 
 from idol_runtime.events import Event
 from idol_runtime.serve.messages import Edit, End, EventMessage, Reply, StreamsMessage, Watch
+from samples.waiting import until
 
 
 def _records(response):
@@ -24,7 +25,7 @@ def _records(response):
         yield json.loads(response.read(json_size)), response.read(jpeg_size)
 
 
-def test_results_and_health_are_served_until_the_run_ends(start_server, kit, until) -> None:
+def test_results_and_health_are_served_until_the_run_ends(start_server, kit) -> None:
     server = start_server()
     status, body = server.get("/healthz")
     assert (status, json.loads(body)) == (200, {"status": "ok"})
@@ -48,7 +49,7 @@ def test_results_and_health_are_served_until_the_run_ends(start_server, kit, unt
         assert server.process.wait(60) == 0
 
 
-def test_live_sends_pictures_of_the_streams_that_are_watched(start_server, kit, until) -> None:
+def test_live_sends_pictures_of_the_streams_that_are_watched(start_server, kit) -> None:
     server = start_server()
     with server.request("GET", "/api/live?stream=door") as response:
         assert server.received() == Watch(["door"])
@@ -90,7 +91,7 @@ def test_clients_are_told_the_end_of_a_run_that_is_not_killed(start_server, kit)
         assert b"id: 5\n" in bodies[1]
 
 
-def test_streams_are_changed_by_the_run(start_server, kit, until) -> None:
+def test_streams_are_changed_by_the_run(start_server, kit) -> None:
     server = start_server()
     connection = server.request(
         "POST",
@@ -115,7 +116,7 @@ def test_streams_are_changed_by_the_run(start_server, kit, until) -> None:
     until(lambda: server.get("/api/streams/door/result")[0] == 404)
 
 
-def test_many_clients_at_once_need_few_descriptors(start_server, until, capfd) -> None:
+def test_many_clients_at_once_need_few_descriptors(start_server, capfd) -> None:
     server = start_server()
     assert server.get("/healthz")[0] == 200
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (450, 450))
@@ -137,7 +138,7 @@ def test_many_clients_at_once_need_few_descriptors(start_server, until, capfd) -
 
 
 @pytest.mark.slow
-def test_clients_that_read_nothing_cost_no_memory_and_are_dropped(start_server, kit, until) -> None:
+def test_clients_that_read_nothing_cost_no_memory_and_are_dropped(start_server, kit) -> None:
     server = start_server()
     request = b"GET /api/live?stream=door&rate=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     noise = np.random.default_rng(0).integers(0, 255, (192, 256, 3), dtype=np.uint8)

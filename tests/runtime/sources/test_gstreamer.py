@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from idol_runtime.sources.gstreamer import PipelineReader, pipeline_text
 from idol_runtime.sources.live import LiveOptions
 from idol_runtime.sources.opening import open_source, reader_kind, source_label
 from samples.captures import read_all
+from samples.waiting import until
 from servers import jetson
 from servers.rtsp import GSTREAMER_PYTHON
 
@@ -210,7 +210,7 @@ def _children() -> list[int]:
 
 
 @gstreamer
-def test_a_program_that_ends_stops_its_pipelines(until: Callable[[Callable[[], object]], None]) -> None:
+def test_a_program_that_ends_stops_its_pipelines() -> None:
     script = f"""
 import threading
 from idol_runtime.sources.live import LiveOptions

@@ -21,9 +21,9 @@ from idol_runtime.sources.base import Reader, Source
 from idol_runtime.sources.frame_source import FrameSource
 from idol_runtime.sources.live import MAX_HANGING, LiveOptions, LiveReader
 from idol_runtime.sources.opening import open_source
+from samples.waiting import until
 from servers.mjpeg import Fault, MjpegServer
 
-Until = Callable[[Callable[[], object]], None]
 LOST = SourceError("camera was unplugged; plug it in")
 
 
@@ -184,7 +184,7 @@ def test_attempts_and_waits_start_again() -> None:
     assert camera.clock.waits == [1, 2, 4, 1, 1, 2, 4, 8]
 
 
-def test_a_decoder_that_hangs_is_given_up(until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hanging threads are limited, and end when their calls return."""
     before, hung, go_on = {*threading.enumerate()}, threading.Event(), threading.Event()
 
@@ -302,9 +302,7 @@ def resources() -> tuple[int, int]:
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
 
-def test_twenty_restarts_of_a_server_leave_no_threads_and_files(
-    until: Until, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twenty_restarts_of_a_server_leave_no_threads_and_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_LONGEST_WAIT_S", 0.02)
     events: list[Event] = []
     with (
