@@ -13,6 +13,7 @@ from PIL import Image
 
 from idol_runtime.frames import Frame
 from idol_runtime.sources.opening import open_source
+from samples.waiting import LIMIT_S
 
 __all__ = [
     "HEIGHT",
@@ -128,5 +129,5 @@ class Hanging(FakeCapture):
     def grab(self) -> bool:
         if self.position:
             self.hangs.set()
-            assert self.go_on.wait(120)
+            assert self.go_on.wait(LIMIT_S)
         return super().grab()

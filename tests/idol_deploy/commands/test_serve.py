@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from samples.waiting import LIMIT_S, until
+from samples.waiting import LIMIT_S, lives, until
 from servers.mjpeg import MjpegServer
 
 if TYPE_CHECKING:
@@ -80,14 +80,6 @@ def serve(start: Start, tmp_path: Path) -> Callable[..., Served]:
 def camera(toy: Toy) -> Iterator[MjpegServer]:
     with MjpegServer(toy.size, 30) as opened:
         yield opened
-
-
-def lives(pid: int) -> bool:
-    """Return False for a process that has ended, also if nobody has waited for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def frames(count: int) -> Callable[[Any], bool]:

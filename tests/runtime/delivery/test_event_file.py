@@ -49,7 +49,7 @@ def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
         EventFile(tmp_path / "logs" / "events")
 
 
-def test_events_wait_for_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_wait_for_a_disk_that_is_full(tmp_path: Path) -> None:
     path, told = tmp_path / "events", list[Event]()
     queue = EventQueue(EventFile(path), told.append, batch=1, wait_s=0.01)
     path.unlink()

@@ -8,7 +8,7 @@ from idol_runtime.delivery.queue import Delivery, EventQueue, RejectedError
 from idol_runtime.errors import OutputError
 from idol_runtime.events import Event
 from samples.events import check_events
-from samples.waiting import until
+from samples.waiting import LIMIT_S, until
 
 
 class Receiver:
@@ -25,7 +25,7 @@ class Receiver:
         self.closed = False
 
     def send(self, batch: Sequence[Delivery]) -> None:
-        self.go_on.wait(120)
+        self.go_on.wait(LIMIT_S)
         items = [(delivery.event.message, delivery.id) for delivery in batch]
         self.tried += items
         if self.problem is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pytest
 from idol_runtime.doctor import probe
 from idol_runtime.doctor.probe import Finding, examine
 from idol_runtime.doctor.subject import Subject
-from samples.waiting import until
+from samples.waiting import lives, until
 
 PROBES = """
 import ctypes, os, pathlib, subprocess, time
@@ -101,12 +100,7 @@ def test_hanging_probes_end_with_their_children_or_are_left(
     assert findings["hang"].summary == "no answer within the time limit"
     os.killpg(int((root / "stuck").read_text()), signal.SIGKILL)
 
-    def runs(pid: str) -> bool:
-        with contextlib.suppress(OSError):
-            return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-        return False
-
-    until(lambda: not any(map(runs, (root / "pids").read_text().split())))
+    until(lambda: not any(lives(int(pid)) for pid in (root / "pids").read_text().split()))
 
 
 def test_no_process_can_be_started(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

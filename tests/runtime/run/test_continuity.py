@@ -4,7 +4,6 @@ import json
 import math
 import os
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from idol_runtime.state import load_state
 from idol_runtime.stream import Stream
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import until
 from servers.mjpeg import MjpegServer
 
 IMAGE = np.zeros((32, 64, 3), np.uint8)
@@ -278,24 +278,25 @@ def test_identities_of_a_camera_that_is_restarted(
 ) -> None:
     events: list[Event] = []
     lines = tmp_path / "a"
+
+    def written() -> int:
+        return len(lines.read_bytes().splitlines()) if lines.exists() else 0
+
     with MjpegServer((64, 96)) as camera, Run(Streams(GreyBackend(), CONFIG), tell=events.append) as run:
         run.add(RunOptions(camera.url, requested_outputs(jsonl=lines), after_gap_s=after_gap_s))
         thread = threading.Thread(target=run.wait)
         thread.start()
         for count in (20, 20):
-            until = (len(lines.read_bytes().splitlines()) if lines.exists() else 0) + count
-            deadline = time.monotonic() + 30
-            while not lines.exists() or len(lines.read_bytes().splitlines()) < until:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            needed = written() + count
+            until(lambda: written() >= needed, limit_s=30)  # noqa: B023
             camera.stop()
             camera.size = size
             camera.start()
         run.stop()
         thread.join(60)
-    written = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert {instance["id"] for line in written for instance in line["instances"]} == expected
-    frames, times = [line["frame"] for line in written], [line["time_s"] for line in written]
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {instance["id"] for record in records for instance in record["instances"]} == expected
+    frames, times = [record["frame"] for record in records], [record["time_s"] for record in records]
     assert frames == sorted(set(frames))
     assert max(np.diff(times)) > 0.3, "the gap is in the times"
     assert [event.kind for event in events if event.kind == "tracks_reset"] == ["tracks_reset"] * (

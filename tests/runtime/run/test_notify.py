@@ -18,6 +18,7 @@ from idol_runtime.sinks.opening import requested_outputs
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
 from samples.grey import CONFIG, GreyBackend
+from samples.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_network_that_hangs_sends_nothing(manager: socket.socket, clip: Path) 
         def infer(self, images: np.ndarray) -> list[NetworkOutput]:
             if len(self.seen) == 3:
                 hung.set()
-                release.wait(120)
+                release.wait(LIMIT_S)
             return super().infer(images)
 
     with Run(Streams(HangingBackend(), CONFIG), manager=ServiceManager(variables(manager))) as run:

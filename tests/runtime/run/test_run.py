@@ -24,7 +24,7 @@ from idol_runtime.sources.opening import open_source
 from idol_runtime.streams import Streams
 from idol_runtime.tracking.detection import NetworkOutput
 from samples.grey import CONFIG, GreyBackend
-from samples.waiting import until
+from samples.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -315,7 +315,7 @@ def test_an_output_that_hangs_is_named_also_if_the_frames_are_interrupted(
             return super().infer(images)
 
     monkeypatch.setattr(run_module, "JOIN_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(JsonlSink, "write", lambda *_: (hangs.set(), go_on.wait(120)))
+    monkeypatch.setattr(JsonlSink, "write", lambda *_: (hangs.set(), go_on.wait(LIMIT_S)))
     with Run(Streams(Interrupted(), CONFIG)) as process:
         process.add(*options(folders[:1]))
         (summary,) = process.wait()

@@ -26,7 +26,7 @@ from idol_runtime.sinks.opening import requested_outputs
 from idol_runtime.sinks.policy import FilePolicy, Limit
 from idol_runtime.streams import Streams
 from samples.grey import CONFIG, GreyBackend
-from samples.waiting import until
+from samples.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
@@ -209,12 +209,12 @@ def test_a_camera_that_hangs_and_a_disk_that_hangs_hold_up_nobody(
 
     def hang(self: JsonlSink, frame: Frame, result: object) -> None:
         if str(self.path).endswith("disk.jsonl"):
-            go_on.wait(120)
+            go_on.wait(LIMIT_S)
         write(self, frame, result)  # type: ignore[arg-type]
 
     monkeypatch.setattr(JsonlSink, "write", hang)
     good = [i / 200 for i in range(60)]
-    hanging = itertools.chain([0.0], [lambda: go_on.wait(120)])
+    hanging = itertools.chain([0.0], [lambda: go_on.wait(LIMIT_S)])
     with Run(Streams(GreyBackend(), CONFIG), tell=lambda _: None) as run:
         run.add(entry("good", good, queue="block"))
         run.add(entry("other", good, queue="block"))
@@ -320,7 +320,7 @@ def test_the_second_signal_ends_a_run_whose_disk_hangs(
 
     def hang(self: JsonlSink, frame: Frame, result: object) -> None:
         hangs.set()
-        go_on.wait(120)
+        go_on.wait(LIMIT_S)
 
     monkeypatch.setattr(JsonlSink, "write", hang)
     monkeypatch.setattr(run_module, "JOIN_TIMEOUT_S", 0.1)
@@ -369,7 +369,7 @@ def test_the_files_of_a_silent_camera_end(
             ended.set()
 
     monkeypatch.setattr(JsonlSink, "end_part", end)
-    options = entry("a", [0.0, lambda: ended.wait(120)], files=FilePolicy(Limit(seconds=0.1)))
+    options = entry("a", [0.0, lambda: ended.wait(LIMIT_S)], files=FilePolicy(Limit(seconds=0.1)))
     finish(Streams(GreyBackend(), CONFIG), options)
     assert ended.is_set()
     assert [len(path.read_text().splitlines()) for path in tmp_path.glob("a-*.jsonl")] == [1, 1]

@@ -132,11 +132,9 @@ def run(publisher: Publisher) -> Iterator[Run]:
 def start(publisher: Publisher, run: Run, edit: Callable[[Edit], Reply] | None = None) -> int:
     """Start the server and return its process."""
     publisher.start(run._streams, run, bundle="a.idol", edit=edit)
-    supervised, deadline = publisher._supervisor, time.monotonic() + 60
+    supervised = publisher._supervisor
     assert supervised is not None
-    while not (pid := supervised.pid):
-        assert time.monotonic() < deadline
-    return pid
+    return until(lambda: supervised.pid, limit_s=60)
 
 
 def test_a_server_gets_the_run_its_frames_and_its_states(publisher: Publisher, run: Run) -> None:

@@ -21,7 +21,7 @@ from idol_runtime.sources.base import Reader, Source
 from idol_runtime.sources.frame_source import FrameSource
 from idol_runtime.sources.live import MAX_HANGING, LiveOptions, LiveReader
 from idol_runtime.sources.opening import open_source
-from samples.waiting import until
+from samples.waiting import LIMIT_S, until
 from servers.mjpeg import Fault, MjpegServer
 
 LOST = SourceError("camera was unplugged; plug it in")
@@ -199,7 +199,7 @@ def test_a_decoder_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
     def hang() -> None:
         hung.set()
-        assert go_on.wait(120)
+        assert go_on.wait(LIMIT_S)
 
     def new_threads() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name == "idol-live"} - before
@@ -233,11 +233,11 @@ def test_closing_ends_a_wait(waits_for: str) -> None:
 
     def hang() -> None:
         waiting.set()
-        go_on.wait(120)
+        go_on.wait(LIMIT_S)
 
     camera = Camera([1, hang] if waits_for == "a decoder" else [1, LOST], read_timeout_s=120)
     if waits_for == "the next attempt":
-        camera.clock.on_wait = lambda: (waiting.set(), camera.reader._stopped.wait(120))
+        camera.clock.on_wait = lambda: (waiting.set(), camera.reader._stopped.wait(LIMIT_S))
     thread = threading.Thread(target=camera.frames)
     thread.start()
     assert waiting.wait(60)
